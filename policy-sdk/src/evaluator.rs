@@ -12,7 +12,6 @@ use crate::place::{Fit, FitKind, PlacePolicy, Stage};
 use crate::reasons::Reasons;
 use crate::reclaim::Reclaim;
 use crate::row::{Node, Pod, Table};
-use crate::settings;
 
 /// A lease policy with its settings.
 #[derive(Debug)]
@@ -52,7 +51,7 @@ impl<P: LeasePolicy> LeaseEvaluator<P> {
     /// Parses and checks settings (PO-206: the text of an `Err` is for the owner).
     pub fn create(settings: &str) -> Result<Self, String> {
         report_panics();
-        let policy: P = settings::parse(settings)?;
+        let policy = P::parse_settings(settings)?;
         policy.validate()?;
         let needs = policy.needs();
         Ok(Self { policy, needs })
@@ -143,7 +142,7 @@ impl<P: PlacePolicy> PlaceEvaluator<P> {
     /// Parses and checks settings (PO-206: the text of an `Err` is for the owner).
     pub fn create(settings: &str) -> Result<Self, String> {
         report_panics();
-        let policy: P = settings::parse(settings)?;
+        let policy = P::parse_settings(settings)?;
         policy.validate()?;
         let needs = policy.needs();
         Ok(Self { policy, needs })

@@ -2,24 +2,21 @@
 //! `export_policy!` only. Invariant: one module exports exactly one world (PO-305), and nothing is exported natively,
 //! so several policies can be linked into one test program.
 
-use schemars::JsonSchema;
-
 use crate::bindings::{lease, meta, place, types as wire};
 use crate::evaluator::{LeaseEvaluator, LeaseRow, LeaseTable, PlaceEvaluator, PlaceRow, PlaceTable};
 use crate::lease::{LeasePolicy, Verdict};
 use crate::log::report_panics;
 use crate::place::{FitKind, PlacePolicy, Stage};
 use crate::reclaim::Reclaim;
-use crate::settings;
 
-/// Describes the policy `P` of the given package (PO-302).
-pub fn describe<P: JsonSchema>(name: &str, version: &str, description: &str) -> meta::Description {
+/// Describes the policy of the given package (PO-302).
+pub fn describe(name: &str, version: &str, description: &str, settings_schema: String) -> meta::Description {
     report_panics();
     meta::Description {
         name: name.to_owned(),
         version: version.to_owned(),
         description: description.to_owned(),
-        settings_schema: settings::schema::<P>().to_string(),
+        settings_schema,
     }
 }
 
@@ -96,26 +93,42 @@ fn place_row(row: PlaceRow) -> place::PlaceRow {
 ///
 /// Name, version and description of the module are those of the package that expands the macro; the settings schema is
 /// derived from the type. Use it once per crate. Natively it only checks the types, so `cargo test` needs no wasm.
+///
+/// `export_policy!(MyPolicy: lease, schema = include_str!("../settings.schema.json"));` publishes a stored schema
+/// instead, for modules that leave the schema code out (see [`crate::LeasePolicy::parse_settings`]); a test of the
+/// author compares the file with [`crate::settings_schema`].
 #[macro_export]
 macro_rules! export_policy {
-    ($policy:ty: lease) => {
-        $crate::__export_world!($policy, "component-type:kubeocean:policy@1.0.0:lease-policy", LEASE_POLICY, {
+    ($policy:ty: lease $(, schema = $schema:expr)?) => {
+        $crate::__export_world!($policy, ($($schema)?), "component-type:kubeocean:policy@1.0.0:lease-policy", LEASE_POLICY, {
             lease::LeaseEvaluator = LeaseEvaluator, __export_kubeocean_policy_lease_1_0_0_cabi;
         });
     };
-    ($policy:ty: place) => {
-        $crate::__export_world!($policy, "component-type:kubeocean:policy@1.0.0:place-policy", PLACE_POLICY, {
+    ($policy:ty: place $(, schema = $schema:expr)?) => {
+        $crate::__export_world!($policy, ($($schema)?), "component-type:kubeocean:policy@1.0.0:place-policy", PLACE_POLICY, {
             place::PlaceEvaluator = PlaceEvaluator, __export_kubeocean_policy_place_1_0_0_cabi;
         });
     };
-    ($policy:ty: lease, place) => {
-        $crate::__export_world!($policy, "component-type:kubeocean:policy@1.0.0:policy", POLICY, {
+    ($policy:ty: lease, place $(, schema = $schema:expr)?) => {
+        $crate::__export_world!($policy, ($($schema)?), "component-type:kubeocean:policy@1.0.0:policy", POLICY, {
             lease::LeaseEvaluator = LeaseEvaluator, __export_kubeocean_policy_lease_1_0_0_cabi;
             place::PlaceEvaluator = PlaceEvaluator, __export_kubeocean_policy_place_1_0_0_cabi;
         });
     };
-    ($policy:ty: place, lease) => {
-        $crate::export_policy!($policy: lease, place);
+    ($policy:ty: place, lease $(, schema = $schema:expr)?) => {
+        $crate::export_policy!($policy: lease, place $(, schema = $schema)?);
+    };
+}
+
+/// The published schema: derived from the type, or the stored one.
+#[doc(hidden)]
+#[macro_export]
+macro_rules! __settings_schema {
+    ($policy:ty, ()) => {
+        $crate::settings_schema::<$policy>().to_string()
+    };
+    ($policy:ty, ($schema:expr)) => {
+        ::std::string::String::from($schema)
     };
 }
 
@@ -123,7 +136,7 @@ macro_rules! export_policy {
 #[doc(hidden)]
 #[macro_export]
 macro_rules! __export_world {
-    ($policy:ty, $section_name:literal, $section:ident, {
+    ($policy:ty, $schema:tt, $section_name:literal, $section:ident, {
         $($kind:ident::$resource:ident = $evaluator:ident, $export:ident;)+
     }) => {
         const _: () = {
@@ -131,10 +144,11 @@ macro_rules! __export_world {
 
             impl $crate::bindings::meta::Guest for Module {
                 fn describe() -> $crate::bindings::meta::Description {
-                    $crate::__private::describe::<$policy>(
+                    $crate::__private::describe(
                         ::core::env!("CARGO_PKG_NAME"),
                         ::core::env!("CARGO_PKG_VERSION"),
                         ::core::env!("CARGO_PKG_DESCRIPTION"),
+                        $crate::__settings_schema!($policy, $schema),
                     )
                 }
             }

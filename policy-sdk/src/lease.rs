@@ -12,11 +12,19 @@ use crate::now::Now;
 use crate::reasons::ReasonText;
 use crate::reclaim::Reclaim;
 use crate::row::Node;
+use crate::settings;
 
 /// A policy that says what of a node may be leased, and when.
 ///
 /// The type itself is the settings: an owner's JSON is parsed into it, its schema is what `describe` publishes.
 pub trait LeasePolicy: DeserializeOwned + JsonSchema + 'static {
+    /// Makes the policy from an owner's JSON. The default checks it against the schema of the type and names the member
+    /// that is wrong ([`crate::parse_settings`]). Replace it, with [`crate::parse_plain_settings`] and own checks, only
+    /// if module size matters more: the schema code is more than half of a small module.
+    fn parse_settings(settings: &str) -> Result<Self, String> {
+        settings::parse(settings)
+    }
+
     /// Checks what the schema cannot say. The text of an `Err` is shown to the owner who wrote the settings; name the
     /// member it is about, as in `settings.until: must differ from settings.from`.
     fn validate(&self) -> Result<(), String> {

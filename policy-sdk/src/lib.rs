@@ -73,7 +73,7 @@ pub use reclaim::{Reclaim, ReclaimMode, ReclaimSettings};
 pub use row::{Node, Pod};
 pub use schedule::{Days, ParseTimeError, Schedule, Window, parse_minute};
 pub use selector::{NodeSelector, NodeSelectorRequirement, NodeSelectorTerm, Selector};
-pub use settings::{parse as parse_settings, schema as settings_schema};
+pub use settings::{parse as parse_settings, parse_plain as parse_plain_settings, schema as settings_schema};
 
 #[doc(hidden)]
 pub use serde_json;

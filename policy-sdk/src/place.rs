@@ -10,9 +10,15 @@ use crate::needs::Needs;
 use crate::now::Now;
 use crate::reasons::ReasonText;
 use crate::row::{Node, Pod};
+use crate::settings;
 
 /// A policy that says which pods may go to a vnode, and how good a place it is.
 pub trait PlacePolicy: DeserializeOwned + JsonSchema + 'static {
+    /// Makes the policy from an owner's JSON; as [`crate::LeasePolicy::parse_settings`].
+    fn parse_settings(settings: &str) -> Result<Self, String> {
+        settings::parse(settings)
+    }
+
     /// Checks what the schema cannot say; as [`crate::LeasePolicy::validate`].
     fn validate(&self) -> Result<(), String> {
         Ok(())

@@ -1,6 +1,8 @@
 //! What happens to pods on a node that is withheld: the answer, and the form it has in settings. In: settings of a
 //! policy; out: a [`Reclaim`] for its answers. Invariant: `Graceful(0)` never reaches the host.
 
+use std::ops::RangeInclusive;
+
 use schemars::JsonSchema;
 use serde::Deserialize;
 
@@ -29,6 +31,9 @@ pub struct ReclaimSettings {
     pub grace_seconds: Option<u32>,
 }
 
+/// Seconds that Kubernetes accepts as a grace period, without the zero that means at once.
+const GRACE_SECONDS: RangeInclusive<u32> = 1..=2_147_483_647;
+
 /// How pods are reclaimed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
 pub enum ReclaimMode {
@@ -46,8 +51,14 @@ impl ReclaimSettings {
     ///
     /// # Errors
     ///
-    /// Mode Graceful without seconds.
+    /// Mode Graceful without seconds, or seconds outside the schema's range.
     pub fn resolve(self) -> Result<Reclaim, String> {
+        if let Some(seconds) = self.grace_seconds.filter(|seconds| !GRACE_SECONDS.contains(seconds)) {
+            let (least, most) = (GRACE_SECONDS.start(), GRACE_SECONDS.end());
+            return Err(format!(
+                "settings.reclaim.graceSeconds: {seconds} is not between {least} and {most}"
+            ));
+        }
         match (self.mode, self.grace_seconds) {
             (ReclaimMode::Keep, _) => Ok(Reclaim::Keep),
             (ReclaimMode::Force, _) => Ok(Reclaim::Force),

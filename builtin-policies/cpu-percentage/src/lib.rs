@@ -7,7 +7,7 @@
 mod settings;
 
 use kubeocean_policy_sdk::prelude::*;
-use kubeocean_policy_sdk::{CapColumn, NumberColumn};
+use kubeocean_policy_sdk::{CapColumn, NumberColumn, parse_plain_settings};
 
 pub use settings::{Base, Limit, Settings};
 
@@ -128,6 +128,10 @@ impl Step {
 }
 
 impl LeasePolicy for CpuPercentage {
+    fn parse_settings(settings: &str) -> Result<Self, String> {
+        parse_plain_settings::<Settings>(settings)?.try_into()
+    }
+
     fn needs(&self) -> Needs {
         self.needs.clone()
     }
@@ -138,7 +142,7 @@ impl LeasePolicy for CpuPercentage {
     }
 }
 
-export_policy!(CpuPercentage: lease);
+export_policy!(CpuPercentage: lease, schema = include_str!("../settings.schema.json"));
 
 #[cfg(test)]
 mod tests;

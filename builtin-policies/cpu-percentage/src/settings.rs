@@ -58,11 +58,29 @@ impl Limit {
     }
 }
 
+/// Longest resource name, in characters.
+const MAX_RESOURCE_NAME: usize = 253;
+
+fn check_percent(percent: Option<u8>, at: impl Fn() -> String) -> Result<(), String> {
+    match percent {
+        Some(percent) if percent > 100 => {
+            Err(format!("{}: {percent} is greater than the maximum of 100", at()))
+        }
+        _ => Ok(()),
+    }
+}
+
 impl Settings {
-    /// What the schema cannot say of a quantity: that it is not below zero. `null` bounds count as absent.
+    /// The bounds of the schema (the module leaves the schema code out), and what the schema cannot say: that a quantity
+    /// is not below zero, and that a `null` bound counts as absent.
     pub(crate) fn check(&self) -> Result<(), String> {
+        check_percent(self.cpu_percent, || "settings.cpuPercent".to_owned())?;
         for (index, limit) in self.limits.iter().enumerate() {
             let at = |member: &str| format!("settings.limits[{index}]{member}");
+            if limit.resource.is_empty() || limit.resource.chars().count() > MAX_RESOURCE_NAME {
+                return Err(format!("{}: must have 1 to {MAX_RESOURCE_NAME} characters", at(".resource")));
+            }
+            check_percent(limit.percent, || at(".percent"))?;
             if limit.percent.is_none() && limit.quantity.is_none() && limit.reserve.is_none() {
                 return Err(format!("{}: needs one of percent, quantity, reserve", at("")));
             }

@@ -1,6 +1,7 @@
 use std::collections::BTreeMap;
 
 use kubeocean_policy_sdk::prelude::*;
+use kubeocean_policy_sdk::{parse_settings, settings_schema};
 use kubeocean_policy_twins::cpu_percentage;
 use proptest::prelude::*;
 use rstest::rstest;
@@ -64,6 +65,13 @@ fn more_resources_than_fit_inline() {
     assert_eq!(answer.caps, expected);
 }
 
+/// The schema check refuses with this message, and the module, which has no schema code, refuses too.
+fn refused(settings: &Value, message: &str) {
+    let text = settings.to_string();
+    assert_eq!(parse_settings::<CpuPercentage>(&text).err().as_deref(), Some(message));
+    assert!(CpuPercentage::parse_settings(&text).is_err());
+}
+
 #[rstest]
 #[case::percent_too_large(json!({"limits": [{"resource": "cpu", "percent": 101}]}), "settings.limits[0].percent: 101 is greater than the maximum of 100")]
 #[case::percent_negative(json!({"cpuPercent": -1}), "settings.cpuPercent: -1 is less than the minimum of 0")]
@@ -76,8 +84,7 @@ fn more_resources_than_fit_inline() {
 #[case::unknown_base(json!({"limits": [{"resource": "cpu", "percent": 1, "of": "capacity"}]}), "settings.limits[0].of: \"capacity\" is not one of \"remaining\", \"available\", \"allocatable\"")]
 #[case::unknown_member(json!({"limit": []}), "settings.limit: is unknown, known are cpuPercent, limits")]
 fn settings_are_refused(#[case] settings: Value, #[case] message: &str) {
-    let refused = Harness::<CpuPercentage>::new(settings).lease_all();
-    assert_eq!(refused.err().as_deref(), Some(message));
+    refused(&settings, message);
 }
 
 #[test]
@@ -141,5 +148,85 @@ proptest! {
             .lease();
         prop_assert_eq!(&answer.caps, &cpu_percentage(&settings, &available, &allocatable));
         prop_assert!(answer.caps.iter().all(|(name, cap)| (0..=available[name]).contains(cap)));
+    }
+}
+
+#[test]
+fn the_stored_schema_is_that_of_the_settings() {
+    let file = concat!(env!("CARGO_MANIFEST_DIR"), "/settings.schema.json");
+    let schema = settings_schema::<CpuPercentage>();
+    if std::env::var_os("KUBEOCEAN_REGENERATE").is_some() {
+        std::fs::write(file, format!("{schema:#}\n")).unwrap();
+    }
+    let stored: Value = serde_json::from_str(&std::fs::read_to_string(file).unwrap()).unwrap();
+    assert_eq!(stored, schema);
+}
+
+/// Every place inside `value`, as JSON pointers.
+fn pointers(value: &Value, at: &str, all: &mut Vec<String>) {
+    all.push(at.to_owned());
+    match value {
+        Value::Array(items) => {
+            items.iter().enumerate().for_each(|(index, item)| pointers(item, &format!("{at}/{index}"), all));
+        }
+        Value::Object(members) => {
+            members.iter().for_each(|(name, member)| pointers(member, &format!("{at}/{name}"), all));
+        }
+        _ => {}
+    }
+}
+
+#[test]
+fn the_module_accepts_exactly_what_the_schema_accepts() {
+    let sample = json!({
+        "cpuPercent": 50,
+        "limits": [
+            {"resource": "cpu", "percent": 50, "quantity": "8", "reserve": "1", "of": "available"},
+            {"resource": "memory", "quantity": 1024}
+        ]
+    });
+    let mut all = Vec::new();
+    pointers(&sample, "", &mut all);
+    let junk = [
+        json!(null),
+        json!(true),
+        json!(0),
+        json!(-1),
+        json!(1),
+        json!(100),
+        json!(101),
+        json!(256),
+        json!(1.5),
+        json!(5_000_000_000u64),
+        json!(""),
+        json!("x"),
+        json!("Keep"),
+        json!("Monday"),
+        json!("24:00"),
+        json!("07:00"),
+        json!("-1"),
+        json!("1.5Gi"),
+        json!("1.5Xi"),
+        json!("x".repeat(254)),
+        json!([]),
+        json!(["x"]),
+        json!([1]),
+        json!({}),
+        json!({"unknown": 1}),
+    ];
+    for pointer in &all {
+        for value in &junk {
+            let mut changed = sample.clone();
+            *changed.pointer_mut(pointer).unwrap() = value.clone();
+            let text = changed.to_string();
+            let (schema, module) =
+                (parse_settings::<CpuPercentage>(&text), CpuPercentage::parse_settings(&text));
+            // serde reads a list as the members of a struct in order; the host's schema check refuses it before.
+            let list_as_struct = value.is_array() && schema.is_err();
+            assert!(
+                list_as_struct || schema.is_ok() == module.is_ok(),
+                "{pointer} = {value}: {schema:?} but {module:?}"
+            );
+        }
     }
 }

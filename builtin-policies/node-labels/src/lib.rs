@@ -4,6 +4,7 @@
 //! govern the node) or withhold. Runs as an ordinary module; `spec.nodeSelector` of a `ResourceLeasingPolicy` or a
 //! `ClusterBinding` is translated to its settings. Invariant: a malformed term matches nothing (PO-531).
 
+use kubeocean_policy_sdk::parse_plain_settings;
 use kubeocean_policy_sdk::prelude::*;
 
 /// Selects the nodes a policy is for.
@@ -60,6 +61,10 @@ impl TryFrom<Settings> for NodeLabels {
 const MISMATCH: (&str, &str) = ("NodeSelectorMismatch", "the node does not match the node selector");
 
 impl LeasePolicy for NodeLabels {
+    fn parse_settings(settings: &str) -> Result<Self, String> {
+        parse_plain_settings::<Settings>(settings)?.try_into()
+    }
+
     fn needs(&self) -> Needs {
         self.needs.clone()
     }
@@ -75,7 +80,7 @@ impl LeasePolicy for NodeLabels {
     }
 }
 
-export_policy!(NodeLabels: lease);
+export_policy!(NodeLabels: lease, schema = include_str!("../settings.schema.json"));
 
 #[cfg(test)]
 mod tests;

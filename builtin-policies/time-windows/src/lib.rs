@@ -6,6 +6,7 @@
 
 mod settings;
 
+use kubeocean_policy_sdk::parse_plain_settings;
 use kubeocean_policy_sdk::prelude::*;
 
 pub use settings::{Day, EndMinute, Overnight, Settings, Time, TimeWindow};
@@ -20,10 +21,17 @@ pub struct TimeWindows {
     reclaim: Reclaim,
 }
 
+/// Windows one policy may have.
+const MAX_WINDOWS: usize = 64;
+
 impl TryFrom<Settings> for TimeWindows {
     type Error = String;
 
     fn try_from(settings: Settings) -> Result<Self, String> {
+        let count = settings.windows.len();
+        if count > MAX_WINDOWS {
+            return Err(format!("settings.windows: has {count} items, at most {MAX_WINDOWS} are allowed"));
+        }
         let reclaim = settings.reclaim.map(ReclaimSettings::resolve).transpose()?.unwrap_or_default();
         if settings.windows.is_empty() {
             return Ok(Self { schedule: None, reclaim });
@@ -59,6 +67,10 @@ fn expand(window: &TimeWindow, overnight: Overnight, end_minute: EndMinute) -> i
 }
 
 impl LeasePolicy for TimeWindows {
+    fn parse_settings(settings: &str) -> Result<Self, String> {
+        parse_plain_settings::<Settings>(settings)?.try_into()
+    }
+
     fn needs(&self) -> Needs {
         Needs::new()
     }
@@ -77,7 +89,7 @@ impl LeasePolicy for TimeWindows {
     }
 }
 
-export_policy!(TimeWindows: lease);
+export_policy!(TimeWindows: lease, schema = include_str!("../settings.schema.json"));
 
 #[cfg(test)]
 mod tests;

@@ -1,4 +1,5 @@
 use kubeocean_policy_sdk::prelude::*;
+use kubeocean_policy_sdk::{parse_settings, settings_schema};
 use kubeocean_policy_twins::{Clock, time_windows};
 use proptest::prelude::*;
 use rstest::rstest;
@@ -119,6 +120,13 @@ fn reclaim_is_announced_and_applied(#[case] mut settings: Value, #[case] reclaim
     assert_eq!(outside.code(), "OutsideTimeWindow");
 }
 
+/// The schema check refuses with this message, and the module, which has no schema code, refuses too.
+fn refused(settings: &Value, message: &str) {
+    let text = settings.to_string();
+    assert_eq!(parse_settings::<TimeWindows>(&text).err().as_deref(), Some(message));
+    assert!(TimeWindows::parse_settings(&text).is_err());
+}
+
 #[rstest]
 #[case::hour(json!({"windows": [{"start": "25:00", "end": "08:00"}]}), "settings.windows[0].start: \"25:00\" does not match ^([01][0-9]|2[0-3]):[0-5][0-9]$")]
 #[case::not_padded(json!({"windows": [{"start": "08:00", "end": "9:00"}]}), "settings.windows[0].end: \"9:00\" does not match ^([01][0-9]|2[0-3]):[0-5][0-9]$")]
@@ -127,14 +135,15 @@ fn reclaim_is_announced_and_applied(#[case] mut settings: Value, #[case] reclaim
 #[case::grace_zero(json!({"reclaim": {"mode": "Graceful", "graceSeconds": 0}}), "settings.reclaim.graceSeconds: 0 is less than the minimum of 1")]
 #[case::mode(json!({"reclaim": {"mode": "Evict"}}), "settings.reclaim.mode: \"Evict\" is not one of \"Keep\", \"Graceful\", \"Force\"")]
 fn settings_are_refused(#[case] settings: Value, #[case] message: &str) {
-    assert_eq!(Harness::<TimeWindows>::new(settings).lease_all().err().as_deref(), Some(message));
+    refused(&settings, message);
 }
 
 #[test]
 fn short_day_names_are_refused() {
     let settings = json!({"windows": [{"start": "08:00", "end": "09:00", "days": ["Mon"]}]});
-    let message = Harness::<TimeWindows>::new(settings).lease_all().err().unwrap_or_default();
+    let message = parse_settings::<TimeWindows>(&settings.to_string()).err().unwrap_or_default();
     assert!(message.starts_with("settings.windows[0].days[0]: \"Mon\" does not match"), "{message}");
+    assert!(Harness::<TimeWindows>::new(settings).lease_all().is_err());
 }
 
 #[test]
@@ -179,5 +188,83 @@ proptest! {
         prop_assert_eq!(answer.verdict == Verdict::Offer, twin.offer);
         let until = twin.changes_in_minutes.map(|ahead| harness.moment().unix_seconds() + i64::from(ahead) * 60);
         prop_assert_eq!(answer.valid_until, until);
+    }
+}
+
+#[test]
+fn the_stored_schema_is_that_of_the_settings() {
+    let file = concat!(env!("CARGO_MANIFEST_DIR"), "/settings.schema.json");
+    let schema = settings_schema::<TimeWindows>();
+    if std::env::var_os("KUBEOCEAN_REGENERATE").is_some() {
+        std::fs::write(file, format!("{schema:#}\n")).unwrap();
+    }
+    let stored: Value = serde_json::from_str(&std::fs::read_to_string(file).unwrap()).unwrap();
+    assert_eq!(stored, schema);
+}
+
+/// Every place inside `value`, as JSON pointers.
+fn pointers(value: &Value, at: &str, all: &mut Vec<String>) {
+    all.push(at.to_owned());
+    match value {
+        Value::Array(items) => {
+            items.iter().enumerate().for_each(|(index, item)| pointers(item, &format!("{at}/{index}"), all));
+        }
+        Value::Object(members) => {
+            members.iter().for_each(|(name, member)| pointers(member, &format!("{at}/{name}"), all));
+        }
+        _ => {}
+    }
+}
+
+#[test]
+fn the_module_accepts_exactly_what_the_schema_accepts() {
+    let sample = json!({
+        "windows": [{"start": "18:00", "end": "08:00", "days": ["Monday", "FRIDAY"]}],
+        "overnight": "sameDay",
+        "endMinute": "inclusive",
+        "reclaim": {"mode": "Graceful", "graceSeconds": 600}
+    });
+    let mut all = Vec::new();
+    pointers(&sample, "", &mut all);
+    let junk = [
+        json!(null),
+        json!(true),
+        json!(0),
+        json!(-1),
+        json!(1),
+        json!(100),
+        json!(101),
+        json!(256),
+        json!(1.5),
+        json!(5_000_000_000u64),
+        json!(""),
+        json!("x"),
+        json!("Keep"),
+        json!("Monday"),
+        json!("24:00"),
+        json!("07:00"),
+        json!("-1"),
+        json!("1.5Gi"),
+        json!("1.5Xi"),
+        json!("x".repeat(254)),
+        json!([]),
+        json!(["x"]),
+        json!([1]),
+        json!({}),
+        json!({"unknown": 1}),
+    ];
+    for pointer in &all {
+        for value in &junk {
+            let mut changed = sample.clone();
+            *changed.pointer_mut(pointer).unwrap() = value.clone();
+            let text = changed.to_string();
+            let (schema, module) = (parse_settings::<TimeWindows>(&text), TimeWindows::parse_settings(&text));
+            // serde reads a list as the members of a struct in order; the host's schema check refuses it before.
+            let list_as_struct = value.is_array() && schema.is_err();
+            assert!(
+                list_as_struct || schema.is_ok() == module.is_ok(),
+                "{pointer} = {value}: {schema:?} but {module:?}"
+            );
+        }
     }
 }
