@@ -63,7 +63,7 @@ pub struct PlaceAnswer {
     pub reason: Option<ReasonAnswer>,
 }
 
-pub(super) fn leases(needs: &Needs, table: LeaseTable, moment: &Moment) -> Vec<LeaseAnswer> {
+pub(super) fn leases(needs: &Needs, table: &LeaseTable, moment: &Moment) -> Vec<LeaseAnswer> {
     let width = needs.caps.len();
     let rows = table.rows.iter().enumerate();
     rows.map(|(index, row)| {
@@ -83,7 +83,7 @@ pub(super) fn leases(needs: &Needs, table: LeaseTable, moment: &Moment) -> Vec<L
     .collect()
 }
 
-pub(super) fn places(table: PlaceTable) -> Vec<PlaceAnswer> {
+pub(super) fn places(table: &PlaceTable) -> Vec<PlaceAnswer> {
     let rows = table.rows.iter();
     rows.map(|row| PlaceAnswer {
         accepted: row.kind == FitKind::Accept,

@@ -131,27 +131,22 @@ impl Fixture {
     }
 
     /// A text fact; `None` when the object does not have it.
-    #[expect(clippy::panic, reason = "PO-703 UnknownFact: the host refuses such a module")]
     pub(super) fn text(&self, fact: &str) -> Option<&str> {
-        let optional = fact.starts_with('?');
-        let name = fact.trim_start_matches('?');
+        let (name, optional) = split_optional(fact);
         let (names, maps): (&[_], &[_]) = match self.kind {
             Kind::Node => (&NODE_TEXTS, &NODE_MAPS),
             Kind::Pod => (&POD_TEXTS, &POD_MAPS),
         };
         let known = names.iter().any(|(_, fact)| *fact == name)
             || maps.iter().any(|(_, prefix)| name.starts_with(prefix));
-        if !known && !optional {
-            panic!("UnknownFact: there is no text fact {name:?}");
-        }
+        assert!(known || optional, "UnknownFact: there is no text fact {name:?}");
         self.texts.get(name).map(String::as_str)
     }
 
     /// A number fact; `None` when the object does not have it.
     #[expect(clippy::panic, reason = "PO-703 UnknownFact: the host refuses such a module")]
     pub(super) fn number(&self, fact: &str) -> Option<i64> {
-        let optional = fact.starts_with('?');
-        let name = fact.trim_start_matches('?');
+        let (name, optional) = split_optional(fact);
         if let Some(number) = self.numbers.get(name) {
             return Some(*number);
         }
@@ -161,13 +156,18 @@ impl Fixture {
                 self.number(&format!("allocatable/{resource}")).map(|all| (all - used).max(0))
             }
             (Kind::Node, Some(("proposed", resource))) => self.number(&format!("available/{resource}")),
-            (Kind::Node, Some(("allocatable" | "used" | "leased", _))) => Some(0),
-            (Kind::Pod, Some(("request", _))) => Some(0),
+            (Kind::Node, Some(("allocatable" | "used" | "leased", _)))
+            | (Kind::Pod, Some(("request", _))) => Some(0),
             (Kind::Node, Some(("usage", _))) | (Kind::Pod, Some(("limit", _))) => None,
             _ if optional => None,
             _ => panic!("UnknownFact: there is no number fact {name:?}"),
         }
     }
+}
+
+/// The name of a fact without the mark of optional facts.
+fn split_optional(fact: &str) -> (&str, bool) {
+    fact.strip_prefix('?').map_or((fact, false), |name| (name, true))
 }
 
 #[expect(clippy::panic, reason = "a fixture is test code; a wrong one must fail the test")]

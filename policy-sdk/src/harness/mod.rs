@@ -125,7 +125,7 @@ impl<P: LeasePolicy> Harness<P> {
         let needs = evaluator.needs();
         let frame = frame_of(&self.rows(), &needs.texts, &needs.numbers);
         let table = evaluator.lease(self.moment.now(), &frame)?;
-        Ok(answer::leases(needs, table, &self.moment))
+        Ok(answer::leases(needs, &table, &self.moment))
     }
 
     /// What the policy reads.
@@ -164,7 +164,7 @@ impl<P: PlacePolicy> Harness<P> {
         let nodes = frame_of(&self.rows(), &needs.texts, &needs.numbers);
         let pod = frame_of(std::slice::from_ref(&self.pod), &needs.pod_texts, &needs.pod_numbers);
         let table = evaluator.place(stage, self.moment.now(), &pod, &nodes)?;
-        Ok(answer::places(table))
+        Ok(answer::places(&table))
     }
 }
 

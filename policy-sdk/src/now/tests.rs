@@ -14,10 +14,6 @@ fn shown(phase: Phase, moment: &Moment) -> (bool, Option<String>) {
     (phase.inside, phase.changes_at.map(|instant| moment.local(instant)))
 }
 
-fn some(text: &str) -> Option<String> {
-    Some(text.to_owned())
-}
-
 #[rstest]
 #[case::before("2026-01-05T08:59:30", 540, 1020, false, "2026-01-05T09:00")]
 #[case::first_second("2026-01-05T09:00", 540, 1020, true, "2026-01-05T17:00")]
@@ -27,7 +23,7 @@ fn some(text: &str) -> Option<String> {
 #[case::until_midnight("2026-01-05T23:59", 1080, 1440, true, "2026-01-06T00:00")]
 fn daily(#[case] at: &str, #[case] start: u16, #[case] end: u16, #[case] inside: bool, #[case] change: &str) {
     let (now, moment) = now(at, "Asia/Shanghai");
-    assert_eq!(shown(now.daily(start, end), &moment), (inside, some(change)));
+    assert_eq!(shown(now.daily(start, end), &moment), (inside, Some(change.to_owned())));
 }
 
 #[rstest]
@@ -54,7 +50,7 @@ fn daily_over_a_change_of_offset(
     #[case] change: &str,
 ) {
     let (now, moment) = now(at, "Europe/Rome");
-    assert_eq!(shown(now.daily(start, end), &moment), (inside, some(change)));
+    assert_eq!(shown(now.daily(start, end), &moment), (inside, Some(change.to_owned())));
 }
 
 #[test]
@@ -71,7 +67,7 @@ fn weekly_windows_merge() {
         ("2026-01-11T23:59", true, "2026-01-12T08:00"),
     ] {
         let (now, moment) = now(at, "UTC");
-        assert_eq!(shown(now.weekly(&windows), &moment), (inside, some(change)), "{at}");
+        assert_eq!(shown(now.weekly(&windows), &moment), (inside, Some(change.to_owned())), "{at}");
     }
 }
 
@@ -82,7 +78,7 @@ fn fields_are_the_local_ones_and_promise_one_minute() {
     assert_eq!((now.year(), now.month(), now.day(), now.weekday()), (2026, 3, 7, 6));
     assert_eq!((now.hour(), now.minute_of_day(), now.utc_offset_seconds()), (23, 1410, 28_800));
     assert_eq!(now.unix_seconds(), moment.unix_seconds());
-    assert_eq!(now.promise().map(|instant| moment.local(instant)), some("2026-03-07T23:31"));
+    assert_eq!(now.promise().map(|instant| moment.local(instant)), Some("2026-03-07T23:31".to_owned()));
 }
 
 #[test]
@@ -90,7 +86,7 @@ fn the_earliest_change_is_promised() {
     let (now, moment) = now("2026-03-07T12:00", "UTC");
     now.daily(13 * 60, 14 * 60);
     now.daily(11 * 60, 18 * 60);
-    assert_eq!(now.promise().map(|instant| moment.local(instant)), some("2026-03-07T13:00"));
+    assert_eq!(now.promise().map(|instant| moment.local(instant)), Some("2026-03-07T13:00".to_owned()));
     now.start_row();
     assert_eq!(now.promise(), None);
 }

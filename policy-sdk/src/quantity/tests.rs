@@ -31,11 +31,11 @@ fn nanos(text: &str) -> Option<i128> {
 #[case("1.0000000001", 1_000_000_001)]
 #[case("1e-100", 1)]
 #[case("0e100", 0)]
-#[case("1e100", i64::MAX as i128 * 1_000_000_000)]
-#[case("9Ei", i64::MAX as i128 * 1_000_000_000)]
-#[case("7Ei", (7i128 << 60) * 1_000_000_000)]
-#[case("99999999999999999999", i64::MAX as i128 * 1_000_000_000)]
-#[case("99999999999999999999Ki", i64::MAX as i128 * 1_000_000_000)]
+#[case("1e100", super::MAX)]
+#[case("9Ei", super::MAX)]
+#[case("7Ei", (7i128 << 60) * super::NANO)]
+#[case("99999999999999999999", super::MAX)]
+#[case("99999999999999999999Ki", super::MAX)]
 fn parses(#[case] text: &str, #[case] expected: i128) {
     assert_eq!(nanos(text), Some(expected));
 }

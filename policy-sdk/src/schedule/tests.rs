@@ -51,7 +51,7 @@ fn window() -> impl Strategy<Value = Window> {
 }
 
 /// The definition, minute by minute.
-fn covers(window: &Window, minute: u16) -> bool {
+fn covers(window: Window, minute: u16) -> bool {
     let (day, time) = (minute / DAY, minute % DAY);
     let listed = |day: u16| window.days.0 & (1 << (day % 7)) != 0;
     if window.end_minute > window.start_minute {
@@ -63,7 +63,7 @@ fn covers(window: &Window, minute: u16) -> bool {
 proptest! {
     #[test]
     fn equals_the_definition_at_every_minute(windows in prop::collection::vec(window(), 0..4), minute in 0..WEEK) {
-        let inside = |minute: u16| windows.iter().any(|window| covers(window, minute % WEEK));
+        let inside = |minute: u16| windows.iter().any(|window| covers(*window, minute % WEEK));
         let schedule = Schedule::new(&windows);
         let change = (1..=WEEK).find(|ahead| inside(minute + ahead) != inside(minute));
         prop_assert_eq!(schedule.at(minute.into()), (inside(minute), change.map(u32::from)));
