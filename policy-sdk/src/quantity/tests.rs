@@ -1,7 +1,7 @@
 use proptest::prelude::*;
 use rstest::rstest;
 
-use super::{Quantity, Rounding};
+use super::{MAX, NANO, Quantity, Rounding};
 
 fn nanos(text: &str) -> Option<i128> {
     text.parse::<Quantity>().ok().map(|quantity| quantity.nanos)
@@ -31,11 +31,11 @@ fn nanos(text: &str) -> Option<i128> {
 #[case("1.0000000001", 1_000_000_001)]
 #[case("1e-100", 1)]
 #[case("0e100", 0)]
-#[case("1e100", super::MAX)]
-#[case("9Ei", super::MAX)]
-#[case("7Ei", (7i128 << 60) * super::NANO)]
-#[case("99999999999999999999", super::MAX)]
-#[case("99999999999999999999Ki", super::MAX)]
+#[case("1e100", MAX)]
+#[case("9Ei", MAX)]
+#[case("7Ei", (7i128 << 60) * NANO)]
+#[case("99999999999999999999", MAX)]
+#[case("99999999999999999999Ki", MAX)]
 fn parses(#[case] text: &str, #[case] expected: i128) {
     assert_eq!(nanos(text), Some(expected));
 }

@@ -25,7 +25,10 @@ impl LeasePolicy for NightGpu {
     fn lease(&self, now: &Now, node: Node<'_>) -> Lease {
         let night = now.daily(self.from * 60, self.until * 60);
         let cap = if night.inside { node.available(GPU) * i64::from(self.percent) / 100 } else { 0 };
-        Lease::offer().cap(GPU, cap).until(night.changes_at).because("NightGpu", "GPUs are leased at night only")
+        Lease::offer()
+            .cap(GPU, cap)
+            .until(night.changes_at)
+            .because("NightGpu", "GPUs are leased at night only")
     }
 }
 
@@ -62,6 +65,9 @@ mod tests {
     #[test]
     fn settings_out_of_range_are_refused() {
         let refused = Harness::<NightGpu>::new(r#"{"from": 22, "until": 7, "percent": 150}"#).lease_all();
-        assert_eq!(refused.err().as_deref(), Some("settings.percent: 150 is greater than the maximum of 100"));
+        assert_eq!(
+            refused.err().as_deref(),
+            Some("settings.percent: 150 is greater than the maximum of 100")
+        );
     }
 }
