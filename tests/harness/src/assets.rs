@@ -146,12 +146,12 @@ impl Pin {
                     ("gitMinor", minor),
                     ("gitTreeState", "clean"),
                 ] {
-                    flags.push_str(&format!(" -X {package}.{variable}={value}"));
+                    flags += &format!(" -X {package}.{variable}={value}");
                 }
             }
         }
         if self == Self::Helm {
-            flags.push_str(&format!(" -X helm.sh/helm/v3/internal/version.version={}", self.version()?));
+            flags += &format!(" -X helm.sh/helm/v3/internal/version.version={}", self.version()?);
         }
         Ok(flags)
     }
@@ -196,7 +196,9 @@ pub fn ensure(wanted: &[Binary]) -> Result<Vec<PathBuf>> {
     build::build_all(&missing)?;
     wanted
         .iter()
-        .map(|&binary| find(binary)?.ok_or_else(|| anyhow!("{} is missing after its build", binary.file_name())))
+        .map(|&binary| {
+            find(binary)?.ok_or_else(|| anyhow!("{} is missing after its build", binary.file_name()))
+        })
         .collect()
 }
 
@@ -224,7 +226,8 @@ pub fn find(binary: Binary) -> Result<Option<PathBuf>> {
 fn cache_root() -> Result<PathBuf> {
     let base = match std::env::var_os("XDG_CACHE_HOME").filter(|value| !value.is_empty()) {
         Some(base) => PathBuf::from(base),
-        None => PathBuf::from(std::env::var_os("HOME").context("neither XDG_CACHE_HOME nor HOME is set")?).join(".cache"),
+        None => PathBuf::from(std::env::var_os("HOME").context("neither XDG_CACHE_HOME nor HOME is set")?)
+            .join(".cache"),
     };
     Ok(base.join("kubeocean").join("control-plane"))
 }
@@ -259,7 +262,9 @@ mod tests {
     #[test]
     fn kubernetes_programs_carry_their_version() {
         let flags = Pin::Kubernetes.ldflags().unwrap();
-        assert!(flags.contains(&format!("component-base/version.gitVersion={}", kubernetes_version().unwrap())));
+        assert!(
+            flags.contains(&format!("component-base/version.gitVersion={}", kubernetes_version().unwrap()))
+        );
         assert!(flags.contains("component-base/version.gitMajor=1 "));
     }
 }

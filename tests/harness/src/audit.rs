@@ -112,7 +112,8 @@ fn parse(text: &str) -> Result<Vec<AuditEvent>> {
     // The server may be in the middle of the last line.
     let complete = text.rfind('\n').map_or("", |end| &text[..end]);
     for line in complete.lines().filter(|line| !line.is_empty()) {
-        let event: AuditEvent = serde_json::from_str(line).with_context(|| format!("not an audit event: {line}"))?;
+        let event: AuditEvent =
+            serde_json::from_str(line).with_context(|| format!("not an audit event: {line}"))?;
         if seen.insert(event.id.clone()) {
             events.push(event);
         }
@@ -131,7 +132,10 @@ mod tests {
         let events = parse(&format!("{LINE}\n")).unwrap();
         assert_eq!(events.len(), 1);
         let event = &events[0];
-        assert_eq!((event.object_ref.resource.as_str(), event.object_ref.subresource.as_str()), ("pods", "status"));
+        assert_eq!(
+            (event.object_ref.resource.as_str(), event.object_ref.subresource.as_str()),
+            ("pods", "status")
+        );
         assert_eq!((event.response_status.code, event.is_write()), (409, true));
     }
 

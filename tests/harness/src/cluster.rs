@@ -8,8 +8,8 @@
 //! connections die with the runtime they were opened in.
 
 pub(crate) mod flags;
-mod start;
-mod tools;
+pub(crate) mod start;
+pub mod tools;
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
@@ -217,8 +217,13 @@ impl Cluster {
         self.with_process(component, |process| Ok((process.cpu_seconds()?, process.rss_kib()?)))
     }
 
-    fn with_process<T>(&self, component: Component, act: impl FnOnce(&mut Process) -> Result<T>) -> Result<T> {
-        let mut processes = self.processes.lock().map_err(|_| anyhow::anyhow!("a test panicked in this cluster"))?;
+    fn with_process<T>(
+        &self,
+        component: Component,
+        act: impl FnOnce(&mut Process) -> Result<T>,
+    ) -> Result<T> {
+        let mut processes =
+            self.processes.lock().map_err(|_| anyhow::anyhow!("a test panicked in this cluster"))?;
         match processes.get_mut(&component) {
             Some(process) => act(process),
             None => bail!("the cluster {} has no {component:?}", self.spec.name),

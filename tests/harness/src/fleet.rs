@@ -6,6 +6,8 @@ use anyhow::{Result, anyhow};
 use futures::future::try_join_all;
 use tokio::sync::OnceCell;
 
+use crate::assets::Binary;
+use crate::cluster::start::obtain;
 use crate::cluster::{Cluster, ClusterSpec};
 
 /// One computing cluster and `n` worker clusters. They know nothing of each other yet, see [`crate::Site`].
@@ -31,9 +33,13 @@ impl Fleet {
     /// # Errors
     /// As [`Cluster::start`].
     pub async fn start_with(computing: ClusterSpec, workers: Vec<ClusterSpec>) -> Result<Self> {
+        // Once, before the clusters ask for them side by side.
+        obtain(&Binary::CONTROL_PLANE).await?;
         let started = Instant::now();
-        let (computing, workers) =
-            futures::try_join!(Cluster::start(computing), try_join_all(workers.into_iter().map(Cluster::start)))?;
+        let (computing, workers) = futures::try_join!(
+            Cluster::start(computing),
+            try_join_all(workers.into_iter().map(Cluster::start))
+        )?;
         Ok(Self { computing, workers, start_time: started.elapsed() })
     }
 
@@ -58,7 +64,8 @@ impl Fleet {
 /// It cannot be started; every test then fails with the same message.
 pub async fn shared() -> &'static Fleet {
     static SHARED: OnceCell<Result<Fleet, String>> = OnceCell::const_new();
-    let fleet = SHARED.get_or_init(async || Fleet::start(1).await.map_err(|error| format!("{error:#}"))).await;
+    let fleet =
+        SHARED.get_or_init(async || Fleet::start(1).await.map_err(|error| format!("{error:#}"))).await;
     #[expect(clippy::panic, reason = "without control planes every test of the process fails")]
     match fleet.as_ref().map_err(|error| anyhow!("{error}")) {
         Ok(fleet) => fleet,

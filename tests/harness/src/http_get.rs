@@ -13,7 +13,8 @@ pub(crate) async fn get(address: SocketAddr, path: &str) -> Result<(u16, String)
     stream.write_all(request.as_bytes()).await.context("sending a request")?;
     let mut answer = Vec::new();
     stream.read_to_end(&mut answer).await.context("reading an answer")?;
-    parse(&String::from_utf8_lossy(&answer)).with_context(|| format!("{address}{path} does not answer in HTTP"))
+    parse(&String::from_utf8_lossy(&answer))
+        .with_context(|| format!("{address}{path} does not answer in HTTP"))
 }
 
 fn parse(answer: &str) -> Option<(u16, String)> {

@@ -20,8 +20,8 @@
 
 pub mod assets;
 pub mod audit;
-
-
+pub mod binding;
+pub mod chart;
 pub mod cluster;
 pub mod fleet;
 mod http_get;
@@ -31,17 +31,17 @@ pub mod nodes;
 mod pki;
 mod ports;
 pub mod process;
-
+pub mod program;
 pub mod reaper;
-
+pub mod site;
 pub mod wait;
 
 pub use audit::{AuditEvent, AuditMark};
-
+pub use binding::{Binding, BindingSpec};
 pub use cluster::{Cluster, ClusterSpec, Component};
 pub use fleet::{Fleet, shared};
 pub use loopback::LoopbackAddress;
 pub use nodes::NodeShape;
-
-
+pub use program::{Program, ProgramSpec};
+pub use site::{Site, shared_site};
 pub use wait::wait_until;

@@ -32,10 +32,12 @@ pub(crate) fn parse(yaml: &str) -> Result<Vec<Value>> {
 }
 
 /// The objects by stage, empty stages left out; inside a stage the order stays.
-pub(crate) fn stages(objects: Vec<Value>) -> Vec<(Stage, Vec<Value>)> {
+pub(crate) fn stages(mut objects: Vec<Value>) -> Vec<(Stage, Vec<Value>)> {
     let mut stages = Vec::new();
     for stage in [Stage::Definitions, Stage::Identities, Stage::Rest] {
-        let members: Vec<_> = objects.iter().filter(|object| stage_of(object) == stage).cloned().collect();
+        let (members, rest): (Vec<_>, Vec<_>) =
+            objects.into_iter().partition(|object| stage_of(object) == stage);
+        objects = rest;
         if !members.is_empty() {
             stages.push((stage, members));
         }
@@ -58,7 +60,8 @@ mod tests {
     #[test]
     fn lists_are_taken_apart_and_empty_documents_skipped() {
         let yaml = "---\nkind: List\nitems:\n- {kind: Pod}\n- {kind: Service}\n---\n---\nkind: ConfigMap\n";
-        let kinds: Vec<_> = parse(yaml).unwrap().iter().map(|o| o["kind"].as_str().unwrap().to_owned()).collect();
+        let kinds: Vec<_> =
+            parse(yaml).unwrap().iter().map(|o| o["kind"].as_str().unwrap().to_owned()).collect();
         assert_eq!(kinds, ["Pod", "Service", "ConfigMap"]);
     }
 

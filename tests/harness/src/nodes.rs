@@ -152,7 +152,11 @@ impl Cluster {
         };
         let timed_out = tokio::time::timeout(READY_DEADLINE, all_ready).await.is_err();
         if timed_out || !waiting.is_empty() {
-            bail!("after {READY_DEADLINE:?} {} nodes are not Ready, for example {:?}", waiting.len(), waiting.first());
+            bail!(
+                "after {READY_DEADLINE:?} {} nodes are not Ready, for example {:?}",
+                waiting.len(),
+                waiting.first()
+            );
         }
         Ok(())
     }

@@ -11,7 +11,8 @@ pub(crate) fn free_on<const N: usize>(address: IpAddr) -> Result<[u16; N]> {
     // All listeners stay open until the last port is known: else the kernel could offer one twice.
     let mut held = Vec::with_capacity(N);
     for port in &mut ports {
-        let listener = TcpListener::bind((address, 0)).with_context(|| format!("binding a port on {address}"))?;
+        let listener =
+            TcpListener::bind((address, 0)).with_context(|| format!("binding a port on {address}"))?;
         *port = listener.local_addr().context("reading a bound address")?.port();
         held.push(listener);
     }

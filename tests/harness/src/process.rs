@@ -95,7 +95,9 @@ impl Process {
     /// The operating system refuses the question.
     pub fn exited(&mut self) -> Result<Option<ExitStatus>> {
         match self.child.as_mut() {
-            Some(child) => child.try_wait().with_context(|| format!("asking for the state of {}", self.spec.name)),
+            Some(child) => {
+                child.try_wait().with_context(|| format!("asking for the state of {}", self.spec.name))
+            }
             None => Ok(None),
         }
     }
@@ -153,7 +155,9 @@ impl Process {
     pub fn cpu_seconds(&self) -> Result<f64> {
         let stat = self.proc_file("stat")?;
         cpu_ticks(&stat)
-            .map(|ticks| ticks / f64::from(u32::try_from(rustix::param::clock_ticks_per_second()).unwrap_or(100)))
+            .map(|ticks| {
+                ticks / f64::from(u32::try_from(rustix::param::clock_ticks_per_second()).unwrap_or(100))
+            })
             .with_context(|| format!("unknown form of /proc/pid/stat: {stat}"))
     }
 

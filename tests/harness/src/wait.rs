@@ -102,9 +102,10 @@ mod tests {
 
     #[tokio::test]
     async fn a_condition_that_never_comes_reports_the_last_state() {
-        let error = try_wait_until("pigs to fly", Duration::from_millis(50), async || Err::<(), _>("on the ground"))
-            .await
-            .unwrap_err();
+        let error =
+            try_wait_until("pigs to fly", Duration::from_millis(50), async || Err::<(), _>("on the ground"))
+                .await
+                .unwrap_err();
         assert_eq!(error.to_string(), "waited 50ms for pigs to fly; last seen: \"on the ground\"");
     }
 

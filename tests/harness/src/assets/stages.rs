@@ -47,7 +47,8 @@ fn cached(folder: &Path) -> Option<Vec<PathBuf>> {
 
 fn fill(folder: &Path) -> Result<()> {
     std::fs::create_dir_all(folder).with_context(|| format!("creating {}", folder.display()))?;
-    let download = go(Pin::Kwok)?.args(["mod", "download", Pin::Kwok.module()]).output().context("running go")?;
+    let download =
+        go(Pin::Kwok)?.args(["mod", "download", Pin::Kwok.module()]).output().context("running go")?;
     let list = go(Pin::Kwok)?
         .args(["list", "-mod=readonly", "-m", "-f", "{{.Dir}}", Pin::Kwok.module()])
         .output()
@@ -62,7 +63,10 @@ fn fill(folder: &Path) -> Result<()> {
         );
     }
     for stage in STAGES {
-        copy_atomically(&Path::new(&module).join("kustomize/stage").join(stage), &folder.join(file_name(stage)))?;
+        copy_atomically(
+            &Path::new(&module).join("kustomize/stage").join(stage),
+            &folder.join(file_name(stage)),
+        )?;
     }
     Ok(())
 }

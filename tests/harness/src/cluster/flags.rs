@@ -23,7 +23,12 @@ const KWOK_CONFIG: &str = "kwok.yaml";
 pub(crate) const KWOK_NODE: (&str, &str) = ("kwok.x-k8s.io/node", "fake");
 
 /// Arguments of `component`, whose files are in `directory`.
-pub(super) fn args(component: Component, spec: &ClusterSpec, directory: &Path, ports: &Ports) -> Vec<OsString> {
+pub(super) fn args(
+    component: Component,
+    spec: &ClusterSpec,
+    directory: &Path,
+    ports: Ports,
+) -> Vec<OsString> {
     let file = |name: &str| directory.join(name).display().to_string();
     let args = match component {
         Component::Etcd => etcd(&file("etcd"), ports),
@@ -37,7 +42,7 @@ pub(super) fn args(component: Component, spec: &ClusterSpec, directory: &Path, p
     args.into_iter().map(OsString::from).collect()
 }
 
-fn etcd(data: &str, ports: &Ports) -> Vec<String> {
+fn etcd(data: &str, ports: Ports) -> Vec<String> {
     let client = format!("http://127.0.0.1:{}", ports.etcd);
     vec![
         format!("--data-dir={data}"),
@@ -53,7 +58,7 @@ fn etcd(data: &str, ports: &Ports) -> Vec<String> {
     ]
 }
 
-fn apiserver(spec: &ClusterSpec, file: &dyn Fn(&str) -> String, ports: &Ports) -> Vec<String> {
+fn apiserver(spec: &ClusterSpec, file: &dyn Fn(&str) -> String, ports: Ports) -> Vec<String> {
     let mut args = vec![
         format!("--etcd-servers=http://127.0.0.1:{}", ports.etcd),
         "--bind-address=127.0.0.1".to_owned(),
@@ -115,7 +120,7 @@ fn controller_manager(spec: &ClusterSpec, file: &dyn Fn(&str) -> String) -> Vec<
     args
 }
 
-fn kwok(file: &dyn Fn(&str) -> String, ports: &Ports) -> Vec<String> {
+fn kwok(file: &dyn Fn(&str) -> String, ports: Ports) -> Vec<String> {
     vec![
         format!("--kubeconfig={}", file(ADMIN_KUBECONFIG)),
         format!("--config={}", file(KWOK_CONFIG)),
@@ -161,7 +166,8 @@ pub(super) fn write_scheduler_config(directory: &Path, extenders: &[Value]) -> R
         "podMaxBackoffSeconds": 2,
         "extenders": extenders,
     });
-    std::fs::write(directory.join(SCHEDULER_CONFIG), config.to_string()).context("writing the scheduler's configuration")
+    std::fs::write(directory.join(SCHEDULER_CONFIG), config.to_string())
+        .context("writing the scheduler's configuration")
 }
 
 fn audit_policy() -> Value {

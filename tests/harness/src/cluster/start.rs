@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use k8s_openapi::api::core::v1::ServiceAccount;
 use kube::Api;
 
@@ -41,15 +41,15 @@ impl Cluster {
     /// # Errors
     /// A program is missing or does not start; the message holds the end of its log.
     pub async fn start(spec: ClusterSpec) -> Result<Self> {
-        tokio::task::spawn_blocking(|| assets::ensure(&Binary::CONTROL_PLANE))
-            .await
-            .context("obtaining the control plane programs")??;
+        obtain(&Binary::CONTROL_PLANE).await?;
         let mut attempt = 1;
         loop {
             match Self::try_start(spec.clone()).await {
                 Ok(cluster) => return Ok(cluster),
                 Err(Failure::PortTaken) if attempt < ATTEMPTS => attempt += 1,
-                Err(Failure::PortTaken) => bail!("{ATTEMPTS} times in a row somebody took a port of {}", spec.name),
+                Err(Failure::PortTaken) => {
+                    bail!("{ATTEMPTS} times in a row somebody took a port of {}", spec.name)
+                }
                 Err(Failure::Other(error)) => {
                     return Err(error.context(format!("starting the cluster {}", spec.name)));
                 }
@@ -62,14 +62,14 @@ impl Cluster {
         let mut cluster = Self::prepare(spec).await?;
         cluster.spawn(Component::Etcd)?;
         cluster.spawn(Component::ApiServer)?;
-        let ready = cluster.api_ready().await;
+        let ready = cluster.unless_one_ends(cluster.api_ready()).await;
         cluster.explain(ready, &[Component::Etcd, Component::ApiServer])?;
         cluster.spawn(Component::ControllerManager)?;
         cluster.spawn(Component::Scheduler)?;
         if cluster.spec.kwok {
             cluster.spawn(Component::Kwok)?;
         }
-        let ready = cluster.service_account_ready("default").await;
+        let ready = cluster.unless_one_ends(cluster.service_account_ready("default")).await;
         cluster.explain(ready, &[Component::ControllerManager, Component::Scheduler, Component::Kwok])?;
         cluster.start_time = started.elapsed();
         Ok(cluster)
@@ -84,7 +84,8 @@ impl Cluster {
             let server = format!("https://127.0.0.1:{apiserver}");
             let admin_kubeconfig = pki.admin_kubeconfig(&server);
             let path = directory.join(flags::ADMIN_KUBECONFIG);
-            std::fs::write(&path, &admin_kubeconfig).with_context(|| format!("writing {}", path.display()))?;
+            std::fs::write(&path, &admin_kubeconfig)
+                .with_context(|| format!("writing {}", path.display()))?;
             flags::write_files(&spec, &directory)?;
             Ok(Self {
                 spec,
@@ -108,12 +109,12 @@ impl Cluster {
         let process = Process::spawn(ProcessSpec {
             name: name.to_owned(),
             program,
-            args: flags::args(component, &self.spec, &self.directory, &self.ports),
+            args: flags::args(component, &self.spec, &self.directory, self.ports),
             // Less garbage collection: the machine has more memory than cores.
             env: vec![("GOGC".into(), "200".into())],
             log: self.directory.join(format!("{name}.log")),
         })?;
-        self.processes.get_mut().map_err(|_| anyhow::anyhow!("poisoned"))?.insert(component, process);
+        self.processes.get_mut().map_err(|_| anyhow!("poisoned"))?.insert(component, process);
         Ok(())
     }
 
@@ -121,8 +122,8 @@ impl Cluster {
     pub(super) async fn api_ready(&self) -> Result<()> {
         let client = self.client().await?;
         try_wait_until(&format!("the API of {} to be ready", self.spec.name), START_DEADLINE, async || {
-            self.all_alive()?;
-            let request = http::Request::get("/readyz").body(Vec::new()).map_err(|error| error.to_string())?;
+            let request =
+                http::Request::get("/readyz").body(Vec::new()).map_err(|error| error.to_string())?;
             client.request_text(request).await.map_err(|error| error.to_string())
         })
         .await
@@ -134,22 +135,28 @@ impl Cluster {
         let accounts: Api<ServiceAccount> = Api::namespaced(self.client().await?, namespace);
         let what = format!("the default ServiceAccount of {namespace} in {}", self.spec.name);
         try_wait_until(&what, START_DEADLINE, async || {
-            self.all_alive()?;
             accounts.get("default").await.map_err(|error| error.to_string())
         })
         .await
         .map(drop)
     }
 
-    /// An error if a started program has ended by itself; waiting on would be in vain. Killed ones do not count.
-    fn all_alive(&self) -> Result<(), String> {
-        let mut processes = self.processes.lock().map_err(|_| "poisoned".to_owned())?;
-        for process in processes.values_mut() {
-            if let Ok(Some(status)) = process.exited() {
-                return Err(format!("{} ended with {status}", process.name()));
-            }
+    /// Waits for `ready`, but not in vain: a program that ended by itself is the answer.
+    async fn unless_one_ends(&self, ready: impl Future<Output = Result<()>>) -> Result<()> {
+        let end = try_wait_until("a program to end", Duration::MAX, async || self.ended());
+        tokio::select! {
+            ready = ready => ready,
+            end = end => Err(anyhow!("{} ended", end?)),
         }
-        Ok(())
+    }
+
+    /// A started program that has ended by itself. Killed ones do not count.
+    fn ended(&self) -> Option<String> {
+        let mut processes = self.processes.lock().ok()?;
+        processes.values_mut().find_map(|process| {
+            let status = process.exited().ok()??;
+            Some(format!("{} ({status})", process.name()))
+        })
     }
 
     /// Turns a start that did not come true into its cause.
@@ -161,11 +168,16 @@ impl Cluster {
                 if ports::lost(&process.log()) {
                     return Err(Failure::PortTaken);
                 }
-                message.push_str(&format!("\n--- {}:\n{}", process.log_path().display(), process.log_tail(15)));
+                message += &format!("\n--- {}:\n{}", process.log_path().display(), process.log_tail(15));
             }
         }
-        Err(Failure::Other(anyhow::anyhow!(message)))
+        Err(Failure::Other(anyhow!(message)))
     }
+}
+
+/// Makes programs available before they are timed and without blocking the runtime.
+pub(crate) async fn obtain(binaries: &'static [Binary]) -> Result<()> {
+    tokio::task::spawn_blocking(|| assets::ensure(binaries)).await.context("obtaining programs")?.map(drop)
 }
 
 /// Why one attempt to start failed.

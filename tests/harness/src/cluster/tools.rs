@@ -18,8 +18,8 @@ use tokio::io::AsyncWriteExt;
 use super::{Cluster, client_of, flags};
 use crate::assets::{self, Binary};
 use crate::manifest::{self, Stage};
-use crate::wait::try_wait_until;
 use crate::reaper;
+use crate::wait::try_wait_until;
 
 /// The field manager of objects that the harness applies.
 pub const FIELD_MANAGER: &str = "kubeocean-harness";
@@ -38,7 +38,8 @@ impl Cluster {
     /// # Errors
     /// As [`Cluster::kubectl`].
     pub async fn kubectl_with_input(&self, args: &[&str], input: &str) -> Result<Output> {
-        let mut child = self.kubectl_command(args)?.stdin(Stdio::piped()).spawn().context("starting kubectl")?;
+        let mut child =
+            self.kubectl_command(args)?.stdin(Stdio::piped()).spawn().context("starting kubectl")?;
         let mut stdin = child.stdin.take().context("kubectl has no standard input")?;
         let feed = async {
             // A kubectl that does not read its input has said so in its output.
@@ -114,7 +115,8 @@ impl Cluster {
     }
 
     async fn apply_one(&self, client: Client, object: Value) -> Result<DynamicObject> {
-        let object: DynamicObject = serde_json::from_value(object).context("an object without apiVersion or kind")?;
+        let object: DynamicObject =
+            serde_json::from_value(object).context("an object without apiVersion or kind")?;
         let types = object.types.clone().context("an object without apiVersion or kind")?;
         let gvk = GroupVersionKind::try_from(&types)?;
         let name = object.metadata.name.clone().with_context(|| format!("a {} without a name", gvk.kind))?;
@@ -130,7 +132,11 @@ impl Cluster {
     }
 
     /// The resource of a kind, from the server's discovery, asked once.
-    async fn resource(&self, client: &Client, gvk: &GroupVersionKind) -> Result<(ApiResource, ApiCapabilities)> {
+    async fn resource(
+        &self,
+        client: &Client,
+        gvk: &GroupVersionKind,
+    ) -> Result<(ApiResource, ApiCapabilities)> {
         let known = self.resources.lock().map_err(|_| anyhow!("poisoned"))?.get(gvk).cloned();
         if let Some(known) = known {
             return Ok(known);
@@ -195,7 +201,12 @@ impl Cluster {
     ///
     /// # Errors
     /// There is no such ServiceAccount, or the server refuses the lifetime.
-    pub async fn service_account_token(&self, namespace: &str, name: &str, lifetime: Duration) -> Result<String> {
+    pub async fn service_account_token(
+        &self,
+        namespace: &str,
+        name: &str,
+        lifetime: Duration,
+    ) -> Result<String> {
         let accounts: Api<ServiceAccount> = Api::namespaced(self.client().await?, namespace);
         let request = TokenRequest {
             spec: TokenRequestSpec {
