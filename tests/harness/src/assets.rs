@@ -134,7 +134,7 @@ impl Pin {
     /// Linker flags. Without the version variables the programs call themselves `v0.0.0-master`, which kubectl and
     /// anything else that compares versions would take for an ancient server.
     fn ldflags(self) -> Result<String> {
-        let mut flags = "-s -w".to_owned();
+        let mut flags = vec!["-s -w".to_owned()];
         if self == Self::Kubernetes {
             let version = self.version()?;
             let mut parts = version.trim_start_matches('v').split('.');
@@ -146,14 +146,14 @@ impl Pin {
                     ("gitMinor", minor),
                     ("gitTreeState", "clean"),
                 ] {
-                    flags += &format!(" -X {package}.{variable}={value}");
+                    flags.push(format!("-X {package}.{variable}={value}"));
                 }
             }
         }
         if self == Self::Helm {
-            flags += &format!(" -X helm.sh/helm/v3/internal/version.version={}", self.version()?);
+            flags.push(format!("-X helm.sh/helm/v3/internal/version.version={}", self.version()?));
         }
-        Ok(flags)
+        Ok(flags.join(" "))
     }
 
     /// The cache folder of this pin: everything that decides the bytes of its programs is in the name.

@@ -113,6 +113,8 @@ impl<'a> Site<'a> {
         let values = json!({"tenants": list});
         let yaml =
             helm_template(Chart::KubeoceanWorker, "kubeocean-worker", MOUNT_NAMESPACE, &values).await?;
+        // As `helm install --create-namespace`: the chart leaves the release's own namespace to helm.
+        cluster.create_namespace(MOUNT_NAMESPACE).await?;
         cluster.apply(&yaml).await.context("installing the worker chart")?;
         for number in tenants.made + 1..=made {
             cluster.service_account_ready(&tenant_namespace(number)).await?;
@@ -135,6 +137,8 @@ async fn install_computing(cluster: &Cluster) -> Result<()> {
             object["spec"]["replicas"] = json!(0);
         }
     }
+    // As `helm install --create-namespace`: the chart leaves the release's own namespace to helm.
+    cluster.create_namespace(SYSTEM_NAMESPACE).await?;
     cluster.apply_objects(objects).await.context("installing the computing chart")?;
     intranet_service(cluster, "default", "kubernetes-intranet", cluster.port(), "TCP").await?;
     intranet_service(cluster, "kube-system", "kube-dns-intranet", 53, "UDP").await

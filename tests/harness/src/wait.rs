@@ -75,11 +75,15 @@ pub async fn try_wait_until<L: Look>(
     let mut seen = "nothing yet".to_owned();
     loop {
         let left = deadline.saturating_sub(started.elapsed());
-        // A look that hangs (a request to a stopped server) must not outlive the deadline.
+        // A look that hangs (a request to a stopped server) must not outlive the deadline. One that answers at once is
+        // heard even when no time is left, so the deadline is checked again after it.
         match tokio::time::timeout(left, look()).await.map(Look::settle) {
             Ok(Ok(value)) => return Ok(value),
             Ok(Err(state)) => seen = state,
-            Err(_) => return Err(anyhow!("waited {deadline:?} for {what}; last seen: {seen}")),
+            Err(_) => {}
+        }
+        if started.elapsed() >= deadline {
+            return Err(anyhow!("waited {deadline:?} for {what}; last seen: {seen}"));
         }
         tokio::time::sleep(INTERVAL).await;
     }

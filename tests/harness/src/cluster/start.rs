@@ -162,16 +162,16 @@ impl Cluster {
     /// Turns a start that did not come true into its cause.
     fn explain(&mut self, outcome: Result<()>, suspects: &[Component]) -> Result<(), Failure> {
         let Err(error) = outcome else { return Ok(()) };
-        let mut message = format!("{error:#}");
+        let mut message = vec![format!("{error:#}")];
         if let Ok(processes) = self.processes.get_mut() {
             for process in suspects.iter().filter_map(|component| processes.get(component)) {
                 if ports::lost(&process.log()) {
                     return Err(Failure::PortTaken);
                 }
-                message += &format!("\n--- {}:\n{}", process.log_path().display(), process.log_tail(15));
+                message.push(format!("--- {}:\n{}", process.log_path().display(), process.log_tail(15)));
             }
         }
-        Err(Failure::Other(anyhow!(message)))
+        Err(Failure::Other(anyhow!(message.join("\n"))))
     }
 }
 

@@ -106,7 +106,10 @@ impl Cluster {
                 .try_collect()
                 .await?;
             if stage == Stage::Definitions {
-                for definition in applied {
+                let is_crd = |object: &&DynamicObject| {
+                    object.types.as_ref().is_some_and(|types| types.kind == "CustomResourceDefinition")
+                };
+                for definition in applied.iter().filter(is_crd) {
                     self.definition_established(&client, &definition.name_any()).await?;
                 }
             }
