@@ -1,1 +1,24 @@
-fn main() {}
+//! Developer commands, run as `cargo xtask <command>`.
+
+mod assets;
+
+use clap::{Parser, Subcommand};
+
+#[derive(Debug, Parser)]
+#[command(name = "cargo xtask", about = "Developer commands of Kubeocean")]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Build the control plane programs that tests and demo need, once for this machine, and print where they are
+    Assets(assets::Args),
+}
+
+fn main() -> anyhow::Result<()> {
+    match Cli::parse().command {
+        Command::Assets(args) => assets::run(&args),
+    }
+}
