@@ -37,7 +37,6 @@ pub struct ElectionConfig {
 }
 
 /// A participant in an election.
-#[derive(Debug)]
 pub struct Election {
     client: Client,
     config: ElectionConfig,
@@ -58,6 +57,12 @@ struct Seen {
 pub struct Leadership {
     election: Election,
     resource_version: String,
+}
+
+impl std::fmt::Debug for Election {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Election").field("config", &self.config).finish_non_exhaustive()
+    }
 }
 
 impl Election {
