@@ -2,6 +2,8 @@
 //! to do.
 
 pub mod connection;
+pub(crate) mod deletion;
+pub(crate) mod finalizer;
 pub mod kubeconfig;
 pub mod view;
 pub mod watch;

@@ -1,0 +1,136 @@
+//! The Syncer's share in the deletion of its binding (BU section 14, TD section 13), in this order: vnodes are drained
+//! and withdrawn, copies are released, our marks on worker nodes and policies are taken off, then the finalizer goes.
+//!
+//! Each step is repeated until nothing is left and can be cut anywhere: the next leader starts at the first step that
+//! is not done. Progress is shown in the binding's condition `SyncerCleanup`.
+
+use std::time::Duration;
+
+use kubeocean_api::{
+    Condition,
+    condition::binding_type,
+    keys::manager,
+};
+use serde_json::json;
+use tokio_util::sync::CancellationToken;
+
+use super::{Binding, finalizer};
+use crate::{
+    leader::Leader,
+    nodes::{apply::remove_labels, store::Readiness},
+    objects::Clusters,
+    runtime::{
+        clock::rfc3339,
+        error::ApplyError,
+        request::{get_json, merge_patch, paths},
+    },
+};
+
+/// How soon a step that is not finished is looked at again.
+const AGAIN: Duration = Duration::from_secs(1);
+
+/// Waits for the deletion of the binding and carries out our share.
+pub(crate) async fn run(leader: &Leader, clusters: &Clusters, cancel: CancellationToken) {
+    let mut bindings = leader.binding.clone();
+    tokio::select! {
+        () = cancel.cancelled() => return,
+        gone = bindings.wait_for(|binding| binding.deleting) => if gone.is_err() { return },
+    }
+    let mut told = None;
+    loop {
+        let binding = bindings.borrow_and_update().clone();
+        // The Manager does the rest of a forced detach; two writers would only disturb each other.
+        if !binding.force_detach {
+            match step(leader, clusters, &binding).await {
+                Ok(Progress::Finished) => {
+                    tracing::info!(binding = binding.name, "nothing of this binding is left");
+                    cancel.cancelled().await;
+                    return;
+                }
+                Ok(Progress::Waiting { reason, message }) => {
+                    if told.as_ref() != Some(&(reason, message.clone())) {
+                        tracing::info!(binding = binding.name, reason, message, "deletion of the binding goes on");
+                        if let Err(error) = show(leader, &binding, reason, &message).await {
+                            tracing::warn!(error = error.chain(), "progress not shown");
+                        }
+                        told = Some((reason, message));
+                    }
+                }
+                Err(error) => tracing::warn!(error = error.chain(), "deletion of the binding: retrying"),
+            }
+        }
+        tokio::select! {
+            () = cancel.cancelled() => return,
+            () = tokio::time::sleep(AGAIN) => {}
+        }
+    }
+}
+
+enum Progress {
+    Waiting { reason: &'static str, message: String },
+    Finished,
+}
+
+async fn step(leader: &Leader, clusters: &Clusters, binding: &Binding) -> Result<Progress, ApplyError> {
+    let stores = &leader.stores;
+    let waiting = |reason, message| Ok(Progress::Waiting { reason, message });
+    if stores.nodes.readiness() < Readiness::Ready {
+        return waiting("DrainingNodes", "waiting for the lists of both clusters".to_owned());
+    }
+    let vnodes = stores.nodes.vnode_names();
+    if !vnodes.is_empty() {
+        let named: Vec<&str> = vnodes.iter().take(10).map(String::as_str).collect();
+        return waiting("DrainingNodes", format!("{} virtual nodes left: {}", vnodes.len(), named.join(", ")));
+    }
+    let ppods = stores.pods.ppod_count();
+    if ppods > 0 {
+        return waiting("WorkerLeftovers", format!("{ppods} pods are still ending in the worker cluster"));
+    }
+    let left = stores.objects.release_all(clusters).await?;
+    if left.total > 0 {
+        return waiting("ReleasingObjects", format!("{} objects left: {}", left.total, left.examples.join(", ")));
+    }
+    let unlabelled = {
+        let policies = &stores.policies;
+        remove_labels(&clusters.worker, &stores.nodes, &|value| policies.may_clean_label(value)).await
+    };
+    let unreleased = stores.policies.release_all(&clusters.worker).await;
+    if unlabelled + unreleased > 0 {
+        return waiting(
+            "WorkerLeftovers",
+            format!("{unlabelled} node labels and {unreleased} policy finalizers could not be removed yet"),
+        );
+    }
+    finalizer::change(leader, &binding.name, &binding.uid, finalizer::Change::Remove).await?;
+    Ok(Progress::Finished)
+}
+
+/// Writes condition `SyncerCleanup`, leaving all other conditions as they are.
+async fn show(leader: &Leader, binding: &Binding, reason: &'static str, message: &str) -> Result<(), ApplyError> {
+    let path = paths::binding(&binding.name);
+    let Some(object) = get_json(&leader.computing, &path).await? else { return Ok(()) };
+    let mut conditions: Vec<Condition> = object
+        .pointer("/status/conditions")
+        .and_then(|value| serde_json::from_value(value.clone()).ok())
+        .unwrap_or_default();
+    let now = rfc3339(leader.clock.now());
+    let mut condition = Condition {
+        last_transition_time: now,
+        message: message.to_owned(),
+        observed_generation: Some(binding.generation),
+        reason: reason.to_owned(),
+        status: "False".to_owned(),
+        type_: binding_type::SYNCER_CLEANUP.to_owned(),
+    };
+    if let Some(old) = conditions.iter().find(|old| old.type_ == condition.type_ && old.status == condition.status) {
+        condition.last_transition_time.clone_from(&old.last_transition_time);
+    }
+    conditions.retain(|old| old.type_ != condition.type_);
+    conditions.push(condition);
+    let patch = json!({
+        "metadata": {"uid": binding.uid, "resourceVersion": object.pointer("/metadata/resourceVersion")},
+        "status": {"conditions": conditions},
+    });
+    let path = format!("{}?fieldManager={}", paths::binding_status(&binding.name), manager::SYNCER);
+    merge_patch(&leader.computing, &path, &patch).await.map(drop)
+}
