@@ -304,15 +304,21 @@ pub async fn run_objects(
         };
         tokio::join!(objects, tokens, sweeps);
     };
-    let shared = || (Arc::clone(&clusters), Arc::clone(&store));
-    let ((a, b), (c, d), (e, f), (g, h)) = (shared(), shared(), shared(), shared());
+    let clusters = || Arc::clone(&clusters);
+    let shared = || Arc::clone(&store);
+    let computing = clusters().computing.clone();
     tokio::join!(
-        watch_originals::<ConfigMap>(a, b, Arc::clone(&health.config_maps), cancel.clone()),
-        watch_originals::<Secret>(c, d, Arc::clone(&health.secrets), cancel.clone()),
-        watch_copies::<ConfigMap>(e, f, Arc::clone(&health.config_map_copies), cancel.clone()),
-        watch_copies::<Secret>(g, h, Arc::clone(&health.secret_copies), cancel.clone()),
-        watch_services(clusters.computing.clone(), Arc::clone(&store.services), cancel.clone()),
-        watch_missing(clusters.computing.clone(), Arc::clone(&store), cancel.clone()),
+        watch_originals::<ConfigMap>(clusters(), shared(), Arc::clone(&health.config_maps), cancel.clone()),
+        watch_originals::<Secret>(clusters(), shared(), Arc::clone(&health.secrets), cancel.clone()),
+        watch_copies::<ConfigMap>(
+            clusters(),
+            shared(),
+            Arc::clone(&health.config_map_copies),
+            cancel.clone()
+        ),
+        watch_copies::<Secret>(clusters(), shared(), Arc::clone(&health.secret_copies), cancel.clone()),
+        watch_services(computing.clone(), Arc::clone(&store.services), cancel.clone()),
+        watch_missing(computing, shared(), cancel.clone()),
         work,
     );
 }
