@@ -16,7 +16,7 @@ use super::{
     index::{ObjectStore, Side},
     kind::{ObjectKind, ObjectRef},
     plan::{Action, Purpose, Scope, Snapshot, Verdict, plan_object},
-    view::{Original, Version, WorkerCopy, original_of},
+    view::{Original, Revision, WorkerCopy, original_of},
 };
 use crate::{
     pods::references::{Need, References},
@@ -264,8 +264,8 @@ impl ObjectStore {
         let (original, copy) = tokio::try_join!(get_json(&clusters.computing, &original), async {
             if read_copy { get_json(&clusters.worker, &copy).await } else { Ok(None) }
         })?;
-        let original = original.map(|json| (Version::of_json(&json), Original::of(object.kind, &json)));
-        let copy = copy.map(|json| (Version::of_json(&json), WorkerCopy::of(object.kind, &json)));
+        let original = original.map(|json| (Revision::of_json(&json), Original::of(object.kind, &json)));
+        let copy = copy.map(|json| (Revision::of_json(&json), WorkerCopy::of(object.kind, &json)));
         let snapshot = Snapshot {
             object,
             purpose,
@@ -331,8 +331,8 @@ enum Round {
 }
 
 enum Done {
-    Original(Version),
-    Copy(Version),
+    Original(Revision),
+    Copy(Revision),
     Deletion(Deletion),
 }
 
@@ -352,7 +352,7 @@ async fn perform(clusters: &Clusters, snapshot: &Snapshot<'_>, action: &Action) 
             let manager = keys::syncer_manager(&scope.cluster_id);
             let path = format!("{}?fieldManager={manager}", original_path(object));
             let stored = merge_patch(&clusters.computing, &path, patch).await?;
-            Ok(Done::Original(Version::of_json(&stored)))
+            Ok(Done::Original(Revision::of_json(&stored)))
         }
         Action::CreateCopy { metadata } => {
             let mut manifest = Map::from_iter([
@@ -363,7 +363,7 @@ async fn perform(clusters: &Clusters, snapshot: &Snapshot<'_>, action: &Action) 
             manifest.extend(content.map(super::content::Content::manifest).unwrap_or_default());
             let path = paths::core_all(object.kind.plural(), &scope.mount_namespace);
             let stored = create_json(&clusters.worker, &path, &manifest.into()).await?;
-            Ok(Done::Copy(Version::of_json(&stored)))
+            Ok(Done::Copy(Revision::of_json(&stored)))
         }
         Action::UpdateCopy { metadata } => {
             let mut patch = Map::from_iter([("metadata".to_owned(), metadata.clone())]);
@@ -371,11 +371,11 @@ async fn perform(clusters: &Clusters, snapshot: &Snapshot<'_>, action: &Action) 
                 patch.extend(content.patch(&copy.content));
             }
             let stored = merge_patch(&clusters.worker, &copy_path(scope, object), &patch.into()).await?;
-            Ok(Done::Copy(Version::of_json(&stored)))
+            Ok(Done::Copy(Revision::of_json(&stored)))
         }
         Action::LeaveCopy { patch } => {
             let stored = merge_patch(&clusters.worker, &copy_path(scope, object), patch).await?;
-            Ok(Done::Copy(Version::of_json(&stored)))
+            Ok(Done::Copy(Revision::of_json(&stored)))
         }
         Action::DeleteCopy { uid } => {
             let options = DeleteOptions { uid: Some(uid.clone()), grace_seconds: None };

@@ -14,7 +14,7 @@ use tokio::sync::Notify;
 use super::{
     directory::Pods,
     kind::{ObjectKind, ObjectRef},
-    view::Version,
+    view::Revision,
 };
 use crate::{
     pods::{references::References, service_environment::ServiceStore, tokens::TokenStore},
@@ -45,8 +45,8 @@ struct State {
 
 #[derive(Debug, Default)]
 struct Entry {
-    original: Option<Version>,
-    copy: Option<Version>,
+    original: Option<Revision>,
+    copy: Option<Revision>,
     /// The pair of resource versions that was found, or made, to be in order.
     converged: Option<(String, String)>,
     idle_since: Option<Timestamp>,
@@ -88,14 +88,14 @@ pub(super) enum Side {
 }
 
 impl Entry {
-    fn side(&self, side: Side) -> Option<&Version> {
+    fn side(&self, side: Side) -> Option<&Revision> {
         match side {
             Side::Original => self.original.as_ref(),
             Side::Copy => self.copy.as_ref(),
         }
     }
 
-    fn side_mut(&mut self, side: Side) -> &mut Option<Version> {
+    fn side_mut(&mut self, side: Side) -> &mut Option<Revision> {
         match side {
             Side::Original => &mut self.original,
             Side::Copy => &mut self.copy,
@@ -143,7 +143,7 @@ impl ObjectStore {
     }
 
     /// An object was seen in one of the clusters, in a watch or as the answer of a write.
-    pub(super) fn seen(&self, object: &ObjectRef, side: Side, version: Version) {
+    pub(super) fn seen(&self, object: &ObjectRef, side: Side, version: Revision) {
         let changed = {
             let mut state = self.state.lock();
             let entry = state.entries.entry(object.clone()).or_default();
@@ -180,7 +180,7 @@ impl ObjectStore {
     }
 
     /// The complete list of one kind on one side.
-    pub(super) fn reset(&self, kind: ObjectKind, side: Side, all: Vec<(ObjectRef, Version)>) {
+    pub(super) fn reset(&self, kind: ObjectKind, side: Side, all: Vec<(ObjectRef, Revision)>) {
         let present: BTreeSet<&ObjectRef> = all.iter().map(|(object, _)| object).collect();
         let gone: Vec<ObjectRef> = {
             let state = self.state.lock();
@@ -232,7 +232,7 @@ impl ObjectStore {
 
     /// Whether both sides exist and neither is being deleted, so that nobody waits for a release.
     pub(super) fn is_intact(&self, object: &ObjectRef) -> bool {
-        let exists = |version: &Option<Version>| version.as_ref().is_some_and(|version| !version.deleting);
+        let exists = |version: &Option<Revision>| version.as_ref().is_some_and(|version| !version.deleting);
         self.state
             .lock()
             .entries
@@ -241,7 +241,7 @@ impl ObjectStore {
     }
 
     /// The pair was found, or made, to be in order. Versions come from live reads and answers of writes.
-    pub(super) fn converged(&self, object: &ObjectRef, original: Version, copy: Version) {
+    pub(super) fn converged(&self, object: &ObjectRef, original: Revision, copy: Revision) {
         let mut state = self.state.lock();
         let entry = state.entries.entry(object.clone()).or_default();
         entry.converged = Some((original.resource_version.clone(), copy.resource_version.clone()));
@@ -335,3 +335,6 @@ impl ObjectStore {
         self.state.lock().entries.keys().cloned().collect()
     }
 }
+
+#[cfg(test)]
+mod tests;

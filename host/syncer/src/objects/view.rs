@@ -55,7 +55,7 @@ impl<K: Resource<DynamicType = ()>> Resource for MetadataOf<K> {
 
 /// Which state of which object.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Version {
+pub(super) struct Revision {
     /// UID.
     pub uid: String,
     /// Resource version.
@@ -64,7 +64,7 @@ pub(super) struct Version {
     pub deleting: bool,
 }
 
-impl Version {
+impl Revision {
     /// From decoded metadata.
     pub(super) fn of_meta(meta: &ObjectMeta) -> Self {
         Self {
@@ -123,7 +123,7 @@ pub struct Original {
 impl Original {
     /// From the object's JSON.
     pub fn of(kind: ObjectKind, object: &Value) -> Self {
-        let Version { uid, resource_version, deleting } = Version::of_json(object);
+        let Revision { uid, resource_version, deleting } = Revision::of_json(object);
         let finalizers =
             object.pointer("/metadata/finalizers").and_then(Value::as_array).into_iter().flatten();
         Self {
@@ -160,7 +160,7 @@ pub struct WorkerCopy {
 impl WorkerCopy {
     /// From the object's JSON.
     pub fn of(kind: ObjectKind, object: &Value) -> Self {
-        let Version { uid, resource_version, deleting } = Version::of_json(object);
+        let Revision { uid, resource_version, deleting } = Revision::of_json(object);
         Self {
             uid,
             resource_version,

@@ -17,7 +17,7 @@ use super::{
     index::{ObjectStore, Side},
     kind::{ObjectKind, ObjectRef},
     plan::Scope,
-    view::{MetadataOf, Version, original_of},
+    view::{MetadataOf, Revision, original_of},
 };
 use crate::{
     pods::{
@@ -76,7 +76,7 @@ impl<K: 'static> Sink<MetadataOf<K>> for OriginalSink<K> {
         self.store.seen(
             &named(self.kind, &object.metadata),
             Side::Original,
-            Version::of_meta(&object.metadata),
+            Revision::of_meta(&object.metadata),
         );
     }
     fn delete(&self, object: MetadataOf<K>) {
@@ -87,8 +87,9 @@ impl<K: 'static> Sink<MetadataOf<K>> for OriginalSink<K> {
         );
     }
     fn reset(&self, all: Vec<MetadataOf<K>>) {
-        let all =
-            all.iter().map(|object| (named(self.kind, &object.metadata), Version::of_meta(&object.metadata)));
+        let all = all
+            .iter()
+            .map(|object| (named(self.kind, &object.metadata), Revision::of_meta(&object.metadata)));
         self.store.reset(self.kind, Side::Original, all.collect());
     }
 }
@@ -116,7 +117,7 @@ impl<K: 'static> Sink<MetadataOf<K>> for CopySink<K> {
         if let Some(secret) = self.token(meta) {
             self.store.tokens.seen(secret);
         } else if let Some(original) = original_of(self.kind, meta) {
-            self.store.seen(&original, Side::Copy, Version::of_meta(meta));
+            self.store.seen(&original, Side::Copy, Revision::of_meta(meta));
         }
     }
     fn delete(&self, object: MetadataOf<K>) {
@@ -133,7 +134,7 @@ impl<K: 'static> Sink<MetadataOf<K>> for CopySink<K> {
             if let Some(secret) = self.token(&object.metadata) {
                 tokens.push(secret);
             } else if let Some(original) = original_of(self.kind, &object.metadata) {
-                copies.push((original, Version::of_meta(&object.metadata)));
+                copies.push((original, Revision::of_meta(&object.metadata)));
             }
         }
         self.store.reset(self.kind, Side::Copy, copies);
@@ -159,7 +160,9 @@ impl<K: 'static> Sink<MetadataOf<K>> for MissingSink<K> {
     }
     fn delete(&self, _: MetadataOf<K>) {}
     fn reset(&self, all: Vec<MetadataOf<K>>) {
-        all.into_iter().for_each(|object| self.apply(object));
+        for object in all {
+            self.apply(object);
+        }
     }
 }
 

@@ -233,7 +233,10 @@ fn each_mut(value: &mut Value, path: &[&str], visit: &mut dyn FnMut(&mut Map<Str
 mod tests {
     use serde_json::json;
 
-    use super::*;
+    use super::{
+        Need::{Optional, Required},
+        *,
+    };
 
     #[test]
     fn names_are_found_wherever_a_pod_can_refer_to_them() {
@@ -261,7 +264,6 @@ mod tests {
                 {"name": "f", "persistentVolumeClaim": {"claimName": "data"}},
             ],
         }));
-        use Need::{Optional, Required};
         let names = |names: &BTreeMap<String, Need>| -> Vec<(String, Need)> {
             names.iter().map(|(name, need)| (name.clone(), *need)).collect()
         };

@@ -291,6 +291,7 @@ mod tests {
         }
     }
 
+    #[expect(clippy::needless_pass_by_value, reason = "callers write JSON in place")]
     fn service(ingress: serde_json::Value) -> ServiceView {
         serde_json::from_value(json!({
             "metadata": {"name": "kubernetes-intranet"},

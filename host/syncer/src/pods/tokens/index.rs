@@ -135,8 +135,12 @@ impl TokenStore {
             let state = self.state.lock();
             state.held.keys().filter(|name| !present.contains(*name)).cloned().collect()
         };
-        all.into_iter().for_each(|secret| self.seen(secret));
-        gone.iter().for_each(|name| self.vanished(name));
+        for secret in all {
+            self.seen(secret);
+        }
+        for name in &gone {
+            self.vanished(name);
+        }
     }
 
     /// A Secret was written by us.
