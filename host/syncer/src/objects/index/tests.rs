@@ -1,0 +1,122 @@
+use super::*;
+use crate::{objects::PodDirectory, runtime::clock::SystemClock};
+
+#[derive(Default)]
+struct Woken(Mutex<Vec<ObjectKey>>);
+
+impl PodDirectory for Woken {
+    fn uses(&self, _: &ObjectRef) -> bool {
+        true
+    }
+    fn runs(&self, _: &ObjectKey, _: &str) -> bool {
+        true
+    }
+    fn wake(&self, pods: Vec<ObjectKey>) {
+        self.0.lock().extend(pods);
+    }
+}
+
+fn store() -> (ObjectStore, Arc<Woken>) {
+    let store = ObjectStore::new(Arc::new(SystemClock));
+    let woken = Arc::new(Woken::default());
+    store.connect(woken.clone());
+    (store, woken)
+}
+
+fn settings() -> ObjectRef {
+    ObjectRef::new(ObjectKind::ConfigMap, "team-a", "settings")
+}
+
+fn at(uid: &str, version: u32) -> Revision {
+    Revision { uid: uid.to_owned(), resource_version: version.to_string(), deleting: false }
+}
+
+/// The objects that wait in the queue, taken out.
+async fn queued(store: &ObjectStore) -> usize {
+    let mut count = 0;
+    while !store.queue.is_empty() {
+        let object = store.queue.next().await;
+        store.queue.done(&object, crate::runtime::queue::Outcome::Done);
+        count += 1;
+    }
+    count
+}
+
+#[tokio::test]
+async fn our_own_writes_come_back_through_the_watches_without_work() {
+    let (store, _) = store();
+    store.converged(&settings(), at("v", 10), at("p", 20));
+    assert!(store.is_ready(&settings()));
+    for (side, seen) in
+        [(Side::Original, at("v", 9)), (Side::Original, at("v", 10)), (Side::Copy, at("p", 20))]
+    {
+        store.seen(&settings(), side, seen);
+    }
+    assert!(store.is_ready(&settings()));
+    assert_eq!(queued(&store).await, 0);
+}
+
+#[tokio::test]
+async fn a_newer_version_on_either_side_is_work() {
+    for (side, newer) in [(Side::Original, at("v", 11)), (Side::Copy, at("p", 21))] {
+        let (store, _) = store();
+        store.converged(&settings(), at("v", 10), at("p", 20));
+        store.seen(&settings(), side, newer);
+        assert!(!store.is_ready(&settings()));
+        assert_eq!(queued(&store).await, 1);
+    }
+}
+
+#[tokio::test]
+async fn the_end_of_a_predecessor_is_not_the_end_of_the_copy() {
+    let (store, _) = store();
+    store.converged(&settings(), at("v", 10), at("p2", 20));
+    store.vanished(&settings(), Side::Copy, Some("p1"));
+    assert!(store.is_ready(&settings()));
+    store.vanished(&settings(), Side::Copy, Some("p2"));
+    assert!(!store.is_ready(&settings()));
+    assert_eq!(queued(&store).await, 1);
+}
+
+#[tokio::test]
+async fn a_relist_reports_what_vanished_meanwhile() {
+    let (store, _) = store();
+    let other = ObjectRef::new(ObjectKind::ConfigMap, "team-a", "other");
+    store.reset(
+        ObjectKind::ConfigMap,
+        Side::Original,
+        vec![(settings(), at("v", 1)), (other.clone(), at("o", 2))],
+    );
+    assert_eq!(queued(&store).await, 2);
+    store.reset(ObjectKind::Secret, Side::Original, vec![]);
+    assert_eq!(queued(&store).await, 0, "another kind");
+    store.reset(ObjectKind::ConfigMap, Side::Original, vec![(other.clone(), at("o", 2))]);
+    assert!(!store.is_known(&settings()) && store.is_known(&other));
+}
+
+#[tokio::test]
+async fn pods_are_woken_by_what_they_wait_for_and_only_once() {
+    let (store, woken) = store();
+    let pod = ObjectKey::new("team-a", "web");
+    store.is_missing(&settings(), Some(&pod));
+    store.is_missing(&settings(), None);
+    assert_eq!(store.missing_places().len(), 1);
+    store.appeared(&ObjectRef::new(ObjectKind::Secret, "team-a", "settings"));
+    assert_eq!(woken.0.lock().len(), 0, "another kind of that name");
+    store.appeared(&settings());
+    store.appeared(&settings());
+    assert_eq!(*woken.0.lock(), std::slice::from_ref(&pod));
+    store.converged(&settings(), at("v", 1), at("p", 1));
+    assert_eq!(store.missing_places().len(), 0, "its stream ends");
+
+    store.wait_for_replacement(&settings(), &pod);
+    store.vanished(&settings(), Side::Copy, Some("p"));
+    assert_eq!(woken.0.lock().len(), 2);
+}
+
+#[test]
+fn nothing_is_unused_before_the_pods_are_connected() {
+    let store = ObjectStore::new(Arc::new(SystemClock));
+    assert!(store.pods.uses(&settings()));
+    assert!(store.pods.runs(&ObjectKey::new("team-a", "web"), "uid"));
+}
