@@ -12,5 +12,7 @@ pub mod config;
 pub mod election;
 pub mod health;
 pub mod metrics;
+pub mod objects;
+pub mod pods;
 pub mod runtime;
 pub mod server;

@@ -1,0 +1,55 @@
+//! What the objects need to know from the pods: who uses them, who still runs, and how to wake who waits.
+
+use std::{
+    fmt,
+    sync::{Arc, OnceLock},
+};
+
+use kubeocean_api::name::ObjectKey;
+
+use super::kind::ObjectRef;
+
+/// Implemented by the store of pods. Methods are synchronous and cheap: they look into an index.
+pub trait PodDirectory: Send + Sync {
+    /// Whether a vpod that this binding runs, or is about to run, refers to the object.
+    fn uses(&self, object: &ObjectRef) -> bool;
+    /// Whether this binding knows a vpod of that name and UID that has not ended.
+    fn runs(&self, pod: &ObjectKey, uid: &str) -> bool;
+    /// Brings vpods back to their queue.
+    fn wake(&self, pods: Vec<ObjectKey>);
+}
+
+/// The directory once it is connected. Before that every object counts as used and every pod as running, so nothing is
+/// ever removed for lack of knowledge.
+#[derive(Clone, Default)]
+pub struct Pods(Arc<OnceLock<Arc<dyn PodDirectory>>>);
+
+impl Pods {
+    /// Connects the directory; later calls change nothing.
+    pub fn connect(&self, directory: Arc<dyn PodDirectory>) {
+        let _ = self.0.set(directory);
+    }
+
+    /// See [`PodDirectory::uses`].
+    pub fn uses(&self, object: &ObjectRef) -> bool {
+        self.0.get().is_none_or(|pods| pods.uses(object))
+    }
+
+    /// See [`PodDirectory::runs`].
+    pub fn runs(&self, pod: &ObjectKey, uid: &str) -> bool {
+        self.0.get().is_none_or(|pods| pods.runs(pod, uid))
+    }
+
+    /// See [`PodDirectory::wake`].
+    pub fn wake(&self, pods: Vec<ObjectKey>) {
+        if let Some(directory) = self.0.get().filter(|_| !pods.is_empty()) {
+            directory.wake(pods);
+        }
+    }
+}
+
+impl fmt::Debug for Pods {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Pods").field("connected", &self.0.get().is_some()).finish()
+    }
+}

@@ -1,0 +1,337 @@
+//! What is known of every object that is copied or shall be: the versions seen in both clusters, which pair of versions
+//! was found to be in order, what is missing and who waits for it. Metadata only; one lock, never held across an await.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+
+use jiff::Timestamp;
+use kubeocean_api::name::ObjectKey;
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+
+use super::{
+    directory::Pods,
+    kind::{ObjectKind, ObjectRef},
+    view::Version,
+};
+use crate::{
+    pods::{references::References, service_environment::ServiceStore, tokens::TokenStore},
+    runtime::{clock::Clock, queue::Queue},
+};
+
+/// Everything a ppod needs beside itself: ConfigMaps, Secrets, tokens and the two Services.
+#[derive(Debug)]
+pub struct ObjectStore {
+    /// Tokens of ppods.
+    pub tokens: Arc<TokenStore>,
+    /// Addresses of the computing cluster's API server and DNS.
+    pub services: Arc<ServiceStore>,
+    pub(super) pods: Pods,
+    pub(super) clock: Arc<dyn Clock>,
+    pub(super) queue: Arc<Queue<ObjectRef>>,
+    /// Told when the set of namespaces with missing objects changes.
+    pub(super) missing_changed: Notify,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    entries: BTreeMap<ObjectRef, Entry>,
+    missing: BTreeMap<ObjectRef, BTreeSet<ObjectKey>>,
+    releasing_all: bool,
+}
+
+#[derive(Debug, Default)]
+struct Entry {
+    original: Option<Version>,
+    copy: Option<Version>,
+    /// The pair of resource versions that was found, or made, to be in order.
+    converged: Option<(String, String)>,
+    idle_since: Option<Timestamp>,
+    /// Pods that wait for the copy to be replaced.
+    waiting: BTreeSet<ObjectKey>,
+    /// Serialises the work on one object, so that a hundred pods that share it cause one write.
+    lock: Arc<tokio::sync::Mutex<()>>,
+}
+
+impl Entry {
+    fn is_empty(&self) -> bool {
+        self.original.is_none()
+            && self.copy.is_none()
+            && self.waiting.is_empty()
+            && self.idle_since.is_none()
+            && Arc::strong_count(&self.lock) == 1
+    }
+
+    fn is_ready(&self) -> bool {
+        let (Some(original), Some(copy), Some((good_original, good_copy))) =
+            (&self.original, &self.copy, &self.converged)
+        else {
+            return false;
+        };
+        !original.deleting
+            && !copy.deleting
+            && original.resource_version == *good_original
+            && copy.resource_version == *good_copy
+    }
+}
+
+/// In which cluster something was seen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Side {
+    /// The vobj in the computing cluster.
+    Original,
+    /// The pobj in the worker cluster.
+    Copy,
+}
+
+impl Entry {
+    fn side(&self, side: Side) -> Option<&Version> {
+        match side {
+            Side::Original => self.original.as_ref(),
+            Side::Copy => self.copy.as_ref(),
+        }
+    }
+
+    fn side_mut(&mut self, side: Side) -> &mut Option<Version> {
+        match side {
+            Side::Original => &mut self.original,
+            Side::Copy => &mut self.copy,
+        }
+    }
+}
+
+impl ObjectStore {
+    /// An empty store.
+    pub fn new(clock: Arc<dyn Clock>) -> Self {
+        let pods = Pods::default();
+        Self {
+            tokens: Arc::new(TokenStore::new(pods.clone(), Arc::clone(&clock))),
+            services: Arc::new(ServiceStore::new(pods.clone())),
+            pods,
+            clock,
+            queue: Queue::new("objects"),
+            missing_changed: Notify::new(),
+            state: Mutex::default(),
+        }
+    }
+
+    /// Connects the store of pods. Until then nothing is ever released.
+    pub fn connect(&self, directory: Arc<dyn super::PodDirectory>) {
+        self.pods.connect(directory);
+    }
+
+    /// Pods of `namespace` came to refer, or ceased to refer, to these objects. Called by the store of pods, so that
+    /// copies nobody uses go after a while and missing objects that nobody wants are forgotten.
+    pub fn references_changed(&self, namespace: &str, references: &References) {
+        let objects = references.objects().map(|(kind, name, _)| ObjectRef::new(kind, namespace, name));
+        let known: Vec<ObjectRef> = {
+            let state = self.state.lock();
+            objects
+                .filter(|object| state.entries.contains_key(object) || state.missing.contains_key(object))
+                .collect()
+        };
+        self.queue.add_all(known);
+    }
+
+    /// Number of objects whose copies are in order, by kind.
+    pub fn copied(&self, kind: ObjectKind) -> usize {
+        let state = self.state.lock();
+        state.entries.iter().filter(|(object, entry)| object.kind == kind && entry.is_ready()).count()
+    }
+
+    /// An object was seen in one of the clusters, in a watch or as the answer of a write.
+    pub(super) fn seen(&self, object: &ObjectRef, side: Side, version: Version) {
+        let changed = {
+            let mut state = self.state.lock();
+            let entry = state.entries.entry(object.clone()).or_default();
+            let slot = entry.side_mut(side);
+            if slot.as_ref().is_some_and(|known| !version.is_current_beside(known)) {
+                return;
+            }
+            *slot = Some(version);
+            !entry.is_ready()
+        };
+        if changed {
+            self.queue.add(object.clone());
+        }
+    }
+
+    /// An object vanished from a watch: it was deleted, or no longer carries the label that the watch selects.
+    pub(super) fn vanished(&self, object: &ObjectRef, side: Side, uid: Option<&str>) {
+        let waiting = {
+            let mut state = self.state.lock();
+            let Some(entry) = state.entries.get_mut(object) else { return };
+            let slot = entry.side_mut(side);
+            if uid.is_some_and(|uid| slot.as_ref().is_some_and(|known| known.uid != uid)) {
+                return; // the end of a predecessor
+            }
+            *slot = None;
+            entry.converged = None;
+            match side {
+                Side::Original => BTreeSet::new(),
+                Side::Copy => std::mem::take(&mut entry.waiting),
+            }
+        };
+        self.queue.add(object.clone());
+        self.pods.wake(waiting.into_iter().collect());
+    }
+
+    /// The complete list of one kind on one side.
+    pub(super) fn reset(&self, kind: ObjectKind, side: Side, all: Vec<(ObjectRef, Version)>) {
+        let present: BTreeSet<&ObjectRef> = all.iter().map(|(object, _)| object).collect();
+        let gone: Vec<ObjectRef> = {
+            let state = self.state.lock();
+            let known = state.entries.iter().filter(|(object, _)| object.kind == kind);
+            known
+                .filter(|(object, entry)| entry.side(side).is_some() && !present.contains(object))
+                .map(|(object, _)| object.clone())
+                .collect()
+        };
+        for object in &gone {
+            self.vanished(object, side, None);
+        }
+        for (object, version) in all {
+            self.seen(&object, side, version);
+        }
+    }
+
+    /// An unlabelled object appeared in a namespace where something is missing.
+    pub(super) fn appeared(&self, object: &ObjectRef) {
+        let waiting = match self.state.lock().missing.get_mut(object) {
+            None => return,
+            Some(waiting) => std::mem::take(waiting),
+        };
+        self.queue.add(object.clone());
+        self.pods.wake(waiting.into_iter().collect());
+    }
+
+    /// Whether the copy is known to be in order, without asking anybody.
+    pub(super) fn is_ready(&self, object: &ObjectRef) -> bool {
+        self.state.lock().entries.get(object).is_some_and(Entry::is_ready)
+    }
+
+    /// The lock of an object.
+    pub(super) fn lock_of(&self, object: &ObjectRef) -> Arc<tokio::sync::Mutex<()>> {
+        Arc::clone(&self.state.lock().entries.entry(object.clone()).or_default().lock)
+    }
+
+    /// Whether the copy is known to exist, so that it has to be read rather than created.
+    pub(super) fn has_copy(&self, object: &ObjectRef) -> bool {
+        self.state.lock().entries.get(object).is_some_and(|entry| entry.copy.is_some())
+    }
+
+    /// Whether anything is known of the object.
+    pub(super) fn is_known(&self, object: &ObjectRef) -> bool {
+        let state = self.state.lock();
+        let known = |entry: &Entry| entry.original.is_some() || entry.copy.is_some();
+        state.missing.contains_key(object) || state.entries.get(object).is_some_and(known)
+    }
+
+    /// Whether both sides exist and neither is being deleted, so that nobody waits for a release.
+    pub(super) fn is_intact(&self, object: &ObjectRef) -> bool {
+        let exists = |version: &Option<Version>| version.as_ref().is_some_and(|version| !version.deleting);
+        self.state
+            .lock()
+            .entries
+            .get(object)
+            .is_some_and(|entry| exists(&entry.original) && exists(&entry.copy))
+    }
+
+    /// The pair was found, or made, to be in order. Versions come from live reads and answers of writes.
+    pub(super) fn converged(&self, object: &ObjectRef, original: Version, copy: Version) {
+        let mut state = self.state.lock();
+        let entry = state.entries.entry(object.clone()).or_default();
+        entry.converged = Some((original.resource_version.clone(), copy.resource_version.clone()));
+        for (slot, version) in [(&mut entry.original, original), (&mut entry.copy, copy)] {
+            if slot.as_ref().is_none_or(|known| version.is_current_beside(known)) {
+                *slot = Some(version);
+            }
+        }
+        entry.idle_since = None;
+        let was_missing = state.missing.remove(object).is_some();
+        drop(state);
+        if was_missing {
+            self.missing_changed.notify_one();
+        }
+    }
+
+    /// A release begins: from here on the copy is not ready, whatever the watches say.
+    pub(super) fn unconverge(&self, object: &ObjectRef) {
+        if let Some(entry) = self.state.lock().entries.get_mut(object) {
+            entry.converged = None;
+        }
+    }
+
+    /// A pod, or nobody in particular, needs an object that does not exist.
+    pub(super) fn is_missing(&self, object: &ObjectRef, pod: Option<&ObjectKey>) {
+        let mut state = self.state.lock();
+        let new = !state.missing.contains_key(object);
+        state.missing.entry(object.clone()).or_default().extend(pod.cloned());
+        drop(state);
+        if new {
+            self.missing_changed.notify_one();
+        }
+    }
+
+    /// Nobody needs a missing object any more.
+    pub(super) fn not_missing(&self, object: &ObjectRef) {
+        if self.state.lock().missing.remove(object).is_some() {
+            self.missing_changed.notify_one();
+        }
+    }
+
+    /// Kinds and namespaces in which something is missing.
+    pub(super) fn missing_places(&self) -> BTreeSet<(ObjectKind, Arc<str>)> {
+        self.state
+            .lock()
+            .missing
+            .keys()
+            .map(|object| (object.kind, Arc::clone(&object.key.namespace)))
+            .collect()
+    }
+
+    /// A pod waits for the copy's end.
+    pub(super) fn wait_for_replacement(&self, object: &ObjectRef, pod: &ObjectKey) {
+        self.state.lock().entries.entry(object.clone()).or_default().waiting.insert(pod.clone());
+    }
+
+    /// Since when nobody uses the object; the clock starts with the first call.
+    pub(super) fn idle_since(&self, object: &ObjectRef, now: Timestamp) -> Timestamp {
+        *self.state.lock().entries.entry(object.clone()).or_default().idle_since.get_or_insert(now)
+    }
+
+    /// Somebody uses the object again.
+    pub(super) fn is_used(&self, object: &ObjectRef) {
+        if let Some(entry) = self.state.lock().entries.get_mut(object) {
+            entry.idle_since = None;
+        }
+    }
+
+    /// Nothing of ours is left of the object.
+    pub(super) fn forget_if_empty(&self, object: &ObjectRef) {
+        let mut state = self.state.lock();
+        if let Some(entry) = state.entries.get_mut(object) {
+            entry.idle_since = None;
+            if entry.is_empty() {
+                state.entries.remove(object);
+            }
+        }
+    }
+
+    /// From now on every object is released (TD-1301).
+    pub(super) fn start_releasing_all(&self) {
+        self.state.lock().releasing_all = true;
+    }
+
+    pub(super) fn is_releasing_all(&self) -> bool {
+        self.state.lock().releasing_all
+    }
+
+    /// Every known object.
+    pub(super) fn all(&self) -> Vec<ObjectRef> {
+        self.state.lock().entries.keys().cloned().collect()
+    }
+}

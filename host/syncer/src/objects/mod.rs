@@ -1,0 +1,31 @@
+//! Copies of the ConfigMaps and Secrets that pods on vnodes refer to (TD sections 10 to 13).
+//!
+//! An object is copied when the first pod needs it, follows its original while pods use it, comes back when somebody
+//! removes or edits it in the worker, and goes when nobody has used it for a while or the original or the binding is
+//! deleted. Names and places are pure functions; annotations are written for readers of the original's format and never
+//! read for location. Both kinds share one planner; what differs is in `kind.rs` and `content.rs`.
+//!
+//! ```text
+//! computing: labelled originals --metadata--> index --key--> live read of both --> plan --> writes
+//! worker:    managed copies     --metadata-->   |
+//! pods:      ensure(references) ----------------'          missing? one metadata stream per namespace
+//! ```
+
+mod apply;
+mod content;
+mod directory;
+mod index;
+mod kind;
+mod plan;
+#[cfg(test)]
+mod tests;
+mod view;
+mod watch;
+
+pub use apply::{Clusters, EnsureError, Leftovers};
+pub use directory::{PodDirectory, Pods};
+pub use index::ObjectStore;
+pub use kind::{ObjectKind, ObjectRef};
+pub use plan::{Action, Plan, Purpose, Scope, Snapshot, Verdict, plan_object};
+pub use view::{MetadataOf, Original, WorkerCopy};
+pub use watch::{ObjectHealth, run_objects};

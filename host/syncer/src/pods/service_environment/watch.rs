@@ -1,0 +1,349 @@
+//! Follows the two Services with single-object watches and keeps their addresses; a change wakes the pods that wait
+//! for one. Host names of load balancers are resolved when they are used, at most once a minute.
+
+use std::{
+    collections::{BTreeSet, HashMap},
+    net::IpAddr,
+    sync::Arc,
+    time::Duration,
+};
+
+use k8s_openapi::{api::core::v1::Service, apimachinery::pkg::apis::meta::v1::ObjectMeta};
+use kube::{Api, Client, runtime::watcher};
+use kubeocean_api::name::ObjectKey;
+use parking_lot::Mutex;
+use serde::Deserialize;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::{API_SERVICE, DNS_SERVICE, DnsNeed, MissingService, ServiceEnvironment};
+use crate::{
+    objects::Pods,
+    partial_resource,
+    runtime::{
+        meta::trimmed_meta,
+        sink::Sink,
+        watch::{WatchHealth, WatchSpec, watch_into},
+    },
+};
+
+/// How long a resolved host name is used. Load balancers with host names change their addresses within minutes.
+const RESOLVED_FOR: Duration = Duration::from_mins(1);
+/// Longest wait for the resolver.
+const RESOLVE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// The used part of a Service.
+#[derive(Debug, Clone, Deserialize)]
+pub(super) struct ServiceView {
+    #[serde(deserialize_with = "trimmed_meta")]
+    metadata: ObjectMeta,
+    #[serde(default)]
+    spec: SpecView,
+    #[serde(default)]
+    status: StatusView,
+}
+partial_resource!(ServiceView, Service);
+
+#[derive(Debug, Clone, Default, Deserialize)]
+struct SpecView {
+    #[serde(default)]
+    ports: Vec<PortView>,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+struct PortView {
+    port: u16,
+}
+
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct StatusView {
+    #[serde(default)]
+    load_balancer: LoadBalancerView,
+}
+
+#[derive(Debug, Clone, Default, Deserialize)]
+struct LoadBalancerView {
+    #[serde(default)]
+    ingress: Vec<IngressView>,
+}
+
+#[derive(Debug, Clone, Default, Deserialize)]
+struct IngressView {
+    #[serde(default)]
+    ip: Option<String>,
+    #[serde(default)]
+    hostname: Option<String>,
+}
+
+/// Where a Service is reached from outside.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Host {
+    Address(IpAddr),
+    Name(String),
+}
+
+/// What is known of one Service.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Known {
+    Unknown,
+    Absent,
+    Unusable(&'static str),
+    Reached { host: Host, port: u16 },
+}
+
+impl Known {
+    /// The first ingress and the first port count (TD-701).
+    fn of(service: &ServiceView) -> Self {
+        let Some(ingress) = service.status.load_balancer.ingress.first() else {
+            return Self::Unusable("has no address yet");
+        };
+        let Some(port) = service.spec.ports.first() else {
+            return Self::Unusable("has no port");
+        };
+        let address = ingress.ip.as_deref().and_then(|ip| ip.parse().ok()).map(Host::Address);
+        let name = || {
+            ingress
+                .hostname
+                .as_deref()
+                .filter(|name| !name.is_empty())
+                .map(|name| Host::Name(name.to_owned()))
+        };
+        match address.or_else(name) {
+            Some(host) => Self::Reached { host, port: port.port },
+            None => Self::Unusable("has neither an IP nor a host name"),
+        }
+    }
+
+    fn host(&self, (namespace, name): (&'static str, &'static str)) -> Result<(Host, u16), MissingService> {
+        let problem = match self {
+            Self::Reached { host, port } => return Ok((host.clone(), *port)),
+            Self::Unknown => "has not been read yet",
+            Self::Absent => "does not exist",
+            Self::Unusable(problem) => problem,
+        };
+        Err(MissingService { namespace, name, problem: problem.to_owned() })
+    }
+}
+
+/// Addresses of the two Services, and who waits for them.
+#[derive(Debug)]
+pub struct ServiceStore {
+    pods: Pods,
+    state: Mutex<State>,
+}
+
+#[derive(Debug)]
+struct State {
+    api: Known,
+    dns: Known,
+    resolved: HashMap<String, (IpAddr, Instant)>,
+    waiting: BTreeSet<ObjectKey>,
+}
+
+impl ServiceStore {
+    /// A store that knows nothing yet; `pods` is woken by changes.
+    pub fn new(pods: Pods) -> Self {
+        let state = State {
+            api: Known::Unknown,
+            dns: Known::Unknown,
+            resolved: HashMap::new(),
+            waiting: BTreeSet::new(),
+        };
+        Self { pods, state: Mutex::new(state) }
+    }
+
+    /// The addresses `pod` needs. While one is missing the pod is remembered and woken by the next change.
+    pub async fn environment(
+        &self,
+        pod: &ObjectKey,
+        need: DnsNeed,
+    ) -> Result<ServiceEnvironment, MissingService> {
+        let hosts = {
+            let mut state = self.state.lock();
+            let hosts = state.api.host(API_SERVICE).and_then(|api| {
+                let dns = match need {
+                    DnsNeed::Cluster => Some(state.dns.host(DNS_SERVICE)?.0),
+                    DnsNeed::Node | DnsNeed::Own => None,
+                };
+                Ok((api, dns))
+            });
+            if hosts.is_err() {
+                state.waiting.insert(pod.clone());
+            }
+            hosts
+        };
+        let ((api, api_port), dns) = hosts?;
+        let api_address = self.address(api, API_SERVICE).await?;
+        let dns_address = match dns {
+            Some(host) => Some(self.address(host, DNS_SERVICE).await?),
+            None => None,
+        };
+        Ok(ServiceEnvironment { api_address, api_port, dns_address })
+    }
+
+    async fn address(
+        &self,
+        host: Host,
+        service: (&'static str, &'static str),
+    ) -> Result<IpAddr, MissingService> {
+        let name = match host {
+            Host::Address(address) => return Ok(address),
+            Host::Name(name) => name,
+        };
+        let fresh = |resolved: &HashMap<String, (IpAddr, Instant)>| {
+            resolved.get(&name).filter(|(_, at)| at.elapsed() < RESOLVED_FOR).map(|(address, _)| *address)
+        };
+        if let Some(address) = fresh(&self.state.lock().resolved) {
+            return Ok(address);
+        }
+        let found =
+            match tokio::time::timeout(RESOLVE_TIMEOUT, tokio::net::lookup_host((name.as_str(), 0))).await {
+                // Any of them would do; the lowest is the same one each time.
+                Ok(Ok(addresses)) => addresses.map(|address| address.ip()).min(),
+                Ok(Err(_)) | Err(_) => None,
+            };
+        let Some(address) = found else {
+            let problem = format!("has the host name {name:?}, which cannot be resolved");
+            return Err(MissingService { namespace: service.0, name: service.1, problem });
+        };
+        let mut state = self.state.lock();
+        if state.resolved.len() > 8 {
+            state.resolved.clear(); // two names are in use; the rest are former ones
+        }
+        state.resolved.insert(name, (address, Instant::now()));
+        Ok(address)
+    }
+
+    fn set(&self, which: Which, known: Known) {
+        let woken = {
+            let mut state = self.state.lock();
+            let slot = match which {
+                Which::Api => &mut state.api,
+                Which::Dns => &mut state.dns,
+            };
+            if *slot == known {
+                return;
+            }
+            *slot = known;
+            std::mem::take(&mut state.waiting)
+        };
+        self.pods.wake(woken.into_iter().collect());
+    }
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Which {
+    Api,
+    Dns,
+}
+
+struct ServiceSink {
+    store: Arc<ServiceStore>,
+    which: Which,
+}
+
+impl Sink<ServiceView> for ServiceSink {
+    fn apply(&self, service: ServiceView) {
+        self.store.set(self.which, Known::of(&service));
+    }
+    fn delete(&self, service: ServiceView) {
+        tracing::warn!(service = service.metadata.name, "a Service that pods depend on was deleted");
+        self.store.set(self.which, Known::Absent);
+    }
+    fn reset(&self, all: Vec<ServiceView>) {
+        self.store.set(self.which, all.first().map_or(Known::Absent, Known::of));
+    }
+}
+
+/// Follows both Services of the computing cluster until `cancel`.
+pub async fn watch_services(client: Client, store: Arc<ServiceStore>, cancel: CancellationToken) {
+    let run = |which, (namespace, name): (&'static str, &'static str)| {
+        let spec = WatchSpec::<ServiceView> {
+            name,
+            api: Api::namespaced(client.clone(), namespace),
+            config: watcher::Config::default().fields(&format!("metadata.name={name}")),
+        };
+        let sink = Arc::new(ServiceSink { store: Arc::clone(&store), which });
+        watch_into(spec, sink, Arc::new(WatchHealth::default()), cancel.clone())
+    };
+    tokio::join!(run(Which::Api, API_SERVICE), run(Which::Dns, DNS_SERVICE));
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::objects::{ObjectRef, PodDirectory};
+
+    #[derive(Default)]
+    struct Woken(Mutex<Vec<ObjectKey>>);
+    impl PodDirectory for Woken {
+        fn uses(&self, _: &ObjectRef) -> bool {
+            true
+        }
+        fn runs(&self, _: &ObjectKey, _: &str) -> bool {
+            true
+        }
+        fn wake(&self, pods: Vec<ObjectKey>) {
+            self.0.lock().extend(pods);
+        }
+    }
+
+    fn service(ingress: serde_json::Value) -> ServiceView {
+        serde_json::from_value(json!({
+            "metadata": {"name": "kubernetes-intranet"},
+            "spec": {"ports": [{"port": 443}, {"port": 80}]},
+            "status": {"loadBalancer": {"ingress": ingress}},
+        }))
+        .unwrap()
+    }
+
+    #[tokio::test]
+    async fn waiting_pods_learn_when_the_address_appears_and_the_next_pod_uses_a_changed_one() {
+        let pods = Pods::default();
+        let woken = Arc::new(Woken::default());
+        pods.connect(woken.clone());
+        let store = Arc::new(ServiceStore::new(pods));
+        let sink = ServiceSink { store: Arc::clone(&store), which: Which::Api };
+        let pod = ObjectKey::new("team-a", "web");
+
+        let error = store.environment(&pod, DnsNeed::Own).await.unwrap_err();
+        assert!(
+            error.to_string().starts_with("Service default/kubernetes-intranet has not been read yet"),
+            "{error}"
+        );
+        sink.reset(vec![]);
+        assert_eq!(woken.0.lock().len(), 1, "the reason changed");
+        let error = store.environment(&pod, DnsNeed::Own).await.unwrap_err();
+        assert!(error.to_string().contains("does not exist"), "{error}");
+
+        sink.apply(service(json!([{"ip": "10.0.0.1"}])));
+        assert_eq!(woken.0.lock().len(), 2);
+        let environment = store.environment(&pod, DnsNeed::Node).await.unwrap();
+        assert_eq!((environment.api_address.to_string().as_str(), environment.api_port), ("10.0.0.1", 443));
+        assert_eq!(environment.dns_address, None);
+
+        sink.apply(service(json!([{"ip": "10.0.0.2"}])));
+        let environment = store.environment(&pod, DnsNeed::Own).await.unwrap();
+        assert_eq!(environment.api_address.to_string(), "10.0.0.2");
+        assert_eq!(woken.0.lock().len(), 2, "nobody waits any more");
+    }
+
+    #[tokio::test]
+    async fn only_pods_that_ask_cluster_dns_wait_for_it() {
+        let store = Arc::new(ServiceStore::new(Pods::default()));
+        ServiceSink { store: Arc::clone(&store), which: Which::Api }
+            .apply(service(json!([{"ip": "fd00::1"}])));
+        let pod = ObjectKey::new("team-a", "web");
+        let error = store.environment(&pod, DnsNeed::Cluster).await.unwrap_err();
+        assert_eq!((error.namespace, error.name), DNS_SERVICE);
+        ServiceSink { store: Arc::clone(&store), which: Which::Dns }
+            .apply(service(json!([{"hostname": "localhost"}])));
+        let environment = store.environment(&pod, DnsNeed::Cluster).await.unwrap();
+        assert!(environment.dns_address.unwrap().is_loopback(), "the host name is resolved");
+        let url = environment.variables().into_iter().find(|(name, _)| *name == "KUBERNETES_PORT").unwrap().1;
+        assert_eq!(url, "tcp://[fd00::1]:443");
+    }
+}

@@ -1,0 +1,201 @@
+//! Requests tokens, keeps their Secrets and removes them.
+
+use std::{sync::Arc, time::Duration};
+
+use jiff::Timestamp;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use kubeocean_api::keys::annotation;
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::{
+    index::{Look, TokenSecret, TokenStore},
+    plan::{self, Issued, TokenOwner, TokenVolume, token_volumes},
+};
+use crate::{
+    objects::Clusters,
+    pods::vpod_identity::VpodIdentity,
+    runtime::{
+        error::ApplyError,
+        queue::Outcome,
+        request::{DeleteOptions, create_json, delete_json, get_json, merge_patch, paths},
+    },
+};
+
+/// Why a vpod's tokens could not be provided.
+#[derive(Debug, thiserror::Error)]
+pub enum TokenError {
+    /// A request failed. `NotFound` means that the ServiceAccount does not exist.
+    #[error(transparent)]
+    Apply(#[from] ApplyError),
+    /// A Secret of that name belongs to somebody else.
+    #[error("Secret {secret} in the worker cluster belongs to somebody else")]
+    Foreign {
+        /// Name of the Secret.
+        secret: String,
+    },
+    /// The API server's answer has no token.
+    #[error("the token request of ServiceAccount {service_account} was answered without a token")]
+    NoToken {
+        /// The account.
+        service_account: String,
+    },
+}
+
+impl TokenStore {
+    /// Makes the token Secrets a ppod of `vpod` mounts. Secrets left by an interrupted run are used again; a vpod
+    /// without tokens costs no request.
+    pub async fn ensure(&self, clusters: &Clusters, vpod: &Value) -> Result<(), TokenError> {
+        for volume in token_volumes(vpod) {
+            if !self.held(&volume.secret).is_some_and(|(_, fresh)| fresh) {
+                self.write(clusters, vpod, &volume).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Removes the token Secrets of a vpod whose ppod is gone. Costs one request a Secret, none without.
+    pub async fn release(&self, clusters: &Clusters, owner: &TokenOwner) -> Result<(), ApplyError> {
+        for secret in self.of_owner(owner) {
+            let path = paths::core("secrets", &clusters.scope.mount_namespace, &secret.name);
+            let options = DeleteOptions { uid: Some(secret.uid), grace_seconds: None };
+            delete_json(&clusters.worker, &path, &options).await?;
+            self.forget(&secret.name);
+            tracing::debug!(vpod = %owner.key, secret = secret.name, "token secret removed");
+        }
+        self.ended(owner);
+        Ok(())
+    }
+
+    /// One look at a vpod's tokens: renews what is due, restores what was deleted, removes what nobody needs.
+    pub(crate) async fn reconcile(&self, clusters: &Clusters, owner: &TokenOwner) -> Outcome {
+        match self.look_after(clusters, owner).await {
+            Ok(Some(at)) => Outcome::After(plan::until(self.clock.now(), at).max(Duration::from_secs(1))),
+            Ok(None) => Outcome::Done,
+            Err(error) => {
+                tracing::warn!(vpod = %owner.key, %error, "tokens could not be renewed");
+                Outcome::Retry
+            }
+        }
+    }
+
+    async fn look_after(
+        &self,
+        clusters: &Clusters,
+        owner: &TokenOwner,
+    ) -> Result<Option<Timestamp>, TokenError> {
+        let running = self.pods.runs(&owner.key, &owner.uid);
+        if running && let Look::Due(at) = self.look(owner) {
+            return Ok(Some(at));
+        }
+        if self.look(owner) == Look::Nothing {
+            return Ok(None);
+        }
+        let path = paths::pod(&owner.key.namespace, &owner.key.name);
+        let vpod = get_json(&clusters.computing, &path).await?;
+        let Some(vpod) = vpod.filter(|vpod| VpodIdentity::of(vpod).as_ref() == Some(owner)) else {
+            self.release(clusters, owner).await?;
+            return Ok(None);
+        };
+        if !running || has_ended(&vpod) {
+            // Its Secrets go with its ppod.
+            self.ended(owner);
+            return Ok(None);
+        }
+        for volume in token_volumes(&vpod) {
+            if !self.held(&volume.secret).is_some_and(|(_, fresh)| fresh) {
+                self.write(clusters, &vpod, &volume).await?;
+            }
+        }
+        // What is not in the pod's volumes is not renewed; it goes with the pod.
+        self.ended(owner);
+        Ok(match self.look(owner) {
+            Look::Due(at) => Some(at),
+            Look::Nothing | Look::Now => None,
+        })
+    }
+
+    async fn write(&self, clusters: &Clusters, vpod: &Value, volume: &TokenVolume) -> Result<(), TokenError> {
+        let (Some(owner), Some(account)) = (VpodIdentity::of(vpod), plan::service_account(vpod)) else {
+            return Ok(());
+        };
+        let mut tokens: Vec<(String, Issued)> = Vec::with_capacity(volume.sources.len());
+        for source in &volume.sources {
+            let path = paths::service_account_token(&owner.key.namespace, account);
+            let answer = create_json(&clusters.computing, &path, &plan::request_body(&owner, source)).await?;
+            let issued = plan::issued(&answer)
+                .ok_or_else(|| TokenError::NoToken { service_account: account.to_owned() })?;
+            tokens.push((source.key.clone(), issued));
+        }
+        let manifest = plan::manifest(&clusters.scope, &owner, account, &volume.secret, &tokens);
+        let stored = self.store(clusters, &owner, &volume.secret, &manifest).await?;
+        let Some(expires) = plan::earliest(&tokens) else { return Ok(()) };
+        let uid = stored.pointer("/metadata/uid").and_then(Value::as_str).unwrap_or_default().to_owned();
+        let annotation =
+            stored.pointer("/metadata/annotations").and_then(|all| all.get(annotation::TOKEN_EXPIRATION));
+        let secret = TokenSecret {
+            name: volume.secret.clone(),
+            uid,
+            // As stored, so that the watch event of this write brings nothing new.
+            expires: annotation.and_then(Value::as_str).and_then(crate::runtime::clock::parse_rfc3339),
+            owner,
+        };
+        let renew_at = plan::renew_at(&volume.secret, self.clock.now(), expires);
+        self.written(secret, renew_at);
+        Ok(())
+    }
+
+    /// Creates the Secret, or changes the one that exists.
+    async fn store(
+        &self,
+        clusters: &Clusters,
+        owner: &TokenOwner,
+        name: &str,
+        manifest: &Value,
+    ) -> Result<Value, TokenError> {
+        let namespace = &clusters.scope.mount_namespace;
+        let path = paths::core("secrets", namespace, name);
+        if let Some((known, _)) = self.held(name) {
+            match merge_patch(&clusters.worker, &path, &patch(manifest, &known.uid)).await {
+                Err(ApplyError::NotFound { .. } | ApplyError::Conflict { .. }) => self.forget(name),
+                answer => return Ok(answer?),
+            }
+        }
+        match create_json(&clusters.worker, &paths::core_all("secrets", namespace), manifest).await {
+            Err(ApplyError::AlreadyExists { object }) => {
+                let found = get_json(&clusters.worker, &path).await?;
+                let Some(found) = found else { return Err(ApplyError::AlreadyExists { object }.into()) };
+                let meta = ObjectMeta::deserialize(&found["metadata"]).unwrap_or_default();
+                let secret = TokenSecret::of(&meta, &clusters.scope, &self.pods);
+                match secret.filter(|secret| secret.owner == *owner) {
+                    Some(secret) => {
+                        Ok(merge_patch(&clusters.worker, &path, &patch(manifest, &secret.uid)).await?)
+                    }
+                    None => Err(TokenError::Foreign { secret: name.to_owned() }),
+                }
+            }
+            answer => Ok(answer?),
+        }
+    }
+}
+
+/// The part of the manifest that changes, for exactly the Secret with that UID.
+fn patch(manifest: &Value, uid: &str) -> Value {
+    json!({
+        "metadata": {
+            "uid": uid,
+            "labels": manifest["metadata"]["labels"],
+            "annotations": manifest["metadata"]["annotations"],
+        },
+        "data": manifest["data"],
+    })
+}
+
+fn has_ended(vpod: &Value) -> bool {
+    matches!(vpod.pointer("/status/phase").and_then(Value::as_str), Some("Succeeded" | "Failed"))
+}
+
+/// Looks at every vpod that has tokens, now: finds Secrets of vpods that went away unseen (TD-1201).
+pub(crate) fn sweep(store: &Arc<TokenStore>) {
+    store.queue.add_all(store.owners());
+}
