@@ -143,7 +143,9 @@ impl PodSync {
             PodAction::ReadPpod { ppod } => self.read_ppod(snapshot, &ppod).await,
             PodAction::WriteMapping { uid, resource_version, ppod, clear_uid } => {
                 let patch = mapping_patch(&uid, &resource_version, &ppod, clear_uid);
-                let Some(vpod) = self.patch_vpod(&snapshot.key, &uid, &patch).await? else { return Ok(Step::Replan) };
+                let Some(vpod) = self.patch_vpod(&snapshot.key, &uid, &patch).await? else {
+                    return Ok(Step::Replan);
+                };
                 *whole_vpod = Some(vpod);
                 Ok(Step::Next)
             }
@@ -159,7 +161,9 @@ impl PodSync {
             PodAction::PatchVpod { uid, resource_version, status, change } => {
                 self.report(snapshot, &uid, &resource_version, status, &change).await
             }
-            PodAction::FailVpod { uid, message, event } => self.fail(&snapshot.key, &uid, &message, event).await,
+            PodAction::FailVpod { uid, message, event } => {
+                self.fail(&snapshot.key, &uid, &message, event).await
+            }
             PodAction::DeletePpod { ppod, grace_seconds, why } => {
                 tracing::info!(vpod = %snapshot.key, ppod = %ppod.key(), ?why, "ppod deleted");
                 self.delete_ppod(&ppod, grace_seconds).await
@@ -236,7 +240,8 @@ impl PodSync {
                 self.metrics.pod_created.inc();
                 tracing::info!(vpod = %key, ppod = %ppod.key, worker_node, "ppod created");
                 if self.pod_events == PodEvents::All {
-                    let message = format!("created pod {} on node {worker_node} of the worker cluster", ppod.key);
+                    let message =
+                        format!("created pod {} on node {worker_node} of the worker cluster", ppod.key);
                     self.publish(key, uid, Severity::Normal, "PhysicalPodCreated", message);
                 }
                 self.store.feed_ppod(ppod);
@@ -298,7 +303,8 @@ impl PodSync {
         names: &[Box<str>],
     ) -> Result<Step, ApplyError> {
         let whole = read_pod(&self.clusters.computing, key).await?;
-        let Some((whole, vpod)) = whole.and_then(|whole| Vpod::from_json(&whole).map(|vpod| (whole, vpod))) else {
+        let Some((whole, vpod)) = whole.and_then(|whole| Vpod::from_json(&whole).map(|vpod| (whole, vpod)))
+        else {
             return Ok(Step::Next);
         };
         let added = match self.debug_containers(&vpod, &whole, names).await {
@@ -319,7 +325,13 @@ impl PodSync {
             Ok(None) => Ok(Step::Next),
             Err(error @ (ApplyError::Rejected { .. } | ApplyError::Forbidden { .. })) => {
                 tracing::warn!(vpod = %key, error = error.chain(), "debug containers not started");
-                self.publish(key, &vpod.uid, Severity::Warning, "FailedCreatePod", status::cut(&error.chain()));
+                self.publish(
+                    key,
+                    &vpod.uid,
+                    Severity::Warning,
+                    "FailedCreatePod",
+                    status::cut(&error.chain()),
+                );
                 Ok(Step::Refused)
             }
             Err(error) => Err(error),
@@ -327,7 +339,12 @@ impl PodSync {
     }
 
     /// Writes to a vpod through its status, where metadata is accepted too (TD-504). `None`: it is gone.
-    async fn patch_vpod(&self, key: &ObjectKey, uid: &str, patch: &Value) -> Result<Option<Value>, ApplyError> {
+    async fn patch_vpod(
+        &self,
+        key: &ObjectKey,
+        uid: &str,
+        patch: &Value,
+    ) -> Result<Option<Value>, ApplyError> {
         let path = paths::pod_status(&key.namespace, &key.name);
         match merge_patch(&self.clusters.computing, &path, patch).await {
             Ok(answer) => {
@@ -418,7 +435,8 @@ impl PodSync {
     async fn finish(&self, snapshot: &PodSnapshot, uid: &str) -> Result<Step, ApplyError> {
         let key = &snapshot.key;
         let options = DeleteOptions { uid: Some(uid.to_owned()), grace_seconds: Some(0) };
-        request::delete_json(&self.clusters.computing, &paths::pod(&key.namespace, &key.name), &options).await?;
+        request::delete_json(&self.clusters.computing, &paths::pod(&key.namespace, &key.name), &options)
+            .await?;
         if snapshot.vpod.as_ref().is_some_and(|vpod| vpod.has_finalizers) {
             self.store.vpod_finished(key, uid, self.clock.now());
         } else {
@@ -490,8 +508,9 @@ impl Refusal {
 
 /// A ppod that the watch would show too.
 pub(super) fn managed_ppod(pod: &Value) -> Option<Ppod> {
-    Ppod::from_json(pod)
-        .filter(|ppod| ppod.labels.get(label::MANAGED_BY).is_some_and(|value| value == label::MANAGED_BY_VALUE))
+    Ppod::from_json(pod).filter(|ppod| {
+        ppod.labels.get(label::MANAGED_BY).is_some_and(|value| value == label::MANAGED_BY_VALUE)
+    })
 }
 
 /// Reads a pod of the worker cluster.

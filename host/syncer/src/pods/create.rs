@@ -61,8 +61,12 @@ impl From<TokenError> for CreateError {
                 Self::Refused(Refusal::new(RefusalReason::DependencyMissing, error))
             }
             TokenError::Apply(error) => Self::Apply(error),
-            error @ TokenError::Foreign { .. } => Self::Refused(Refusal::new(RefusalReason::NameConflict, error)),
-            error @ TokenError::NoToken { .. } => Self::Refused(Refusal::new(RefusalReason::DependencyMissing, error)),
+            error @ TokenError::Foreign { .. } => {
+                Self::Refused(Refusal::new(RefusalReason::NameConflict, error))
+            }
+            error @ TokenError::NoToken { .. } => {
+                Self::Refused(Refusal::new(RefusalReason::DependencyMissing, error))
+            }
         }
     }
 }
@@ -109,7 +113,10 @@ impl PodSync {
         self.objects.tokens.ensure(&self.clusters, whole).await?;
         match create_json(&self.clusters.worker, &paths::pods(&scope.mount_namespace), &ppod).await {
             Ok(created) => Ppod::from_json(&created).ok_or_else(|| {
-                CreateError::Refused(Refusal::new(RefusalReason::Rejected, "the worker cluster answered with no pod"))
+                CreateError::Refused(Refusal::new(
+                    RefusalReason::Rejected,
+                    "the worker cluster answered with no pod",
+                ))
             }),
             Err(ApplyError::AlreadyExists { object }) => {
                 Err(self.occupied(&ppod_key(&scope.mount_namespace, &vpod.key), object).await)
@@ -145,7 +152,8 @@ impl PodSync {
         whole: &Value,
         names: &[Box<str>],
     ) -> Result<Vec<Value>, CreateError> {
-        let services: ServiceEnvironment = self.objects.services.environment(&vpod.key, dns_need(&whole["spec"])).await?;
+        let services: ServiceEnvironment =
+            self.objects.services.environment(&vpod.key, dns_need(&whole["spec"])).await?;
         self.objects.ensure(&self.clusters, &vpod.references, &vpod.key).await?;
         let containers = worker_debug_containers(whole, &services)?;
         let wanted = |container: &Value| names.iter().any(|name| container["name"] == **name);

@@ -48,7 +48,8 @@ pub(super) fn plan_deleting(snapshot: &PodSnapshot, vpod: &Vpod, deletion: Delet
         Ownership::Foreign(_) => PodPlan::default(),
         Ownership::Stale(owned) => plan::plan_stale(snapshot, ppod, owned, None),
         Ownership::Ours(owned) | Ownership::Legacy(owned) => {
-            let mut remove = plan_remove(ppod, owned.clone(), deletion.grace_seconds, DeleteReason::VpodDeleting);
+            let mut remove =
+                plan_remove(ppod, owned.clone(), deletion.grace_seconds, DeleteReason::VpodDeleting);
             if remove.actions.is_empty() {
                 // How it ends still matters, to Jobs above all.
                 remove = plan::plan_mirror(snapshot, vpod, ppod, PodPlan::default());
@@ -80,7 +81,8 @@ fn plan_remove(ppod: &Ppod, owned: Owned, grace_seconds: Option<i64>, why: Delet
 }
 
 fn plan_finish(snapshot: &PodSnapshot, vpod: &Vpod, deletion: Deletion) -> PodPlan {
-    let never_mapped = vpod.annotation(annotation::PHYSICAL_POD_NAME).is_none() && vpod.recorded_uid().is_none();
+    let never_mapped =
+        vpod.annotation(annotation::PHYSICAL_POD_NAME).is_none() && vpod.recorded_uid().is_none();
     let mut plan = PodPlan::default();
     match &snapshot.absence {
         Absence::Unproven if !never_mapped || !vpod.status.blank => {

@@ -154,7 +154,11 @@ impl PodStore {
         let all = old.binding_deleting != scope.binding_deleting;
         if daemonsets || all {
             let index = self.index.lock();
-            let keys = index.vpods.iter().filter(|(_, entry)| all || entry.vpod.daemonset).map(|(key, _)| key.clone());
+            let keys = index
+                .vpods
+                .iter()
+                .filter(|(_, entry)| all || entry.vpod.daemonset)
+                .map(|(key, _)| key.clone());
             self.queue.add_all(keys.collect::<Vec<_>>());
         }
     }
@@ -216,9 +220,14 @@ impl PodStore {
             let index = self.index.lock();
             let entry = index.vpods.get(key);
             let copies = index.by_back_reference.get(key).into_iter().flatten();
-            let strays: Vec<_> = copies.filter(|copy| **copy != place).filter_map(|copy| index.ppods.get(copy)).cloned().collect();
+            let strays: Vec<_> = copies
+                .filter(|copy| **copy != place)
+                .filter_map(|copy| index.ppods.get(copy))
+                .cloned()
+                .collect();
             let ppod = index.ppods.get(&place).cloned();
-            let named = strays.iter().chain(&ppod).filter_map(|it| it.annotation(annotation::VIRTUAL_POD_UID));
+            let named =
+                strays.iter().chain(&ppod).filter_map(|it| it.annotation(annotation::VIRTUAL_POD_UID));
             PodSnapshot {
                 gone_vpods: named.filter(|uid| index.gone_vpods.contains(uid)).map(Into::into).collect(),
                 key: key.clone(),
@@ -301,7 +310,8 @@ impl PodStore {
     pub(super) fn vpod_finished(&self, key: &ObjectKey, uid: &str, now: Timestamp) {
         let mut index = self.index.lock();
         if let Some(entry) = index.vpods.get_mut(key).filter(|entry| *entry.vpod.uid == *uid) {
-            Arc::make_mut(&mut entry.vpod).deletion = Some(Deletion { deadline: now, grace_seconds: Some(0) });
+            Arc::make_mut(&mut entry.vpod).deletion =
+                Some(Deletion { deadline: now, grace_seconds: Some(0) });
         }
     }
 
@@ -316,7 +326,9 @@ impl PodStore {
     /// The vpod shows what `ppod` reported; its copy here is dropped unless it has changed since.
     pub(super) fn mirrored(&self, key: &ObjectKey, vpod_uid: &str, ppod: &Ppod) {
         let index = &mut *self.index.lock();
-        let Some(entry) = index.vpods.get_mut(key).filter(|entry| *entry.vpod.uid == *vpod_uid) else { return };
+        let Some(entry) = index.vpods.get_mut(key).filter(|entry| *entry.vpod.uid == *vpod_uid) else {
+            return;
+        };
         let Some(present) = index.ppods.get_mut(&ppod.key) else { return };
         if present.uid == ppod.uid && present.status.hash == ppod.status.hash {
             entry.mirrored = Some(entry.vpod.status.hashes.total());
@@ -395,7 +407,10 @@ impl PodDirectory for PodStore {
 
     fn runs(&self, pod: &ObjectKey, uid: &str) -> bool {
         let index = self.index.lock();
-        index.vpods.get(pod).is_some_and(|entry| *entry.vpod.uid == *uid && !entry.vpod.status.phase.is_terminal())
+        index
+            .vpods
+            .get(pod)
+            .is_some_and(|entry| *entry.vpod.uid == *uid && !entry.vpod.status.phase.is_terminal())
     }
 
     fn wake(&self, pods: Vec<ObjectKey>) {
@@ -454,7 +469,8 @@ impl Sink<PpodObject> for PodStore {
     }
 
     fn reset(&self, all: Vec<PpodObject>) {
-        let listed: HashSet<ObjectKey, RandomState> = all.iter().map(|object| object.view.key.clone()).collect();
+        let listed: HashSet<ObjectKey, RandomState> =
+            all.iter().map(|object| object.view.key.clone()).collect();
         all.into_iter().for_each(|object| self.apply(object));
         let vanished: Vec<_> = {
             let index = self.index.lock();

@@ -46,7 +46,10 @@ impl Expected {
     /// What of a vpod's metadata its copy carries.
     pub fn of(labels: &Metadata, annotations: &Metadata) -> Self {
         let travelling = |all: &Metadata| {
-            all.iter().filter(|(key, _)| travels_down(key)).map(|(key, value)| (key.clone(), value.clone())).collect()
+            all.iter()
+                .filter(|(key, _)| travels_down(key))
+                .map(|(key, value)| (key.clone(), value.clone()))
+                .collect()
         };
         Self { labels: travelling(labels), annotations: travelling(annotations) }
     }

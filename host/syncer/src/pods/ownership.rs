@@ -88,7 +88,8 @@ pub fn check(ppod: &Ppod, stamp: &Stamp, claim: Claim<'_>) -> Ownership {
     if ppod.labels.get(label::MANAGED_BY).is_none_or(|value| value != label::MANAGED_BY_VALUE) {
         return foreign("it is not managed by Kubeocean".to_owned());
     }
-    let binding = ppod.labels.get(label::CLUSTER_BINDING).map(String::as_str).filter(|value| !value.is_empty());
+    let binding =
+        ppod.labels.get(label::CLUSTER_BINDING).map(String::as_str).filter(|value| !value.is_empty());
     let cluster = ppod.annotation(annotation::COMPUTING_CLUSTER_UID);
     if let Some(binding) = binding.filter(|binding| **binding != *stamp.binding) {
         return foreign(format!("it belongs to the ClusterBinding {binding}"));
@@ -102,8 +103,11 @@ pub fn check(ppod: &Ppod, stamp: &Stamp, claim: Claim<'_>) -> Ownership {
     if reference.key != *claim.key {
         return foreign(format!("it is the copy of {}", reference.key));
     }
-    let owned =
-        Owned { key: ppod.key.clone(), uid: ppod.uid.clone(), resource_version: ppod.resource_version.clone() };
+    let owned = Owned {
+        key: ppod.key.clone(),
+        uid: ppod.uid.clone(),
+        resource_version: ppod.resource_version.clone(),
+    };
     let exact = claim.uid.is_some_and(|uid| *uid == *reference.uid);
     let stamped = binding.is_some() && cluster.is_some();
     match (stamped, exact) {
@@ -120,10 +124,14 @@ pub fn check(ppod: &Ppod, stamp: &Stamp, claim: Claim<'_>) -> Ownership {
 }
 
 fn on_our_vnode(ppod: &Ppod, stamp: &Stamp) -> bool {
-    ppod.annotation(annotation::VIRTUAL_NODE_NAME).is_some_and(|vnode| vnode.starts_with(&*stamp.vnode_prefix))
+    ppod.annotation(annotation::VIRTUAL_NODE_NAME)
+        .is_some_and(|vnode| vnode.starts_with(&*stamp.vnode_prefix))
 }
 
 /// Serialises anything by its text form.
-pub(super) fn as_text<T: std::fmt::Display, S: Serializer>(value: &T, serializer: S) -> Result<S::Ok, S::Error> {
+pub(super) fn as_text<T: std::fmt::Display, S: Serializer>(
+    value: &T,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
     serializer.collect_str(value)
 }

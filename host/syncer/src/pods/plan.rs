@@ -78,7 +78,12 @@ fn plan_strays(snapshot: &PodSnapshot) -> Option<PodPlan> {
 
 /// The copy of an earlier vpod of this name (row 5). Its DELETED event wakes the vpod. The vpod it names must be known
 /// to be gone: with two lists of different age the "stale" one could be the newer.
-pub(super) fn plan_stale(snapshot: &PodSnapshot, ppod: &Ppod, owned: Owned, grace_seconds: Option<i64>) -> PodPlan {
+pub(super) fn plan_stale(
+    snapshot: &PodSnapshot,
+    ppod: &Ppod,
+    owned: Owned,
+    grace_seconds: Option<i64>,
+) -> PodPlan {
     let named = ppod.annotation(annotation::VIRTUAL_POD_UID).unwrap_or_default();
     let actions = if ppod.deletion.is_some() {
         Vec::new()
@@ -235,8 +240,11 @@ fn plan_follow(vpod: &Vpod, ppod: &Ppod, owned: &Owned, stamps: &MetadataChange,
 
 /// Status, UID and the worker's metadata go up, in one write.
 pub(super) fn plan_mirror(snapshot: &PodSnapshot, vpod: &Vpod, ppod: &Ppod, mut plan: PodPlan) -> PodPlan {
-    let change =
-        if vpod.deletion.is_some() { MetadataChange::default() } else { change_of_vpod(snapshot, vpod, ppod) };
+    let change = if vpod.deletion.is_some() {
+        MetadataChange::default()
+    } else {
+        change_of_vpod(snapshot, vpod, ppod)
+    };
     let compared = if snapshot.mirrored == Some(vpod.status.hashes.total()) {
         StatusPlan::Converged
     } else {

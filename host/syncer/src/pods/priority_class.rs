@@ -34,7 +34,10 @@ impl DefaultPriorityClass {
         };
         if found.is_none() {
             match create_json(worker, &all, &manifest()).await {
-                Ok(_) => tracing::info!(class = DEFAULT_PRIORITY_CLASS, "PriorityClass created in the worker cluster"),
+                Ok(_) => tracing::info!(
+                    class = DEFAULT_PRIORITY_CLASS,
+                    "PriorityClass created in the worker cluster"
+                ),
                 Err(ApplyError::AlreadyExists { .. }) => {}
                 Err(error @ ApplyError::Forbidden { .. }) => {
                     tracing::warn!(error = error.chain(), "the worker cluster must have this PriorityClass");

@@ -65,7 +65,9 @@ pub fn plan_status(vpod: &Vpod, ppod: &PpodStatus, messages: StatusMessages, now
     }
     let urgent = fields.contains_key("phase")
         || fields.contains_key("podIP")
-        || fields.get(CONDITIONS).is_some_and(|new| readiness(new) != readiness(&parse_conditions(&vpod.status.conditions)));
+        || fields
+            .get(CONDITIONS)
+            .is_some_and(|new| readiness(new) != readiness(&parse_conditions(&vpod.status.conditions)));
     StatusPlan::Change { fields, urgent }
 }
 
@@ -106,7 +108,12 @@ fn unscheduled_message(reported: &Map<String, Value>) -> Option<&str> {
     pending["message"].as_str().filter(|message| !message.is_empty())
 }
 
-fn merge_conditions(vpod: &Vpod, reported: Option<&Value>, messages: StatusMessages, now: Timestamp) -> Vec<Value> {
+fn merge_conditions(
+    vpod: &Vpod,
+    reported: Option<&Value>,
+    messages: StatusMessages,
+    now: Timestamp,
+) -> Vec<Value> {
     let own = match parse_conditions(&vpod.status.conditions) {
         Value::Array(list) => list,
         _ => Vec::new(),
@@ -115,7 +122,9 @@ fn merge_conditions(vpod: &Vpod, reported: Option<&Value>, messages: StatusMessa
     let find = |list: &[Value], kind: &str| list.iter().find(|condition| condition["type"] == kind).cloned();
 
     let mut merged: Vec<Value> = Vec::with_capacity(own.len().max(reported.len()));
-    merged.extend(find(&own, "PodScheduled").or_else(|| find(reported, "PodScheduled").map(|it| adopt(it, messages))));
+    merged.extend(
+        find(&own, "PodScheduled").or_else(|| find(reported, "PodScheduled").map(|it| adopt(it, messages))),
+    );
     for condition in reported.iter().filter(|condition| condition["type"] != "PodScheduled") {
         let mut condition = adopt(condition.clone(), messages);
         if condition["type"] == "Ready" && !vpod.readiness_gates.is_empty() {
@@ -149,7 +158,8 @@ fn apply_gates(ready: &mut Value, vpod: &Vpod, own: &[Value], now: Timestamp) {
         return;
     }
     let before = own.iter().find(|condition| condition["type"] == "Ready" && condition["status"] == "False");
-    let since = before.map_or_else(|| seconds(now).into(), |condition| condition["lastTransitionTime"].clone());
+    let since =
+        before.map_or_else(|| seconds(now).into(), |condition| condition["lastTransitionTime"].clone());
     *ready = json!({
         "type": "Ready",
         "status": "False",
@@ -178,7 +188,10 @@ fn trim_messages(field: &str, value: &mut Value, messages: StatusMessages) {
                 StatusMessages::ReasonOnly => Value::Null,
             };
         }
-        ("containerStatuses" | "initContainerStatuses" | "ephemeralContainerStatuses", Value::Array(statuses)) => {
+        (
+            "containerStatuses" | "initContainerStatuses" | "ephemeralContainerStatuses",
+            Value::Array(statuses),
+        ) => {
             for status in statuses {
                 for state in ["state", "lastState"] {
                     if let Some(states) = status.get_mut(state).and_then(Value::as_object_mut) {
@@ -197,7 +210,9 @@ fn trim_message_member(value: &mut Value, messages: StatusMessages) {
         (StatusMessages::ReasonOnly, Some(_)) => {
             members.remove("message");
         }
-        (StatusMessages::Full, Some(Value::String(text))) if text.len() > MESSAGE_MAX_BYTES => *text = cut(text),
+        (StatusMessages::Full, Some(Value::String(text))) if text.len() > MESSAGE_MAX_BYTES => {
+            *text = cut(text)
+        }
         _ => {}
     }
 }
@@ -277,7 +292,8 @@ pub fn set_condition(
 ) -> bool {
     let at = conditions.iter().position(|condition| condition["type"] == kind);
     let old = at.map(|at| &conditions[at]);
-    if old.is_some_and(|old| old["status"] == status && old["reason"] == reason && old["message"] == message) {
+    if old.is_some_and(|old| old["status"] == status && old["reason"] == reason && old["message"] == message)
+    {
         return false;
     }
     let since = old

@@ -92,12 +92,13 @@ fn feed(value: &Value, hasher: &mut AHasher) {
         }
         Value::Object(members) => {
             hasher.write_u8(6);
-            let sum = members.iter().filter(|(_, value)| !value.is_null()).fold(0_u64, |sum, (name, value)| {
-                let mut member = self::hasher();
-                member.write(name.as_bytes());
-                feed(value, &mut member);
-                sum.wrapping_add(member.finish())
-            });
+            let sum =
+                members.iter().filter(|(_, value)| !value.is_null()).fold(0_u64, |sum, (name, value)| {
+                    let mut member = self::hasher();
+                    member.write(name.as_bytes());
+                    feed(value, &mut member);
+                    sum.wrapping_add(member.finish())
+                });
             hasher.write_u64(sum);
         }
     }
@@ -120,8 +121,11 @@ mod tests {
 
     #[test]
     fn order_and_nulls_make_no_difference() {
-        let one = hashes(&json!({"conditions": [{"type": "A", "status": "True"}, {"type": "B", "lastProbeTime": null}]}));
-        let two = hashes(&json!({"conditions": [{"type": "B"}, {"status": "True", "type": "A"}], "message": ""}));
+        let one = hashes(
+            &json!({"conditions": [{"type": "A", "status": "True"}, {"type": "B", "lastProbeTime": null}]}),
+        );
+        let two =
+            hashes(&json!({"conditions": [{"type": "B"}, {"status": "True", "type": "A"}], "message": ""}));
         assert_eq!(one, two);
     }
 

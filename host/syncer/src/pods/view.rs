@@ -290,7 +290,8 @@ impl Vpod {
     /// The view of a decoded vpod; `None` if it is not on a vnode (TD-401).
     pub(super) fn parse(wire: VpodWire) -> Option<Self> {
         let VpodWire { metadata, spec, status } = wire;
-        let node = spec.get("nodeName").and_then(Value::as_str).filter(|node| node.starts_with(VNODE_PREFIX))?;
+        let node =
+            spec.get("nodeName").and_then(Value::as_str).filter(|node| node.starts_with(VNODE_PREFIX))?;
         let owners = metadata.owner_references.unwrap_or_default();
         Some(Self {
             node: node.into(),
@@ -397,11 +398,15 @@ impl PpodStatus {
     fn parse(mut status: Map<String, Value>) -> Self {
         status.retain(|field, value| status_hash::FIELDS.contains(&field.as_str()) && !value.is_null());
         let unscheduled = status.get("conditions").and_then(Value::as_array).and_then(|conditions| {
-            conditions.iter().find(|condition| condition["type"] == "PodScheduled" && condition["status"] == "False")
+            conditions
+                .iter()
+                .find(|condition| condition["type"] == "PodScheduled" && condition["status"] == "False")
         });
         Self {
             phase: Phase::parse(&status),
-            started: ["startTime", "hostIP", "containerStatuses"].iter().any(|field| is_set(status.get(*field))),
+            started: ["startTime", "hostIP", "containerStatuses"]
+                .iter()
+                .any(|field| is_set(status.get(*field))),
             unscheduled_message: unscheduled
                 .and_then(|condition| condition["message"].as_str())
                 .filter(|message| !message.is_empty())
@@ -441,7 +446,8 @@ fn strings(spec: &Value, field: &str, member: &str) -> Vec<Box<str>> {
 }
 
 fn tolerates(spec: &Value, key: &str) -> bool {
-    let text = |item: &Value, field: &str| item.get(field).and_then(Value::as_str).unwrap_or_default().to_owned();
+    let text =
+        |item: &Value, field: &str| item.get(field).and_then(Value::as_str).unwrap_or_default().to_owned();
     list(spec, "tolerations").any(|item| {
         let exists = text(item, "operator") == "Exists";
         let named = text(item, "key");

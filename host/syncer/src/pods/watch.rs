@@ -42,7 +42,11 @@ pub async fn watch_pods(sync: Arc<PodSync>, health: Arc<PodHealth>, cancel: Canc
     let ppods = WatchSpec::<PpodObject> {
         name: "ppods",
         api: Api::namespaced(sync.clusters.worker.clone(), &sync.clusters.scope.mount_namespace),
-        config: watcher::Config::default().labels(&format!("{}={}", label::MANAGED_BY, label::MANAGED_BY_VALUE)),
+        config: watcher::Config::default().labels(&format!(
+            "{}={}",
+            label::MANAGED_BY,
+            label::MANAGED_BY_VALUE
+        )),
     };
     tokio::join!(
         watch_into(vpods, Arc::clone(&sync.store), Arc::clone(&health.vpods), cancel.clone()),

@@ -57,7 +57,9 @@ impl Workloads {
     /// The workload of a vpod of the cluster `computing`.
     pub async fn of(&self, computing: &Client, vpod: &Vpod) -> Result<Workload, ApplyError> {
         match vpod.owner.as_ref() {
-            Some(owner) if &*owner.kind == "ReplicaSet" => self.of_replica_set(computing, &vpod.key.namespace, owner).await,
+            Some(owner) if &*owner.kind == "ReplicaSet" => {
+                self.of_replica_set(computing, &vpod.key.namespace, owner).await
+            }
             owner => Ok(plain(owner)),
         }
     }

@@ -69,10 +69,14 @@ impl Pod {
         self.set(&["status", "phase"], phase)
     }
     pub(super) fn running(self) -> Self {
-        self.phase("Running").set(&["status", "hostIP"], "10.1.0.1").set(&["status", "podIP"], "10.2.0.1").set(
-            &["status", "conditions"],
-            json!([{"type": "Ready", "status": "True"}, {"type": "ContainersReady", "status": "True"}]),
-        )
+        self.phase("Running")
+            .set(&["status", "hostIP"], "10.1.0.1")
+            .set(&["status", "hostIPs"], json!([{"ip": "10.1.0.1"}]))
+            .set(&["status", "podIP"], "10.2.0.1")
+            .set(
+                &["status", "conditions"],
+                json!([{"type": "Ready", "status": "True"}, {"type": "ContainersReady", "status": "True"}]),
+            )
     }
     pub(super) fn deleting(self, grace_seconds: i64) -> Self {
         self.set(&["metadata", "deletionTimestamp"], "2026-01-05T12:00:30Z")

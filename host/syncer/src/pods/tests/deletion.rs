@@ -61,7 +61,8 @@ fn a_mapped_vpod_is_finished_when_its_ppod_is_known_to_be_gone() {
 
 #[test]
 fn a_vpod_behind_somebodys_finalizer_ends_terminal_and_is_finished_once() {
-    let pod = recorded().running().set(&["metadata", "finalizers"], json!(["batch.kubernetes.io/job-tracking"]));
+    let pod =
+        recorded().running().set(&["metadata", "finalizers"], json!(["batch.kubernetes.io/job-tracking"]));
     let mut snapshot = snapshot(Some(&pod.clone().deleting(30)), None);
     snapshot.absence = witnessed(&ppod().running());
     let expected: Vec<_> = ["fail"].into_iter().chain(FINISH).collect();
@@ -96,7 +97,10 @@ fn a_ppod_without_vpod_goes_after_proof() {
     snapshot.gone_vpods.insert("v1".into());
     let plan = plan_pod(&snapshot);
     assert!(
-        matches!(&*plan.actions, [PodAction::DeletePpod { why: DeleteReason::VpodGone, grace_seconds: None, .. }]),
+        matches!(
+            &*plan.actions,
+            [PodAction::DeletePpod { why: DeleteReason::VpodGone, grace_seconds: None, .. }]
+        ),
         "{plan:#?}"
     );
 }

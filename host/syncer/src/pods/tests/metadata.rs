@@ -72,7 +72,9 @@ fn a_key_removed_from_the_vpod_vanishes_and_foreign_keys_stay() {
     let vpod = pod.vpod();
     push_down(&vpod, &mut ppod);
     assert!(!ppod.labels.contains_key("app"));
-    assert!(ppod.labels.contains_key("worker-only") && ppod.annotation(annotation::VIRTUAL_POD_UID).is_some());
+    assert!(
+        ppod.labels.contains_key("worker-only") && ppod.annotation(annotation::VIRTUAL_POD_UID).is_some()
+    );
 }
 
 #[test]
@@ -84,7 +86,11 @@ fn what_means_something_in_the_worker_only_does_not_go_up() {
 
 fn keys() -> impl Strategy<Value = Metadata> {
     let key = prop::sample::select(vec!["a", "b", "c", "kubeocean.io/role", annotation::VIRTUAL_POD_UID]);
-    prop::collection::btree_map(key.prop_map(str::to_owned), prop::sample::select(vec!["", "1", "2"]).prop_map(str::to_owned), 0..5)
+    prop::collection::btree_map(
+        key.prop_map(str::to_owned),
+        prop::sample::select(vec!["", "1", "2"]).prop_map(str::to_owned),
+        0..5,
+    )
 }
 
 proptest! {

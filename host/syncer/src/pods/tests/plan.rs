@@ -66,9 +66,12 @@ fn without_a_copy(#[case] pod: Pod, #[case] expected: &[&str]) {
 }
 
 fn daemonset() -> Pod {
-    vpod().set(&["metadata", "ownerReferences"], json!([{
-        "apiVersion": "apps/v1", "kind": "DaemonSet", "name": "agent", "uid": "d"
-    }]))
+    vpod().set(
+        &["metadata", "ownerReferences"],
+        json!([{
+            "apiVersion": "apps/v1", "kind": "DaemonSet", "name": "agent", "uid": "d"
+        }]),
+    )
 }
 
 #[test]
@@ -167,7 +170,9 @@ fn foreign_pods_are_never_written(#[case] copy: Pod) {
         let writes = plan.actions.iter().any(|action| {
             matches!(
                 action,
-                PodAction::DeletePpod { .. } | PodAction::PatchPpod { .. } | PodAction::AddEphemeralContainers { .. }
+                PodAction::DeletePpod { .. }
+                    | PodAction::PatchPpod { .. }
+                    | PodAction::AddEphemeralContainers { .. }
             )
         });
         assert!(!writes, "{plan:#?}");
@@ -188,7 +193,8 @@ fn the_copy_of_an_earlier_pod_goes_when_that_pod_is_known_to_be_gone() {
 #[test]
 fn a_copy_at_another_place_is_deleted() {
     let mut snapshot = snapshot(Some(&recorded()), Some(&ppod()));
-    snapshot.strays = vec![Arc::new(ppod().set(&["metadata", "name"], "clone").set(&["metadata", "uid"], "c").ppod())];
+    snapshot.strays =
+        vec![Arc::new(ppod().set(&["metadata", "name"], "clone").set(&["metadata", "uid"], "c").ppod())];
     check_words(&snapshot, &["delete"]);
 }
 
@@ -215,7 +221,8 @@ fn unscheduled_copies(#[case] created: &str, #[case] expected: &[&str]) {
 
 #[test]
 fn small_news_wait_for_a_second_and_important_ones_do_not() {
-    let mut snapshot = snapshot(Some(&recorded().running()), Some(&ppod().running().set(&["status", "reason"], "Slow")));
+    let mut snapshot =
+        snapshot(Some(&recorded().running()), Some(&ppod().running().set(&["status", "reason"], "Slow")));
     snapshot.status_written = Some(now());
     let plan = plan_pod(&snapshot);
     assert_eq!((words(&plan), plan.wake), (vec![], Wake::At("2026-01-05T12:00:01Z".parse().unwrap())));
@@ -240,6 +247,8 @@ fn a_dropped_status_is_read_again_when_somebody_changes_the_vpod() {
 fn the_check_names_the_owner_of_a_foreign_pod() {
     let snapshot = snapshot(Some(&vpod()), None);
     let copy = ppod().label(label::CLUSTER_BINDING, "west").ppod();
-    let Ownership::Foreign(why) = check(&copy, &snapshot.scope.stamp, snapshot.claim()) else { panic!("it is foreign") };
+    let Ownership::Foreign(why) = check(&copy, &snapshot.scope.stamp, snapshot.claim()) else {
+        panic!("it is foreign")
+    };
     assert!(why.contains("west"), "{why}");
 }

@@ -91,7 +91,8 @@ fn merge(status: &Value, fields: &Value) -> Value {
 #[case::failed_stays_failed("Failed", "Running")]
 #[case::succeeded_stays("Succeeded", "Failed")]
 fn a_terminal_phase_is_final(#[case] before: &str, #[case] reported: &str) {
-    let plan = plan(&recorded().running().phase(before), &ppod().running().phase(reported), StatusMessages::Full);
+    let plan =
+        plan(&recorded().running().phase(before), &ppod().running().phase(reported), StatusMessages::Full);
     assert_eq!(plan, StatusPlan::Converged);
 }
 
@@ -126,7 +127,8 @@ fn conditions_of_others_stay_and_the_refusal_goes() {
         ]),
     );
     let (fields, _) = change(&vpod, &ppod().running());
-    let kinds: Vec<_> = fields["conditions"].as_array().unwrap().iter().map(|it| it["type"].clone()).collect();
+    let kinds: Vec<_> =
+        fields["conditions"].as_array().unwrap().iter().map(|it| it["type"].clone()).collect();
     assert_eq!(kinds, ["PodScheduled", "Ready", "ContainersReady", "corp/Gate"]);
 }
 
