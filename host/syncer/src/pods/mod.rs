@@ -1,7 +1,33 @@
-//! Pods: from vpod to ppod and back.
+//! Pods on vnodes run on worker nodes: creation, status, metadata, loss and deletion of their copies.
+//!
+//! ```text
+//! vpods, ppods --watch--> index --key--> snapshot --> plan --> apply --> one request per action
+//!                           ^                                    |
+//!                           '------------- answers --------------'
+//! ```
+//!
+//! "Why did this vpod get that?" is answered by [`plan::plan_pod`]; whether a ppod may be written at all by
+//! [`ownership::check`]; what a ppod looks like by [`transform::to_worker_pod`].
 
+pub mod action;
+pub mod apply;
+mod create;
+mod deletion;
+pub mod index;
+pub mod metadata;
+pub mod ownership;
+pub mod plan;
+pub mod priority_class;
 pub mod references;
 pub mod service_environment;
+pub mod snapshot;
+pub mod status;
+pub mod status_hash;
+#[cfg(test)]
+mod tests;
 pub mod tokens;
 pub mod transform;
+pub mod view;
 pub mod vpod_identity;
+pub mod watch;
+pub mod workload;

@@ -1,0 +1,196 @@
+//! When each Lease is due.
+//!
+//! Pure: time is a parameter. Each vnode has its own place in the interval, from its name, so that N vnodes cost N/10
+//! writes a second without bursts. A new vnode, and every vnode at start, is due at once.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
+
+use sha2::{Digest, Sha256};
+
+use crate::nodes::store::LeaseTarget;
+
+/// Time between two renewals (BU-1001).
+pub const INTERVAL: Duration = Duration::from_secs(10);
+/// `leaseDurationSeconds` (BU-1001).
+pub const DURATION_SECONDS: i32 = 40;
+/// A renewal later than this after the one before is counted as late.
+pub const LATE: Duration = Duration::from_secs(20);
+
+/// Time since the wheel started.
+pub type Since = Duration;
+
+#[derive(Clone, Debug)]
+struct Place {
+    uid: String,
+    due: Since,
+    renewed: Option<Since>,
+}
+
+/// See the module documentation.
+#[derive(Debug, Default)]
+pub struct Wheel {
+    places: BTreeMap<Arc<str>, Place>,
+    schedule: BTreeSet<(Since, Arc<str>)>,
+}
+
+impl Wheel {
+    /// Takes the vnodes whose Leases are renewed now. New ones are due at once, gone ones are forgotten.
+    pub fn set_targets(&mut self, targets: Vec<LeaseTarget>, now: Since) {
+        let mut before = std::mem::take(&mut self.places);
+        self.schedule.clear();
+        for LeaseTarget { vnode, uid } in targets {
+            let known = before.remove(&vnode).filter(|place| place.uid == uid);
+            let place = known.unwrap_or(Place { uid, due: now, renewed: None });
+            self.schedule.insert((place.due, Arc::clone(&vnode)));
+            self.places.insert(vnode, place);
+        }
+    }
+
+    /// When the next Lease is due.
+    pub fn next_due(&self) -> Option<Since> {
+        self.schedule.first().map(|(due, _)| *due)
+    }
+
+    /// Takes the next Lease that is due; its next turn is scheduled. True: the last renewal is so long ago that the
+    /// turn counts as late.
+    pub fn take(&mut self, now: Since) -> Option<(LeaseTarget, bool)> {
+        let (due, _) = self.schedule.first()?;
+        if *due > now {
+            return None;
+        }
+        let (_, vnode) = self.schedule.pop_first()?;
+        let place = self.places.get_mut(&vnode)?;
+        let late = place.renewed.is_some_and(|renewed| now.saturating_sub(renewed) > LATE);
+        place.due = next_turn(&vnode, now);
+        self.schedule.insert((place.due, Arc::clone(&vnode)));
+        Some((LeaseTarget { vnode, uid: place.uid.clone() }, late))
+    }
+
+    /// The Lease was written.
+    pub fn renewed(&mut self, vnode: &str, now: Since) {
+        if let Some(place) = self.places.get_mut(vnode) {
+            place.renewed = Some(now);
+        }
+    }
+
+    /// The write failed: again soon, ahead of the vnode's turn.
+    pub fn retry(&mut self, vnode: &str, at: Since) {
+        let Some((vnode, place)) = self.places.get_key_value(vnode) else { return };
+        let vnode = Arc::clone(vnode);
+        let due = place.due;
+        if at < due {
+            self.schedule.remove(&(due, Arc::clone(&vnode)));
+            self.schedule.insert((at, Arc::clone(&vnode)));
+            if let Some(place) = self.places.get_mut(&vnode) {
+                place.due = at;
+            }
+        }
+    }
+}
+
+/// The vnode's place in the interval that follows `now`, at least a third of an interval away.
+fn next_turn(vnode: &str, now: Since) -> Since {
+    let phase = phase(vnode);
+    let interval = millis(INTERVAL);
+    let now = millis(now);
+    let mut turn = now - now % interval + phase;
+    while turn < now + interval / 3 {
+        turn += interval;
+    }
+    Duration::from_millis(turn)
+}
+
+fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX / 4)
+}
+
+/// Milliseconds into the interval. Names of vnodes differ in their last characters only, hence a real hash.
+fn phase(vnode: &str) -> u64 {
+    let digest = Sha256::digest(vnode.as_bytes());
+    let first: u64 = digest.iter().take(7).fold(0, |number, byte| (number << 8) | u64::from(*byte));
+    first % millis(INTERVAL)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn targets(count: usize) -> Vec<LeaseTarget> {
+        (0..count)
+            .map(|n| LeaseTarget { vnode: format!("vnode-cls-a-n{n:04}").into(), uid: n.to_string() })
+            .collect()
+    }
+
+    const fn s(seconds: u64) -> Since {
+        Duration::from_secs(seconds)
+    }
+
+    /// Renews everything that is due in steps of 10 ms; returns renewals per second.
+    fn turn(wheel: &mut Wheel, from: u64, to: u64) -> Vec<usize> {
+        let mut per_second = vec![0; usize::try_from(to - from).unwrap()];
+        for step in from * 100..to * 100 {
+            let now = Duration::from_millis(step * 10);
+            while let Some((target, late)) = wheel.take(now) {
+                assert!(!late, "{target:?} at {now:?}");
+                wheel.renewed(&target.vnode, now);
+                per_second[usize::try_from(step / 100 - from).unwrap()] += 1;
+            }
+        }
+        per_second
+    }
+
+    #[test]
+    fn all_leases_are_renewed_at_once_at_start_and_then_evenly() {
+        let mut wheel = Wheel::default();
+        wheel.set_targets(targets(500), s(0));
+        let seconds = turn(&mut wheel, 0, 60);
+        assert!(seconds[0] >= 500);
+        let steady = &seconds[20..];
+        let max = *steady.iter().max().unwrap();
+        assert!(max < 100, "max/mean must stay below 2: {steady:?}");
+        assert_eq!(steady.iter().sum::<usize>(), 500 * 4);
+    }
+
+    #[test]
+    fn a_vnode_made_anew_is_due_at_once() {
+        let mut wheel = Wheel::default();
+        wheel.set_targets(targets(1), s(0));
+        turn(&mut wheel, 0, 15);
+        let again = LeaseTarget { uid: "other".into(), ..targets(1).remove(0) };
+        wheel.set_targets(vec![again], s(15));
+        assert_eq!(wheel.next_due(), Some(s(15)));
+        wheel.set_targets(Vec::new(), s(15));
+        assert_eq!(wheel.next_due(), None);
+    }
+
+    #[test]
+    fn a_known_vnode_keeps_its_turn() {
+        let mut wheel = Wheel::default();
+        wheel.set_targets(targets(3), s(0));
+        turn(&mut wheel, 0, 5);
+        let due = wheel.next_due();
+        wheel.set_targets(targets(3), s(5));
+        assert_eq!(wheel.next_due(), due);
+    }
+
+    #[test]
+    fn a_failed_renewal_comes_back_early_and_counts_as_late_after_twenty_seconds() {
+        let mut wheel = Wheel::default();
+        wheel.set_targets(targets(1), s(0));
+        let (target, _) = wheel.take(s(0)).unwrap();
+        wheel.renewed(&target.vnode, s(0));
+        let mut late = false;
+        for second in 1..25 {
+            while let Some((target, was_late)) = wheel.take(s(second)) {
+                late |= was_late;
+                wheel.retry(&target.vnode, s(second + 1));
+            }
+        }
+        assert!(late);
+        assert!(wheel.next_due().unwrap() <= s(26));
+    }
+}

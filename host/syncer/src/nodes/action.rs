@@ -1,0 +1,261 @@
+//! The writes a plan may ask for. A plan is data: it can be compared, printed and replayed on a model.
+
+use std::{collections::BTreeMap, fmt};
+
+use kubeocean_api::name::ObjectKey;
+use serde::Serialize;
+use serde_json::{Map, Value, json};
+
+use super::{
+    view::{NodeAddress, NodeCondition, NodeView, Taint},
+    vnode::Written,
+    withdraw::Cause,
+};
+
+/// One write, or something as visible.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Action {
+    /// Put our finalizer on the policy before a vnode is built from it (BU section 13).
+    HoldPolicy {
+        /// Name.
+        policy: String,
+    },
+    /// POST the vnode, status included.
+    CreateVnode {
+        /// Name.
+        name: String,
+        /// Whole object.
+        body: Value,
+        /// To be remembered.
+        #[serde(skip)]
+        written: Written,
+    },
+    /// Merge patch on the vnode: taints, cordon, finalizer, keys that server-side apply would leave.
+    PatchVnode(NodeChanges),
+    /// Server-side apply on the status endpoint.
+    ApplyVnode {
+        /// Name.
+        name: String,
+        /// Applied object.
+        body: Value,
+        /// To be remembered.
+        #[serde(skip)]
+        written: Written,
+    },
+    /// Merge patch of conditions and addresses alone.
+    PatchStatus {
+        /// Name.
+        name: String,
+        /// UID.
+        uid: String,
+        /// Version the lists were built from.
+        resource_version: String,
+        /// All conditions.
+        conditions: Vec<NodeCondition>,
+        /// All addresses, if they change.
+        addresses: Option<Vec<NodeAddress>>,
+    },
+    /// Set or remove label `policy-applied` of the worker node.
+    LabelWorkerNode {
+        /// Name.
+        node: String,
+        /// Policy, or `None` to remove.
+        policy: Option<String>,
+    },
+    /// Delete a pod of the vnode with its own grace period.
+    DeletePod {
+        /// Namespace and name.
+        #[serde(serialize_with = "as_text")]
+        key: ObjectKey,
+        /// UID.
+        uid: String,
+        /// Why.
+        why: PodDeletion,
+    },
+    /// DELETE the vnode.
+    DeleteVnode {
+        /// Name.
+        name: String,
+        /// UID.
+        uid: String,
+    },
+    /// After a live check that no pod is left: release port and Lease, remove the finalizer.
+    ReleaseVnode {
+        /// Name.
+        name: String,
+        /// UID.
+        uid: String,
+    },
+    /// An event on the vnode.
+    Event(VnodeEvent),
+}
+
+fn as_text<S: serde::Serializer>(key: &ObjectKey, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(key)
+}
+
+/// Why a pod is deleted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub enum PodDeletion {
+    /// The lease was reclaimed.
+    Reclaimed,
+    /// The vnode is withdrawn.
+    Drained,
+}
+
+/// Changes of a vnode's metadata and spec, against the version they were computed from.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct NodeChanges {
+    /// Name.
+    pub name: String,
+    /// UID.
+    pub uid: String,
+    /// Version.
+    pub resource_version: String,
+    /// `None` removes a label.
+    pub labels: BTreeMap<String, Option<String>>,
+    /// `None` removes an annotation.
+    pub annotations: BTreeMap<String, Option<String>>,
+    /// The whole list.
+    pub taints: Option<Vec<Taint>>,
+    /// Cordon.
+    pub unschedulable: Option<bool>,
+    /// The whole list.
+    pub finalizers: Option<Vec<String>>,
+}
+
+impl NodeChanges {
+    /// No change of `vnode` yet.
+    pub fn of(vnode: &NodeView) -> Self {
+        Self {
+            name: vnode.name().to_owned(),
+            uid: vnode.uid().to_owned(),
+            resource_version: vnode.resource_version().to_owned(),
+            ..Self::default()
+        }
+    }
+
+    /// Whether there is nothing to write.
+    pub fn is_empty(&self) -> bool {
+        self.labels.is_empty()
+            && self.annotations.is_empty()
+            && self.taints.is_none()
+            && self.unschedulable.is_none()
+            && self.finalizers.is_none()
+    }
+
+    /// The JSON merge patch.
+    pub fn patch(&self) -> Value {
+        let mut metadata = json!({"uid": self.uid, "resourceVersion": self.resource_version});
+        if !self.labels.is_empty() {
+            metadata["labels"] = json!(self.labels);
+        }
+        if !self.annotations.is_empty() {
+            metadata["annotations"] = json!(self.annotations);
+        }
+        if let Some(finalizers) = &self.finalizers {
+            metadata["finalizers"] = json!(finalizers);
+        }
+        let mut spec = Map::new();
+        if let Some(taints) = &self.taints {
+            spec.insert("taints".into(), json!(taints));
+        }
+        if let Some(unschedulable) = self.unschedulable {
+            spec.insert("unschedulable".into(), if unschedulable { true.into() } else { Value::Null });
+        }
+        let mut patch = json!({"metadata": metadata});
+        if !spec.is_empty() {
+            patch["spec"] = spec.into();
+        }
+        patch
+    }
+}
+
+/// An event on a vnode (API-810).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct VnodeEvent {
+    /// Warning instead of Normal.
+    pub warning: bool,
+    /// Reason.
+    pub reason: &'static str,
+    /// For people.
+    pub message: String,
+}
+
+impl VnodeEvent {
+    /// The vnode is being withdrawn.
+    pub fn draining(cause: Cause) -> Self {
+        Self { warning: false, reason: "Draining", message: format!("withdrawing: {cause}") }
+    }
+}
+
+impl Action {
+    /// Replaces and adds conditions, removes those named, and sets addresses; `None` when the vnode shows all that.
+    pub fn show_conditions(
+        vnode: &NodeView,
+        wanted: &[NodeCondition],
+        addresses: Option<&[NodeAddress]>,
+        removed: &[&str],
+    ) -> Option<Self> {
+        let mut conditions: Vec<NodeCondition> = vnode.status.conditions.clone();
+        conditions.retain(|condition| !removed.contains(&condition.type_.as_str()));
+        let mut changed = conditions.len() != vnode.status.conditions.len();
+        for condition in wanted {
+            match conditions.iter_mut().find(|shown| shown.type_ == condition.type_) {
+                Some(shown) if shown.says_the_same_as(condition) => {}
+                Some(shown) => {
+                    *shown = condition.clone();
+                    changed = true;
+                }
+                None => {
+                    conditions.push(condition.clone());
+                    changed = true;
+                }
+            }
+        }
+        let addresses = addresses.filter(|wanted| *wanted != vnode.status.addresses).map(<[_]>::to_vec);
+        (changed || addresses.is_some()).then(|| Self::PatchStatus {
+            name: vnode.name().to_owned(),
+            uid: vnode.uid().to_owned(),
+            resource_version: vnode.resource_version().to_owned(),
+            conditions,
+            addresses,
+        })
+    }
+}
+
+impl fmt::Display for Action {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::HoldPolicy { policy } => write!(f, "hold policy {policy}"),
+            Self::CreateVnode { name, .. } => write!(f, "create vnode {name}"),
+            Self::PatchVnode(changes) => {
+                let mut parts = Vec::new();
+                if changes.taints.is_some() {
+                    parts.push("taints");
+                }
+                if changes.unschedulable.is_some() {
+                    parts.push("cordon");
+                }
+                if !changes.labels.is_empty() || !changes.annotations.is_empty() {
+                    parts.push("metadata");
+                }
+                if changes.finalizers.is_some() {
+                    parts.push("finalizer");
+                }
+                write!(f, "patch {} of vnode {}", parts.join(", "), changes.name)
+            }
+            Self::ApplyVnode { name, .. } => write!(f, "apply vnode {name}"),
+            Self::PatchStatus { name, .. } => write!(f, "patch conditions of vnode {name}"),
+            Self::LabelWorkerNode { node, policy: Some(policy) } => write!(f, "label node {node} with {policy}"),
+            Self::LabelWorkerNode { node, policy: None } => write!(f, "remove label of node {node}"),
+            Self::DeletePod { key, why, .. } => write!(f, "delete pod {} ({why:?})", key),
+            Self::DeleteVnode { name, .. } => write!(f, "delete vnode {name}"),
+            Self::ReleaseVnode { name, .. } => write!(f, "release vnode {name}"),
+            Self::Event(event) => write!(f, "event {}: {}", event.reason, event.message),
+        }
+    }
+}

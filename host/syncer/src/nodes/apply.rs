@@ -1,0 +1,361 @@
+//! Performs the actions of a node's plan, in their order, each with its preconditions. No decisions here.
+//!
+//! Answers are fed into the store, so that the next plan sees what was just written.
+
+use std::{sync::atomic::Ordering, time::Duration};
+
+use kube::Client;
+use kubeocean_api::{
+    keys::{annotation, finalizer, label, manager, namespace, syncer_manager},
+    name::fit_label_value,
+};
+use serde_json::{Value, json};
+
+use super::{
+    action::{Action, PodDeletion, VnodeEvent},
+    decide::NodeRuntime,
+    index::Snapshot,
+    view::NodeView,
+};
+use crate::runtime::{
+    error::ApplyError,
+    events::{Event, Regarding, Severity},
+    queue::Outcome,
+    request::{
+        DeleteOptions, Deletion, Force, apply_patch, create_json, delete_json, get_json, merge_patch, paths,
+    },
+};
+
+/// How soon a write that is not urgent, such as the worker node's label, is tried again.
+const SOFT_RETRY: Duration = Duration::from_secs(30);
+/// Pods asked for when a vnode is about to be released; one that blocks is enough.
+const POD_PAGE: usize = 500;
+
+/// Why a plan was not carried out to its end.
+enum Stop {
+    Error(ApplyError),
+    /// Not an error: the plan's view is outdated, or something is to be waited for.
+    Later(Outcome),
+}
+
+impl From<ApplyError> for Stop {
+    fn from(error: ApplyError) -> Self {
+        Self::Error(error)
+    }
+}
+
+/// Performs `actions`. Ok: everything urgent is done, with a delay if something is to be tried again.
+pub(super) async fn perform(
+    runtime: &NodeRuntime,
+    vnode: &str,
+    snapshot: &Snapshot,
+    actions: Vec<Action>,
+) -> Result<Option<Duration>, Outcome> {
+    let mut retry = None;
+    // Version after our own preconditioned writes; the plan's version before them.
+    let mut version = snapshot.vnode.as_ref().map(|vnode| vnode.resource_version().to_owned());
+    for action in actions {
+        let text = action.to_string();
+        match one(runtime, vnode, snapshot, action, &mut version).await {
+            Ok(true) => {}
+            Ok(false) => retry = Some(SOFT_RETRY),
+            Err(Stop::Later(outcome)) => return Err(outcome),
+            Err(Stop::Error(error)) => {
+                if let (ApplyError::NotFound { .. }, Some(gone)) = (&error, &snapshot.vnode) {
+                    runtime.store.lost_vnode(gone.name(), gone.uid());
+                    return Err(Outcome::Stale);
+                }
+                let outcome = error.outcome();
+                if outcome == Outcome::Stale {
+                    tracing::debug!(vnode, action = text, error = error.chain(), "outdated, planning again");
+                } else {
+                    tracing::warn!(vnode, action = text, error = error.chain(), "write failed");
+                }
+                return Err(outcome);
+            }
+        }
+    }
+    Ok(retry)
+}
+
+/// One action. Ok(false): not done, not urgent.
+async fn one(
+    runtime: &NodeRuntime,
+    vnode: &str,
+    snapshot: &Snapshot,
+    action: Action,
+    version: &mut Option<String>,
+) -> Result<bool, Stop> {
+    let computing = &runtime.computing;
+    count(runtime, &action);
+    match action {
+        Action::HoldPolicy { policy } => {
+            let Some(worker) = &runtime.worker else { return Ok(false) };
+            worker.policies.hold(&worker.client, &policy).await?;
+        }
+        Action::CreateVnode { name, body, written } => {
+            create(runtime, snapshot, &name, &body).await?;
+            runtime.store.set_written(&name, written);
+        }
+        Action::PatchVnode(mut changes) => {
+            if let Some(version) = version.as_ref() {
+                changes.resource_version.clone_from(version);
+            }
+            let path = format!("{}?fieldManager={}", paths::node(&changes.name), manager::SYNCER);
+            let answer = merge_patch(computing, &path, &changes.patch()).await?;
+            *version = saw(runtime, answer);
+        }
+        Action::ApplyVnode { name, body, written } => {
+            let path = paths::node_status(&name);
+            let answer = apply_patch(computing, &path, manager::SYNCER, Force::Yes, &body).await?;
+            saw(runtime, answer);
+            *version = None;
+            runtime.store.set_written(&name, written);
+        }
+        Action::PatchStatus { name, uid, resource_version, conditions, addresses } => {
+            let version_now = version.clone().unwrap_or(resource_version);
+            let mut patch = json!({
+                "metadata": {"uid": uid, "resourceVersion": version_now},
+                "status": {"conditions": conditions},
+            });
+            if let Some(addresses) = addresses {
+                patch["status"]["addresses"] = json!(addresses);
+            }
+            let path = format!("{}?fieldManager={}", paths::node_status(&name), manager::SYNCER);
+            let answer = merge_patch(computing, &path, &patch).await?;
+            *version = saw(runtime, answer);
+        }
+        Action::LabelWorkerNode { node, policy } => return Ok(set_label(runtime, &node, policy.as_deref()).await),
+        Action::DeletePod { key, uid, why } => {
+            let options = DeleteOptions { uid: Some(uid.clone()), grace_seconds: None };
+            let done = delete_json(computing, &paths::pod(&key.namespace, &key.name), &options).await?;
+            if why == PodDeletion::Reclaimed && done == Deletion::Started {
+                let regarding = Regarding {
+                    api_version: "v1",
+                    kind: "Pod",
+                    namespace: key.namespace.to_string(),
+                    name: key.name.to_string(),
+                    uid,
+                };
+                let message = format!("the lease of node {vnode} ended");
+                runtime.events.publish(Event {
+                    regarding,
+                    severity: Severity::Warning,
+                    reason: "LeaseReclaimed",
+                    message,
+                });
+            }
+        }
+        Action::DeleteVnode { name, uid } => {
+            let options = DeleteOptions { uid: Some(uid), grace_seconds: None };
+            delete_json(computing, &paths::node(&name), &options).await?;
+        }
+        Action::ReleaseVnode { name, uid } => release(runtime, &name, &uid).await?,
+        Action::Event(event) => publish(runtime, snapshot, vnode, event),
+    }
+    Ok(true)
+}
+
+fn count(runtime: &NodeRuntime, action: &Action) {
+    let counters = &runtime.store.counters;
+    let counter = match action {
+        Action::CreateVnode { .. } => &counters.created,
+        Action::PatchVnode(_) | Action::ReleaseVnode { .. } => &counters.patched,
+        Action::ApplyVnode { .. } => &counters.applied,
+        Action::PatchStatus { .. } => &counters.status,
+        Action::DeleteVnode { .. } => &counters.deleted,
+        Action::DeletePod { why: PodDeletion::Reclaimed, .. } => &counters.reclaimed_pods,
+        Action::DeletePod { why: PodDeletion::Drained, .. } => &counters.drained_pods,
+        Action::HoldPolicy { .. } | Action::LabelWorkerNode { .. } | Action::Event(_) => return,
+    };
+    counter.fetch_add(1, Ordering::Relaxed);
+}
+
+/// Feeds an answer into the store; returns its version.
+fn saw(runtime: &NodeRuntime, answer: Value) -> Option<String> {
+    let node: NodeView = serde_json::from_value(answer).ok()?;
+    let version = node.resource_version().to_owned();
+    runtime.store.saw_vnode(node);
+    Some(version)
+}
+
+/// One POST. A node of that name that is ours is adopted, another one is never touched.
+async fn create(runtime: &NodeRuntime, snapshot: &Snapshot, name: &str, body: &Value) -> Result<(), Stop> {
+    let path = format!("{}?fieldManager={}", paths::nodes(), manager::SYNCER);
+    match create_json(&runtime.computing, &path, body).await {
+        Ok(answer) => {
+            saw(runtime, answer);
+            Ok(())
+        }
+        Err(ApplyError::AlreadyExists { .. }) => {
+            let live = get_json(&runtime.computing, &paths::node(name)).await?;
+            let Some(live) = live.and_then(|live| serde_json::from_value::<NodeView>(live).ok()) else {
+                return Err(Stop::Later(Outcome::Stale));
+            };
+            if is_ours(runtime, snapshot, &live) {
+                runtime.store.saw_vnode(live);
+                return Err(Stop::Later(Outcome::Stale));
+            }
+            let binding = &runtime.store.identity().binding;
+            runtime.events.publish(Event {
+                regarding: binding_reference(binding, &runtime.binding_uid),
+                severity: Severity::Warning,
+                reason: "VirtualNodeConflict",
+                message: format!("a node named {name} exists that is not of this binding"),
+            });
+            Err(Stop::Later(Outcome::Retry))
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn binding_reference(name: &str, uid: &str) -> Regarding {
+    Regarding {
+        api_version: "cloud.tencent.com/v1beta1",
+        kind: "ClusterBinding",
+        namespace: String::new(),
+        name: name.to_owned(),
+        uid: uid.to_owned(),
+    }
+}
+
+/// Labels of ours, or the worker node's name and UID (BU section 4).
+fn is_ours(runtime: &NodeRuntime, snapshot: &Snapshot, live: &NodeView) -> bool {
+    let labelled = live.label(label::MANAGED_BY) == Some(label::MANAGED_BY_VALUE)
+        && live.label(label::CLUSTER_BINDING)
+            == Some(fit_label_value(&runtime.store.identity().binding).as_str());
+    let same_node = snapshot.pnode.as_ref().is_some_and(|pnode| {
+        live.annotation_or_label(annotation::PHYSICAL_NODE_NAME) == Some(pnode.name())
+            && live.annotation_or_label(annotation::PHYSICAL_NODE_UID) == Some(pnode.uid())
+    });
+    labelled || same_node
+}
+
+/// Sets or removes `policy-applied`. It is information for people: a failure delays nothing.
+async fn set_label(runtime: &NodeRuntime, node: &str, policy: Option<&str>) -> bool {
+    let Some(worker) = &runtime.worker else { return false };
+    match label_worker_node(&worker.client, &runtime.store.identity().cluster_id, node, policy).await {
+        Ok(()) => true,
+        Err(error) => {
+            tracing::warn!(node, error = error.chain(), "label of the worker node not written");
+            false
+        }
+    }
+}
+
+/// The only write on worker nodes.
+pub(super) async fn label_worker_node(
+    worker: &Client,
+    cluster_id: &str,
+    node: &str,
+    policy: Option<&str>,
+) -> Result<(), ApplyError> {
+    let path = format!("{}?fieldManager={}", paths::node(node), syncer_manager(cluster_id));
+    let patch = json!({"metadata": {"labels": {label::POLICY_APPLIED: policy}}});
+    match merge_patch(worker, &path, &patch).await {
+        Ok(_) | Err(ApplyError::NotFound { .. }) => Ok(()),
+        Err(error) => Err(error),
+    }
+}
+
+/// The finalizer goes only when the API server itself says that no pod is left.
+async fn release(runtime: &NodeRuntime, name: &str, uid: &str) -> Result<(), Stop> {
+    if pods_left(runtime, name).await? {
+        return Err(Stop::Later(Outcome::After(SOFT_RETRY)));
+    }
+    let live = get_json(&runtime.computing, &paths::node(name)).await?;
+    let live = live.and_then(|live| serde_json::from_value::<NodeView>(live).ok());
+    let Some(live) = live.filter(|live| live.uid() == uid) else {
+        runtime.store.lost_vnode(name, uid);
+        return Ok(());
+    };
+    if !live.terminating() {
+        return Err(Stop::Later(Outcome::Stale));
+    }
+    runtime.store.release_port(name);
+    let kept: Vec<&String> =
+        live.metadata.finalizers.iter().flatten().filter(|name| *name != finalizer::VNODE).collect();
+    let patch = json!({"metadata": {"uid": uid, "resourceVersion": live.resource_version(), "finalizers": kept}});
+    let path = format!("{}?fieldManager={}", paths::node(name), manager::SYNCER_FINALIZER);
+    match merge_patch(&runtime.computing, &path, &patch).await {
+        Ok(_) | Err(ApplyError::NotFound { .. }) => Ok(()),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Whether the API server knows a pod on the vnode that blocks its removal (BU-901(f)).
+async fn pods_left(runtime: &NodeRuntime, vnode: &str) -> Result<bool, ApplyError> {
+    let path = format!("/api/v1/pods?fieldSelector=spec.nodeName%3D{vnode}&limit={POD_PAGE}");
+    let list = get_json(&runtime.computing, &path).await?.unwrap_or_default();
+    let items = list.get("items").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
+    Ok(items.iter().any(|pod| blocks(pod, &runtime.system_namespace)))
+}
+
+fn blocks(pod: &Value, system_namespace: &str) -> bool {
+    let text = |path: &str| pod.pointer(path).and_then(Value::as_str).unwrap_or_default();
+    let owned_by_daemonset = pod
+        .pointer("/metadata/ownerReferences")
+        .and_then(Value::as_array)
+        .is_some_and(|owners| owners.iter().any(|owner| owner["kind"] == "DaemonSet"));
+    let place = text("/metadata/namespace");
+    let reserves_ports =
+        pod.pointer("/metadata/labels").and_then(|l| l.get(label::HOSTPORT_FAKE_POD)).is_some_and(|v| v == "true");
+    !matches!(text("/status/phase"), "Succeeded" | "Failed")
+        && !owned_by_daemonset
+        && !reserves_ports
+        && place != system_namespace
+        && !namespace::NEVER_MAPPED.contains(&place)
+}
+
+fn publish(runtime: &NodeRuntime, snapshot: &Snapshot, vnode: &str, event: VnodeEvent) {
+    let uid = snapshot.vnode.as_ref().map(|vnode| vnode.uid().to_owned()).unwrap_or_default();
+    let severity = if event.warning { Severity::Warning } else { Severity::Normal };
+    runtime.events.publish(Event {
+        regarding: Regarding {
+            api_version: "v1",
+            kind: "Node",
+            namespace: String::new(),
+            name: vnode.to_owned(),
+            uid,
+        },
+        severity,
+        reason: event.reason,
+        message: event.message,
+    });
+}
+
+/// Removes our label from every worker node that still carries the name of one of our policies (BU section 14).
+/// Returns how many could not be written.
+pub async fn remove_labels(
+    worker: &Client,
+    store: &super::store::NodeStore,
+    ours: &dyn Fn(&str) -> bool,
+) -> usize {
+    let mut failed = 0;
+    for node in store.labelled_nodes(ours) {
+        if let Err(error) = label_worker_node(worker, &store.identity().cluster_id, &node, None).await {
+            tracing::warn!(node, error = error.chain(), "label of the worker node not removed");
+            failed += 1;
+        }
+    }
+    failed
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rstest::rstest;
+
+    #[rstest]
+    #[case(json!({"metadata": {"namespace": "team"}, "status": {"phase": "Running"}}), true)]
+    #[case(json!({"metadata": {"namespace": "team"}, "status": {"phase": "Pending"}}), true)]
+    #[case(json!({"metadata": {"namespace": "team"}, "status": {"phase": "Failed"}}), false)]
+    #[case(json!({"metadata": {"namespace": "kube-system"}, "status": {"phase": "Running"}}), false)]
+    #[case(json!({"metadata": {"namespace": "components"}, "status": {"phase": "Running"}}), false)]
+    #[case(json!({"metadata": {"namespace": "team", "ownerReferences": [{"kind": "DaemonSet"}]}}), false)]
+    #[case(json!({"metadata": {"namespace": "team", "ownerReferences": [{"kind": "Job"}]}}), true)]
+    #[case(json!({"metadata": {"namespace": "team", "labels": {label::HOSTPORT_FAKE_POD: "true"}}}), false)]
+    fn which_pods_keep_a_vnode(#[case] pod: Value, #[case] expected: bool) {
+        assert_eq!(blocks(&pod, "components"), expected);
+    }
+}

@@ -1,0 +1,142 @@
+//! Whether a vnode says what it shall say (BU section 6 *Do better*): quantities by value, conditions without
+//! heartbeats, keys of others ignored.
+//!
+//! Pure. In: content and vnode. Out: [`Difference`]. `Difference::None` costs no request.
+
+use jiff::{SignedDuration, Timestamp};
+use kubeocean_api::{
+    keys::annotation,
+    quantity::Quantity,
+    resource::{CPU, MEMORY, from_base_units, to_base_units},
+};
+use serde_json::{Map, Value};
+
+use super::{
+    vnode::{Content, Written},
+    view::{NodeCondition, NodeView, READY, Texts},
+};
+use crate::runtime::clock::parse_rfc3339;
+
+/// Shortest time between two heartbeats passed on.
+const HEARTBEAT: SignedDuration = SignedDuration::from_mins(5);
+/// A small grow is written at most this often.
+const SMALL_GROW_PERIOD: SignedDuration = SignedDuration::from_secs(30);
+/// Below both this share and these amounts a grow is small (BU section 20).
+const SMALL_PERCENT: i128 = 1;
+const SMALL_CPU_MILLIS: i64 = 100;
+const SMALL_MEMORY_BYTES: i64 = 64 << 20;
+
+/// How far a vnode is from what it shall say.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Difference {
+    /// Nothing to write.
+    None,
+    /// Only a small grow, to be written at this time.
+    Later(Timestamp),
+    /// Write now.
+    Now {
+        /// Amounts are among what changed.
+        amounts: bool,
+    },
+}
+
+/// See the module documentation. Taints are compared by the planner, they are written apart.
+pub fn difference(
+    content: &Content,
+    vnode: &NodeView,
+    pnode: &NodeView,
+    written: Option<&Written>,
+    now: Timestamp,
+) -> Difference {
+    let amounts = amounts_differ(content, vnode);
+    if !metadata_fits(content, vnode) || !status_fits(content, vnode) || heartbeat_due(pnode, vnode) {
+        return Difference::Now { amounts: amounts.is_some() };
+    }
+    match (amounts, written.and_then(|written| written.amounts_at)) {
+        (None, _) => Difference::None,
+        (Some(Change::SmallGrow), Some(last)) => {
+            let due = last.saturating_add(SMALL_GROW_PERIOD).unwrap_or(now);
+            if due > now { Difference::Later(due) } else { Difference::Now { amounts: true } }
+        }
+        (Some(_), _) => Difference::Now { amounts: true },
+    }
+}
+
+fn metadata_fits(content: &Content, vnode: &NodeView) -> bool {
+    contains(vnode.metadata.labels.as_ref(), &content.labels)
+        && contains(vnode.metadata.annotations.as_ref(), &content.annotations)
+}
+
+fn contains(there: Option<&Texts>, wanted: &Texts) -> bool {
+    wanted.iter().all(|(key, value)| there.and_then(|there| there.get(key)) == Some(value))
+}
+
+fn status_fits(content: &Content, vnode: &NodeView) -> bool {
+    let status = &vnode.status;
+    content.conditions.iter().all(|wanted| shown(vnode, wanted))
+        && content.addresses == status.addresses
+        && i32::from(content.port) == status.daemon_endpoints.kubelet_endpoint.port
+        && content.phase.as_ref().is_none_or(|phase| status.phase.as_ref() == Some(phase))
+        && node_info_fits(&content.node_info, &status.node_info)
+}
+
+fn shown(vnode: &NodeView, wanted: &NodeCondition) -> bool {
+    vnode.condition(&wanted.type_).is_some_and(|there| there.says_the_same_as(wanted))
+}
+
+/// Fields an older API server does not know are dropped by it; comparing them would never come to rest.
+fn node_info_fits(wanted: &Map<String, Value>, there: &Map<String, Value>) -> bool {
+    wanted
+        .iter()
+        .filter(|(key, value)| value.is_string() && there.contains_key(*key))
+        .all(|(key, value)| there.get(key) == Some(value))
+        && (wanted.is_empty() || !there.is_empty())
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Change {
+    SmallGrow,
+    Other,
+}
+
+fn amounts_differ(content: &Content, vnode: &NodeView) -> Option<Change> {
+    let mut found = None;
+    for (resource, wanted) in &content.amounts {
+        let quantity = from_base_units(resource, *wanted);
+        for there in [&vnode.status.allocatable, &vnode.status.capacity] {
+            let there = there.get(resource);
+            if there.and_then(|text| text.parse::<Quantity>().ok()) == Some(quantity) {
+                continue;
+            }
+            let before = there
+                .and_then(|text| to_base_units(resource, text, kubeocean_api::quantity::Rounding::Down).ok());
+            match before {
+                Some(before) if is_small_grow(resource, before, *wanted) => {
+                    found.get_or_insert(Change::SmallGrow);
+                }
+                _ => found = Some(Change::Other),
+            }
+        }
+    }
+    found
+}
+
+fn is_small_grow(resource: &str, before: i64, after: i64) -> bool {
+    let limit = match resource {
+        CPU => SMALL_CPU_MILLIS,
+        MEMORY => SMALL_MEMORY_BYTES,
+        _ => return false,
+    };
+    let grow = after.saturating_sub(before);
+    grow > 0 && grow < limit && i128::from(grow) * 100 < i128::from(before) * SMALL_PERCENT
+}
+
+/// The worker node sent a heartbeat and the last one passed on is old.
+fn heartbeat_due(pnode: &NodeView, vnode: &NodeView) -> bool {
+    let beat = |node: &NodeView| -> Option<Timestamp> {
+        node.condition(READY)?.last_heartbeat_time.as_deref().and_then(parse_rfc3339)
+    };
+    let synced: Option<Timestamp> = vnode.annotation(annotation::LAST_SYNC_TIME).and_then(parse_rfc3339);
+    let (Some(beat), Some(shown)) = (beat(pnode), beat(vnode)) else { return false };
+    pnode.ready() && beat.duration_since(shown.max(synced.unwrap_or(shown))) >= HEARTBEAT
+}

@@ -1,0 +1,288 @@
+//! Takes dirty vnodes in batches, asks the policy engine about them, plans each and has the plan performed.
+//!
+//! The only loop over nodes. Time enters as wake-ups of the queue: the end of a decision, of a grace period, of a
+//! postponed write. Nothing is polled; once in ten minutes everything is decided again, which bounds a broken promise
+//! of a module (PO-1004) and costs a memo lookup per node.
+
+use std::{sync::Arc, time::Duration};
+
+use jiff::Timestamp;
+use kube::Client;
+use kubeocean_engine::{NodeFacts, PolicyHost};
+use tokio::sync::{Semaphore, watch};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use super::{
+    action::Action,
+    apply,
+    decision::{Decision, Verdict},
+    index::{Decided, Snapshot, VnodeName},
+    plan::{Knowledge, NodeInput, plan_node},
+    snapshot::{available, base, facts},
+    store::{NodeStore, Readiness, Surroundings},
+    view::NodeView,
+    vnode::Settings,
+    withdraw::PodOnVnode,
+};
+use crate::{
+    policies::store::PolicyStore,
+    runtime::{clock::Clock, events::EventRecorder, queue::Outcome},
+};
+use kubeocean_api::keys::{annotation, label};
+
+/// Nodes of one engine call (policy spec section 8).
+const BATCH: usize = 256;
+/// How long a batch waits for company.
+const LINGER: Duration = Duration::from_millis(5);
+/// Everything is decided again after this time (PO-1004).
+const REFRESH: Duration = Duration::from_mins(10);
+
+/// The pods of a vnode, from whoever keeps them.
+pub trait PodsOnVnode: Send + Sync + 'static {
+    /// All pods bound to `vnode`.
+    fn on_vnode(&self, vnode: &str) -> Vec<PodOnVnode>;
+}
+
+/// The worker cluster as this concern needs it.
+#[derive(Clone, Debug)]
+pub struct WorkerSide {
+    /// Client of the worker cluster.
+    pub client: Client,
+    /// Its policies.
+    pub policies: Arc<PolicyStore>,
+    /// What decides by them.
+    pub host: Arc<PolicyHost>,
+}
+
+/// What the loop works with.
+pub struct NodeRuntime {
+    /// State.
+    pub store: Arc<NodeStore>,
+    /// Client of the computing cluster.
+    pub computing: Client,
+    /// `None` while no worker is connected: then only reachability is shown.
+    pub worker: Option<WorkerSide>,
+    /// Vpods by vnode.
+    pub pods: Arc<dyn PodsOnVnode>,
+    /// Events of the computing cluster.
+    pub events: EventRecorder,
+    /// UID of the binding, for events on it.
+    pub binding_uid: String,
+    /// Namespace of the components; its pods are never mapped.
+    pub system_namespace: String,
+    /// Clock.
+    pub clock: Arc<dyn Clock>,
+    /// Settings.
+    pub settings: Settings,
+    /// Writes at a time.
+    pub workers: usize,
+    /// End.
+    pub cancel: CancellationToken,
+}
+
+impl std::fmt::Debug for NodeRuntime {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("NodeRuntime").field("store", &self.store).finish_non_exhaustive()
+    }
+}
+
+/// One key of a batch with what is known about it.
+struct Work {
+    key: VnodeName,
+    snapshot: Snapshot,
+    decision: Option<Decision>,
+}
+
+/// Runs until cancelled, then waits for what is being written.
+pub async fn run(runtime: Arc<NodeRuntime>) {
+    let slots = Arc::new(Semaphore::new(runtime.workers.max(1)));
+    let tracker = TaskTracker::new();
+    let mut refresh = tokio::time::interval(REFRESH);
+    refresh.tick().await;
+    loop {
+        let batch = tokio::select! {
+            () = runtime.cancel.cancelled() => break,
+            _ = refresh.tick() => {
+                runtime.store.wake_all();
+                continue;
+            }
+            batch = runtime.store.queue.next_batch(BATCH, LINGER) => batch,
+        };
+        let surroundings = Arc::new(runtime.store.surroundings());
+        for work in decide(&runtime, &surroundings, batch).await {
+            let Ok(slot) = Arc::clone(&slots).acquire_owned().await else { return };
+            let (runtime, surroundings) = (Arc::clone(&runtime), Arc::clone(&surroundings));
+            tracker.spawn(async move {
+                let outcome = reconcile(&runtime, &surroundings, &work).await;
+                runtime.store.queue.done(&work.key, outcome);
+                drop(slot);
+            });
+        }
+    }
+    tracker.close();
+    tracker.wait().await;
+}
+
+/// Snapshots of a batch, and the engine's answers where there is something to ask.
+async fn decide(runtime: &NodeRuntime, surroundings: &Surroundings, batch: Vec<VnodeName>) -> Vec<Work> {
+    let mut works: Vec<Work> = batch
+        .into_iter()
+        .map(|key| Work { snapshot: runtime.store.snapshot(&key), key, decision: None })
+        .collect();
+    let Some(worker) = runtime.worker.as_ref().filter(|_| surroundings.readiness == Readiness::Ready) else {
+        return works;
+    };
+    let asked: Vec<usize> = works
+        .iter()
+        .enumerate()
+        .filter(|(_, work)| work.snapshot.pnode.as_ref().is_some_and(|node| is_candidate(node, surroundings)))
+        .map(|(index, _)| index)
+        .collect();
+    let rows: Vec<Arc<NodeFacts>> = asked
+        .iter()
+        .filter_map(|index| {
+            let work = works.get(*index)?;
+            let (pnode, vnode) = (work.snapshot.pnode.as_ref()?, work.snapshot.vnode.as_deref());
+            Some(Arc::new(facts(pnode, &work.key, vnode, &work.snapshot.usage)))
+        })
+        .collect();
+    if rows.is_empty() {
+        return works;
+    }
+    let (host, now) = (Arc::clone(&worker.host), runtime.clock.now());
+    let answers = tokio::task::spawn_blocking(move || host.decide(now, &rows)).await;
+    match answers {
+        Ok(decisions) => {
+            for (index, decision) in asked.into_iter().zip(decisions) {
+                if let Some(work) = works.get_mut(index) {
+                    work.decision = Some(decision);
+                }
+            }
+        }
+        // Without an answer nothing is planned; the refresh or the next event asks again.
+        Err(error) => tracing::error!(%error, "the policy engine did not answer"),
+    }
+    works
+}
+
+/// Only such nodes are asked about; all others are withdrawn, whatever a policy says.
+fn is_candidate(pnode: &NodeView, surroundings: &Surroundings) -> bool {
+    !pnode.terminating() && !pnode.excluded() && !surroundings.binding.deleting
+}
+
+async fn reconcile(runtime: &NodeRuntime, surroundings: &Surroundings, work: &Work) -> Outcome {
+    let now = runtime.clock.now();
+    let snapshot = &work.snapshot;
+    let candidate = snapshot.pnode.as_ref().is_some_and(|pnode| is_candidate(pnode, surroundings));
+    let knowledge = match (surroundings.readiness, &work.decision) {
+        (Readiness::Listing, _) => Knowledge::Nothing,
+        (Readiness::LoadingPolicies, _) => Knowledge::NodeOnly,
+        (Readiness::Ready, Some(decision)) => Knowledge::Decided(decision),
+        (Readiness::Ready, None) if candidate => return Outcome::Retry,
+        (Readiness::Ready, None) => Knowledge::NodeOnly,
+    };
+    let policies = runtime.worker.as_ref().map(|worker| &worker.policies);
+    let governed_by = work.decision.as_ref().and_then(|decision| decision.governed_by.as_deref());
+    let policy = governed_by.and_then(|name| policies?.governing(name));
+    if governed_by.is_some() && policy.is_none() {
+        // The policy went while the engine decided; its removal is about to be decided as well.
+        return Outcome::Stale;
+    }
+    let port = match runtime.store.port(&work.key) {
+        Ok(port) => port,
+        Err(error) => {
+            tracing::error!(vnode = &*work.key, %error, "no port");
+            return Outcome::Retry;
+        }
+    };
+    let origin = snapshot.pnode.as_deref().map(base).unwrap_or_default();
+    let left = available(&origin, &snapshot.usage.others);
+    let label = snapshot.pnode.as_ref().and_then(|pnode| pnode.label(label::POLICY_APPLIED));
+    let label_owner = label.and_then(|label| Some(policies?.label_owner(label))).unwrap_or_default();
+    let pods = if snapshot.vnode.is_some() { runtime.pods.on_vnode(&work.key) } else { Vec::new() };
+    let plan = plan_node(&NodeInput {
+        now,
+        binding: &surroundings.binding,
+        settings: &runtime.settings,
+        vnode_name: &work.key,
+        pnode: snapshot.pnode.as_deref(),
+        vnode: snapshot.vnode.as_deref(),
+        knowledge,
+        available: &left,
+        policy: policy.as_ref(),
+        label_owner,
+        port,
+        proxier: &surroundings.proxier,
+        unreachable: surroundings.unreachable,
+        written: snapshot.written.as_ref(),
+        pods: &pods,
+    });
+    if surroundings.readiness == Readiness::Ready {
+        remember(runtime, work, &plan.leased_by, origin);
+    }
+    if let (None, Some(vnode), Some(worker)) = (&snapshot.pnode, &snapshot.vnode, &runtime.worker) {
+        let node = vnode.annotation_or_label(annotation::PHYSICAL_NODE_NAME).unwrap_or_default();
+        worker.host.forget_node(node);
+    }
+    let creates = plan.actions.iter().any(|action| matches!(action, Action::CreateVnode { .. }));
+    if snapshot.vnode.is_none() && !creates {
+        runtime.store.release_port(&work.key);
+    }
+    if !plan.actions.is_empty() {
+        tracing::debug!(vnode = &*work.key, %plan, "writing");
+    }
+    let performed = apply::perform(runtime, &work.key, snapshot, plan.actions).await;
+    match performed {
+        Err(outcome) => outcome,
+        Ok(retry) => soonest(retry, plan.next_wake.map(|at| until(at, runtime.clock.now()))),
+    }
+}
+
+/// What a policy's status says about this node.
+fn remember(runtime: &NodeRuntime, work: &Work, leased_by: &Option<String>, origin: super::snapshot::Amounts) {
+    let decided = work.decision.as_ref().filter(|decision| decision.selected).map(|decision| Decided {
+        governed_by: decision.governed_by.clone(),
+        shadowed: decision.shadowed.clone(),
+        failed: decision.verdict == Verdict::Held || (decision.withheld && !decision.announce),
+        withheld: decision.withheld,
+        leased_by: leased_by.clone(),
+        origin,
+        granted: decision.amounts.clone(),
+    });
+    runtime.store.set_decided(&work.key, decided);
+}
+
+fn until(at: Timestamp, now: Timestamp) -> Duration {
+    Duration::try_from(at.duration_since(now)).unwrap_or(Duration::ZERO)
+}
+
+fn soonest(a: Option<Duration>, b: Option<Duration>) -> Outcome {
+    [a, b].into_iter().flatten().min().map_or(Outcome::Done, Outcome::After)
+}
+
+/// How long policies may keep a fresh leader from deciding (PO-704).
+const POLICIES_WAIT: Duration = Duration::from_secs(30);
+
+/// Opens the store step by step: nothing before `lists` (the first lists of both clusters, and the engine's first list
+/// of policies), then conditions and addresses, then everything once the modules are loaded, or after 30 s. `loaded`
+/// counts the engine's changes.
+pub async fn open_gate(
+    store: Arc<NodeStore>,
+    lists: impl Future<Output = ()>,
+    worker: WorkerSide,
+    mut loaded: watch::Receiver<u64>,
+    cancel: CancellationToken,
+) {
+    tokio::select! {
+        () = cancel.cancelled() => return,
+        () = lists => {}
+    }
+    store.set_readiness(Readiness::LoadingPolicies);
+    let all_loaded = loaded.wait_for(|_| worker.host.ready());
+    tokio::select! {
+        () = cancel.cancelled() => return,
+        _ = tokio::time::timeout(POLICIES_WAIT, all_loaded) => {}
+    }
+    store.set_readiness(Readiness::Ready);
+    worker.policies.wake_all();
+}

@@ -1,0 +1,505 @@
+//! What is known about nodes, vnodes and the requests on them, updated in O(change).
+//!
+//! Synchronous and without I/O. In: watch events of both clusters. Out: names of vnodes that became dirty, and the
+//! snapshot of one vnode. Invariant: the sums of a node equal a recount of its pods.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
+    sync::Arc,
+};
+
+use kubeocean_api::{
+    keys::{annotation, label},
+    name::{vnode_name, vnode_name_prefix},
+    resource::PODS,
+};
+
+use super::{
+    requests::{Requests, intern},
+    snapshot::{Amounts, Usage},
+    view::{NodeView, Stamp, WorkerPod},
+    vnode::Written,
+};
+
+/// Who we are, as far as ownership of worker pods goes.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Identity {
+    /// Name of the binding.
+    pub binding: String,
+    /// Its clusterID.
+    pub cluster_id: String,
+    /// UID of the computing cluster's namespace `kube-system`.
+    pub computing_uid: String,
+}
+
+/// Name of a vnode; the key of everything about a node.
+pub type VnodeName = Arc<str>;
+
+#[derive(Debug)]
+struct Pod {
+    node: Arc<str>,
+    own: bool,
+    requests: Requests,
+}
+
+#[derive(Debug, Default)]
+struct Sums {
+    others: BTreeMap<Arc<str>, i64>,
+    own: BTreeMap<Arc<str>, i64>,
+}
+
+/// What was decided about a node, as far as its policy's status needs it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Decided {
+    /// The governing policy.
+    pub governed_by: Option<String>,
+    /// Younger policies that would cover the node.
+    pub shadowed: Vec<String>,
+    /// A module that decides for the node does not answer.
+    pub failed: bool,
+    /// Withheld at this moment.
+    pub withheld: bool,
+    /// The vnode is, or is about to be, built from this policy.
+    pub leased_by: Option<String>,
+    /// Base amounts of the node.
+    pub origin: Amounts,
+    /// Granted amounts.
+    pub granted: Amounts,
+}
+
+/// See the module documentation.
+#[derive(Debug)]
+pub struct Index {
+    identity: Identity,
+    prefix: String,
+    pnodes: HashMap<Arc<str>, Arc<NodeView>>,
+    /// Vnode name -> worker node name.
+    names: HashMap<VnodeName, Arc<str>>,
+    vnodes: HashMap<VnodeName, Arc<NodeView>>,
+    pods: HashMap<Arc<str>, Pod>,
+    sums: HashMap<Arc<str>, Sums>,
+    written: HashMap<VnodeName, Written>,
+    decided: HashMap<VnodeName, Decided>,
+}
+
+/// Everything about one vnode at one moment.
+#[derive(Clone, Debug, Default)]
+pub struct Snapshot {
+    /// The worker node.
+    pub pnode: Option<Arc<NodeView>>,
+    /// The vnode.
+    pub vnode: Option<Arc<NodeView>>,
+    /// Requests on the node.
+    pub usage: Usage,
+    /// What was last written.
+    pub written: Option<Written>,
+}
+
+impl Index {
+    /// Knows nothing yet.
+    pub fn new(identity: Identity) -> Self {
+        Self {
+            prefix: vnode_name_prefix(&identity.cluster_id),
+            identity,
+            pnodes: HashMap::new(),
+            names: HashMap::new(),
+            vnodes: HashMap::new(),
+            pods: HashMap::new(),
+            sums: HashMap::new(),
+            written: HashMap::new(),
+            decided: HashMap::new(),
+        }
+    }
+
+    fn vnode_of(&self, node: &str) -> VnodeName {
+        vnode_name(&self.identity.cluster_id, node).into()
+    }
+
+    /// A worker node was added or changed.
+    pub fn set_pnode(&mut self, node: NodeView) -> VnodeName {
+        let name: Arc<str> = node.name().into();
+        let vnode = self.vnode_of(&name);
+        self.names.insert(Arc::clone(&vnode), Arc::clone(&name));
+        self.pnodes.insert(name, Arc::new(node));
+        vnode
+    }
+
+    /// A worker node is gone.
+    pub fn remove_pnode(&mut self, name: &str) -> VnodeName {
+        let vnode = self.vnode_of(name);
+        self.names.remove(&vnode);
+        self.pnodes.remove(name);
+        vnode
+    }
+
+    /// The complete list of worker nodes.
+    pub fn reset_pnodes(&mut self, all: Vec<NodeView>) -> BTreeSet<VnodeName> {
+        let mut dirty: BTreeSet<VnodeName> = self.names.keys().cloned().collect();
+        self.pnodes.clear();
+        self.names.clear();
+        dirty.extend(all.into_iter().map(|node| self.set_pnode(node)));
+        dirty
+    }
+
+    /// A vnode was added or changed. Older news than what is known is ignored, as are objects that only carry our
+    /// labels.
+    pub fn set_vnode(&mut self, vnode: NodeView) -> Option<VnodeName> {
+        if !self.is_vnode(&vnode) {
+            return None;
+        }
+        let name: VnodeName = vnode.name().into();
+        if let Some(known) = self.vnodes.get(&name)
+            && known.uid() == vnode.uid()
+            && version(known) > version(&vnode)
+        {
+            return None;
+        }
+        if self.vnodes.get(&name).is_some_and(|known| known.uid() != vnode.uid()) {
+            self.written.remove(&name);
+        }
+        self.vnodes.insert(Arc::clone(&name), Arc::new(vnode));
+        Some(name)
+    }
+
+    /// A name we could have given: a real node that somebody labelled like a vnode is never touched.
+    fn is_vnode(&self, vnode: &NodeView) -> bool {
+        vnode.name().starts_with(&self.prefix)
+            && vnode.label(label::TYPE).is_none_or(|kind| kind == label::TYPE_VIRTUAL_KUBELET)
+    }
+
+    /// A vnode is gone.
+    pub fn remove_vnode(&mut self, name: &str, uid: &str) -> Option<VnodeName> {
+        let (key, known) = self.vnodes.get_key_value(name)?;
+        if known.uid() != uid {
+            return None;
+        }
+        let key = Arc::clone(key);
+        self.vnodes.remove(&key);
+        self.written.remove(&key);
+        Some(key)
+    }
+
+    /// The complete list of vnodes.
+    pub fn reset_vnodes(&mut self, all: Vec<NodeView>) -> BTreeSet<VnodeName> {
+        let mut dirty: BTreeSet<VnodeName> = self.vnodes.keys().cloned().collect();
+        let before = std::mem::take(&mut self.vnodes);
+        for vnode in all {
+            dirty.extend(self.set_vnode(vnode));
+        }
+        let same = |name: &VnodeName| match (before.get(name), self.vnodes.get(name)) {
+            (Some(old), Some(new)) => old.uid() == new.uid(),
+            _ => false,
+        };
+        self.written.retain(|name, _| same(name));
+        dirty
+    }
+
+    /// A worker pod was added or changed. Returns the vnode whose sums changed.
+    pub fn set_pod(&mut self, pod: WorkerPod) -> Option<VnodeName> {
+        let uid = pod.metadata.uid.clone()?;
+        if pod.terminal || pod.node.is_empty() {
+            return self.remove_pod(&uid);
+        }
+        let node: Arc<str> = self
+            .pnodes
+            .get_key_value(pod.node.as_str())
+            .map_or_else(|| pod.node.as_str().into(), |(name, _)| Arc::clone(name));
+        let vnode = self.vnode_of(&node);
+        let own = self.is_own(&pod.stamp, &vnode);
+        if let Some(known) = self.pods.get(uid.as_str())
+            && known.node == node
+            && known.own == own
+            && known.requests == pod.requests
+        {
+            return None;
+        }
+        self.remove_pod(&uid);
+        self.count(&node, own, &pod.requests, 1);
+        self.pods.insert(uid.into(), Pod { node, own, requests: pod.requests });
+        Some(vnode)
+    }
+
+    /// A worker pod is gone or terminal. Returns the vnode whose sums changed.
+    pub fn remove_pod(&mut self, uid: &str) -> Option<VnodeName> {
+        let pod = self.pods.remove(uid)?;
+        self.count(&pod.node, pod.own, &pod.requests, -1);
+        Some(self.vnode_of(&pod.node))
+    }
+
+    /// The complete list of worker pods.
+    pub fn reset_pods(&mut self, all: Vec<WorkerPod>) -> BTreeSet<VnodeName> {
+        let before: HashMap<Arc<str>, Sums> = std::mem::take(&mut self.sums);
+        self.pods.clear();
+        for pod in all {
+            self.set_pod(pod);
+        }
+        let nodes: HashSet<&Arc<str>> = before.keys().chain(self.sums.keys()).collect();
+        nodes
+            .into_iter()
+            .filter(|node| {
+                let (old, new) = (before.get(*node), self.sums.get(*node));
+                old.map(|s| (&s.others, &s.own)) != new.map(|s| (&s.others, &s.own))
+            })
+            .map(|node| self.vnode_of(node))
+            .collect()
+    }
+
+    /// BU section 5: stamped for this binding, or made by the original for this vnode.
+    fn is_own(&self, stamp: &Stamp, vnode: &str) -> bool {
+        match stamp {
+            Stamp::None => false,
+            Stamp::Stamped { binding, cluster_uid } => {
+                *binding == self.identity.binding && *cluster_uid == self.identity.computing_uid
+            }
+            Stamp::Legacy { vnode: of } => of == vnode,
+        }
+    }
+
+    fn count(&mut self, node: &Arc<str>, own: bool, requests: &Requests, sign: i64) {
+        let sums = self.sums.entry(Arc::clone(node)).or_default();
+        let side = if own { &mut sums.own } else { &mut sums.others };
+        let pods = intern(PODS);
+        let amounts = requests.iter().filter(|(resource, _)| ***resource != *PODS);
+        for (resource, amount) in amounts.chain(std::iter::once((&pods, 1))) {
+            let total = side.entry(Arc::clone(resource)).or_default();
+            *total = total.saturating_add(sign * amount);
+            if *total == 0 {
+                side.remove(resource);
+            }
+        }
+        if sums.own.is_empty() && sums.others.is_empty() {
+            self.sums.remove(node);
+        }
+    }
+
+    /// Requests on a worker node.
+    pub fn usage(&self, node: &str) -> Usage {
+        let plain = |side: &BTreeMap<Arc<str>, i64>| {
+            side.iter().map(|(resource, amount)| (resource.to_string(), *amount)).collect()
+        };
+        self.sums.get(node).map_or_else(Usage::default, |sums| Usage {
+            others: plain(&sums.others),
+            own: plain(&sums.own),
+        })
+    }
+
+    /// Everything about one vnode.
+    pub fn snapshot(&self, vnode: &str) -> Snapshot {
+        let pnode = self.names.get(vnode).and_then(|node| self.pnodes.get(node)).cloned();
+        Snapshot {
+            usage: pnode.as_ref().map(|pnode| self.usage(pnode.name())).unwrap_or_default(),
+            pnode,
+            vnode: self.vnodes.get(vnode).cloned(),
+            written: self.written.get(vnode).cloned(),
+        }
+    }
+
+    /// The vnode as last seen.
+    pub fn vnode(&self, name: &str) -> Option<&Arc<NodeView>> {
+        self.vnodes.get(name)
+    }
+
+    /// Every vnode that exists.
+    pub fn vnodes(&self) -> impl Iterator<Item = &Arc<NodeView>> {
+        self.vnodes.values()
+    }
+
+    /// Worker nodes whose label `policy-applied` has a value that `wanted` accepts, sorted.
+    pub fn labelled(&self, wanted: &dyn Fn(&str) -> bool) -> Vec<String> {
+        let labelled = |node: &NodeView| node.label(label::POLICY_APPLIED).is_some_and(wanted);
+        let mut names: Vec<String> =
+            self.pnodes.values().filter(|node| labelled(node)).map(|node| node.name().to_owned()).collect();
+        names.sort();
+        names
+    }
+
+    /// Every vnode that exists or may come to exist.
+    pub fn keys(&self) -> BTreeSet<VnodeName> {
+        self.names.keys().chain(self.vnodes.keys()).cloned().collect()
+    }
+
+    /// Remembers what was written.
+    pub fn set_written(&mut self, vnode: &str, written: Written) {
+        if let Some((name, _)) = self.vnodes.get_key_value(vnode) {
+            self.written.insert(Arc::clone(name), written);
+        }
+    }
+
+    /// Remembers what was decided. Returns the policies whose numbers changed by it.
+    pub fn set_decided(&mut self, vnode: &VnodeName, decided: Option<Decided>) -> BTreeSet<String> {
+        let before = match decided.clone() {
+            Some(decided) => self.decided.insert(Arc::clone(vnode), decided),
+            None => self.decided.remove(vnode),
+        };
+        let policies = |decided: &Option<Decided>| -> BTreeSet<String> {
+            let Some(decided) = decided else { return BTreeSet::new() };
+            let named = decided.governed_by.iter().chain(&decided.leased_by).chain(&decided.shadowed);
+            named.cloned().collect()
+        };
+        let summary = |decided: &Option<Decided>| {
+            decided.as_ref().map(|d| {
+                let fields = (&d.governed_by, &d.shadowed, d.failed, d.withheld, &d.leased_by);
+                (fields.0.clone(), fields.1.clone(), fields.2, fields.3, fields.4.clone())
+            })
+        };
+        if summary(&before) == summary(&decided) {
+            return BTreeSet::new();
+        }
+        policies(&before).union(&policies(&decided)).cloned().collect()
+    }
+
+    /// All decisions, by vnode.
+    pub fn decided(&self) -> impl Iterator<Item = (&VnodeName, &Decided)> {
+        self.decided.iter()
+    }
+
+    /// Vnodes that are, or are about to be, built from a policy; its finalizer waits for them.
+    pub fn built_from(&self, policy: &str) -> usize {
+        let named = |vnode: &NodeView| vnode.annotation(annotation::POLICIES_APPLIED) == Some(policy);
+        let there = self.vnodes.iter().filter(|(_, vnode)| named(vnode)).map(|(name, _)| name);
+        let coming =
+            self.decided.iter().filter(|(_, d)| d.leased_by.as_deref() == Some(policy)).map(|(name, _)| name);
+        there.chain(coming).collect::<HashSet<_>>().len()
+    }
+
+    /// Vnodes whose Lease is renewed: they were last seen, or last written, as ready (BU-1002).
+    pub fn renewable(&self) -> impl Iterator<Item = (&VnodeName, &Arc<NodeView>)> {
+        self.vnodes.iter().filter(|(name, vnode)| {
+            vnode.ready() || self.written.get(*name).is_some_and(|written| written.ready)
+        })
+    }
+
+    /// Whether the incremental sums equal a recount; anything else is a defect of this file.
+    pub fn sums_are_right(&self) -> bool {
+        let mut fresh = Self::new(self.identity.clone());
+        for pod in self.pods.values() {
+            fresh.count(&pod.node, pod.own, &pod.requests, 1);
+        }
+        let plain = |index: &Self| -> BTreeMap<Arc<str>, (BTreeMap<Arc<str>, i64>, BTreeMap<Arc<str>, i64>)> {
+            index.sums.iter().map(|(n, s)| (Arc::clone(n), (s.others.clone(), s.own.clone()))).collect()
+        };
+        plain(&fresh) == plain(self)
+    }
+}
+
+/// Resource versions of one kind grow; what cannot be compared counts as oldest.
+fn version(node: &NodeView) -> u64 {
+    node.resource_version().parse().unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+    use proptest::prelude::*;
+
+    fn index() -> Index {
+        Index::new(Identity {
+            binding: "dc-east".into(),
+            cluster_id: "cls-a".into(),
+            computing_uid: "c-1".into(),
+        })
+    }
+
+    fn pod(uid: &str, node: &str, cpu: i64, stamp: Stamp) -> WorkerPod {
+        WorkerPod {
+            metadata: ObjectMeta { uid: Some(uid.into()), ..ObjectMeta::default() },
+            node: node.into(),
+            terminal: false,
+            requests: [("cpu", cpu)].into_iter().collect(),
+            stamp,
+        }
+    }
+
+    fn stamped(binding: &str, cluster_uid: &str) -> Stamp {
+        Stamp::Stamped { binding: binding.into(), cluster_uid: cluster_uid.into() }
+    }
+
+    fn node(json: serde_json::Value) -> NodeView {
+        serde_json::from_value(json).unwrap()
+    }
+
+    #[test]
+    fn only_pods_stamped_for_this_binding_are_own() {
+        let mut index = index();
+        index.set_pod(pod("1", "n", 100, Stamp::None));
+        index.set_pod(pod("2", "n", 10, stamped("dc-east", "c-1")));
+        index.set_pod(pod("3", "n", 1000, stamped("dc-east", "c-2")));
+        index.set_pod(pod("4", "n", 1000, stamped("dc-west", "c-1")));
+        index.set_pod(pod("5", "n", 1, Stamp::Legacy { vnode: "vnode-cls-a-n".into() }));
+        index.set_pod(pod("6", "n", 1000, Stamp::Legacy { vnode: "vnode-cls-a-other".into() }));
+        let usage = index.usage("n");
+        assert_eq!((usage.own["cpu"], usage.own["pods"]), (11, 2));
+        assert_eq!((usage.others["cpu"], usage.others["pods"]), (3100, 4));
+    }
+
+    #[test]
+    fn an_event_without_a_change_of_requests_wakes_nobody() {
+        let mut index = index();
+        assert_eq!(index.set_pod(pod("1", "n", 100, Stamp::None)).as_deref(), Some("vnode-cls-a-n"));
+        assert_eq!(index.set_pod(pod("1", "n", 100, Stamp::None)), None);
+        let done = WorkerPod { terminal: true, ..pod("1", "n", 100, Stamp::None) };
+        assert_eq!(index.set_pod(done).as_deref(), Some("vnode-cls-a-n"));
+        assert_eq!(index.usage("n"), Usage::default());
+    }
+
+    #[test]
+    fn a_relist_of_pods_wakes_only_what_changed() {
+        let mut index = index();
+        index.set_pod(pod("1", "n1", 1, Stamp::None));
+        index.set_pod(pod("2", "n2", 1, Stamp::None));
+        let dirty = index.reset_pods(vec![pod("1", "n1", 1, Stamp::None), pod("3", "n3", 1, Stamp::None)]);
+        assert_eq!(dirty.iter().map(AsRef::as_ref).collect::<Vec<&str>>(), ["vnode-cls-a-n2", "vnode-cls-a-n3"]);
+    }
+
+    #[test]
+    fn a_real_node_with_our_labels_is_not_ours() {
+        let mut index = index();
+        let labels = serde_json::json!({label::MANAGED_BY: "kubeocean", label::CLUSTER_BINDING: "dc-east"});
+        let real = node(serde_json::json!({"metadata": {"name": "master-1", "labels": labels}}));
+        assert_eq!(index.set_vnode(real), None);
+    }
+
+    #[test]
+    fn old_news_about_a_vnode_is_ignored() {
+        let mut index = index();
+        let version = |rv: &str| {
+            node(serde_json::json!({"metadata": {"name": "vnode-cls-a-n", "uid": "u", "resourceVersion": rv}}))
+        };
+        assert!(index.set_vnode(version("10")).is_some());
+        assert_eq!(index.set_vnode(version("9")), None);
+        assert!(index.set_vnode(version("10")).is_some());
+        assert_eq!(index.remove_vnode("vnode-cls-a-n", "other"), None);
+        assert!(index.remove_vnode("vnode-cls-a-n", "u").is_some());
+    }
+
+    #[test]
+    fn a_policy_is_used_by_what_is_there_and_what_is_coming() {
+        let mut index = index();
+        let annotations = serde_json::json!({annotation::POLICIES_APPLIED: "p"});
+        index.set_vnode(node(serde_json::json!({"metadata": {"name": "vnode-cls-a-1", "annotations": annotations}})));
+        let leased = Decided { leased_by: Some("p".into()), ..Decided::default() };
+        for name in ["vnode-cls-a-1", "vnode-cls-a-2"] {
+            assert_eq!(index.set_decided(&name.into(), Some(leased.clone())), BTreeSet::from(["p".to_owned()]));
+        }
+        assert!(index.set_decided(&"vnode-cls-a-2".into(), Some(leased)).is_empty());
+        assert_eq!(index.built_from("p"), 2);
+    }
+
+    proptest! {
+        #[test]
+        fn sums_equal_a_recount(events in proptest::collection::vec((0_u8..12, 0_u8..4, 0_i64..500, 0_u8..4), 0..200)) {
+            let mut index = index();
+            for (uid, node, cpu, what) in events {
+                let (uid, node) = (uid.to_string(), format!("n{node}"));
+                match what {
+                    0 => { index.remove_pod(&uid); }
+                    1 => { index.set_pod(pod(&uid, &node, cpu, stamped("dc-east", "c-1"))); }
+                    2 => { index.set_pod(WorkerPod { terminal: true, ..pod(&uid, &node, cpu, Stamp::None) }); }
+                    _ => { index.set_pod(pod(&uid, &node, cpu, Stamp::None)); }
+                }
+            }
+            prop_assert!(index.sums_are_right());
+        }
+    }
+}

@@ -1,0 +1,26 @@
+//! Worker nodes become vnodes (BU sections 1 to 9): which, with how much, in which state, and how they are taken back.
+//!
+//! `watch` feeds the [`index`], which keeps the sums of requests per node and a queue of dirty vnodes. `decide` takes
+//! batches from the queue, asks the policy engine about them ([`snapshot`]) and hands each node to the planner.
+//! [`plan`] is pure and knows the order of steps; [`vnode`], [`reclaim`], [`withdraw`], [`metadata`] and [`compare`]
+//! are its parts. `apply` performs the actions.
+
+pub mod action;
+pub mod apply;
+pub mod compare;
+pub mod decide;
+pub mod decision;
+pub mod detach;
+pub mod index;
+pub mod metadata;
+pub mod plan;
+pub mod reclaim;
+pub mod requests;
+pub mod snapshot;
+pub mod store;
+#[cfg(test)]
+mod tests;
+pub mod view;
+pub mod vnode;
+pub mod watch;
+pub mod withdraw;

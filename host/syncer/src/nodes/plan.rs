@@ -1,0 +1,390 @@
+//! What is to be done about one node: the rows of BU section 9, first match wins.
+//!
+//! Pure: no clock, client or logging. In: [`NodeInput`], a snapshot of one key. Out: [`NodePlan`]: actions in an order
+//! for which every prefix is repairable, and when to look again without an event.
+
+use std::{fmt, net::IpAddr};
+
+use jiff::Timestamp;
+use kubeocean_api::keys::{annotation, condition_type, finalizer, label, taint};
+
+use super::{
+    action::{Action, NodeChanges, PodDeletion, VnodeEvent},
+    compare::{Difference, difference},
+    decision::{Decision, Verdict},
+    metadata::{ExpectedMetadata, same_taints, stale_keys},
+    reclaim::{LeaseState, Observed, Reclaiming, reclaiming},
+    snapshot::Amounts,
+    view::NodeView,
+    vnode::{
+        BindingView, Content, GoverningPolicy, Ingredients, Settings, Written, address, addresses, content, evicts,
+        mirrored_conditions, proxier_condition, reachable_condition, stated, unreachable_taint,
+    },
+    withdraw::{Cause, PodOnVnode, Withdrawal, withdraw},
+};
+
+/// How much is known about a node.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Knowledge<'a> {
+    /// The worker's first lists are not complete: nothing is known about the node.
+    Nothing,
+    /// The node is known, the policies are not loaded (PO-704): nothing is written but conditions and addresses.
+    NodeOnly,
+    /// Decided.
+    Decided(&'a Decision),
+}
+
+/// Who the policy named by a worker node's label `policy-applied` belongs to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum LabelOwner {
+    /// To this binding, or the policy does not exist: the label is ours to change.
+    #[default]
+    OursOrNobody,
+    /// To another binding.
+    Other,
+}
+
+/// Everything about one node at one moment.
+#[derive(Clone, Copy, Debug)]
+pub struct NodeInput<'a> {
+    /// Now.
+    pub now: Timestamp,
+    /// The binding.
+    pub binding: &'a BindingView,
+    /// Settings.
+    pub settings: &'a Settings,
+    /// Name the vnode has or gets.
+    pub vnode_name: &'a str,
+    /// The worker node, if it exists.
+    pub pnode: Option<&'a NodeView>,
+    /// The vnode, if it exists.
+    pub vnode: Option<&'a NodeView>,
+    /// What is known.
+    pub knowledge: Knowledge<'a>,
+    /// What others leave of the node.
+    pub available: &'a Amounts,
+    /// The policy named by the decision.
+    pub policy: Option<&'a GoverningPolicy>,
+    /// Owner of the node's label `policy-applied`.
+    pub label_owner: LabelOwner,
+    /// Port of the vnode.
+    pub port: u16,
+    /// Addresses of ready Proxiers.
+    pub proxier: &'a [IpAddr],
+    /// The worker's API has been out of reach for 60 s.
+    pub unreachable: bool,
+    /// What this process wrote before.
+    pub written: Option<&'a Written>,
+    /// Pods on the vnode.
+    pub pods: &'a [PodOnVnode],
+}
+
+/// What to do, and when to look again.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct NodePlan {
+    /// In order.
+    pub actions: Vec<Action>,
+    /// Without an event.
+    pub next_wake: Option<Timestamp>,
+    /// The vnode is, or is going to be, built from this policy.
+    pub leased_by: Option<String>,
+}
+
+impl fmt::Display for NodePlan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let actions: Vec<String> = self.actions.iter().map(ToString::to_string).collect();
+        f.write_str(&actions.join("; "))
+    }
+}
+
+/// See the module documentation.
+pub fn plan_node(input: &NodeInput<'_>) -> NodePlan {
+    match (input.knowledge, withdrawal_cause(input)) {
+        (Knowledge::Nothing, _) => NodePlan { actions: mark_reachability(input), ..NodePlan::default() },
+        (_, Some(cause)) => plan_withdrawal(input, cause),
+        (Knowledge::NodeOnly, None) => NodePlan { actions: mirror(input), ..NodePlan::default() },
+        (Knowledge::Decided(decision), None) => plan_lease(input, decision),
+    }
+}
+
+/// Rows 1 and 3 to 6.
+fn withdrawal_cause(input: &NodeInput<'_>) -> Option<Cause> {
+    if input.knowledge == Knowledge::Nothing {
+        return None;
+    }
+    let Some(pnode) = input.pnode.filter(|pnode| !pnode.terminating()) else { return Some(Cause::NodeGone) };
+    if input.binding.deleting {
+        return Some(Cause::BindingDeleted);
+    }
+    if pnode.excluded() {
+        return Some(Cause::Excluded);
+    }
+    if let Knowledge::Decided(decision) = input.knowledge
+        && !decision.selected
+    {
+        return Some(Cause::NotSelected);
+    }
+    if let Some(vnode) = input.vnode {
+        if vnode.annotation_or_label(annotation::PHYSICAL_NODE_UID) != Some(pnode.uid()) {
+            return Some(Cause::NodeReplaced);
+        }
+        if vnode.terminating() {
+            return Some(Cause::Deleted);
+        }
+    }
+    match input.knowledge {
+        Knowledge::Decided(decision) if decision.governed_by.is_none() || input.policy.is_none() => {
+            Some(Cause::PolicyLost)
+        }
+        _ => None,
+    }
+}
+
+fn plan_withdrawal(input: &NodeInput<'_>, cause: Cause) -> NodePlan {
+    let mut actions = Vec::new();
+    if let Some(pnode) = input.pnode
+        && pnode.label(label::POLICY_APPLIED).is_some()
+        && input.label_owner == LabelOwner::OursOrNobody
+    {
+        actions.push(Action::LabelWorkerNode { node: pnode.name().to_owned(), policy: None });
+    }
+    let Some(vnode) = input.vnode else { return NodePlan { actions, ..NodePlan::default() } };
+    let mirrored = match input.pnode {
+        Some(pnode) if cause != Cause::NodeReplaced => {
+            mirrored_conditions(pnode, Some(vnode), input.written)
+        }
+        _ => Vec::new(),
+    };
+    let withdrawal = Withdrawal { now: input.now, cause, vnode, pods: input.pods, mirrored: &mirrored };
+    let next_wake = withdraw(&withdrawal, &mut actions);
+    let decided = match input.knowledge {
+        Knowledge::Decided(decision) => decision.wake_at.and_then(|at| Timestamp::from_second(at).ok()),
+        _ => None,
+    };
+    NodePlan { actions, next_wake: earliest(next_wake, decided), leased_by: None }
+}
+
+fn earliest(a: Option<Timestamp>, b: Option<Timestamp>) -> Option<Timestamp> {
+    [a, b].into_iter().flatten().min()
+}
+
+/// Row 7.
+fn plan_lease(input: &NodeInput<'_>, decision: &Decision) -> NodePlan {
+    let wake = decision.wake_at.and_then(|at| Timestamp::from_second(at).ok());
+    let (Some(pnode), Some(policy)) = (input.pnode, input.policy) else { return NodePlan::default() };
+    if input.vnode.is_none() && !decision.may_create {
+        return NodePlan { next_wake: wake, ..NodePlan::default() };
+    }
+    let reclaiming = reclaiming(decision, &Observed::of(input.vnode), input.now);
+    let wanted = content(&Ingredients {
+        now: input.now,
+        binding: input.binding,
+        settings: input.settings,
+        name: input.vnode_name,
+        pnode,
+        vnode: input.vnode,
+        available: input.available,
+        decision,
+        policy,
+        reclaiming: &reclaiming,
+        port: input.port,
+        proxier: input.proxier,
+        unreachable: input.unreachable,
+        written: input.written,
+    });
+    let mut plan = NodePlan { leased_by: Some(policy.name.clone()), next_wake: wake, ..NodePlan::default() };
+    if !policy.held {
+        plan.actions.push(Action::HoldPolicy { policy: policy.name.clone() });
+    }
+    match input.vnode {
+        None => plan.actions.push(Action::CreateVnode {
+            name: input.vnode_name.to_owned(),
+            body: wanted.create_body(input.vnode_name, input.now),
+            written: remembered(pnode, input, true, false),
+        }),
+        Some(vnode) => {
+            let later = update(input, decision, pnode, vnode, &wanted, &reclaiming, &mut plan.actions);
+            plan.next_wake = earliest(plan.next_wake, later);
+        }
+    }
+    label_worker_node(input, pnode, &policy.name, &mut plan.actions);
+    if let LeaseState::Closing { until } = reclaiming.state {
+        plan.next_wake = earliest(plan.next_wake, Some(until));
+    }
+    if evicts(reclaiming.state) {
+        evict(input.pods, &mut plan.actions);
+    }
+    plan
+}
+
+fn remembered(pnode: &NodeView, input: &NodeInput<'_>, amounts: bool, event: bool) -> Written {
+    let mut written = Written::of(pnode, input.written);
+    if amounts {
+        written.amounts_at = Some(input.now);
+    }
+    if event {
+        written.event_at = Some(input.now);
+    }
+    written
+}
+
+/// Brings an existing vnode to its content. Returns when a postponed write is due.
+fn update(
+    input: &NodeInput<'_>,
+    decision: &Decision,
+    pnode: &NodeView,
+    vnode: &NodeView,
+    wanted: &Content,
+    reclaiming: &Reclaiming,
+    actions: &mut Vec<Action>,
+) -> Option<Timestamp> {
+    let changes = changes(vnode, wanted);
+    if !changes.is_empty() {
+        actions.push(Action::PatchVnode(changes));
+    }
+    if vnode.condition(condition_type::DRAINING).is_some() {
+        actions.extend(Action::show_conditions(vnode, &[], None, &[condition_type::DRAINING]));
+    }
+    let difference = difference(wanted, vnode, pnode, input.written, input.now);
+    let event = lease_event(input, decision, vnode, wanted, reclaiming, difference);
+    let postponed = match difference {
+        Difference::None => None,
+        Difference::Later(due) => Some(due),
+        Difference::Now { amounts } => {
+            let told = event.as_ref().is_some_and(|event| event.reason == LEASE_CHANGED);
+            actions.push(Action::ApplyVnode {
+                name: input.vnode_name.to_owned(),
+                body: wanted.apply_body(input.vnode_name, vnode.uid(), input.now),
+                written: remembered(pnode, input, amounts, told),
+            });
+            None
+        }
+    };
+    actions.extend(event.map(Action::Event));
+    postponed
+}
+
+/// What server-side apply does not do: taints, cordon, finalizer, and keys of ours that are wanted no more. The start
+/// of a reclaim is written together with its taint.
+fn changes(vnode: &NodeView, wanted: &Content) -> NodeChanges {
+    let mut changes = NodeChanges::of(vnode);
+    let before = ExpectedMetadata::decode(vnode.annotation(annotation::EXPECTED_METADATA));
+    for key in stale_keys(&before.labels, &wanted.labels, vnode.metadata.labels.as_ref()) {
+        changes.labels.insert(key, None);
+    }
+    for key in stale_keys(&before.annotations, &wanted.annotations, vnode.metadata.annotations.as_ref()) {
+        changes.annotations.insert(key, None);
+    }
+    if !same_taints(&wanted.taints, &vnode.spec.taints) {
+        changes.taints = Some(wanted.taints.clone());
+        let since = wanted.annotations.get(annotation::RECLAIM_SINCE);
+        if let Some(since) = since
+            && vnode.annotation(annotation::RECLAIM_SINCE) != Some(since)
+        {
+            changes.annotations.insert(annotation::RECLAIM_SINCE.to_owned(), Some(since.clone()));
+        }
+    }
+    // A cordon by a user stays; ours is known by the time we left with it.
+    if vnode.spec.unschedulable && vnode.annotation(annotation::DELETION_TAINT_TIME).is_some() {
+        changes.unschedulable = Some(false);
+    }
+    let finalizers = vnode.metadata.finalizers.as_deref().unwrap_or_default();
+    if !finalizers.iter().any(|name| name == finalizer::VNODE) {
+        let ours = std::iter::once(finalizer::VNODE.to_owned());
+        changes.finalizers = Some(finalizers.iter().cloned().chain(ours).collect());
+    }
+    changes
+}
+
+const LEASE_CHANGED: &str = "LeaseChanged";
+/// Shortest time between two events about changed amounts of a vnode (PO-1503).
+const LEASE_CHANGED_PERIOD: jiff::SignedDuration = jiff::SignedDuration::from_mins(5);
+
+fn lease_event(
+    input: &NodeInput<'_>,
+    decision: &Decision,
+    vnode: &NodeView,
+    wanted: &Content,
+    reclaiming: &Reclaiming,
+    difference: Difference,
+) -> Option<VnodeEvent> {
+    let shown = vnode.condition(condition_type::LEASE).map(|condition| condition.status.as_str())?;
+    let normal = |reason, message: String| Some(VnodeEvent { warning: false, reason, message });
+    let why = decision.reason.as_ref().map_or_else(String::new, |reason| format!(" ({})", reason.code));
+    let was_evicting =
+        vnode.taint(taint::OUT_OF_TIME_WINDOWS).is_some_and(|t| t.effect == super::view::NO_EXECUTE);
+    if evicts(reclaiming.state) && !was_evicting {
+        let message = format!("the lease ended{why}, pods are evicted");
+        return Some(VnodeEvent { warning: true, reason: "LeaseReclaimed", message });
+    }
+    match (shown, wanted.lease_status()) {
+        ("True", "False") => normal("LeaseClosed", format!("no new pods{why}")),
+        ("False", "True") => normal("LeaseOpened", "the node is leased again".to_owned()),
+        _ if difference == (Difference::Now { amounts: true }) && decision.verdict == Verdict::Offer => {
+            let quiet = input
+                .written
+                .and_then(|written| written.event_at)
+                .is_some_and(|at| input.now.duration_since(at) < LEASE_CHANGED_PERIOD);
+            if quiet { None } else { normal(LEASE_CHANGED, format!("leased amounts changed{why}")) }
+        }
+        _ => None,
+    }
+}
+
+fn label_worker_node(input: &NodeInput<'_>, pnode: &NodeView, policy: &str, actions: &mut Vec<Action>) {
+    let value = kubeocean_api::name::fit_label_value(policy);
+    let shown = pnode.label(label::POLICY_APPLIED);
+    if shown != Some(value.as_str()) && (shown.is_none() || input.label_owner == LabelOwner::OursOrNobody) {
+        actions.push(Action::LabelWorkerNode { node: pnode.name().to_owned(), policy: Some(value) });
+    }
+}
+
+/// Pods a reclaim takes (BU-807).
+fn evict(pods: &[PodOnVnode], actions: &mut Vec<Action>) {
+    let due = pods.iter().filter(|pod| !pod.terminal && !pod.deleting && !pod.system && !pod.tolerates_reclaim);
+    actions.extend(due.map(|pod| Action::DeletePod {
+        key: pod.key.clone(),
+        uid: pod.uid.clone(),
+        why: PodDeletion::Reclaimed,
+    }));
+}
+
+/// The policies are not loaded: conditions and addresses are kept current, nothing else (PO-704).
+fn mirror(input: &NodeInput<'_>) -> Vec<Action> {
+    let (Some(vnode), Some(pnode)) = (input.vnode, input.pnode) else { return Vec::new() };
+    let mut wanted = mirrored_conditions(pnode, Some(vnode), input.written);
+    wanted.push(stated(Some(vnode), reachable_condition(input.unreachable), input.now));
+    wanted.push(stated(Some(vnode), proxier_condition(input.proxier), input.now));
+    let addresses = addresses(input.vnode_name, address(input.vnode_name, Some(vnode), input.proxier));
+    let taints = reachability_taint(vnode, input.unreachable);
+    let status = Action::show_conditions(vnode, &wanted, Some(&addresses), &[]);
+    // One of the two per round: both carry the version this was computed from.
+    taints.map(Action::PatchVnode).or(status).into_iter().collect()
+}
+
+/// Nothing is known about the worker: only whether it can be reached is shown.
+fn mark_reachability(input: &NodeInput<'_>) -> Vec<Action> {
+    let Some(vnode) = input.vnode.filter(|vnode| !vnode.terminating()) else { return Vec::new() };
+    if !input.unreachable {
+        return Vec::new();
+    }
+    let wanted = stated(Some(vnode), reachable_condition(true), input.now);
+    let taints = reachability_taint(vnode, true);
+    taints.map(Action::PatchVnode).or_else(|| Action::show_conditions(vnode, &[wanted], None, &[])).into_iter().collect()
+}
+
+fn reachability_taint(vnode: &NodeView, unreachable: bool) -> Option<NodeChanges> {
+    let marked = vnode.taint(taint::WORKER_UNREACHABLE).is_some();
+    if marked == unreachable {
+        return None;
+    }
+    let mut taints = vnode.spec.taints.clone();
+    if unreachable {
+        taints.push(unreachable_taint());
+    } else {
+        taints.retain(|t| t.key != taint::WORKER_UNREACHABLE);
+    }
+    let mut changes = NodeChanges::of(vnode);
+    changes.taints = Some(taints);
+    Some(changes)
+}

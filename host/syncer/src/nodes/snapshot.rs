@@ -1,0 +1,143 @@
+//! What the policy engine is told about a node.
+//!
+//! In: worker node, sums of requests, vnode. Out: [`NodeFacts`] in base units. Nothing here depends on the clock.
+
+use std::collections::BTreeMap;
+
+use kubeocean_api::{
+    keys::{annotation, taint},
+    quantity::Rounding,
+    resource::to_base_units,
+};
+use kubeocean_engine::{NodeFacts, Published};
+use serde_json::Value;
+
+use super::view::{NodeView, Taint, Texts};
+
+/// Amounts in base units by resource.
+pub type Amounts = BTreeMap<String, i64>;
+
+/// Requests on a node: of this binding's pods and of everybody else's, each pod counting once under `pods`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Usage {
+    /// Everybody else's, other bindings' included.
+    pub others: Amounts,
+    /// This binding's.
+    pub own: Amounts,
+}
+
+/// Base B of BU-501: allocatable, or capacity where a node reports no allocatable.
+pub fn base(pnode: &NodeView) -> Amounts {
+    let written =
+        if pnode.status.allocatable.is_empty() { &pnode.status.capacity } else { &pnode.status.allocatable };
+    in_base_units(written, Rounding::Down)
+}
+
+/// What others leave of B (BU-503).
+pub fn available(base: &Amounts, others: &Amounts) -> Amounts {
+    base.iter()
+        .map(|(resource, total)| {
+            let used = others.get(resource).copied().unwrap_or(0);
+            (resource.clone(), total.saturating_sub(used).max(0))
+        })
+        .collect()
+}
+
+fn in_base_units(written: &Texts, rounding: Rounding) -> Amounts {
+    written
+        .iter()
+        .filter_map(|(resource, text)| Some((resource.clone(), to_base_units(resource, text, rounding).ok()?)))
+        .collect()
+}
+
+/// Facts about one node.
+pub fn facts(pnode: &NodeView, vnode_name: &str, vnode: Option<&NodeView>, usage: &Usage) -> NodeFacts {
+    let info = |key: &str| pnode.status.node_info.get(key).and_then(Value::as_str).unwrap_or_default().to_owned();
+    NodeFacts {
+        node_name: pnode.name().to_owned(),
+        vnode_name: vnode_name.to_owned(),
+        labels: pnode.metadata.labels.clone().unwrap_or_default(),
+        annotations: pnode.metadata.annotations.clone().unwrap_or_default(),
+        taints: taints(&pnode.spec.taints),
+        arch: info("architecture"),
+        os: info("operatingSystem"),
+        allocatable: base(pnode),
+        used: usage.others.clone(),
+        leased: usage.own.clone(),
+        usage: Amounts::new(),
+        ready: pnode.ready(),
+        schedulable: !pnode.spec.unschedulable,
+        created_unix: pnode.metadata.creation_timestamp.as_ref().map_or(0, |time| time.0.as_second()),
+        vnode_exists: vnode.is_some(),
+        published: vnode.map(published),
+    }
+}
+
+/// What a vnode publishes.
+pub fn published(vnode: &NodeView) -> Published {
+    let valid_until = vnode
+        .annotation(annotation::POLICY_DECISION)
+        .and_then(|text| serde_json::from_str::<Value>(text).ok())
+        .and_then(|decision| decision.get("validUntil")?.as_str()?.parse::<jiff::Timestamp>().ok())
+        .map(jiff::Timestamp::as_second);
+    Published {
+        amounts: in_base_units(&vnode.status.allocatable, Rounding::Down),
+        offered: vnode.taint(taint::OUT_OF_TIME_WINDOWS).is_none(),
+        valid_until,
+    }
+}
+
+/// Taint key -> `value:Effect`, several joined in order.
+fn taints(taints: &[Taint]) -> Texts {
+    let mut by_key: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    for taint in taints {
+        let text = format!("{}:{}", taint.value.as_deref().unwrap_or_default(), taint.effect);
+        by_key.entry(taint.key.clone()).or_default().push(text);
+    }
+    by_key
+        .into_iter()
+        .map(|(key, mut texts)| {
+            texts.sort();
+            (key, texts.join(","))
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn facts_carry_base_units_and_sorted_taints() {
+        let pnode: NodeView = serde_saphyr::from_str(
+            "{metadata: {name: n, labels: {a: b}}, spec: {unschedulable: true, taints: [{key: k, effect: NoSchedule}, {key: k, value: v, effect: NoExecute}]}, \
+              status: {capacity: {cpu: 9}, allocatable: {cpu: 3900m, memory: 8Gi, pods: 110}, nodeInfo: {architecture: arm64, operatingSystem: linux}, \
+              conditions: [{type: Ready, status: 'True'}]}}",
+        )
+        .unwrap();
+        let usage = Usage { others: Amounts::from([("cpu".into(), 1000)]), own: Amounts::new() };
+        let facts = facts(&pnode, "vnode-n", None, &usage);
+        assert_eq!(facts.allocatable["cpu"], 3900);
+        assert_eq!(facts.allocatable["memory"], 8 << 30);
+        assert_eq!(facts.taints["k"], ":NoSchedule,v:NoExecute");
+        assert_eq!((facts.arch.as_str(), facts.ready, facts.schedulable), ("arm64", true, false));
+        assert_eq!(available(&facts.allocatable, &usage.others)["cpu"], 2900);
+        assert_eq!(facts.published, None);
+    }
+
+    #[test]
+    fn a_vnode_tells_what_it_publishes() {
+        let vnode: NodeView = serde_json::from_value(serde_json::json!({
+            "metadata": {"name": "v", "annotations": {
+                annotation::POLICY_DECISION: "{\"validUntil\":\"2027-01-15T08:00:00Z\"}"
+            }},
+            "spec": {"taints": [{"key": taint::OUT_OF_TIME_WINDOWS, "effect": "NoSchedule"}]},
+            "status": {"allocatable": {"cpu": "1500m"}},
+        }))
+        .unwrap();
+        let published = published(&vnode);
+        assert_eq!(published.amounts["cpu"], 1500);
+        assert!(!published.offered);
+        assert_eq!(published.valid_until, Some(1_800_000_000));
+    }
+}

@@ -1,0 +1,450 @@
+//! The [`Index`] behind its lock, with the queue of dirty vnodes and those who want to know.
+//!
+//! In: watch sinks, results of writes. Out: batches of keys for `decide`, answers for the other concerns.
+//! Callers: every task of a binding. No lock is held across an await.
+
+use std::{
+    collections::BTreeSet,
+    fmt,
+    net::IpAddr,
+    sync::{Arc, atomic::AtomicU64},
+    time::{Duration, Instant},
+};
+
+use kubeocean_api::{
+    keys::{annotation, label},
+    name::PortTable,
+};
+use parking_lot::Mutex;
+
+use super::{
+    index::{Decided, Identity, Index, Snapshot, VnodeName},
+    snapshot::{Amounts, Usage},
+    view::{INTERNAL_IP, NodeView},
+    vnode::{BindingView, Written},
+};
+use crate::runtime::queue::Queue;
+
+/// Quiet time before a change of requests is acted on.
+const QUIET: Duration = Duration::from_millis(200);
+/// Longest time between two reactions to a stream of such changes.
+const STREAM: Duration = Duration::from_secs(1);
+
+/// A vnode as other concerns see it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct VnodeRef {
+    /// Name.
+    pub name: String,
+    /// UID.
+    pub uid: String,
+    /// The worker node behind it; `None` when the vnode does not tell.
+    pub worker_node: Option<String>,
+    /// Being deleted.
+    pub deleting: bool,
+    /// Of this binding: label and clusterID fit.
+    pub ours: bool,
+}
+
+/// How much may be decided yet.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Readiness {
+    /// The first lists are not complete.
+    #[default]
+    Listing,
+    /// The lists are complete, policies load (PO-704).
+    LoadingPolicies,
+    /// Everything is decided.
+    Ready,
+}
+
+/// What was written, for metrics.
+#[derive(Debug, Default)]
+pub struct NodeCounters {
+    /// Vnodes created.
+    pub created: AtomicU64,
+    /// Patches of taints, cordon, metadata or finalizer.
+    pub patched: AtomicU64,
+    /// Applies of metadata and status.
+    pub applied: AtomicU64,
+    /// Patches of conditions and addresses alone.
+    pub status: AtomicU64,
+    /// Vnodes deleted.
+    pub deleted: AtomicU64,
+    /// Pods evicted by a reclaim.
+    pub reclaimed_pods: AtomicU64,
+    /// Pods deleted by a withdrawal.
+    pub drained_pods: AtomicU64,
+}
+
+type Listener = Box<dyn Fn(&str) + Send + Sync>;
+
+/// See the module documentation.
+pub struct NodeStore {
+    identity: Identity,
+    state: Mutex<State>,
+    pub(super) queue: Arc<Queue<VnodeName>>,
+    ports: Arc<Mutex<PortTable>>,
+    /// What was written since the start.
+    pub counters: NodeCounters,
+    vnode_listeners: Mutex<Vec<Listener>>,
+    policy_listeners: Mutex<Vec<Listener>>,
+}
+
+struct State {
+    index: Index,
+    binding: BindingView,
+    readiness: Readiness,
+    proxier: Vec<IpAddr>,
+    unreachable: bool,
+    /// When a node's change of requests was last acted on.
+    woken: std::collections::HashMap<VnodeName, Instant>,
+}
+
+impl fmt::Debug for NodeStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("NodeStore").field("identity", &self.identity).finish_non_exhaustive()
+    }
+}
+
+/// What is the same for all vnodes at one moment.
+#[derive(Clone, Debug)]
+pub struct Surroundings {
+    /// The binding.
+    pub binding: BindingView,
+    /// How much may be decided.
+    pub readiness: Readiness,
+    /// Addresses of ready Proxiers.
+    pub proxier: Vec<IpAddr>,
+    /// The worker's API has been out of reach for 60 s.
+    pub unreachable: bool,
+}
+
+/// How much the nodes of a policy are.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PolicyUsage {
+    /// Nodes it governs.
+    pub governed: usize,
+    /// Of these, nodes for which a module of it does not answer.
+    pub failed: usize,
+    /// Of these, nodes that are withheld.
+    pub withheld: usize,
+    /// Nodes it would cover if no older policy did, and one of these.
+    pub shadowed: usize,
+    /// A policy that shadows it.
+    pub shadowed_by: Option<String>,
+    /// Vnodes built from it, or about to be.
+    pub built: usize,
+}
+
+/// Numbers of one vnode for metrics (BU-1601), in base units.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct VnodeNumbers {
+    /// Vnode name.
+    pub vnode: String,
+    /// What the node has.
+    pub origin: Amounts,
+    /// What is leased.
+    pub available: Amounts,
+    /// Requests of others and of this binding's pods.
+    pub usage: Usage,
+}
+
+/// A Lease to renew.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct LeaseTarget {
+    /// Vnode name.
+    pub vnode: Arc<str>,
+    /// Vnode UID.
+    pub uid: String,
+}
+
+impl NodeStore {
+    /// An empty store. `ports` is shared by all bindings of a process (MC-134).
+    pub fn new(identity: Identity, binding: BindingView, ports: Arc<Mutex<PortTable>>) -> Arc<Self> {
+        let state = State {
+            index: Index::new(identity.clone()),
+            binding,
+            readiness: Readiness::default(),
+            proxier: Vec::new(),
+            unreachable: false,
+            woken: std::collections::HashMap::new(),
+        };
+        Arc::new(Self {
+            identity,
+            state: Mutex::new(state),
+            queue: Queue::new("nodes"),
+            ports,
+            counters: NodeCounters::default(),
+            vnode_listeners: Mutex::default(),
+            policy_listeners: Mutex::default(),
+        })
+    }
+
+    /// Who we are.
+    pub fn identity(&self) -> &Identity {
+        &self.identity
+    }
+
+    /// A vnode by name.
+    pub fn vnode(&self, name: &str) -> Option<VnodeRef> {
+        let state = self.state.lock();
+        let vnode = state.index.vnode(name)?;
+        Some(VnodeRef {
+            name: name.to_owned(),
+            uid: vnode.uid().to_owned(),
+            worker_node: vnode.annotation_or_label(annotation::PHYSICAL_NODE_NAME).map(str::to_owned),
+            deleting: vnode.terminating(),
+            ours: vnode.label(label::CLUSTER_BINDING)
+                == Some(kubeocean_api::name::fit_label_value(&self.identity.binding).as_str())
+                && vnode.label(label::PHYSICAL_CLUSTER_ID) == Some(self.identity.cluster_id.as_str()),
+        })
+    }
+
+    /// Calls `listener` with the name of every vnode that changed.
+    pub fn on_vnode_change(&self, listener: impl Fn(&str) + Send + Sync + 'static) {
+        self.vnode_listeners.lock().push(Box::new(listener));
+    }
+
+    /// Calls `listener` with the name of every policy whose nodes changed.
+    pub fn on_policy_usage_change(&self, listener: impl Fn(&str) + Send + Sync + 'static) {
+        self.policy_listeners.lock().push(Box::new(listener));
+    }
+
+    /// A pod of the vnode came, went or changed.
+    pub fn wake(&self, vnode: &str) {
+        self.queue.add(vnode.into());
+    }
+
+    /// Everything is to be looked at again.
+    pub fn wake_all(&self) {
+        let keys = self.state.lock().index.keys();
+        self.queue.add_all(keys);
+    }
+
+    /// The binding changed.
+    pub fn set_binding(&self, binding: BindingView) {
+        let changed = {
+            let mut state = self.state.lock();
+            let changed = state.binding != binding;
+            state.binding = binding;
+            changed
+        };
+        if changed {
+            self.wake_all();
+        }
+    }
+
+    /// More, or after a lost session less, may be decided.
+    pub fn set_readiness(&self, readiness: Readiness) {
+        let changed = std::mem::replace(&mut self.state.lock().readiness, readiness) != readiness;
+        if changed {
+            self.wake_all();
+        }
+    }
+
+    /// How much may be decided.
+    pub fn readiness(&self) -> Readiness {
+        self.state.lock().readiness
+    }
+
+    /// The ready Proxiers.
+    pub fn set_proxier(&self, addresses: impl IntoIterator<Item = IpAddr>) {
+        let sorted: Vec<IpAddr> = addresses.into_iter().collect::<BTreeSet<_>>().into_iter().collect();
+        let mut state = self.state.lock();
+        if state.proxier == sorted {
+            return;
+        }
+        state.proxier = sorted;
+        drop(state);
+        self.wake_all();
+    }
+
+    /// Whether the worker's API has been out of reach for 60 s.
+    pub fn set_unreachable(&self, unreachable: bool) {
+        let changed = std::mem::replace(&mut self.state.lock().unreachable, unreachable) != unreachable;
+        if changed {
+            self.wake_all();
+        }
+    }
+
+    /// What is the same for all vnodes.
+    pub fn surroundings(&self) -> Surroundings {
+        let state = self.state.lock();
+        Surroundings {
+            binding: state.binding.clone(),
+            readiness: state.readiness,
+            proxier: state.proxier.clone(),
+            unreachable: state.unreachable,
+        }
+    }
+
+    /// One vnode.
+    pub fn snapshot(&self, vnode: &str) -> Snapshot {
+        self.state.lock().index.snapshot(vnode)
+    }
+
+    /// Port of a vnode: the one it carries, else a free one (BU-302, BU-303).
+    pub fn port(&self, vnode: &str) -> Result<u16, kubeocean_api::name::PortsExhausted> {
+        self.ports.lock().assign(vnode)
+    }
+
+    /// Nodes and vnodes of a policy.
+    pub fn policy_usage(&self, policy: &str) -> PolicyUsage {
+        let state = self.state.lock();
+        let mut usage = PolicyUsage { built: state.index.built_from(policy), ..PolicyUsage::default() };
+        for (_, decided) in state.index.decided() {
+            if decided.governed_by.as_deref() == Some(policy) {
+                usage.governed += 1;
+                usage.failed += usize::from(decided.failed);
+                usage.withheld += usize::from(decided.withheld);
+            } else if decided.shadowed.iter().any(|name| name == policy) {
+                usage.shadowed += 1;
+                usage.shadowed_by = usage.shadowed_by.max(decided.governed_by.clone());
+            }
+        }
+        usage
+    }
+
+    /// Numbers of all vnodes, by name.
+    pub fn numbers(&self) -> Vec<VnodeNumbers> {
+        let state = self.state.lock();
+        let mut numbers: Vec<VnodeNumbers> = state
+            .index
+            .decided()
+            .filter(|(name, _)| state.index.vnode(name).is_some())
+            .map(|(name, decided)| VnodeNumbers {
+                vnode: name.to_string(),
+                origin: decided.origin.clone(),
+                available: decided.granted.clone(),
+                usage: state.index.snapshot(name).usage,
+            })
+            .collect();
+        numbers.sort_by(|a, b| a.vnode.cmp(&b.vnode));
+        numbers
+    }
+
+    /// Names of all vnodes that exist.
+    pub fn vnode_names(&self) -> BTreeSet<String> {
+        self.state.lock().index.vnodes().map(|vnode| vnode.name().to_owned()).collect()
+    }
+
+    /// Worker nodes whose label names one of `policies` (for the deletion of a binding).
+    pub fn labelled_nodes(&self, policies: &dyn Fn(&str) -> bool) -> Vec<String> {
+        let state = self.state.lock();
+        state.index.labelled(policies)
+    }
+
+    /// Leases to renew now.
+    pub fn lease_targets(&self) -> Vec<LeaseTarget> {
+        let state = self.state.lock();
+        let target = |(name, vnode): (&VnodeName, &Arc<NodeView>)| LeaseTarget {
+            vnode: Arc::clone(name),
+            uid: vnode.uid().to_owned(),
+        };
+        state.index.renewable().map(target).collect()
+    }
+
+    pub(super) fn set_written(&self, vnode: &str, written: Written) {
+        self.state.lock().index.set_written(vnode, written);
+    }
+
+    pub(super) fn set_decided(&self, vnode: &VnodeName, decided: Option<Decided>) {
+        let policies = self.state.lock().index.set_decided(vnode, decided);
+        self.tell_policies(policies);
+    }
+
+    pub(super) fn release_port(&self, vnode: &str) {
+        self.ports.lock().release(vnode);
+    }
+
+    /// A vnode as an answer or the watch shows it.
+    pub fn saw_vnode(&self, vnode: NodeView) {
+        let (policies, name) = {
+            let mut state = self.state.lock();
+            let applied = |vnode: Option<&Arc<NodeView>>| {
+                vnode.and_then(|vnode| vnode.annotation(annotation::POLICIES_APPLIED)).map(str::to_owned)
+            };
+            let before = applied(state.index.vnode(vnode.name()));
+            let Some(name) = state.index.set_vnode(vnode) else { return };
+            let known = state.index.vnode(&name);
+            if let Some(port) = known.and_then(|vnode| vnode.label(label::PROXIER_PORT)?.parse().ok()) {
+                self.ports.lock().record(&name, port);
+            }
+            let after = applied(known);
+            let policies = if before == after { BTreeSet::new() } else { before.into_iter().chain(after).collect() };
+            (policies, name)
+        };
+        self.queue.add(Arc::clone(&name));
+        self.tell_vnodes([name]);
+        self.tell_policies(policies);
+    }
+
+    /// A vnode is gone.
+    pub fn lost_vnode(&self, name: &str, uid: &str) {
+        let (removed, applied) = {
+            let mut state = self.state.lock();
+            let applied = state
+                .index
+                .vnode(name)
+                .and_then(|vnode| vnode.annotation(annotation::POLICIES_APPLIED).map(str::to_owned));
+            (state.index.remove_vnode(name, uid), applied)
+        };
+        if let Some(name) = removed {
+            self.queue.add(Arc::clone(&name));
+            self.tell_vnodes([name]);
+            self.tell_policies(applied);
+        }
+    }
+
+    pub(super) fn reset_vnodes(&self, all: Vec<NodeView>) {
+        {
+            let mut ports = self.ports.lock();
+            for vnode in &all {
+                if let Some(port) = vnode.label(label::PROXIER_PORT).and_then(|port| port.parse().ok()) {
+                    ports.record(vnode.name(), port);
+                }
+            }
+        }
+        let dirty = self.state.lock().index.reset_vnodes(all);
+        self.queue.add_all(dirty.iter().cloned());
+        self.tell_vnodes(dirty);
+    }
+
+    pub(super) fn change(&self, change: impl FnOnce(&mut Index) -> BTreeSet<VnodeName>) {
+        let dirty = change(&mut self.state.lock().index);
+        self.queue.add_all(dirty);
+    }
+
+    /// Changes that come in streams are acted on after a quiet time, and at most once a second.
+    pub(super) fn change_requests(&self, change: impl FnOnce(&mut Index) -> BTreeSet<VnodeName>) {
+        let now = Instant::now();
+        let mut state = self.state.lock();
+        let dirty = change(&mut state.index);
+        for vnode in dirty {
+            let streaming = state.woken.get(&vnode).is_some_and(|at| now.duration_since(*at) < STREAM);
+            if !streaming {
+                state.woken.insert(Arc::clone(&vnode), now);
+            }
+            self.queue.add_after(vnode, if streaming { STREAM } else { QUIET });
+        }
+    }
+
+    fn tell_vnodes(&self, names: impl IntoIterator<Item = VnodeName>) {
+        let listeners = self.vnode_listeners.lock();
+        for name in names {
+            listeners.iter().for_each(|listener| listener(&name));
+        }
+    }
+
+    fn tell_policies(&self, names: impl IntoIterator<Item = String>) {
+        let listeners = self.policy_listeners.lock();
+        for name in names.into_iter().filter(|name| !name.is_empty()) {
+            listeners.iter().for_each(|listener| listener(&name));
+        }
+    }
+
+    /// Proxier address a vnode shows, for the Proxier's benefit.
+    pub fn address(&self, vnode: &str) -> Option<String> {
+        self.state.lock().index.vnode(vnode)?.address(INTERNAL_IP).map(str::to_owned)
+    }
+}

@@ -1,0 +1,314 @@
+//! The parts of nodes and worker pods that are used, trimmed while decoding.
+//!
+//! In: watch streams of both clusters. Out: values for the index and the planners. A pod is reduced to its request
+//! vector and its stamps at once, so that a foreign pod costs some 100 bytes.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use kubeocean_api::keys::{annotation, label};
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use super::requests::{self, Requests, WirePod};
+use crate::{partial_resource, runtime::meta::trimmed_meta};
+
+/// Text by key: labels, annotations, quantities by resource.
+pub type Texts = BTreeMap<String, String>;
+
+/// A node of either cluster.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+pub struct NodeView {
+    /// Without managedFields and kubectl's last-applied copy.
+    #[serde(deserialize_with = "trimmed_meta")]
+    pub metadata: ObjectMeta,
+    /// Taints and cordon.
+    #[serde(default)]
+    pub spec: NodeSpec,
+    /// What the kubelet reports, resp. what we wrote.
+    #[serde(default)]
+    pub status: NodeStatus,
+}
+
+partial_resource!(NodeView, k8s_openapi::api::core::v1::Node);
+
+/// Used part of a node's spec.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct NodeSpec {
+    /// All taints.
+    pub taints: Vec<Taint>,
+    /// Cordoned.
+    pub unschedulable: bool,
+}
+
+/// A taint; its identity is (key, effect).
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Taint {
+    /// Key.
+    pub key: String,
+    /// Value, mostly absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub value: Option<String>,
+    /// `NoSchedule`, `PreferNoSchedule` or `NoExecute`.
+    pub effect: String,
+    /// RFC 3339.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub time_added: Option<String>,
+}
+
+impl Taint {
+    /// A taint without a time.
+    pub fn new(key: &str, value: Option<&str>, effect: &str) -> Self {
+        Self {
+            key: key.to_owned(),
+            value: value.map(str::to_owned),
+            effect: effect.to_owned(),
+            time_added: None,
+        }
+    }
+
+    /// Same (key, effect).
+    pub fn is_same_as(&self, other: &Self) -> bool {
+        self.key == other.key && self.effect == other.effect
+    }
+
+    /// The taint without its time.
+    #[must_use]
+    pub fn timeless(&self) -> Self {
+        Self { time_added: None, ..self.clone() }
+    }
+}
+
+/// `NoSchedule`.
+pub const NO_SCHEDULE: &str = "NoSchedule";
+/// `NoExecute`.
+pub const NO_EXECUTE: &str = "NoExecute";
+
+/// Used part of a node's status.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct NodeStatus {
+    /// Quantity by resource.
+    pub allocatable: Texts,
+    /// Quantity by resource.
+    pub capacity: Texts,
+    /// Conditions, in the order given.
+    pub conditions: Vec<NodeCondition>,
+    /// Addresses, in the order given.
+    pub addresses: Vec<NodeAddress>,
+    /// Verbatim, also fields newer than we are.
+    pub node_info: Map<String, Value>,
+    /// Deprecated by Kubernetes; mirrored when present.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub phase: Option<String>,
+    /// Kubelet port of a vnode.
+    pub daemon_endpoints: DaemonEndpoints,
+}
+
+/// `status.daemonEndpoints`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct DaemonEndpoints {
+    /// Where the kubelet, resp. the Proxier, listens.
+    pub kubelet_endpoint: DaemonEndpoint,
+}
+
+/// A port, spelled as core/v1 does.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(default)]
+pub struct DaemonEndpoint {
+    /// 0 = absent.
+    #[serde(rename = "Port")]
+    pub port: i32,
+}
+
+/// A node condition with its times as written.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct NodeCondition {
+    /// Type.
+    #[serde(rename = "type")]
+    pub type_: String,
+    /// `True`, `False` or `Unknown`.
+    pub status: String,
+    /// UpperCamelCase.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub reason: String,
+    /// For people.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub message: String,
+    /// RFC 3339.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub last_heartbeat_time: Option<String>,
+    /// RFC 3339.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub last_transition_time: Option<String>,
+}
+
+impl NodeCondition {
+    /// Same statement, whenever it was made.
+    pub fn says_the_same_as(&self, other: &Self) -> bool {
+        self.type_ == other.type_
+            && self.status == other.status
+            && self.reason == other.reason
+            && self.message == other.message
+    }
+}
+
+/// A node address.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeAddress {
+    /// `InternalIP`, `Hostname`, ...
+    #[serde(rename = "type")]
+    pub type_: String,
+    /// The address.
+    pub address: String,
+}
+
+/// Condition type of a node that can run pods.
+pub const READY: &str = "Ready";
+/// Address type of vnodes and worker nodes.
+pub const INTERNAL_IP: &str = "InternalIP";
+/// Address type that carries a node's name.
+pub const HOSTNAME: &str = "Hostname";
+
+impl NodeView {
+    /// `metadata.name`.
+    pub fn name(&self) -> &str {
+        self.metadata.name.as_deref().unwrap_or_default()
+    }
+
+    /// `metadata.uid`.
+    pub fn uid(&self) -> &str {
+        self.metadata.uid.as_deref().unwrap_or_default()
+    }
+
+    /// `metadata.resourceVersion`.
+    pub fn resource_version(&self) -> &str {
+        self.metadata.resource_version.as_deref().unwrap_or_default()
+    }
+
+    /// A deletion is under way.
+    pub fn terminating(&self) -> bool {
+        self.metadata.deletion_timestamp.is_some()
+    }
+
+    /// A label.
+    pub fn label(&self, key: &str) -> Option<&str> {
+        self.metadata.labels.as_ref()?.get(key).map(String::as_str)
+    }
+
+    /// An annotation.
+    pub fn annotation(&self, key: &str) -> Option<&str> {
+        self.metadata.annotations.as_ref()?.get(key).map(String::as_str)
+    }
+
+    /// The annotation, else the label of the same key: label values may be cut (BU section 4).
+    pub fn annotation_or_label(&self, key: &str) -> Option<&str> {
+        self.annotation(key).or_else(|| self.label(key))
+    }
+
+    /// A condition.
+    pub fn condition(&self, type_: &str) -> Option<&NodeCondition> {
+        self.status.conditions.iter().find(|condition| condition.type_ == type_)
+    }
+
+    /// The Ready condition is True.
+    pub fn ready(&self) -> bool {
+        self.condition(READY).is_some_and(|ready| ready.status == "True")
+    }
+
+    /// First address of a type.
+    pub fn address(&self, type_: &str) -> Option<&str> {
+        self.status.addresses.iter().find(|address| address.type_ == type_).map(|a| a.address.as_str())
+    }
+
+    /// A taint by key, whatever its effect.
+    pub fn taint(&self, key: &str) -> Option<&Taint> {
+        self.spec.taints.iter().find(|taint| taint.key == key)
+    }
+
+    /// Worker nodes of these kinds are never leased (BU-401).
+    pub fn excluded(&self) -> bool {
+        let instance = [label::INSTANCE_TYPE, label::INSTANCE_TYPE_BETA];
+        instance
+            .iter()
+            .filter_map(|key| self.label(key))
+            .any(|value| label::EXCLUDED_INSTANCE_TYPES.contains(&value))
+            || self.label(label::TYPE) == Some(label::TYPE_VIRTUAL_KUBELET)
+    }
+}
+
+/// A scheduled, not terminal pod of the worker cluster.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(from = "WirePod")]
+pub struct WorkerPod {
+    /// Name, namespace, uid and version only.
+    pub metadata: ObjectMeta,
+    /// `spec.nodeName`.
+    pub node: String,
+    /// Phase Succeeded or Failed.
+    pub terminal: bool,
+    /// What the pod asks for (scheduler's rule).
+    pub requests: Requests,
+    /// Who made it.
+    pub stamp: Stamp,
+}
+
+partial_resource!(WorkerPod, k8s_openapi::api::core::v1::Pod);
+
+/// Who a worker pod was made by (BU section 5 *Do better*, TD-1103).
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Stamp {
+    /// Not by Kubeocean: a user of the worker cluster.
+    #[default]
+    None,
+    /// By a Syncer that stamps its pods.
+    Stamped {
+        /// Binding name.
+        binding: String,
+        /// Identity of the computing cluster.
+        cluster_uid: String,
+    },
+    /// By the original, which leaves only the vnode's name.
+    Legacy {
+        /// Vnode name.
+        vnode: String,
+    },
+}
+
+impl From<WirePod> for WorkerPod {
+    fn from(wire: WirePod) -> Self {
+        let labels = wire.metadata.labels.as_ref();
+        let annotations = wire.metadata.annotations.as_ref();
+        let read =
+            |map: Option<&Texts>, key: &str| map.and_then(|map| map.get(key)).cloned().unwrap_or_default();
+        let stamp = if read(labels, label::MANAGED_BY) == label::MANAGED_BY_VALUE {
+            let binding = read(labels, label::CLUSTER_BINDING);
+            let cluster_uid = read(annotations, annotation::COMPUTING_CLUSTER_UID);
+            if binding.is_empty() && cluster_uid.is_empty() {
+                Stamp::Legacy { vnode: read(annotations, annotation::VIRTUAL_NODE_NAME) }
+            } else {
+                Stamp::Stamped { binding, cluster_uid }
+            }
+        } else {
+            Stamp::None
+        };
+        let requests = requests::of_pod(&wire);
+        Self {
+            terminal: matches!(wire.status.phase.as_str(), "Succeeded" | "Failed"),
+            node: wire.spec.node_name,
+            requests,
+            stamp,
+            metadata: ObjectMeta {
+                name: wire.metadata.name,
+                namespace: wire.metadata.namespace,
+                uid: wire.metadata.uid,
+                resource_version: wire.metadata.resource_version,
+                ..ObjectMeta::default()
+            },
+        }
+    }
+}

@@ -1,0 +1,235 @@
+//! The watches that feed the [`NodeStore`]: worker nodes, worker pods, vnodes, Proxier pods, and whether the worker
+//! answers at all.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    sync::Arc,
+    time::Duration,
+};
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use kube::{Api, Client, runtime::watcher::Config};
+use kubeocean_api::{keys::label, name::fit_label_value};
+use parking_lot::Mutex;
+use serde::Deserialize;
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    store::NodeStore,
+    view::{NodeView, WorkerPod},
+};
+use crate::{
+    partial_resource,
+    runtime::{
+        meta::trimmed_meta,
+        sink::Sink,
+        watch::{WatchHealth, WatchSpec, watch_into},
+    },
+};
+
+/// Without a working watch for so long, the worker counts as unreachable (BU section 6).
+const UNREACHABLE_AFTER: Duration = Duration::from_secs(60);
+/// How often the state of the watch is looked at.
+const LOOK: Duration = Duration::from_secs(2);
+
+/// Worker nodes.
+#[derive(Debug)]
+pub struct WorkerNodes(pub Arc<NodeStore>);
+
+impl Sink<NodeView> for WorkerNodes {
+    fn apply(&self, node: NodeView) {
+        self.0.change(|index| BTreeSet::from([index.set_pnode(node)]));
+    }
+    fn delete(&self, node: NodeView) {
+        self.0.change(|index| BTreeSet::from([index.remove_pnode(node.name())]));
+    }
+    fn reset(&self, all: Vec<NodeView>) {
+        self.0.change(|index| index.reset_pnodes(all));
+    }
+}
+
+/// Worker pods.
+#[derive(Debug)]
+pub struct WorkerPods(pub Arc<NodeStore>);
+
+impl Sink<WorkerPod> for WorkerPods {
+    fn apply(&self, pod: WorkerPod) {
+        self.0.change_requests(|index| index.set_pod(pod).into_iter().collect());
+    }
+    fn delete(&self, pod: WorkerPod) {
+        let uid = pod.metadata.uid.unwrap_or_default();
+        self.0.change_requests(|index| index.remove_pod(&uid).into_iter().collect());
+    }
+    fn reset(&self, all: Vec<WorkerPod>) {
+        self.0.change(|index| index.reset_pods(all));
+    }
+}
+
+/// Vnodes.
+#[derive(Debug)]
+pub struct Vnodes(pub Arc<NodeStore>);
+
+impl Sink<NodeView> for Vnodes {
+    fn apply(&self, vnode: NodeView) {
+        self.0.saw_vnode(vnode);
+    }
+    fn delete(&self, vnode: NodeView) {
+        self.0.lost_vnode(vnode.name(), vnode.uid());
+    }
+    fn reset(&self, all: Vec<NodeView>) {
+        self.0.reset_vnodes(all);
+    }
+}
+
+/// Watches the binding's vnodes until cancelled. Runs from the moment of leadership, before the worker is connected,
+/// because the Leases are renewed from it.
+pub async fn watch_vnodes(
+    computing: Client,
+    store: Arc<NodeStore>,
+    health: Arc<WatchHealth>,
+    cancel: CancellationToken,
+) {
+    let selector = format!(
+        "{}={},{}={}",
+        label::MANAGED_BY,
+        label::MANAGED_BY_VALUE,
+        label::CLUSTER_BINDING,
+        fit_label_value(&store.identity().binding)
+    );
+    let spec = WatchSpec { name: "vnodes", api: Api::all(computing), config: Config::default().labels(&selector) };
+    watch_into(spec, Arc::new(Vnodes(store)), health, cancel).await;
+}
+
+/// Watches the worker's nodes until cancelled.
+pub async fn watch_worker_nodes(
+    worker: Client,
+    store: Arc<NodeStore>,
+    health: Arc<WatchHealth>,
+    cancel: CancellationToken,
+) {
+    let selector = format!("{}!={}", label::TYPE, label::TYPE_VIRTUAL_KUBELET);
+    let spec =
+        WatchSpec { name: "worker nodes", api: Api::all(worker), config: Config::default().labels(&selector) };
+    watch_into(spec, Arc::new(WorkerNodes(store)), health, cancel).await;
+}
+
+/// Watches the worker's scheduled, not terminal pods until cancelled. A pod that becomes terminal arrives as deleted.
+pub async fn watch_worker_pods(
+    worker: Client,
+    store: Arc<NodeStore>,
+    health: Arc<WatchHealth>,
+    cancel: CancellationToken,
+) {
+    let fields = "spec.nodeName!=,status.phase!=Succeeded,status.phase!=Failed";
+    let spec = WatchSpec { name: "worker pods", api: Api::all(worker), config: Config::default().fields(fields) };
+    watch_into(spec, Arc::new(WorkerPods(store)), health, cancel).await;
+}
+
+/// Keeps [`NodeStore::set_unreachable`] true to the state of the worker's node watch, until cancelled.
+pub async fn watch_reachability(nodes: Arc<WatchHealth>, store: Arc<NodeStore>, cancel: CancellationToken) {
+    let mut ticks = tokio::time::interval(LOOK);
+    loop {
+        tokio::select! {
+            () = cancel.cancelled() => return,
+            _ = ticks.tick() => {
+                store.set_unreachable(nodes.broken_for().is_some_and(|broken| broken >= UNREACHABLE_AFTER));
+            }
+        }
+    }
+}
+
+/// A Proxier pod.
+#[derive(Clone, Debug, Default, Deserialize)]
+pub struct ProxierPod {
+    /// Name and UID are used.
+    #[serde(deserialize_with = "trimmed_meta")]
+    pub metadata: ObjectMeta,
+    /// Address and readiness.
+    #[serde(default)]
+    pub status: ProxierPodStatus,
+}
+
+/// Used part of a Proxier pod's status.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct ProxierPodStatus {
+    phase: String,
+    #[serde(rename = "podIP")]
+    pod_ip: String,
+    conditions: Vec<super::view::NodeCondition>,
+}
+
+partial_resource!(ProxierPod, k8s_openapi::api::core::v1::Pod);
+
+impl ProxierPod {
+    /// Address of a running, ready Proxier that is not going away.
+    fn serving(&self) -> Option<IpAddr> {
+        let ready = self.status.conditions.iter().any(|c| c.type_ == "Ready" && c.status == "True");
+        let running = self.status.phase == "Running" && self.metadata.deletion_timestamp.is_none();
+        (ready && running).then(|| self.status.pod_ip.parse().ok()).flatten()
+    }
+}
+
+/// Proxier pods of the binding.
+#[derive(Debug)]
+pub struct ProxierPods {
+    store: Arc<NodeStore>,
+    addresses: Mutex<BTreeMap<String, IpAddr>>,
+}
+
+impl ProxierPods {
+    /// Nothing known yet.
+    pub fn new(store: Arc<NodeStore>) -> Self {
+        Self { store, addresses: Mutex::default() }
+    }
+
+    fn change(&self, change: impl FnOnce(&mut BTreeMap<String, IpAddr>)) {
+        let mut addresses = self.addresses.lock();
+        change(&mut addresses);
+        let all: Vec<IpAddr> = addresses.values().copied().collect();
+        drop(addresses);
+        self.store.set_proxier(all);
+    }
+}
+
+impl Sink<ProxierPod> for ProxierPods {
+    fn apply(&self, pod: ProxierPod) {
+        let uid = pod.metadata.uid.clone().unwrap_or_default();
+        self.change(|addresses| match pod.serving() {
+            Some(address) => drop(addresses.insert(uid, address)),
+            None => drop(addresses.remove(&uid)),
+        });
+    }
+    fn delete(&self, pod: ProxierPod) {
+        self.change(|addresses| drop(addresses.remove(&pod.metadata.uid.unwrap_or_default())));
+    }
+    fn reset(&self, all: Vec<ProxierPod>) {
+        self.change(|addresses| {
+            *addresses = all
+                .into_iter()
+                .filter_map(|pod| Some((pod.metadata.uid.clone().unwrap_or_default(), pod.serving()?)))
+                .collect();
+        });
+    }
+}
+
+/// Watches the binding's Proxier pods in the system namespace (TD-1401, MC-133) until cancelled.
+pub async fn watch_proxiers(
+    computing: Client,
+    system_namespace: &str,
+    store: Arc<NodeStore>,
+    cancel: CancellationToken,
+) {
+    let selector = format!(
+        "app.kubernetes.io/component=proxier,app.kubernetes.io/name=kubeocean-proxier,\
+         app.kubernetes.io/managed-by=kubeocean-manager,app.kubernetes.io/instance={}",
+        fit_label_value(&store.identity().binding)
+    );
+    let spec = WatchSpec {
+        name: "proxier pods",
+        api: Api::namespaced(computing, system_namespace),
+        config: Config::default().labels(&selector),
+    };
+    watch_into(spec, Arc::new(ProxierPods::new(store)), Arc::new(WatchHealth::default()), cancel).await;
+}

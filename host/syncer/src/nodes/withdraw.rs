@@ -1,0 +1,220 @@
+//! Taking a vnode back (BU-901, BU-902, BU-907).
+//!
+//! Pure. In: why, what is there, the pods on the vnode. Out: the next steps; each prefix of them is repairable.
+//! Order: label off the worker node, taint and cordon, wait for a promised grace period, delete, drain, finalizer off.
+
+use std::fmt;
+
+use jiff::{SignedDuration, Timestamp};
+use kubeocean_api::keys::{annotation, condition_type, finalizer, taint};
+
+use super::{
+    action::{Action, NodeChanges, PodDeletion, VnodeEvent},
+    decision::Reclaim,
+    reclaim::parse_reclaim,
+    view::{NO_SCHEDULE, NodeCondition, NodeView, Taint},
+    vnode::{condition, stated},
+};
+use crate::runtime::clock::{parse_rfc3339, rfc3339};
+
+/// Why a vnode is withdrawn.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cause {
+    /// The worker node is gone or going.
+    NodeGone,
+    /// Another worker node has its name now.
+    NodeReplaced,
+    /// Somebody deleted the vnode.
+    Deleted,
+    /// The binding is being deleted.
+    BindingDeleted,
+    /// The worker node is of a kind that is never leased.
+    Excluded,
+    /// The binding's selector no longer matches.
+    NotSelected,
+    /// No policy governs the node any more.
+    PolicyLost,
+}
+
+impl Cause {
+    /// Reason of condition `Draining` (API-808).
+    pub fn reason(self) -> &'static str {
+        match self {
+            Self::NodeGone => "NodeGone",
+            Self::NodeReplaced => "NodeReplaced",
+            Self::Deleted => "Deleted",
+            Self::BindingDeleted => "BindingDeleted",
+            Self::Excluded | Self::NotSelected => "NotSelected",
+            Self::PolicyLost => "PolicyLost",
+        }
+    }
+
+    /// Whether a grace period that the policy announced is waited for.
+    fn honours_grace(self) -> bool {
+        matches!(self, Self::NotSelected | Self::PolicyLost)
+    }
+}
+
+impl fmt::Display for Cause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::NodeGone => "the worker node is gone",
+            Self::NodeReplaced => "the worker node was replaced",
+            Self::Deleted => "the vnode was deleted",
+            Self::BindingDeleted => "the binding is being deleted",
+            Self::Excluded => "the worker node is of a kind that is never leased",
+            Self::NotSelected => "the binding does not select the worker node",
+            Self::PolicyLost => "no policy governs the worker node",
+        })
+    }
+}
+
+/// A pod on the vnode, as the vpod index knows it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[allow(clippy::struct_excessive_bools, reason = "independent facts about one pod")]
+pub struct PodOnVnode {
+    /// Namespace and name.
+    pub key: kubeocean_api::name::ObjectKey,
+    /// UID.
+    pub uid: String,
+    /// Phase Succeeded or Failed.
+    pub terminal: bool,
+    /// Already being deleted.
+    pub deleting: bool,
+    /// Owned by a DaemonSet.
+    pub daemonset: bool,
+    /// In a namespace that is never mapped, or a host port reservation.
+    pub system: bool,
+    /// Tolerates the out-of-window taint, so a reclaim leaves it alone (BU-807).
+    pub tolerates_reclaim: bool,
+}
+
+impl PodOnVnode {
+    /// Keeps the vnode from going (BU-901(f)). Pods of DaemonSets come back as long as the vnode is there.
+    pub fn blocks(&self) -> bool {
+        !self.terminal && !self.system && !self.daemonset
+    }
+}
+
+/// What a withdrawal needs to know.
+#[derive(Clone, Copy, Debug)]
+pub struct Withdrawal<'a> {
+    /// Now.
+    pub now: Timestamp,
+    /// Why.
+    pub cause: Cause,
+    /// The vnode.
+    pub vnode: &'a NodeView,
+    /// Pods on it.
+    pub pods: &'a [PodOnVnode],
+    /// Conditions of the worker node as they shall appear, if there is one.
+    pub mirrored: &'a [NodeCondition],
+}
+
+/// See the module documentation. Appends to `actions`; returns when to look again without an event.
+pub fn withdraw(input: &Withdrawal<'_>, actions: &mut Vec<Action>) -> Option<Timestamp> {
+    let vnode = input.vnode;
+    if vnode.terminating() {
+        drain(input, actions);
+        return None;
+    }
+    let tainted_since = draining_since(vnode);
+    let Some(since) = tainted_since else {
+        actions.push(Action::PatchVnode(begin(input)));
+        actions.push(Action::Event(VnodeEvent::draining(input.cause)));
+        return match grace(input) {
+            Some(grace) => input.now.checked_add(grace).ok(),
+            None => None,
+        };
+    };
+    if let Some(until) = grace(input).and_then(|grace| since.checked_add(grace).ok())
+        && until > input.now
+    {
+        show_progress(input, actions);
+        return Some(until);
+    }
+    actions.push(Action::DeleteVnode { name: vnode.name().to_owned(), uid: vnode.uid().to_owned() });
+    None
+}
+
+/// When the drain began; `None` while one of its marks is missing.
+fn draining_since(vnode: &NodeView) -> Option<Timestamp> {
+    let marked = vnode.taint(taint::VNODE_DELETING).is_some()
+        && vnode.spec.unschedulable
+        && vnode.annotation(annotation::POLICIES_APPLIED).is_none_or(str::is_empty);
+    let since = vnode.annotation(annotation::DELETION_TAINT_TIME).and_then(parse_rfc3339)?;
+    marked.then_some(since)
+}
+
+/// The grace period that the lost policy announced.
+fn grace(input: &Withdrawal<'_>) -> Option<SignedDuration> {
+    let announced = input.vnode.annotation(annotation::RECLAIM).and_then(parse_reclaim);
+    match announced {
+        Some(Reclaim::Graceful(seconds)) if input.cause.honours_grace() => {
+            Some(SignedDuration::from_secs(i64::from(seconds)))
+        }
+        _ => None,
+    }
+}
+
+/// Taint, cordon and time in one write. The policy's name goes, so that its finalizer waits for nobody.
+fn begin(input: &Withdrawal<'_>) -> NodeChanges {
+    let vnode = input.vnode;
+    let mut taints: Vec<Taint> =
+        vnode.spec.taints.iter().filter(|taint| taint.key != taint::VNODE_DELETING).cloned().collect();
+    taints.push(Taint {
+        time_added: Some(rfc3339(input.now)),
+        ..Taint::new(taint::VNODE_DELETING, Some("true"), NO_SCHEDULE)
+    });
+    let kept = vnode.annotation(annotation::DELETION_TAINT_TIME).filter(|text| parse_rfc3339(text).is_some());
+    let since = kept.map_or_else(|| rfc3339(input.now), str::to_owned);
+    let mut changes = NodeChanges::of(vnode);
+    changes.taints = Some(taints);
+    changes.unschedulable = Some(true);
+    changes.annotations.insert(annotation::DELETION_TAINT_TIME.to_owned(), Some(since));
+    changes.annotations.insert(annotation::POLICIES_APPLIED.to_owned(), Some(String::new()));
+    changes
+}
+
+/// The vnode is terminating: its pods go, those of DaemonSets last, then our finalizer.
+fn drain(input: &Withdrawal<'_>, actions: &mut Vec<Action>) {
+    let vnode = input.vnode;
+    let ours = vnode.metadata.finalizers.iter().flatten().any(|name| name == finalizer::VNODE);
+    if !ours {
+        return;
+    }
+    let blocking = input.pods.iter().any(PodOnVnode::blocks);
+    let due = input.pods.iter().filter(|pod| !pod.deleting && (!pod.daemonset || !blocking));
+    actions.extend(due.map(|pod| Action::DeletePod {
+        key: pod.key.clone(),
+        uid: pod.uid.clone(),
+        why: PodDeletion::Drained,
+    }));
+    if blocking {
+        show_progress(input, actions);
+    } else {
+        actions.push(Action::ReleaseVnode {
+            name: vnode.name().to_owned(),
+            uid: vnode.uid().to_owned(),
+        });
+    }
+}
+
+/// Condition `Draining` and the worker node's conditions.
+fn show_progress(input: &Withdrawal<'_>, actions: &mut Vec<Action>) {
+    let vnode = input.vnode;
+    let left = input.pods.iter().filter(|pod| pod.blocks()).count();
+    // A vnode that we deleted ourselves is terminating for the reason it was deleted for.
+    let shown = vnode.condition(condition_type::DRAINING).map(|shown| shown.reason.as_str());
+    let reason = match (input.cause, shown) {
+        (Cause::Deleted, Some(shown)) if !shown.is_empty() => shown,
+        (cause, _) => cause.reason(),
+    };
+    let message = format!("{left} pods left");
+    let draining = stated(Some(vnode), condition(condition_type::DRAINING, "True", reason, &message), input.now);
+    let mut wanted = input.mirrored.to_vec();
+    wanted.push(draining);
+    if let Some(action) = Action::show_conditions(vnode, &wanted, None, &[]) {
+        actions.push(action);
+    }
+}

@@ -1,0 +1,564 @@
+//! Performs pod plans: one request per action, answers go back into the index, and the plan is made anew until nothing
+//! is left to do.
+//!
+//! Called by the queue, one task per vpod key at a time. Makes no decision about pods, except what an error means.
+//! From creation to deletion a pod without dependencies costs five requests: mapping (whose answer is the whole vpod),
+//! creation, one status, deletion of the ppod, deletion of the vpod.
+
+use std::{fmt, sync::Arc};
+
+use jiff::Timestamp;
+use kube::Client;
+use kubeocean_api::{
+    keys::{DEFAULT_PRIORITY_CLASS, annotation, condition_type, label},
+    name::ObjectKey,
+};
+use serde_json::{Map, Value, json};
+
+use super::{
+    action::{PodAction, PodPlan, Refusal, RefusalReason, Wake},
+    create::CreateError,
+    index::PodStore,
+    metadata::{KeyChanges, MetadataChange},
+    ownership::Owned,
+    plan::plan_pod,
+    priority_class::DefaultPriorityClass,
+    snapshot::{PodSnapshot, VnodeState},
+    status::{self, StatusFields},
+    view::{Deletion, Ppod, Vpod},
+    vpod_identity::VpodIdentity,
+    workload::Workloads,
+};
+use crate::{
+    config::PodEvents,
+    metrics::SyncerMetrics,
+    objects::{Clusters, ObjectStore},
+    runtime::{
+        clock::{Clock, rfc3339},
+        error::ApplyError,
+        events::{Event, EventRecorder, Regarding, Severity},
+        queue::Outcome,
+        request::{self, DeleteOptions, get_json, merge_patch, paths},
+    },
+};
+
+/// Plans made for one key before the queue takes over. A new pod needs three: create, report, converged.
+const ROUNDS: usize = 6;
+/// Grace period Kubernetes gives a pod that does not ask for one.
+const DEFAULT_GRACE_SECONDS: i64 = 30;
+
+/// Answers what a vpod's node is (TD-402).
+pub trait VnodeDirectory: Send + Sync {
+    /// The state of a vnode.
+    fn vnode(&self, name: &str) -> VnodeState;
+}
+
+/// What the pod tasks of a connected worker share.
+pub struct PodSync {
+    /// Both clusters.
+    pub clusters: Arc<Clusters>,
+    /// The pods.
+    pub store: Arc<PodStore>,
+    /// Copies of what pods refer to, their tokens, and the addresses of the computing cluster.
+    pub objects: Arc<ObjectStore>,
+    /// The vnodes.
+    pub vnodes: Arc<dyn VnodeDirectory>,
+    /// Workloads by owner.
+    pub workloads: Arc<Workloads>,
+    /// Default PriorityClass.
+    pub priority_class: DefaultPriorityClass,
+    /// Events in the computing cluster.
+    pub events: EventRecorder,
+    /// Which of them.
+    pub pod_events: PodEvents,
+    /// Counters.
+    pub metrics: Arc<SyncerMetrics>,
+    /// The time.
+    pub clock: Arc<dyn Clock>,
+}
+
+/// How an action ended.
+enum Step {
+    /// On to the next one.
+    Next,
+    /// On to the next one, but come back: this one was refused and others do not depend on it.
+    Refused,
+    /// What the plan was made from has changed.
+    Replan,
+    /// Enough for now.
+    Stop(Outcome),
+}
+
+impl PodSync {
+    /// Brings one vpod and its ppod to where they belong.
+    pub async fn reconcile(&self, key: ObjectKey) -> Outcome {
+        for _ in 0..ROUNDS {
+            let now = self.clock.now();
+            let snapshot = self.store.snapshot(&key, now, |vnode| self.vnodes.vnode(vnode));
+            let plan = plan_pod(&snapshot);
+            if plan.mirrored {
+                self.mark_mirrored(&snapshot);
+            }
+            if plan.actions.is_empty() {
+                return outcome(plan.wake, now);
+            }
+            match self.apply(&snapshot, plan).await {
+                Ok(Some(outcome)) => return outcome,
+                Ok(None) => {}
+                Err(error) => {
+                    tracing::warn!(vpod = %key, error = error.chain(), "pod not converged");
+                    return error.outcome();
+                }
+            }
+        }
+        tracing::warn!(vpod = %key, rounds = ROUNDS, "pod does not settle");
+        Outcome::Retry
+    }
+
+    /// Performs the actions in order; `None` asks for a new plan.
+    async fn apply(&self, snapshot: &PodSnapshot, plan: PodPlan) -> Result<Option<Outcome>, ApplyError> {
+        let mut whole_vpod = None;
+        let mut refused = false;
+        for action in plan.actions {
+            tracing::debug!(vpod = %snapshot.key, %action, "pod");
+            match self.step(snapshot, action, &mut whole_vpod).await? {
+                Step::Next => {}
+                Step::Refused => refused = true,
+                Step::Replan => return Ok(None),
+                Step::Stop(outcome) => return Ok(Some(outcome)),
+            }
+        }
+        Ok(refused.then_some(Outcome::Retry))
+    }
+
+    async fn step(
+        &self,
+        snapshot: &PodSnapshot,
+        action: PodAction,
+        whole_vpod: &mut Option<Value>,
+    ) -> Result<Step, ApplyError> {
+        match action {
+            PodAction::ConfirmVpodGone => self.confirm_vpod_gone(&snapshot.key).await,
+            PodAction::ConfirmPpodGone => self.confirm_ppod_gone(snapshot).await,
+            PodAction::ReadPpod { ppod } => self.read_ppod(snapshot, &ppod).await,
+            PodAction::WriteMapping { uid, resource_version, ppod, clear_uid } => {
+                let patch = mapping_patch(&uid, &resource_version, &ppod, clear_uid);
+                let Some(vpod) = self.patch_vpod(&snapshot.key, &uid, &patch).await? else {
+                    return Ok(Step::Replan);
+                };
+                *whole_vpod = Some(vpod);
+                Ok(Step::Next)
+            }
+            PodAction::CreatePpod { uid, worker_node } => {
+                self.create(snapshot, &uid, &worker_node, whole_vpod.take()).await
+            }
+            PodAction::PatchPpod { ppod, change, active_deadline_seconds } => {
+                self.patch_ppod(&ppod, &change, active_deadline_seconds).await
+            }
+            PodAction::AddEphemeralContainers { ppod, names } => {
+                self.add_debug_containers(&snapshot.key, &ppod, &names).await
+            }
+            PodAction::PatchVpod { uid, resource_version, status, change } => {
+                self.report(snapshot, &uid, &resource_version, status, &change).await
+            }
+            PodAction::FailVpod { uid, message, event } => {
+                self.fail(&snapshot.key, &uid, &message, event).await
+            }
+            PodAction::DeletePpod { ppod, grace_seconds, why } => {
+                tracing::info!(vpod = %snapshot.key, ppod = %ppod.key(), ?why, "ppod deleted");
+                self.delete_ppod(&ppod, grace_seconds).await
+            }
+            PodAction::ReleaseTokens { uid } => {
+                let owner = VpodIdentity { key: snapshot.key.clone(), uid: uid.into() };
+                self.objects.tokens.release(&self.clusters, &owner).await?;
+                Ok(Step::Next)
+            }
+            PodAction::FinishVpod { uid } => self.finish(snapshot, &uid).await,
+            PodAction::Refuse(refusal) => {
+                self.refuse(snapshot, &refusal).await?;
+                Ok(Step::Stop(Outcome::Retry))
+            }
+        }
+    }
+
+    async fn confirm_vpod_gone(&self, key: &ObjectKey) -> Result<Step, ApplyError> {
+        let live = get_json(&self.clusters.computing, &paths::pod(&key.namespace, &key.name)).await?;
+        self.store.confirm_vpod_gone(key, live.as_ref().and_then(uid_of));
+        if let Some(vpod) = live.as_ref().and_then(Vpod::from_json) {
+            self.store.feed_vpod(vpod);
+        }
+        Ok(Step::Replan)
+    }
+
+    async fn confirm_ppod_gone(&self, snapshot: &PodSnapshot) -> Result<Step, ApplyError> {
+        let place = snapshot.ppod_key();
+        let live = get_json(&self.clusters.worker, &paths::pod(&place.namespace, &place.name)).await?;
+        match live.as_ref().and_then(managed_ppod) {
+            Some(ppod) => self.store.feed_ppod(ppod),
+            None => self.store.confirm_ppod_gone(&snapshot.key),
+        }
+        Ok(Step::Replan)
+    }
+
+    async fn read_ppod(&self, snapshot: &PodSnapshot, ppod: &ObjectKey) -> Result<Step, ApplyError> {
+        let live = get_json(&self.clusters.worker, &paths::pod(&ppod.namespace, &ppod.name)).await?;
+        match (live.as_ref().and_then(managed_ppod), &snapshot.ppod) {
+            (Some(live), _) => self.store.feed_ppod(live),
+            (None, Some(known)) => self.store.ppod_gone(ppod, &known.uid),
+            (None, None) => {}
+        }
+        Ok(Step::Replan)
+    }
+
+    async fn create(
+        &self,
+        snapshot: &PodSnapshot,
+        uid: &str,
+        worker_node: &str,
+        whole_vpod: Option<Value>,
+    ) -> Result<Step, ApplyError> {
+        let key = &snapshot.key;
+        let whole_vpod = match whole_vpod {
+            Some(vpod) => vpod,
+            None => match get_json(&self.clusters.computing, &paths::pod(&key.namespace, &key.name)).await? {
+                Some(vpod) => vpod,
+                None => {
+                    self.store.vpod_gone(key, uid);
+                    return Ok(Step::Replan);
+                }
+            },
+        };
+        let Some(vpod) = Vpod::from_json(&whole_vpod) else { return Ok(Step::Stop(Outcome::Done)) };
+        let stale = *vpod.uid != *uid || vpod.deletion.is_some();
+        self.store.feed_vpod(vpod.clone());
+        if stale {
+            return Ok(Step::Replan);
+        }
+        self.metrics.create_pod.inc();
+        match self.create_ppod(&snapshot.scope, &vpod, &whole_vpod, worker_node).await {
+            Ok(ppod) => {
+                self.metrics.pod_created.inc();
+                tracing::info!(vpod = %key, ppod = %ppod.key, worker_node, "ppod created");
+                if self.pod_events == PodEvents::All {
+                    let message =
+                        format!("created pod {} on node {worker_node} of the worker cluster", ppod.key);
+                    self.publish(key, uid, Severity::Normal, "PhysicalPodCreated", message);
+                }
+                self.store.feed_ppod(ppod);
+                Ok(Step::Next)
+            }
+            Err(CreateError::Occupied(ppod)) => {
+                self.store.feed_ppod(*ppod);
+                Ok(Step::Replan)
+            }
+            Err(CreateError::Refused(refusal)) => {
+                self.metrics.create_pod_errors.inc();
+                self.refuse(snapshot, &refusal).await?;
+                Ok(Step::Stop(Outcome::Retry))
+            }
+            Err(CreateError::Apply(error)) => {
+                self.metrics.create_pod_errors.inc();
+                self.publish(key, uid, Severity::Warning, "FailedCreatePod", status::cut(&error.chain()));
+                Err(error)
+            }
+        }
+    }
+
+    async fn patch_ppod(
+        &self,
+        ppod: &Owned,
+        change: &MetadataChange,
+        active_deadline_seconds: Option<i64>,
+    ) -> Result<Step, ApplyError> {
+        let mut patch = json!({"metadata": preconditions(ppod.uid(), ppod.resource_version())});
+        set_metadata(&mut patch, change);
+        if let Some(seconds) = active_deadline_seconds {
+            patch["spec"] = json!({"activeDeadlineSeconds": seconds});
+        }
+        let key = ppod.key();
+        match merge_patch(&self.clusters.worker, &paths::pod(&key.namespace, &key.name), &patch).await {
+            Ok(answer) => {
+                if let Some(ppod) = managed_ppod(&answer) {
+                    self.store.feed_ppod(ppod);
+                }
+                Ok(Step::Next)
+            }
+            Err(ApplyError::NotFound { .. }) => {
+                self.store.ppod_gone(key, ppod.uid());
+                Ok(Step::Replan)
+            }
+            // The status must go up whether or not metadata can go down.
+            Err(error @ (ApplyError::Rejected { .. } | ApplyError::Forbidden { .. })) => {
+                tracing::warn!(ppod = %key, error = error.chain(), "ppod does not follow its vpod");
+                Ok(Step::Refused)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn add_debug_containers(
+        &self,
+        key: &ObjectKey,
+        ppod: &Owned,
+        names: &[Box<str>],
+    ) -> Result<Step, ApplyError> {
+        let whole = read_pod(&self.clusters.computing, key).await?;
+        let Some((whole, vpod)) = whole.and_then(|whole| Vpod::from_json(&whole).map(|vpod| (whole, vpod)))
+        else {
+            return Ok(Step::Next);
+        };
+        let added = match self.debug_containers(&vpod, &whole, names).await {
+            Ok(containers) => self.append_debug_containers(ppod, containers).await,
+            Err(CreateError::Apply(error)) => Err(error),
+            Err(CreateError::Refused(refusal)) => {
+                let message = format!("debug containers cannot be started: {}", refusal.message);
+                self.publish(key, &vpod.uid, Severity::Warning, "FailedCreatePod", status::cut(&message));
+                return Ok(Step::Refused);
+            }
+            Err(CreateError::Occupied(_)) => return Ok(Step::Replan),
+        };
+        match added {
+            Ok(Some(ppod)) => {
+                self.store.feed_ppod(ppod);
+                Ok(Step::Next)
+            }
+            Ok(None) => Ok(Step::Next),
+            Err(error @ (ApplyError::Rejected { .. } | ApplyError::Forbidden { .. })) => {
+                tracing::warn!(vpod = %key, error = error.chain(), "debug containers not started");
+                self.publish(
+                    key,
+                    &vpod.uid,
+                    Severity::Warning,
+                    "FailedCreatePod",
+                    status::cut(&error.chain()),
+                );
+                Ok(Step::Refused)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Writes to a vpod through its status, where metadata is accepted too (TD-504). `None`: it is gone.
+    async fn patch_vpod(
+        &self,
+        key: &ObjectKey,
+        uid: &str,
+        patch: &Value,
+    ) -> Result<Option<Value>, ApplyError> {
+        let path = paths::pod_status(&key.namespace, &key.name);
+        match merge_patch(&self.clusters.computing, &path, patch).await {
+            Ok(answer) => {
+                if let Some(vpod) = Vpod::from_json(&answer) {
+                    self.store.feed_vpod(vpod);
+                }
+                Ok(Some(answer))
+            }
+            Err(ApplyError::NotFound { .. }) => {
+                self.store.vpod_gone(key, uid);
+                Ok(None)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn report(
+        &self,
+        snapshot: &PodSnapshot,
+        uid: &str,
+        resource_version: &str,
+        status: StatusFields,
+        change: &MetadataChange,
+    ) -> Result<Step, ApplyError> {
+        let now = self.clock.now();
+        let mut patch = json!({"metadata": preconditions(uid, resource_version)});
+        set_metadata(&mut patch, change);
+        patch["metadata"]["annotations"][annotation::LAST_SYNC_TIME] = rfc3339(now).into();
+        if !status.is_empty() {
+            patch["status"] = Value::Object(status);
+        }
+        if self.patch_vpod(&snapshot.key, uid, &patch).await?.is_some() {
+            self.store.status_written(&snapshot.key, uid, now);
+            self.mark_mirrored(snapshot);
+        }
+        Ok(Step::Next)
+    }
+
+    fn mark_mirrored(&self, snapshot: &PodSnapshot) {
+        if let (Some(vpod), Some(ppod)) = (&snapshot.vpod, &snapshot.ppod) {
+            self.store.mirrored(&snapshot.key, &vpod.uid, ppod);
+        }
+    }
+
+    async fn fail(
+        &self,
+        key: &ObjectKey,
+        uid: &str,
+        message: &str,
+        event: Option<&'static str>,
+    ) -> Result<Step, ApplyError> {
+        let live = get_json(&self.clusters.computing, &paths::pod(&key.namespace, &key.name)).await?;
+        let Some(live) = live.filter(|live| uid_of(live) == Some(uid)) else {
+            self.store.vpod_gone(key, uid);
+            return Ok(Step::Replan);
+        };
+        let fields = status::lost_fields(&live["status"], message, self.clock.now());
+        if let Some(vpod) = Vpod::from_json(&live) {
+            self.store.feed_vpod(vpod);
+        }
+        let Some(fields) = fields else { return Ok(Step::Next) };
+        let resource_version = live["metadata"]["resourceVersion"].as_str().unwrap_or_default();
+        let patch = json!({"metadata": preconditions(uid, resource_version), "status": fields});
+        if self.patch_vpod(key, uid, &patch).await?.is_some() {
+            self.metrics.pod_created_failed.inc();
+            tracing::info!(vpod = %key, message, "vpod failed");
+            if let Some(reason) = event {
+                self.publish(key, uid, Severity::Warning, reason, status::cut(message));
+            }
+        }
+        Ok(Step::Next)
+    }
+
+    async fn delete_ppod(&self, ppod: &Owned, grace_seconds: Option<i64>) -> Result<Step, ApplyError> {
+        let key = ppod.key();
+        let options = DeleteOptions { uid: Some(ppod.uid().to_owned()), grace_seconds };
+        let path = paths::pod(&key.namespace, &key.name);
+        match request::delete_json(&self.clusters.worker, &path, &options).await? {
+            request::Deletion::Gone => self.store.ppod_gone(key, ppod.uid()),
+            request::Deletion::Started => {
+                let deadline = after(self.clock.now(), grace_seconds.unwrap_or(DEFAULT_GRACE_SECONDS));
+                self.store.ppod_deleting(key, ppod.uid(), Deletion { deadline, grace_seconds });
+            }
+        }
+        Ok(Step::Next)
+    }
+
+    async fn finish(&self, snapshot: &PodSnapshot, uid: &str) -> Result<Step, ApplyError> {
+        let key = &snapshot.key;
+        let options = DeleteOptions { uid: Some(uid.to_owned()), grace_seconds: Some(0) };
+        request::delete_json(&self.clusters.computing, &paths::pod(&key.namespace, &key.name), &options)
+            .await?;
+        if snapshot.vpod.as_ref().is_some_and(|vpod| vpod.has_finalizers) {
+            self.store.vpod_finished(key, uid, self.clock.now());
+        } else {
+            self.store.vpod_gone(key, uid);
+        }
+        Ok(Step::Next)
+    }
+
+    /// Condition and event of a pod that cannot be created (API-809). Written when it says something new.
+    async fn refuse(&self, snapshot: &PodSnapshot, refusal: &Refusal) -> Result<(), ApplyError> {
+        let key = &snapshot.key;
+        let present = self.store.snapshot(key, self.clock.now(), |_| VnodeState::Missing).vpod;
+        let Some(vpod) = present else { return Ok(()) };
+        let message = status::cut(&refusal.message);
+        let mut conditions = match status::parse_conditions(&vpod.status.conditions) {
+            Value::Array(list) => list,
+            _ => Vec::new(),
+        };
+        let reason = refusal.reason.as_str();
+        let kind = condition_type::WORKER_POD_CREATED;
+        tracing::info!(vpod = %key, reason, message, "ppod not created");
+        self.publish(key, &vpod.uid, Severity::Warning, "FailedCreatePod", message.clone());
+        if status::set_condition(&mut conditions, kind, "False", reason, &message, self.clock.now()) {
+            let patch = json!({
+                "metadata": preconditions(&vpod.uid, &vpod.resource_version),
+                "status": {"conditions": conditions},
+            });
+            self.patch_vpod(key, &vpod.uid, &patch).await?;
+        }
+        Ok(())
+    }
+
+    fn publish(&self, key: &ObjectKey, uid: &str, severity: Severity, reason: &'static str, message: String) {
+        self.events.publish(Event {
+            regarding: Regarding {
+                api_version: "v1",
+                kind: "Pod",
+                namespace: key.namespace.to_string(),
+                name: key.name.to_string(),
+                uid: uid.to_owned(),
+            },
+            severity,
+            reason,
+            message,
+        });
+    }
+
+    /// The PriorityClass of new ppods.
+    pub(super) async fn priority_class_name<'a>(&self, configured: &'a str) -> Result<&'a str, ApplyError> {
+        if !configured.is_empty() {
+            return Ok(configured);
+        }
+        self.priority_class.ensure(&self.clusters.worker).await?;
+        Ok(DEFAULT_PRIORITY_CLASS)
+    }
+}
+
+impl fmt::Debug for PodSync {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PodSync").field("store", &self.store).finish_non_exhaustive()
+    }
+}
+
+impl Refusal {
+    pub(super) fn new(reason: RefusalReason, message: impl fmt::Display) -> Self {
+        Self { reason, message: message.to_string() }
+    }
+}
+
+/// A ppod that the watch would show too.
+pub(super) fn managed_ppod(pod: &Value) -> Option<Ppod> {
+    Ppod::from_json(pod).filter(|ppod| {
+        ppod.labels.get(label::MANAGED_BY).is_some_and(|value| value == label::MANAGED_BY_VALUE)
+    })
+}
+
+/// Reads a pod of the worker cluster.
+pub(super) async fn read_pod(client: &Client, key: &ObjectKey) -> Result<Option<Value>, ApplyError> {
+    get_json(client, &paths::pod(&key.namespace, &key.name)).await
+}
+
+fn outcome(wake: Wake, now: Timestamp) -> Outcome {
+    match wake {
+        Wake::OnEvent => Outcome::Done,
+        Wake::Backoff => Outcome::Retry,
+        Wake::At(at) => Outcome::After(at.duration_since(now).try_into().unwrap_or_default()),
+    }
+}
+
+fn after(now: Timestamp, seconds: i64) -> Timestamp {
+    now.saturating_add(jiff::SignedDuration::from_secs(seconds)).unwrap_or(Timestamp::MAX)
+}
+
+fn uid_of(object: &Value) -> Option<&str> {
+    object["metadata"]["uid"].as_str()
+}
+
+fn preconditions(uid: &str, resource_version: &str) -> Value {
+    json!({"uid": uid, "resourceVersion": resource_version})
+}
+
+fn set_metadata(patch: &mut Value, change: &MetadataChange) {
+    for (field, keys) in [("labels", &change.labels), ("annotations", &change.annotations)] {
+        if !keys.is_empty() {
+            patch["metadata"][field] = Value::Object(as_json(keys));
+        }
+    }
+}
+
+fn as_json(keys: &KeyChanges) -> Map<String, Value> {
+    keys.iter().map(|(key, value)| (key.clone(), value.clone().map_or(Value::Null, Value::String))).collect()
+}
+
+fn mapping_patch(uid: &str, resource_version: &str, ppod: &ObjectKey, clear_uid: bool) -> Value {
+    let mut patch = json!({"metadata": preconditions(uid, resource_version)});
+    patch["metadata"]["labels"] = json!({ label::MANAGED_BY: label::MANAGED_BY_VALUE });
+    patch["metadata"]["annotations"] = json!({
+        annotation::PHYSICAL_POD_NAMESPACE: &*ppod.namespace,
+        annotation::PHYSICAL_POD_NAME: &*ppod.name,
+    });
+    if clear_uid {
+        patch["metadata"]["annotations"][annotation::PHYSICAL_POD_UID] = Value::Null;
+    }
+    patch
+}

@@ -1,0 +1,182 @@
+//! Creates one ppod: what it refers to, its tokens, then the pod itself (TD-505), and adds debug containers later.
+//!
+//! Every step is idempotent and its order is safe: dependencies without a ppod are collected, a ppod without its
+//! dependencies would not start. Part of the apply stage.
+
+use kubeocean_api::name::ObjectKey;
+use serde_json::{Value, json};
+
+use super::{
+    action::{Refusal, RefusalReason},
+    apply::{PodSync, managed_ppod, read_pod},
+    metadata::Expected,
+    ownership::Owned,
+    service_environment::{MissingService, ServiceEnvironment, dns_need},
+    snapshot::{PodScope, ppod_key},
+    tokens::TokenError,
+    transform::{Reject, Scheduling, TransformContext, to_worker_pod, worker_debug_containers},
+    view::{Ppod, Vpod},
+};
+use crate::{
+    objects::EnsureError,
+    runtime::{
+        error::ApplyError,
+        request::{create_json, merge_patch, paths},
+    },
+};
+
+/// Why there is no new ppod.
+#[derive(Debug)]
+pub(super) enum CreateError {
+    /// There is a pod of that name with our label: plan again.
+    Occupied(Box<Ppod>),
+    /// The pod's owner must do something, or wait.
+    Refused(Refusal),
+    /// A request failed.
+    Apply(ApplyError),
+}
+
+impl From<ApplyError> for CreateError {
+    fn from(error: ApplyError) -> Self {
+        Self::Apply(error)
+    }
+}
+
+impl From<EnsureError> for CreateError {
+    fn from(error: EnsureError) -> Self {
+        let reason = match error {
+            EnsureError::Apply(error) => return Self::Apply(error),
+            EnsureError::Missing { .. } => RefusalReason::DependencyMissing,
+            EnsureError::Replacing { .. } | EnsureError::Foreign { .. } => RefusalReason::NameConflict,
+            EnsureError::Unsupported { .. } => RefusalReason::NotSupported,
+        };
+        Self::Refused(Refusal::new(reason, error))
+    }
+}
+
+impl From<TokenError> for CreateError {
+    fn from(error: TokenError) -> Self {
+        match error {
+            TokenError::Apply(error @ ApplyError::NotFound { .. }) => {
+                Self::Refused(Refusal::new(RefusalReason::DependencyMissing, error))
+            }
+            TokenError::Apply(error) => Self::Apply(error),
+            error @ TokenError::Foreign { .. } => {
+                Self::Refused(Refusal::new(RefusalReason::NameConflict, error))
+            }
+            error @ TokenError::NoToken { .. } => {
+                Self::Refused(Refusal::new(RefusalReason::DependencyMissing, error))
+            }
+        }
+    }
+}
+
+impl From<MissingService> for CreateError {
+    fn from(error: MissingService) -> Self {
+        Self::Refused(Refusal::new(RefusalReason::DependencyMissing, error))
+    }
+}
+
+impl From<Reject> for CreateError {
+    fn from(error: Reject) -> Self {
+        Self::Refused(Refusal::new(RefusalReason::NotSupported, error))
+    }
+}
+
+impl PodSync {
+    /// Creates the ppod of `vpod`, whose whole JSON is `whole`.
+    pub(super) async fn create_ppod(
+        &self,
+        scope: &PodScope,
+        vpod: &Vpod,
+        whole: &Value,
+        worker_node: &str,
+    ) -> Result<Ppod, CreateError> {
+        let services = self.objects.services.environment(&vpod.key, dns_need(&whole["spec"])).await?;
+        let workload = self.workloads.of(&self.clusters.computing, vpod).await?;
+        let expected = Expected::of(&vpod.labels, &vpod.annotations).encode().unwrap_or_default();
+        // Before anything is written: a pod that cannot be mapped leaves nothing behind.
+        let context = TransformContext {
+            binding: &scope.stamp.binding,
+            computing_uid: &scope.stamp.computing_cluster_uid,
+            mount_namespace: &scope.mount_namespace,
+            worker_node,
+            scheduling: if scope.direct_scheduling { Scheduling::Direct } else { Scheduling::ByAffinity },
+            priority_class: self.priority_class_name(&scope.priority_class_name).await?,
+            workload_type: &workload.kind,
+            workload_name: &workload.name,
+            expected_metadata: &expected,
+            services: &services,
+        };
+        let ppod = to_worker_pod(whole, &context)?;
+        self.objects.ensure(&self.clusters, &vpod.references, &vpod.key).await?;
+        self.objects.tokens.ensure(&self.clusters, whole).await?;
+        match create_json(&self.clusters.worker, &paths::pods(&scope.mount_namespace), &ppod).await {
+            Ok(created) => Ppod::from_json(&created).ok_or_else(|| {
+                CreateError::Refused(Refusal::new(
+                    RefusalReason::Rejected,
+                    "the worker cluster answered with no pod",
+                ))
+            }),
+            Err(ApplyError::AlreadyExists { object }) => {
+                Err(self.occupied(&ppod_key(&scope.mount_namespace, &vpod.key), object).await)
+            }
+            Err(error @ (ApplyError::Rejected { .. } | ApplyError::Forbidden { .. })) => {
+                // The class may have been deleted since; look again next time.
+                self.priority_class.forget().await;
+                Err(CreateError::Refused(Refusal::new(RefusalReason::Rejected, error)))
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Somebody has the name: we ourselves before a crash, or a pod the watch does not show.
+    async fn occupied(&self, place: &ObjectKey, object: String) -> CreateError {
+        match read_pod(&self.clusters.worker, place).await {
+            Ok(Some(found)) => match managed_ppod(&found) {
+                Some(ppod) => CreateError::Occupied(Box::new(ppod)),
+                None => CreateError::Refused(Refusal::new(
+                    RefusalReason::NameConflict,
+                    format!("pod {place} in the worker cluster has the name this pod needs and is not ours"),
+                )),
+            },
+            Ok(None) => CreateError::Apply(ApplyError::AlreadyExists { object }),
+            Err(error) => error.into(),
+        }
+    }
+
+    /// The debug containers of a vpod that its ppod lacks, and what they refer to.
+    pub(super) async fn debug_containers(
+        &self,
+        vpod: &Vpod,
+        whole: &Value,
+        names: &[Box<str>],
+    ) -> Result<Vec<Value>, CreateError> {
+        let services: ServiceEnvironment =
+            self.objects.services.environment(&vpod.key, dns_need(&whole["spec"])).await?;
+        self.objects.ensure(&self.clusters, &vpod.references, &vpod.key).await?;
+        let containers = worker_debug_containers(whole, &services)?;
+        let wanted = |container: &Value| names.iter().any(|name| container["name"] == **name);
+        Ok(containers.into_iter().filter(wanted).collect())
+    }
+
+    /// Appends containers to a ppod's debug containers (TD-803).
+    pub(super) async fn append_debug_containers(
+        &self,
+        ppod: &Owned,
+        containers: Vec<Value>,
+    ) -> Result<Option<Ppod>, ApplyError> {
+        let key = ppod.key();
+        let live = read_pod(&self.clusters.worker, key).await?;
+        let Some(live) = live.filter(|live| live["metadata"]["uid"] == *ppod.uid()) else { return Ok(None) };
+        let mut all = live["spec"]["ephemeralContainers"].as_array().cloned().unwrap_or_default();
+        all.extend(containers);
+        let patch = json!({
+            "metadata": {"uid": ppod.uid(), "resourceVersion": live["metadata"]["resourceVersion"]},
+            "spec": {"ephemeralContainers": all},
+        });
+        let path = paths::pod_ephemeral_containers(&key.namespace, &key.name);
+        let answer = merge_patch(&self.clusters.worker, &path, &patch).await?;
+        Ok(managed_ppod(&answer))
+    }
+}

@@ -1,0 +1,635 @@
+//! The store of vpods and ppods: two watches write, everything else asks.
+//!
+//! It keeps who runs where, who refers to what, which ppod names which vpod, and what proves an absence (DELETED
+//! events, live reads). Every change puts the vpod's key into the queue. Synchronous; no lock is held across an await.
+//! Invariants: an older version never replaces a newer one; the answer of a write counts as an event; what a DELETED
+//! event removed is not brought back by a late answer.
+
+use std::{
+    collections::{BTreeSet, HashMap, HashSet, VecDeque},
+    fmt,
+    sync::Arc,
+};
+
+use ahash::RandomState;
+use jiff::Timestamp;
+use kubeocean_api::{
+    keys::annotation,
+    name::{ObjectKey, vnode_name_prefix},
+};
+use parking_lot::{Mutex, RwLock};
+
+use super::{
+    plan::is_never_mapped,
+    references::References,
+    snapshot::{Absence, LostPpod, PodScope, PodSnapshot, VnodeState, ppod_key},
+    view::{Deletion, Phase, Ppod, PpodObject, PpodStatus, Vpod, VpodObject},
+};
+use crate::{
+    objects::{ObjectRef, PodDirectory},
+    runtime::{queue::Queue, sink::Sink},
+};
+
+/// How many UIDs of deleted pods are remembered, per cluster: more than can be deleted while a request is under way.
+const REMEMBERED_UIDS: usize = 16_384;
+
+type Map<K, V> = HashMap<K, V, RandomState>;
+type VnodeListener = Box<dyn Fn(&str) + Send + Sync>;
+type ReferenceListener = Box<dyn Fn(&str, &References) + Send + Sync>;
+
+/// All pods of one binding.
+pub struct PodStore {
+    index: Mutex<Index>,
+    scope: RwLock<Arc<PodScope>>,
+    queue: Arc<Queue<ObjectKey>>,
+    vnode_prefix: String,
+    vnode_listeners: RwLock<Vec<VnodeListener>>,
+    reference_listeners: RwLock<Vec<ReferenceListener>>,
+}
+
+/// A vpod as its vnode sees it: what keeps a vnode from being withdrawn, and what must leave it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct VpodOnNode {
+    /// Namespace and name.
+    pub key: ObjectKey,
+    /// UID, the precondition of its deletion.
+    pub uid: Arc<str>,
+    /// Phase.
+    pub phase: Phase,
+    /// Whether it is being deleted.
+    pub deleting: bool,
+    /// Whether a DaemonSet owns it.
+    pub daemonset: bool,
+    /// Whether it is never mapped, wherever it runs: a system namespace, or a port reservation (TD-404).
+    pub system: bool,
+    /// Whether it may stay outside the time windows.
+    pub tolerates_out_of_window: bool,
+    /// Whether a ppod exists, or may exist.
+    pub mapped: bool,
+}
+
+#[derive(Default)]
+struct Index {
+    vpods: Map<ObjectKey, VpodEntry>,
+    by_vnode: Map<Arc<str>, BTreeSet<ObjectKey>>,
+    by_object: Map<ObjectRef, BTreeSet<ObjectKey>>,
+    ppods: Map<ObjectKey, Arc<Ppod>>,
+    by_back_reference: Map<ObjectKey, BTreeSet<ObjectKey>>,
+    gone_vpods: RecentUids,
+    gone_ppods: RecentUids,
+}
+
+struct VpodEntry {
+    vpod: Arc<Vpod>,
+    absence: Absence,
+    mirrored: Option<u64>,
+    status_written: Option<Timestamp>,
+}
+
+/// What became of a version of a vpod.
+enum Put {
+    /// It was known, or older than what is known.
+    Old,
+    /// It was taken.
+    News {
+        /// Whether it refers to other objects than before.
+        references_changed: bool,
+        /// The vpod of another UID that had its name.
+        replaced: Option<Arc<Vpod>>,
+    },
+}
+
+/// The latest UIDs that were deleted, in bounded memory.
+#[derive(Default)]
+struct RecentUids {
+    known: HashSet<Box<str>, RandomState>,
+    order: VecDeque<Box<str>>,
+}
+
+impl RecentUids {
+    fn insert(&mut self, uid: &str) {
+        if !uid.is_empty() && self.known.insert(uid.into()) {
+            self.order.push_back(uid.into());
+            if self.order.len() > REMEMBERED_UIDS
+                && let Some(oldest) = self.order.pop_front()
+            {
+                self.known.remove(&oldest);
+            }
+        }
+    }
+
+    fn contains(&self, uid: &str) -> bool {
+        self.known.contains(uid)
+    }
+}
+
+impl PodStore {
+    /// An empty store; vpods are recognised by the vnode names of `cluster_id`.
+    pub fn new(cluster_id: &str, scope: PodScope) -> Arc<Self> {
+        Arc::new(Self {
+            index: Mutex::default(),
+            scope: RwLock::new(Arc::new(scope)),
+            queue: Queue::new("pods"),
+            vnode_prefix: vnode_name_prefix(cluster_id),
+            vnode_listeners: RwLock::default(),
+            reference_listeners: RwLock::default(),
+        })
+    }
+
+    /// Keys of vpods that need a look.
+    pub fn queue(&self) -> &Arc<Queue<ObjectKey>> {
+        &self.queue
+    }
+
+    /// What holds for all pods at present.
+    pub fn scope(&self) -> Arc<PodScope> {
+        self.scope.read().clone()
+    }
+
+    /// Takes a changed binding. DaemonSet pods are looked at again when their treatment changed, all pods when the
+    /// deletion of the binding was called off or began.
+    pub fn set_scope(&self, scope: PodScope) {
+        let old = std::mem::replace(&mut *self.scope.write(), Arc::new(scope.clone()));
+        let daemonsets = old.running_daemonset_by_default != scope.running_daemonset_by_default;
+        let all = old.binding_deleting != scope.binding_deleting;
+        if daemonsets || all {
+            let index = self.index.lock();
+            let keys = index
+                .vpods
+                .iter()
+                .filter(|(_, entry)| all || entry.vpod.daemonset)
+                .map(|(key, _)| key.clone());
+            self.queue.add_all(keys.collect::<Vec<_>>());
+        }
+    }
+
+    /// Registers who wants to know that pods of a vnode changed.
+    pub fn on_vpod_change(&self, listener: impl Fn(&str) + Send + Sync + 'static) {
+        self.vnode_listeners.write().push(Box::new(listener));
+    }
+
+    /// Registers who wants to know that pods of a namespace came or ceased to refer to objects.
+    pub fn on_references_change(&self, listener: impl Fn(&str, &References) + Send + Sync + 'static) {
+        self.reference_listeners.write().push(Box::new(listener));
+    }
+
+    /// A vnode appeared, changed or vanished.
+    pub fn vnode_changed(&self, vnode: &str) {
+        let keys: Vec<_> = self.index.lock().by_vnode.get(vnode).into_iter().flatten().cloned().collect();
+        self.queue.add_all(keys);
+    }
+
+    /// The vpods bound to a vnode, by name.
+    pub fn on_vnode(&self, vnode: &str) -> Vec<VpodOnNode> {
+        let scope = self.scope();
+        let index = self.index.lock();
+        let keys = index.by_vnode.get(vnode).into_iter().flatten();
+        keys.filter_map(|key| index.vpods.get(key))
+            .map(|entry| {
+                let vpod = &entry.vpod;
+                VpodOnNode {
+                    key: vpod.key.clone(),
+                    uid: vpod.uid.clone(),
+                    phase: vpod.status.phase,
+                    deleting: vpod.deletion.is_some(),
+                    daemonset: vpod.daemonset,
+                    system: is_never_mapped(&scope, &vpod.key, vpod.is_fake()),
+                    tolerates_out_of_window: vpod.tolerates_out_of_window,
+                    mapped: vpod.annotation(annotation::PHYSICAL_POD_NAME).is_some()
+                        || index.by_back_reference.contains_key(&vpod.key),
+                }
+            })
+            .collect()
+    }
+
+    /// How many ppods exist (API-804).
+    pub fn ppod_count(&self) -> usize {
+        self.index.lock().ppods.len()
+    }
+
+    /// All that is known of one pod. `vnode` answers for the vpod's node.
+    pub fn snapshot(
+        &self,
+        key: &ObjectKey,
+        now: Timestamp,
+        vnode: impl FnOnce(&str) -> VnodeState,
+    ) -> PodSnapshot {
+        let scope = self.scope();
+        let place = ppod_key(&scope.mount_namespace, key);
+        let mut snapshot = {
+            let index = self.index.lock();
+            let entry = index.vpods.get(key);
+            let copies = index.by_back_reference.get(key).into_iter().flatten();
+            let strays: Vec<_> = copies
+                .filter(|copy| **copy != place)
+                .filter_map(|copy| index.ppods.get(copy))
+                .cloned()
+                .collect();
+            let ppod = index.ppods.get(&place).cloned();
+            let named =
+                strays.iter().chain(&ppod).filter_map(|it| it.annotation(annotation::VIRTUAL_POD_UID));
+            PodSnapshot {
+                gone_vpods: named.filter(|uid| index.gone_vpods.contains(uid)).map(Into::into).collect(),
+                key: key.clone(),
+                now,
+                vpod: entry.map(|entry| entry.vpod.clone()),
+                vnode: VnodeState::Missing,
+                ppod,
+                strays,
+                absence: entry.map(|entry| entry.absence.clone()).unwrap_or_default(),
+                mirrored: entry.and_then(|entry| entry.mirrored),
+                status_written: entry.and_then(|entry| entry.status_written),
+                scope,
+            }
+        };
+        if let Some(vpod) = &snapshot.vpod {
+            snapshot.vnode = vnode(&vpod.node);
+        }
+        snapshot
+    }
+
+    /// The answer of a write on a vpod, or a live read.
+    pub(super) fn feed_vpod(&self, vpod: Vpod) {
+        if !self.index.lock().gone_vpods.contains(&vpod.uid) {
+            self.put_vpod(vpod);
+        }
+    }
+
+    /// The answer of a write on a ppod, or a live read.
+    pub(super) fn feed_ppod(&self, ppod: Ppod) {
+        let mut index = self.index.lock();
+        if !index.gone_ppods.contains(&ppod.uid) {
+            index.put_ppod(ppod);
+        }
+    }
+
+    /// A live read found no vpod of this key, or one with another UID than those in the snapshot.
+    pub(super) fn confirm_vpod_gone(&self, key: &ObjectKey, live_uid: Option<&str>) {
+        let index = &mut *self.index.lock();
+        for copy in index.by_back_reference.get(key).into_iter().flatten() {
+            let named = index.ppods.get(copy).and_then(|ppod| ppod.annotation(annotation::VIRTUAL_POD_UID));
+            if let Some(uid) = named.filter(|uid| live_uid != Some(*uid)) {
+                index.gone_vpods.insert(uid);
+            }
+        }
+    }
+
+    /// The API server said that a vpod is gone.
+    pub(super) fn vpod_gone(&self, key: &ObjectKey, uid: &str) {
+        self.remove_vpod(key, uid);
+    }
+
+    /// A live read found no ppod where the copy of this vpod belongs.
+    pub(super) fn confirm_ppod_gone(&self, key: &ObjectKey) {
+        let mut index = self.index.lock();
+        if let Some(entry) = index.vpods.get_mut(key)
+            && matches!(entry.absence, Absence::Unproven)
+        {
+            entry.absence = Absence::Confirmed;
+        }
+    }
+
+    /// The API server said that a ppod is gone.
+    pub(super) fn ppod_gone(&self, ppod: &ObjectKey, uid: &str) {
+        self.remove_ppod(ppod, uid, None);
+    }
+
+    /// A deletion was accepted; its event follows.
+    pub(super) fn ppod_deleting(&self, ppod: &ObjectKey, uid: &str, deletion: Deletion) {
+        let mut index = self.index.lock();
+        if let Some(ppod) = index.ppods.get_mut(ppod).filter(|ppod| *ppod.uid == *uid) {
+            let deletion = Deletion {
+                grace_seconds: deletion.grace_seconds.or(ppod.deletion.and_then(|it| it.grace_seconds)),
+                ..deletion
+            };
+            Arc::make_mut(ppod).deletion = Some(deletion);
+        }
+    }
+
+    /// The deletion of a vpod was finished, but finalizers keep it.
+    pub(super) fn vpod_finished(&self, key: &ObjectKey, uid: &str, now: Timestamp) {
+        let mut index = self.index.lock();
+        if let Some(entry) = index.vpods.get_mut(key).filter(|entry| *entry.vpod.uid == *uid) {
+            Arc::make_mut(&mut entry.vpod).deletion =
+                Some(Deletion { deadline: now, grace_seconds: Some(0) });
+        }
+    }
+
+    /// The vpod's status was written.
+    pub(super) fn status_written(&self, key: &ObjectKey, uid: &str, now: Timestamp) {
+        let mut index = self.index.lock();
+        if let Some(entry) = index.vpods.get_mut(key).filter(|entry| *entry.vpod.uid == *uid) {
+            entry.status_written = Some(now);
+        }
+    }
+
+    /// The vpod shows what `ppod` reported; its copy here is dropped unless it has changed since.
+    pub(super) fn mirrored(&self, key: &ObjectKey, vpod_uid: &str, ppod: &Ppod) {
+        let index = &mut *self.index.lock();
+        let Some(entry) = index.vpods.get_mut(key).filter(|entry| *entry.vpod.uid == *vpod_uid) else {
+            return;
+        };
+        let Some(present) = index.ppods.get_mut(&ppod.key) else { return };
+        if present.uid == ppod.uid && present.status.hash == ppod.status.hash {
+            entry.mirrored = Some(entry.vpod.status.hashes.total());
+            if present.status.fields.is_some() {
+                Arc::make_mut(present).status.fields = None;
+            }
+        }
+    }
+
+    fn is_ours(&self, vpod: &Vpod) -> bool {
+        vpod.node.starts_with(&self.vnode_prefix)
+    }
+
+    /// Takes a version of a vpod and tells who is concerned; says whether it was news.
+    fn put_vpod(&self, vpod: Vpod) -> bool {
+        let (key, vnode) = (vpod.key.clone(), vpod.node.clone());
+        let (put, present) = {
+            let mut index = self.index.lock();
+            let put = index.put_vpod(vpod);
+            (put, index.vpods.get(&key).map(|entry| entry.vpod.clone()))
+        };
+        let Put::News { references_changed, replaced } = put else { return false };
+        if let Some(replaced) = replaced {
+            self.tell_references(&replaced);
+        }
+        if let Some(present) = present.filter(|_| references_changed) {
+            self.tell_references(&present);
+        }
+        self.tell(&vnode);
+        true
+    }
+
+    fn remove_vpod(&self, key: &ObjectKey, uid: &str) {
+        let (removed, has_copies) = {
+            let mut index = self.index.lock();
+            index.gone_vpods.insert(uid);
+            (index.remove_vpod(key, uid), index.by_back_reference.contains_key(key))
+        };
+        if removed.is_some() || has_copies {
+            self.queue.add(key.clone());
+        }
+        if let Some(vpod) = removed {
+            self.tell_references(&vpod);
+            self.tell(&vpod.node);
+        }
+    }
+
+    fn remove_ppod(&self, key: &ObjectKey, uid: &str, last: Option<PpodStatus>) {
+        let (vpod, vnode) = {
+            let mut index = self.index.lock();
+            index.gone_ppods.insert(uid);
+            let Some(vpod) = index.remove_ppod(key, uid, last) else { return };
+            let vnode = index.vpods.get(&vpod).map(|entry| entry.vpod.node.clone());
+            (vpod, vnode)
+        };
+        self.queue.add(vpod);
+        if let Some(vnode) = vnode {
+            self.tell(&vnode);
+        }
+    }
+
+    fn tell(&self, vnode: &str) {
+        self.vnode_listeners.read().iter().for_each(|listener| listener(vnode));
+    }
+
+    fn tell_references(&self, vpod: &Vpod) {
+        let listeners = self.reference_listeners.read();
+        listeners.iter().for_each(|listener| listener(&vpod.key.namespace, &vpod.references));
+    }
+}
+
+impl PodDirectory for PodStore {
+    fn uses(&self, object: &ObjectRef) -> bool {
+        self.index.lock().by_object.contains_key(object)
+    }
+
+    fn runs(&self, pod: &ObjectKey, uid: &str) -> bool {
+        let index = self.index.lock();
+        index
+            .vpods
+            .get(pod)
+            .is_some_and(|entry| *entry.vpod.uid == *uid && !entry.vpod.status.phase.is_terminal())
+    }
+
+    fn wake(&self, pods: Vec<ObjectKey>) {
+        self.queue.add_all(pods);
+    }
+}
+
+impl Sink<VpodObject> for PodStore {
+    fn apply(&self, object: VpodObject) {
+        let Some(vpod) = object.view.filter(|vpod| self.is_ours(vpod)) else { return };
+        let key = vpod.key.clone();
+        if self.put_vpod(*vpod) {
+            self.queue.add(key);
+        }
+    }
+
+    fn delete(&self, object: VpodObject) {
+        if let Some(vpod) = object.view.filter(|vpod| self.is_ours(vpod)) {
+            self.remove_vpod(&vpod.key, &vpod.uid);
+        }
+    }
+
+    fn reset(&self, all: Vec<VpodObject>) {
+        let listed: Map<ObjectKey, Arc<str>> = all
+            .iter()
+            .filter_map(|object| object.view.as_ref())
+            .map(|vpod| (vpod.key.clone(), vpod.uid.clone()))
+            .collect();
+        all.into_iter().for_each(|object| self.apply(object));
+        let vanished: Vec<_> = {
+            let index = self.index.lock();
+            let known = index.vpods.iter().map(|(key, entry)| (key.clone(), entry.vpod.uid.clone()));
+            known.filter(|(key, _)| !listed.contains_key(key)).collect()
+        };
+        // A list is no proof that a pod is gone, so it leaves the index without being remembered as deleted.
+        for (key, uid) in vanished {
+            let removed = self.index.lock().remove_vpod(&key, &uid);
+            self.queue.add(key);
+            if let Some(vpod) = removed {
+                self.tell_references(&vpod);
+                self.tell(&vpod.node);
+            }
+        }
+    }
+}
+
+impl Sink<PpodObject> for PodStore {
+    fn apply(&self, object: PpodObject) {
+        let woken = self.index.lock().put_ppod(*object.view);
+        self.queue.add_all(woken);
+    }
+
+    fn delete(&self, object: PpodObject) {
+        let ppod = *object.view;
+        self.remove_ppod(&ppod.key, &ppod.uid, Some(ppod.status));
+    }
+
+    fn reset(&self, all: Vec<PpodObject>) {
+        let listed: HashSet<ObjectKey, RandomState> =
+            all.iter().map(|object| object.view.key.clone()).collect();
+        all.into_iter().for_each(|object| self.apply(object));
+        let vanished: Vec<_> = {
+            let index = self.index.lock();
+            index.ppods.values().filter(|ppod| !listed.contains(&ppod.key)).cloned().collect()
+        };
+        for ppod in vanished {
+            let vpod = self.index.lock().forget_ppod(&ppod.key);
+            self.queue.add_all(vpod);
+        }
+    }
+}
+
+impl Index {
+    fn put_vpod(&mut self, vpod: Vpod) -> Put {
+        let key = vpod.key.clone();
+        let mut replaced = None;
+        let kept = match self.vpods.get(&key) {
+            Some(old) if old.vpod.uid == vpod.uid => {
+                if !is_newer(&vpod.resource_version, &old.vpod.resource_version) {
+                    return Put::Old;
+                }
+                self.vpods.remove(&key)
+            }
+            Some(old) => {
+                let uid = old.vpod.uid.clone();
+                self.gone_vpods.insert(&uid);
+                replaced = self.remove_vpod(&key, &uid);
+                None
+            }
+            None => None,
+        };
+        if let Some(old) = &kept {
+            self.unlink(&old.vpod);
+        }
+        let references_changed = kept.as_ref().is_none_or(|old| old.vpod.references != vpod.references);
+        let vpod = Arc::new(vpod);
+        self.by_vnode.entry(vpod.node.clone()).or_default().insert(key.clone());
+        for object in objects(&vpod) {
+            self.by_object.entry(object).or_default().insert(key.clone());
+        }
+        let entry = match kept {
+            Some(old) => VpodEntry { vpod, ..old },
+            None => VpodEntry { vpod, absence: Absence::Unproven, mirrored: None, status_written: None },
+        };
+        self.vpods.insert(key, entry);
+        Put::News { references_changed, replaced }
+    }
+
+    fn remove_vpod(&mut self, key: &ObjectKey, uid: &str) -> Option<Arc<Vpod>> {
+        if self.vpods.get(key).is_none_or(|entry| *entry.vpod.uid != *uid) {
+            return None;
+        }
+        let entry = self.vpods.remove(key)?;
+        self.unlink(&entry.vpod);
+        Some(entry.vpod)
+    }
+
+    fn unlink(&mut self, vpod: &Vpod) {
+        remove_from(&mut self.by_vnode, &vpod.node, &vpod.key);
+        for object in objects(vpod) {
+            remove_from(&mut self.by_object, &object, &vpod.key);
+        }
+    }
+
+    /// Takes a version of a ppod; returns the vpod to look at, if it was news.
+    fn put_ppod(&mut self, mut ppod: Ppod) -> Option<ObjectKey> {
+        let key = ppod.key.clone();
+        let mut news_of_status = true;
+        if let Some(old) = self.ppods.get(&key) {
+            if old.uid == ppod.uid {
+                let reread = old.status.fields.is_none() && ppod.resource_version == old.resource_version;
+                if !is_newer(&ppod.resource_version, &old.resource_version) && !reread {
+                    return None;
+                }
+                news_of_status = old.status.hash != ppod.status.hash || reread;
+                if !news_of_status {
+                    ppod.status.fields.clone_from(&old.status.fields);
+                }
+            } else {
+                let uid = old.uid.clone();
+                self.gone_ppods.insert(&uid);
+                self.remove_ppod(&key, &uid, None);
+            }
+        }
+        let old_reference = self.ppods.get(&key).and_then(|old| old.back_reference());
+        let reference = ppod.back_reference();
+        if old_reference != reference
+            && let Some(old) = old_reference
+        {
+            remove_from(&mut self.by_back_reference, &old.key, &key);
+        }
+        let vpod = reference.map(|reference| reference.key);
+        if let Some(vpod) = &vpod {
+            self.by_back_reference.entry(vpod.clone()).or_default().insert(key.clone());
+            if let Some(entry) = self.vpods.get_mut(vpod) {
+                entry.absence = Absence::Unproven;
+                if news_of_status {
+                    entry.mirrored = None;
+                }
+            }
+        }
+        self.ppods.insert(key, Arc::new(ppod));
+        vpod
+    }
+
+    /// A ppod is gone for sure. `last` is its last status, if the event told it.
+    fn remove_ppod(&mut self, key: &ObjectKey, uid: &str, last: Option<PpodStatus>) -> Option<ObjectKey> {
+        if self.ppods.get(key).is_some_and(|ppod| *ppod.uid != *uid) {
+            return None;
+        }
+        let ppod = self.ppods.get(key)?.clone();
+        let vpod = self.forget_ppod(key)?;
+        if let Some(entry) = self.vpods.get_mut(&vpod) {
+            entry.mirrored = None;
+            entry.absence = Absence::Witnessed(Arc::new(LostPpod {
+                uid: uid.into(),
+                virtual_uid: ppod.annotation(annotation::VIRTUAL_POD_UID).unwrap_or_default().into(),
+                status: last.unwrap_or_else(|| ppod.status.clone()),
+            }));
+        }
+        Some(vpod)
+    }
+
+    /// A ppod is not shown any more, for whatever reason.
+    fn forget_ppod(&mut self, key: &ObjectKey) -> Option<ObjectKey> {
+        let ppod = self.ppods.remove(key)?;
+        let vpod = ppod.back_reference()?.key;
+        remove_from(&mut self.by_back_reference, &vpod, key);
+        Some(vpod)
+    }
+}
+
+impl fmt::Debug for PodStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let index = self.index.lock();
+        f.debug_struct("PodStore")
+            .field("vpods", &index.vpods.len())
+            .field("ppods", &index.ppods.len())
+            .finish_non_exhaustive()
+    }
+}
+
+fn objects(vpod: &Vpod) -> Vec<ObjectRef> {
+    vpod.references.objects().map(|(kind, name, _)| ObjectRef::new(kind, &vpod.key.namespace, name)).collect()
+}
+
+fn remove_from<K: std::hash::Hash + Eq>(map: &mut Map<K, BTreeSet<ObjectKey>>, at: &K, key: &ObjectKey) {
+    if let Some(set) = map.get_mut(at) {
+        set.remove(key);
+        if set.is_empty() {
+            map.remove(at);
+        }
+    }
+}
+
+/// Resource versions of one object are ordered numbers; anything else counts as newer, so that nothing is missed.
+fn is_newer(new: &str, old: &str) -> bool {
+    match (new.parse::<u64>(), old.parse::<u64>()) {
+        (Ok(new), Ok(old)) => new > old,
+        _ => new != old,
+    }
+}

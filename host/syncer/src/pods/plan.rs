@@ -1,0 +1,305 @@
+//! What to do for one pod (TD section 5), as a pure function of what is known.
+//!
+//! The rows of the specification's table, first match wins: no vpod, deleting, a ppod that is foreign, stale or ours,
+//! no ppod (lost, or to be created). Mapping annotations on the vpod are hints: the place of the copy is computed, the
+//! copy is recognised by [`super::ownership`], and whether a copy ever ran is read from the vpod's status, which
+//! tenants cannot write. Order within a plan: mapping before creation (TD-503), the vpod's end before the ppod's
+//! deletion, so that a crash in between never runs a pod twice.
+//! Called by the reconcile loop in [`super::apply`]. Invariant: applying a plan and planning again ends in no action.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+use kubeocean_api::{
+    keys::{annotation, label, namespace},
+    name::ObjectKey,
+};
+
+use super::{
+    action::{DeleteReason, PodAction, PodPlan, Refusal, RefusalReason, Wake},
+    deletion::{self, delete, plan_deleting, plan_without_vpod},
+    metadata::{self, MetadataChange},
+    ownership::{self, Owned, Ownership},
+    snapshot::{Absence, PodScope, PodSnapshot, VnodeState},
+    status::{self, REASON_LOST, StatusFields, StatusPlan},
+    view::{Ppod, Vpod},
+};
+
+/// Least time between two status writes that are not urgent, and how long the first one waits for a second: a kubelet
+/// reports several times while a pod starts.
+pub const STATUS_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Event reason of TD-804.
+pub const EVENT_FAILED_SCHEDULING: &str = "FailedSchedulingPod";
+
+/// What to do for one pod.
+pub fn plan_pod(snapshot: &PodSnapshot) -> PodPlan {
+    let Some(vpod) = snapshot.vpod.as_deref() else { return plan_without_vpod(snapshot) };
+    if let Some(plan) = plan_strays(snapshot) {
+        return plan;
+    }
+    if let Some(deletion) = vpod.deletion {
+        return plan_deleting(snapshot, vpod, deletion);
+    }
+    let Some(ppod) = snapshot.ppod.as_deref() else { return plan_absent(snapshot, vpod, None) };
+    match ownership::check(ppod, &snapshot.scope.stamp, snapshot.claim()) {
+        Ownership::Foreign(why) => plan_absent(snapshot, vpod, Some(&why)),
+        Ownership::Stale(owned) => plan_stale(snapshot, ppod, owned, None),
+        Ownership::Legacy(owned) => plan_present(snapshot, vpod, ppod, &owned, &stamps(&snapshot.scope)),
+        Ownership::Ours(owned) => plan_present(snapshot, vpod, ppod, &owned, &MetadataChange::default()),
+    }
+}
+
+/// Whether a vpod is one that is never mapped, wherever it runs (TD-404).
+pub fn is_never_mapped(scope: &PodScope, key: &ObjectKey, fake: bool) -> bool {
+    fake || *key.namespace == *scope.system_namespace || namespace::NEVER_MAPPED.contains(&&*key.namespace)
+}
+
+fn is_creatable(scope: &PodScope, vpod: &Vpod) -> bool {
+    let asked = vpod.annotations.get(annotation::RUNNING_DAEMONSET).is_some_and(|value| value == "true");
+    !is_never_mapped(scope, &vpod.key, vpod.is_fake())
+        && (!vpod.daemonset || asked || scope.running_daemonset_by_default)
+}
+
+/// Copies at another place than the computed one; someone cloned a ppod in the worker cluster.
+fn plan_strays(snapshot: &PodSnapshot) -> Option<PodPlan> {
+    let mut actions = Vec::new();
+    for stray in snapshot.strays.iter().filter(|stray| stray.deletion.is_none()) {
+        match ownership::check(stray, &snapshot.scope.stamp, snapshot.claim()) {
+            Ownership::Ours(owned) | Ownership::Legacy(owned) => {
+                actions.push(delete(owned, None, DeleteReason::Misplaced));
+            }
+            Ownership::Stale(owned) => return Some(plan_stale(snapshot, stray, owned, None)),
+            Ownership::Foreign(_) => {}
+        }
+    }
+    (!actions.is_empty()).then(|| PodPlan { actions, ..PodPlan::default() })
+}
+
+/// The copy of an earlier vpod of this name (row 5). Its DELETED event wakes the vpod. The vpod it names must be known
+/// to be gone: with two lists of different age the "stale" one could be the newer.
+pub(super) fn plan_stale(
+    snapshot: &PodSnapshot,
+    ppod: &Ppod,
+    owned: Owned,
+    grace_seconds: Option<i64>,
+) -> PodPlan {
+    let named = ppod.annotation(annotation::VIRTUAL_POD_UID).unwrap_or_default();
+    let actions = if ppod.deletion.is_some() {
+        Vec::new()
+    } else if named.is_empty() || snapshot.gone_vpods.contains(named) {
+        vec![delete(owned, grace_seconds, DeleteReason::Stale)]
+    } else {
+        vec![PodAction::ConfirmVpodGone]
+    };
+    PodPlan { actions, ..PodPlan::default() }
+}
+
+/// There is no copy: it was lost (row 6), or is to be created (rows 7 and 8). `occupied` says who sits in its place.
+fn plan_absent(snapshot: &PodSnapshot, vpod: &Vpod, occupied: Option<&str>) -> PodPlan {
+    let nothing = PodPlan::default();
+    if vpod.status.phase.is_terminal() {
+        return nothing;
+    }
+    let scope = &snapshot.scope;
+    let witnessed = match &snapshot.absence {
+        Absence::Witnessed(lost) if *lost.virtual_uid == *vpod.uid => Some(lost),
+        _ => None,
+    };
+    let creatable = is_creatable(scope, vpod);
+    let (worker_node, deleting) = match &snapshot.vnode {
+        VnodeState::Ours { worker_node, deleting } => (worker_node.as_deref(), *deleting),
+        VnodeState::Missing | VnodeState::NotOurs if witnessed.is_none() => return nothing,
+        VnodeState::Missing | VnodeState::NotOurs => (None, true),
+    };
+    let ran = !vpod.status.blank || witnessed.is_some_and(|lost| lost.status.started);
+    let recorded = witnessed.is_some_and(|lost| vpod.recorded_uid() == Some(&*lost.uid));
+    if recorded || ran && (creatable || witnessed.is_some()) {
+        return plan_lost(snapshot, vpod, occupied.is_some());
+    }
+    if !creatable || deleting || scope.binding_deleting {
+        return nothing;
+    }
+    let ppod = snapshot.ppod_key();
+    if let Some(why) = occupied {
+        let message = format!("pod {ppod} in the worker cluster has the name this pod needs, and {why}");
+        return PodPlan {
+            actions: vec![PodAction::Refuse(Refusal { reason: RefusalReason::NameConflict, message })],
+            wake: Wake::Backoff,
+            mirrored: false,
+        };
+    }
+    let Some(worker_node) = worker_node else { return PodPlan { wake: Wake::Backoff, ..nothing } };
+    let mut plan = PodPlan::default();
+    let clear_uid = vpod.recorded_uid().is_some();
+    if clear_uid || !vpod.is_mapped_to(&ppod) {
+        plan.actions.push(PodAction::WriteMapping {
+            uid: (&*vpod.uid).into(),
+            resource_version: vpod.resource_version.clone(),
+            ppod,
+            clear_uid,
+        });
+    }
+    plan.actions.push(PodAction::CreatePpod { uid: (&*vpod.uid).into(), worker_node: worker_node.into() });
+    plan
+}
+
+fn plan_lost(snapshot: &PodSnapshot, vpod: &Vpod, occupied: bool) -> PodPlan {
+    let action = match &snapshot.absence {
+        Absence::Witnessed(lost) if *lost.virtual_uid == *vpod.uid && lost.status.phase.is_terminal() => {
+            deletion::final_report(snapshot, vpod, lost)
+        }
+        Absence::Unproven if !occupied => Some(PodAction::ConfirmPpodGone),
+        _ => None,
+    };
+    let action = action.unwrap_or_else(|| PodAction::FailVpod {
+        uid: (&*vpod.uid).into(),
+        message: format!("pod {} in the worker cluster was deleted", snapshot.ppod_key()),
+        event: Some(REASON_LOST),
+    });
+    PodPlan { actions: vec![action], ..PodPlan::default() }
+}
+
+/// The copy is there and ours (rows 10 to 13).
+fn plan_present(
+    snapshot: &PodSnapshot,
+    vpod: &Vpod,
+    ppod: &Ppod,
+    owned: &Owned,
+    stamps: &MetadataChange,
+) -> PodPlan {
+    if let Some(plan) = plan_unscheduled(snapshot, vpod, ppod, owned) {
+        return plan;
+    }
+    let mut plan = PodPlan::default();
+    if ppod.deletion.is_none() && !ppod.status.phase.is_terminal() {
+        plan_follow(vpod, ppod, owned, stamps, &mut plan);
+    }
+    if !ppod.scheduled && ppod.deletion.is_none() {
+        plan.wake = Wake::At(scheduling_deadline(snapshot, ppod));
+    }
+    plan_mirror(snapshot, vpod, ppod, plan)
+}
+
+/// TD-804. The vpod ends first: if the Syncer stops in between, the vpod is not taken for one that never started.
+fn plan_unscheduled(snapshot: &PodSnapshot, vpod: &Vpod, ppod: &Ppod, owned: &Owned) -> Option<PodPlan> {
+    if ppod.scheduled || ppod.deletion.is_some() || ppod.status.phase.is_terminal() {
+        return None;
+    }
+    if snapshot.now < scheduling_deadline(snapshot, ppod) && !vpod.status.phase.is_terminal() {
+        return None;
+    }
+    let mut plan = PodPlan::default();
+    if !vpod.status.phase.is_terminal() {
+        let why = ppod.status.unscheduled_message.as_deref().unwrap_or("its scheduler did not say why");
+        plan.actions.push(PodAction::FailVpod {
+            uid: (&*vpod.uid).into(),
+            message: format!(
+                "the worker cluster did not schedule pod {} within {} s: {why}",
+                ppod.key,
+                snapshot.scope.scheduling_timeout.as_secs()
+            ),
+            event: Some(EVENT_FAILED_SCHEDULING),
+        });
+    }
+    plan.actions.push(delete(owned.clone(), None, DeleteReason::Unschedulable));
+    Some(plan)
+}
+
+fn scheduling_deadline(snapshot: &PodSnapshot, ppod: &Ppod) -> Timestamp {
+    let created = ppod.created.unwrap_or(Timestamp::MIN);
+    created.saturating_add(snapshot.scope.scheduling_timeout).unwrap_or(Timestamp::MAX)
+}
+
+/// Metadata, deadline and debug containers go down (TD-801 to TD-803).
+fn plan_follow(vpod: &Vpod, ppod: &Ppod, owned: &Owned, stamps: &MetadataChange, plan: &mut PodPlan) {
+    let mut change = metadata::plan_down(vpod, ppod);
+    change.labels.extend(stamps.labels.clone());
+    change.annotations.extend(stamps.annotations.clone());
+    // The API server lets a deadline be set or shortened, never removed or extended.
+    let deadline = vpod
+        .active_deadline_seconds
+        .filter(|wanted| ppod.active_deadline_seconds.is_none_or(|present| *wanted < present));
+    if !change.is_empty() || deadline.is_some() {
+        plan.actions.push(PodAction::PatchPpod {
+            ppod: owned.clone(),
+            change,
+            active_deadline_seconds: deadline,
+        });
+    }
+    let missing: Vec<Box<str>> = vpod
+        .ephemeral_containers
+        .iter()
+        .filter(|name| !ppod.ephemeral_containers.contains(name))
+        .cloned()
+        .collect();
+    if !missing.is_empty() {
+        plan.actions.push(PodAction::AddEphemeralContainers { ppod: owned.clone(), names: missing });
+    }
+}
+
+/// Status, UID and the worker's metadata go up, in one write.
+pub(super) fn plan_mirror(snapshot: &PodSnapshot, vpod: &Vpod, ppod: &Ppod, mut plan: PodPlan) -> PodPlan {
+    let change = if vpod.deletion.is_some() {
+        MetadataChange::default()
+    } else {
+        change_of_vpod(snapshot, vpod, ppod)
+    };
+    let compared = if snapshot.mirrored == Some(vpod.status.hashes.total()) {
+        StatusPlan::Converged
+    } else {
+        status::plan_status(vpod, &ppod.status, snapshot.scope.messages, snapshot.now)
+    };
+    let (status, urgent) = match compared {
+        StatusPlan::Unread => {
+            plan.actions.push(PodAction::ReadPpod { ppod: ppod.key.clone() });
+            return plan;
+        }
+        StatusPlan::Converged => {
+            plan.mirrored = true;
+            (StatusFields::new(), false)
+        }
+        StatusPlan::Change { fields, urgent } => (fields, urgent),
+    };
+    if status.is_empty() && change.is_empty() {
+        return plan;
+    }
+    let last = snapshot.status_written.max(ppod.created).unwrap_or(Timestamp::MIN);
+    let due = last.saturating_add(STATUS_INTERVAL).unwrap_or(Timestamp::MAX);
+    if !urgent && snapshot.now < due {
+        plan.wake = match plan.wake {
+            Wake::At(other) => Wake::At(other.min(due)),
+            Wake::OnEvent | Wake::Backoff => Wake::At(due),
+        };
+        return plan;
+    }
+    plan.actions.push(PodAction::PatchVpod {
+        uid: (&*vpod.uid).into(),
+        resource_version: vpod.resource_version.clone(),
+        status,
+        change,
+    });
+    plan
+}
+
+/// The worker's edits, and the mapping as it should be: a tenant may have changed it.
+fn change_of_vpod(snapshot: &PodSnapshot, vpod: &Vpod, ppod: &Ppod) -> MetadataChange {
+    let mut change = metadata::plan_up(vpod, ppod, &snapshot.scope.metadata_deny);
+    let mut annotate = |key: &str, value: &str| {
+        if vpod.annotation(key) != Some(value) {
+            change.annotations.insert(key.to_owned(), Some(value.to_owned()));
+        }
+    };
+    annotate(annotation::PHYSICAL_POD_NAMESPACE, &ppod.key.namespace);
+    annotate(annotation::PHYSICAL_POD_NAME, &ppod.key.name);
+    annotate(annotation::PHYSICAL_POD_UID, &ppod.uid);
+    change
+}
+
+fn stamps(scope: &PodScope) -> MetadataChange {
+    let set = |key: &str, value: &str| [(key.to_owned(), Some(value.to_owned()))].into();
+    MetadataChange {
+        labels: set(label::CLUSTER_BINDING, &scope.stamp.binding),
+        annotations: set(annotation::COMPUTING_CLUSTER_UID, &scope.stamp.computing_cluster_uid),
+    }
+}

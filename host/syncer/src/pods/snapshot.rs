@@ -1,0 +1,146 @@
+//! Everything one pod plan is computed from.
+
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
+
+use jiff::Timestamp;
+use kubeocean_api::name::{ObjectKey, phys_name, vnode_name_prefix};
+
+use super::{
+    ownership::{Claim, Stamp},
+    view::{Ppod, PpodStatus, Vpod},
+};
+use crate::{
+    bindings::Binding,
+    config::{StatusMessages, SyncerConfig},
+};
+
+/// What holds for all pods of a binding.
+#[derive(Clone, Debug)]
+pub struct PodScope {
+    /// What we write on ppods.
+    pub stamp: Stamp,
+    /// Namespace of all ppods.
+    pub mount_namespace: Arc<str>,
+    /// Whether the binding is being deleted: nothing new is created.
+    pub binding_deleting: bool,
+    /// `spec.directScheduling`.
+    pub direct_scheduling: bool,
+    /// `spec.podPriorityClassName`; empty for the default class.
+    pub priority_class_name: Arc<str>,
+    /// `spec.runningDaemonsetByDefault`.
+    pub running_daemonset_by_default: bool,
+    /// Namespace of our components, whose pods are never mapped.
+    pub system_namespace: Arc<str>,
+    /// How long the worker's scheduler may take (TD-804).
+    pub scheduling_timeout: Duration,
+    /// Which messages go up.
+    pub messages: StatusMessages,
+    /// Prefixes of keys that do not go up.
+    pub metadata_deny: Vec<String>,
+}
+
+impl PodScope {
+    /// What the binding and the settings say. `computing_cluster_uid` is the UID of the computing cluster's namespace
+    /// `kube-system`.
+    pub fn of(binding: &Binding, config: &SyncerConfig, computing_cluster_uid: &str) -> Self {
+        Self {
+            stamp: Stamp {
+                binding: binding.name.as_str().into(),
+                computing_cluster_uid: computing_cluster_uid.into(),
+                vnode_prefix: vnode_name_prefix(&binding.cluster_id).into(),
+            },
+            mount_namespace: binding.spec.mount_namespace.as_str().into(),
+            binding_deleting: binding.deleting,
+            direct_scheduling: binding.spec.direct_scheduling,
+            priority_class_name: binding.spec.pod_priority_class_name.as_str().into(),
+            running_daemonset_by_default: binding.spec.running_daemonset_by_default,
+            system_namespace: config.system_namespace.as_str().into(),
+            scheduling_timeout: config.scheduling_timeout,
+            messages: config.pod_status_messages,
+            metadata_deny: config.vnode_metadata_deny.clone(),
+        }
+    }
+}
+
+/// What is known of a vpod's vnode (TD-402).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum VnodeState {
+    /// No such vnode.
+    Missing,
+    /// A node that another binding, or nobody, manages.
+    NotOurs,
+    /// Ours.
+    Ours {
+        /// The worker node it stands for; `None` is a broken vnode (TD-403).
+        worker_node: Option<Box<str>>,
+        /// Whether it is being withdrawn.
+        deleting: bool,
+    },
+}
+
+/// What is known of a ppod that is not there.
+#[derive(Clone, Debug, Default)]
+pub enum Absence {
+    /// Only that no watch shows it.
+    #[default]
+    Unproven,
+    /// A live read found nothing.
+    Confirmed,
+    /// Its DELETED event was seen.
+    Witnessed(Arc<LostPpod>),
+}
+
+/// The last that was seen of a ppod.
+#[derive(Clone, Debug)]
+pub struct LostPpod {
+    /// Its UID.
+    pub uid: Arc<str>,
+    /// UID of the vpod it named.
+    pub virtual_uid: Box<str>,
+    /// Its last status.
+    pub status: PpodStatus,
+}
+
+/// One vpod, its ppod and what surrounds them.
+#[derive(Clone, Debug)]
+pub struct PodSnapshot {
+    /// Key of the vpod.
+    pub key: ObjectKey,
+    /// Now, in whole seconds.
+    pub now: Timestamp,
+    /// The binding.
+    pub scope: Arc<PodScope>,
+    /// The vpod.
+    pub vpod: Option<Arc<Vpod>>,
+    /// UIDs of vpods that are known to be gone, among those the ppods here name.
+    pub gone_vpods: BTreeSet<Box<str>>,
+    /// The vpod's vnode; [`VnodeState::Missing`] without a vpod.
+    pub vnode: VnodeState,
+    /// The pod at the place of the copy.
+    pub ppod: Option<Arc<Ppod>>,
+    /// Ppods elsewhere that name this vpod.
+    pub strays: Vec<Arc<Ppod>>,
+    /// If there is no ppod: what proves it.
+    pub absence: Absence,
+    /// Hash of the vpod's status when the ppod's present status was mirrored.
+    pub mirrored: Option<u64>,
+    /// When the vpod's status was written last.
+    pub status_written: Option<Timestamp>,
+}
+
+impl PodSnapshot {
+    /// Where the copy of this vpod belongs (TD-301, TD-304).
+    pub fn ppod_key(&self) -> ObjectKey {
+        ppod_key(&self.scope.mount_namespace, &self.key)
+    }
+
+    /// The claim ppods are checked against.
+    pub fn claim(&self) -> Claim<'_> {
+        Claim { key: &self.key, uid: self.vpod.as_ref().map(|vpod| &*vpod.uid) }
+    }
+}
+
+/// Where the copy of a vpod belongs.
+pub fn ppod_key(mount_namespace: &Arc<str>, vpod: &ObjectKey) -> ObjectKey {
+    ObjectKey::new(mount_namespace.clone(), phys_name(&vpod.name, &vpod.namespace))
+}

@@ -1,0 +1,315 @@
+//! What of a ppod's status goes up to its vpod (BU-1502), and how a vpod ends whose ppod was lost (TD-805).
+//!
+//! In: both views; out: the fields to write, or nothing. The vpod keeps its own `PodScheduled`, its readiness gates
+//! and every condition the ppod does not report. Pure; called by the planner.
+//! Invariants: a terminal phase is final; a status that was mirrored yields nothing; messages are cut.
+
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+use kubeocean_api::keys::condition_type;
+use serde_json::{Map, Value, json};
+
+use super::{
+    status_hash::{CONDITIONS, FIELDS, of_field},
+    view::{Phase, PpodStatus, Vpod},
+};
+use crate::config::StatusMessages;
+
+/// Longest message that leaves the worker cluster.
+pub const MESSAGE_MAX_BYTES: usize = 1024;
+
+/// `status.reason`, condition reason and event reason of a vpod whose ppod vanished.
+pub const REASON_LOST: &str = "PhysicalPodLost";
+/// Reason of a container of which nothing more is known.
+const REASON_CONTAINER_UNKNOWN: &str = "ContainerStatusUnknown";
+/// Exit code of a container of which nothing more is known: killed.
+const EXIT_CODE_KILLED: i64 = 137;
+
+/// Fields to write; `null` removes one.
+pub type StatusFields = Map<String, Value>;
+
+/// Result of comparing two statuses.
+#[derive(Clone, Debug, PartialEq)]
+pub enum StatusPlan {
+    /// The vpod shows it all.
+    Converged,
+    /// The ppod's status was dropped after it was mirrored, and the vpod was changed by someone: read the ppod.
+    Unread,
+    /// To be written.
+    Change {
+        /// The fields that differ.
+        fields: StatusFields,
+        /// Whether it may not wait for more changes: phase, readiness or address.
+        urgent: bool,
+    },
+}
+
+/// Compares a vpod's status with its ppod's.
+pub fn plan_status(vpod: &Vpod, ppod: &PpodStatus, messages: StatusMessages, now: Timestamp) -> StatusPlan {
+    let Some(reported) = ppod.fields.as_deref() else { return StatusPlan::Unread };
+    let reported: &Map<String, Value> = &serde_json::from_str(reported).unwrap_or_default();
+    if vpod.status.phase.is_terminal() && vpod.status.phase != ppod.phase {
+        return StatusPlan::Converged;
+    }
+    let wanted = wanted_fields(vpod, reported, messages, now);
+    let mut fields = StatusFields::new();
+    for field in FIELDS {
+        let value = wanted.get(field).cloned().unwrap_or(Value::Null);
+        if of_field(field, &value) != vpod.status.hashes.field(field) {
+            fields.insert(field.to_owned(), value);
+        }
+    }
+    if fields.is_empty() {
+        return StatusPlan::Converged;
+    }
+    let urgent = fields.contains_key("phase")
+        || fields.contains_key("podIP")
+        || fields
+            .get(CONDITIONS)
+            .is_some_and(|new| readiness(new) != readiness(&parse_conditions(&vpod.status.conditions)));
+    StatusPlan::Change { fields, urgent }
+}
+
+fn wanted_fields(
+    vpod: &Vpod,
+    reported: &Map<String, Value>,
+    messages: StatusMessages,
+    now: Timestamp,
+) -> BTreeMap<&'static str, Value> {
+    let mut wanted = BTreeMap::new();
+    for field in FIELDS {
+        if let Some(value) = reported.get(field) {
+            let mut value = value.clone();
+            trim_messages(field, &mut value, messages);
+            wanted.insert(field, value);
+        }
+    }
+    wanted.entry("phase").or_insert_with(|| Phase::Pending.as_str().into());
+    // The API server refuses hostIPs whose first entry is not hostIP, and an older worker reports only the latter.
+    if let (Some(host), None) = (reported.get("hostIP"), reported.get("hostIPs")) {
+        wanted.insert("hostIPs", json!([{ "ip": host }]));
+    }
+    let conditions = merge_conditions(vpod, reported.get(CONDITIONS), messages, now);
+    if !wanted.contains_key("message")
+        && messages == StatusMessages::Full
+        && let Some(message) = unscheduled_message(reported)
+    {
+        wanted.insert("message", cut(message).into());
+    }
+    wanted.insert(CONDITIONS, Value::Array(conditions));
+    wanted
+}
+
+/// The worker scheduler's word, so that users see on the vpod why nothing starts. It also marks the status as ours.
+fn unscheduled_message(reported: &Map<String, Value>) -> Option<&str> {
+    let conditions = reported.get(CONDITIONS)?.as_array()?;
+    let pending = conditions.iter().find(|it| it["type"] == "PodScheduled" && it["status"] == "False")?;
+    pending["message"].as_str().filter(|message| !message.is_empty())
+}
+
+fn merge_conditions(
+    vpod: &Vpod,
+    reported: Option<&Value>,
+    messages: StatusMessages,
+    now: Timestamp,
+) -> Vec<Value> {
+    let own = match parse_conditions(&vpod.status.conditions) {
+        Value::Array(list) => list,
+        _ => Vec::new(),
+    };
+    let reported = reported.and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
+    let find = |list: &[Value], kind: &str| list.iter().find(|condition| condition["type"] == kind).cloned();
+
+    let mut merged: Vec<Value> = Vec::with_capacity(own.len().max(reported.len()));
+    merged.extend(
+        find(&own, "PodScheduled").or_else(|| find(reported, "PodScheduled").map(|it| adopt(it, messages))),
+    );
+    for condition in reported.iter().filter(|condition| condition["type"] != "PodScheduled") {
+        let mut condition = adopt(condition.clone(), messages);
+        if condition["type"] == "Ready" && !vpod.readiness_gates.is_empty() {
+            apply_gates(&mut condition, vpod, &own, now);
+        }
+        merged.push(condition);
+    }
+    let ours_until_created = |condition: &Value| condition["type"] == condition_type::WORKER_POD_CREATED;
+    let missing: Vec<Value> = own
+        .into_iter()
+        .filter(|condition| !ours_until_created(condition))
+        .filter(|condition| merged.iter().all(|other| other["type"] != condition["type"]))
+        .collect();
+    merged.extend(missing);
+    merged
+}
+
+fn adopt(mut condition: Value, messages: StatusMessages) -> Value {
+    if let Some(members) = condition.as_object_mut() {
+        members.remove("observedGeneration");
+    }
+    trim_message_member(&mut condition, messages);
+    condition
+}
+
+/// Readiness gates live on the vpod only (TD section 6): its `Ready` is the ppod's and all gates.
+fn apply_gates(ready: &mut Value, vpod: &Vpod, own: &[Value], now: Timestamp) {
+    let is_true = |gate: &str| own.iter().any(|it| it["type"] == gate && it["status"] == "True");
+    let Some(unmet) = vpod.readiness_gates.iter().find(|gate| !is_true(gate)) else { return };
+    if ready["status"] != "True" {
+        return;
+    }
+    let before = own.iter().find(|condition| condition["type"] == "Ready" && condition["status"] == "False");
+    let since =
+        before.map_or_else(|| seconds(now).into(), |condition| condition["lastTransitionTime"].clone());
+    *ready = json!({
+        "type": "Ready",
+        "status": "False",
+        "reason": "ReadinessGatesNotReady",
+        "message": format!("the condition of readiness gate {unmet:?} is not True"),
+        "lastProbeTime": null,
+        "lastTransitionTime": since,
+    });
+}
+
+/// The conditions a view keeps as text.
+pub fn parse_conditions(text: &str) -> Value {
+    serde_json::from_str(text).unwrap_or(Value::Array(Vec::new()))
+}
+
+fn readiness(conditions: &Value) -> Option<&Value> {
+    conditions.as_array()?.iter().find(|condition| condition["type"] == "Ready").map(|ready| &ready["status"])
+}
+
+fn trim_messages(field: &str, value: &mut Value, messages: StatusMessages) {
+    match (field, value) {
+        ("message", value) => {
+            let text = value.as_str().unwrap_or_default();
+            *value = match messages {
+                StatusMessages::Full => cut(text).into(),
+                StatusMessages::ReasonOnly => Value::Null,
+            };
+        }
+        (
+            "containerStatuses" | "initContainerStatuses" | "ephemeralContainerStatuses",
+            Value::Array(statuses),
+        ) => {
+            for status in statuses {
+                for state in ["state", "lastState"] {
+                    if let Some(states) = status.get_mut(state).and_then(Value::as_object_mut) {
+                        states.values_mut().for_each(|one| trim_message_member(one, messages));
+                    }
+                }
+            }
+        }
+        _ => {}
+    }
+}
+
+fn trim_message_member(value: &mut Value, messages: StatusMessages) {
+    let Some(members) = value.as_object_mut() else { return };
+    match (messages, members.get_mut("message")) {
+        (StatusMessages::ReasonOnly, Some(_)) => {
+            members.remove("message");
+        }
+        (StatusMessages::Full, Some(Value::String(text))) if text.len() > MESSAGE_MAX_BYTES => {
+            *text = cut(text)
+        }
+        _ => {}
+    }
+}
+
+/// A message of at most [`MESSAGE_MAX_BYTES`].
+pub fn cut(text: &str) -> String {
+    if text.len() <= MESSAGE_MAX_BYTES {
+        return text.to_owned();
+    }
+    let mut end = MESSAGE_MAX_BYTES - 3;
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    format!("{}...", &text[..end])
+}
+
+/// The status fields of a vpod whose ppod is gone for good, computed from its live status: phase Failed, not ready,
+/// disrupted, and no container left in a running state. `None` when it is terminal already.
+pub fn lost_fields(live: &Value, message: &str, now: Timestamp) -> Option<StatusFields> {
+    if matches!(live["phase"].as_str(), Some("Succeeded" | "Failed")) {
+        return None;
+    }
+    let message = cut(message);
+    let mut fields = StatusFields::new();
+    fields.insert("phase".to_owned(), Phase::Failed.as_str().into());
+    fields.insert("reason".to_owned(), REASON_LOST.into());
+    fields.insert("message".to_owned(), message.clone().into());
+
+    let mut conditions = live[CONDITIONS].as_array().cloned().unwrap_or_default();
+    conditions.retain(|condition| condition["type"] != condition_type::WORKER_POD_CREATED);
+    for (kind, status) in [("Ready", "False"), ("ContainersReady", "False"), ("DisruptionTarget", "True")] {
+        set_condition(&mut conditions, kind, status, REASON_LOST, &message, now);
+    }
+    fields.insert(CONDITIONS.to_owned(), Value::Array(conditions));
+
+    for field in ["containerStatuses", "initContainerStatuses", "ephemeralContainerStatuses"] {
+        let Some(statuses) = live[field].as_array() else { continue };
+        let ended: Vec<Value> = statuses.iter().map(|status| end_container(status, now)).collect();
+        if ended != *statuses {
+            fields.insert(field.to_owned(), Value::Array(ended));
+        }
+    }
+    Some(fields)
+}
+
+fn end_container(status: &Value, now: Timestamp) -> Value {
+    if status["state"].get("terminated").is_some() {
+        return status.clone();
+    }
+    let mut ended = status.clone();
+    let started = &status["state"]["running"]["startedAt"];
+    ended["state"] = json!({"terminated": {
+        "exitCode": EXIT_CODE_KILLED,
+        "reason": REASON_CONTAINER_UNKNOWN,
+        "message": "the worker cluster's pod is gone; how the container ended is not known",
+        "startedAt": started,
+        "finishedAt": seconds(now),
+    }});
+    ended["ready"] = false.into();
+    ended["started"] = false.into();
+    ended
+}
+
+/// A time as Kubernetes writes it: whole seconds.
+pub fn seconds(time: Timestamp) -> String {
+    Timestamp::from_second(time.as_second()).unwrap_or(time).to_string()
+}
+
+/// Sets one condition in a list; keeps the transition time when the status stays. Says whether anything changed.
+pub fn set_condition(
+    conditions: &mut Vec<Value>,
+    kind: &str,
+    status: &str,
+    reason: &str,
+    message: &str,
+    now: Timestamp,
+) -> bool {
+    let at = conditions.iter().position(|condition| condition["type"] == kind);
+    let old = at.map(|at| &conditions[at]);
+    if old.is_some_and(|old| old["status"] == status && old["reason"] == reason && old["message"] == message)
+    {
+        return false;
+    }
+    let since = old
+        .filter(|old| old["status"] == status)
+        .map_or_else(|| seconds(now).into(), |old| old["lastTransitionTime"].clone());
+    let condition = json!({
+        "type": kind,
+        "status": status,
+        "reason": reason,
+        "message": message,
+        "lastProbeTime": null,
+        "lastTransitionTime": since,
+    });
+    match at {
+        Some(at) => conditions[at] = condition,
+        None => conditions.push(condition),
+    }
+    true
+}

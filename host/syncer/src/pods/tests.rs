@@ -1,0 +1,8 @@
+//! Tests of the pure stages with builders, and a simulation of both clusters that crashes after every action.
+
+mod builders;
+mod deletion;
+mod metadata;
+mod plan;
+mod simulation;
+mod status;

@@ -1,0 +1,121 @@
+//! The three-way merge of TD-801 in both directions.
+
+use std::collections::BTreeMap;
+
+use kubeocean_api::keys::annotation;
+use proptest::prelude::*;
+
+use super::builders::*;
+use crate::pods::{
+    metadata::{EXPECTED_MAX_BYTES, Expected, KeyChanges, plan_down, plan_up},
+    view::{Metadata, Ppod, Vpod},
+};
+
+fn patch(metadata: &mut Metadata, changes: &KeyChanges) {
+    for (key, value) in changes {
+        match value {
+            Some(value) => metadata.insert(key.clone(), value.clone()),
+            None => metadata.remove(key),
+        };
+    }
+}
+
+/// Pushes down what the planner wants.
+fn push_down(vpod: &Vpod, ppod: &mut Ppod) {
+    let change = plan_down(vpod, ppod);
+    patch(&mut ppod.labels, &change.labels);
+    patch(&mut ppod.annotations, &change.annotations);
+}
+
+/// Takes over what the planner wants.
+fn take_up(vpod: &mut Vpod, ppod: &Ppod) {
+    let change = plan_up(vpod, ppod, &[]);
+    patch(&mut vpod.labels, &change.labels);
+    patch(&mut vpod.annotations, &change.annotations);
+}
+
+#[test]
+fn the_annotation_is_what_the_original_writes() {
+    let expected = Expected { labels: [("app".into(), "web".into())].into(), annotations: BTreeMap::new() };
+    assert_eq!(expected.encode().unwrap(), "eyJsYWJlbHMiOnsiYXBwIjoid2ViIn19");
+    // Go escapes `&`; only the decoded maps are compared.
+    let go = Expected::decode("eyJsYWJlbHMiOnsiYSI6ImJcdTAwMjZjIn19").unwrap();
+    assert_eq!(go.labels["a"], "b&c");
+    assert_eq!(Expected::decode("garbage"), None);
+}
+
+#[test]
+fn too_much_metadata_is_not_followed() {
+    let annotations = [("big".to_owned(), "x".repeat(EXPECTED_MAX_BYTES))].into();
+    assert_eq!(Expected::of(&BTreeMap::new(), &annotations).encode(), None);
+}
+
+#[test]
+fn edits_travel_both_ways_and_the_vpod_wins() {
+    let mut vpod = recorded().label("both", "v").annotate("note", "v").vpod();
+    let mut ppod = ppod().label("both", "p").annotate("seen-by", "worker").label("app", "edited").ppod();
+    let up = plan_up(&vpod, &ppod, &[]);
+    assert_eq!(up.labels, [("app".to_owned(), Some("edited".to_owned()))].into());
+    assert_eq!(up.annotations, [("seen-by".to_owned(), Some("worker".to_owned()))].into());
+    take_up(&mut vpod, &ppod);
+    push_down(&vpod, &mut ppod);
+    assert_eq!((ppod.labels["both"].as_str(), ppod.annotations["note"].as_str()), ("v", "v"));
+    assert_eq!(ppod.labels["app"], "edited", "it was not pushed back");
+    assert!(plan_up(&vpod, &ppod, &[]).is_empty() && plan_down(&vpod, &ppod).is_empty());
+}
+
+#[test]
+fn a_key_removed_from_the_vpod_vanishes_and_foreign_keys_stay() {
+    let mut pod = recorded();
+    pod.0["metadata"]["labels"].as_object_mut().unwrap().remove("app");
+    let mut ppod = ppod().label("worker-only", "x").ppod();
+    let vpod = pod.vpod();
+    push_down(&vpod, &mut ppod);
+    assert!(!ppod.labels.contains_key("app"));
+    assert!(
+        ppod.labels.contains_key("worker-only") && ppod.annotation(annotation::VIRTUAL_POD_UID).is_some()
+    );
+}
+
+#[test]
+fn what_means_something_in_the_worker_only_does_not_go_up() {
+    let vpod = recorded().vpod();
+    let ppod = ppod().annotate("cni.projectcalico.org/podIP", "10.0.0.1/32").annotate("corp/x", "1").ppod();
+    assert!(plan_up(&vpod, &ppod, &["corp/".to_owned()]).is_empty());
+}
+
+fn keys() -> impl Strategy<Value = Metadata> {
+    let key = prop::sample::select(vec!["a", "b", "c", "kubeocean.io/role", annotation::VIRTUAL_POD_UID]);
+    prop::collection::btree_map(
+        key.prop_map(str::to_owned),
+        prop::sample::select(vec!["", "1", "2"]).prop_map(str::to_owned),
+        0..5,
+    )
+}
+
+proptest! {
+    #[test]
+    fn merging_settles_and_keeps_bookkeeping(original in keys(), previous in keys(), copy in keys()) {
+        let mut vpod = recorded().vpod();
+        let mut ppod = ppod().ppod();
+        vpod.annotations.extend(original);
+        let bookkeeping = ppod.annotations[annotation::VIRTUAL_POD_UID].clone();
+        ppod.annotations.extend(copy.into_iter().filter(|(key, _)| key != annotation::VIRTUAL_POD_UID));
+        let previous = Expected::of(&BTreeMap::new(), &previous).encode().unwrap();
+        ppod.annotations.insert(annotation::EXPECTED_METADATA.to_owned(), previous);
+
+        for _ in 0..2 {
+            take_up(&mut vpod, &ppod);
+            push_down(&vpod, &mut ppod);
+        }
+        prop_assert!(plan_up(&vpod, &ppod, &[]).is_empty());
+        prop_assert!(plan_down(&vpod, &ppod).is_empty());
+        prop_assert_eq!(&ppod.annotations[annotation::VIRTUAL_POD_UID], &bookkeeping);
+        for (key, value) in &Expected::of(&vpod.labels, &vpod.annotations).annotations {
+            if ppod.annotations.get(key) != Some(value) {
+                // Only a key that was removed from the ppod by hand, and not changed since, may differ.
+                prop_assert!(!ppod.annotations.contains_key(key));
+            }
+        }
+    }
+}

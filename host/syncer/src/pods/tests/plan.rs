@@ -1,0 +1,254 @@
+//! The rows of TD section 5, and what the original did wrong there.
+
+use std::sync::Arc;
+
+use kubeocean_api::keys::{annotation, label};
+use rstest::rstest;
+use serde_json::json;
+
+use super::builders::*;
+use crate::pods::{
+    action::{DeleteReason, PodAction, PodPlan, RefusalReason, Wake},
+    ownership::{Ownership, check},
+    plan::plan_pod,
+    snapshot::{Absence, PodSnapshot, VnodeState},
+};
+
+/// The actions in one word each.
+fn words(plan: &PodPlan) -> Vec<&'static str> {
+    plan.actions
+        .iter()
+        .map(|action| match action {
+            PodAction::ConfirmVpodGone => "confirm-vpod",
+            PodAction::ConfirmPpodGone => "confirm-ppod",
+            PodAction::ReadPpod { .. } => "read",
+            PodAction::WriteMapping { clear_uid: false, .. } => "map",
+            PodAction::WriteMapping { clear_uid: true, .. } => "remap",
+            PodAction::CreatePpod { .. } => "create",
+            PodAction::PatchPpod { .. } => "follow",
+            PodAction::AddEphemeralContainers { .. } => "debug",
+            PodAction::PatchVpod { .. } => "report",
+            PodAction::FailVpod { .. } => "fail",
+            PodAction::DeletePpod { why: DeleteReason::Stale, .. } => "delete-stale",
+            PodAction::DeletePpod { .. } => "delete",
+            PodAction::ReleaseTokens { .. } => "tokens",
+            PodAction::FinishVpod { .. } => "finish",
+            PodAction::Refuse(_) => "refuse",
+        })
+        .collect()
+}
+
+fn check_words(snapshot: &PodSnapshot, expected: &[&str]) {
+    let plan = plan_pod(snapshot);
+    assert_eq!(words(&plan), expected, "{plan:#?}");
+}
+
+#[rstest]
+#[case::new_pod_is_mapped_then_created(vpod(), &["map", "create"])]
+#[case::mapped_pod_is_created(mapped(), &["create"])]
+#[case::copied_manifest_with_old_uid_is_mapped_anew(recorded(), &["remap", "create"])]
+#[case::mapping_to_someone_else_is_overwritten(
+    vpod().annotate(annotation::PHYSICAL_POD_NAMESPACE, MOUNT).annotate(annotation::PHYSICAL_POD_NAME, "other"),
+    &["map", "create"]
+)]
+#[case::lost_copy_is_confirmed_first(recorded().running(), &["confirm-ppod"])]
+#[case::lost_copy_without_annotations_is_lost_all_the_same(vpod().running(), &["confirm-ppod"])]
+#[case::succeeded_stays(recorded().running().phase("Succeeded"), &[])]
+#[case::failed_and_never_mapped_is_not_started(vpod().phase("Failed"), &[])]
+#[case::system_namespace(vpod().set(&["metadata", "namespace"], "kube-system"), &[])]
+#[case::own_namespace(vpod().set(&["metadata", "namespace"], "ocean"), &[])]
+#[case::port_reservation(vpod().label(label::HOSTPORT_FAKE_POD, "true"), &[])]
+#[case::daemonset_pod(daemonset(), &[])]
+#[case::daemonset_pod_asked_for(daemonset().annotate(annotation::RUNNING_DAEMONSET, "true"), &["map", "create"])]
+#[case::daemonset_pod_asked_for_wrongly(daemonset().annotate(annotation::RUNNING_DAEMONSET, "yes"), &[])]
+fn without_a_copy(#[case] pod: Pod, #[case] expected: &[&str]) {
+    check_words(&snapshot(Some(&pod), None), expected);
+}
+
+fn daemonset() -> Pod {
+    vpod().set(
+        &["metadata", "ownerReferences"],
+        json!([{
+            "apiVersion": "apps/v1", "kind": "DaemonSet", "name": "agent", "uid": "d"
+        }]),
+    )
+}
+
+#[test]
+fn a_binding_that_runs_daemonsets_creates_their_pods() {
+    let mut snapshot = snapshot(Some(&daemonset()), None);
+    Arc::make_mut(&mut snapshot.scope).running_daemonset_by_default = true;
+    check_words(&snapshot, &["map", "create"]);
+}
+
+#[rstest]
+#[case::vnode_gone(VnodeState::Missing, &[], Wake::OnEvent)]
+#[case::vnode_of_another_binding(VnodeState::NotOurs, &[], Wake::OnEvent)]
+#[case::vnode_withdrawn(VnodeState::Ours { worker_node: Some("n".into()), deleting: true }, &[], Wake::OnEvent)]
+#[case::vnode_without_its_label(VnodeState::Ours { worker_node: None, deleting: false }, &[], Wake::Backoff)]
+fn unmapped_pod_by_vnode(#[case] vnode: VnodeState, #[case] expected: &[&str], #[case] wake: Wake) {
+    let mut snapshot = snapshot(Some(&vpod()), None);
+    snapshot.vnode = vnode;
+    check_words(&snapshot, expected);
+    assert_eq!(plan_pod(&snapshot).wake, wake);
+}
+
+#[test]
+fn nothing_is_created_while_the_binding_is_deleted() {
+    let mut snapshot = snapshot(Some(&vpod()), None);
+    Arc::make_mut(&mut snapshot.scope).binding_deleting = true;
+    check_words(&snapshot, &[]);
+}
+
+#[rstest]
+#[case::recorded_copy_was_deleted(recorded(), ppod(), &["fail"])]
+#[case::copy_ran_before_its_uid_was_recorded(mapped(), ppod().running(), &["fail"])]
+#[case::copy_vanished_before_it_started(mapped(), ppod(), &["create"])]
+#[case::copy_had_succeeded(recorded().running(), ppod().running().phase("Succeeded"), &["report"])]
+#[case::copy_of_an_earlier_pod(mapped(), ppod().annotate(annotation::VIRTUAL_POD_UID, "v0"), &["create"])]
+fn after_the_deleted_event(#[case] pod: Pod, #[case] lost: Pod, #[case] expected: &[&str]) {
+    let mut snapshot = snapshot(Some(&pod), None);
+    snapshot.absence = witnessed(&lost);
+    check_words(&snapshot, expected);
+}
+
+#[test]
+fn a_confirmed_loss_fails_the_pod() {
+    let mut snapshot = snapshot(Some(&recorded().running()), None);
+    snapshot.absence = Absence::Confirmed;
+    check_words(&snapshot, &["fail"]);
+}
+
+#[rstest]
+#[case::status_and_uid_in_one_write(mapped(), ppod().running(), &["report"])]
+#[case::uid_alone_after_a_second(mapped(), ppod(), &["report"])]
+#[case::forged_uid_is_repaired(recorded().annotate(annotation::PHYSICAL_POD_UID, "x"), ppod(), &["report"])]
+#[case::label_goes_down(recorded().label("tier", "front"), ppod(), &["follow"])]
+#[case::empty_label_goes_down(recorded().label("tier", ""), ppod(), &["follow"])]
+#[case::internal_annotation_stays(recorded().annotate(annotation::VIRTUAL_POD_UID, "x"), ppod(), &[])]
+#[case::deadline_is_set(recorded().set(&["spec", "activeDeadlineSeconds"], 60), ppod(), &["follow"])]
+#[case::deadline_is_never_extended(
+    recorded().set(&["spec", "activeDeadlineSeconds"], 60), ppod().set(&["spec", "activeDeadlineSeconds"], 30), &[]
+)]
+#[case::debug_container(
+    recorded().set(&["spec", "ephemeralContainers"], json!([{"name": "debug"}])), ppod(), &["debug"]
+)]
+#[case::ended_copy_is_left_alone(
+    recorded().running().phase("Succeeded").label("tier", "front"), ppod().running().phase("Succeeded"), &[]
+)]
+#[case::copy_of_the_original_is_stamped(recorded(), unstamped(), &["follow"])]
+fn with_a_copy(#[case] pod: Pod, #[case] copy: Pod, #[case] expected: &[&str]) {
+    check_words(&snapshot(Some(&pod), Some(&copy)), expected);
+}
+
+fn unstamped() -> Pod {
+    let mut pod = ppod();
+    pod.0["metadata"]["labels"].as_object_mut().unwrap().remove(label::CLUSTER_BINDING);
+    pod.0["metadata"]["annotations"].as_object_mut().unwrap().remove(annotation::COMPUTING_CLUSTER_UID);
+    pod
+}
+
+#[rstest]
+#[case::other_binding(ppod().label(label::CLUSTER_BINDING, "west"))]
+#[case::other_cluster(ppod().annotate(annotation::COMPUTING_CLUSTER_UID, "other"))]
+#[case::no_back_reference(ppod().annotate(annotation::VIRTUAL_POD_NAME, ""))]
+#[case::copy_of_another_pod(ppod().annotate(annotation::VIRTUAL_POD_NAME, "web-1"))]
+#[case::unmanaged(ppod().label(label::MANAGED_BY, "helm"))]
+#[case::unstamped_of_an_unknown_vnode(
+    unstamped().annotate(annotation::VIRTUAL_POD_UID, "v0").annotate(annotation::VIRTUAL_NODE_NAME, "vnode-b-1")
+)]
+fn foreign_pods_are_never_written(#[case] copy: Pod) {
+    let plan = plan_pod(&snapshot(Some(&vpod()), Some(&copy)));
+    assert!(
+        matches!(&*plan.actions, [PodAction::Refuse(refusal)] if refusal.reason == RefusalReason::NameConflict),
+        "{plan:#?}"
+    );
+    assert_eq!(plan.wake, Wake::Backoff);
+    // Whatever state the vpod is in, and with forged annotations too.
+    for pod in [recorded(), recorded().running(), recorded().deleting(30), recorded().phase("Failed")] {
+        let plan = plan_pod(&snapshot(Some(&pod), Some(&copy)));
+        let writes = plan.actions.iter().any(|action| {
+            matches!(
+                action,
+                PodAction::DeletePpod { .. }
+                    | PodAction::PatchPpod { .. }
+                    | PodAction::AddEphemeralContainers { .. }
+            )
+        });
+        assert!(!writes, "{plan:#?}");
+    }
+}
+
+#[test]
+fn the_copy_of_an_earlier_pod_goes_when_that_pod_is_known_to_be_gone() {
+    let copy = ppod().annotate(annotation::VIRTUAL_POD_UID, "v0");
+    let mut snapshot = snapshot(Some(&vpod()), Some(&copy));
+    check_words(&snapshot, &["confirm-vpod"]);
+    snapshot.gone_vpods.insert("v0".into());
+    check_words(&snapshot, &["delete-stale"]);
+    snapshot.ppod = Some(Arc::new(copy.deleting(30).ppod()));
+    check_words(&snapshot, &[]);
+}
+
+#[test]
+fn a_copy_at_another_place_is_deleted() {
+    let mut snapshot = snapshot(Some(&recorded()), Some(&ppod()));
+    snapshot.strays =
+        vec![Arc::new(ppod().set(&["metadata", "name"], "clone").set(&["metadata", "uid"], "c").ppod())];
+    check_words(&snapshot, &["delete"]);
+}
+
+#[rstest]
+#[case::in_time("2026-01-05T11:56:00Z", &["report"])]
+#[case::too_late("2026-01-05T11:55:00Z", &["fail", "delete"])]
+fn unscheduled_copies(#[case] created: &str, #[case] expected: &[&str]) {
+    let copy = ppod().set(&["spec", "nodeName"], "").set(&["metadata", "creationTimestamp"], created).set(
+        &["status", "conditions"],
+        json!([{"type": "PodScheduled", "status": "False", "message": "0/1 nodes are available"}]),
+    );
+    let plan = plan_pod(&snapshot(Some(&recorded()), Some(&copy)));
+    assert_eq!(words(&plan), expected);
+    if let Some(PodAction::FailVpod { message, .. }) = plan.actions.first() {
+        assert!(message.contains("0/1 nodes are available"), "{message}");
+    } else {
+        assert_eq!(plan.wake, Wake::At("2026-01-05T12:01:00Z".parse().unwrap()));
+    }
+    // A crash between the two: the vpod has ended, its ppod still waits.
+    if expected.len() == 2 {
+        check_words(&snapshot(Some(&recorded().phase("Failed")), Some(&copy)), &["delete"]);
+    }
+}
+
+#[test]
+fn small_news_wait_for_a_second_and_important_ones_do_not() {
+    let mut snapshot =
+        snapshot(Some(&recorded().running()), Some(&ppod().running().set(&["status", "reason"], "Slow")));
+    snapshot.status_written = Some(now());
+    let plan = plan_pod(&snapshot);
+    assert_eq!((words(&plan), plan.wake), (vec![], Wake::At("2026-01-05T12:00:01Z".parse().unwrap())));
+    snapshot.ppod = Some(Arc::new(ppod().running().phase("Succeeded").ppod()));
+    check_words(&snapshot, &["report"]);
+}
+
+#[test]
+fn a_dropped_status_is_read_again_when_somebody_changes_the_vpod() {
+    let pod = recorded().running();
+    let mut copy = ppod().running().ppod();
+    copy.status.fields = None;
+    let mut snapshot = snapshot(Some(&pod), None);
+    snapshot.ppod = Some(Arc::new(copy));
+    snapshot.mirrored = Some(pod.vpod().status.hashes.total());
+    check_words(&snapshot, &[]);
+    snapshot.vpod = Some(Arc::new(pod.set(&["status", "reason"], "NodeLost").vpod()));
+    check_words(&snapshot, &["read"]);
+}
+
+#[test]
+fn the_check_names_the_owner_of_a_foreign_pod() {
+    let snapshot = snapshot(Some(&vpod()), None);
+    let copy = ppod().label(label::CLUSTER_BINDING, "west").ppod();
+    let Ownership::Foreign(why) = check(&copy, &snapshot.scope.stamp, snapshot.claim()) else {
+        panic!("it is foreign")
+    };
+    assert!(why.contains("west"), "{why}");
+}

@@ -1,0 +1,203 @@
+//! What goes up, and how a lost pod ends.
+
+use rstest::rstest;
+use serde_json::{Value, json};
+
+use super::builders::*;
+use crate::config::StatusMessages;
+use crate::pods::status::{MESSAGE_MAX_BYTES, StatusPlan, cut, lost_fields, plan_status};
+
+fn plan(vpod: &Pod, ppod: &Pod, messages: StatusMessages) -> StatusPlan {
+    plan_status(&vpod.vpod(), &ppod.ppod().status, messages, now())
+}
+
+/// The fields that are written, as one JSON object, and whether at once.
+fn change(vpod: &Pod, ppod: &Pod) -> (Value, bool) {
+    match plan(vpod, ppod, StatusMessages::Full) {
+        StatusPlan::Change { fields, urgent } => (Value::Object(fields), urgent),
+        StatusPlan::Converged => (Value::Null, false),
+        StatusPlan::Unread => panic!("the status is there"),
+    }
+}
+
+#[test]
+fn all_that_a_kubelet_reports_goes_up_and_nothing_else() {
+    let copy = ppod().set(
+        &["status"],
+        json!({
+            "phase": "Running", "qosClass": "Burstable", "nominatedNodeName": "x", "observedGeneration": 3,
+            "hostIP": "10.1.0.1", "podIP": "10.2.0.1", "podIPs": [{"ip": "10.2.0.1"}],
+            "startTime": "2026-01-05T11:59:01Z",
+            "conditions": [
+                {"type": "PodScheduled", "status": "True", "reason": "worker"},
+                {"type": "Ready", "status": "True", "observedGeneration": 3},
+            ],
+            "containerStatuses": [{"name": "main", "ready": true, "state": {"running": {}}, "newerField": 1}],
+        }),
+    );
+    let (fields, urgent) = change(&recorded(), &copy);
+    assert!(urgent);
+    insta::assert_json_snapshot!(fields, @r#"
+    {
+      "conditions": [
+        {
+          "status": "True",
+          "type": "PodScheduled"
+        },
+        {
+          "status": "True",
+          "type": "Ready"
+        }
+      ],
+      "containerStatuses": [
+        {
+          "name": "main",
+          "newerField": 1,
+          "ready": true,
+          "state": {
+            "running": {}
+          }
+        }
+      ],
+      "hostIP": "10.1.0.1",
+      "hostIPs": [
+        {
+          "ip": "10.1.0.1"
+        }
+      ],
+      "phase": "Running",
+      "podIP": "10.2.0.1",
+      "podIPs": [
+        {
+          "ip": "10.2.0.1"
+        }
+      ],
+      "startTime": "2026-01-05T11:59:01Z"
+    }
+    "#);
+    let mirrored = recorded().set(&["status"], merge(&recorded().0["status"], &fields));
+    assert_eq!(plan(&mirrored, &copy, StatusMessages::Full), StatusPlan::Converged);
+}
+
+fn merge(status: &Value, fields: &Value) -> Value {
+    let mut merged = status.clone();
+    for (field, value) in fields.as_object().unwrap() {
+        merged[field.as_str()] = value.clone();
+    }
+    merged
+}
+
+#[rstest]
+#[case::failed_stays_failed("Failed", "Running")]
+#[case::succeeded_stays("Succeeded", "Failed")]
+fn a_terminal_phase_is_final(#[case] before: &str, #[case] reported: &str) {
+    let plan =
+        plan(&recorded().running().phase(before), &ppod().running().phase(reported), StatusMessages::Full);
+    assert_eq!(plan, StatusPlan::Converged);
+}
+
+#[rstest]
+#[case::restart(&["status", "containerStatuses"], json!([{"name": "main", "restartCount": 2}]), false)]
+#[case::address(&["status", "podIP"], json!("10.2.0.9"), true)]
+#[case::readiness(&["status", "conditions"], json!([{"type": "Ready", "status": "False"}]), true)]
+#[case::other_condition(
+    &["status", "conditions"],
+    json!([{"type": "Ready", "status": "True"}, {"type": "ContainersReady", "status": "True"}, {"type": "X", "status": "True"}]),
+    false
+)]
+fn what_may_not_wait(#[case] path: &[&str], #[case] value: Value, #[case] urgent: bool) {
+    let both = json!({"phase": "Running", "hostIP": "h", "hostIPs": [{"ip": "h"}], "podIP": "p",
+        "conditions": [{"type": "Ready", "status": "True"}, {"type": "ContainersReady", "status": "True"}]});
+    let vpod = recorded().set(&["status"], both.clone());
+    let ppod = ppod().set(&["status"], both);
+    assert_eq!(change(&vpod, &ppod).0, Value::Null);
+    let (fields, at_once) = change(&vpod, &ppod.set(path, value));
+    assert_eq!(fields.as_object().unwrap().len(), 1);
+    assert_eq!(at_once, urgent);
+}
+
+#[test]
+fn conditions_of_others_stay_and_the_refusal_goes() {
+    let vpod = recorded().set(
+        &["status", "conditions"],
+        json!([
+            {"type": "PodScheduled", "status": "True"},
+            {"type": "corp/Gate", "status": "True"},
+            {"type": "WorkerPodCreated", "status": "False", "reason": "DependencyMissing"},
+        ]),
+    );
+    let (fields, _) = change(&vpod, &ppod().running());
+    let kinds: Vec<_> =
+        fields["conditions"].as_array().unwrap().iter().map(|it| it["type"].clone()).collect();
+    assert_eq!(kinds, ["PodScheduled", "Ready", "ContainersReady", "corp/Gate"]);
+}
+
+#[rstest]
+#[case::gate_missing(json!([]), "False")]
+#[case::gate_false(json!([{"type": "corp/Gate", "status": "False"}]), "False")]
+#[case::gate_true(json!([{"type": "corp/Gate", "status": "True"}]), "True")]
+fn readiness_gates_are_evaluated_on_the_vpod(#[case] conditions: Value, #[case] ready: &str) {
+    let vpod = recorded()
+        .set(&["spec", "readinessGates"], json!([{"conditionType": "corp/Gate"}]))
+        .set(&["status", "conditions"], conditions);
+    let (fields, _) = change(&vpod, &ppod().running());
+    let conditions = fields["conditions"].as_array().unwrap();
+    let found = conditions.iter().find(|it| it["type"] == "Ready").unwrap();
+    assert_eq!(found["status"], ready);
+    let merged = vpod.clone().set(&["status"], merge(&vpod.0["status"], &fields));
+    assert_eq!(plan(&merged, &ppod().running(), StatusMessages::Full), StatusPlan::Converged);
+}
+
+#[test]
+fn the_worker_schedulers_word_is_shown() {
+    let waiting = json!([{"type": "PodScheduled", "status": "False", "message": "0/1 nodes are available"}]);
+    let (fields, urgent) = change(&recorded(), &ppod().set(&["status", "conditions"], waiting));
+    assert_eq!((fields, urgent), (json!({"message": "0/1 nodes are available"}), false));
+}
+
+#[test]
+fn messages_are_cut_or_left_out() {
+    let long = "ä".repeat(2000);
+    let copy = ppod().running().set(&["status", "message"], long.clone()).set(
+        &["status", "containerStatuses"],
+        json!([{"name": "main", "state": {"terminated": {"reason": "Error", "message": long}}}]),
+    );
+    let (fields, _) = change(&recorded(), &copy);
+    assert!(fields["message"].as_str().unwrap().len() <= MESSAGE_MAX_BYTES);
+    let state = &fields["containerStatuses"][0]["state"]["terminated"];
+    assert!(state["message"].as_str().unwrap().len() <= MESSAGE_MAX_BYTES);
+    let StatusPlan::Change { fields, .. } = plan(&recorded(), &copy, StatusMessages::ReasonOnly) else {
+        panic!("the phase changed")
+    };
+    assert_eq!(fields.get("message"), None);
+    assert_eq!(fields["containerStatuses"][0]["state"]["terminated"], json!({"reason": "Error"}));
+    assert_eq!(cut("short"), "short");
+}
+
+#[test]
+fn a_lost_pod_is_failed_disrupted_and_has_no_running_container() {
+    let live = json!({
+        "phase": "Running",
+        "conditions": [{"type": "Ready", "status": "True"}, {"type": "corp/Gate", "status": "True"}],
+        "containerStatuses": [
+            {"name": "done", "state": {"terminated": {"exitCode": 0}}},
+            {"name": "main", "ready": true, "started": true, "state": {"running": {"startedAt": "2026-01-05T11:00:00Z"}}},
+        ],
+    });
+    let fields = lost_fields(&live, "it is gone", now()).unwrap();
+    assert_eq!((&fields["phase"], &fields["reason"]), (&json!("Failed"), &json!("PhysicalPodLost")));
+    let status = |kind: &str| {
+        let list = fields["conditions"].as_array().unwrap();
+        list.iter().find(|it| it["type"] == kind).map(|it| it["status"].clone())
+    };
+    assert_eq!(status("Ready"), Some(json!("False")));
+    assert_eq!(status("ContainersReady"), Some(json!("False")));
+    assert_eq!(status("DisruptionTarget"), Some(json!("True")));
+    assert_eq!(status("corp/Gate"), Some(json!("True")));
+    assert_eq!(fields["containerStatuses"][0], live["containerStatuses"][0]);
+    let ended = &fields["containerStatuses"][1];
+    assert_eq!(ended["state"]["terminated"]["exitCode"], 137);
+    assert_eq!(ended["state"]["terminated"]["reason"], "ContainerStatusUnknown");
+    assert_eq!((&ended["ready"], &ended["started"]), (&json!(false), &json!(false)));
+    assert_eq!(lost_fields(&json!({"phase": "Succeeded"}), "x", now()), None);
+}

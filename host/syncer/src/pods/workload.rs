@@ -1,0 +1,138 @@
+//! Type and name of the workload a vpod belongs to, for the labels of its ppod (TD-508).
+//!
+//! Only a ReplicaSet costs a request, once per ReplicaSet: its Deployment is what people know. A ReplicaSet that is
+//! gone already gives its own name. Invariant: the result is always a valid label value.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    sync::Arc,
+};
+
+use ahash::RandomState;
+use kube::Client;
+use kubeocean_api::name::fit_label_value;
+use parking_lot::Mutex;
+use serde_json::Value;
+
+use super::view::{Owner, Vpod};
+use crate::runtime::{
+    error::ApplyError,
+    request::{get_json, paths},
+};
+
+/// ReplicaSets whose Deployment is remembered.
+const REMEMBERED: usize = 10_000;
+/// Lookups that may run at the same time. Pods of one ReplicaSet share a lane, so only the first one asks.
+const LANES: usize = 16;
+
+/// A workload in the terms of the labels `workload-type` and `workload-name`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Workload {
+    /// Lower-case kind.
+    pub kind: String,
+    /// Name, cut to a label value; empty for a pod without an owner.
+    pub name: String,
+}
+
+/// Finds the workloads of vpods.
+#[derive(Debug)]
+pub struct Workloads {
+    known: Mutex<Known>,
+    lanes: [tokio::sync::Mutex<()>; LANES],
+    hasher: RandomState,
+}
+
+#[derive(Debug, Default)]
+struct Known {
+    by_uid: HashMap<Box<str>, Workload, RandomState>,
+    order: VecDeque<Box<str>>,
+}
+
+impl Workloads {
+    /// Nothing known yet.
+    pub fn new() -> Arc<Self> {
+        Arc::new(Self { known: Mutex::default(), lanes: Default::default(), hasher: RandomState::new() })
+    }
+
+    /// The workload of a vpod of the cluster `computing`.
+    pub async fn of(&self, computing: &Client, vpod: &Vpod) -> Result<Workload, ApplyError> {
+        match vpod.owner.as_ref() {
+            Some(owner) if &*owner.kind == "ReplicaSet" => {
+                self.of_replica_set(computing, &vpod.key.namespace, owner).await
+            }
+            owner => Ok(plain(owner)),
+        }
+    }
+
+    async fn of_replica_set(
+        &self,
+        computing: &Client,
+        namespace: &str,
+        owner: &Owner,
+    ) -> Result<Workload, ApplyError> {
+        let lane = self.hasher.hash_one(&owner.uid) % LANES as u64;
+        let lane = usize::try_from(lane).unwrap_or_default();
+        let _one_at_a_time = self.lanes[lane].lock().await;
+        if let Some(workload) = self.known.lock().by_uid.get(&owner.uid) {
+            return Ok(workload.clone());
+        }
+        let replica_set = get_json(computing, &paths::replica_set(namespace, &owner.name)).await?;
+        let workload = replica_set
+            .filter(|found| found["metadata"]["uid"] == *owner.uid)
+            .and_then(|found| deployment(&found))
+            .unwrap_or_else(|| plain(Some(owner)));
+        self.known.lock().remember(&owner.uid, &workload);
+        Ok(workload)
+    }
+}
+
+impl Known {
+    fn remember(&mut self, uid: &str, workload: &Workload) {
+        if self.by_uid.insert(uid.into(), workload.clone()).is_none() {
+            self.order.push_back(uid.into());
+            if self.order.len() > REMEMBERED
+                && let Some(oldest) = self.order.pop_front()
+            {
+                self.by_uid.remove(&oldest);
+            }
+        }
+    }
+}
+
+/// The Deployment that owns a ReplicaSet.
+fn deployment(replica_set: &Value) -> Option<Workload> {
+    let owners = replica_set["metadata"]["ownerReferences"].as_array()?;
+    let owner = owners.iter().find(|owner| owner["kind"] == "Deployment")?;
+    Some(Workload { kind: "deployment".to_owned(), name: fit_label_value(owner["name"].as_str()?) })
+}
+
+fn plain(owner: Option<&Owner>) -> Workload {
+    match owner {
+        Some(owner) => {
+            Workload { kind: fit_label_value(&owner.kind.to_lowercase()), name: fit_label_value(&owner.name) }
+        }
+        None => Workload { kind: "pod".to_owned(), name: String::new() },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_replica_set_of_a_deployment_counts_as_the_deployment() {
+        let found = json!({"metadata": {"ownerReferences": [{"kind": "Deployment", "name": "web"}]}});
+        assert_eq!(deployment(&found), Some(Workload { kind: "deployment".into(), name: "web".into() }));
+        assert_eq!(deployment(&json!({"metadata": {}})), None);
+    }
+
+    #[test]
+    fn other_owners_keep_kind_and_name_and_long_names_are_cut() {
+        let owner = Owner { kind: "SparkApplication".into(), name: "x".repeat(80).into(), uid: "u".into() };
+        let workload = plain(Some(&owner));
+        assert_eq!((workload.kind.as_str(), workload.name.len()), ("sparkapplication", 63));
+        assert_eq!(plain(None), Workload { kind: "pod".into(), name: String::new() });
+    }
+}

@@ -1,0 +1,363 @@
+//! The policies of the worker cluster and the modules they name, behind one lock.
+//!
+//! In: the policy watch, fetched modules, what the engine says. Out: the engine's list of policies, what nodes need to
+//! know about the one that governs them, and a queue of policies whose object is to be looked at.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    sync::Arc,
+};
+
+use jiff::Timestamp;
+use kubeocean_api::name::fit_label_value;
+use kubeocean_engine::{ModuleFetch, PolicySpec, PolicyStatus};
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+
+use super::{
+    finalizer,
+    modules::{ModuleKey, ModuleNamespaces, Source, keep_pinned, source},
+    view::PolicyView,
+};
+use crate::{
+    nodes::{index::Identity, plan::LabelOwner, vnode::GoverningPolicy},
+    runtime::{queue::Queue, sink::Sink},
+};
+
+/// See the module documentation.
+#[derive(Debug)]
+pub struct PolicyStore {
+    identity: Identity,
+    namespaces: ModuleNamespaces,
+    state: Mutex<State>,
+    pub(super) queue: Arc<Queue<Arc<str>>>,
+    /// Notified when the engine's list changed.
+    pub(super) engine_input: Notify,
+    /// Notified when the set of wanted modules changed.
+    pub(super) wanted_modules: Notify,
+    /// Taken while a finalizer is written, so that holding and releasing do not overtake each other.
+    pub(super) finalizers: tokio::sync::Mutex<()>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    policies: BTreeMap<String, Arc<PolicyView>>,
+    /// Policies that named our binding while we looked, or that a vnode of ours names.
+    were_ours: BTreeSet<String>,
+    modules: BTreeMap<ModuleKey, ModuleFetch>,
+    engine: HashMap<String, PolicyStatus>,
+    written: HashMap<String, Timestamp>,
+}
+
+/// Summary of all policies of a binding for its condition `PoliciesResolved` (API-802).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Resolution {
+    /// Condition status is True.
+    pub resolved: bool,
+    /// Condition reason.
+    pub reason: &'static str,
+    /// Condition message.
+    pub message: String,
+}
+
+impl PolicyStore {
+    /// An empty store.
+    pub fn new(identity: Identity, namespaces: ModuleNamespaces) -> Arc<Self> {
+        Arc::new(Self {
+            identity,
+            namespaces,
+            state: Mutex::default(),
+            queue: Queue::new("policies"),
+            engine_input: Notify::new(),
+            wanted_modules: Notify::new(),
+            finalizers: tokio::sync::Mutex::new(()),
+        })
+    }
+
+    pub(super) fn identity(&self) -> &Identity {
+        &self.identity
+    }
+
+    /// Whether a policy leases for this binding: it names it, and no other computing cluster holds it.
+    fn is_ours(&self, policy: &PolicyView) -> bool {
+        policy.spec.spec.cluster == self.identity.binding && !policy.taken(&self.identity.computing_uid)
+    }
+
+    /// A policy by name.
+    pub fn get(&self, name: &str) -> Option<Arc<PolicyView>> {
+        self.state.lock().policies.get(name).cloned()
+    }
+
+    /// Names of all policies.
+    pub fn names(&self) -> Vec<String> {
+        self.state.lock().policies.keys().cloned().collect()
+    }
+
+    /// What a vnode says about the policy that governs it.
+    pub fn governing(&self, name: &str) -> Option<GoverningPolicy> {
+        let policy = self.get(name)?;
+        Some(GoverningPolicy {
+            name: name.to_owned(),
+            generation: policy.generation(),
+            details: policy.details(),
+            held: finalizer::is_held(&policy, &self.identity.computing_uid),
+        })
+    }
+
+    /// Whether the value of a worker node's label `policy-applied` belongs to another binding.
+    pub fn label_owner(&self, value: &str) -> LabelOwner {
+        let state = self.state.lock();
+        let named = state.policies.values().find(|policy| fit_label_value(policy.name()) == value);
+        match named {
+            Some(policy) if !policy.deleting() && !self.is_ours(policy) => LabelOwner::Other,
+            _ => LabelOwner::OursOrNobody,
+        }
+    }
+
+    /// Whether a label value names a policy of this binding, or none that exists.
+    pub fn may_clean_label(&self, value: &str) -> bool {
+        self.label_owner(value) == LabelOwner::OursOrNobody
+    }
+
+    /// Whether the policy is, or was while we looked, of this binding.
+    pub(super) fn was_ours(&self, policy: &PolicyView) -> bool {
+        let named_us = self.state.lock().were_ours.contains(policy.name());
+        (named_us || policy.spec.spec.cluster == self.identity.binding)
+            && !policy.taken(&self.identity.computing_uid)
+    }
+
+    /// A vnode of ours names this policy.
+    pub fn remember_ours(&self, name: &str) {
+        self.state.lock().were_ours.insert(name.to_owned());
+    }
+
+    /// The engine's list.
+    pub fn engine_list(&self) -> Vec<PolicySpec> {
+        let state = self.state.lock();
+        let ours = state.policies.values().filter(|policy| self.is_ours(policy) && !policy.deleting());
+        ours.map(|policy| PolicySpec {
+            name: policy.name().to_owned(),
+            created_unix: policy.created_unix(),
+            generation: policy.generation(),
+            spec: policy.spec.spec.clone(),
+            modules: self.modules_of(policy, &state.modules),
+        })
+        .collect()
+    }
+
+    fn modules_of(
+        &self,
+        policy: &PolicyView,
+        known: &BTreeMap<ModuleKey, ModuleFetch>,
+    ) -> BTreeMap<String, ModuleFetch> {
+        let entries = policy.spec.spec.policies.iter();
+        entries
+            .filter_map(|entry| {
+                let fetch = match source(entry, &self.namespaces) {
+                    Source::Builtin => return None,
+                    Source::ConfigMap(key) => known.get(&key).cloned().unwrap_or_default(),
+                    Source::Refused(fetch) => fetch,
+                };
+                Some((entry.name.clone(), fetch))
+            })
+            .collect()
+    }
+
+    /// Modules in ConfigMaps that policies of ours name, with the digests they are pinned to.
+    pub fn wanted(&self) -> BTreeMap<ModuleKey, Vec<String>> {
+        let state = self.state.lock();
+        let mut wanted: BTreeMap<ModuleKey, Vec<String>> = BTreeMap::new();
+        let ours = state.policies.values().filter(|policy| self.is_ours(policy) && !policy.deleting());
+        for entry in ours.flat_map(|policy| &policy.spec.spec.policies) {
+            if let Source::ConfigMap(key) = source(entry, &self.namespaces) {
+                wanted.entry(key).or_default().extend(entry.module.digest.clone());
+            }
+        }
+        wanted
+    }
+
+    /// The result of a fetch.
+    pub fn fetched(&self, key: &ModuleKey, fetch: ModuleFetch) {
+        let digests = self.wanted().remove(key).unwrap_or_default();
+        let mut state = self.state.lock();
+        let fetch = keep_pinned(state.modules.get(key), fetch, &digests);
+        let same = match (state.modules.get(key), &fetch) {
+            (Some(ModuleFetch::Ready(old)), ModuleFetch::Ready(new)) => old == new,
+            (Some(ModuleFetch::Failed { code: a, message: m }), ModuleFetch::Failed { code: b, message: n }) => {
+                a == b && m == n
+            }
+            _ => false,
+        };
+        if !same {
+            state.modules.insert(key.clone(), fetch);
+            drop(state);
+            self.engine_input.notify_one();
+        }
+    }
+
+    /// Forgets modules nobody names.
+    pub(super) fn forget_modules(&self) {
+        let wanted = self.wanted();
+        self.state.lock().modules.retain(|key, _| wanted.contains_key(key));
+    }
+
+    /// What the engine says; policies that changed are looked at.
+    pub(super) fn set_engine_status(&self, statuses: Vec<PolicyStatus>) -> Vec<(Option<PolicyStatus>, PolicyStatus)> {
+        let mut state = self.state.lock();
+        let mut changed = Vec::new();
+        let mut fresh = HashMap::new();
+        for status in statuses {
+            let before = state.engine.remove(&status.name);
+            if before.as_ref() != Some(&status) {
+                changed.push((before, status.clone()));
+            }
+            fresh.insert(status.name.clone(), status);
+        }
+        state.engine = fresh;
+        drop(state);
+        self.queue.add_all(changed.iter().map(|(_, status)| Arc::from(status.name.as_str())));
+        changed
+    }
+
+    pub(super) fn engine_status(&self, name: &str) -> Option<PolicyStatus> {
+        self.state.lock().engine.get(name).cloned()
+    }
+
+    pub(super) fn status_written(&self, name: &str) -> Option<Timestamp> {
+        self.state.lock().written.get(name).copied()
+    }
+
+    pub(super) fn set_status_written(&self, name: &str, at: Timestamp) {
+        self.state.lock().written.insert(name.to_owned(), at);
+    }
+
+    /// Looks at a policy's object again.
+    pub fn wake(&self, name: &str) {
+        self.queue.add(name.into());
+    }
+
+    /// Looks at every policy's object again.
+    pub fn wake_all(&self) {
+        self.queue.add_all(self.names().into_iter().map(Arc::from));
+    }
+
+    /// Summary for the binding's condition `PoliciesResolved`.
+    pub fn resolution(&self) -> Resolution {
+        let state = self.state.lock();
+        let named = state.policies.values().filter(|p| p.spec.spec.cluster == self.identity.binding);
+        let (ours, taken): (Vec<_>, Vec<_>) = named.partition(|p| !p.taken(&self.identity.computing_uid));
+        let names = |policies: &[&Arc<PolicyView>]| {
+            policies.iter().map(|p| p.name().to_owned()).collect::<Vec<_>>().join(", ")
+        };
+        let not = |reason, message| Resolution { resolved: false, reason, message };
+        if !taken.is_empty() {
+            return not("PolicyTaken", format!("held by another computing cluster: {}", names(&taken)));
+        }
+        if ours.is_empty() {
+            return not("NoPolicy", "no ResourceLeasingPolicy of the worker cluster names this binding".into());
+        }
+        let failing = |test: &dyn Fn(&PolicyStatus) -> bool| -> Vec<&Arc<PolicyView>> {
+            ours.iter().copied().filter(|p| state.engine.get(p.name()).is_some_and(test)).collect()
+        };
+        let invalid: Vec<_> = ours
+            .iter()
+            .copied()
+            .filter(|p| {
+                p.spec.unreadable.is_some() || state.engine.get(p.name()).is_some_and(|s| s.valid.is_err())
+            })
+            .collect();
+        if !invalid.is_empty() {
+            return not("PolicyInvalid", names(&invalid));
+        }
+        let missing = failing(&|status| {
+            status
+                .not_ready()
+                .any(|e| e.last_error.as_ref().is_some_and(|(text, _)| text.starts_with("ModuleNotFound")))
+        });
+        if !missing.is_empty() {
+            return not("ModuleNotFound", names(&missing));
+        }
+        let failed = failing(&|status| status.not_ready().next().is_some());
+        if !failed.is_empty() {
+            return not("ModuleFailed", names(&failed));
+        }
+        Resolution { resolved: true, reason: "Resolved", message: names(&ours) }
+    }
+
+    fn changed(&self, name: &str) {
+        self.queue.add(name.into());
+        self.engine_input.notify_one();
+        self.wanted_modules.notify_one();
+    }
+
+    /// The policy as an answer or the watch shows it.
+    pub fn saw(&self, policy: PolicyView) {
+        let name = policy.name().to_owned();
+        let relevant = {
+            let mut state = self.state.lock();
+            let before = state.policies.get(&name).cloned();
+            if let Some(before) = &before
+                && before.metadata.uid == policy.metadata.uid
+                && version(before) > version(&policy)
+            {
+                return;
+            }
+            if policy.spec.spec.cluster == self.identity.binding {
+                state.were_ours.insert(name.clone());
+            }
+            let relevant = before.as_ref().is_none_or(|before| concerns_engine(before, &policy));
+            state.policies.insert(name.clone(), Arc::new(policy));
+            relevant
+        };
+        if relevant {
+            self.changed(&name);
+        } else {
+            self.queue.add(name.into());
+        }
+    }
+
+    fn lost(&self, name: &str) {
+        {
+            let mut state = self.state.lock();
+            state.policies.remove(name);
+            state.were_ours.remove(name);
+            state.engine.remove(name);
+            state.written.remove(name);
+        }
+        self.changed(name);
+    }
+}
+
+/// Everything but status, labels and finalizers. The finalizer counts when it vanishes: nodes put it back.
+fn concerns_engine(before: &PolicyView, after: &PolicyView) -> bool {
+    before.metadata.uid != after.metadata.uid
+        || before.spec != after.spec
+        || before.generation() != after.generation()
+        || before.deleting() != after.deleting()
+        || before.holder() != after.holder()
+        || before.has_finalizer() && !after.has_finalizer()
+}
+
+fn version(policy: &PolicyView) -> u64 {
+    policy.metadata.resource_version.as_deref().and_then(|version| version.parse().ok()).unwrap_or(0)
+}
+
+impl Sink<PolicyView> for PolicyStore {
+    fn apply(&self, policy: PolicyView) {
+        self.saw(policy);
+    }
+    fn delete(&self, policy: PolicyView) {
+        self.lost(policy.name());
+    }
+    fn reset(&self, all: Vec<PolicyView>) {
+        let there: BTreeSet<String> = all.iter().map(|policy| policy.name().to_owned()).collect();
+        for name in self.names().into_iter().filter(|name| !there.contains(name)) {
+            self.lost(&name);
+        }
+        for policy in all {
+            self.saw(policy);
+        }
+        // Also without any policy, the engine's list is now known to be complete.
+        self.engine_input.notify_one();
+    }
+}

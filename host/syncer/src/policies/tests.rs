@@ -1,0 +1,224 @@
+//! Planners of the policy concern, in tables.
+
+use jiff::Timestamp;
+use kubeocean_api::keys::{annotation, finalizer as keys};
+use kubeocean_engine::PolicyStatus;
+use rstest::rstest;
+use serde_json::{Value, json};
+
+use super::{
+    finalizer::{FinalizerChange, hold, release},
+    modules::ModuleNamespaces,
+    news::news,
+    status::plan_status,
+    store::PolicyStore,
+    view::PolicyView,
+};
+use crate::{
+    nodes::{index::Identity, plan::LabelOwner, store::PolicyUsage},
+    runtime::sink::Sink,
+};
+
+fn at(second: i64) -> Timestamp {
+    Timestamp::from_second(1_800_000_000 + second).unwrap()
+}
+
+fn policy(spec: Value) -> PolicyView {
+    let metadata = json!({"name": "p", "uid": "u", "resourceVersion": "1", "generation": 2});
+    serde_json::from_value(json!({"metadata": metadata, "spec": spec})).unwrap()
+}
+
+fn engine(active: bool) -> PolicyStatus {
+    PolicyStatus {
+        name: "p".into(),
+        generation: 2,
+        valid: Ok(()),
+        zero_limits: Vec::new(),
+        active,
+        next_change: None,
+        zone: "UTC".into(),
+        entries: Vec::new(),
+        pinned: true,
+        stale: false,
+    }
+}
+
+fn governed(nodes: usize) -> PolicyUsage {
+    PolicyUsage { governed: nodes, ..PolicyUsage::default() }
+}
+
+/// Condition as `type=status/reason message`.
+fn conditions(policy: &PolicyView) -> Vec<String> {
+    let line = |c: &kubeocean_api::Condition| format!("{}={}/{} {}", c.type_, c.status, c.reason, c.message);
+    policy.status.conditions.iter().map(line).collect()
+}
+
+fn written(policy: &PolicyView, engine: &PolicyStatus, usage: &PolicyUsage, now: Timestamp) -> PolicyView {
+    let change = plan_status(policy, engine, usage, now).unwrap();
+    PolicyView { status: change.status, ..policy.clone() }
+}
+
+#[rstest]
+#[case::open(engine(true), governed(3), "Active", &[
+    "Valid=True/ValidationPassed Policy validation passed successfully",
+    "Active=True/ActiveTimeWindow Policy is within active time window", "Applied=True/NodesLeased 3 nodes",
+])]
+#[case::closed(engine(false), governed(1), "Inactive", &[
+    "Valid=True/ValidationPassed Policy validation passed successfully",
+    "Active=False/InactiveTimeWindow Policy is outside of active time windows", "Applied=True/NodesLeased 1 node",
+])]
+#[case::invalid(PolicyStatus { valid: Err("bad".into()), ..engine(false) }, governed(0), "Failed", &[
+    "Valid=False/ValidationError Policy validation failed: bad",
+    "Active=False/ValidationError Policy cannot be activated due to validation errors",
+    "Applied=False/NoMatchingNodes no node is covered",
+])]
+#[case::shadowed(engine(true), PolicyUsage { shadowed: 2, shadowed_by: Some("older".into()), ..governed(0) }, "Active", &[
+    "Valid=True/ValidationPassed Policy validation passed successfully",
+    "Active=True/ActiveTimeWindow Policy is within active time window",
+    "Applied=False/ShadowedByOlderPolicy 2 nodes governed by the older policy older",
+])]
+#[case::zero(PolicyStatus { zero_limits: vec!["cpu".into()], ..engine(true) }, governed(1), "Active", &[
+    "Valid=True/ValidationPassed Policy validation passed successfully; a limit of 0 leases nothing of cpu",
+    "Active=True/ActiveTimeWindow Policy is within active time window", "Applied=True/NodesLeased 1 node",
+])]
+fn status_of_a_policy(
+    #[case] engine: PolicyStatus,
+    #[case] usage: PolicyUsage,
+    #[case] phase: &str,
+    #[case] expected: &[&str],
+) {
+    let policy = written(&policy(json!({"cluster": "dc-east"})), &engine, &usage, at(0));
+    assert_eq!(policy.status.phase, phase);
+    assert_eq!(conditions(&policy), expected);
+    assert!(policy.status.conditions.iter().all(|c| c.observed_generation == Some(2)));
+    assert_eq!(plan_status(&policy, &engine, &usage, at(60)), None, "a converged status is not written");
+}
+
+#[test]
+fn numbers_wait_and_states_do_not() {
+    let open = written(&policy(json!({"cluster": "c"})), &engine(true), &governed(1), at(0));
+    assert!(!plan_status(&open, &engine(true), &governed(2), at(5)).unwrap().urgent);
+    assert!(plan_status(&open, &engine(false), &governed(1), at(5)).unwrap().urgent);
+    assert!(plan_status(&open, &engine(true), &governed(0), at(5)).unwrap().urgent);
+}
+
+#[test]
+fn the_phase_keeps_its_time_and_a_second_error_shows() {
+    let broken = |text: &str| PolicyStatus { valid: Err(text.into()), ..engine(false) };
+    let first = written(&policy(json!({"cluster": "c"})), &broken("a"), &governed(0), at(0));
+    let second = written(&first, &broken("b"), &governed(0), at(60));
+    assert_eq!(second.status.last_applied_time, first.status.last_applied_time);
+    assert_eq!(conditions(&second)[0], "Valid=False/ValidationError Policy validation failed: b");
+    let fixed = written(&second, &engine(true), &governed(0), at(90));
+    assert_ne!(fixed.status.last_applied_time, first.status.last_applied_time);
+}
+
+#[test]
+fn an_unreadable_policy_is_an_invalid_one() {
+    let policy = policy(json!({"cluster": "dc-east", "resourceLimits": [{"resource": "cpu", "percent": "many"}]}));
+    assert_eq!(policy.spec.spec.cluster, "dc-east");
+    assert!(kubeocean_api::validate::policy(&policy.spec.spec).is_err());
+    let invalid = PolicyStatus { valid: Err("stand-in".into()), ..engine(false) };
+    let shown = written(&policy, &invalid, &governed(0), at(0));
+    assert!(conditions(&shown)[0].contains("percent") || conditions(&shown)[0].contains("i32"), "{shown:?}");
+}
+
+#[test]
+fn details_of_limits() {
+    let policy = policy(json!({"cluster": "c", "resourceLimits": [
+        {"resource": "cpu", "quantity": 4, "percent": 80}, {"resource": "memory", "percent": 90}, {"resource": "pods", "quantity": "10"},
+    ]}));
+    assert_eq!(policy.details(), "p(cpu=4/80%,memory=/90%,pods=10/)");
+}
+
+fn held(uid: Option<&str>) -> PolicyView {
+    let mut policy = policy(json!({"cluster": "c"}));
+    policy.metadata.finalizers = Some(vec!["other".into(), keys::POLICY.into()]);
+    policy.metadata.annotations = uid.map(|uid| [(annotation::COMPUTING_CLUSTER_UID.into(), uid.into())].into());
+    policy
+}
+
+#[rstest]
+#[case::new(policy(json!({})), true)]
+#[case::held_by_us(held(Some("me")), false)]
+#[case::of_the_original(held(None), true)]
+#[case::of_another_cluster(held(Some("them")), false)]
+fn when_a_policy_is_held(#[case] policy: PolicyView, #[case] writes: bool) {
+    let change = hold(&policy, "me");
+    assert_eq!(change.is_some(), writes);
+    if let Some(FinalizerChange::Hold(patch)) = change {
+        let list = patch["metadata"]["finalizers"].as_array().unwrap();
+        assert_eq!(list.iter().filter(|name| **name == keys::POLICY).count(), 1);
+        assert_eq!(patch["metadata"]["annotations"][annotation::COMPUTING_CLUSTER_UID], "me");
+    }
+}
+
+#[rstest]
+#[case::unused(held(Some("me")), true, 0, true)]
+#[case::used(held(Some("me")), true, 1, false)]
+#[case::not_of_this_binding(held(Some("me")), false, 0, false)]
+#[case::of_another_cluster(held(Some("them")), true, 0, false)]
+#[case::of_the_original(held(None), true, 0, true)]
+#[case::without_finalizer(policy(json!({})), true, 0, false)]
+fn when_a_policy_is_released(
+    #[case] policy: PolicyView,
+    #[case] ours: bool,
+    #[case] built: usize,
+    #[case] writes: bool,
+) {
+    let change = release(&policy, "me", ours, built);
+    assert_eq!(change.is_some(), writes);
+    if let Some(FinalizerChange::Release(patch)) = change {
+        assert_eq!(patch["metadata"]["finalizers"], json!(["other"]));
+        assert_eq!(patch["metadata"]["annotations"][annotation::COMPUTING_CLUSTER_UID], Value::Null);
+    }
+}
+
+#[test]
+fn zero_limits_are_news_once_per_generation() {
+    let zero = PolicyStatus { zero_limits: vec!["cpu".into()], ..engine(true) };
+    assert_eq!(news(None, &zero).len(), 1);
+    assert_eq!(news(Some(&zero), &zero), []);
+    assert_eq!(news(Some(&zero), &PolicyStatus { generation: 3, ..zero.clone() }).len(), 1);
+}
+
+fn store() -> std::sync::Arc<PolicyStore> {
+    let identity =
+        Identity { binding: "dc-east".into(), cluster_id: "cls-a".into(), computing_uid: "me".into() };
+    PolicyStore::new(identity, ModuleNamespaces::new("lease-area"))
+}
+
+fn named(name: &str, cluster: &str, holder: Option<&str>) -> PolicyView {
+    let mut policy = held(holder);
+    policy.metadata.name = Some(name.into());
+    policy.spec.spec.cluster = cluster.into();
+    policy
+}
+
+#[test]
+fn the_engine_gets_our_policies_only() {
+    let store = store();
+    store.reset(vec![
+        named("ours", "dc-east", None),
+        named("theirs", "dc-west", None),
+        named("taken", "dc-east", Some("them")),
+    ]);
+    let list: Vec<String> = store.engine_list().into_iter().map(|policy| policy.name).collect();
+    assert_eq!(list, ["ours"]);
+    assert_eq!(store.label_owner("ours"), LabelOwner::OursOrNobody);
+    assert_eq!(store.label_owner("theirs"), LabelOwner::Other);
+    assert_eq!(store.label_owner("gone"), LabelOwner::OursOrNobody);
+    assert_eq!(store.resolution().reason, "PolicyTaken");
+    store.delete(named("taken", "dc-east", Some("them")));
+    assert!(store.resolution().resolved);
+}
+
+#[test]
+fn a_policy_that_moves_to_another_binding_is_released_by_us() {
+    let store = store();
+    store.apply(named("p", "dc-east", Some("me")));
+    let moved = named("p", "dc-west", Some("me"));
+    store.apply(moved.clone());
+    assert!(store.was_ours(&moved));
+    assert!(store.engine_list().is_empty());
+}
