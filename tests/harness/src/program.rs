@@ -34,6 +34,7 @@ pub struct ProgramSpec {
     args: Vec<String>,
     env: Vec<(String, String)>,
     kubeconfig: Option<String>,
+    binary: Option<PathBuf>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,7 +56,7 @@ impl Role {
 
 impl ProgramSpec {
     fn new(role: Role, service_account: &'static str) -> Self {
-        Self { role, service_account, args: Vec::new(), env: Vec::new(), kubeconfig: None }
+        Self { role, service_account, args: Vec::new(), env: Vec::new(), kubeconfig: None, binary: None }
     }
 
     /// A Manager with Syncers and Proxiers in its process. Leader election is off, so that a restart acts at once.
@@ -85,6 +86,13 @@ impl ProgramSpec {
     #[must_use]
     pub fn env(mut self, key: &str, value: &str) -> Self {
         self.env.push((key.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// Another program than this workspace's, for example an older release in a test of upgrades.
+    #[must_use]
+    pub fn binary(mut self, path: impl Into<PathBuf>) -> Self {
+        self.binary = Some(path.into());
         self
     }
 
@@ -124,7 +132,10 @@ impl Program {
     /// # Errors
     /// The binary cannot be built, or the ServiceAccount does not exist (see [`crate::Site::install`]).
     pub async fn start(computing: &Cluster, spec: ProgramSpec) -> Result<Self> {
-        let binary = tokio::task::spawn_blocking(kubeocean_binary).await.context("building kubeocean")??;
+        let binary = match spec.binary {
+            Some(binary) => binary,
+            None => tokio::task::spawn_blocking(kubeocean_binary).await.context("building kubeocean")??,
+        };
         let role = spec.role;
         let kubeconfig = match &spec.kubeconfig {
             Some(kubeconfig) => kubeconfig.clone(),

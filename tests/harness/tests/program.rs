@@ -10,14 +10,8 @@ const DEADLINE: Duration = Duration::from_secs(20);
 fn shell(name: &str, script: &str) -> Process {
     let log = std::env::temp_dir().join(format!("kubeocean-test-{name}-{}.log", std::process::id()));
     let args = ["-c", script].map(Into::into).to_vec();
-    Process::spawn(ProcessSpec {
-        name: name.to_owned(),
-        program: "/bin/sh".into(),
-        args,
-        env: Vec::new(),
-        log,
-    })
-    .unwrap()
+    let spec = ProcessSpec { name: name.to_owned(), program: "/bin/sh".into(), args, env: Vec::new(), log };
+    Process::spawn(spec).expect("every machine has a shell")
 }
 
 async fn wait_starts(process: &Process, starts: usize) {
@@ -55,8 +49,8 @@ async fn a_process_that_ignores_the_request_to_stop_is_killed() {
 #[tokio::test]
 async fn the_end_of_a_program_is_reported_without_waiting_for_the_deadline() {
     let site = shared_site().await;
-    let spec = ProgramSpec::syncer("no-such-binding");
+    let spec = ProgramSpec::syncer("any").binary("/bin/false");
     let mut program = Program::start(site.computing(), spec).await.unwrap();
     let error = program.try_wait_ready(Duration::from_mins(5)).await.unwrap_err();
-    assert!(error.to_string().contains("the syncer ended with"), "{error}");
+    assert!(error.to_string().contains("the syncer ended with exit status: 1"), "{error}");
 }

@@ -1,4 +1,7 @@
 //! Where the program `kubeocean` is. Cargo tells only the tests of its own package.
+//!
+//! `cargo test` for the whole workspace has built it when tests run. Asking Cargo again costs seconds, and minutes when
+//! a test of one package was built with fewer features, so a binary that is newer than its sources is taken as it is.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -8,8 +11,8 @@ use anyhow::{Context, Result, anyhow, bail};
 
 use crate::reaper;
 
-/// The program: `KUBEOCEAN_BIN` if set, else the one of this workspace in the profile of the running test, built or
-/// brought up to date once per process. Blocking.
+/// The program: `KUBEOCEAN_BIN` if set, else the one of this workspace in the profile of the running test, built if it
+/// is missing or older than a source of it. Blocking.
 ///
 /// # Errors
 /// It does not compile.
@@ -30,11 +33,16 @@ fn find() -> Result<PathBuf> {
     }
     let this = std::env::current_exe().context("finding the running program")?;
     let profile_dir = profile_dir(&this).context("this program does not lie in a Cargo target folder")?;
+    let binary = profile_dir.join(format!("kubeocean{}", std::env::consts::EXE_SUFFIX));
+    if is_fresh(&binary) {
+        return Ok(binary);
+    }
     let (target_dir, profile) = split(&profile_dir).context("a target folder without profile")?;
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut command = Command::new(cargo);
     command
-        .args(["build", "--quiet", "--package", "kubeocean", "--bin", "kubeocean", "--profile", profile])
+        // The whole workspace, so that the features of dependencies are those of `cargo test`.
+        .args(["build", "--quiet", "--workspace", "--bin", "kubeocean", "--profile", profile])
         .arg("--target-dir")
         .arg(target_dir)
         .current_dir(env!("CARGO_MANIFEST_DIR"))
@@ -44,7 +52,37 @@ fn find() -> Result<PathBuf> {
     if !output.status.success() {
         bail!("cargo build failed:\n{}", String::from_utf8_lossy(&output.stderr));
     }
-    Ok(profile_dir.join(format!("kubeocean{}", std::env::consts::EXE_SUFFIX)))
+    Ok(binary)
+}
+
+/// Whether no file that Cargo compiled into the binary, and no dependency version, is newer. Cargo lists the files beside
+/// it, in the form of a Makefile rule.
+fn is_fresh(binary: &Path) -> bool {
+    let modified = |path: &Path| std::fs::metadata(path).and_then(|metadata| metadata.modified());
+    let (Ok(built), Ok(rule)) = (modified(binary), std::fs::read_to_string(binary.with_extension("d")))
+    else {
+        return false;
+    };
+    let lock = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../../Cargo.lock")).to_owned();
+    let mut inputs = prerequisites(&rule).into_iter().chain([lock]);
+    // A file that is gone is a change, too.
+    inputs.all(|input| modified(&input).is_ok_and(|changed| changed <= built))
+}
+
+/// The files after the colon; a space inside a name is written with a backslash.
+fn prerequisites(rule: &str) -> Vec<PathBuf> {
+    let Some((_, files)) = rule.split_once(": ") else { return Vec::new() };
+    let mut names = vec![String::new()];
+    let mut characters = files.trim_end().chars();
+    while let Some(character) = characters.next() {
+        match (character, names.last_mut()) {
+            ('\\', Some(name)) => name.extend(characters.next()),
+            (' ', _) => names.push(String::new()),
+            (_, Some(name)) => name.push(character),
+            (_, None) => {}
+        }
+    }
+    names.into_iter().filter(|name| !name.is_empty()).map(PathBuf::from).collect()
 }
 
 /// `target/debug` of `target/debug/deps/test-1234`, `target/debug/examples/x` and `target/debug/x`.
@@ -66,6 +104,17 @@ fn split(profile_dir: &Path) -> Option<(&Path, &str)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_sources_of_a_binary_are_read_from_its_rule() {
+        let rule = "/t/debug/x: /s/main.rs /s/with\\ space.rs\n";
+        assert_eq!(prerequisites(rule), [Path::new("/s/main.rs"), Path::new("/s/with space.rs")]);
+    }
+
+    #[test]
+    fn a_binary_without_a_list_of_sources_is_not_trusted() {
+        assert!(!is_fresh(&std::env::current_exe().unwrap().with_file_name("no-such-binary")));
+    }
 
     #[test]
     fn tests_and_programs_lie_in_the_same_profile() {
