@@ -21,7 +21,7 @@ use crate::{
     },
     config::SyncerConfig,
     health::Health,
-    leases::LeaseKeeper,
+    leases::apply::LeaseKeeper,
     metrics::SyncerMetrics,
     nodes::{
         decide::{NodeRuntime, run as run_nodes},
@@ -32,7 +32,6 @@ use crate::{
     },
     runtime::{
         clock::Clock,
-        error::ApplyError,
         events::{Event, EventRecorder, Regarding, Severity},
         request::{get_json, paths},
         watch::WatchHealth,
@@ -346,7 +345,7 @@ impl Leader {
             system_namespace: self.config.system_namespace.clone(),
             clock: Arc::clone(&self.clock),
             settings: Settings {
-                deny: crate::nodes::metadata::DenyList::new(&self.config.vnode_metadata_deny),
+                deny: crate::nodes::metadata::DenyList::new(self.config.vnode_metadata_deny.iter().cloned()),
                 prometheus_port: self.config.prometheus_vnode_base_port,
             },
             workers: self.config.node_workers,

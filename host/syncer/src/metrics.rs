@@ -2,6 +2,8 @@
 
 use std::sync::atomic::AtomicI64;
 
+use crate::nodes::store::VnodeNumbers;
+
 use prometheus_client::{
     encoding::{EncodeLabelSet, text::encode},
     metrics::{counter::Counter, family::Family, gauge::Gauge},
@@ -164,6 +166,29 @@ impl SyncerMetrics {
         );
     }
 
+    /// Replaces what is told of vnodes; vnodes that are gone disappear (BU-1601, BU-1602).
+    pub fn set_vnodes(&self, vnodes: &[VnodeNumbers]) {
+        self.vnodes.set(i64::try_from(vnodes.len()).unwrap_or(i64::MAX));
+        let families =
+            [&self.vnode_origin, &self.vnode_available, &self.vnode_physical_usage, &self.vnode_virtual_usage];
+        families.iter().for_each(|family| family.clear());
+        for vnode in vnodes {
+            let amounts = [&vnode.origin, &vnode.available, &vnode.usage.others, &vnode.usage.own];
+            for (family, amounts) in families.iter().zip(amounts) {
+                for (resource, amount) in amounts {
+                    let Some(value) = reported(resource, *amount) else { continue };
+                    family
+                        .get_or_create(&AmountLabels {
+                            clusterbinding: self.binding.clone(),
+                            node: vnode.vnode.clone(),
+                            resource: resource.to_string(),
+                        })
+                        .set(value);
+                }
+            }
+        }
+    }
+
     /// Label value of this Syncer.
     pub fn binding(&self) -> &str {
         &self.binding
@@ -177,6 +202,16 @@ impl SyncerMetrics {
             text.clear();
         }
         text
+    }
+}
+
+/// The unit of a reported resource: millicores, MiB or pieces; `None` for resources that are not reported (BU-1602).
+fn reported(resource: &str, amount: i64) -> Option<i64> {
+    match resource {
+        "cpu" | "gocrane.io/cpu" | "nvidia.com/gpu" => Some(amount),
+        "memory" | "ephemeral-storage" | "gocrane.io/memory" => Some(amount >> 20),
+        _ if resource.starts_with("tke.cloud.tencent.com/") => Some(amount),
+        _ => None,
     }
 }
 

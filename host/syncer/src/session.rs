@@ -6,7 +6,7 @@ use std::{sync::Arc, time::Duration};
 
 use kube::Client;
 use kubeocean_engine::{BindingFacts, Engine, PolicyHost};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -57,8 +57,8 @@ pub struct Stores {
     pub policies: Arc<PolicyStore>,
     /// What decides by them.
     pub host: Arc<PolicyHost>,
-    /// Told when the engine's state changed.
-    pub loaded: Arc<Notify>,
+    /// Counts the changes of the engine's state.
+    pub loaded: Arc<watch::Sender<u64>>,
     /// The first list of vnodes.
     pub vnodes_listed: Arc<WatchHealth>,
     workloads: Arc<Workloads>,
@@ -82,16 +82,13 @@ impl Stores {
             mount: binding.spec.mount_namespace.clone(),
         };
         let policies = PolicyStore::new(identity.clone(), namespaces);
-        let loaded = Arc::new(Notify::new());
+        let loaded = Arc::new(watch::Sender::new(0_u64));
         let host = {
             let loaded = Arc::clone(&loaded);
             let facts = BindingFacts { name: binding.name.clone(), cluster_id: binding.cluster_id.clone() };
             let zone = jiff::tz::TimeZone::system();
-            let changed: Box<dyn Fn() + Send + Sync> = Box::new(move || {
-                // One permit is kept, so a change between two waits is not lost.
-                loaded.notify_waiters();
-                loaded.notify_one();
-            });
+            let changed: Box<dyn Fn() + Send + Sync> =
+                Box::new(move || loaded.send_modify(|changes| *changes += 1));
             PolicyHost::new(engine, facts, zone, changed)?
         };
         host.set_binding_selector(binding.spec.node_selector.as_ref());
@@ -101,7 +98,7 @@ impl Stores {
         }
         {
             let nodes = Arc::clone(&nodes);
-            pods.on_vpod_change(move |vnode| nodes.pods_changed(vnode));
+            pods.on_vpod_change(move |vnode| nodes.wake(vnode));
         }
         {
             let objects = Arc::clone(&objects);
@@ -250,6 +247,11 @@ fn start_nodes(
     tasks.spawn("policy feed", feed_engine(runtime.clone(), Arc::clone(&lists.policies), Arc::clone(&first)));
     tasks.spawn("policy news", follow_engine(runtime.clone()));
     tasks.spawn("policy status", run_policies(runtime));
+    let worker_side = WorkerSide {
+        client: worker.clone(),
+        policies: Arc::clone(&stores.policies),
+        host: Arc::clone(&stores.host),
+    };
     let complete = {
         let (lists, pods, vnodes) = (lists.clone(), Arc::clone(pod_health), Arc::clone(&stores.vnodes_listed));
         async move {
@@ -261,18 +263,13 @@ fn start_nodes(
         }
     };
     {
-        let (store, host, loaded, cancel) =
-            (nodes(), Arc::clone(&stores.host), Arc::clone(&stores.loaded), cancel.clone());
+        let (store, side, loaded, cancel) =
+            (nodes(), worker_side.clone(), stores.loaded.subscribe(), cancel.clone());
         tasks.spawn("node gate", async move {
-            open_gate(store, complete, host, loaded, cancel.clone()).await;
+            open_gate(store, complete, side, loaded, cancel.clone()).await;
             cancel.cancelled().await;
         });
     }
-    let worker_side = WorkerSide {
-        client: worker.clone(),
-        policies: Arc::clone(&stores.policies),
-        host: Arc::clone(&stores.host),
-    };
     tasks.spawn("nodes", run_nodes(Arc::new(leader.node_runtime(Some(worker_side), cancel.clone()))));
 }
 

@@ -37,7 +37,6 @@ const RETRY: Duration = Duration::from_secs(1);
 const GATHER: Duration = Duration::from_millis(50);
 
 /// Renews the Leases of a binding's vnodes.
-#[derive(Debug)]
 pub struct LeaseKeeper {
     computing: Client,
     store: Arc<NodeStore>,
@@ -45,6 +44,12 @@ pub struct LeaseKeeper {
     /// Uid of the vnode whose Lease was last seen to be right, by name: then only the time is patched.
     known: Mutex<HashMap<Arc<str>, String>>,
     late: AtomicU64,
+}
+
+impl std::fmt::Debug for LeaseKeeper {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("LeaseKeeper").field("store", &self.store).finish_non_exhaustive()
+    }
 }
 
 impl LeaseKeeper {
@@ -92,7 +97,11 @@ impl LeaseKeeper {
                     match result {
                         Ok(()) => wheel.lock().renewed(&target.vnode, now),
                         Err(error) => {
-                            tracing::warn!(vnode = &*target.vnode, error = error.chain(), "Lease not renewed");
+                            tracing::warn!(
+                                vnode = &*target.vnode,
+                                error = error.chain(),
+                                "Lease not renewed"
+                            );
                             wheel.lock().retry(&target.vnode, now + RETRY);
                         }
                     }
@@ -144,8 +153,7 @@ impl LeaseKeeper {
         lease["kind"] = "Lease".into();
         lease["metadata"]["name"] = (*target.vnode).into();
         lease["metadata"]["namespace"] = namespace::NODE_LEASE.into();
-        let path =
-            format!("{}?fieldManager={}", paths::leases(namespace::NODE_LEASE), manager::SYNCER_LEASE);
+        let path = format!("{}?fieldManager={}", paths::leases(namespace::NODE_LEASE), manager::SYNCER_LEASE);
         create_json(&self.computing, &path, &lease).await.map(drop)
     }
 }

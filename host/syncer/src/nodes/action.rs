@@ -250,7 +250,9 @@ impl fmt::Display for Action {
             }
             Self::ApplyVnode { name, .. } => write!(f, "apply vnode {name}"),
             Self::PatchStatus { name, .. } => write!(f, "patch conditions of vnode {name}"),
-            Self::LabelWorkerNode { node, policy: Some(policy) } => write!(f, "label node {node} with {policy}"),
+            Self::LabelWorkerNode { node, policy: Some(policy) } => {
+                write!(f, "label node {node} with {policy}")
+            }
             Self::LabelWorkerNode { node, policy: None } => write!(f, "remove label of node {node}"),
             Self::DeletePod { key, why, .. } => write!(f, "delete pod {} ({why:?})", key),
             Self::DeleteVnode { name, .. } => write!(f, "delete vnode {name}"),

@@ -125,7 +125,9 @@ async fn one(
             let answer = merge_patch(computing, &path, &patch).await?;
             *version = saw(runtime, answer);
         }
-        Action::LabelWorkerNode { node, policy } => return Ok(set_label(runtime, &node, policy.as_deref()).await),
+        Action::LabelWorkerNode { node, policy } => {
+            return Ok(set_label(runtime, &node, policy.as_deref()).await);
+        }
         Action::DeletePod { key, uid, why } => {
             let options = DeleteOptions { uid: Some(uid.clone()), grace_seconds: None };
             let done = delete_json(computing, &paths::pod(&key.namespace, &key.name), &options).await?;
@@ -275,7 +277,8 @@ async fn release(runtime: &NodeRuntime, name: &str, uid: &str) -> Result<(), Sto
     runtime.store.release_port(name);
     let kept: Vec<&String> =
         live.metadata.finalizers.iter().flatten().filter(|name| *name != finalizer::VNODE).collect();
-    let patch = json!({"metadata": {"uid": uid, "resourceVersion": live.resource_version(), "finalizers": kept}});
+    let patch =
+        json!({"metadata": {"uid": uid, "resourceVersion": live.resource_version(), "finalizers": kept}});
     let path = format!("{}?fieldManager={}", paths::node(name), manager::SYNCER_FINALIZER);
     match merge_patch(&runtime.computing, &path, &patch).await {
         Ok(_) | Err(ApplyError::NotFound { .. }) => Ok(()),
@@ -298,8 +301,10 @@ fn blocks(pod: &Value, system_namespace: &str) -> bool {
         .and_then(Value::as_array)
         .is_some_and(|owners| owners.iter().any(|owner| owner["kind"] == "DaemonSet"));
     let place = text("/metadata/namespace");
-    let reserves_ports =
-        pod.pointer("/metadata/labels").and_then(|l| l.get(label::HOSTPORT_FAKE_POD)).is_some_and(|v| v == "true");
+    let reserves_ports = pod
+        .pointer("/metadata/labels")
+        .and_then(|l| l.get(label::HOSTPORT_FAKE_POD))
+        .is_some_and(|v| v == "true");
     !matches!(text("/status/phase"), "Succeeded" | "Failed")
         && !owned_by_daemonset
         && !reserves_ports
@@ -329,7 +334,7 @@ fn publish(runtime: &NodeRuntime, snapshot: &Snapshot, vnode: &str, event: Vnode
 pub async fn remove_labels(
     worker: &Client,
     store: &super::store::NodeStore,
-    ours: &dyn Fn(&str) -> bool,
+    ours: &(dyn Fn(&str) -> bool + Sync),
 ) -> usize {
     let mut failed = 0;
     for node in store.labelled_nodes(ours) {

@@ -12,8 +12,8 @@ use kubeocean_api::{
 use serde_json::{Map, Value};
 
 use super::{
-    vnode::{Content, Written},
     view::{NodeCondition, NodeView, READY, Texts},
+    vnode::{Content, Written},
 };
 use crate::runtime::clock::parse_rfc3339;
 

@@ -44,7 +44,7 @@ pub trait PodsOnVnode: Send + Sync + 'static {
 }
 
 /// The worker cluster as this concern needs it.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct WorkerSide {
     /// Client of the worker cluster.
     pub client: Client,
@@ -52,6 +52,12 @@ pub struct WorkerSide {
     pub policies: Arc<PolicyStore>,
     /// What decides by them.
     pub host: Arc<PolicyHost>,
+}
+
+impl std::fmt::Debug for WorkerSide {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("WorkerSide").field("policies", &self.policies).finish_non_exhaustive()
+    }
 }
 
 /// What the loop works with.
@@ -239,7 +245,12 @@ async fn reconcile(runtime: &NodeRuntime, surroundings: &Surroundings, work: &Wo
 }
 
 /// What a policy's status says about this node.
-fn remember(runtime: &NodeRuntime, work: &Work, leased_by: &Option<String>, origin: super::snapshot::Amounts) {
+fn remember(
+    runtime: &NodeRuntime,
+    work: &Work,
+    leased_by: &Option<String>,
+    origin: super::snapshot::Amounts,
+) {
     let decided = work.decision.as_ref().filter(|decision| decision.selected).map(|decision| Decided {
         governed_by: decision.governed_by.clone(),
         shadowed: decision.shadowed.clone(),

@@ -277,10 +277,9 @@ impl Index {
         let plain = |side: &BTreeMap<Arc<str>, i64>| {
             side.iter().map(|(resource, amount)| (resource.to_string(), *amount)).collect()
         };
-        self.sums.get(node).map_or_else(Usage::default, |sums| Usage {
-            others: plain(&sums.others),
-            own: plain(&sums.own),
-        })
+        self.sums
+            .get(node)
+            .map_or_else(Usage::default, |sums| Usage { others: plain(&sums.others), own: plain(&sums.own) })
     }
 
     /// Everything about one vnode.
@@ -449,7 +448,10 @@ mod tests {
         index.set_pod(pod("1", "n1", 1, Stamp::None));
         index.set_pod(pod("2", "n2", 1, Stamp::None));
         let dirty = index.reset_pods(vec![pod("1", "n1", 1, Stamp::None), pod("3", "n3", 1, Stamp::None)]);
-        assert_eq!(dirty.iter().map(AsRef::as_ref).collect::<Vec<&str>>(), ["vnode-cls-a-n2", "vnode-cls-a-n3"]);
+        assert_eq!(
+            dirty.iter().map(AsRef::as_ref).collect::<Vec<&str>>(),
+            ["vnode-cls-a-n2", "vnode-cls-a-n3"]
+        );
     }
 
     #[test]
@@ -464,7 +466,9 @@ mod tests {
     fn old_news_about_a_vnode_is_ignored() {
         let mut index = index();
         let version = |rv: &str| {
-            node(serde_json::json!({"metadata": {"name": "vnode-cls-a-n", "uid": "u", "resourceVersion": rv}}))
+            node(
+                serde_json::json!({"metadata": {"name": "vnode-cls-a-n", "uid": "u", "resourceVersion": rv}}),
+            )
         };
         assert!(index.set_vnode(version("10")).is_some());
         assert_eq!(index.set_vnode(version("9")), None);
@@ -477,10 +481,15 @@ mod tests {
     fn a_policy_is_used_by_what_is_there_and_what_is_coming() {
         let mut index = index();
         let annotations = serde_json::json!({annotation::POLICIES_APPLIED: "p"});
-        index.set_vnode(node(serde_json::json!({"metadata": {"name": "vnode-cls-a-1", "annotations": annotations}})));
+        index.set_vnode(node(
+            serde_json::json!({"metadata": {"name": "vnode-cls-a-1", "annotations": annotations}}),
+        ));
         let leased = Decided { leased_by: Some("p".into()), ..Decided::default() };
         for name in ["vnode-cls-a-1", "vnode-cls-a-2"] {
-            assert_eq!(index.set_decided(&name.into(), Some(leased.clone())), BTreeSet::from(["p".to_owned()]));
+            assert_eq!(
+                index.set_decided(&name.into(), Some(leased.clone())),
+                BTreeSet::from(["p".to_owned()])
+            );
         }
         assert!(index.set_decided(&"vnode-cls-a-2".into(), Some(leased)).is_empty());
         assert_eq!(index.built_from("p"), 2);

@@ -118,7 +118,9 @@ pub fn stale_keys(before: &Texts, wanted: &Texts, there: Option<&Texts>) -> Vec<
         .into_iter()
         .flatten()
         .map(|(key, _)| key)
-        .filter(|key| !wanted.contains_key(*key) && (before.contains_key(*key) || OURS.contains(&key.as_str())))
+        .filter(|key| {
+            !wanted.contains_key(*key) && (before.contains_key(*key) || OURS.contains(&key.as_str()))
+        })
         .filter(|key| *key != annotation::EXPECTED_METADATA && *key != annotation::LAST_SYNC_TIME)
         .cloned()
         .collect()
@@ -200,8 +202,10 @@ mod tests {
     fn expected_metadata_survives_a_round_trip_without_what_changes_on_its_own() {
         let mut annotations = texts(&["a"]);
         annotations.insert(annotation::LAST_SYNC_TIME.into(), "2026-01-01T00:00:00Z".into());
-        let taints =
-            [Taint { time_added: Some("2026-01-01T00:00:00Z".into()), ..Taint::new("k", Some("x"), "NoExecute") }];
+        let taints = [Taint {
+            time_added: Some("2026-01-01T00:00:00Z".into()),
+            ..Taint::new("k", Some("x"), "NoExecute")
+        }];
         let expected = ExpectedMetadata::of(&texts(&["l"]), &annotations, &taints);
         assert_eq!(expected.annotations, texts(&["a"]));
         assert_eq!(expected.taints, [Taint::new("k", Some("x"), "NoExecute")]);

@@ -17,8 +17,8 @@ use super::{
     snapshot::Amounts,
     view::NodeView,
     vnode::{
-        BindingView, Content, GoverningPolicy, Ingredients, Settings, Written, address, addresses, content, evicts,
-        mirrored_conditions, proxier_condition, reachable_condition, stated, unreachable_taint,
+        BindingView, Content, GoverningPolicy, Ingredients, Settings, Written, address, addresses, content,
+        evicts, mirrored_conditions, proxier_condition, reachable_condition, stated, unreachable_taint,
     },
     withdraw::{Cause, PodOnVnode, Withdrawal, withdraw},
 };
@@ -150,9 +150,7 @@ fn plan_withdrawal(input: &NodeInput<'_>, cause: Cause) -> NodePlan {
     }
     let Some(vnode) = input.vnode else { return NodePlan { actions, ..NodePlan::default() } };
     let mirrored = match input.pnode {
-        Some(pnode) if cause != Cause::NodeReplaced => {
-            mirrored_conditions(pnode, Some(vnode), input.written)
-        }
+        Some(pnode) if cause != Cause::NodeReplaced => mirrored_conditions(pnode, Some(vnode), input.written),
         _ => Vec::new(),
     };
     let withdrawal = Withdrawal { now: input.now, cause, vnode, pods: input.pods, mirrored: &mirrored };
@@ -341,7 +339,8 @@ fn label_worker_node(input: &NodeInput<'_>, pnode: &NodeView, policy: &str, acti
 
 /// Pods a reclaim takes (BU-807).
 fn evict(pods: &[PodOnVnode], actions: &mut Vec<Action>) {
-    let due = pods.iter().filter(|pod| !pod.terminal && !pod.deleting && !pod.system && !pod.tolerates_reclaim);
+    let due =
+        pods.iter().filter(|pod| !pod.terminal && !pod.deleting && !pod.system && !pod.tolerates_reclaim);
     actions.extend(due.map(|pod| Action::DeletePod {
         key: pod.key.clone(),
         uid: pod.uid.clone(),
@@ -370,7 +369,11 @@ fn mark_reachability(input: &NodeInput<'_>) -> Vec<Action> {
     }
     let wanted = stated(Some(vnode), reachable_condition(true), input.now);
     let taints = reachability_taint(vnode, true);
-    taints.map(Action::PatchVnode).or_else(|| Action::show_conditions(vnode, &[wanted], None, &[])).into_iter().collect()
+    taints
+        .map(Action::PatchVnode)
+        .or_else(|| Action::show_conditions(vnode, &[wanted], None, &[]))
+        .into_iter()
+        .collect()
 }
 
 fn reachability_taint(vnode: &NodeView, unreachable: bool) -> Option<NodeChanges> {

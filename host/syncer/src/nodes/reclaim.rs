@@ -105,12 +105,19 @@ pub fn reclaiming(decision: &Decision, observed: &Observed, now: Timestamp) -> R
         (mode, since) => (mode, since),
     };
     let Some(grace) = grace_of(mode) else {
-        return Reclaiming { state: resting, taint: Some(withholding(NO_SCHEDULE, observed, now)), since: None };
+        return Reclaiming {
+            state: resting,
+            taint: Some(withholding(NO_SCHEDULE, observed, now)),
+            since: None,
+        };
     };
     let since = since.unwrap_or(now);
     let until = since.saturating_add(grace).unwrap_or(Timestamp::MAX);
-    let (state, effect) =
-        if now >= until { (LeaseState::Closed, NO_EXECUTE) } else { (LeaseState::Closing { until }, NO_SCHEDULE) };
+    let (state, effect) = if now >= until {
+        (LeaseState::Closed, NO_EXECUTE)
+    } else {
+        (LeaseState::Closing { until }, NO_SCHEDULE)
+    };
     Reclaiming { state, taint: Some(withholding(effect, observed, now)), since: Some(since) }
 }
 
@@ -182,8 +189,16 @@ mod tests {
 
     #[rstest]
     #[case::open(decision(Verdict::Offer, false, Reclaim::Force, true, "Offered"), LeaseState::Open, None)]
-    #[case::last_known_open(decision(Verdict::Held, false, Reclaim::Keep, false, "ModuleFailed"), LeaseState::Held, None)]
-    #[case::invalid(decision(Verdict::Held, true, Reclaim::Keep, false, POLICY_INVALID), LeaseState::Held, Some("NoSchedule"))]
+    #[case::last_known_open(
+        decision(Verdict::Held, false, Reclaim::Keep, false, "ModuleFailed"),
+        LeaseState::Held,
+        None
+    )]
+    #[case::invalid(
+        decision(Verdict::Held, true, Reclaim::Keep, false, POLICY_INVALID),
+        LeaseState::Held,
+        Some("NoSchedule")
+    )]
     #[case::keep(closed(Reclaim::Keep), LeaseState::Withheld, Some("NoSchedule"))]
     #[case::graceful(closed(Reclaim::Graceful(60)), LeaseState::Closing { until: at(60) }, Some("NoSchedule"))]
     #[case::force(closed(Reclaim::Force), LeaseState::Closed, Some("NoExecute"))]

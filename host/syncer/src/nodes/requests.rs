@@ -151,7 +151,9 @@ fn of_container(container: &WireContainer, statuses: &[WireContainerStatus]) -> 
 fn amounts(written: &Texts) -> Amounts {
     written
         .iter()
-        .filter_map(|(resource, text)| Some((resource.clone(), to_base_units(resource, text, Rounding::Up).ok()?)))
+        .filter_map(|(resource, text)| {
+            Some((resource.clone(), to_base_units(resource, text, Rounding::Up).ok()?))
+        })
         .collect()
 }
 

@@ -46,13 +46,16 @@ pub fn available(base: &Amounts, others: &Amounts) -> Amounts {
 fn in_base_units(written: &Texts, rounding: Rounding) -> Amounts {
     written
         .iter()
-        .filter_map(|(resource, text)| Some((resource.clone(), to_base_units(resource, text, rounding).ok()?)))
+        .filter_map(|(resource, text)| {
+            Some((resource.clone(), to_base_units(resource, text, rounding).ok()?))
+        })
         .collect()
 }
 
 /// Facts about one node.
 pub fn facts(pnode: &NodeView, vnode_name: &str, vnode: Option<&NodeView>, usage: &Usage) -> NodeFacts {
-    let info = |key: &str| pnode.status.node_info.get(key).and_then(Value::as_str).unwrap_or_default().to_owned();
+    let info =
+        |key: &str| pnode.status.node_info.get(key).and_then(Value::as_str).unwrap_or_default().to_owned();
     NodeFacts {
         node_name: pnode.name().to_owned(),
         vnode_name: vnode_name.to_owned(),

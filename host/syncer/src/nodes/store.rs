@@ -371,7 +371,8 @@ impl NodeStore {
                 self.ports.lock().record(&name, port);
             }
             let after = applied(known);
-            let policies = if before == after { BTreeSet::new() } else { before.into_iter().chain(after).collect() };
+            let policies =
+                if before == after { BTreeSet::new() } else { before.into_iter().chain(after).collect() };
             (policies, name)
         };
         self.queue.add(Arc::clone(&name));

@@ -70,7 +70,12 @@ impl Model {
             used: Amounts::new(),
             decision: Some(offer(&[])),
             node_known: true,
-            policy: Some(GoverningPolicy { name: "p".into(), generation: 3, details: "p".into(), held: true }),
+            policy: Some(GoverningPolicy {
+                name: "p".into(),
+                generation: 3,
+                details: "p".into(),
+                held: true,
+            }),
             owner: LabelOwner::OursOrNobody,
             proxier: vec!["192.0.2.1".parse().unwrap()],
             unreachable: false,
@@ -235,7 +240,13 @@ fn offer(amounts: &[(&str, i64)]) -> Decision {
 }
 
 fn withhold(reclaim: Reclaim) -> Decision {
-    Decision { verdict: Verdict::Withhold, withheld: true, reclaim, reason: reason("OutsideTimeWindow"), ..offer(&[]) }
+    Decision {
+        verdict: Verdict::Withhold,
+        withheld: true,
+        reclaim,
+        reason: reason("OutsideTimeWindow"),
+        ..offer(&[])
+    }
 }
 
 fn held(code: &str, withheld: bool) -> Decision {
@@ -270,7 +281,8 @@ fn a_new_node_becomes_a_vnode_in_one_request() {
     let mut model = Model::new();
     assert_eq!(model.settle(), ["create vnode vnode-cls-a-n1", "label node n1 with p"]);
     let mut vnode = model.vnode.clone().unwrap();
-    let encoded = vnode["metadata"]["annotations"][annotation::EXPECTED_METADATA].as_str().unwrap().to_owned();
+    let encoded =
+        vnode["metadata"]["annotations"][annotation::EXPECTED_METADATA].as_str().unwrap().to_owned();
     vnode["metadata"]["annotations"][annotation::EXPECTED_METADATA] = "(checked below)".into();
     insta::assert_yaml_snapshot!("new_vnode", vnode);
     let expected = super::metadata::ExpectedMetadata::decode(Some(&encoded));

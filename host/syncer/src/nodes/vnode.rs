@@ -3,10 +3,7 @@
 //! Pure. In: worker node, decision, reclaim state, where the Proxier is. Out: [`Content`], and the bodies to write it.
 //! Nothing in it changes with the clock alone, so that a converged vnode is not written.
 
-use std::{
-    collections::BTreeMap,
-    net::IpAddr,
-};
+use std::{collections::BTreeMap, net::IpAddr};
 
 use jiff::Timestamp;
 use kubeocean_api::{
@@ -150,7 +147,8 @@ pub fn content(from: &Ingredients<'_>) -> Content {
     let labels = labels(from);
     let address = address(from.name, from.vnode, from.proxier);
     let mut annotations = annotations(from, address.as_deref());
-    let before = ExpectedMetadata::decode(from.vnode.and_then(|v| v.annotation(annotation::EXPECTED_METADATA)));
+    let before =
+        ExpectedMetadata::decode(from.vnode.and_then(|v| v.annotation(annotation::EXPECTED_METADATA)));
     let wanted = taints(from);
     let remembered = ExpectedMetadata::of(&labels, &annotations, &with_lifecycle(from, &wanted));
     annotations.insert(annotation::EXPECTED_METADATA.into(), remembered.encode());
@@ -271,7 +269,8 @@ fn taints(from: &Ingredients<'_>) -> Vec<Taint> {
         }
     }
     if let (true, Some(vnode)) = (settled, from.vnode) {
-        wanted.extend(vnode.spec.taints.iter().filter(|t| LIFECYCLE_TAINTS.contains(&t.key.as_str())).cloned());
+        wanted
+            .extend(vnode.spec.taints.iter().filter(|t| LIFECYCLE_TAINTS.contains(&t.key.as_str())).cloned());
     }
     if !from.binding.disable_default_taint {
         wanted.push(Taint::new(taint::VNODE, None, NO_SCHEDULE));
@@ -465,18 +464,15 @@ pub fn address(name: &str, vnode: Option<&NodeView>, proxier: &[IpAddr]) -> Opti
     if proxier.is_empty() || proxier.iter().any(|ip| Some(ip.to_string().as_str()) == current) {
         return current.map(str::to_owned);
     }
-    let spread = name.bytes().fold(0_usize, |hash, byte| hash.wrapping_mul(31).wrapping_add(usize::from(byte)));
+    let spread =
+        name.bytes().fold(0_usize, |hash, byte| hash.wrapping_mul(31).wrapping_add(usize::from(byte)));
     proxier.get(spread % proxier.len()).map(IpAddr::to_string)
 }
 
 /// The address list of a vnode.
 pub fn addresses(name: &str, address: Option<String>) -> Vec<NodeAddress> {
     let entry = |type_: &str, address: String| NodeAddress { type_: type_.to_owned(), address };
-    address
-        .map(|ip| entry(INTERNAL_IP, ip))
-        .into_iter()
-        .chain([entry(HOSTNAME, name.to_owned())])
-        .collect()
+    address.map(|ip| entry(INTERNAL_IP, ip)).into_iter().chain([entry(HOSTNAME, name.to_owned())]).collect()
 }
 
 impl Content {

@@ -97,7 +97,8 @@ pub async fn watch_vnodes(
         label::CLUSTER_BINDING,
         fit_label_value(&store.identity().binding)
     );
-    let spec = WatchSpec { name: "vnodes", api: Api::all(computing), config: Config::default().labels(&selector) };
+    let spec =
+        WatchSpec { name: "vnodes", api: Api::all(computing), config: Config::default().labels(&selector) };
     watch_into(spec, Arc::new(Vnodes(store)), health, cancel).await;
 }
 
@@ -109,8 +110,11 @@ pub async fn watch_worker_nodes(
     cancel: CancellationToken,
 ) {
     let selector = format!("{}!={}", label::TYPE, label::TYPE_VIRTUAL_KUBELET);
-    let spec =
-        WatchSpec { name: "worker nodes", api: Api::all(worker), config: Config::default().labels(&selector) };
+    let spec = WatchSpec {
+        name: "worker nodes",
+        api: Api::all(worker),
+        config: Config::default().labels(&selector),
+    };
     watch_into(spec, Arc::new(WorkerNodes(store)), health, cancel).await;
 }
 
@@ -122,7 +126,8 @@ pub async fn watch_worker_pods(
     cancel: CancellationToken,
 ) {
     let fields = "spec.nodeName!=,status.phase!=Succeeded,status.phase!=Failed";
-    let spec = WatchSpec { name: "worker pods", api: Api::all(worker), config: Config::default().fields(fields) };
+    let spec =
+        WatchSpec { name: "worker pods", api: Api::all(worker), config: Config::default().fields(fields) };
     watch_into(spec, Arc::new(WorkerPods(store)), health, cancel).await;
 }
 

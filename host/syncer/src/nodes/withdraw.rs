@@ -193,10 +193,7 @@ fn drain(input: &Withdrawal<'_>, actions: &mut Vec<Action>) {
     if blocking {
         show_progress(input, actions);
     } else {
-        actions.push(Action::ReleaseVnode {
-            name: vnode.name().to_owned(),
-            uid: vnode.uid().to_owned(),
-        });
+        actions.push(Action::ReleaseVnode { name: vnode.name().to_owned(), uid: vnode.uid().to_owned() });
     }
 }
 
@@ -211,7 +208,8 @@ fn show_progress(input: &Withdrawal<'_>, actions: &mut Vec<Action>) {
         (cause, _) => cause.reason(),
     };
     let message = format!("{left} pods left");
-    let draining = stated(Some(vnode), condition(condition_type::DRAINING, "True", reason, &message), input.now);
+    let draining =
+        stated(Some(vnode), condition(condition_type::DRAINING, "True", reason, &message), input.now);
     let mut wanted = input.mirrored.to_vec();
     wanted.push(draining);
     if let Some(action) = Action::show_conditions(vnode, &wanted, None, &[]) {

@@ -61,7 +61,9 @@ pub async fn run(worker: Client, store: Arc<PolicyStore>, cancel: CancellationTo
     let tracker = TaskTracker::new();
     let fetching = {
         let (worker, store) = (worker.clone(), Arc::clone(&store));
-        drive(Arc::clone(&queue), WORKERS, cancel.clone(), move |key| fetch(worker.clone(), Arc::clone(&store), key))
+        drive(Arc::clone(&queue), WORKERS, cancel.clone(), move |key| {
+            fetch(worker.clone(), Arc::clone(&store), key)
+        })
     };
     tracker.spawn(fetching);
     let mut watched: BTreeMap<ModuleKey, CancellationToken> = BTreeMap::new();
@@ -107,7 +109,9 @@ async fn fetch(worker: Client, store: Arc<PolicyStore>, key: ModuleKey) -> Outco
     let path = paths::core("configmaps", &key.namespace, &key.name);
     let (fetched, outcome) = match get_json(&worker, &path).await {
         Ok(config_map) => (from_config_map(config_map.as_ref(), &key), Outcome::Done),
-        Err(error @ ApplyError::Forbidden { .. }) => (failed(LoadCode::FetchForbidden, &error), Outcome::Retry),
+        Err(error @ ApplyError::Forbidden { .. }) => {
+            (failed(LoadCode::FetchForbidden, &error), Outcome::Retry)
+        }
         Err(error) => (failed(LoadCode::FetchFailed, &error), Outcome::Retry),
     };
     store.fetched(&key, fetched);

@@ -43,7 +43,12 @@ pub fn is_held(policy: &PolicyView, computing_uid: &str) -> bool {
 }
 
 /// After the last vnode. `ours`: the policy names our binding, or did while we looked.
-pub fn release(policy: &PolicyView, computing_uid: &str, ours: bool, built: usize) -> Option<FinalizerChange> {
+pub fn release(
+    policy: &PolicyView,
+    computing_uid: &str,
+    ours: bool,
+    built: usize,
+) -> Option<FinalizerChange> {
     if built > 0 || !ours || !policy.has_finalizer() || policy.taken(computing_uid) {
         return None;
     }

@@ -87,7 +87,10 @@ pub fn source(entry: &PolicyEntry, namespaces: &ModuleNamespaces) -> Source {
 /// What the ConfigMap holds for `key`. A copy made for a user of the computing cluster is refused (PO-707).
 pub fn from_config_map(config_map: Option<&Value>, key: &ModuleKey) -> ModuleFetch {
     let Some(config_map) = config_map else {
-        return failed(LoadCode::ModuleNotFound, format!("ConfigMap {}/{} not found", key.namespace, key.name));
+        return failed(
+            LoadCode::ModuleNotFound,
+            format!("ConfigMap {}/{} not found", key.namespace, key.name),
+        );
     };
     let managed = config_map.pointer("/metadata/labels").and_then(|labels| labels.get(label::MANAGED_BY));
     if managed.is_some_and(|by| by == label::MANAGED_BY_VALUE) {

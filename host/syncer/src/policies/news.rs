@@ -21,7 +21,8 @@ pub fn news(before: Option<&PolicyStatus>, now: &PolicyStatus) -> Vec<News> {
         .entries
         .iter()
         .filter_map(|entry| {
-            let earlier = before.and_then(|before| before.entries.iter().find(|other| other.name == entry.name));
+            let earlier =
+                before.and_then(|before| before.entries.iter().find(|other| other.name == entry.name));
             of_entry(earlier, entry)
         })
         .collect();
@@ -54,7 +55,8 @@ fn of_entry(before: Option<&EntryStatus>, now: &EntryStatus) -> Option<News> {
         }
         (_, EntryState::Degraded | EntryState::Invalid | EntryState::Loading) => {
             let error = now.last_error.as_ref()?;
-            let told = before.and_then(|before| before.last_error.as_ref()).is_some_and(|known| known.0 == error.0);
+            let told =
+                before.and_then(|before| before.last_error.as_ref()).is_some_and(|known| known.0 == error.0);
             (!told).then(|| failure(failure_reason(&error.0), now))
         }
         _ => None,

@@ -5,10 +5,7 @@
 
 use jiff::Timestamp;
 use kubeocean_api::{
-    Condition, ResourceLeasingPolicyStatus,
-    condition::policy_type,
-    policy::PolicyEntryStatus,
-    validate,
+    Condition, ResourceLeasingPolicyStatus, condition::policy_type, policy::PolicyEntryStatus, validate,
 };
 use kubeocean_engine::PolicyStatus;
 
@@ -59,9 +56,12 @@ pub fn plan_status(
             let message = "Policy cannot be activated due to validation errors";
             condition(policy_type::ACTIVE, false, "ValidationError", message.to_owned())
         }
-        (Ok(()), true) => {
-            condition(policy_type::ACTIVE, true, "ActiveTimeWindow", "Policy is within active time window".to_owned())
-        }
+        (Ok(()), true) => condition(
+            policy_type::ACTIVE,
+            true,
+            "ActiveTimeWindow",
+            "Policy is within active time window".to_owned(),
+        ),
         (Ok(()), false) => {
             let message = "Policy is outside of active time windows";
             condition(policy_type::ACTIVE, false, "InactiveTimeWindow", message.to_owned())
@@ -77,11 +77,19 @@ pub fn plan_status(
         } else {
             ("NotPinned", "a module without a digest may change without notice")
         };
-        set_condition(&mut conditions, condition(policy_type::PINNED, engine.pinned, reason, message.to_owned()), now);
+        set_condition(
+            &mut conditions,
+            condition(policy_type::PINNED, engine.pinned, reason, message.to_owned()),
+            now,
+        );
     }
     if engine.stale {
         let message = "an answer older than an hour stands for a module that does not answer".to_owned();
-        set_condition(&mut conditions, condition(policy_type::POLICIES_STALE, true, "LastKnown", message), now);
+        set_condition(
+            &mut conditions,
+            condition(policy_type::POLICIES_STALE, true, "LastKnown", message),
+            now,
+        );
     } else {
         conditions.retain(|c| c.type_ != policy_type::POLICIES_STALE);
     }
@@ -205,9 +213,11 @@ fn counters_moved(wanted: &ResourceLeasingPolicyStatus, stored: &ResourceLeasing
         let (new, old) = (new.unwrap_or(0), old.unwrap_or(0));
         new < old || (new > 0 && new >= old.saturating_mul(2))
     };
-    wanted.policies.iter().zip(&stored.policies).any(|(new, old)| {
-        moved(new.evaluations, old.evaluations) || moved(new.errors, old.errors)
-    })
+    wanted
+        .policies
+        .iter()
+        .zip(&stored.policies)
+        .any(|(new, old)| moved(new.evaluations, old.evaluations) || moved(new.errors, old.errors))
 }
 
 /// What is a state and not a number.

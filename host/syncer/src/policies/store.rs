@@ -183,9 +183,10 @@ impl PolicyStore {
         let fetch = keep_pinned(state.modules.get(key), fetch, &digests);
         let same = match (state.modules.get(key), &fetch) {
             (Some(ModuleFetch::Ready(old)), ModuleFetch::Ready(new)) => old == new,
-            (Some(ModuleFetch::Failed { code: a, message: m }), ModuleFetch::Failed { code: b, message: n }) => {
-                a == b && m == n
-            }
+            (
+                Some(ModuleFetch::Failed { code: a, message: m }),
+                ModuleFetch::Failed { code: b, message: n },
+            ) => a == b && m == n,
             _ => false,
         };
         if !same {
@@ -202,7 +203,10 @@ impl PolicyStore {
     }
 
     /// What the engine says; policies that changed are looked at.
-    pub(super) fn set_engine_status(&self, statuses: Vec<PolicyStatus>) -> Vec<(Option<PolicyStatus>, PolicyStatus)> {
+    pub(super) fn set_engine_status(
+        &self,
+        statuses: Vec<PolicyStatus>,
+    ) -> Vec<(Option<PolicyStatus>, PolicyStatus)> {
         let mut state = self.state.lock();
         let mut changed = Vec::new();
         let mut fresh = HashMap::new();
@@ -254,7 +258,10 @@ impl PolicyStore {
             return not("PolicyTaken", format!("held by another computing cluster: {}", names(&taken)));
         }
         if ours.is_empty() {
-            return not("NoPolicy", "no ResourceLeasingPolicy of the worker cluster names this binding".into());
+            return not(
+                "NoPolicy",
+                "no ResourceLeasingPolicy of the worker cluster names this binding".into(),
+            );
         }
         let failing = |test: &dyn Fn(&PolicyStatus) -> bool| -> Vec<&Arc<PolicyView>> {
             ours.iter().copied().filter(|p| state.engine.get(p.name()).is_some_and(test)).collect()

@@ -115,7 +115,8 @@ fn the_phase_keeps_its_time_and_a_second_error_shows() {
 
 #[test]
 fn an_unreadable_policy_is_an_invalid_one() {
-    let policy = policy(json!({"cluster": "dc-east", "resourceLimits": [{"resource": "cpu", "percent": "many"}]}));
+    let policy =
+        policy(json!({"cluster": "dc-east", "resourceLimits": [{"resource": "cpu", "percent": "many"}]}));
     assert_eq!(policy.spec.spec.cluster, "dc-east");
     assert!(kubeocean_api::validate::policy(&policy.spec.spec).is_err());
     let invalid = PolicyStatus { valid: Err("stand-in".into()), ..engine(false) };
@@ -134,7 +135,8 @@ fn details_of_limits() {
 fn held(uid: Option<&str>) -> PolicyView {
     let mut policy = policy(json!({"cluster": "c"}));
     policy.metadata.finalizers = Some(vec!["other".into(), keys::POLICY.into()]);
-    policy.metadata.annotations = uid.map(|uid| [(annotation::COMPUTING_CLUSTER_UID.into(), uid.into())].into());
+    policy.metadata.annotations =
+        uid.map(|uid| [(annotation::COMPUTING_CLUSTER_UID.into(), uid.into())].into());
     policy
 }
 

@@ -57,7 +57,9 @@ impl<'de> Deserialize<'de> for SpecView {
     }
 }
 
-fn tolerant_status<'de, D: Deserializer<'de>>(deserializer: D) -> Result<ResourceLeasingPolicyStatus, D::Error> {
+fn tolerant_status<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<ResourceLeasingPolicyStatus, D::Error> {
     let value = Value::deserialize(deserializer)?;
     Ok(serde_json::from_value(value).unwrap_or_default())
 }
@@ -106,12 +108,17 @@ impl PolicyView {
             .resource_limits
             .iter()
             .map(|limit| {
-                let quantity = limit.quantity.as_ref().map(|quantity| quantity.0.as_str()).unwrap_or_default();
+                let quantity =
+                    limit.quantity.as_ref().map(|quantity| quantity.0.as_str()).unwrap_or_default();
                 let percent = limit.percent.map(|percent| format!("{percent}%")).unwrap_or_default();
                 format!("{}={quantity}/{percent}", limit.resource)
             })
             .collect();
-        if limits.is_empty() { self.name().to_owned() } else { format!("{}({})", self.name(), limits.join(",")) }
+        if limits.is_empty() {
+            self.name().to_owned()
+        } else {
+            format!("{}({})", self.name(), limits.join(","))
+        }
     }
 }
 
