@@ -32,7 +32,7 @@ pub fn cluster_binding() -> Value {
         },
     ]);
     definition(&Kind {
-        kind: "ClusterBinding",
+        name: "ClusterBinding",
         plural: "clusterbindings",
         singular: "clusterbinding",
         short: "cb",
@@ -72,7 +72,7 @@ pub fn resource_leasing_policy() -> Value {
         "message": "exactly one of builtin, configMap, oci and file is required",
     }]);
     definition(&Kind {
-        kind: "ResourceLeasingPolicy",
+        name: "ResourceLeasingPolicy",
         plural: "resourceleasingpolicies",
         singular: "resourceleasingpolicy",
         short: "rlp",
@@ -96,7 +96,7 @@ pub fn to_yaml(crd: &Value) -> String {
 }
 
 struct Kind {
-    kind: &'static str,
+    name: &'static str,
     plural: &'static str,
     singular: &'static str,
     short: &'static str,
@@ -129,8 +129,8 @@ fn definition(kind: &Kind) -> Value {
         "spec": {
             "group": GROUP,
             "names": {
-                "kind": kind.kind,
-                "listKind": format!("{}List", kind.kind),
+                "kind": kind.name,
+                "listKind": format!("{}List", kind.name),
                 "plural": kind.plural,
                 "singular": kind.singular,
                 "shortNames": [kind.short],
