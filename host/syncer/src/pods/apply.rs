@@ -182,7 +182,7 @@ impl PodSync {
     }
 
     async fn confirm_vpod_gone(&self, key: &ObjectKey) -> Result<Step, ApplyError> {
-        let live = get_json(&self.clusters.computing, &paths::pod(&key.namespace, &key.name)).await?;
+        let live = read_pod(&self.clusters.computing, key).await?;
         self.store.confirm_vpod_gone(key, live.as_ref().and_then(uid_of));
         if let Some(vpod) = live.as_ref().and_then(Vpod::from_json) {
             self.store.feed_vpod(vpod);
@@ -192,7 +192,7 @@ impl PodSync {
 
     async fn confirm_ppod_gone(&self, snapshot: &PodSnapshot) -> Result<Step, ApplyError> {
         let place = snapshot.ppod_key();
-        let live = get_json(&self.clusters.worker, &paths::pod(&place.namespace, &place.name)).await?;
+        let live = read_pod(&self.clusters.worker, &place).await?;
         match live.as_ref().and_then(managed_ppod) {
             Some(ppod) => self.store.feed_ppod(ppod),
             None => self.store.confirm_ppod_gone(&snapshot.key),
@@ -201,9 +201,9 @@ impl PodSync {
     }
 
     async fn read_ppod(&self, snapshot: &PodSnapshot, ppod: &ObjectKey) -> Result<Step, ApplyError> {
-        let live = get_json(&self.clusters.worker, &paths::pod(&ppod.namespace, &ppod.name)).await?;
+        let live = read_pod(&self.clusters.worker, ppod).await?;
         match (live.as_ref().and_then(managed_ppod), &snapshot.ppod) {
-            (Some(live), _) => self.store.feed_ppod(live),
+            (Some(live), _) => self.store.reread_ppod(live),
             (None, Some(known)) => self.store.ppod_gone(ppod, &known.uid),
             (None, None) => {}
         }
@@ -219,14 +219,12 @@ impl PodSync {
     ) -> Result<Step, ApplyError> {
         let key = &snapshot.key;
         let whole_vpod = match whole_vpod {
-            Some(vpod) => vpod,
-            None => match get_json(&self.clusters.computing, &paths::pod(&key.namespace, &key.name)).await? {
-                Some(vpod) => vpod,
-                None => {
-                    self.store.vpod_gone(key, uid);
-                    return Ok(Step::Replan);
-                }
-            },
+            Some(vpod) => Some(vpod),
+            None => read_pod(&self.clusters.computing, key).await?,
+        };
+        let Some(whole_vpod) = whole_vpod else {
+            self.store.vpod_gone(key, uid);
+            return Ok(Step::Replan);
         };
         let Some(vpod) = Vpod::from_json(&whole_vpod) else { return Ok(Step::Stop(Outcome::Done)) };
         let stale = *vpod.uid != *uid || vpod.deletion.is_some();
@@ -345,8 +343,8 @@ impl PodSync {
         uid: &str,
         patch: &Value,
     ) -> Result<Option<Value>, ApplyError> {
-        let path = paths::pod_status(&key.namespace, &key.name);
-        match merge_patch(&self.clusters.computing, &path, patch).await {
+        let status = paths::pod_status(&key.namespace, &key.name);
+        match merge_patch(&self.clusters.computing, &status, patch).await {
             Ok(answer) => {
                 if let Some(vpod) = Vpod::from_json(&answer) {
                     self.store.feed_vpod(vpod);
@@ -396,7 +394,7 @@ impl PodSync {
         message: &str,
         event: Option<&'static str>,
     ) -> Result<Step, ApplyError> {
-        let live = get_json(&self.clusters.computing, &paths::pod(&key.namespace, &key.name)).await?;
+        let live = read_pod(&self.clusters.computing, key).await?;
         let Some(live) = live.filter(|live| uid_of(live) == Some(uid)) else {
             self.store.vpod_gone(key, uid);
             return Ok(Step::Replan);

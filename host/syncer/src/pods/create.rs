@@ -175,8 +175,8 @@ impl PodSync {
             "metadata": {"uid": ppod.uid(), "resourceVersion": live["metadata"]["resourceVersion"]},
             "spec": {"ephemeralContainers": all},
         });
-        let path = paths::pod_ephemeral_containers(&key.namespace, &key.name);
-        let answer = merge_patch(&self.clusters.worker, &path, &patch).await?;
+        let subresource = paths::pod_ephemeral_containers(&key.namespace, &key.name);
+        let answer = merge_patch(&self.clusters.worker, &subresource, &patch).await?;
         Ok(managed_ppod(&answer))
     }
 }

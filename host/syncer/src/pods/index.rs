@@ -31,7 +31,7 @@ use crate::{
 };
 
 /// How many UIDs of deleted pods are remembered, per cluster: more than can be deleted while a request is under way.
-const REMEMBERED_UIDS: usize = 16_384;
+const REMEMBERED_UIDS: usize = 8_192;
 
 type Map<K, V> = HashMap<K, V, RandomState>;
 type VnodeListener = Box<dyn Fn(&str) + Send + Sync>;
@@ -48,6 +48,7 @@ pub struct PodStore {
 }
 
 /// A vpod as its vnode sees it: what keeps a vnode from being withdrawn, and what must leave it.
+#[expect(clippy::struct_excessive_bools, reason = "independent facts about one pod, read by name")]
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct VpodOnNode {
     /// Namespace and name.
@@ -84,6 +85,15 @@ struct VpodEntry {
     absence: Absence,
     mirrored: Option<u64>,
     status_written: Option<Timestamp>,
+}
+
+/// Where a version of a ppod comes from.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Origin {
+    /// A watch, or the answer of a write.
+    Event,
+    /// A read for the sake of its status: taken even if nothing has changed.
+    Read,
 }
 
 /// What became of a version of a vpod.
@@ -149,9 +159,10 @@ impl PodStore {
     /// Takes a changed binding. DaemonSet pods are looked at again when their treatment changed, all pods when the
     /// deletion of the binding was called off or began.
     pub fn set_scope(&self, scope: PodScope) {
-        let old = std::mem::replace(&mut *self.scope.write(), Arc::new(scope.clone()));
-        let daemonsets = old.running_daemonset_by_default != scope.running_daemonset_by_default;
-        let all = old.binding_deleting != scope.binding_deleting;
+        let new = Arc::new(scope);
+        let old = std::mem::replace(&mut *self.scope.write(), Arc::clone(&new));
+        let daemonsets = old.running_daemonset_by_default != new.running_daemonset_by_default;
+        let all = old.binding_deleting != new.binding_deleting;
         if daemonsets || all {
             let index = self.index.lock();
             let keys = index
@@ -250,7 +261,8 @@ impl PodStore {
 
     /// The answer of a write on a vpod, or a live read.
     pub(super) fn feed_vpod(&self, vpod: Vpod) {
-        if !self.index.lock().gone_vpods.contains(&vpod.uid) {
+        let gone = self.index.lock().gone_vpods.contains(&vpod.uid);
+        if !gone && self.is_ours(&vpod) {
             self.put_vpod(vpod);
         }
     }
@@ -259,7 +271,15 @@ impl PodStore {
     pub(super) fn feed_ppod(&self, ppod: Ppod) {
         let mut index = self.index.lock();
         if !index.gone_ppods.contains(&ppod.uid) {
-            index.put_ppod(ppod);
+            index.put_ppod(ppod, Origin::Event);
+        }
+    }
+
+    /// A ppod that was read because its status had been dropped.
+    pub(super) fn reread_ppod(&self, ppod: Ppod) {
+        let mut index = self.index.lock();
+        if !index.gone_ppods.contains(&ppod.uid) {
+            index.put_ppod(ppod, Origin::Read);
         }
     }
 
@@ -421,6 +441,10 @@ impl PodDirectory for PodStore {
 impl Sink<VpodObject> for PodStore {
     fn apply(&self, object: VpodObject) {
         let Some(vpod) = object.view.filter(|vpod| self.is_ours(vpod)) else { return };
+        // Events of a vpod we have finished may still be under way. One with a finalizer is not gone yet.
+        if !vpod.has_finalizers && self.index.lock().gone_vpods.contains(&vpod.uid) {
+            return;
+        }
         let key = vpod.key.clone();
         if self.put_vpod(*vpod) {
             self.queue.add(key);
@@ -439,7 +463,9 @@ impl Sink<VpodObject> for PodStore {
             .filter_map(|object| object.view.as_ref())
             .map(|vpod| (vpod.key.clone(), vpod.uid.clone()))
             .collect();
-        all.into_iter().for_each(|object| self.apply(object));
+        for object in all {
+            self.apply(object);
+        }
         let vanished: Vec<_> = {
             let index = self.index.lock();
             let known = index.vpods.iter().map(|(key, entry)| (key.clone(), entry.vpod.uid.clone()));
@@ -459,7 +485,7 @@ impl Sink<VpodObject> for PodStore {
 
 impl Sink<PpodObject> for PodStore {
     fn apply(&self, object: PpodObject) {
-        let woken = self.index.lock().put_ppod(*object.view);
+        let woken = self.index.lock().put_ppod(*object.view, Origin::Event);
         self.queue.add_all(woken);
     }
 
@@ -471,7 +497,9 @@ impl Sink<PpodObject> for PodStore {
     fn reset(&self, all: Vec<PpodObject>) {
         let listed: HashSet<ObjectKey, RandomState> =
             all.iter().map(|object| object.view.key.clone()).collect();
-        all.into_iter().for_each(|object| self.apply(object));
+        for object in all {
+            self.apply(object);
+        }
         let vanished: Vec<_> = {
             let index = self.index.lock();
             index.ppods.values().filter(|ppod| !listed.contains(&ppod.key)).cloned().collect()
@@ -536,12 +564,12 @@ impl Index {
     }
 
     /// Takes a version of a ppod; returns the vpod to look at, if it was news.
-    fn put_ppod(&mut self, mut ppod: Ppod) -> Option<ObjectKey> {
+    fn put_ppod(&mut self, mut ppod: Ppod, origin: Origin) -> Option<ObjectKey> {
         let key = ppod.key.clone();
         let mut news_of_status = true;
         if let Some(old) = self.ppods.get(&key) {
             if old.uid == ppod.uid {
-                let reread = old.status.fields.is_none() && ppod.resource_version == old.resource_version;
+                let reread = origin == Origin::Read && ppod.resource_version == old.resource_version;
                 if !is_newer(&ppod.resource_version, &old.resource_version) && !reread {
                     return None;
                 }

@@ -211,7 +211,7 @@ fn trim_message_member(value: &mut Value, messages: StatusMessages) {
             members.remove("message");
         }
         (StatusMessages::Full, Some(Value::String(text))) if text.len() > MESSAGE_MAX_BYTES => {
-            *text = cut(text)
+            *text = cut(text);
         }
         _ => {}
     }

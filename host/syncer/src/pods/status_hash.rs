@@ -88,7 +88,9 @@ fn feed(value: &Value, hasher: &mut AHasher) {
         Value::Array(list) => {
             hasher.write_u8(5);
             hasher.write_usize(list.len());
-            list.iter().for_each(|item| feed(item, hasher));
+            for item in list {
+                feed(item, hasher);
+            }
         }
         Value::Object(members) => {
             hasher.write_u8(6);

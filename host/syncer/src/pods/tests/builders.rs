@@ -42,7 +42,7 @@ pub(super) fn scope() -> PodScope {
         priority_class_name: "".into(),
         running_daemonset_by_default: false,
         system_namespace: "ocean".into(),
-        scheduling_timeout: Duration::from_secs(300),
+        scheduling_timeout: Duration::from_mins(5),
         messages: StatusMessages::Full,
         metadata_deny: Vec::new(),
     }

@@ -68,12 +68,12 @@ fn edits_travel_both_ways_and_the_vpod_wins() {
 fn a_key_removed_from_the_vpod_vanishes_and_foreign_keys_stay() {
     let mut pod = recorded();
     pod.0["metadata"]["labels"].as_object_mut().unwrap().remove("app");
-    let mut ppod = ppod().label("worker-only", "x").ppod();
+    let mut copy = ppod().label("worker-only", "x").ppod();
     let vpod = pod.vpod();
-    push_down(&vpod, &mut ppod);
-    assert!(!ppod.labels.contains_key("app"));
+    push_down(&vpod, &mut copy);
+    assert!(!copy.labels.contains_key("app"));
     assert!(
-        ppod.labels.contains_key("worker-only") && ppod.annotation(annotation::VIRTUAL_POD_UID).is_some()
+        copy.labels.contains_key("worker-only") && copy.annotation(annotation::VIRTUAL_POD_UID).is_some()
     );
 }
 

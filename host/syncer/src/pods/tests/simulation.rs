@@ -205,11 +205,11 @@ impl World {
         match self.events.pop_front() {
             Some(Event::Vpod(Change::Put, pod)) => self.store.apply(VpodObject::deserialize(&pod).unwrap()),
             Some(Event::Vpod(Change::Delete, pod)) => {
-                self.store.delete(VpodObject::deserialize(&pod).unwrap())
+                self.store.delete(VpodObject::deserialize(&pod).unwrap());
             }
             Some(Event::Ppod(Change::Put, pod)) => self.store.apply(PpodObject::deserialize(&pod).unwrap()),
             Some(Event::Ppod(Change::Delete, pod)) => {
-                self.store.delete(PpodObject::deserialize(&pod).unwrap())
+                self.store.delete(PpodObject::deserialize(&pod).unwrap());
             }
             None => {}
         }
@@ -308,7 +308,7 @@ impl World {
             }
             PodAction::ReadPpod { ppod } => {
                 match (self.ppods.get(&ppod).and_then(Ppod::from_json), &snapshot.ppod) {
-                    (Some(live), _) => self.store.feed_ppod(live),
+                    (Some(live), _) => self.store.reread_ppod(live),
                     (None, Some(known)) => self.store.ppod_gone(&ppod, &known.uid),
                     (None, None) => {}
                 }
@@ -391,8 +391,8 @@ impl World {
     }
 
     fn create(&mut self, snapshot: &PodSnapshot, uid: &str, place: &ObjectKey) -> Result<Answer, Answer> {
-        let pod = self.vpod_at(&snapshot.key, uid, None)?;
-        let vpod = Vpod::from_json(&pod).unwrap();
+        let original = self.vpod_at(&snapshot.key, uid, None)?;
+        let vpod = Vpod::from_json(&original).unwrap();
         let deleting = vpod.deletion.is_some();
         self.store.feed_vpod(vpod);
         if deleting {
@@ -406,7 +406,7 @@ impl World {
         *self.created.entry(uid.to_owned()).or_default() += 1;
         let scope = scope();
         self.version += 1;
-        let ppod = self.put_ppod(json!({
+        let copy = self.put_ppod(json!({
             "metadata": {"namespace": &*place.namespace, "name": &*place.name, "uid": format!("p{}", self.version),
                 "creationTimestamp": "2026-01-05T12:59:00Z",
                 "labels": {label::MANAGED_BY: "kubeocean", label::CLUSTER_BINDING: &*scope.stamp.binding},
@@ -421,7 +421,7 @@ impl World {
         }));
         // The answer of a creation may be lost too; the next round finds the pod.
         if self.random.below(5) > 0 {
-            self.store.feed_ppod(Ppod::from_json(&ppod).unwrap());
+            self.store.feed_ppod(Ppod::from_json(&copy).unwrap());
             return Ok(Answer::Done);
         }
         Ok(self.lose_answer())
@@ -441,7 +441,9 @@ impl World {
             let going =
                 self.ppods.iter().filter(|(_, pod)| pod["metadata"].get("deletionTimestamp").is_some());
             let going: Vec<_> = going.map(|(key, _)| key.clone()).collect();
-            going.iter().for_each(|key| self.remove_ppod(key));
+            for key in &going {
+                self.remove_ppod(key);
+            }
             let idle = NAMES.map(|name| self.reconcile(&ObjectKey::new("default", name), usize::MAX));
             if idle == [true; 3] && self.events.is_empty() {
                 return;
@@ -538,10 +540,10 @@ fn any_order_of_events_writes_and_crashes_converges() {
     }
     let mut seen = Seen::default();
     for seed in 0..setting("KUBEOCEAN_SIM_SEEDS").unwrap_or(SEEDS) {
-        match std::panic::catch_unwind(|| run(seed)) {
-            Ok(more) => seen.add(&more),
-            Err(_) => panic!("replay with KUBEOCEAN_SIM_SEED={seed}"),
-        }
+        let Ok(more) = std::panic::catch_unwind(|| run(seed)) else {
+            panic!("replay with KUBEOCEAN_SIM_SEED={seed}");
+        };
+        seen.add(&more);
     }
     // A sweep that never meets a case proves nothing about it.
     let all = [seen.created, seen.created_again, seen.succeeded, seen.lost, seen.crashes, seen.lost_answers];
