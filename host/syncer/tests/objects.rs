@@ -1,0 +1,400 @@
+//! Copies, tokens and the transformation against real API servers. Each test has namespaces and a binding of its own in
+//! the two control planes that this binary shares.
+
+use std::{
+    collections::BTreeSet,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use futures::future::join_all;
+use kubeocean_api::name::{ObjectKey, phys_name};
+use kubeocean_harness::{Fleet, shared, wait_until};
+use kubeocean_syncer::{
+    objects::{
+        Clusters, EnsureError, ObjectHealth, ObjectKind, ObjectRef, ObjectStore, PodDirectory, Scope,
+        run_objects,
+    },
+    pods::{
+        references::{References, references},
+        service_environment::{ServiceEnvironment, dns_need},
+        tokens::TokenOwner,
+        transform::{Scheduling, TransformContext, to_worker_pod},
+    },
+    runtime::{
+        clock::SystemClock,
+        request::{DeleteOptions, create_json, delete_json, get_json, merge_patch, paths},
+    },
+};
+use serde_json::{Value, json};
+use tokio_util::sync::{CancellationToken, DropGuard};
+
+const DEADLINE: Duration = Duration::from_secs(20);
+
+/// What the store of pods would say.
+#[derive(Default)]
+struct Directory {
+    used: Mutex<BTreeSet<ObjectRef>>,
+    woken: Mutex<Vec<ObjectKey>>,
+}
+
+impl PodDirectory for Directory {
+    fn uses(&self, object: &ObjectRef) -> bool {
+        self.used.lock().unwrap().contains(object)
+    }
+    fn runs(&self, _: &ObjectKey, _: &str) -> bool {
+        true
+    }
+    fn wake(&self, pods: Vec<ObjectKey>) {
+        self.woken.lock().unwrap().extend(pods);
+    }
+}
+
+/// One binding whose objects are kept by the real tasks.
+struct World {
+    fleet: &'static Fleet,
+    clusters: Arc<Clusters>,
+    store: Arc<ObjectStore>,
+    directory: Arc<Directory>,
+    namespace: String,
+    _stop: DropGuard,
+}
+
+impl World {
+    /// `idle` is how long unused copies stay.
+    async fn new(name: &str, idle: Option<Duration>) -> Self {
+        let fleet = shared().await;
+        let namespace = format!("team-{name}");
+        let scope = Scope {
+            binding: format!("binding-{name}"),
+            cluster_id: name.to_owned(),
+            computing_uid: "computing".to_owned(),
+            mount_namespace: format!("mount-{name}"),
+        };
+        fleet.computing.create_namespace(&namespace).await.unwrap();
+        fleet.worker().create_namespace(&scope.mount_namespace).await.unwrap();
+        let computing = fleet.computing.client().await.unwrap();
+        let worker = fleet.worker().client().await.unwrap();
+        let clusters = Arc::new(Clusters { computing, worker, scope });
+        let store = Arc::new(ObjectStore::new(Arc::new(SystemClock)));
+        let directory = Arc::new(Directory::default());
+        store.connect(Arc::clone(&directory) as Arc<dyn PodDirectory>);
+        let cancel = CancellationToken::new();
+        let health = ObjectHealth::default();
+        tokio::spawn(run_objects(
+            Arc::clone(&clusters),
+            Arc::clone(&store),
+            health.clone(),
+            std::future::ready(()),
+            10,
+            idle,
+            cancel.clone(),
+        ));
+        health.synced().await;
+        Self { fleet, clusters, store, directory, namespace, _stop: cancel.drop_guard() }
+    }
+
+    async fn create(&self, kind: ObjectKind, name: &str, fields: Value) {
+        let mut object = json!({"apiVersion": "v1", "kind": kind.as_str(), "metadata": {"name": name}});
+        object.as_object_mut().unwrap().extend(fields.as_object().unwrap().clone());
+        create_json(&self.clusters.computing, &paths::core_all(kind.plural(), &self.namespace), &object)
+            .await
+            .unwrap();
+    }
+
+    fn object(&self, kind: ObjectKind, name: &str) -> ObjectRef {
+        ObjectRef::new(kind, &self.namespace, name)
+    }
+
+    fn original_path(&self, kind: ObjectKind, name: &str) -> String {
+        paths::core(kind.plural(), &self.namespace, name)
+    }
+
+    fn copy_path(&self, kind: ObjectKind, name: &str) -> String {
+        paths::core(kind.plural(), &self.clusters.scope.mount_namespace, &phys_name(name, &self.namespace))
+    }
+
+    async fn original(&self, kind: ObjectKind, name: &str) -> Option<Value> {
+        get_json(&self.clusters.computing, &self.original_path(kind, name)).await.unwrap()
+    }
+
+    async fn copy(&self, kind: ObjectKind, name: &str) -> Option<Value> {
+        get_json(&self.clusters.worker, &self.copy_path(kind, name)).await.unwrap()
+    }
+
+    /// A pod that refers to ConfigMaps, as its store would know it.
+    fn refer(&self, spec: &Value) -> References {
+        let references = references(spec);
+        let objects = references.objects().map(|(kind, name, _)| self.object(kind, name));
+        self.directory.used.lock().unwrap().extend(objects);
+        references
+    }
+
+    async fn ensure(&self, references: &References, pod: &str) -> Result<(), EnsureError> {
+        self.store.ensure(&self.clusters, references, &ObjectKey::new(self.namespace.as_str(), pod)).await
+    }
+
+    async fn wait_copy(&self, what: &str, name: &str, good: impl Fn(&Value) -> bool) -> Value {
+        wait_until(what, DEADLINE, async || match self.copy(ObjectKind::ConfigMap, name).await {
+            Some(copy) if good(&copy) => Ok(copy),
+            other => Err(other),
+        })
+        .await
+    }
+}
+
+fn config_map_volume(name: &str) -> Value {
+    json!({"volumes": [{"name": "v", "configMap": {"name": name}}]})
+}
+
+#[tokio::test]
+async fn a_hundred_pods_that_share_an_object_cause_one_write_in_each_cluster() {
+    let world = World::new("shared", None).await;
+    world.create(ObjectKind::ConfigMap, "settings", json!({"data": {"a": "1"}})).await;
+    let references = world.refer(&config_map_volume("settings"));
+    let (computing, worker) = (&world.fleet.computing, world.fleet.worker());
+    let marks = (computing.audit_mark().unwrap(), worker.audit_mark().unwrap());
+
+    let pods: Vec<String> = (0..100).map(|number| format!("web-{number}")).collect();
+    for answer in join_all(pods.iter().map(|pod| world.ensure(&references, pod))).await {
+        answer.unwrap();
+    }
+    let copy = world.copy(ObjectKind::ConfigMap, "settings").await.unwrap();
+    assert_eq!(copy["data"], json!({"a": "1"}));
+    assert_eq!(copy["metadata"]["annotations"]["kubeocean.io/virtual-name"], "settings");
+    let original = world.original(ObjectKind::ConfigMap, "settings").await.unwrap();
+    assert_eq!(original["metadata"]["finalizers"], json!(["kubeocean.io/finalizer-shared"]));
+
+    // A change that has arrived proves that everything before it has been worked on.
+    let path = world.original_path(ObjectKind::ConfigMap, "settings");
+    merge_patch(
+        &world.clusters.computing,
+        &path,
+        &json!({"data": {"b": "2"}, "metadata": {"labels": {"l": "x"}}}),
+    )
+    .await
+    .unwrap();
+    world.wait_copy("the change", "settings", |copy| copy["data"] == json!({"a": "1", "b": "2"})).await;
+    let writes = |cluster: &kubeocean_harness::Cluster, mark, namespace: &str| {
+        let events = cluster.audit_events_since(mark).unwrap();
+        let mine = |event: &&kubeocean_harness::AuditEvent| {
+            event.object_ref.namespace == namespace
+                && event.is_write()
+                && event.object_ref.name != "kube-root-ca.crt"
+        };
+        events.iter().filter(mine).map(|event| event.verb.clone()).collect::<Vec<_>>()
+    };
+    assert_eq!(
+        writes(computing, marks.0, &world.namespace),
+        ["patch", "patch"],
+        "our claim and the test's change"
+    );
+    assert_eq!(writes(worker, marks.1, &world.clusters.scope.mount_namespace), ["create", "patch"]);
+}
+
+#[tokio::test]
+async fn a_copy_comes_back_when_it_is_deleted_or_edited_and_goes_with_its_original() {
+    let world = World::new("heals", None).await;
+    world.create(ObjectKind::ConfigMap, "settings", json!({"data": {"a": "1"}})).await;
+    let references = world.refer(&config_map_volume("settings"));
+    world.ensure(&references, "web").await.unwrap();
+    let path = world.copy_path(ObjectKind::ConfigMap, "settings");
+
+    merge_patch(&world.clusters.worker, &path, &json!({"data": {"a": "edited", "x": "y"}})).await.unwrap();
+    let copy = world.wait_copy("the edit undone", "settings", |copy| copy["data"] == json!({"a": "1"})).await;
+    let uid = copy["metadata"]["uid"].clone();
+    delete_json(&world.clusters.worker, &path, &DeleteOptions::default()).await.unwrap();
+    world.wait_copy("the copy to be back", "settings", |copy| copy["metadata"]["uid"] != uid).await;
+
+    let original = world.original_path(ObjectKind::ConfigMap, "settings");
+    delete_json(&world.clusters.computing, &original, &DeleteOptions::default()).await.unwrap();
+    wait_until("both to be gone", DEADLINE, async || {
+        let left = (
+            world.original(ObjectKind::ConfigMap, "settings").await,
+            world.copy(ObjectKind::ConfigMap, "settings").await,
+        );
+        if left == (None, None) { Ok(()) } else { Err(left) }
+    })
+    .await;
+
+    // Re-created while a pod still refers to it: copied again, without anybody asking.
+    world.create(ObjectKind::ConfigMap, "settings", json!({"data": {"a": "2"}})).await;
+    world.wait_copy("the new copy", "settings", |copy| copy["data"] == json!({"a": "2"})).await;
+}
+
+#[tokio::test]
+async fn a_pod_that_waits_for_an_object_is_woken_when_it_appears() {
+    let world = World::new("missing", None).await;
+    let references = world.refer(&json!({"volumes": [
+        {"name": "v", "secret": {"secretName": "late"}},
+        {"name": "w", "configMap": {"name": "optional", "optional": true}},
+    ]}));
+    let error = world.ensure(&references, "web").await.unwrap_err();
+    assert!(
+        matches!(&error, EnsureError::Missing { kind: ObjectKind::Secret, name } if name == "late"),
+        "{error}"
+    );
+    world.create(ObjectKind::Secret, "late", json!({"stringData": {"k": "v"}})).await;
+    wait_until("the pod to be woken", DEADLINE, async || {
+        world.directory.woken.lock().unwrap().contains(&ObjectKey::new(world.namespace.as_str(), "web"))
+    })
+    .await;
+    world.ensure(&references, "web").await.unwrap();
+    assert!(world.copy(ObjectKind::Secret, "late").await.is_some());
+
+    world.create(ObjectKind::ConfigMap, "optional", json!({"data": {"k": "v"}})).await;
+    world.wait_copy("the optional object to be copied", "optional", |_| true).await;
+}
+
+#[tokio::test]
+async fn an_unused_copy_goes_and_a_foreign_object_stays() {
+    let world = World::new("idle", Some(Duration::from_millis(10))).await;
+    world.create(ObjectKind::ConfigMap, "settings", json!({"data": {"a": "1"}})).await;
+    let references = world.refer(&config_map_volume("settings"));
+    world.ensure(&references, "web").await.unwrap();
+    world.directory.used.lock().unwrap().clear();
+    world.store.references_changed(&world.namespace, &references);
+    wait_until("the copy to be gone and the original to be free", DEADLINE, async || {
+        let original = world.original(ObjectKind::ConfigMap, "settings").await.unwrap();
+        let free =
+            original["metadata"].get("finalizers").is_none() && original["metadata"].get("labels").is_none();
+        free && world.copy(ObjectKind::ConfigMap, "settings").await.is_none()
+    })
+    .await;
+
+    let foreign = json!({
+        "apiVersion": "v1", "kind": "ConfigMap", "data": {"theirs": "1"},
+        "metadata": {"name": phys_name("settings", &world.namespace)},
+    });
+    let mount = &world.clusters.scope.mount_namespace;
+    create_json(&world.clusters.worker, &paths::core_all("configmaps", mount), &foreign).await.unwrap();
+    let references = world.refer(&config_map_volume("settings"));
+    let error = world.ensure(&references, "web").await.unwrap_err();
+    assert!(matches!(error, EnsureError::Foreign { .. }), "{error}");
+    assert_eq!(world.copy(ObjectKind::ConfigMap, "settings").await.unwrap()["data"], json!({"theirs": "1"}));
+}
+
+#[tokio::test]
+async fn a_deleted_binding_leaves_nothing_behind() {
+    let world = World::new("leaves", None).await;
+    for name in ["a", "b"] {
+        world.create(ObjectKind::ConfigMap, name, json!({"data": {"a": "1"}})).await;
+        world.create(ObjectKind::Secret, name, json!({"stringData": {"a": "1"}})).await;
+        let references = world.refer(&json!({"volumes": [
+            {"name": "v", "configMap": {"name": name}}, {"name": "w", "secret": {"secretName": name}},
+        ]}));
+        world.ensure(&references, "web").await.unwrap();
+    }
+    let left = world.store.release_all(&world.clusters).await.unwrap();
+    assert_eq!((left.total, left.examples), (0, vec![]));
+    for name in ["a", "b"] {
+        for kind in ObjectKind::ALL {
+            assert_eq!(world.copy(kind, name).await, None);
+            let original = world.original(kind, name).await.unwrap();
+            assert!(!original["metadata"].to_string().contains("kubeocean.io/f"), "{original}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_pod_with_tokens_is_accepted_by_the_worker_and_its_tokens_are_kept() {
+    let world = World::new("tokens", None).await;
+    let pods = paths::pods(&world.namespace);
+    let account = json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "runner"}});
+    let accounts = paths::core_all("serviceaccounts", &world.namespace);
+    create_json(&world.clusters.computing, &accounts, &account).await.unwrap();
+    let pod = json!({
+        "apiVersion": "v1", "kind": "Pod", "metadata": {"name": "web.v1"},
+        "spec": {
+            "serviceAccountName": "runner", "nodeName": "vnode-x",
+            "containers": [{"name": "app", "image": "example.test/app"}],
+            "readinessGates": [{"conditionType": "example.test/gate"}],
+            "volumes": [{"name": "extra", "projected": {"sources": [
+                {"serviceAccountToken": {"path": "a", "expirationSeconds": 600}},
+                {"serviceAccountToken": {"path": "b", "audience": "vault", "expirationSeconds": 600}},
+            ]}}],
+        },
+    });
+    // The API server adds the account's own token volume, preemption policy, tolerations and so on.
+    let vpod = create_json(&world.clusters.computing, &pods, &pod).await.unwrap();
+    let references = world.refer(&vpod["spec"]);
+    wait_until("the namespace's CA to exist", DEADLINE, async || world.ensure(&references, "web.v1").await)
+        .await;
+    world.store.tokens.ensure(&world.clusters, &vpod).await.unwrap();
+
+    let services = ServiceEnvironment {
+        api_address: "10.0.0.1".parse().unwrap(),
+        api_port: 443,
+        dns_address: Some("10.0.0.53".parse().unwrap()),
+    };
+    assert_eq!(dns_need(&vpod["spec"]), kubeocean_syncer::pods::service_environment::DnsNeed::Cluster);
+    let scope = &world.clusters.scope;
+    let ppod = to_worker_pod(
+        &vpod,
+        &TransformContext {
+            binding: &scope.binding,
+            computing_uid: &scope.computing_uid,
+            mount_namespace: &scope.mount_namespace,
+            worker_node: "worker-node-1",
+            scheduling: Scheduling::ByAffinity,
+            priority_class: "system-node-critical",
+            workload_type: "pod",
+            workload_name: "",
+            expected_metadata: "e30=",
+            services: &services,
+        },
+    )
+    .unwrap();
+    let stored = create_json(&world.clusters.worker, &paths::pods(&scope.mount_namespace), &ppod)
+        .await
+        .expect("it is valid");
+    assert_eq!(stored["spec"]["hostname"], "web-v1");
+    let volumes = stored["spec"]["volumes"].as_array().unwrap();
+    assert_eq!(
+        volumes.len(),
+        vpod["spec"]["volumes"].as_array().unwrap().len(),
+        "no token of the worker is added"
+    );
+    let secret_of = |volume: &Value| {
+        volume.pointer("/projected/sources/0/secret/name").and_then(Value::as_str).map(str::to_owned)
+    };
+    let secrets: Vec<String> = volumes.iter().filter_map(secret_of).collect();
+    assert_eq!(secrets.len(), 2, "{volumes:?}");
+    let read = async |name: &str| {
+        get_json(&world.clusters.worker, &paths::core("secrets", &scope.mount_namespace, name)).await.unwrap()
+    };
+    let keys = async |name: &str| {
+        let secret = read(name).await?;
+        Some(secret["data"].as_object()?.keys().cloned().collect::<Vec<_>>())
+    };
+    assert_eq!(keys(&secrets[0]).await.unwrap(), ["token", "token-1"]);
+    assert_eq!(keys(&secrets[1]).await.unwrap(), ["token"]);
+
+    let mark = world.fleet.computing.audit_mark().unwrap();
+    world.store.tokens.ensure(&world.clusters, &vpod).await.unwrap();
+    let first = read(&secrets[0]).await.unwrap()["metadata"]["uid"].clone();
+    let path = paths::core("secrets", &scope.mount_namespace, &secrets[0]);
+    delete_json(&world.clusters.worker, &path, &DeleteOptions::default()).await.unwrap();
+    wait_until("the secret to be restored", DEADLINE, async || {
+        read(&secrets[0]).await.filter(|secret| secret["metadata"]["uid"] != first)
+    })
+    .await;
+    let requests = world.fleet.computing.audit_events_since(mark).unwrap();
+    let tokens = requests.iter().filter(|event| {
+        event.object_ref.subresource == "token" && event.object_ref.namespace == world.namespace
+    });
+    assert_eq!(tokens.count(), 2, "only the deleted one is requested again");
+
+    let owner = TokenOwner::of(&vpod).unwrap();
+    delete_json(
+        &world.clusters.computing,
+        &paths::pod(&world.namespace, "web.v1"),
+        &DeleteOptions { grace_seconds: Some(0), ..DeleteOptions::default() },
+    )
+    .await
+    .unwrap();
+    world.store.tokens.release(&world.clusters, &owner).await.unwrap();
+    for secret in &secrets {
+        wait_until("the token secret to be gone", DEADLINE, async || read(secret).await.is_none()).await;
+    }
+}
