@@ -94,12 +94,12 @@ pub async fn feed_engine(runtime: PolicyRuntime, listed: Arc<WatchHealth>, first
 
 /// Follows the engine's changes until cancelled: nodes are decided again, statuses are looked at.
 pub async fn follow_engine(runtime: PolicyRuntime) {
-    let mut changes = runtime.loaded.subscribe();
+    let mut news = runtime.loaded.subscribe();
     let mut look = tokio::time::interval(LOOK);
     loop {
         tokio::select! {
             () = runtime.cancel.cancelled() => return,
-            changed = changes.changed() => match changed {
+            changed = news.changed() => match changed {
                 Ok(()) => runtime.nodes.wake_all(),
                 Err(_) => return,
             },
