@@ -122,7 +122,8 @@ pub async fn run(
         cluster_id: first.cluster_id.clone(),
         computing_uid: computing_uid.clone(),
     };
-    let nodes = NodeStore::new(identity.clone(), binding_view(&first), Arc::new(Mutex::new(PortTable::default())));
+    let nodes =
+        NodeStore::new(identity.clone(), binding_view(&first), Arc::new(Mutex::new(PortTable::default())));
     nodes.set_proxier(config.proxier_addresses.iter().copied());
     let stores = Stores::new(config, &first, identity, nodes, &engine, &surroundings)?;
     let leader = Leader {
@@ -142,14 +143,23 @@ pub async fn run(
     tasks.join().await
 }
 
-fn start_computing_side(leader: &Leader, health: &Arc<Health>, tasks: &mut Tasks, cancel: &CancellationToken) {
+fn start_computing_side(
+    leader: &Leader,
+    health: &Arc<Health>,
+    tasks: &mut Tasks,
+    cancel: &CancellationToken,
+) {
     let nodes = &leader.stores.nodes;
     let vnodes = Arc::clone(&leader.stores.vnodes_listed);
-    tasks.spawn("vnodes", watch_vnodes(leader.computing.clone(), Arc::clone(nodes), Arc::clone(&vnodes), cancel.clone()));
+    tasks.spawn(
+        "vnodes",
+        watch_vnodes(leader.computing.clone(), Arc::clone(nodes), Arc::clone(&vnodes), cancel.clone()),
+    );
     let keeper = LeaseKeeper::new(leader.computing.clone(), Arc::clone(nodes), Arc::clone(&leader.clock));
     tasks.spawn("leases", keeper.run(cancel.clone()));
     if leader.config.proxier_addresses.is_empty() {
-        let (computing, nodes, config) = (leader.computing.clone(), Arc::clone(nodes), Arc::clone(&leader.config));
+        let (computing, nodes, config) =
+            (leader.computing.clone(), Arc::clone(nodes), Arc::clone(&leader.config));
         let cancel = cancel.clone();
         tasks.spawn("proxier pods", async move {
             watch_proxiers(computing, &config.system_namespace, nodes, cancel).await;
@@ -175,12 +185,19 @@ async fn usable_binding(
         match states.borrow_and_update().clone() {
             BindingState::Unknown => {}
             BindingState::Missing => {
-                tracing::warn!(binding = config.binding_name, "ClusterBinding not found, waiting for it to be created");
+                tracing::warn!(
+                    binding = config.binding_name,
+                    "ClusterBinding not found, waiting for it to be created"
+                );
             }
             BindingState::Present(binding) => match validate::binding(&binding.spec) {
                 Ok(()) => return Some(binding),
                 Err(problem) => {
-                    tracing::warn!(binding = binding.name, problem, "ClusterBinding is invalid, waiting for a change");
+                    tracing::warn!(
+                        binding = binding.name,
+                        problem,
+                        "ClusterBinding is invalid, waiting for a change"
+                    );
                 }
             },
         }
@@ -200,7 +217,9 @@ async fn computing_uid(computing: &Client, cancel: &CancellationToken) -> Option
                 }
             }
             Ok(None) => tracing::warn!("the computing cluster has no namespace kube-system, retrying"),
-            Err(error) => tracing::warn!(error = error.chain(), "cannot read namespace kube-system, retrying"),
+            Err(error) => {
+                tracing::warn!(error = error.chain(), "cannot read namespace kube-system, retrying")
+            }
         }
         tokio::select! {
             () = cancel.cancelled() => return None,
@@ -234,7 +253,10 @@ async fn pass_on(
         }
         let BindingState::Present(binding) = states.borrow_and_update().clone() else { continue };
         if binding.cluster_id != leader.stores.identity.cluster_id {
-            tracing::error!(binding = binding.name, "clusterID was changed, which is not supported; change it back");
+            tracing::error!(
+                binding = binding.name,
+                "clusterID was changed, which is not supported; change it back"
+            );
             continue;
         }
         leader.stores.set_binding(&binding, &leader.config, &leader.computing_uid);
@@ -255,9 +277,10 @@ async fn sessions(leader: Leader, cancel: CancellationToken) {
         leader.stores.nodes.set_readiness(Readiness::Listing);
         let waiting = following.child_token();
         let disconnected = tokio::spawn(run_disconnected(leader.clone(), waiting.clone()));
-        let connect = connected(&secret, &mut secrets, leader.config.allow_unsafe_kubeconfig, &following, |error| {
-            tell(&leader, error);
-        });
+        let connect =
+            connected(&secret, &mut secrets, leader.config.allow_unsafe_kubeconfig, &following, |error| {
+                tell(&leader, error);
+            });
         let worker = tokio::select! {
             worker = connect => worker,
             () = secret_ref_changed(&mut binding, &reference) => None,
@@ -289,7 +312,10 @@ async fn sessions(leader: Leader, cancel: CancellationToken) {
     }
 }
 
-async fn secret_ref_changed(binding: &mut watch::Receiver<Arc<Binding>>, used: &kubeocean_api::binding::SecretRef) {
+async fn secret_ref_changed(
+    binding: &mut watch::Receiver<Arc<Binding>>,
+    used: &kubeocean_api::binding::SecretRef,
+) {
     if binding.wait_for(|binding| binding.spec.secret_ref != *used).await.is_err() {
         std::future::pending::<()>().await;
     }

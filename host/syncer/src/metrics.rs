@@ -169,8 +169,12 @@ impl SyncerMetrics {
     /// Replaces what is told of vnodes; vnodes that are gone disappear (BU-1601, BU-1602).
     pub fn set_vnodes(&self, vnodes: &[VnodeNumbers]) {
         self.vnodes.set(i64::try_from(vnodes.len()).unwrap_or(i64::MAX));
-        let families =
-            [&self.vnode_origin, &self.vnode_available, &self.vnode_physical_usage, &self.vnode_virtual_usage];
+        let families = [
+            &self.vnode_origin,
+            &self.vnode_available,
+            &self.vnode_physical_usage,
+            &self.vnode_virtual_usage,
+        ];
         families.iter().for_each(|family| family.clear());
         for vnode in vnodes {
             let amounts = [&vnode.origin, &vnode.available, &vnode.usage.others, &vnode.usage.own];

@@ -76,7 +76,8 @@ pub async fn run(
         tracker.spawn(serve_health(listener, Arc::clone(&health), serving.clone()));
     }
     let progress = tracker.spawn(tell_progress(Arc::clone(&health), serving.clone()));
-    let result = lead(&config, process.election, computing, Surroundings { clock, health, metrics }, &cancel).await;
+    let result =
+        lead(&config, process.election, computing, Surroundings { clock, health, metrics }, &cancel).await;
     serving.cancel();
     tracker.close();
     tracker.wait().await;

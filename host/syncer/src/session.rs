@@ -102,7 +102,9 @@ impl Stores {
         }
         {
             let objects = Arc::clone(&objects);
-            pods.on_references_change(move |namespace, references| objects.references_changed(namespace, references));
+            pods.on_references_change(move |namespace, references| {
+                objects.references_changed(namespace, references)
+            });
         }
         Ok(Self {
             identity,
@@ -154,10 +156,9 @@ impl VnodeDirectory for Vnodes {
         match self.0.vnode(name) {
             None => VnodeState::Missing,
             Some(vnode) if !vnode.ours => VnodeState::NotOurs,
-            Some(vnode) => VnodeState::Ours {
-                worker_node: vnode.worker_node.map(Into::into),
-                deleting: vnode.deleting,
-            },
+            Some(vnode) => {
+                VnodeState::Ours { worker_node: vnode.worker_node.map(Into::into), deleting: vnode.deleting }
+            }
         }
     }
 }
@@ -225,12 +226,23 @@ fn start_nodes(
 ) {
     let stores = &leader.stores;
     let nodes = || Arc::clone(&stores.nodes);
-    tasks.spawn("worker nodes", watch_worker_nodes(worker.clone(), nodes(), Arc::clone(&lists.nodes), cancel.clone()));
-    tasks.spawn("worker pods", watch_worker_pods(worker.clone(), nodes(), Arc::clone(&lists.pods), cancel.clone()));
+    tasks.spawn(
+        "worker nodes",
+        watch_worker_nodes(worker.clone(), nodes(), Arc::clone(&lists.nodes), cancel.clone()),
+    );
+    tasks.spawn(
+        "worker pods",
+        watch_worker_pods(worker.clone(), nodes(), Arc::clone(&lists.pods), cancel.clone()),
+    );
     tasks.spawn("reachability", watch_reachability(Arc::clone(&lists.nodes), nodes(), cancel.clone()));
     tasks.spawn(
         "policies",
-        watch_policies(worker.clone(), Arc::clone(&stores.policies), Arc::clone(&lists.policies), cancel.clone()),
+        watch_policies(
+            worker.clone(),
+            Arc::clone(&stores.policies),
+            Arc::clone(&lists.policies),
+            cancel.clone(),
+        ),
     );
     tasks.spawn("policy modules", fetch::run(worker.clone(), Arc::clone(&stores.policies), cancel.clone()));
     let runtime = PolicyRuntime {
@@ -253,7 +265,8 @@ fn start_nodes(
         host: Arc::clone(&stores.host),
     };
     let complete = {
-        let (lists, pods, vnodes) = (lists.clone(), Arc::clone(pod_health), Arc::clone(&stores.vnodes_listed));
+        let (lists, pods, vnodes) =
+            (lists.clone(), Arc::clone(pod_health), Arc::clone(&stores.vnodes_listed));
         async move {
             lists.nodes.synced().await;
             lists.pods.synced().await;

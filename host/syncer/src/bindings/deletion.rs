@@ -6,11 +6,7 @@
 
 use std::time::Duration;
 
-use kubeocean_api::{
-    Condition,
-    condition::binding_type,
-    keys::manager,
-};
+use kubeocean_api::{Condition, condition::binding_type, keys::manager};
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
@@ -49,7 +45,12 @@ pub(crate) async fn run(leader: &Leader, clusters: &Clusters, cancel: Cancellati
                 }
                 Ok(Progress::Waiting { reason, message }) => {
                     if told.as_ref() != Some(&(reason, message.clone())) {
-                        tracing::info!(binding = binding.name, reason, message, "deletion of the binding goes on");
+                        tracing::info!(
+                            binding = binding.name,
+                            reason,
+                            message,
+                            "deletion of the binding goes on"
+                        );
                         if let Err(error) = show(leader, &binding, reason, &message).await {
                             tracing::warn!(error = error.chain(), "progress not shown");
                         }
@@ -80,7 +81,10 @@ async fn step(leader: &Leader, clusters: &Clusters, binding: &Binding) -> Result
     let vnodes = stores.nodes.vnode_names();
     if !vnodes.is_empty() {
         let named: Vec<&str> = vnodes.iter().take(10).map(String::as_str).collect();
-        return waiting("DrainingNodes", format!("{} virtual nodes left: {}", vnodes.len(), named.join(", ")));
+        return waiting(
+            "DrainingNodes",
+            format!("{} virtual nodes left: {}", vnodes.len(), named.join(", ")),
+        );
     }
     let ppods = stores.pods.ppod_count();
     if ppods > 0 {
@@ -88,7 +92,10 @@ async fn step(leader: &Leader, clusters: &Clusters, binding: &Binding) -> Result
     }
     let left = stores.objects.release_all(clusters).await?;
     if left.total > 0 {
-        return waiting("ReleasingObjects", format!("{} objects left: {}", left.total, left.examples.join(", ")));
+        return waiting(
+            "ReleasingObjects",
+            format!("{} objects left: {}", left.total, left.examples.join(", ")),
+        );
     }
     let unlabelled = {
         let policies = &stores.policies;
@@ -106,7 +113,12 @@ async fn step(leader: &Leader, clusters: &Clusters, binding: &Binding) -> Result
 }
 
 /// Writes condition `SyncerCleanup`, leaving all other conditions as they are.
-async fn show(leader: &Leader, binding: &Binding, reason: &'static str, message: &str) -> Result<(), ApplyError> {
+async fn show(
+    leader: &Leader,
+    binding: &Binding,
+    reason: &'static str,
+    message: &str,
+) -> Result<(), ApplyError> {
     let path = paths::binding(&binding.name);
     let Some(object) = get_json(&leader.computing, &path).await? else { return Ok(()) };
     let mut conditions: Vec<Condition> = object
@@ -122,7 +134,9 @@ async fn show(leader: &Leader, binding: &Binding, reason: &'static str, message:
         status: "False".to_owned(),
         type_: binding_type::SYNCER_CLEANUP.to_owned(),
     };
-    if let Some(old) = conditions.iter().find(|old| old.type_ == condition.type_ && old.status == condition.status) {
+    if let Some(old) =
+        conditions.iter().find(|old| old.type_ == condition.type_ && old.status == condition.status)
+    {
         condition.last_transition_time.clone_from(&old.last_transition_time);
     }
     conditions.retain(|old| old.type_ != condition.type_);

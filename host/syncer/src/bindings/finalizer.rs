@@ -22,7 +22,11 @@ pub(crate) async fn keep_finalizer(leader: &Leader, cancel: CancellationToken) {
         if !current.deleting && !current.has_finalizer {
             let added = change(leader, &current.name, &current.uid, Change::Add).await;
             if let Err(error) = &added {
-                tracing::warn!(binding = current.name, error = error.chain(), "finalizer not added, retrying");
+                tracing::warn!(
+                    binding = current.name,
+                    error = error.chain(),
+                    "finalizer not added, retrying"
+                );
             }
             failed = added.is_err();
         }

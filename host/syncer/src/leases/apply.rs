@@ -137,8 +137,8 @@ impl LeaseKeeper {
         let right = self.known.lock().get(vnode) == Some(&target.uid);
         let now = self.clock.now().strftime("%Y-%m-%dT%H:%M:%S.%6fZ").to_string();
         // The first renewal of a vnode also sets holder and owner right: a Lease may be left from one of that name.
-        let patch = if right { json!({"spec": {"renewTime": now}}) } else { whole(target, &now) };
-        match merge_patch(&self.computing, &path, &patch).await {
+        let change = if right { json!({"spec": {"renewTime": now}}) } else { whole(target, &now) };
+        match merge_patch(&self.computing, &path, &change).await {
             Ok(_) => {}
             Err(ApplyError::NotFound { .. }) => self.create(target, &now).await?,
             Err(error) => return Err(error),

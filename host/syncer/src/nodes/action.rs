@@ -254,7 +254,7 @@ impl fmt::Display for Action {
                 write!(f, "label node {node} with {policy}")
             }
             Self::LabelWorkerNode { node, policy: None } => write!(f, "remove label of node {node}"),
-            Self::DeletePod { key, why, .. } => write!(f, "delete pod {} ({why:?})", key),
+            Self::DeletePod { key, why, .. } => write!(f, "delete pod {key} ({why:?})"),
             Self::DeleteVnode { name, .. } => write!(f, "delete vnode {name}"),
             Self::ReleaseVnode { name, .. } => write!(f, "release vnode {name}"),
             Self::Event(event) => write!(f, "event {}: {}", event.reason, event.message),

@@ -114,15 +114,15 @@ async fn one(
         }
         Action::PatchStatus { name, uid, resource_version, conditions, addresses } => {
             let version_now = version.clone().unwrap_or(resource_version);
-            let mut patch = json!({
+            let mut change = json!({
                 "metadata": {"uid": uid, "resourceVersion": version_now},
                 "status": {"conditions": conditions},
             });
             if let Some(addresses) = addresses {
-                patch["status"]["addresses"] = json!(addresses);
+                change["status"]["addresses"] = json!(addresses);
             }
             let path = format!("{}?fieldManager={}", paths::node_status(&name), manager::SYNCER);
-            let answer = merge_patch(computing, &path, &patch).await?;
+            let answer = merge_patch(computing, &path, &change).await?;
             *version = saw(runtime, answer);
         }
         Action::LabelWorkerNode { node, policy } => {
@@ -253,8 +253,8 @@ pub(super) async fn label_worker_node(
     policy: Option<&str>,
 ) -> Result<(), ApplyError> {
     let path = format!("{}?fieldManager={}", paths::node(node), syncer_manager(cluster_id));
-    let patch = json!({"metadata": {"labels": {label::POLICY_APPLIED: policy}}});
-    match merge_patch(worker, &path, &patch).await {
+    let change = json!({"metadata": {"labels": {label::POLICY_APPLIED: policy}}});
+    match merge_patch(worker, &path, &change).await {
         Ok(_) | Err(ApplyError::NotFound { .. }) => Ok(()),
         Err(error) => Err(error),
     }
@@ -277,10 +277,10 @@ async fn release(runtime: &NodeRuntime, name: &str, uid: &str) -> Result<(), Sto
     runtime.store.release_port(name);
     let kept: Vec<&String> =
         live.metadata.finalizers.iter().flatten().filter(|name| *name != finalizer::VNODE).collect();
-    let patch =
+    let change =
         json!({"metadata": {"uid": uid, "resourceVersion": live.resource_version(), "finalizers": kept}});
     let path = format!("{}?fieldManager={}", paths::node(name), manager::SYNCER_FINALIZER);
-    match merge_patch(&runtime.computing, &path, &patch).await {
+    match merge_patch(&runtime.computing, &path, &change).await {
         Ok(_) | Err(ApplyError::NotFound { .. }) => Ok(()),
         Err(error) => Err(error.into()),
     }

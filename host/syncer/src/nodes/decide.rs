@@ -182,10 +182,9 @@ async fn reconcile(runtime: &NodeRuntime, surroundings: &Surroundings, work: &Wo
     let candidate = snapshot.pnode.as_ref().is_some_and(|pnode| is_candidate(pnode, surroundings));
     let knowledge = match (surroundings.readiness, &work.decision) {
         (Readiness::Listing, _) => Knowledge::Nothing,
-        (Readiness::LoadingPolicies, _) => Knowledge::NodeOnly,
         (Readiness::Ready, Some(decision)) => Knowledge::Decided(decision),
         (Readiness::Ready, None) if candidate => return Outcome::Retry,
-        (Readiness::Ready, None) => Knowledge::NodeOnly,
+        (Readiness::LoadingPolicies | Readiness::Ready, _) => Knowledge::NodeOnly,
     };
     let policies = runtime.worker.as_ref().map(|worker| &worker.policies);
     let governed_by = work.decision.as_ref().and_then(|decision| decision.governed_by.as_deref());
@@ -224,7 +223,7 @@ async fn reconcile(runtime: &NodeRuntime, surroundings: &Surroundings, work: &Wo
         pods: &pods,
     });
     if surroundings.readiness == Readiness::Ready {
-        remember(runtime, work, &plan.leased_by, origin);
+        remember(runtime, work, plan.leased_by.as_ref(), origin);
     }
     if let (None, Some(vnode), Some(worker)) = (&snapshot.pnode, &snapshot.vnode, &runtime.worker) {
         let node = vnode.annotation_or_label(annotation::PHYSICAL_NODE_NAME).unwrap_or_default();
@@ -248,7 +247,7 @@ async fn reconcile(runtime: &NodeRuntime, surroundings: &Surroundings, work: &Wo
 fn remember(
     runtime: &NodeRuntime,
     work: &Work,
-    leased_by: &Option<String>,
+    leased_by: Option<&String>,
     origin: super::snapshot::Amounts,
 ) {
     let decided = work.decision.as_ref().filter(|decision| decision.selected).map(|decision| Decided {
@@ -256,7 +255,7 @@ fn remember(
         shadowed: decision.shadowed.clone(),
         failed: decision.verdict == Verdict::Held || (decision.withheld && !decision.announce),
         withheld: decision.withheld,
-        leased_by: leased_by.clone(),
+        leased_by: leased_by.cloned(),
         origin,
         granted: decision.amounts.clone(),
     });

@@ -42,7 +42,7 @@ struct Pod {
     requests: Requests,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug, Default, PartialEq, Eq)]
 struct Sums {
     others: BTreeMap<Arc<str>, i64>,
     own: BTreeMap<Arc<str>, i64>,
@@ -236,10 +236,7 @@ impl Index {
         let nodes: HashSet<&Arc<str>> = before.keys().chain(self.sums.keys()).collect();
         nodes
             .into_iter()
-            .filter(|node| {
-                let (old, new) = (before.get(*node), self.sums.get(*node));
-                old.map(|s| (&s.others, &s.own)) != new.map(|s| (&s.others, &s.own))
-            })
+            .filter(|node| before.get(*node) != self.sums.get(*node))
             .map(|node| self.vnode_of(node))
             .collect()
     }
@@ -326,10 +323,6 @@ impl Index {
 
     /// Remembers what was decided. Returns the policies whose numbers changed by it.
     pub fn set_decided(&mut self, vnode: &VnodeName, decided: Option<Decided>) -> BTreeSet<String> {
-        let before = match decided.clone() {
-            Some(decided) => self.decided.insert(Arc::clone(vnode), decided),
-            None => self.decided.remove(vnode),
-        };
         let policies = |decided: &Option<Decided>| -> BTreeSet<String> {
             let Some(decided) = decided else { return BTreeSet::new() };
             let named = decided.governed_by.iter().chain(&decided.leased_by).chain(&decided.shadowed);
@@ -341,10 +334,16 @@ impl Index {
                 (fields.0.clone(), fields.1.clone(), fields.2, fields.3, fields.4.clone())
             })
         };
-        if summary(&before) == summary(&decided) {
-            return BTreeSet::new();
+        let before = self.decided.remove(vnode);
+        let mut told = BTreeSet::new();
+        if summary(&before) != summary(&decided) {
+            told.extend(policies(&before));
+            told.extend(policies(&decided));
         }
-        policies(&before).union(&policies(&decided)).cloned().collect()
+        if let Some(decided) = decided {
+            self.decided.insert(Arc::clone(vnode), decided);
+        }
+        told
     }
 
     /// All decisions, by vnode.
@@ -374,10 +373,7 @@ impl Index {
         for pod in self.pods.values() {
             fresh.count(&pod.node, pod.own, &pod.requests, 1);
         }
-        let plain = |index: &Self| -> BTreeMap<Arc<str>, (BTreeMap<Arc<str>, i64>, BTreeMap<Arc<str>, i64>)> {
-            index.sums.iter().map(|(n, s)| (Arc::clone(n), (s.others.clone(), s.own.clone()))).collect()
-        };
-        plain(&fresh) == plain(self)
+        fresh.sums == self.sums
     }
 }
 

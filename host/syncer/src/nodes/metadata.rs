@@ -188,7 +188,11 @@ mod tests {
         let ours = Taint::new("k", None, "NoSchedule");
         let users = Taint::new("k", None, "NoExecute");
         let gone = Taint::new("gone", None, "NoSchedule");
-        let merged = merge_taints(&[gone.clone()], std::slice::from_ref(&ours), &[users.clone(), gone]);
+        let merged = merge_taints(
+            std::slice::from_ref(&gone),
+            std::slice::from_ref(&ours),
+            &[users.clone(), gone.clone()],
+        );
         assert_eq!(merged, [ours, users]);
     }
 

@@ -244,7 +244,7 @@ fn withhold(reclaim: Reclaim) -> Decision {
         verdict: Verdict::Withhold,
         withheld: true,
         reclaim,
-        reason: reason("OutsideTimeWindow"),
+        reason: Some(reason("OutsideTimeWindow")),
         ..offer(&[])
     }
 }
@@ -255,13 +255,13 @@ fn held(code: &str, withheld: bool) -> Decision {
         withheld,
         announce: false,
         may_create: false,
-        reason: reason(code),
+        reason: Some(reason(code)),
         ..offer(&[])
     }
 }
 
-fn reason(code: &str) -> Option<DecisionReason> {
-    Some(DecisionReason { entry: "e".into(), code: code.into(), message: "m".into() })
+fn reason(code: &str) -> DecisionReason {
+    DecisionReason { entry: "e".into(), code: code.into(), message: "m".into() }
 }
 
 fn pod(uid: &str) -> PodOnVnode {

@@ -29,7 +29,7 @@ use crate::{
 };
 
 /// Without a working watch for so long, the worker counts as unreachable (BU section 6).
-const UNREACHABLE_AFTER: Duration = Duration::from_secs(60);
+const UNREACHABLE_AFTER: Duration = Duration::from_mins(1);
 /// How often the state of the watch is looked at.
 const LOOK: Duration = Duration::from_secs(2);
 
@@ -202,12 +202,19 @@ impl Sink<ProxierPod> for ProxierPods {
     fn apply(&self, pod: ProxierPod) {
         let uid = pod.metadata.uid.clone().unwrap_or_default();
         self.change(|addresses| match pod.serving() {
-            Some(address) => drop(addresses.insert(uid, address)),
-            None => drop(addresses.remove(&uid)),
+            Some(address) => {
+                addresses.insert(uid, address);
+            }
+            None => {
+                addresses.remove(&uid);
+            }
         });
     }
     fn delete(&self, pod: ProxierPod) {
-        self.change(|addresses| drop(addresses.remove(&pod.metadata.uid.unwrap_or_default())));
+        let uid = pod.metadata.uid.unwrap_or_default();
+        self.change(|addresses| {
+            addresses.remove(&uid);
+        });
     }
     fn reset(&self, all: Vec<ProxierPod>) {
         self.change(|addresses| {

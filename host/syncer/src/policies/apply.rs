@@ -94,12 +94,12 @@ pub async fn feed_engine(runtime: PolicyRuntime, listed: Arc<WatchHealth>, first
 
 /// Follows the engine's changes until cancelled: nodes are decided again, statuses are looked at.
 pub async fn follow_engine(runtime: PolicyRuntime) {
-    let mut changes = runtime.loaded.subscribe();
+    let mut news = runtime.loaded.subscribe();
     let mut look = tokio::time::interval(LOOK);
     loop {
         tokio::select! {
             () = runtime.cancel.cancelled() => return,
-            changed = changes.changed() => match changed {
+            changed = news.changed() => match changed {
                 Ok(()) => runtime.nodes.wake_all(),
                 Err(_) => return,
             },
@@ -193,9 +193,9 @@ async fn reconcile(runtime: &PolicyRuntime, name: &str) -> Result<Outcome, Apply
         let wait = STATUS_PERIOD.saturating_sub(since);
         return Ok(Outcome::After(at_edge.map_or(wait, |edge| edge.min(wait))));
     }
-    let patch = json!({"metadata": {"uid": policy.metadata.uid}, "status": whole(&change.status)});
+    let body = json!({"metadata": {"uid": policy.metadata.uid}, "status": whole(&change.status)});
     let path = format!("{}?fieldManager={}", paths::policy_status(name), manager::SYNCER);
-    match merge_patch(&runtime.worker, &path, &patch).await {
+    match merge_patch(&runtime.worker, &path, &body).await {
         Ok(answer) => saw(&runtime.store, answer),
         Err(ApplyError::NotFound { .. }) => return Ok(Outcome::Done),
         Err(error) => return Err(error),
@@ -236,9 +236,9 @@ async fn write(
     name: &str,
     change: Option<FinalizerChange>,
 ) -> Result<(), ApplyError> {
-    let Some(FinalizerChange::Hold(patch) | FinalizerChange::Release(patch)) = change else { return Ok(()) };
+    let Some(FinalizerChange::Hold(body) | FinalizerChange::Release(body)) = change else { return Ok(()) };
     let path = format!("{}?fieldManager={}", paths::policy(name), manager::SYNCER);
-    match merge_patch(worker, &path, &patch).await {
+    match merge_patch(worker, &path, &body).await {
         Ok(answer) => {
             saw(store, answer);
             Ok(())

@@ -141,7 +141,9 @@ fn valid_condition(
     let mut message = "Policy validation passed successfully".to_owned();
     let mut note = |text: &str, resources: &[String]| {
         if !resources.is_empty() {
-            message.push_str(&format!("; {text} {}", resources.join(", ")));
+            for part in ["; ", text, " ", &resources.join(", ")] {
+                message.push_str(part);
+            }
         }
     };
     note("a limit of 0 leases nothing of", &engine.zero_limits);
@@ -183,19 +185,14 @@ fn ready_condition(engine: &PolicyStatus, condition: Make<'_>) -> Condition {
 
 /// Replaces a condition of the same type; the time moves only with the status.
 fn set_condition(conditions: &mut Vec<Condition>, mut condition: Condition, now: Timestamp) {
-    match conditions.iter_mut().find(|known| known.type_ == condition.type_) {
-        Some(known) => {
-            condition.last_transition_time = if known.status == condition.status {
-                known.last_transition_time.clone()
-            } else {
-                rfc3339(now)
-            };
-            *known = condition;
+    condition.last_transition_time = rfc3339(now);
+    if let Some(known) = conditions.iter_mut().find(|known| known.type_ == condition.type_) {
+        if known.status == condition.status {
+            condition.last_transition_time = std::mem::take(&mut known.last_transition_time);
         }
-        None => {
-            condition.last_transition_time = rfc3339(now);
-            conditions.push(condition);
-        }
+        *known = condition;
+    } else {
+        conditions.push(condition);
     }
 }
 
@@ -221,13 +218,15 @@ fn counters_moved(wanted: &ResourceLeasingPolicyStatus, stored: &ResourceLeasing
 }
 
 /// What is a state and not a number.
-fn essence(
-    status: &ResourceLeasingPolicyStatus,
-) -> (String, Option<i64>, Vec<(String, String, String, Option<i64>)>, Vec<PolicyEntryStatus>) {
+fn essence(status: &ResourceLeasingPolicyStatus) -> ResourceLeasingPolicyStatus {
     let conditions = status
         .conditions
         .iter()
-        .map(|c| (c.type_.clone(), c.status.clone(), c.reason.clone(), c.observed_generation))
+        .map(|condition| Condition {
+            message: String::new(),
+            last_transition_time: String::new(),
+            ..condition.clone()
+        })
         .collect();
     let entries = status
         .policies
@@ -240,5 +239,11 @@ fn essence(
             ..entry.clone()
         })
         .collect();
-    (status.phase.clone(), status.observed_generation, conditions, entries)
+    ResourceLeasingPolicyStatus {
+        conditions,
+        policies: entries,
+        nodes: None,
+        last_applied_time: None,
+        ..status.clone()
+    }
 }

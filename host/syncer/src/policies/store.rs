@@ -250,12 +250,12 @@ impl PolicyStore {
         let state = self.state.lock();
         let named = state.policies.values().filter(|p| p.spec.spec.cluster == self.identity.binding);
         let (ours, taken): (Vec<_>, Vec<_>) = named.partition(|p| !p.taken(&self.identity.computing_uid));
-        let names = |policies: &[&Arc<PolicyView>]| {
+        let listed = |policies: &[&Arc<PolicyView>]| {
             policies.iter().map(|p| p.name().to_owned()).collect::<Vec<_>>().join(", ")
         };
         let not = |reason, message| Resolution { resolved: false, reason, message };
         if !taken.is_empty() {
-            return not("PolicyTaken", format!("held by another computing cluster: {}", names(&taken)));
+            return not("PolicyTaken", format!("held by another computing cluster: {}", listed(&taken)));
         }
         if ours.is_empty() {
             return not(
@@ -274,7 +274,7 @@ impl PolicyStore {
             })
             .collect();
         if !invalid.is_empty() {
-            return not("PolicyInvalid", names(&invalid));
+            return not("PolicyInvalid", listed(&invalid));
         }
         let missing = failing(&|status| {
             status
@@ -282,13 +282,13 @@ impl PolicyStore {
                 .any(|e| e.last_error.as_ref().is_some_and(|(text, _)| text.starts_with("ModuleNotFound")))
         });
         if !missing.is_empty() {
-            return not("ModuleNotFound", names(&missing));
+            return not("ModuleNotFound", listed(&missing));
         }
         let failed = failing(&|status| status.not_ready().next().is_some());
         if !failed.is_empty() {
-            return not("ModuleFailed", names(&failed));
+            return not("ModuleFailed", listed(&failed));
         }
-        Resolution { resolved: true, reason: "Resolved", message: names(&ours) }
+        Resolution { resolved: true, reason: "Resolved", message: listed(&ours) }
     }
 
     fn changed(&self, name: &str) {

@@ -23,7 +23,7 @@ fn at(second: i64) -> Timestamp {
     Timestamp::from_second(1_800_000_000 + second).unwrap()
 }
 
-fn policy(spec: Value) -> PolicyView {
+fn policy(spec: &Value) -> PolicyView {
     let metadata = json!({"name": "p", "uid": "u", "resourceVersion": "1", "generation": 2});
     serde_json::from_value(json!({"metadata": metadata, "spec": spec})).unwrap()
 }
@@ -87,7 +87,7 @@ fn status_of_a_policy(
     #[case] phase: &str,
     #[case] expected: &[&str],
 ) {
-    let policy = written(&policy(json!({"cluster": "dc-east"})), &engine, &usage, at(0));
+    let policy = written(&policy(&json!({"cluster": "dc-east"})), &engine, &usage, at(0));
     assert_eq!(policy.status.phase, phase);
     assert_eq!(conditions(&policy), expected);
     assert!(policy.status.conditions.iter().all(|c| c.observed_generation == Some(2)));
@@ -96,7 +96,7 @@ fn status_of_a_policy(
 
 #[test]
 fn numbers_wait_and_states_do_not() {
-    let open = written(&policy(json!({"cluster": "c"})), &engine(true), &governed(1), at(0));
+    let open = written(&policy(&json!({"cluster": "c"})), &engine(true), &governed(1), at(0));
     assert!(!plan_status(&open, &engine(true), &governed(2), at(5)).unwrap().urgent);
     assert!(plan_status(&open, &engine(false), &governed(1), at(5)).unwrap().urgent);
     assert!(plan_status(&open, &engine(true), &governed(0), at(5)).unwrap().urgent);
@@ -105,7 +105,7 @@ fn numbers_wait_and_states_do_not() {
 #[test]
 fn the_phase_keeps_its_time_and_a_second_error_shows() {
     let broken = |text: &str| PolicyStatus { valid: Err(text.into()), ..engine(false) };
-    let first = written(&policy(json!({"cluster": "c"})), &broken("a"), &governed(0), at(0));
+    let first = written(&policy(&json!({"cluster": "c"})), &broken("a"), &governed(0), at(0));
     let second = written(&first, &broken("b"), &governed(0), at(60));
     assert_eq!(second.status.last_applied_time, first.status.last_applied_time);
     assert_eq!(conditions(&second)[0], "Valid=False/ValidationError Policy validation failed: b");
@@ -116,7 +116,7 @@ fn the_phase_keeps_its_time_and_a_second_error_shows() {
 #[test]
 fn an_unreadable_policy_is_an_invalid_one() {
     let policy =
-        policy(json!({"cluster": "dc-east", "resourceLimits": [{"resource": "cpu", "percent": "many"}]}));
+        policy(&json!({"cluster": "dc-east", "resourceLimits": [{"resource": "cpu", "percent": "many"}]}));
     assert_eq!(policy.spec.spec.cluster, "dc-east");
     assert!(kubeocean_api::validate::policy(&policy.spec.spec).is_err());
     let invalid = PolicyStatus { valid: Err("stand-in".into()), ..engine(false) };
@@ -126,14 +126,14 @@ fn an_unreadable_policy_is_an_invalid_one() {
 
 #[test]
 fn details_of_limits() {
-    let policy = policy(json!({"cluster": "c", "resourceLimits": [
+    let policy = policy(&json!({"cluster": "c", "resourceLimits": [
         {"resource": "cpu", "quantity": 4, "percent": 80}, {"resource": "memory", "percent": 90}, {"resource": "pods", "quantity": "10"},
     ]}));
     assert_eq!(policy.details(), "p(cpu=4/80%,memory=/90%,pods=10/)");
 }
 
 fn held(uid: Option<&str>) -> PolicyView {
-    let mut policy = policy(json!({"cluster": "c"}));
+    let mut policy = policy(&json!({"cluster": "c"}));
     policy.metadata.finalizers = Some(vec!["other".into(), keys::POLICY.into()]);
     policy.metadata.annotations =
         uid.map(|uid| [(annotation::COMPUTING_CLUSTER_UID.into(), uid.into())].into());
@@ -141,7 +141,7 @@ fn held(uid: Option<&str>) -> PolicyView {
 }
 
 #[rstest]
-#[case::new(policy(json!({})), true)]
+#[case::new(policy(&json!({})), true)]
 #[case::held_by_us(held(Some("me")), false)]
 #[case::of_the_original(held(None), true)]
 #[case::of_another_cluster(held(Some("them")), false)]
@@ -161,7 +161,7 @@ fn when_a_policy_is_held(#[case] policy: PolicyView, #[case] writes: bool) {
 #[case::not_of_this_binding(held(Some("me")), false, 0, false)]
 #[case::of_another_cluster(held(Some("them")), true, 0, false)]
 #[case::of_the_original(held(None), true, 0, true)]
-#[case::without_finalizer(policy(json!({})), true, 0, false)]
+#[case::without_finalizer(policy(&json!({})), true, 0, false)]
 fn when_a_policy_is_released(
     #[case] policy: PolicyView,
     #[case] ours: bool,
