@@ -146,7 +146,7 @@ impl Program {
         std::fs::write(&kubeconfig_path, kubeconfig).context("writing a kubeconfig")?;
         let address = LoopbackAddress::take()?;
         let ip = address.ip();
-        let [health, metrics, policies] = ports::free_on(ip)?;
+        let [health, metrics] = ports::free_on(ip)?;
         let health = SocketAddr::new(ip, if role == Role::Proxier { KUBELET_PORT } else { health });
         let metrics = SocketAddr::new(ip, metrics);
 
@@ -157,8 +157,6 @@ impl Program {
         ];
         if role != Role::Proxier {
             flags.push(format!("--health-probe-bind-address={health}"));
-            flags.push(format!("--policy-bind-address={ip}:{policies}"));
-            flags.push(format!("--policy-cache-dir={}", directory.join("policies").display()));
         }
         if role != Role::Syncer {
             flags.push(format!("--bind-address={ip}"));
