@@ -1,6 +1,9 @@
 //! Copies, tokens and the transformation against real API servers. Each test has namespaces and a binding of its own in
 //! the two control planes that this binary shares.
 
+#![allow(clippy::unwrap_used, reason = "helpers of tests fail as tests do")]
+#![allow(clippy::similar_names, reason = "vpod and ppod are the words for the two sides")]
+
 use std::{
     collections::BTreeSet,
     sync::{Arc, Mutex},
