@@ -1,1 +1,54 @@
-//! 
+//! Loads, checks, runs and composes policy modules: WebAssembly components that decide what of a node is leased.
+//!
+//! ```text
+//! PolicySpec ─► from_legacy / entries ─► load (fetch .. trial) ─► Running ─┐
+//! NodeFacts ──► project ─► memo ─► guest (fresh instance) ─► Answer ───────┴─► compose ─► NodeDecision
+//! ```
+//!
+//! In: policies, module bytes, node facts and an instant. Out: decisions and status. Callers: the Syncer, the CLI,
+//! benches. The engine knows no Kubernetes client and no async runtime: calls block, guest code runs on a few
+//! threads of its own. Invariants: a module sees only facts it declared; the same facts give the same answer; no
+//! module can take the process, another entry or a pod with it.
+
+mod answer;
+mod civil;
+mod clock;
+mod compose;
+mod config;
+mod decide;
+mod engine;
+mod entry;
+mod facts;
+mod fault;
+mod frame;
+mod host;
+mod legacy;
+mod load;
+mod module;
+mod pipeline;
+mod pool;
+mod record;
+mod status;
+mod text;
+mod wasm;
+
+pub use answer::{EntryVerdict, Reason, Reclaim};
+pub use compose::{DecisionReason, NodeDecision, Step, Verdict};
+pub use config::{CompileMode, EngineConfig, EngineError, LEASE_ROWS, MAX_ENTRIES, MAX_EVALUATORS, MAX_MODULE_BYTES};
+pub use decide::Explanation;
+pub use engine::Engine;
+pub use entry::counters::{DURATION_BUCKETS_US, EntryCounters};
+pub use entry::slot::EntryState;
+pub use facts::{BindingFacts, NodeFacts, Published};
+pub use fault::{Fault, FaultKind};
+pub use host::{ModuleFetch, OnChange, PolicyHost, PolicySpec};
+pub use legacy::{
+    BINDING_SELECTOR, Decision, Enforcement, EntrySpec, LEGACY_NODE_SELECTOR, LEGACY_RESOURCE_LIMITS,
+    LEGACY_TIME_WINDOWS, ModuleSource, OnError, from_binding_selector, from_entry, from_legacy,
+};
+pub use load::builtin::{BUILTINS, builtin};
+pub use load::child::compile_child_main;
+pub use load::error::{LoadCode, LoadError};
+pub use module::{CallFailed, Module, ModuleDescription, ModuleLimits, OpenModule, RowAnswer, Rows};
+pub use record::Record;
+pub use status::{EntryMetrics, EntryStatus, PolicyStatus};

@@ -1,0 +1,83 @@
+//! One engine per process: wasmtime, its clock, the threads, the modules that are compiled (PO-901, PO-902).
+
+use std::sync::Arc;
+
+use crate::config::{EngineConfig, EngineError, QUEUE_UNITS};
+use crate::load::builtin::BUILTINS;
+use crate::load::cache::{Digest, ModuleCache};
+use crate::load::prepare::Loader;
+use crate::pool::Pool;
+use crate::wasm::runtime::{Ticker, start};
+
+/// Threads that load modules, apart from those that decide: a slow compilation must not delay a decision.
+const LOADER_THREADS: usize = 2;
+/// Loads that may wait.
+const LOADER_QUEUE: usize = 256;
+
+pub(crate) struct Inner {
+    // Field order is drop order: threads end before the clock that could still stop a guest on one of them.
+    pub(crate) units: Pool,
+    pub(crate) loads: Pool,
+    pub(crate) cache: Arc<ModuleCache>,
+    pub(crate) wasm: wasmtime::Engine,
+    pub(crate) config: EngineConfig,
+    _ticker: Ticker,
+}
+
+/// The policy engine of a process. Cheap to clone; all clones share one runtime and its threads.
+#[derive(Clone)]
+pub struct Engine {
+    pub(crate) inner: Arc<Inner>,
+}
+
+impl std::fmt::Debug for Engine {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Engine").field("config", &self.inner.config).finish_non_exhaustive()
+    }
+}
+
+impl Engine {
+    /// Starts the runtime and its threads, and begins to compile the built-in modules in the background. Returns in
+    /// milliseconds; the first use of a built-in waits for its compilation.
+    pub fn start(config: EngineConfig) -> Result<Self, EngineError> {
+        let wasm = start(config.pooling)?;
+        let ticker = Ticker::start(&wasm)?;
+        let inner = Arc::new(Inner {
+            units: Pool::start("policy", config.threads, QUEUE_UNITS)?,
+            loads: Pool::start("policy-load", LOADER_THREADS, LOADER_QUEUE)?,
+            cache: Arc::default(),
+            wasm,
+            config,
+            _ticker: ticker,
+        });
+        for (name, bytes) in BUILTINS {
+            let (cache, wasm) = (Arc::clone(&inner.cache), inner.wasm.clone());
+            inner.loads.submit(move || {
+                let mode = crate::config::CompileMode::InProcess;
+                if let Err(error) = cache.get(&wasm, &mode, Digest::of(bytes), bytes) {
+                    tracing::error!(module = name, %error, "a built-in policy module does not load");
+                }
+            });
+        }
+        Ok(Self { inner })
+    }
+
+    /// The configuration it was started with.
+    pub fn config(&self) -> &EngineConfig {
+        &self.inner.config
+    }
+
+    /// Work units that wait for a thread.
+    pub fn queue_depth(&self) -> usize {
+        self.inner.units.depth()
+    }
+
+    pub(crate) fn loader(&self) -> Loader<'_> {
+        Loader {
+            engine: &self.inner.wasm,
+            cache: &self.inner.cache,
+            compile: &self.inner.config.compile,
+            max_module_bytes: self.inner.config.max_module_bytes,
+        }
+    }
+}

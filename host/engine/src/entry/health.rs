@@ -1,0 +1,102 @@
+//! Quarantine (PO-802): an entry that keeps failing is not called, but probed with growing intervals.
+//!
+//! Pure: time is a parameter.
+
+use std::collections::VecDeque;
+
+/// Faults within [`WINDOW_SECONDS`] that lead to quarantine; also the faults one work unit may have (PO-801).
+pub(crate) const MAX_FAULTS: usize = 3;
+/// Seconds in which the faults count.
+const WINDOW_SECONDS: i64 = 60;
+/// First wait for a probe, in seconds.
+const FIRST_PROBE_SECONDS: i64 = 30;
+/// Longest wait for a probe, in seconds.
+const LAST_PROBE_SECONDS: i64 = 600;
+
+/// May the entry be called?
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Permission {
+    /// Yes.
+    Call,
+    /// One row, by this caller only.
+    Probe,
+    /// No.
+    Stay,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Quarantine {
+    next_probe: i64,
+    wait_seconds: i64,
+}
+
+/// Faults of one running version.
+#[derive(Debug, Default)]
+pub(crate) struct Health {
+    faults: VecDeque<i64>,
+    quarantine: Option<Quarantine>,
+}
+
+impl Health {
+    /// Asks for permission to call; a granted probe is not granted to anyone else until its result.
+    pub(crate) fn ask(&mut self, now: i64) -> Permission {
+        let Some(quarantine) = &mut self.quarantine else { return Permission::Call };
+        if now < quarantine.next_probe {
+            return Permission::Stay;
+        }
+        quarantine.wait_seconds = (quarantine.wait_seconds * 2).min(LAST_PROBE_SECONDS);
+        quarantine.next_probe = now + quarantine.wait_seconds;
+        Permission::Probe
+    }
+
+    /// One fault at `now`. True when it led to quarantine.
+    pub(crate) fn fault(&mut self, now: i64) -> bool {
+        self.faults.push_back(now);
+        self.faults.retain(|at| *at > now - WINDOW_SECONDS && *at <= now);
+        if self.quarantine.is_some() || self.faults.len() < MAX_FAULTS {
+            return false;
+        }
+        self.quarantine =
+            Some(Quarantine { next_probe: now + FIRST_PROBE_SECONDS, wait_seconds: FIRST_PROBE_SECONDS });
+        true
+    }
+
+    /// The probe answered: back to work.
+    pub(crate) fn recover(&mut self) {
+        *self = Self::default();
+    }
+
+    pub(crate) fn is_quarantined(&self) -> bool {
+        self.quarantine.is_some()
+    }
+
+    /// When the next probe is due.
+    pub(crate) fn next_probe(&self) -> Option<i64> {
+        self.quarantine.map(|quarantine| quarantine.next_probe)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn three_faults_in_a_minute_quarantine_and_probes_double_up_to_ten_minutes() {
+        let mut health = Health::default();
+        assert!(!health.fault(0));
+        assert!(!health.fault(59));
+        assert!(!health.fault(61), "the first fault is too old to count");
+        assert!(health.fault(62));
+        assert_eq!(health.ask(91), Permission::Stay);
+        let mut at = 92;
+        for wait in [60, 120, 240, 480, 600, 600] {
+            assert_eq!(health.ask(at), Permission::Probe);
+            assert_eq!(health.ask(at), Permission::Stay, "one probe at a time");
+            assert!(!health.fault(at));
+            assert_eq!(health.next_probe(), Some(at + wait));
+            at += wait;
+        }
+        health.recover();
+        assert_eq!(health.ask(at), Permission::Call);
+    }
+}

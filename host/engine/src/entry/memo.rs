@@ -1,0 +1,136 @@
+//! Answers by row (PO-1001): an unchanged row costs a lookup and no guest call.
+//!
+//! The key is the projected row with the zone offset, compared in full. The memo belongs to one running version,
+//! so a change of module or settings starts an empty one.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use crate::answer::Answer;
+use crate::frame::RowKey;
+
+/// Seconds after which a row is asked again although its answer promised to hold (PO-1004).
+pub(crate) const REFRESH_SECONDS: i64 = 600;
+/// Shortest refresh after broken promises (PO-1006).
+const MIN_REFRESH_SECONDS: i64 = 60;
+/// Lines kept whatever the number of nodes.
+const MIN_LINES: usize = 512;
+
+/// What a lookup found.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Lookup {
+    /// Still holds.
+    Hit(Arc<Answer>),
+    /// Was asked too long ago, but promised to hold still: the new answer must be the same.
+    Promised(Arc<Answer>),
+    /// May have changed.
+    Expired,
+    /// Never asked.
+    Miss,
+}
+
+#[derive(Debug)]
+struct Line {
+    answer: Arc<Answer>,
+    from: i64,
+}
+
+/// Lines of one running version.
+#[derive(Debug)]
+pub(crate) struct Memo {
+    lines: HashMap<RowKey, Line, ahash::RandomState>,
+    refresh_seconds: i64,
+}
+
+impl Default for Memo {
+    fn default() -> Self {
+        Self { lines: HashMap::default(), refresh_seconds: REFRESH_SECONDS }
+    }
+}
+
+impl Memo {
+    pub(crate) fn look_up(&self, key: &[u8], now: i64) -> Lookup {
+        let Some(line) = self.lines.get(key) else { return Lookup::Miss };
+        let promised = line.from <= now && line.answer.valid_until.is_none_or(|until| now < until);
+        match (promised, now < line.from.saturating_add(self.refresh_seconds)) {
+            (true, true) => Lookup::Hit(Arc::clone(&line.answer)),
+            (true, false) => Lookup::Promised(Arc::clone(&line.answer)),
+            (false, _) => Lookup::Expired,
+        }
+    }
+
+    /// Remembers an answer given at `now`. `nodes` is how many nodes the entry decides; twice as many lines are kept.
+    pub(crate) fn store(&mut self, key: RowKey, answer: Arc<Answer>, now: i64, nodes: usize) {
+        if self.lines.len() >= (2 * nodes).max(MIN_LINES) && !self.lines.contains_key(&key) {
+            self.make_room(now);
+        }
+        self.lines.insert(key, Line { answer, from: now });
+    }
+
+    /// Drops what no longer holds; if everything does, the older half.
+    fn make_room(&mut self, now: i64) {
+        let before = self.lines.len();
+        let refresh = self.refresh_seconds;
+        self.lines.retain(|_, line| {
+            line.from <= now && now < line.from + refresh && line.answer.valid_until.is_none_or(|until| now < until)
+        });
+        if self.lines.len() > before / 2 {
+            let mut ages: Vec<i64> = self.lines.values().map(|line| line.from).collect();
+            ages.sort_unstable();
+            let median = ages.get(ages.len() / 2).copied().unwrap_or(now);
+            self.lines.retain(|_, line| line.from > median);
+        }
+    }
+
+    /// A promise was broken: rows are asked twice as often from now on.
+    pub(crate) fn distrust(&mut self) {
+        self.refresh_seconds = (self.refresh_seconds / 2).max(MIN_REFRESH_SECONDS);
+    }
+
+    pub(crate) fn refresh_seconds(&self) -> i64 {
+        self.refresh_seconds
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::answer::{EntryVerdict, Reclaim};
+
+    fn answer(valid_until: Option<i64>) -> Arc<Answer> {
+        Arc::new(Answer {
+            verdict: EntryVerdict::Offer,
+            reclaim: Reclaim::Keep,
+            valid_until,
+            reason: None,
+            caps: Box::from([]),
+            cap_names: Arc::from([]),
+        })
+    }
+
+    #[test]
+    fn a_line_holds_until_its_promise_or_the_refresh() {
+        let mut memo = Memo::default();
+        memo.store(Arc::from(*b"a"), answer(Some(150)), 100, 1);
+        memo.store(Arc::from(*b"b"), answer(None), 100, 1);
+        assert!(matches!(memo.look_up(b"a", 149), Lookup::Hit(_)));
+        assert_eq!(memo.look_up(b"a", 150), Lookup::Expired);
+        assert_eq!(memo.look_up(b"a", 99), Lookup::Expired, "the clock stepped back");
+        assert!(matches!(memo.look_up(b"b", 699), Lookup::Hit(_)));
+        assert!(matches!(memo.look_up(b"b", 700), Lookup::Promised(_)));
+        assert_eq!(memo.look_up(b"c", 100), Lookup::Miss);
+        memo.distrust();
+        assert!(matches!(memo.look_up(b"b", 400), Lookup::Promised(_)));
+        (0..9).for_each(|_| memo.distrust());
+        assert_eq!(memo.refresh_seconds(), MIN_REFRESH_SECONDS);
+    }
+
+    #[test]
+    fn the_number_of_lines_is_bounded() {
+        let mut memo = Memo::default();
+        for i in 0..5000_i64 {
+            memo.store(Arc::from(i.to_le_bytes()), answer(None), i, 1);
+            assert!(memo.lines.len() <= MIN_LINES);
+        }
+    }
+}

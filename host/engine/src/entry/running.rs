@@ -1,0 +1,92 @@
+//! A version of an entry that passed loading. Immutable but for its memo and its health, which die with it.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use parking_lot::Mutex;
+
+use super::health::Health;
+use super::memo::Memo;
+use crate::answer::{Answer, check_output};
+use crate::fault::{CallError, Fault};
+use crate::frame::{FrameBuffers, Needs};
+use crate::load::cache::Digest;
+use crate::wasm::bindings::types;
+use crate::wasm::unit::{Caller, Description, LeaseUnit, Prepared};
+
+/// Module, settings and limits that decide together.
+pub(crate) struct Running {
+    pub(crate) prepared: Prepared,
+    pub(crate) digest: Digest,
+    pub(crate) description: Description,
+    pub(crate) settings: Arc<str>,
+    pub(crate) caller: Caller,
+    pub(crate) needs: Needs,
+    /// It takes part in lease decisions.
+    pub(crate) lease: bool,
+    /// It takes part in placement decisions.
+    pub(crate) place: bool,
+    pub(crate) memo: Mutex<Memo>,
+    pub(crate) health: Mutex<Health>,
+    dropped_lines: AtomicU64,
+}
+
+impl std::fmt::Debug for Running {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Running").field("entry", &self.caller.entry).field("digest", &self.digest).finish_non_exhaustive()
+    }
+}
+
+impl Running {
+    pub(crate) fn new(
+        prepared: Prepared,
+        digest: Digest,
+        description: Description,
+        settings: Arc<str>,
+        caller: Caller,
+    ) -> Self {
+        let (lease, place) = (prepared.lease.is_some(), prepared.place.is_some());
+        Self {
+            prepared,
+            digest,
+            description,
+            settings,
+            caller,
+            needs: Needs::default(),
+            lease,
+            place,
+            memo: Mutex::default(),
+            health: Mutex::default(),
+            dropped_lines: AtomicU64::new(0),
+        }
+    }
+
+    /// One work unit: fresh instance, one call, output checked.
+    pub(crate) fn run<K: AsRef<[u8]>>(&self, now: types::Now, keys: &[K]) -> Result<Vec<Arc<Answer>>, CallError> {
+        let Some(pre) = &self.prepared.lease else {
+            return Err(Fault::invalid("the module does not export lease").into());
+        };
+        let mut unit = LeaseUnit::create(pre, &self.caller, &self.settings)?;
+        let answers = self.call(&mut unit, now, keys);
+        self.dropped_lines.fetch_add(unit.dropped_lines(), Ordering::Relaxed);
+        answers
+    }
+
+    /// One call in an instance that exists.
+    pub(crate) fn call<K: AsRef<[u8]>>(
+        &self,
+        unit: &mut LeaseUnit,
+        now: types::Now,
+        keys: &[K],
+    ) -> Result<Vec<Arc<Answer>>, CallError> {
+        let buffers = FrameBuffers::of_rows(&self.needs, keys.iter().map(AsRef::as_ref));
+        let output = unit.lease(now, buffers.frame())?;
+        Ok(check_output(output, keys.len(), now.unix_seconds, &self.needs.caps)?)
+    }
+
+    /// Log lines dropped since this version runs.
+    pub(crate) fn dropped_lines(&self) -> u64 {
+        self.dropped_lines.load(Ordering::Relaxed)
+    }
+}
+

@@ -1,0 +1,203 @@
+//! The lasting part of an entry: it keeps its identity while module, settings and options change (PO-704).
+//!
+//! In: what the policy wants now, results of loads. Out: the version that runs, and the state shown to people.
+//! Invariant: the running version changes in one step, and only to one that passed loading.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use arc_swap::ArcSwapOption;
+use jiff::Timestamp;
+use parking_lot::Mutex;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::counters::Counters;
+use super::last_known::LastKnown;
+use super::running::Running;
+use crate::fault::Fault;
+use crate::legacy::Decision;
+use crate::load::cache::Digest;
+use crate::load::error::LoadError;
+use crate::record::Recorder;
+use crate::wasm::unit::CallLimits;
+
+/// State of an entry (PO-1502).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum EntryState {
+    /// Not yet run; a fetch or a load is going on.
+    Loading,
+    /// Decides, and is what the policy wants.
+    Active,
+    /// An older version decides, because the wanted one failed to load.
+    Degraded,
+    /// Never ran: a load step failed for good.
+    Invalid,
+    /// Failed too often; not called but for probes.
+    Quarantined,
+}
+
+impl EntryState {
+    /// The exact name.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Loading => "Loading",
+            Self::Active => "Active",
+            Self::Degraded => "Degraded",
+            Self::Invalid => "Invalid",
+            Self::Quarantined => "Quarantined",
+        }
+    }
+}
+
+/// What the policy wants of an entry; a change of it means a load.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Wanted {
+    /// Digest of the fetched or embedded bytes; `None` while they are not there.
+    pub(crate) digest: Option<Digest>,
+    /// `sha256:<hex>` the policy names.
+    pub(crate) named_digest: Option<String>,
+    pub(crate) settings: Value,
+    pub(crate) decisions: Option<Vec<Decision>>,
+    pub(crate) limits: CallLimits,
+    /// Failure of the fetch, or of naming the source.
+    pub(crate) fetch_error: Option<LoadError>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    wanted: Option<Wanted>,
+    /// Counts wishes; a load that finishes late for an older wish is ignored.
+    generation: u64,
+    failure: Option<LoadError>,
+    last_error: Option<(String, Timestamp)>,
+}
+
+/// See the module documentation.
+#[derive(Debug)]
+pub(crate) struct Slot {
+    pub(crate) policy: Arc<str>,
+    pub(crate) entry: Arc<str>,
+    /// `<policy>/<entry>`.
+    pub(crate) label: Arc<str>,
+    running: ArcSwapOption<Running>,
+    state: Mutex<State>,
+    pub(crate) known: Mutex<LastKnown>,
+    pub(crate) counters: Counters,
+    /// Audit: node -> difference.
+    pub(crate) audit: Mutex<BTreeMap<String, String>>,
+    pub(crate) recorder: Arc<Recorder>,
+}
+
+/// What to do after a wish.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Wish {
+    /// Already so.
+    Unchanged,
+    /// Load and report with this generation.
+    Load(u64),
+    /// The bytes are missing.
+    Wait,
+}
+
+impl Slot {
+    pub(crate) fn new(policy: &str, entry: &str, recorder: Arc<Recorder>) -> Self {
+        Self {
+            policy: policy.into(),
+            entry: entry.into(),
+            label: format!("{policy}/{entry}").into(),
+            running: ArcSwapOption::empty(),
+            state: Mutex::default(),
+            known: Mutex::default(),
+            counters: Counters::default(),
+            audit: Mutex::default(),
+            recorder,
+        }
+    }
+
+    /// The version that decides now.
+    pub(crate) fn running(&self) -> Option<Arc<Running>> {
+        self.running.load_full()
+    }
+
+    /// Notes what the policy wants. A failed fetch leaves what runs alone.
+    pub(crate) fn wish(&self, wanted: Wanted, now: Timestamp) -> Wish {
+        let mut state = self.state.lock();
+        if state.wanted.as_ref() == Some(&wanted) {
+            return Wish::Unchanged;
+        }
+        state.generation += 1;
+        let failure = wanted.fetch_error.clone();
+        let loadable = wanted.digest.is_some() && failure.is_none();
+        if let Some(error) = &failure {
+            state.last_error = Some((error.to_string(), now));
+            super::counters::add(&self.counters.load_failures, 1);
+        }
+        state.failure = failure;
+        state.wanted = Some(wanted);
+        if loadable { Wish::Load(state.generation) } else { Wish::Wait }
+    }
+
+    /// Takes the result of a load. False when the wish has changed meanwhile.
+    pub(crate) fn loaded(&self, generation: u64, result: Result<Running, LoadError>, now: Timestamp) -> bool {
+        let mut state = self.state.lock();
+        if state.generation != generation {
+            return false;
+        }
+        match result {
+            Ok(running) => {
+                state.failure = None;
+                self.running.store(Some(Arc::new(running)));
+            }
+            Err(error) => {
+                super::counters::add(&self.counters.load_failures, 1);
+                state.last_error = Some((error.to_string(), now));
+                state.failure = Some(error);
+            }
+        }
+        true
+    }
+
+    /// A guest failed or refused; shown in status.
+    pub(crate) fn note_error(&self, text: String, now: Timestamp) {
+        self.state.lock().last_error = Some((text, now));
+    }
+
+    pub(crate) fn note_fault(&self, fault: &Fault, now: Timestamp) {
+        self.counters.fault(fault.kind);
+        self.note_error(fault.to_string(), now);
+    }
+
+    pub(crate) fn state(&self) -> EntryState {
+        let running = self.running();
+        let state = self.state.lock();
+        match (&running, &state.failure) {
+            (Some(running), _) if running.health.lock().is_quarantined() => EntryState::Quarantined,
+            (Some(_), Some(_)) => EntryState::Degraded,
+            (Some(_), None) => EntryState::Active,
+            (None, Some(failure)) if !failure.code.is_fetch() => EntryState::Invalid,
+            (None, _) => EntryState::Loading,
+        }
+    }
+
+    /// It runs, or the wanted version has failed: nothing to wait for (PO-704).
+    pub(crate) fn settled(&self) -> bool {
+        self.running.load().is_some() || self.state.lock().failure.is_some()
+    }
+
+    /// Why the wanted version does not run.
+    pub(crate) fn failure(&self) -> Option<LoadError> {
+        self.state.lock().failure.clone()
+    }
+
+    pub(crate) fn last_error(&self) -> Option<(String, Timestamp)> {
+        self.state.lock().last_error.clone()
+    }
+
+    /// Digest of the wanted bytes, or the one the policy names while they are missing.
+    pub(crate) fn wanted_digest(&self) -> Option<String> {
+        let state = self.state.lock();
+        let wanted = state.wanted.as_ref()?;
+        wanted.named_digest.clone().or_else(|| wanted.digest.map(|digest| digest.to_string()))
+    }
+}

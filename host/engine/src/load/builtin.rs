@@ -1,0 +1,15 @@
+//! The three modules that come with the program: ordinary components, embedded by the build script.
+//!
+//! They take the same way into the sandbox as any other module; the only difference is where the bytes come from.
+
+/// Name and component bytes of every built-in module.
+pub const BUILTINS: [(&str, &[u8]); 3] = [
+    ("cpu-percentage", include_bytes!(concat!(env!("OUT_DIR"), "/cpu-percentage.wasm"))),
+    ("time-windows", include_bytes!(concat!(env!("OUT_DIR"), "/time-windows.wasm"))),
+    ("node-labels", include_bytes!(concat!(env!("OUT_DIR"), "/node-labels.wasm"))),
+];
+
+/// The component of a built-in, `None` for an unknown name.
+pub fn builtin(name: &str) -> Option<&'static [u8]> {
+    BUILTINS.iter().find(|(known, _)| *known == name).map(|(_, bytes)| *bytes)
+}

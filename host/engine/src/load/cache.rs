@@ -1,0 +1,84 @@
+//! Linked modules by digest: the same bytes are compiled once per process, whichever entries use them.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, OnceLock};
+
+use parking_lot::Mutex;
+use sha2::Digest as _;
+
+use super::component::{componentize, link};
+use super::error::{LoadCode, LoadError};
+use crate::config::{CompileMode, MAX_EVALUATORS};
+use crate::wasm::unit::Prepared;
+
+/// SHA-256 of wasm bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Digest([u8; 32]);
+
+impl Digest {
+    pub(crate) fn of(bytes: &[u8]) -> Self {
+        Self(sha2::Sha256::digest(bytes).into())
+    }
+}
+
+impl std::fmt::Display for Digest {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "sha256:{}", hex::encode(self.0))
+    }
+}
+
+type Slot = Arc<OnceLock<Result<Prepared, LoadError>>>;
+
+/// Bounded: the oldest module goes first. Entries that run keep their own handle, so nothing is torn away.
+#[derive(Default)]
+pub(crate) struct ModuleCache {
+    slots: Mutex<VecDeque<(Digest, Slot)>>,
+}
+
+impl ModuleCache {
+    /// The linked module of these bytes. A second caller waits for the first instead of compiling again.
+    pub(crate) fn get(
+        &self,
+        engine: &wasmtime::Engine,
+        mode: &CompileMode,
+        digest: Digest,
+        bytes: &[u8],
+    ) -> Result<Prepared, LoadError> {
+        let slot = self.slot(digest);
+        slot.get_or_init(|| compile(engine, mode, bytes)).clone()
+    }
+
+    fn slot(&self, digest: Digest) -> Slot {
+        let mut slots = self.slots.lock();
+        if let Some((_, slot)) = slots.iter().find(|(known, _)| *known == digest) {
+            return Arc::clone(slot);
+        }
+        if slots.len() >= MAX_EVALUATORS {
+            slots.pop_front();
+        }
+        let slot = Slot::default();
+        slots.push_back((digest, Arc::clone(&slot)));
+        slot
+    }
+}
+
+fn compile(engine: &wasmtime::Engine, mode: &CompileMode, bytes: &[u8]) -> Result<Prepared, LoadError> {
+    let started = crate::clock::stopwatch();
+    let component = match mode {
+        CompileMode::InProcess => in_process(engine, bytes),
+        CompileMode::Child { program, args } => super::child::compile(engine, program, args, bytes),
+    }?;
+    let prepared = link(engine, &component)?;
+    tracing::debug!(bytes = bytes.len(), took = ?started.elapsed(), "compiled a policy module");
+    Ok(prepared)
+}
+
+/// Hostile bytes have made compilers panic before; that must not take the process with it.
+fn in_process(engine: &wasmtime::Engine, bytes: &[u8]) -> Result<wasmtime::component::Component, LoadError> {
+    let failed = |text: &str| LoadError::new(LoadCode::CompileFailed, text);
+    std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+        let component = componentize(bytes)?;
+        wasmtime::component::Component::new(engine, &component).map_err(|error| failed(&format!("{error:#}")))
+    }))
+    .unwrap_or_else(|_| Err(failed("the compiler gave up")))
+}

@@ -1,0 +1,147 @@
+//! Compiling in a child process with limits (PO-906).
+//!
+//! Parent and child are the same program: the parent sends the module on stdin and gets one status byte and then
+//! machine code or an error on stdout. Only what the child's own compiler made is ever deserialized.
+
+use std::io::{Read, Write};
+use std::path::Path;
+use std::process::{Child, Command, ExitCode, Stdio};
+use std::sync::mpsc::{RecvTimeoutError, channel};
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use rustix::process::{Resource, Rlimit, setrlimit};
+use wasmtime::component::Component;
+
+use super::component::componentize;
+use super::error::{LoadCode, LoadError};
+use crate::config::MAX_MODULE_BYTES;
+use crate::wasm::runtime::{Allocation, config};
+
+/// Wall clock time of one compilation.
+const WALL: Duration = Duration::from_secs(30);
+/// CPU seconds of one compilation.
+const CPU_SECONDS: u64 = 20;
+/// Address space of the child in bytes.
+const MEMORY_BYTES: u64 = 1 << 30;
+/// Machine code larger than this is not read.
+const MAX_OUTPUT_BYTES: u64 = 512 << 20;
+
+/// First byte of the child's answer.
+const STATUS_CODE: u8 = 0;
+const STATUS_NOT_A_POLICY: u8 = 1;
+const STATUS_WRONG_WORLD: u8 = 2;
+const STATUS_COMPILE_FAILED: u8 = 3;
+
+/// One child at a time: two would need twice the memory limit.
+static ONE: Mutex<()> = Mutex::new(());
+
+fn failed(text: &str) -> LoadError {
+    LoadError::new(LoadCode::CompileFailed, text)
+}
+
+/// Compiles `bytes` in `program args`.
+pub(crate) fn compile(
+    engine: &wasmtime::Engine,
+    program: &Path,
+    args: &[String],
+    bytes: &[u8],
+) -> Result<Component, LoadError> {
+    let _turn = ONE.lock();
+    let child = Command::new(program)
+        .args(args)
+        .env_clear()
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .map_err(|error| failed(&format!("start the compiler process: {error}")))?;
+    let answer = exchange(child, bytes)?;
+    let (status, payload) = answer.split_first().ok_or_else(|| failed("the compiler exceeded its limits"))?;
+    let code = match *status {
+        STATUS_CODE => return deserialize(engine, payload),
+        STATUS_NOT_A_POLICY => LoadCode::NotAPolicy,
+        STATUS_WRONG_WORLD => LoadCode::WrongWorld,
+        _ => LoadCode::CompileFailed,
+    };
+    Err(LoadError::new(code, &String::from_utf8_lossy(payload)))
+}
+
+#[expect(unsafe_code, reason = "machine code is trusted because our own child made it a moment ago")]
+fn deserialize(engine: &wasmtime::Engine, code: &[u8]) -> Result<Component, LoadError> {
+    // SAFETY: the bytes come over a private pipe from a process we started from our own binary, and its only input
+    // was a module that wasmtime validated there. wasmtime checks version and configuration itself.
+    unsafe { Component::deserialize(engine, code) }.map_err(|error| failed(&format!("{error:#}")))
+}
+
+/// Sends the module, reads the answer, and kills the child when it takes too long.
+fn exchange(mut child: Child, bytes: &[u8]) -> Result<Vec<u8>, LoadError> {
+    let (Some(mut stdin), Some(stdout)) = (child.stdin.take(), child.stdout.take()) else {
+        return Err(failed("the compiler process has no pipes"));
+    };
+    let (done, finished) = channel::<()>();
+    std::thread::scope(|scope| {
+        // A child that dies early closes the pipe; the write error says nothing more than the missing answer.
+        scope.spawn(move || {
+            let _ = stdin.write_all(bytes);
+        });
+        let reader = scope.spawn(move || {
+            let mut answer = Vec::new();
+            let read = stdout.take(MAX_OUTPUT_BYTES).read_to_end(&mut answer);
+            drop(done);
+            read.map(|_| answer)
+        });
+        let late = finished.recv_timeout(WALL) == Err(RecvTimeoutError::Timeout);
+        if late {
+            // It may have ended in this moment; then there is nothing to kill.
+            let _ = child.kill();
+        }
+        let waited = child.wait();
+        let answer = reader.join().map_err(|_| failed("reading from the compiler failed"))?;
+        if late {
+            return Err(failed("the compiler took longer than 30 s"));
+        }
+        waited.map_err(|error| failed(&error.to_string()))?;
+        answer.map_err(|error| failed(&error.to_string()))
+    })
+}
+
+/// Entry point of the child: reads a module from stdin, writes machine code to stdout. Call it from `main` when
+/// started with the arguments of [`crate::CompileMode::Child`].
+pub fn compile_child_main() -> ExitCode {
+    let (status, payload) = match limited_compile() {
+        Ok(code) => (STATUS_CODE, code),
+        Err(error) => {
+            let status = match error.code {
+                LoadCode::NotAPolicy => STATUS_NOT_A_POLICY,
+                LoadCode::WrongWorld => STATUS_WRONG_WORLD,
+                _ => STATUS_COMPILE_FAILED,
+            };
+            (status, error.message.into_bytes())
+        }
+    };
+    let mut out = std::io::stdout().lock();
+    match out.write_all(&[status]).and_then(|()| out.write_all(&payload)).and_then(|()| out.flush()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(_) => ExitCode::FAILURE,
+    }
+}
+
+fn limited_compile() -> Result<Vec<u8>, LoadError> {
+    let limit = |amount| Rlimit { current: Some(amount), maximum: Some(amount) };
+    setrlimit(Resource::As, limit(MEMORY_BYTES)).map_err(|error| failed(&error.to_string()))?;
+    setrlimit(Resource::Cpu, limit(CPU_SECONDS)).map_err(|error| failed(&error.to_string()))?;
+    // Being nice is a courtesy; a system that refuses it compiles all the same.
+    let _ = rustix::process::nice(10);
+    let mut bytes = Vec::new();
+    std::io::stdin()
+        .lock()
+        .take(u64::try_from(MAX_MODULE_BYTES).unwrap_or(u64::MAX))
+        .read_to_end(&mut bytes)
+        .map_err(|error| failed(&error.to_string()))?;
+    let component = componentize(&bytes)?;
+    let mut config = config(Allocation::OnDemand);
+    config.parallel_compilation(false);
+    let engine = wasmtime::Engine::new(&config).map_err(|error| failed(&format!("{error:#}")))?;
+    engine.precompile_component(&component).map_err(|error| failed(&format!("{error:#}")))
+}

@@ -1,0 +1,123 @@
+//! One load from digest check to trial call (PO-703), on a loader thread.
+
+use std::sync::Arc;
+
+use serde_json::Value;
+
+use super::cache::{Digest, ModuleCache};
+use super::error::{LoadCode, LoadError};
+use super::schema::Schema;
+use super::settings::canonical;
+use super::trial::trial;
+use crate::config::CompileMode;
+use crate::entry::running::Running;
+use crate::facts::{NodeFacts, PolicyFacts};
+use crate::frame::Needs;
+use crate::legacy::Decision;
+use crate::wasm::bindings::types;
+use crate::wasm::unit::{Caller, LeaseUnit, describe};
+
+/// Everything a load depends on.
+pub(crate) struct LoadInput {
+    pub(crate) bytes: Bytes,
+    /// `sha256:<hex>` the policy names, if it does.
+    pub(crate) wanted_digest: Option<String>,
+    /// The source must be pinned by a digest (PO-706).
+    pub(crate) must_pin: bool,
+    pub(crate) settings: Value,
+    pub(crate) decisions: Option<Vec<Decision>>,
+    pub(crate) caller: Caller,
+    pub(crate) facts: PolicyFacts,
+    pub(crate) samples: Vec<Arc<NodeFacts>>,
+    pub(crate) now: types::Now,
+}
+
+/// Module bytes, wherever they are.
+#[derive(Clone)]
+pub(crate) enum Bytes {
+    Builtin(&'static [u8]),
+    Fetched(Arc<[u8]>),
+}
+
+impl AsRef<[u8]> for Bytes {
+    fn as_ref(&self) -> &[u8] {
+        match self {
+            Self::Builtin(bytes) => bytes,
+            Self::Fetched(bytes) => bytes,
+        }
+    }
+}
+
+/// What loading needs from the engine.
+pub(crate) struct Loader<'e> {
+    pub(crate) engine: &'e wasmtime::Engine,
+    pub(crate) cache: &'e ModuleCache,
+    pub(crate) compile: &'e CompileMode,
+    pub(crate) max_module_bytes: usize,
+}
+
+impl Loader<'_> {
+    /// All steps. The epoch deadline of the entry covers every one that runs guest code.
+    pub(crate) fn load(&self, input: &LoadInput) -> Result<Running, LoadError> {
+        let bytes = input.bytes.as_ref();
+        if bytes.len() > self.max_module_bytes {
+            let text = format!("{} bytes, the limit is {}", bytes.len(), self.max_module_bytes);
+            return Err(LoadError::new(LoadCode::TooLarge, &text));
+        }
+        let digest = check_digest(input, bytes)?;
+        let mode = match input.bytes {
+            // Code that came with the program is no more hostile than the program.
+            Bytes::Builtin(_) => &CompileMode::InProcess,
+            Bytes::Fetched(_) => self.compile,
+        };
+        let prepared = self.cache.get(self.engine, mode, digest, bytes)?;
+        for decision in input.decisions.iter().flatten() {
+            let exported = match decision {
+                Decision::Lease => prepared.lease.is_some(),
+                Decision::Place => prepared.place.is_some(),
+            };
+            if !exported {
+                let text = format!("decisions name {decision}, which the module does not export");
+                return Err(LoadError::new(LoadCode::WrongWorld, &text));
+            }
+        }
+        let description = describe(&prepared, &input.caller)
+            .map_err(|fault| LoadError::new(LoadCode::DescribeFailed, &fault.to_string()))?;
+        let schema = Schema::compile(&description.settings_schema)?;
+        let settings: Arc<str> = canonical(&input.settings)?.into();
+        schema.check(&input.settings)?;
+        let wanted = |decision| input.decisions.as_ref().is_none_or(|list| list.contains(&decision));
+        let mut running = Running::new(prepared, digest, description, settings, input.caller.clone());
+        running.lease &= wanted(Decision::Lease);
+        running.place &= wanted(Decision::Place);
+        if running.lease {
+            running.needs = lease_needs(&running)?;
+            trial(&running, &input.facts, &input.samples, input.now)?;
+        }
+        Ok(running)
+    }
+}
+
+fn check_digest(input: &LoadInput, bytes: &[u8]) -> Result<Digest, LoadError> {
+    let digest = Digest::of(bytes);
+    let mismatch = |text: &str| Err(LoadError::new(LoadCode::DigestMismatch, text));
+    match &input.wanted_digest {
+        Some(wanted) if *wanted != digest.to_string() => mismatch(&format!("the module is {digest}")),
+        None if input.must_pin => mismatch(&format!("module.digest is required, the module is {digest}")),
+        _ => Ok(digest),
+    }
+}
+
+/// `create` with these settings, then `needs`.
+fn lease_needs(running: &Running) -> Result<Needs, LoadError> {
+    use crate::fault::CallError;
+    let Some(pre) = &running.prepared.lease else {
+        return Err(LoadError::new(LoadCode::WrongWorld, "the module does not export lease"));
+    };
+    let mut unit = LeaseUnit::create(pre, &running.caller, &running.settings).map_err(|error| match error {
+        CallError::Policy(text) => LoadError::new(LoadCode::SettingsRejected, &text),
+        CallError::Fault(fault) => LoadError::new(LoadCode::SettingsRejected, &fault.to_string()),
+    })?;
+    let said = unit.needs().map_err(|fault| LoadError::new(LoadCode::TrialFailed, &fault.to_string()))?;
+    Needs::of_lease(&said).map_err(|error| LoadError::new(LoadCode::UnknownFact, &error.to_string()))
+}

@@ -1,0 +1,66 @@
+//! Memory and table limits of one instance (policy spec section 8).
+//!
+//! A growth beyond the limit traps instead of returning -1: a guest can never observe how much memory the host
+//! has, which keeps its answers a function of its inputs.
+
+use wasmtime::ResourceLimiter;
+
+/// Table elements of one instance.
+pub(crate) const TABLE_ELEMENTS: usize = 20_000;
+/// Linear memories of one component.
+pub(crate) const MEMORIES: usize = 2;
+/// Tables of one component.
+pub(crate) const TABLES: usize = 4;
+/// Core instances of one component.
+pub(crate) const CORE_INSTANCES: usize = 8;
+/// Largest `memoryMiB` a policy may ask for, in bytes.
+pub(crate) const MAX_MEMORY_BYTES: usize = 128 << 20;
+
+/// Counts what one store holds and refuses what is over.
+#[derive(Debug)]
+pub(crate) struct MemoryLimiter {
+    max_bytes: usize,
+    exceeded: bool,
+}
+
+impl MemoryLimiter {
+    pub(crate) fn new(max_bytes: usize) -> Self {
+        Self { max_bytes, exceeded: false }
+    }
+
+    /// A memory or table was refused; the trap that followed is a fault `Memory`.
+    pub(crate) fn exceeded(&self) -> bool {
+        self.exceeded
+    }
+
+    fn judge(&mut self, what: &str, desired: usize, max: usize) -> wasmtime::Result<bool> {
+        if desired <= max {
+            return Ok(true);
+        }
+        self.exceeded = true;
+        Err(wasmtime::Error::msg(format!("{what} of {desired} is over the limit of {max}")))
+    }
+}
+
+impl ResourceLimiter for MemoryLimiter {
+    fn memory_growing(&mut self, _current: usize, desired: usize, _max: Option<usize>) -> wasmtime::Result<bool> {
+        let max = self.max_bytes;
+        self.judge("linear memory in bytes", desired, max)
+    }
+
+    fn table_growing(&mut self, _current: usize, desired: usize, _max: Option<usize>) -> wasmtime::Result<bool> {
+        self.judge("table size in elements", desired, TABLE_ELEMENTS)
+    }
+
+    fn instances(&self) -> usize {
+        CORE_INSTANCES
+    }
+
+    fn tables(&self) -> usize {
+        TABLES
+    }
+
+    fn memories(&self) -> usize {
+        MEMORIES
+    }
+}

@@ -1,0 +1,199 @@
+//! One work unit: a fresh store and instance, `create`, calls, gone (PO-903).
+//!
+//! In: a prepared module, settings, frames. Out: raw output of the guest. Each entry into guest code gets its own
+//! deadline, so that start functions, `create` and `needs` are bounded as well.
+
+use std::sync::Arc;
+
+use wasmtime::Store;
+use wasmtime::component::{InstancePre, Linker, ResourceAny};
+
+use super::bindings::lease::{LeasePolicy, LeasePolicyPre};
+use super::bindings::place::{PlacePolicy, PlacePolicyPre};
+use super::bindings::{host, lease_abi, types};
+use super::limits::MemoryLimiter;
+use super::log::GuestLog;
+use super::runtime::EPOCH;
+use crate::fault::{CallError, Fault};
+
+/// Data a call may hand to the host, in bytes.
+const OUTPUT_BYTES: usize = 1 << 20;
+/// Handles a store may hold; an honest unit holds one evaluator.
+const HANDLES: usize = 64;
+
+/// Limits of the calls of one entry (PO-710 `limits`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct CallLimits {
+    pub(crate) timeout_ms: u32,
+    pub(crate) memory_bytes: usize,
+}
+
+impl CallLimits {
+    /// Epochs until the deadline. One more than the quotient, because the running epoch is already partly over.
+    fn epochs(self) -> u64 {
+        u64::from(self.timeout_ms).div_ceil(EPOCH.as_millis().try_into().unwrap_or(10)) + 1
+    }
+}
+
+/// What a store carries.
+#[derive(Debug)]
+pub(crate) struct HostState {
+    limiter: MemoryLimiter,
+    log: GuestLog,
+}
+
+/// A linker that knows `host.log` and nothing else (PO-203).
+pub(crate) fn linker(engine: &wasmtime::Engine) -> wasmtime::Result<Linker<HostState>> {
+    let mut linker = Linker::new(engine);
+    host::add_to_linker::<_, HasLog>(&mut linker, |state: &mut HostState| &mut state.log)?;
+    Ok(linker)
+}
+
+/// Says which part of the store implements `host`.
+struct HasLog;
+
+impl wasmtime::component::HasData for HasLog {
+    type Data<'a> = &'a mut GuestLog;
+}
+
+/// A module that only needs memory to run.
+#[derive(Clone)]
+pub(crate) struct Prepared {
+    pub(crate) lease: Option<LeasePolicyPre<HostState>>,
+    pub(crate) place: Option<PlacePolicyPre<HostState>>,
+}
+
+impl Prepared {
+    fn any(&self) -> Option<&InstancePre<HostState>> {
+        self.lease.as_ref().map(LeasePolicyPre::instance_pre).or(self.place.as_ref().map(PlacePolicyPre::instance_pre))
+    }
+}
+
+/// Who runs, and within which limits.
+#[derive(Clone, Debug)]
+pub(crate) struct Caller {
+    /// `<policy>/<entry>`, for logs.
+    pub(crate) entry: Arc<str>,
+    pub(crate) limits: CallLimits,
+}
+
+fn fresh(engine: &wasmtime::Engine, caller: &Caller) -> Store<HostState> {
+    let state = HostState {
+        limiter: MemoryLimiter::new(caller.limits.memory_bytes),
+        log: GuestLog::new(Arc::clone(&caller.entry)),
+    };
+    let mut store = Store::new(engine, state);
+    store.limiter(|state| &mut state.limiter);
+    store.set_hostcall_fuel(OUTPUT_BYTES);
+    store.set_max_component_handles(HANDLES);
+    store.epoch_deadline_trap();
+    store
+}
+
+fn enter(store: &mut Store<HostState>, limits: CallLimits) {
+    store.set_epoch_deadline(limits.epochs());
+    store.data_mut().log.start_call();
+}
+
+fn leave<T>(store: &mut Store<HostState>, result: wasmtime::Result<T>) -> Result<T, Fault> {
+    result.map_err(|error| {
+        let state = store.data_mut();
+        let panic_text = state.log.last_error();
+        Fault::of_call(&error, state.limiter.exceeded(), panic_text)
+    })
+}
+
+/// What `describe` says, copied out of the guest.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Description {
+    pub(crate) name: String,
+    pub(crate) version: String,
+    pub(crate) description: String,
+    pub(crate) settings_schema: String,
+}
+
+/// Runs `describe` in an instance of its own.
+pub(crate) fn describe(prepared: &Prepared, caller: &Caller) -> Result<Description, Fault> {
+    let Some(pre) = prepared.any() else { return Err(Fault::invalid("the module exports no decision")) };
+    let mut store = fresh(pre.engine(), caller);
+    enter(&mut store, caller.limits);
+    if let Some(lease) = &prepared.lease {
+        let bindings = lease.instantiate(&mut store);
+        let bindings = leave(&mut store, bindings)?;
+        enter(&mut store, caller.limits);
+        let said = bindings.kubeocean_policy_meta().call_describe(&mut store);
+        let said = leave(&mut store, said)?;
+        return Ok(Description {
+            name: said.name,
+            version: said.version,
+            description: said.description,
+            settings_schema: said.settings_schema,
+        });
+    }
+    let Some(place) = &prepared.place else { return Err(Fault::invalid("the module exports no decision")) };
+    let bindings: Result<PlacePolicy, _> = place.instantiate(&mut store);
+    let bindings = leave(&mut store, bindings)?;
+    enter(&mut store, caller.limits);
+    let said = bindings.kubeocean_policy_meta().call_describe(&mut store);
+    let said = leave(&mut store, said)?;
+    Ok(Description {
+        name: said.name,
+        version: said.version,
+        description: said.description,
+        settings_schema: said.settings_schema,
+    })
+}
+
+/// A lease evaluator in a sandbox of its own.
+pub(crate) struct LeaseUnit {
+    store: Store<HostState>,
+    bindings: LeasePolicy,
+    evaluator: ResourceAny,
+    limits: CallLimits,
+}
+
+impl LeaseUnit {
+    /// Instantiates and creates. `Err(Policy)` is the module's own `Err` from `create` (PO-206).
+    pub(crate) fn create(
+        pre: &LeasePolicyPre<HostState>,
+        caller: &Caller,
+        settings: &str,
+    ) -> Result<Self, CallError> {
+        let mut store = fresh(pre.engine(), caller);
+        enter(&mut store, caller.limits);
+        let bindings = pre.instantiate(&mut store);
+        let bindings = leave(&mut store, bindings)?;
+        enter(&mut store, caller.limits);
+        let created = bindings.kubeocean_policy_lease().lease_evaluator().call_create(&mut store, settings);
+        let evaluator = leave(&mut store, created)?.map_err(CallError::Policy)?;
+        Ok(Self { store, bindings, evaluator, limits: caller.limits })
+    }
+
+    pub(crate) fn needs(&mut self) -> Result<lease_abi::Needs, Fault> {
+        enter(&mut self.store, self.limits);
+        let said =
+            self.bindings.kubeocean_policy_lease().lease_evaluator().call_needs(&mut self.store, self.evaluator);
+        leave(&mut self.store, said)
+    }
+
+    /// One call. The output is not checked here.
+    pub(crate) fn lease(
+        &mut self,
+        now: types::Now,
+        nodes: types::Frame<'_>,
+    ) -> Result<lease_abi::LeaseOutput, CallError> {
+        enter(&mut self.store, self.limits);
+        let said = self.bindings.kubeocean_policy_lease().lease_evaluator().call_lease(
+            &mut self.store,
+            self.evaluator,
+            now,
+            nodes,
+        );
+        leave(&mut self.store, said)?.map_err(CallError::Policy)
+    }
+
+    /// Log lines dropped so far.
+    pub(crate) fn dropped_lines(&self) -> u64 {
+        self.store.data().log.dropped()
+    }
+}

@@ -1,0 +1,302 @@
+//! What policies made of built-in modules decide: composition, selection, invalid policies, memo, audit.
+
+use std::sync::Arc;
+
+use kubeocean_engine::{EntryState, EntryVerdict, ModuleFetch, NodeFacts, Reclaim, Verdict, builtin};
+use rstest::rstest;
+use serde_json::json;
+
+use crate::guest::digest;
+use crate::support::*;
+
+fn half() -> serde_json::Value {
+    json!({"resourceLimits": [{"resource": "cpu", "percent": 50, "quantity": 8}, {"resource": "memory", "quantity": "25Gi"}]})
+}
+
+#[test]
+fn the_worked_example_of_the_specification() {
+    let host = host(vec![policy(half()).builtin("team", "cpu-percentage", json!({"limits": [{"resource": "cpu", "quantity": "6"}]}))]);
+    let decision = host.one(noon(), node("a"));
+    assert_eq!(decision.governed_by.as_deref(), Some("p"));
+    assert_eq!((decision.verdict, decision.withheld), (Verdict::Offer, false));
+    assert_eq!(cpu(&decision), 5900);
+    assert_eq!(decision.amounts["memory"], 25 << 30);
+    assert_eq!(decision.amounts["nvidia.com/gpu"], 6);
+    assert_eq!(decision.limited_by["cpu"], "legacy-resource-limits");
+    assert!(!decision.limited_by.contains_key("nvidia.com/gpu"));
+    assert!(decision.announce && decision.may_create && !decision.overcommitted);
+    assert_eq!(decision.valid_until, None);
+}
+
+#[test]
+fn a_policy_without_anything_offers_all_that_is_free() {
+    let decision = host(vec![policy(json!({}))]).one(noon(), node("a"));
+    assert_eq!((cpu(&decision), decision.verdict), (11_800, Verdict::Offer));
+}
+
+#[test]
+fn a_lower_cap_overcommits_and_evicts_nothing() {
+    let mut node = node("a");
+    node.leased.insert("cpu".into(), 6000);
+    let decision = host(vec![policy(half())]).one(noon(), node);
+    assert!(decision.overcommitted);
+    assert_eq!(decision.verdict, Verdict::Offer);
+}
+
+#[rstest]
+#[case::monday_morning_of_the_same_day("2026-03-02T08:00:59Z", true, "2026-03-02T08:01:00Z")]
+#[case::monday_after("2026-03-02T08:01:00Z", false, "2026-03-02T18:00:00Z")]
+#[case::friday_night_into_the_weekend("2026-03-06T18:00:00Z", true, "2026-03-09T08:01:00Z")]
+#[case::sunday("2026-03-08T12:00:00Z", true, "2026-03-09T08:01:00Z")]
+fn the_published_example_has_no_gap_at_the_weekend(#[case] now: &str, #[case] offered: bool, #[case] until: &str) {
+    let host = host(vec![policy(json!({
+        "timeWindows": [
+            {"start": "18:00", "end": "08:00", "days": ["Monday", "Tuesday", "Wednesday", "Thursday", "Friday"]},
+            {"start": "00:00", "end": "23:59", "days": ["Saturday", "Sunday"]}
+        ],
+        "forceReclaim": true, "gracefulReclaimPeriodSeconds": 600
+    }))]);
+    let decision = host.one(at(now), node("a"));
+    assert_eq!(decision.withheld, !offered);
+    assert_eq!(decision.valid_until, Some(at(until).as_second()));
+    assert_eq!(decision.reclaim, Reclaim::Graceful(600), "announced when offered, in force when not");
+    assert!(decision.announce);
+    assert_eq!(cpu(&decision), 11_800, "withholding does not change amounts");
+    if !offered {
+        assert_eq!(decision.reason.unwrap().code, "OutsideTimeWindow");
+    }
+    let status = &host.host.status(at(now))[0];
+    assert_eq!((status.active, status.next_change), (offered, Some(at(until).as_second())));
+}
+
+#[test]
+fn windows_are_in_the_zone_of_the_policy() {
+    let spec = json!({"timeZone": "Asia/Shanghai", "timeWindows": [{"start": "20:00", "end": "20:30"}]});
+    let host = host(vec![policy(spec)]);
+    assert!(!host.one(noon(), node("a")).withheld);
+    assert!(host.one(seconds(31 * 60), node("a")).withheld);
+    assert_eq!(host.host.status(noon())[0].zone, "Asia/Shanghai");
+}
+
+fn selector(value: &str) -> serde_json::Value {
+    json!({"nodeSelectorTerms": [{"matchExpressions": [{"key": "pool", "operator": "In", "values": [value]}]}]})
+}
+
+#[test]
+fn the_oldest_policy_that_applies_governs_and_names_who_is_shadowed() {
+    let host = host(vec![
+        policy(json!({})).named("young", 3),
+        policy(json!({"nodeSelector": selector("batch")})).named("old-batch", 1),
+        policy(json!({"nodeSelector": selector("online"), "resourceLimits": [{"resource": "cpu", "percent": 0}]})).named("middle", 2),
+        policy(json!({"nodeSelector": selector("batch")})).named("young-batch", 4),
+    ]);
+    let online = host.one(noon(), node("a"));
+    assert_eq!(online.governed_by.as_deref(), Some("middle"));
+    assert_eq!(online.shadowed, ["young"]);
+    assert_eq!(cpu(&online), 0, "zero leases nothing");
+    let status = host.host.status(noon());
+    let names: Vec<&str> = status.iter().map(|policy| policy.name.as_str()).collect();
+    assert_eq!(names, ["old-batch", "middle", "young", "young-batch"]);
+    assert_eq!(status[1].zero_limits, ["cpu"]);
+    let mut batch = node("b");
+    batch.labels.insert("pool".into(), "batch".into());
+    let batch = host.one(noon(), batch);
+    assert_eq!(batch.governed_by.as_deref(), Some("old-batch"));
+    assert_eq!(batch.shadowed, ["young", "young-batch"]);
+}
+
+#[test]
+fn equal_age_is_decided_by_name_and_no_policy_means_withdraw() {
+    let both = host(vec![policy(json!({})).named("b", 1), policy(json!({})).named("a", 1)]);
+    assert_eq!(both.one(noon(), node("n")).governed_by.as_deref(), Some("a"));
+    let none = host(vec![policy(json!({"nodeSelector": selector("batch")}))]).one(noon(), node("n"));
+    assert_eq!((none.governed_by, none.selected), (None, true));
+}
+
+#[test]
+fn the_binding_selector_comes_first() {
+    let host = host(vec![policy(json!({}))]);
+    host.host.set_binding_selector(Some(&serde_json::from_value(selector("batch")).unwrap()));
+    let decision = host.one(noon(), node("a"));
+    assert_eq!((decision.governed_by, decision.selected), (None, false));
+    host.host.set_binding_selector(None);
+    assert!(host.one(noon(), node("a")).selected);
+}
+
+#[test]
+fn an_invalid_policy_governs_holds_and_evicts_nothing() {
+    let invalid = json!({
+        "timeWindows": [{"start": "25:00", "end": "08:00"}], "forceReclaim": true,
+        "resourceLimits": [{"resource": "cpu", "percent": 10}]
+    });
+    let host = host(vec![
+        policy(invalid).builtin("zero", "cpu-percentage", json!({"cpuPercent": 0})),
+        policy(json!({})).named("young", 2),
+    ]);
+    let mut held = published("a", 9000, true);
+    held.used.insert("memory".into(), 64 << 30);
+    let decision = host.one(noon(), held);
+    assert_eq!(decision.governed_by.as_deref(), Some("p"));
+    assert_eq!((decision.verdict, decision.withheld), (Verdict::Held, true));
+    assert_eq!((cpu(&decision), decision.amounts["memory"]), (9000, 0), "as published, lowered where less is free");
+    assert_eq!((decision.reclaim, decision.announce, decision.may_create), (Reclaim::Keep, false, false));
+    assert_eq!(decision.reason.unwrap().code, "PolicyInvalid");
+    let status = &host.host.status(noon())[0];
+    assert!(status.valid.as_ref().unwrap_err().starts_with("invalid start time format in time window 0: \"25:00\""));
+    assert!(!status.active);
+}
+
+#[test]
+fn an_invalid_policy_covers_only_what_its_selector_selects() {
+    let invalid = json!({"nodeSelector": selector("batch"), "resourceLimits": [{"resource": "cpu", "percent": 101}]});
+    let host = host(vec![policy(invalid), policy(json!({})).named("young", 2)]);
+    assert_eq!(host.one(noon(), node("a")).governed_by.as_deref(), Some("young"));
+}
+
+#[test]
+fn a_builtin_and_the_same_bytes_from_a_config_map_decide_alike() {
+    let settings = json!({"limits": [{"resource": "cpu", "percent": 30}, {"resource": "memory", "reserve": "8Gi"}]});
+    let bytes: Arc<[u8]> = builtin("cpu-percentage").unwrap().into();
+    let embedded = host(vec![policy(json!({})).builtin("x", "cpu-percentage", settings.clone())]);
+    let fetched = host(vec![policy(json!({})).module("x", &bytes, json!({"settings": settings}))]);
+    for used in [0, 1, 999, 16_000, 99_999] {
+        let mut node = node("a");
+        node.used.insert("cpu".into(), used);
+        assert_eq!(embedded.one(noon(), node.clone()), fetched.one(noon(), node));
+    }
+    let status = fetched.entry("x");
+    assert_eq!((status.state, status.digest.as_deref()), (EntryState::Active, Some(&*digest(&bytes))));
+    assert_eq!(status.module.as_deref(), Some("cpu-percentage"));
+    assert_eq!(embedded.entry("x").digest, status.digest);
+}
+
+#[test]
+fn an_unchanged_node_costs_no_call_and_an_undeclared_label_neither() {
+    let host = host(vec![policy(json!({"nodeSelector": selector("online"), "resourceLimits": [{"resource": "cpu", "percent": 50}]}))]);
+    let nodes: Vec<Arc<NodeFacts>> = (0..1000)
+        .map(|i| {
+            let mut node = node(&format!("n{i}"));
+            node.used.insert("cpu".into(), i);
+            Arc::new(node)
+        })
+        .collect();
+    let calls = |label: &str| host.numbers(label).counters;
+    let first = host.host.decide(noon(), &nodes);
+    let (limits, select) = (calls("p/legacy-resource-limits"), calls("p/legacy-node-selector"));
+    assert_eq!(limits.offered, 1000, "every row is asked once");
+    assert_eq!(limits.calls, 4, "in units of 256");
+    assert!(select.offered <= 4, "equal rows are asked once per unit");
+    assert_eq!(host.host.decide(seconds(599), &nodes), first);
+    assert_eq!(calls("p/legacy-resource-limits").calls, 4);
+    let mut labelled = (*nodes[0]).clone();
+    labelled.labels.insert("colour".into(), "green".into());
+    host.one(seconds(599), labelled.clone());
+    assert_eq!(calls("p/legacy-resource-limits").calls, 4);
+    assert_eq!(calls("p/legacy-node-selector").calls, select.calls);
+    labelled.labels.insert("pool".into(), "batch".into());
+    assert_eq!(host.one(seconds(599), labelled).governed_by, None);
+    assert_eq!(calls("p/legacy-node-selector").calls, select.calls + 1);
+    host.host.decide(seconds(600), &nodes);
+    assert_eq!(calls("p/legacy-resource-limits").offered, 2000, "one refresh after ten minutes");
+    assert_eq!(calls("p/legacy-resource-limits").impure, 0);
+}
+
+#[test]
+fn audit_reports_and_changes_nothing() {
+    let audit = json!({"name": "zero", "module": {"builtin": "cpu-percentage"}, "settings": {"cpuPercent": 0}, "enforcement": "Audit"});
+    let host = host(vec![policy(half()).raw(audit, None)]);
+    let plain = self::host_of_half().one(noon(), node("a"));
+    assert_eq!(host.one(noon(), node("a")), plain);
+    host.one(noon(), node("b"));
+    let (affected, sample) = host.entry("zero").audit.unwrap();
+    assert_eq!(affected, 2);
+    assert!(sample[0].starts_with("a: cpu 5900 -> 0 ("), "{}", sample[0]);
+    host.host.forget_node("a");
+    assert_eq!(host.entry("zero").audit.unwrap().0, 1);
+}
+
+fn host_of_half() -> Host {
+    host(vec![policy(half())])
+}
+
+#[test]
+fn explain_tells_every_step_and_records_can_be_read() {
+    let host = host(vec![
+        policy(json!({"nodeSelector": selector("batch")})).named("other", 0),
+        policy(half()).builtin("team", "cpu-percentage", json!({"limits": [{"resource": "cpu", "quantity": "6"}]})),
+    ]);
+    let explanation = host.host.explain(noon(), &Arc::new(node("a")));
+    assert_eq!(explanation.decision, host.one(noon(), node("a")));
+    let steps: Vec<(&str, &str, Option<EntryVerdict>)> = explanation
+        .policies
+        .iter()
+        .flat_map(|(policy, steps)| steps.iter().map(|s| (policy.as_str(), s.entry.as_str(), s.verdict)))
+        .collect();
+    assert_eq!(
+        steps,
+        [
+            ("other", "legacy-node-selector", Some(EntryVerdict::NotApplicable)),
+            ("p", "legacy-resource-limits", Some(EntryVerdict::Offer)),
+            ("p", "team", Some(EntryVerdict::Offer)),
+        ]
+    );
+    assert_eq!(explanation.policies[1].1[0].proposed["cpu"], 5900);
+    let records = host.host.records();
+    let record = records.iter().find(|record| record.entry == "p/team").unwrap();
+    assert_eq!(record.facts["available/cpu"], json!(11_800));
+    assert_eq!(record.caps["cpu"], 6000);
+}
+
+#[rstest]
+#[case::unknown_builtin(json!({"name": "x", "module": {"builtin": "nope"}}), EntryState::Loading, "ModuleNotFound")]
+#[case::no_source(json!({"name": "x", "module": {}}), EntryState::Loading, "ModuleNotFound")]
+#[case::settings_against_the_schema(
+    json!({"name": "x", "module": {"builtin": "cpu-percentage"}, "settings": {"cpuPercent": 150}}),
+    EntryState::Invalid,
+    "SettingsInvalid: settings.cpuPercent: 150 is greater than the maximum of 100"
+)]
+#[case::unknown_setting(
+    json!({"name": "x", "module": {"builtin": "cpu-percentage"}, "settings": {"colour": 1}}),
+    EntryState::Invalid,
+    "SettingsInvalid"
+)]
+#[case::settings_that_are_no_object(
+    json!({"name": "x", "module": {"builtin": "cpu-percentage"}, "settings": [1]}),
+    EntryState::Invalid,
+    "SettingsInvalid"
+)]
+#[case::a_decision_it_does_not_make(
+    json!({"name": "x", "module": {"builtin": "cpu-percentage"}, "decisions": ["place"]}),
+    EntryState::Invalid,
+    "WrongWorld"
+)]
+fn a_wrong_entry_is_named(#[case] entry: serde_json::Value, #[case] state: EntryState, #[case] error: &str) {
+    let host = host(vec![policy(json!({})).raw(entry, None)]);
+    assert!(host.error("x").starts_with(error), "{}", host.error("x"));
+    assert_eq!(host.state("x"), state);
+    assert!(host.host.ready());
+}
+
+#[test]
+fn modules_from_a_config_map_must_be_pinned() {
+    let bytes: Arc<[u8]> = builtin("cpu-percentage").unwrap().into();
+    let entry = json!({"name": "x", "module": {"configMap": {"name": "m"}}});
+    let unpinned = host(vec![policy(json!({})).raw(entry, Some(ModuleFetch::Ready(Arc::clone(&bytes))))]);
+    assert!(unpinned.error("x").starts_with("DigestMismatch: module.digest is required"));
+    assert!(!unpinned.host.status(noon())[0].pinned);
+    let entry = json!({"name": "x", "module": {"configMap": {"name": "m"}, "digest": format!("sha256:{}", "0".repeat(64))}});
+    let other = host(vec![policy(json!({})).raw(entry, Some(ModuleFetch::Ready(bytes)))]);
+    assert!(other.error("x").starts_with("DigestMismatch: the module is sha256:"));
+    assert_eq!(other.state("x"), EntryState::Invalid);
+}
+
+#[test]
+fn more_entries_than_allowed_do_not_run() {
+    let mut many = policy(json!({}));
+    for i in 0..17 {
+        many = many.builtin(&format!("e{i}"), "cpu-percentage", json!({"cpuPercent": 100 - i}));
+    }
+    let host = host(vec![many]);
+    assert_eq!(host.state("e15"), EntryState::Active);
+    assert!(host.error("e16").starts_with("TooManyPolicies"));
+}

@@ -1,0 +1,252 @@
+//! Modules that want to do harm, each beside a good one whose decisions must not change.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use kubeocean_engine::{EntryState, FaultKind, ModuleFetch, Verdict, builtin};
+use rstest::rstest;
+use serde_json::json;
+
+use crate::guest::{Guest, digest, guest};
+use crate::support::*;
+
+/// The hostile entry ignores its errors, so whatever is left is the good entry's decision.
+fn beside_a_good_one(bytes: &Arc<[u8]>) -> Host {
+    let host = host(vec![
+        policy(json!({}))
+            .module("bad", bytes, json!({"onError": "Ignore"}))
+            .builtin("good", "cpu-percentage", json!({"cpuPercent": 50})),
+    ]);
+    assert_eq!(host.state("good"), EntryState::Active);
+    assert_eq!(cpu(&host.one(noon(), node("a"))), 5900);
+    host
+}
+
+fn refused(bytes: &Arc<[u8]>, error: &str) {
+    let host = beside_a_good_one(bytes);
+    assert!(host.error("bad").starts_with(error), "expected {error}, got {}", host.error("bad"));
+    assert_eq!(host.state("bad"), EntryState::Invalid);
+}
+
+#[test]
+fn the_plain_guest_is_a_policy() {
+    let host = beside_a_good_one(&guest().bytes());
+    assert_eq!(host.state("bad"), EntryState::Active, "{}", host.error("bad"));
+    assert_eq!(host.numbers("p/bad").counters.errors, 0);
+}
+
+#[rstest]
+#[case::describe_loops(guest().with("DESCRIBE", "(call $forever)"), "DescribeFailed: Timeout")]
+#[case::describe_traps(guest().with("DESCRIBE", "(unreachable)"), "DescribeFailed: Trap")]
+#[case::start_loops(guest().with("START", "(start $forever)"), "DescribeFailed: Timeout")]
+#[case::create_loops(guest().with("CREATE", "(call $forever)"), "SettingsRejected: Timeout")]
+#[case::create_says_err(
+    guest().with("CREATE", "(i32.store8 (i32.const 256) (i32.const 1)) (i32.store (i32.const 260) (i32.const 1120)) (i32.store (i32.const 264) (i32.const 7)) (return (i32.const 256))"),
+    "SettingsRejected: Hostile"
+)]
+#[case::needs_loops(guest().with("NEEDS", "(call $forever)"), "TrialFailed: Timeout")]
+#[case::needs_an_unknown_fact(guest().with("NEEDS", "(i32.store8 (i32.const 1088) (i32.const 120))"), "UnknownFact: fact \"xode.created\"")]
+#[case::schema_is_no_json(guest().with("DESCRIBE", "(i32.store8 (i32.const 1048) (i32.const 40))"), "SchemaInvalid")]
+#[case::lease_loops(guest().with("LEASE", "(call $forever)"), "TrialFailed: Timeout")]
+#[case::lease_traps(guest().with("LEASE", "(unreachable)"), "TrialFailed: Trap")]
+#[case::recursion(guest().with("LEASE", "(drop (call $deep (i32.const 0)))"), "TrialFailed: Trap")]
+#[case::memory_bomb(guest().with("LEASE", "(call $grow_forever)"), "TrialFailed: Memory")]
+#[case::too_much_memory_at_start(
+    guest().with("MEMORY", "(memory (export \"memory\") 1000)"), "DescribeFailed: Memory"
+)]
+#[case::four_gigabytes_at_start(guest().with("MEMORY", "(memory (export \"memory\") 65536)"), "CompileFailed")]
+#[case::a_huge_string(
+    guest().with("MEMORY", "(memory (export \"memory\") 256)").with("DESCRIBE", "(i32.store (i32.const 36) (i32.const 10485760))"),
+    "DescribeFailed: Output"
+)]
+#[case::a_huge_list_header(guest().with("LEASE", "(i32.store (i32.const 280) (i32.const 100000000))"), "TrialFailed: Trap")]
+#[case::a_list_of_a_megabyte(
+    guest().with("MEMORY", "(memory (export \"memory\") 256)").with("LEASE", "(i32.store (i32.const 280) (i32.const 200000))"),
+    "TrialFailed: Output"
+)]
+#[case::wrong_row_count(guest().with("LEASE", "(i32.store (i32.const 280) (i32.const 1))"), "TrialFailed: Invalid: 1 rows")]
+#[case::valid_until_in_the_past(
+    guest().with("LEASE", "(i32.store8 offset=16 (i32.load (i32.const 276)) (i32.const 1)) (i64.store offset=24 (i32.load (i32.const 276)) (i64.load offset=8 (local.get $args)))"),
+    "TrialFailed: Invalid: valid-until"
+)]
+#[case::a_negative_cap(guest().with("LEASE", "(call $cap_all (local.get $args) (i64.const -2))"), "TrialFailed: Invalid: cap -2")]
+#[case::no_such_verdict(guest().with("LEASE", "(i32.store8 (i32.load (i32.const 276)) (i32.const 9))"), "TrialFailed: Trap")]
+#[case::withhold_without_reason(
+    guest().with("LEASE", "(i32.store8 (i32.load (i32.const 276)) (i32.const 1))"),
+    "TrialFailed: Invalid: a row that does not offer"
+)]
+#[case::answers_by_position(
+    guest().with("LEASE", "(call $cap_all (local.get $args) (i64.const 9)) (i64.store (i32.load (i32.const 284)) (i64.const 1))"),
+    "NotPure"
+)]
+#[case::handle_flood(
+    guest().with("CREATE", "(loop $again (drop (call $resource_new (i32.const 1))) (br $again))"),
+    "SettingsRejected: Trap"
+)]
+#[case::imports_env(
+    guest().with("IMPORTS", "(import \"env\" \"now\" (func (result i64)))"), "WrongWorld: import env is not allowed"
+)]
+#[case::imports_wasi(
+    guest().with("IMPORTS", "(import \"wasi:clocks/wall-clock@0.2.0\" \"now\" (func (param i32)))"),
+    "WrongWorld: import wasi:clocks/wall-clock@0.2.0 is not allowed"
+)]
+fn a_module_that_misbehaves_at_once_is_refused(#[case] guest: Guest, #[case] error: &str) {
+    refused(&guest.bytes(), error);
+}
+
+#[test]
+fn what_is_no_policy_is_refused() {
+    let good = guest().bytes();
+    let component = builtin("cpu-percentage").unwrap();
+    let random: Vec<u8> = (0..4096_u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 24).to_le_bytes()[0]).collect();
+    refused(&Arc::from(random), "NotAPolicy");
+    refused(&Arc::from(*b"\x7fELF\x02\x01\x01\0machine code"), "NotAPolicy");
+    refused(&guest().core().into(), "NotAPolicy: the module does not say which world");
+    refused(&good[..good.len() / 2].into(), "NotAPolicy");
+    refused(&component[..component.len() / 2].into(), "CompileFailed");
+    refused(&vec![0; 9 << 20].into(), "TooLarge");
+    refused(&vec![0; 60 << 20].into(), "TooLarge");
+}
+
+#[rstest]
+#[case::wasi(
+    r#"(component (import "wasi:random/random@0.2.0" (instance (export "get-random-u64" (func (result u64))))))"#,
+    "WrongWorld: import wasi:random/random@0.2.0 is not allowed"
+)]
+#[case::empty("(component)", "WrongWorld: export kubeocean:policy/meta is missing")]
+#[case::a_later_interface(
+    r#"(component (component $c) (instance $i (instantiate $c)) (export "kubeocean:policy/transform@1.1.0" (instance $i)))"#,
+    "WrongWorld: export kubeocean:policy/transform@1.1.0 needs host >= 1.1"
+)]
+#[case::another_major(
+    r#"(component (component $c) (instance $i (instantiate $c)) (export "kubeocean:policy/lease@2.0.0" (instance $i)))"#,
+    "WrongWorld: export kubeocean:policy/lease@2.0.0 is not of a version"
+)]
+#[case::another_shape(
+    r#"(component
+        (core module $m (func (export "f") (result i32) (i32.const 0)))
+        (core instance $i (instantiate $m))
+        (func $describe (result u32) (canon lift (core func $i "f")))
+        (component $c (import "f" (func $f (result u32))) (export "describe" (func $f)))
+        (instance $meta (instantiate $c (with "f" (func $describe))))
+        (component $e)
+        (instance $lease (instantiate $e))
+        (export "kubeocean:policy/meta@1.0.0" (instance $meta))
+        (export "kubeocean:policy/lease@1.0.0" (instance $lease)))"#,
+    "WrongWorld"
+)]
+fn a_component_of_another_world_is_refused(#[case] text: &str, #[case] error: &str) {
+    refused(&wat::parse_str(text).unwrap().into(), error);
+}
+
+#[rstest]
+#[case::trap("(unreachable)", FaultKind::Trap)]
+#[case::endless_loop("(call $forever)", FaultKind::Timeout)]
+#[case::memory("(call $grow_forever)", FaultKind::Memory)]
+#[case::invalid("(i32.store (i32.const 280) (i32.const 0))", FaultKind::Invalid)]
+fn a_fault_in_production_spares_the_other_rows_and_leads_to_quarantine(#[case] code: &str, #[case] kind: FaultKind) {
+    let bytes = guest().cap(100).with("POISONED", code).bytes();
+    let host = host(vec![policy(json!({})).module("bad", &bytes, json!({"onError": "LastKnown"}))]);
+    let nodes = [node("a"), poisoned(node("b")), node("c")].map(Arc::new);
+    let decisions = host.host.decide(noon(), &nodes);
+    assert_eq!(decisions.iter().map(cpu).collect::<Vec<_>>()[0], 100);
+    assert_eq!((cpu(&decisions[2]), decisions[2].verdict), (100, Verdict::Offer));
+    assert_eq!((decisions[1].verdict, decisions[1].may_create, decisions[1].announce), (Verdict::Withhold, false, false));
+    assert_eq!(decisions[1].reason.as_ref().unwrap().code, "ModuleFailed");
+    let faults = host.numbers("p/bad").counters.faults[FaultKind::ALL.iter().position(|k| *k == kind).unwrap()];
+    assert_eq!(faults, 2, "the batch, then the row alone");
+    assert_eq!(host.state("bad"), EntryState::Active);
+    // The third fault within a minute.
+    host.one(seconds(30), poisoned(node("b")));
+    assert_eq!(host.state("bad"), EntryState::Quarantined);
+    host.wait(|_| true);
+    let stays = host.one(seconds(31), node("new"));
+    assert_eq!((stays.verdict, stays.wake_at), (Verdict::Withhold, Some(seconds(60).as_second())));
+    let known = host.one(seconds(31), node("a"));
+    assert_eq!((cpu(&known), known.verdict), (100, Verdict::Offer), "an answer in the memo still holds");
+    // The first probe fails, the second one succeeds.
+    let mut other = poisoned(node("b"));
+    other.labels.clear();
+    assert_eq!(host.one(seconds(60), other).wake_at, Some(seconds(120).as_second()));
+    assert_eq!(host.state("bad"), EntryState::Quarantined);
+    let mut healthy = node("d");
+    healthy.created_unix = 7;
+    let back = host.one(seconds(120), healthy);
+    assert_eq!((cpu(&back), back.verdict), (100, Verdict::Offer));
+    assert_eq!(host.state("bad"), EntryState::Active);
+}
+
+#[test]
+fn four_endless_loops_delay_a_good_policy_only_a_little() {
+    let bytes = guest().with("POISONED", "(call $forever)").bytes();
+    let bad: Vec<Host> = (0..4).map(|i| {
+        let entry = format!("loop{i}");
+        host(vec![policy(json!({})).module(&entry, &bytes, json!({"limits": {"timeoutMilliseconds": 50 + i}}))])
+    }).collect();
+    let good = host(vec![policy(json!({"resourceLimits": [{"resource": "cpu", "percent": 50}]}))]);
+    std::thread::scope(|scope| {
+        for host in &bad {
+            scope.spawn(|| host.one(noon(), poisoned(node("a"))));
+        }
+        let started = Instant::now();
+        assert_eq!(cpu(&good.one(noon(), node("a"))), 5900);
+        assert!(started.elapsed().as_millis() < 300, "took {:?}", started.elapsed());
+    });
+}
+
+#[test]
+fn a_log_flood_is_cut_and_counted() {
+    let host = beside_a_good_one(&guest().with("LEASE", "(call $flood)").bytes());
+    assert_eq!(host.state("bad"), EntryState::Active);
+    // Two trial calls and one decision, 100 lines each, 32 of them allowed.
+    assert_eq!(host.numbers("p/bad").counters.log_dropped, 3 * 68);
+}
+
+#[test]
+fn an_answer_does_not_depend_on_earlier_units() {
+    // The cap is the number of calls the instance has seen.
+    let code = "(call $cap_all (local.get $args) (global.get $calls))";
+    let host = beside_a_good_one(&guest().with("LEASE", code).bytes());
+    assert_eq!(host.state("bad"), EntryState::Active, "a fresh instance hides the counter");
+    for i in 0..5 {
+        let mut node = node("a");
+        node.created_unix = i;
+        assert_eq!(cpu(&host.one(noon(), node)), 1);
+    }
+}
+
+#[test]
+fn a_broken_promise_is_noticed_at_the_refresh_and_lasts_ten_minutes() {
+    // The cap is the current hour, and no valid-until is given.
+    let code = "(call $cap_all (local.get $args) (i64.div_s (i64.load offset=8 (local.get $args)) (i64.const 600)))";
+    let host = host(vec![policy(json!({})).guest("liar", &guest().with("LEASE", code))]);
+    host.one(noon(), node("a"));
+    host.one(seconds(599), node("a"));
+    assert_eq!(host.numbers("p/liar").counters.impure, 0);
+    host.one(seconds(600), node("a"));
+    assert_eq!(host.numbers("p/liar").counters.impure, 1);
+    assert!(host.error("liar").starts_with("NotPure"));
+    host.one(seconds(901), node("a"));
+    assert_eq!(host.numbers("p/liar").counters.calls, 3, "asked twice as often from now on");
+}
+
+#[test]
+fn too_large_settings_and_failed_fetches_are_named() {
+    let bytes = guest().bytes();
+    let big = json!({"settings": {"a": "x".repeat(1 << 20)}});
+    let started = Instant::now();
+    let host = host(vec![
+        policy(json!({}))
+            .module("big", &bytes, big)
+            .raw(
+                json!({"name": "gone", "module": {"configMap": {"name": "m"}, "digest": digest(&bytes)}}),
+                Some(ModuleFetch::Failed { code: kubeocean_engine::LoadCode::FetchForbidden, message: "403".into() }),
+            )
+            .raw(json!({"name": "later", "module": {"configMap": {"name": "m"}, "digest": digest(&bytes)}, "enforcement": "Audit"}), None),
+    ]);
+    assert!(host.error("big").starts_with("SettingsInvalid"));
+    assert_eq!((host.error("gone").as_str(), host.state("gone")), ("FetchForbidden: 403", EntryState::Loading));
+    assert_eq!((host.error("later").as_str(), host.state("later")), ("", EntryState::Loading));
+    assert_eq!(host.entry("later").desired_digest, Some(digest(&bytes)));
+    assert!(started.elapsed().as_secs() < 30);
+}

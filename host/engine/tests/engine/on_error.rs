@@ -1,0 +1,165 @@
+//! PO-803 and PO-804: what holds when an entry gives no answer, at every stage.
+
+use std::sync::Arc;
+
+use kubeocean_engine::{LoadCode, ModuleFetch, NodeDecision, NodeFacts, PolicySpec, Reclaim, Verdict};
+use rstest::rstest;
+use serde_json::json;
+
+use crate::guest::{digest, guest};
+use crate::support::*;
+
+/// How the entry fails to answer.
+#[derive(Clone, Copy, Debug)]
+enum Failure {
+    Pending,
+    FetchFailed,
+    WrongDigest,
+    NoModule,
+    Trap,
+    Err,
+    Invalid,
+}
+
+const ALL: [Failure; 7] = [
+    Failure::Pending,
+    Failure::FetchFailed,
+    Failure::WrongDigest,
+    Failure::NoModule,
+    Failure::Trap,
+    Failure::Err,
+    Failure::Invalid,
+];
+
+/// An entry that fails, in front of one that leases half the cpu. It is Audit-free and has never answered.
+fn failing(failure: Failure, on_error: &str) -> PolicySpec {
+    let bad = |code: &str| guest().with("POISONED", code).bytes();
+    let err = "(i32.store8 (i32.const 272) (i32.const 1)) (i32.store (i32.const 276) (i32.const 1120)) (i32.store (i32.const 280) (i32.const 7))";
+    let (bytes, fetch, pin): (Arc<[u8]>, Option<ModuleFetch>, Option<String>) = match failure {
+        Failure::Pending => (guest().bytes(), None, None),
+        Failure::FetchFailed => {
+            let fetch = ModuleFetch::Failed { code: LoadCode::FetchFailed, message: "no route".into() };
+            (guest().bytes(), Some(fetch), None)
+        }
+        Failure::WrongDigest => (guest().bytes(), None, Some(format!("sha256:{}", "1".repeat(64)))),
+        Failure::NoModule => (Arc::from(*b"text"), None, None),
+        Failure::Trap => (bad("(unreachable)"), None, None),
+        Failure::Err => (bad(err), None, None),
+        Failure::Invalid => (bad("(i32.store (i32.const 280) (i32.const 0))"), None, None),
+    };
+    let pending = matches!(failure, Failure::Pending);
+    let fetch = fetch.or((!pending).then(|| ModuleFetch::Ready(Arc::clone(&bytes))));
+    let pin = pin.unwrap_or_else(|| digest(&bytes));
+    policy(json!({}))
+        .raw(json!({"name": "bad", "module": {"configMap": {"name": "m"}, "digest": pin}, "onError": on_error}), fetch)
+        .builtin("half", "cpu-percentage", json!({"cpuPercent": 50}))
+}
+
+fn decide(failure: Failure, on_error: &str, node: NodeFacts) -> NodeDecision {
+    // A host that is not waited for: `Pending` never settles.
+    let host = unsettled(vec![failing(failure, on_error)]);
+    if !matches!(failure, Failure::Pending) {
+        host.settle();
+    }
+    host.one(noon(), poisoned(node))
+}
+
+fn unsettled(policies: Vec<PolicySpec>) -> Host {
+    let host = host(Vec::new());
+    host.host.set_policies(policies);
+    host
+}
+
+#[test]
+fn ignore_leaves_the_entry_out() {
+    for failure in ALL {
+        let decision = decide(failure, "Ignore", node("a"));
+        assert_eq!((decision.verdict, cpu(&decision)), (Verdict::Offer, 5900), "{failure:?}");
+        assert!(decision.announce && decision.may_create, "{failure:?}");
+    }
+}
+
+#[test]
+fn deny_withholds_without_reclaim_and_makes_no_vnode() {
+    for failure in ALL {
+        let without = decide(failure, "Deny", node("a"));
+        assert_eq!((without.verdict, without.reclaim), (Verdict::Withhold, Reclaim::Keep), "{failure:?}");
+        assert!(!without.may_create && !without.announce, "{failure:?}");
+        let with = decide(failure, "Deny", published("a", 9000, true));
+        assert_eq!((with.verdict, with.withheld, cpu(&with)), (Verdict::Withhold, true, 5900), "{failure:?}");
+        assert!(with.may_create, "{failure:?}");
+        let less = decide(failure, "Deny", published("a", 4000, true));
+        assert_eq!(cpu(&less), 4000, "{failure:?}: never more than is published");
+    }
+}
+
+#[test]
+fn last_known_of_an_entry_that_never_answered_is_what_is_published() {
+    for failure in ALL {
+        let offered = decide(failure, "LastKnown", published("a", 4000, true));
+        assert_eq!((offered.verdict, offered.withheld, cpu(&offered)), (Verdict::Held, false, 4000), "{failure:?}");
+        assert_eq!((offered.announce, offered.reclaim), (false, Reclaim::Keep), "{failure:?}");
+        let withheld = decide(failure, "LastKnown", published("a", 4000, false));
+        assert_eq!((withheld.verdict, withheld.withheld, withheld.reclaim), (Verdict::Held, true, Reclaim::Keep));
+        let none = decide(failure, "LastKnown", node("a"));
+        assert_eq!((none.verdict, none.may_create), (Verdict::Withhold, false), "{failure:?}");
+        let code = offered.reason.unwrap().code;
+        let loading = matches!(failure, Failure::Pending | Failure::FetchFailed);
+        assert_eq!(code, if loading { "PoliciesLoading" } else { "ModuleFailed" }, "{failure:?}");
+    }
+}
+
+#[test]
+fn what_is_published_stands_until_its_valid_until() {
+    let mut node = published("a", 4000, true);
+    node.published.as_mut().unwrap().valid_until = Some(seconds(10).as_second());
+    let host = unsettled(vec![failing(Failure::Pending, "LastKnown")]);
+    let before = host.one(seconds(9), node.clone());
+    assert_eq!((before.verdict, before.valid_until), (Verdict::Held, Some(seconds(10).as_second())));
+    assert_eq!(host.one(seconds(10), node).verdict, Verdict::Withhold);
+}
+
+#[rstest]
+#[case::offer("", Verdict::Held, false, Reclaim::Keep)]
+#[case::withhold_by_force(
+    "(i32.store8 (i32.load (i32.const 276)) (i32.const 1)) (i32.store8 offset=4 (i32.load (i32.const 276)) (i32.const 2)) (i32.store8 offset=32 (i32.load (i32.const 276)) (i32.const 1))",
+    Verdict::Held,
+    true,
+    Reclaim::Force
+)]
+fn the_last_good_answer_of_a_node_stands(
+    #[case] row: &str,
+    #[case] verdict: Verdict,
+    #[case] withheld: bool,
+    #[case] reclaim: Reclaim,
+) {
+    // Real nodes only: a trial row is not of the year 1970.
+    let code = format!(
+        "(call $cap_all (local.get $args) (i64.const 700)) (if (i64.eq (call $number (local.get $args) (i32.const 0)) (i64.const 1)) (then {row}))"
+    );
+    let bytes = guest().with("LEASE", &code).with("POISONED", "(unreachable)").bytes();
+    let host = host(vec![policy(json!({})).module("bad", &bytes, json!({}))]);
+    let good = host.one(noon(), node("a"));
+    assert_eq!((cpu(&good), good.withheld, good.announce), (700, withheld, true));
+    let bad = host.one(seconds(1), poisoned(node("a")));
+    assert_eq!((cpu(&bad), bad.verdict, bad.withheld, bad.reclaim), (700, verdict, withheld, reclaim));
+    assert!(!bad.announce, "an error announces nothing");
+    assert!(bad.may_create);
+    assert!(!host.host.status(seconds(3600))[0].stale);
+    assert!(host.host.status(seconds(3602))[0].stale);
+    let mut small = poisoned(node("a"));
+    small.used.insert("cpu".into(), 15_500);
+    assert_eq!(cpu(&host.one(seconds(2), small)), 500, "clamped by what is free today");
+}
+
+#[test]
+fn a_good_entry_still_withholds_beside_a_failing_one() {
+    let mut spec = failing(Failure::Trap, "LastKnown");
+    spec.spec.time_windows = serde_json::from_value(json!([{"start": "01:00", "end": "02:00"}])).unwrap();
+    spec.spec.force_reclaim = true;
+    let host = host(vec![spec]);
+    let decision = host.one(noon(), poisoned(published("a", 4000, true)));
+    assert_eq!((decision.verdict, decision.reclaim), (Verdict::Withhold, Reclaim::Force));
+    assert_eq!(decision.reason.unwrap().code, "OutsideTimeWindow");
+    assert!(!decision.announce);
+}

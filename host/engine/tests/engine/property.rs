@@ -1,0 +1,168 @@
+//! Properties over random pipelines, and built-in modules against their native twins, all through the sandbox.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use jiff::tz::TimeZone;
+use kubeocean_engine::{EntryVerdict, ModuleLimits, NodeFacts, PolicySpec, builtin};
+use kubeocean_policy_twins::{Clock, cpu_percentage, node_labels, time_windows};
+use proptest::prelude::*;
+use serde_json::{Value, json};
+
+use crate::support::*;
+
+const RESOURCES: [&str; 4] = ["cpu", "memory", "nvidia.com/gpu", "missing"];
+
+fn limit() -> impl Strategy<Value = Value> {
+    let resource = prop::sample::select(&RESOURCES[..]);
+    let of = prop::sample::select(vec!["remaining", "available", "allocatable"]);
+    (resource, prop::option::of(0..=100_i64), prop::option::of(0..20_i64), prop::option::of(0..9_i64), of).prop_map(
+        |(resource, percent, quantity, reserve, of)| {
+            let mut limit = json!({"resource": resource, "of": of});
+            if let Some(percent) = percent {
+                limit["percent"] = percent.into();
+            }
+            if let Some(quantity) = quantity {
+                limit["quantity"] = format!("{quantity}").into();
+            }
+            if let Some(reserve) = reserve.or((percent.is_none() && quantity.is_none()).then_some(1)) {
+                limit["reserve"] = format!("{reserve}").into();
+            }
+            limit
+        },
+    )
+}
+
+fn settings() -> impl Strategy<Value = Value> {
+    prop::collection::vec(limit(), 1..4).prop_map(|limits| json!({ "limits": limits }))
+}
+
+fn facts() -> impl Strategy<Value = NodeFacts> {
+    (0..20_000_i64, 0..20_000_i64, 0..9_i64, 0..9_i64).prop_map(|(cpu, used_cpu, gpu, used_gpu)| {
+        let mut node = node("n");
+        node.allocatable.insert("cpu".into(), cpu);
+        node.used.insert("cpu".into(), used_cpu);
+        node.allocatable.insert("nvidia.com/gpu".into(), gpu);
+        node.used.insert("nvidia.com/gpu".into(), used_gpu);
+        node
+    })
+}
+
+fn pipeline(entries: &[Value]) -> PolicySpec {
+    entries.iter().enumerate().fold(policy(json!({})), |policy, (index, settings)| {
+        policy.builtin(&format!("e{index}"), "cpu-percentage", settings.clone())
+    })
+}
+
+fn available(node: &NodeFacts) -> BTreeMap<String, i64> {
+    node.allocatable.keys().map(|r| (r.clone(), node.available(r))).collect()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(1000))]
+
+    /// Monotone: at most what each entry allows and what is free; one entry more never raises anything; the order
+    /// of entries that read only `available` does not matter.
+    #[test]
+    fn pipelines_only_shrink(entries in prop::collection::vec(settings(), 1..4), node in facts()) {
+        let decide = |entries: &[Value]| host(vec![pipeline(entries)]).one(noon(), node.clone()).amounts;
+        let all = decide(&entries);
+        let free = available(&node);
+        for (resource, amount) in &all {
+            prop_assert!((0..=free[resource]).contains(amount));
+        }
+        for settings in &entries {
+            let caps = cpu_percentage(settings, &free, &node.allocatable);
+            for (resource, amount) in &all {
+                prop_assert!(caps.get(resource).is_none_or(|cap| amount <= cap), "{resource}: {amount} {caps:?}");
+            }
+        }
+        let fewer = decide(&entries[1..]);
+        prop_assert!(all.iter().all(|(resource, amount)| *amount <= fewer[resource]));
+        let mut reversed = entries;
+        reversed.reverse();
+        prop_assert_eq!(decide(&reversed), all);
+    }
+}
+
+fn module(name: &str, settings: &Value) -> kubeocean_engine::Module {
+    let bytes: Arc<[u8]> = builtin(name).unwrap().into();
+    engine().load_module(&bytes, settings, ModuleLimits::default(), &[]).unwrap()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(256))]
+
+    #[test]
+    fn cpu_percentage_is_its_twin(settings in settings(), nodes in prop::collection::vec(facts(), 1..20)) {
+        let answers = module("cpu-percentage", &settings).lease(noon(), &TimeZone::UTC, &nodes).unwrap();
+        for (node, answer) in nodes.iter().zip(answers) {
+            prop_assert_eq!(answer.verdict, EntryVerdict::Offer);
+            let twin = cpu_percentage(&settings, &available(node), &node.allocatable);
+            for resource in node.allocatable.keys() {
+                prop_assert_eq!(answer.caps.get(resource), twin.get(resource), "{}", resource);
+            }
+        }
+    }
+
+    #[test]
+    fn time_windows_is_its_twin(
+        windows in prop::collection::vec((0..1440_u16, 0..1440_u16, prop::collection::vec(0..7_usize, 0..3)), 0..4),
+        same_day in any::<bool>(),
+        inclusive in any::<bool>(),
+        minutes in prop::collection::vec(0..(14 * 1440_i64), 8),
+    ) {
+        const DAYS: [&str; 7] = ["Monday", "TUESDAY", "wednesday", "Thursday", "Friday", "Saturday", "Sunday"];
+        let clock = |minute: u16| format!("{:02}:{:02}", minute / 60, minute % 60);
+        let windows: Vec<Value> = windows
+            .iter()
+            .map(|(start, end, days)| {
+                let days: Vec<&str> = days.iter().map(|day| DAYS[*day]).collect();
+                json!({"start": clock(*start), "end": clock(*end), "days": days})
+            })
+            .collect();
+        let settings = json!({
+            "windows": windows,
+            "overnight": if same_day { "sameDay" } else { "startDay" },
+            "endMinute": if inclusive { "inclusive" } else { "exclusive" },
+        });
+        let module = module("time-windows", &settings);
+        for minute in minutes {
+            let now = at("2026-03-02T00:00:00Z") + jiff::SignedDuration::from_mins(minute);
+            let answer = module.lease(now, &TimeZone::UTC, &[node("a")]).unwrap().remove(0);
+            let weekday = u8::try_from(minute / 1440 % 7 + 1).unwrap();
+            let twin = time_windows(&settings, Clock { weekday, minute_of_day: u16::try_from(minute % 1440).unwrap() });
+            prop_assert_eq!(answer.verdict == EntryVerdict::Offer, twin.offer);
+            let until = twin.changes_in_minutes.map(|m| now.as_second() + i64::from(m) * 60);
+            prop_assert_eq!(answer.valid_until, until);
+        }
+    }
+
+    #[test]
+    fn node_labels_is_its_twin(
+        terms in prop::collection::vec(prop::collection::vec((0..3_usize, 0..8_usize, prop::collection::vec(0..4_usize, 0..3)), 0..3), 0..3),
+        labels in prop::collection::btree_map(0..3_usize, 0..4_usize, 0..3),
+    ) {
+        const KEYS: [&str; 3] = ["pool", "example.com/zone", "bad key!"];
+        const OPERATORS: [&str; 8] = ["In", "NotIn", "Exists", "DoesNotExist", "Gt", "Lt", "Near", ""];
+        const VALUES: [&str; 4] = ["a", "5", "-3", ""];
+        let terms: Vec<Value> = terms
+            .iter()
+            .map(|term| {
+                let expressions: Vec<Value> = term
+                    .iter()
+                    .map(|(key, operator, values)| {
+                        let values: Vec<&str> = values.iter().map(|value| VALUES[*value]).collect();
+                        json!({"key": KEYS[*key], "operator": OPERATORS[*operator], "values": values})
+                    })
+                    .collect();
+                json!({ "matchExpressions": expressions })
+            })
+            .collect();
+        let selector = json!({ "nodeSelectorTerms": terms });
+        let mut node = node("a");
+        node.labels = labels.iter().map(|(key, value)| (KEYS[*key].to_owned(), VALUES[*value].to_owned())).collect();
+        let answer = module("node-labels", &json!({ "nodeSelector": selector })).lease(noon(), &TimeZone::UTC, std::slice::from_ref(&node)).unwrap();
+        prop_assert_eq!(answer[0].verdict == EntryVerdict::Offer, node_labels(&selector, &node.labels, "a"));
+    }
+}
