@@ -1,1 +1,10 @@
-//! 
+//! Both directions of one binding: nodes of a worker cluster become vnodes of the computing cluster, and pods bound to
+//! vnodes run on the worker's nodes.
+//!
+//! Every concern is a folder with the same stages: `watch` feeds an `index` of trimmed `view`s, a `snapshot` of one key
+//! goes to a pure `plan`, and `apply` performs the plan's actions. Only `apply`, `watch`, [`runtime`] and the wiring
+//! talk to an API server.
+
+#![forbid(unsafe_code)]
+
+pub mod runtime;

@@ -1,0 +1,101 @@
+//! Vectors of BU-301, BU-302, TD-301 and TD-302, and properties of the derived names.
+
+use super::*;
+use proptest::prelude::*;
+use rstest::rstest;
+
+#[rstest]
+#[case::short("cluster-123", "worker-node-1", "vnode-cluster-123-worker-node-1")]
+#[case::hashed(
+    "cluster-with-24-characte",
+    "ip-10-0-0-1.eu-central-1.compute.internal",
+    "vnode-cluster-with-24-characte-00fc4e9800aa037ec8f4696508b07af6"
+)]
+fn vnode_names(#[case] id: &str, #[case] node: &str, #[case] expected: &str) {
+    assert_eq!(vnode_name(id, node), expected);
+}
+
+#[test]
+fn a_vnode_name_of_63_bytes_is_kept_and_of_64_is_hashed() {
+    let node = "n".repeat(63 - "vnode-a-".len());
+    assert_eq!(vnode_name("a", &node), format!("vnode-a-{node}"));
+    assert!(vnode_name("a", &format!("{node}n")).starts_with(&format!("vnode-a-{}-", "n".repeat(22))));
+}
+
+#[rstest]
+#[case("test-pod", "default", "test-pod-49d2ec05688689cc55230ecf7101f2de")]
+#[case("test-pv", "", "test-pv-14c15d9b072115b6e7aae77aa7f1732d")]
+#[case("kube-root-ca.crt", "kube-system", "kube-root-ca.crt-d0671b3388a26ceb0c0ac02f8166b4b9")]
+fn copy_names(#[case] name: &str, #[case] namespace: &str, #[case] expected: &str) {
+    assert_eq!(phys_name(name, namespace), expected);
+}
+
+#[test]
+fn token_secret_names() {
+    assert_eq!(
+        token_secret_name("test-pod", "kube-api-access-xyz", "test-uid-123", "test-ns"),
+        "test-pod-kube-api-access-xyz-t-b70a6c2e342892263f296b4f4deaa821"
+    );
+}
+
+#[test]
+fn a_prefix_that_ends_in_a_dot_ends_in_a_dash_instead() {
+    let name = format!("{}.b", "a".repeat(29));
+    assert!(phys_name(&name, "ns").starts_with(&format!("{}--", "a".repeat(29))));
+}
+
+#[rstest]
+#[case("vnode-cls-a-worker-1", 19_389)]
+#[case("vnode-cls-worker1-kubeocean-worker1-worker", 45_149)]
+fn preferred_ports(#[case] vnode: &str, #[case] port: u16) {
+    assert_eq!(preferred_port(vnode), port);
+}
+
+#[test]
+fn a_taken_port_gives_the_next_and_a_kept_one_stays() {
+    let mut table = PortTable::default();
+    table.record("other", 19_389);
+    assert_eq!(table.assign("vnode-cls-a-worker-1"), Ok(19_390));
+    table.release("other");
+    assert_eq!(table.assign("vnode-cls-a-worker-1"), Ok(19_390), "a vnode keeps its port for life");
+}
+
+#[test]
+fn ports_wrap_and_run_out_with_a_message_that_names_the_vnode() {
+    let mut table = PortTable::default();
+    for port in preferred_port("v")..=PORT_MAX {
+        table.record(&format!("n{port}"), port);
+    }
+    assert_eq!(table.assign("v"), Ok(PORT_MIN));
+    for port in PORT_MIN..=PORT_MAX {
+        table.record(&format!("n{port}"), port);
+    }
+    assert_eq!(table.assign("w").unwrap_err().to_string(), "no available ports for node w");
+}
+
+#[rstest]
+#[case("cls-dc-east", true)]
+#[case("", false)]
+#[case("a-", false)]
+#[case("A", false)]
+#[case("abcdefghijklmnopqrstuvwxy", false)]
+fn cluster_ids(#[case] value: &str, #[case] valid: bool) {
+    assert_eq!(value.parse::<ClusterId>().is_ok(), valid);
+}
+
+proptest! {
+    #[test]
+    fn copy_names_are_short_stable_subdomains(name in "[a-z0-9]([-a-z0-9.]{0,80}[a-z0-9])?", ns in "[a-z]{1,20}") {
+        let derived = phys_name(&name, &ns);
+        prop_assert!(derived.len() <= 63);
+        prop_assert!(!derived.contains(".-"));
+        prop_assert_eq!(&derived, &phys_name(&name, &ns));
+    }
+
+    #[test]
+    fn fitted_label_values_are_valid(value in "[a-z0-9]([-a-z0-9.]{0,200}[a-z0-9])?") {
+        let fitted = fit_label_value(&value);
+        prop_assert!(fitted.len() <= 63);
+        prop_assert!(fitted.ends_with(|c: char| c.is_ascii_alphanumeric()));
+    }
+}

@@ -1,0 +1,143 @@
+//! Why a request failed, typed by what to do about it (code-style C5).
+
+use std::fmt;
+
+use super::queue::Outcome;
+
+/// What was asked of the API server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verb {
+    /// Read one object.
+    Get,
+    /// Read a list.
+    List,
+    /// Create an object.
+    Create,
+    /// Change an object.
+    Patch,
+    /// Delete an object.
+    Delete,
+}
+
+impl fmt::Display for Verb {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Get => "get",
+            Self::List => "list",
+            Self::Create => "create",
+            Self::Patch => "patch",
+            Self::Delete => "delete",
+        })
+    }
+}
+
+/// A failed request. `object` is the request path, which names kind, namespace and name.
+#[derive(Debug, thiserror::Error)]
+pub enum ApplyError {
+    /// The object changed since it was read (409 on a write with a precondition).
+    #[error("{verb} {object}: it changed since it was read")]
+    Conflict {
+        /// What was asked.
+        verb: Verb,
+        /// Which object.
+        object: String,
+    },
+    /// An object of that name exists already.
+    #[error("create {object}: it exists already")]
+    AlreadyExists {
+        /// Which object.
+        object: String,
+    },
+    /// The object does not exist.
+    #[error("{verb} {object}: not found")]
+    NotFound {
+        /// What was asked.
+        verb: Verb,
+        /// Which object.
+        object: String,
+    },
+    /// The role does not allow it.
+    #[error("{verb} {object} is not permitted: {message}")]
+    Forbidden {
+        /// What was asked.
+        verb: Verb,
+        /// Which object.
+        object: String,
+        /// The server's words.
+        message: String,
+    },
+    /// The server refuses the content (400, 422) and will do so again.
+    #[error("{verb} {object} was refused: {message}")]
+    Rejected {
+        /// What was asked.
+        verb: Verb,
+        /// Which object.
+        object: String,
+        /// The server's words.
+        message: String,
+    },
+    /// Anything else: the server is unreachable, overloaded, or failed.
+    #[error("{verb} {object} failed")]
+    Api {
+        /// What was asked.
+        verb: Verb,
+        /// Which object.
+        object: String,
+        /// The cause.
+        #[source]
+        source: Box<kube::Error>,
+    },
+    /// No answer in time.
+    #[error("{verb} {object}: no answer within {seconds} s")]
+    Timeout {
+        /// What was asked.
+        verb: Verb,
+        /// Which object.
+        object: String,
+        /// The limit that passed.
+        seconds: u64,
+    },
+}
+
+impl ApplyError {
+    /// Classifies an error of the client by status code and reason, never by text.
+    pub fn from_kube(verb: Verb, object: impl Into<String>, error: kube::Error) -> Self {
+        let object = object.into();
+        let kube::Error::Api(status) = &error else {
+            return Self::Api { verb, object, source: Box::new(error) };
+        };
+        let message = status.message.clone();
+        match (status.code, status.reason.as_str()) {
+            (404, _) => Self::NotFound { verb, object },
+            (409, "AlreadyExists") => Self::AlreadyExists { object },
+            (409, _) => Self::Conflict { verb, object },
+            (401 | 403, _) => Self::Forbidden { verb, object, message },
+            (400 | 422, _) => Self::Rejected { verb, object, message },
+            _ => Self::Api { verb, object, source: Box::new(error) },
+        }
+    }
+
+    /// What the queue does with the key.
+    pub fn outcome(&self) -> Outcome {
+        match self {
+            Self::Conflict { .. } | Self::AlreadyExists { .. } => Outcome::Stale,
+            Self::NotFound { .. }
+            | Self::Forbidden { .. }
+            | Self::Rejected { .. }
+            | Self::Api { .. }
+            | Self::Timeout { .. } => Outcome::Retry,
+        }
+    }
+
+    /// The error and its causes in one line, for logs and events.
+    pub fn chain(&self) -> String {
+        let mut text = self.to_string();
+        let mut source = std::error::Error::source(self);
+        while let Some(cause) = source {
+            text.push_str(": ");
+            text.push_str(&cause.to_string());
+            source = cause.source();
+        }
+        text
+    }
+}

@@ -1,0 +1,193 @@
+//! Events on users' objects: never blocking, never repeated, off for a kind whose events the role forbids (API-810).
+
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use kube::Client;
+use parking_lot::Mutex;
+use serde_json::json;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    clock::{Clock, rfc3339},
+    error::ApplyError,
+    request::{create_json, paths},
+};
+
+/// Events waiting to be sent; more are dropped, because an event is news, not state.
+const QUEUE: usize = 1024;
+/// The same news about an object is told again after this time.
+const REPEAT_AFTER: Duration = Duration::from_mins(10);
+/// Entries of the memory that suppresses repetition.
+const REMEMBERED: usize = 4096;
+/// Longest message in bytes the API server takes.
+const MESSAGE_MAX_BYTES: usize = 1024;
+
+/// The object an event is about.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Regarding {
+    /// For example `v1`.
+    pub api_version: &'static str,
+    /// For example `Pod`.
+    pub kind: &'static str,
+    /// Empty for cluster-scoped objects, whose events go to `default`.
+    pub namespace: String,
+    /// Name.
+    pub name: String,
+    /// UID; may be empty.
+    pub uid: String,
+}
+
+/// Whether somebody should look.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Severity {
+    /// News.
+    Normal,
+    /// Trouble.
+    Warning,
+}
+
+/// Something worth telling the owner of an object.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Event {
+    /// What it is about.
+    pub regarding: Regarding,
+    /// How serious it is.
+    pub severity: Severity,
+    /// UpperCamelCase, from API-810 or PO-1503.
+    pub reason: &'static str,
+    /// For humans.
+    pub message: String,
+}
+
+/// Sends events to one cluster. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct EventRecorder {
+    sender: mpsc::Sender<Event>,
+    seen: Arc<Mutex<HashMap<u64, Instant>>>,
+}
+
+impl EventRecorder {
+    /// A recorder and the task that sends; `component` is for example `kubeocean-syncer-<binding>`.
+    pub fn new(
+        client: Client,
+        component: String,
+        clock: Arc<dyn Clock>,
+        cancel: CancellationToken,
+    ) -> (Self, impl Future<Output = ()> + Send) {
+        let (sender, receiver) = mpsc::channel(QUEUE);
+        let recorder = Self { sender, seen: Arc::default() };
+        (recorder, send_all(client, component, clock, receiver, cancel))
+    }
+
+    /// Queues an event unless the same was told within ten minutes.
+    pub fn publish(&self, event: Event) {
+        use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher};
+        let news = BuildHasherDefault::<DefaultHasher>::default().hash_one((
+            &event.regarding,
+            event.reason,
+            &event.message,
+        ));
+        {
+            let mut seen = self.seen.lock();
+            if seen.get(&news).is_some_and(|at| at.elapsed() < REPEAT_AFTER) {
+                return;
+            }
+            if seen.len() >= REMEMBERED {
+                seen.retain(|_, at| at.elapsed() < REPEAT_AFTER);
+                if seen.len() >= REMEMBERED {
+                    seen.clear();
+                }
+            }
+            seen.insert(news, Instant::now());
+        }
+        if self.sender.try_send(event).is_err() {
+            tracing::debug!("event dropped, too many are waiting");
+        }
+    }
+}
+
+async fn send_all(
+    client: Client,
+    component: String,
+    clock: Arc<dyn Clock>,
+    mut receiver: mpsc::Receiver<Event>,
+    cancel: CancellationToken,
+) {
+    let mut forbidden: HashSet<&'static str> = HashSet::new();
+    let mut number: u64 = 0;
+    loop {
+        let event = tokio::select! {
+            () = cancel.cancelled() => return,
+            event = receiver.recv() => event,
+        };
+        let Some(event) = event else { return };
+        if forbidden.contains(event.regarding.kind) {
+            continue;
+        }
+        number += 1;
+        match send(&client, &component, clock.as_ref(), number, &event).await {
+            Ok(()) => {}
+            Err(ApplyError::Forbidden { .. }) => {
+                tracing::info!(
+                    kind = event.regarding.kind,
+                    "events are not permitted for this kind, turned off"
+                );
+                forbidden.insert(event.regarding.kind);
+            }
+            Err(error) => tracing::debug!(error = error.chain(), "event not sent"),
+        }
+    }
+}
+
+async fn send(
+    client: &Client,
+    component: &str,
+    clock: &dyn Clock,
+    number: u64,
+    event: &Event,
+) -> Result<(), ApplyError> {
+    let now = clock.now();
+    let about = &event.regarding;
+    let namespace = if about.namespace.is_empty() { "default" } else { &about.namespace };
+    let severity = match event.severity {
+        Severity::Normal => "Normal",
+        Severity::Warning => "Warning",
+    };
+    // The name must be unique; the object's name may be as long as a name can be.
+    let prefix: String = about.name.chars().take(200).collect();
+    let name = format!("{}.{:x}{number:x}", prefix.trim_end_matches(['.', '-']), now.as_nanosecond());
+    let at = rfc3339(now);
+    let object = json!({
+        "apiVersion": "v1",
+        "kind": "Event",
+        "metadata": {"name": name, "namespace": namespace},
+        "involvedObject": {
+            "apiVersion": about.api_version, "kind": about.kind, "name": about.name, "namespace": about.namespace,
+            "uid": about.uid,
+        },
+        "type": severity,
+        "reason": event.reason,
+        "message": cut(&event.message, MESSAGE_MAX_BYTES),
+        "source": {"component": component},
+        "reportingComponent": component,
+        "reportingInstance": component,
+        "firstTimestamp": at,
+        "lastTimestamp": at,
+        "count": 1,
+    });
+    create_json(client, &paths::events(namespace), &object).await.map(drop)
+}
+
+/// `text` cut to `max` bytes on a character boundary.
+pub fn cut(text: &str, max: usize) -> &str {
+    let mut end = text.len().min(max);
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    &text[..end]
+}

@@ -1,0 +1,111 @@
+//! Partial Kubernetes types: a watch decodes only the fields that are used.
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference, Time};
+use kubeocean_api::keys::annotation::LAST_APPLIED;
+use serde::{Deserialize, Deserializer};
+use std::collections::BTreeMap;
+
+/// Implements `kube::Resource` for a partial struct that has a field `metadata: ObjectMeta`. Kind, group, version,
+/// plural and scope are those of the complete type.
+///
+/// ```ignore
+/// #[derive(Clone, Debug, serde::Deserialize)]
+/// pub struct WorkerNode {
+///     #[serde(deserialize_with = "trimmed_meta")]
+///     pub metadata: ObjectMeta,
+///     pub spec: NodeSpec,
+/// }
+/// partial_resource!(WorkerNode, k8s_openapi::api::core::v1::Node);
+/// ```
+#[macro_export]
+macro_rules! partial_resource {
+    ($partial:ty, $whole:ty) => {
+        impl kube::Resource for $partial {
+            type DynamicType = ();
+            type Scope = <$whole as kube::Resource>::Scope;
+
+            fn kind((): &()) -> std::borrow::Cow<'_, str> {
+                <$whole as kube::Resource>::kind(&())
+            }
+            fn group((): &()) -> std::borrow::Cow<'_, str> {
+                <$whole as kube::Resource>::group(&())
+            }
+            fn version((): &()) -> std::borrow::Cow<'_, str> {
+                <$whole as kube::Resource>::version(&())
+            }
+            fn plural((): &()) -> std::borrow::Cow<'_, str> {
+                <$whole as kube::Resource>::plural(&())
+            }
+            fn meta(&self) -> &k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta {
+                &self.metadata
+            }
+            fn meta_mut(&mut self) -> &mut k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta {
+                &mut self.metadata
+            }
+        }
+    };
+}
+
+/// Decodes object metadata without `managedFields` and without kubectl's copy of the manifest, which together are
+/// most of an object's bytes. For `#[serde(deserialize_with = "...")]`.
+pub fn trimmed_meta<'de, D: Deserializer<'de>>(deserializer: D) -> Result<ObjectMeta, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Wire {
+        name: Option<String>,
+        namespace: Option<String>,
+        uid: Option<String>,
+        resource_version: Option<String>,
+        generation: Option<i64>,
+        creation_timestamp: Option<Time>,
+        deletion_timestamp: Option<Time>,
+        deletion_grace_period_seconds: Option<i64>,
+        labels: Option<BTreeMap<String, String>>,
+        annotations: Option<BTreeMap<String, String>>,
+        finalizers: Option<Vec<String>>,
+        owner_references: Option<Vec<OwnerReference>>,
+    }
+    let mut wire = Wire::deserialize(deserializer)?;
+    if let Some(annotations) = &mut wire.annotations {
+        annotations.remove(LAST_APPLIED);
+    }
+    Ok(ObjectMeta {
+        name: wire.name,
+        namespace: wire.namespace,
+        uid: wire.uid,
+        resource_version: wire.resource_version,
+        generation: wire.generation,
+        creation_timestamp: wire.creation_timestamp,
+        deletion_timestamp: wire.deletion_timestamp,
+        deletion_grace_period_seconds: wire.deletion_grace_period_seconds,
+        labels: wire.labels,
+        annotations: wire.annotations,
+        finalizers: wire.finalizers,
+        owner_references: wire.owner_references,
+        ..ObjectMeta::default()
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn managed_fields_and_the_applied_manifest_are_not_kept() {
+        #[derive(Deserialize)]
+        struct Partial {
+            #[serde(deserialize_with = "trimmed_meta")]
+            metadata: ObjectMeta,
+        }
+        let partial: Partial = serde_json::from_value(serde_json::json!({"metadata": {
+            "name": "a", "uid": "u", "resourceVersion": "7",
+            "annotations": {LAST_APPLIED: "{}", "kept": "yes"},
+            "managedFields": [{"manager": "x", "operation": "Update", "fieldsV1": {"f:metadata": {}}}],
+        }}))
+        .unwrap();
+        assert_eq!(partial.metadata.managed_fields, None);
+        let annotations = partial.metadata.annotations.unwrap();
+        assert_eq!(annotations.keys().collect::<Vec<_>>(), ["kept"]);
+        assert_eq!(partial.metadata.resource_version.as_deref(), Some("7"));
+    }
+}

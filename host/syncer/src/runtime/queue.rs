@@ -1,0 +1,346 @@
+//! The work queue: each key at most once, each key serially, delayed and retried keys in one place.
+//!
+//! There is one queue per concern. Its length is bounded by the number of live objects, because keys are
+//! deduplicated. Retries back off exponentially with jitter; a success resets them.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque},
+    fmt::Debug,
+    future::Future,
+    hash::Hash,
+    sync::Arc,
+    time::Duration,
+};
+
+use parking_lot::Mutex;
+use tokio::{sync::Notify, time::Instant};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+/// First retry delay of a failed key (TD-103).
+const BACKOFF_FIRST: Duration = Duration::from_secs(1);
+/// Longest retry delay of a failed key (TD-103).
+const BACKOFF_MAX: Duration = Duration::from_mins(5);
+
+/// What became of one reconcile.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// Converged; the next event brings the key back.
+    Done,
+    /// Converged; look again after this time.
+    After(Duration),
+    /// Failed; look again after the key's backoff.
+    Retry,
+    /// The object changed since it was read; look again soon, without counting a failure.
+    Stale,
+}
+
+/// A deduplicating queue of keys.
+#[derive(Debug)]
+pub struct Queue<K> {
+    name: &'static str,
+    state: Mutex<State<K>>,
+    wake: Notify,
+}
+
+#[derive(Debug)]
+struct State<K> {
+    ready: VecDeque<K>,
+    queued: HashSet<K>,
+    running: HashSet<K>,
+    /// Added while running: run again right after.
+    dirty: HashSet<K>,
+    delayed: BTreeSet<(Instant, K)>,
+    due: HashMap<K, Instant>,
+    failures: BTreeMap<K, u32>,
+}
+
+impl<K> Default for State<K> {
+    fn default() -> Self {
+        Self {
+            ready: VecDeque::new(),
+            queued: HashSet::new(),
+            running: HashSet::new(),
+            dirty: HashSet::new(),
+            delayed: BTreeSet::new(),
+            due: HashMap::new(),
+            failures: BTreeMap::new(),
+        }
+    }
+}
+
+impl<K: Clone + Eq + Hash + Ord + Debug + Send + 'static> Queue<K> {
+    /// An empty queue; `name` appears in logs.
+    pub fn new(name: &'static str) -> Arc<Self> {
+        Arc::new(Self { name, state: Mutex::new(State::default()), wake: Notify::new() })
+    }
+
+    /// Adds a key; nothing happens if it waits already. A key that is being worked on runs once more afterwards.
+    pub fn add(&self, key: K) {
+        self.state.lock().push(key);
+        self.wake.notify_one();
+    }
+
+    /// Adds several keys.
+    pub fn add_all(&self, keys: impl IntoIterator<Item = K>) {
+        let mut state = self.state.lock();
+        for key in keys {
+            state.push(key);
+        }
+        drop(state);
+        self.wake.notify_one();
+    }
+
+    /// Adds a key after a delay; of several delays the earliest wins.
+    pub fn add_after(&self, key: K, delay: Duration) {
+        let at = Instant::now() + delay;
+        self.state.lock().delay(key, at);
+        self.wake.notify_one();
+    }
+
+    /// Number of keys ready or running.
+    pub fn len(&self) -> usize {
+        let state = self.state.lock();
+        state.queued.len() + state.running.len()
+    }
+
+    /// Whether nothing is ready or running; delayed keys do not count.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The next key; it stays claimed until [`Self::done`].
+    pub async fn next(&self) -> K {
+        loop {
+            let due = {
+                let mut state = self.state.lock();
+                state.promote(Instant::now());
+                if let Some(key) = state.take() {
+                    if !state.ready.is_empty() {
+                        self.wake.notify_one();
+                    }
+                    return key;
+                }
+                state.delayed.first().map(|(at, _)| *at)
+            };
+            match due {
+                Some(at) => {
+                    tokio::select! {
+                        () = self.wake.notified() => {}
+                        () = tokio::time::sleep_until(at) => {}
+                    }
+                }
+                None => self.wake.notified().await,
+            }
+        }
+    }
+
+    /// Up to `max` keys: the next one and what else becomes ready within `linger`.
+    pub async fn next_batch(&self, max: usize, linger: Duration) -> Vec<K> {
+        let mut batch = vec![self.next().await];
+        let deadline = Instant::now() + linger;
+        while batch.len() < max {
+            match tokio::time::timeout_at(deadline, self.next()).await {
+                Ok(key) => batch.push(key),
+                Err(_) => break,
+            }
+        }
+        batch
+    }
+
+    /// Ends the work on a key.
+    pub fn done(&self, key: &K, outcome: Outcome) {
+        let mut state = self.state.lock();
+        state.running.remove(key);
+        match outcome {
+            Outcome::Done | Outcome::After(_) | Outcome::Stale => {
+                state.failures.remove(key);
+            }
+            Outcome::Retry => {
+                *state.failures.entry(key.clone()).or_insert(0) += 1;
+            }
+        }
+        if state.dirty.remove(key) {
+            state.push(key.clone());
+        } else {
+            let delay = match outcome {
+                Outcome::Done => None,
+                Outcome::After(delay) => Some(delay),
+                Outcome::Stale => Some(Duration::from_millis(50)),
+                Outcome::Retry => Some(backoff(state.failures.get(key).copied().unwrap_or(1), key)),
+            };
+            if let Some(delay) = delay {
+                if outcome == Outcome::Retry {
+                    tracing::debug!(queue = self.name, ?key, ?delay, "retry");
+                }
+                state.delay(key.clone(), Instant::now() + delay);
+            }
+        }
+        drop(state);
+        self.wake.notify_one();
+    }
+}
+
+impl<K: Clone + Eq + Hash + Ord> State<K> {
+    fn push(&mut self, key: K) {
+        if self.running.contains(&key) {
+            self.dirty.insert(key);
+        } else if self.queued.insert(key.clone()) {
+            self.ready.push_back(key);
+        }
+    }
+
+    fn delay(&mut self, key: K, at: Instant) {
+        match self.due.get(&key) {
+            Some(earlier) if *earlier <= at => return,
+            Some(later) => {
+                let later = *later;
+                self.delayed.remove(&(later, key.clone()));
+            }
+            None => {}
+        }
+        self.due.insert(key.clone(), at);
+        self.delayed.insert((at, key));
+    }
+
+    fn promote(&mut self, now: Instant) {
+        while let Some((at, _)) = self.delayed.first()
+            && *at <= now
+            && let Some((_, key)) = self.delayed.pop_first()
+        {
+            self.due.remove(&key);
+            self.push(key);
+        }
+    }
+
+    fn take(&mut self) -> Option<K> {
+        let key = self.ready.pop_front()?;
+        self.queued.remove(&key);
+        self.running.insert(key.clone());
+        Some(key)
+    }
+}
+
+/// 1 s, 2 s, 4 s, ... 5 min, spread by up to a tenth so that keys that failed together do not return together. The
+/// spread comes from the key, so it needs no randomness.
+fn backoff<K: Hash>(failures: u32, key: &K) -> Duration {
+    use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher};
+    let exponent = failures.saturating_sub(1).min(16);
+    let plain = BACKOFF_FIRST.saturating_mul(1 << exponent).min(BACKOFF_MAX);
+    let spread = BuildHasherDefault::<DefaultHasher>::default().hash_one((key, failures)) % 100;
+    plain.mul_f64(0.9 + f64::from(u32::try_from(spread).unwrap_or(0)) / 1000.0)
+}
+
+/// Works on a queue with up to `workers` keys at a time until `cancel`, then waits for the running ones.
+pub async fn drive<K, F, Fut>(queue: Arc<Queue<K>>, workers: usize, cancel: CancellationToken, reconcile: F)
+where
+    K: Clone + Eq + Hash + Ord + Debug + Send + Sync + 'static,
+    F: Fn(K) -> Fut + Send + Sync + 'static,
+    Fut: Future<Output = Outcome> + Send + 'static,
+{
+    let slots = Arc::new(tokio::sync::Semaphore::new(workers.max(1)));
+    let tracker = TaskTracker::new();
+    loop {
+        let slot = tokio::select! {
+            () = cancel.cancelled() => break,
+            slot = Arc::clone(&slots).acquire_owned() => slot,
+        };
+        let Ok(slot) = slot else { break };
+        let key = tokio::select! {
+            () = cancel.cancelled() => break,
+            key = queue.next() => key,
+        };
+        let work = reconcile(key.clone());
+        let queue = Arc::clone(&queue);
+        tracker.spawn(async move {
+            let outcome = work.await;
+            queue.done(&key, outcome);
+            drop(slot);
+        });
+    }
+    tracker.close();
+    tracker.wait().await;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_key_waits_once_and_never_runs_twice_at_a_time() {
+        let queue = Queue::new("test");
+        queue.add("a");
+        queue.add("a");
+        queue.add("b");
+        assert_eq!(queue.next().await, "a");
+        queue.add("a");
+        assert_eq!(queue.next().await, "b");
+        assert!(tokio::time::timeout(Duration::from_secs(1), queue.next()).await.is_err(), "a is running");
+        queue.done(&"a", Outcome::Done);
+        assert_eq!(queue.next().await, "a", "it was added while running");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_earliest_of_several_delays_wins() {
+        let queue = Queue::new("test");
+        let start = Instant::now();
+        queue.add_after("a", Duration::from_secs(60));
+        queue.add_after("a", Duration::from_secs(5));
+        queue.add_after("a", Duration::from_secs(30));
+        assert_eq!(queue.next().await, "a");
+        assert_eq!(start.elapsed().as_secs(), 5);
+        queue.done(&"a", Outcome::Done);
+        assert!(tokio::time::timeout(Duration::from_mins(2), queue.next()).await.is_err(), "nothing is left");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn failures_back_off_and_success_resets_them() {
+        let queue = Queue::new("test");
+        queue.add("a");
+        let mut waits = Vec::new();
+        for _ in 0..4 {
+            let start = Instant::now();
+            queue.next().await;
+            waits.push(start.elapsed().as_millis());
+            queue.done(&"a", Outcome::Retry);
+        }
+        assert!(waits.windows(2).all(|pair| pair[1] > pair[0]), "{waits:?}");
+        queue.next().await;
+        queue.done(&"a", Outcome::Done);
+        queue.add("a");
+        queue.next().await;
+        queue.done(&"a", Outcome::Retry);
+        let start = Instant::now();
+        queue.next().await;
+        assert!(start.elapsed() <= BACKOFF_FIRST);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_batch_takes_what_arrives_while_it_lingers() {
+        let queue = Queue::new("test");
+        queue.add_all(["a", "b"]);
+        queue.add_after("c", Duration::from_millis(3));
+        queue.add_after("d", Duration::from_millis(30));
+        assert_eq!(queue.next_batch(10, Duration::from_millis(5)).await, ["a", "b", "c"]);
+    }
+
+    #[tokio::test]
+    async fn driving_works_on_all_keys_and_ends_on_cancel() {
+        let queue = Queue::new("test");
+        queue.add_all(0..100);
+        let cancel = CancellationToken::new();
+        let (sender, mut receiver) = tokio::sync::mpsc::unbounded_channel();
+        let driver = tokio::spawn(drive(Arc::clone(&queue), 8, cancel.clone(), move |key| {
+            let sender = sender.clone();
+            async move {
+                sender.send(key).unwrap();
+                Outcome::Done
+            }
+        }));
+        let mut seen = HashSet::new();
+        while seen.len() < 100 {
+            seen.insert(receiver.recv().await.unwrap());
+        }
+        cancel.cancel();
+        driver.await.unwrap();
+    }
+}

@@ -1,0 +1,212 @@
+//! Single requests on JSON values, each with a time limit and the preconditions its caller decided on.
+//!
+//! Answers stay JSON: nothing is decoded that is not needed, and fields newer than our types survive.
+
+use std::time::Duration;
+
+use http::{Method, Request, header::CONTENT_TYPE};
+use kube::Client;
+use serde_json::{Value, json};
+
+use super::error::{ApplyError, Verb};
+
+/// Longest wait for one answer. Watches have no such limit.
+const TIMEOUT: Duration = Duration::from_secs(30);
+const JSON: &str = "application/json";
+const MERGE_PATCH: &str = "application/merge-patch+json";
+/// JSON is YAML, so a JSON body is a valid apply configuration.
+const APPLY_PATCH: &str = "application/apply-patch+yaml";
+
+/// What a deletion met.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Deletion {
+    /// The object is gone, or another one has its name.
+    Gone,
+    /// Deletion has started; the object ends after its finalizers or grace period.
+    Started,
+}
+
+/// Preconditions and grace of a deletion.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct DeleteOptions {
+    /// Only the object with this UID.
+    pub uid: Option<String>,
+    /// Grace period in seconds; `None` takes the object's own.
+    pub grace_seconds: Option<i64>,
+}
+
+/// Reads an object; `None` if there is none.
+pub async fn get_json(client: &Client, path: &str) -> Result<Option<Value>, ApplyError> {
+    match send(client, Verb::Get, Method::GET, path, JSON, None).await {
+        Ok(object) => Ok(Some(object)),
+        Err(ApplyError::NotFound { .. }) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// Creates an object in the collection `path` and returns it as stored.
+pub async fn create_json(client: &Client, path: &str, object: &Value) -> Result<Value, ApplyError> {
+    send(client, Verb::Create, Method::POST, path, JSON, Some(object)).await
+}
+
+/// JSON merge patch. Put `metadata.uid` and `metadata.resourceVersion` into the patch as preconditions.
+pub async fn merge_patch(client: &Client, path: &str, patch: &Value) -> Result<Value, ApplyError> {
+    send(client, Verb::Patch, Method::PATCH, path, MERGE_PATCH, Some(patch)).await
+}
+
+/// Server-side apply. With `force` fields of other managers are taken over.
+pub async fn apply_patch(
+    client: &Client,
+    path: &str,
+    manager: &str,
+    force: Force,
+    object: &Value,
+) -> Result<Value, ApplyError> {
+    let force = matches!(force, Force::Yes);
+    let path = format!("{path}?fieldManager={manager}&force={force}");
+    send(client, Verb::Patch, Method::PATCH, &path, APPLY_PATCH, Some(object)).await
+}
+
+/// Whether an apply takes over fields of other managers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Force {
+    /// Take them over.
+    Yes,
+    /// Fail with a conflict.
+    No,
+}
+
+/// Deletes an object. Not found, and another UID under that name, count as gone.
+pub async fn delete_json(
+    client: &Client,
+    path: &str,
+    options: &DeleteOptions,
+) -> Result<Deletion, ApplyError> {
+    let mut body = json!({"apiVersion": "v1", "kind": "DeleteOptions"});
+    if let Some(uid) = &options.uid {
+        body["preconditions"] = json!({"uid": uid});
+    }
+    if let Some(seconds) = options.grace_seconds {
+        body["gracePeriodSeconds"] = seconds.into();
+    }
+    match send(client, Verb::Delete, Method::DELETE, path, JSON, Some(&body)).await {
+        Ok(answer) => {
+            let terminating = answer.pointer("/metadata/deletionTimestamp").is_some();
+            Ok(if terminating && options.grace_seconds != Some(0) {
+                Deletion::Started
+            } else {
+                Deletion::Gone
+            })
+        }
+        Err(ApplyError::NotFound { .. } | ApplyError::Conflict { .. }) => Ok(Deletion::Gone),
+        Err(error) => Err(error),
+    }
+}
+
+async fn send(
+    client: &Client,
+    verb: Verb,
+    method: Method,
+    path: &str,
+    content_type: &str,
+    body: Option<&Value>,
+) -> Result<Value, ApplyError> {
+    let body = body.map(|value| value.to_string().into_bytes()).unwrap_or_default();
+    let request = Request::builder()
+        .method(method)
+        .uri(path)
+        .header(CONTENT_TYPE, content_type)
+        .body(body)
+        .map_err(|error| ApplyError::from_kube(verb, path, kube::Error::HttpError(error)))?;
+    let object = path.split('?').next().unwrap_or(path);
+    match tokio::time::timeout(TIMEOUT, client.request::<Value>(request)).await {
+        Ok(answer) => answer.map_err(|error| ApplyError::from_kube(verb, object, error)),
+        Err(_) => Err(ApplyError::Timeout { verb, object: object.to_owned(), seconds: TIMEOUT.as_secs() }),
+    }
+}
+
+/// Request paths.
+pub mod paths {
+    use kubeocean_api::{GROUP, VERSION};
+
+    /// A pod.
+    pub fn pod(namespace: &str, name: &str) -> String {
+        format!("/api/v1/namespaces/{namespace}/pods/{name}")
+    }
+    /// The pods of a namespace.
+    pub fn pods(namespace: &str) -> String {
+        format!("/api/v1/namespaces/{namespace}/pods")
+    }
+    /// A pod's status subresource.
+    pub fn pod_status(namespace: &str, name: &str) -> String {
+        format!("{}/status", pod(namespace, name))
+    }
+    /// A pod's ephemeral containers.
+    pub fn pod_ephemeral_containers(namespace: &str, name: &str) -> String {
+        format!("{}/ephemeralcontainers", pod(namespace, name))
+    }
+    /// A node.
+    pub fn node(name: &str) -> String {
+        format!("/api/v1/nodes/{name}")
+    }
+    /// All nodes.
+    pub fn nodes() -> String {
+        "/api/v1/nodes".to_owned()
+    }
+    /// A node's status subresource.
+    pub fn node_status(name: &str) -> String {
+        format!("{}/status", node(name))
+    }
+    /// A namespaced core object; `plural` is for example `configmaps`.
+    pub fn core(plural: &str, namespace: &str, name: &str) -> String {
+        format!("/api/v1/namespaces/{namespace}/{plural}/{name}")
+    }
+    /// The core objects of a kind in a namespace.
+    pub fn core_all(plural: &str, namespace: &str) -> String {
+        format!("/api/v1/namespaces/{namespace}/{plural}")
+    }
+    /// A namespace.
+    pub fn namespace(name: &str) -> String {
+        format!("/api/v1/namespaces/{name}")
+    }
+    /// Token requests of a ServiceAccount.
+    pub fn service_account_token(namespace: &str, service_account: &str) -> String {
+        format!("/api/v1/namespaces/{namespace}/serviceaccounts/{service_account}/token")
+    }
+    /// A coordination Lease.
+    pub fn lease(namespace: &str, name: &str) -> String {
+        format!("{}/{name}", leases(namespace))
+    }
+    /// The coordination Leases of a namespace.
+    pub fn leases(namespace: &str) -> String {
+        format!("/apis/coordination.k8s.io/v1/namespaces/{namespace}/leases")
+    }
+    /// A ReplicaSet.
+    pub fn replica_set(namespace: &str, name: &str) -> String {
+        format!("/apis/apps/v1/namespaces/{namespace}/replicasets/{name}")
+    }
+    /// All PriorityClasses.
+    pub fn priority_classes() -> String {
+        "/apis/scheduling.k8s.io/v1/priorityclasses".to_owned()
+    }
+    /// A ResourceLeasingPolicy.
+    pub fn policy(name: &str) -> String {
+        format!("/apis/{GROUP}/{VERSION}/resourceleasingpolicies/{name}")
+    }
+    /// A ResourceLeasingPolicy's status subresource.
+    pub fn policy_status(name: &str) -> String {
+        format!("{}/status", policy(name))
+    }
+    /// A ClusterBinding.
+    pub fn binding(name: &str) -> String {
+        format!("/apis/{GROUP}/{VERSION}/clusterbindings/{name}")
+    }
+    /// A ClusterBinding's status subresource.
+    pub fn binding_status(name: &str) -> String {
+        format!("{}/status", binding(name))
+    }
+    /// The events of a namespace.
+    pub fn events(namespace: &str) -> String {
+        core_all("events", namespace)
+    }
+}
