@@ -7,6 +7,8 @@ use std::process::Command;
 use std::{env, fs};
 
 const TARGET: &str = "wasm32-unknown-unknown";
+/// Profile of the root manifest for policy modules.
+const PROFILE: &str = "policy";
 const MODULES: [&str; 3] = ["cpu-percentage", "time-windows", "node-labels"];
 
 fn main() {
@@ -18,67 +20,88 @@ fn main() {
     }
     for module in MODULES {
         for watched in ["src", "Cargo.toml"] {
-            println!("cargo::rerun-if-changed={}", root.join("builtin-policies").join(module).join(watched).display());
+            println!(
+                "cargo::rerun-if-changed={}",
+                root.join("builtin-policies").join(module).join(watched).display()
+            );
         }
     }
     check_target();
     let guest = out.join("guest");
     build(&root, &guest);
     for module in MODULES {
-        let core = guest.join(TARGET).join("release").join(format!("{}.wasm", module.replace('-', "_")));
+        let core = guest.join(TARGET).join(PROFILE).join(format!("{}.wasm", module.replace('-', "_")));
         componentize(module, &core, &out.join(format!("{module}.wasm")));
     }
+}
+
+/// Ends the build with one line that says what to do.
+fn fail(text: &str) -> ! {
+    for line in text.lines() {
+        println!("cargo::error={line}");
+    }
+    std::process::exit(1)
 }
 
 fn check_target() {
     let rustc = env::var_os("RUSTC").unwrap_or_else(|| "rustc".into());
     let asked = Command::new(rustc).args(["--print", "target-libdir", "--target", TARGET]).output();
-    let there = asked.is_ok_and(|out| Path::new(String::from_utf8_lossy(&out.stdout).trim()).is_dir());
-    assert!(
-        there,
-        "the Rust target {TARGET} is missing, it builds the policy modules: run `rustup target add {TARGET}`"
-    );
+    if !asked.is_ok_and(|out| Path::new(String::from_utf8_lossy(&out.stdout).trim()).is_dir()) {
+        fail(&format!(
+            "the Rust target {TARGET} is missing, it builds the policy modules: run `rustup target add {TARGET}`"
+        ));
+    }
 }
 
 fn build(root: &Path, target_dir: &Path) {
     let cargo = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut command = Command::new(cargo);
-    command.current_dir(root).args(["build", "--release", "--target", TARGET]);
+    command.current_dir(root).args(["build", "--profile", PROFILE, "--target", TARGET]);
     command.arg("--target-dir").arg(target_dir);
     for module in MODULES {
         command.args(["-p", module]);
     }
     // Stripping would remove the section that says which world a module is for.
-    for setting in ["strip=false", "debug=false", "lto=true", "opt-level=3", "codegen-units=1"] {
-        command.arg("--config").arg(format!("profile.release.{setting}"));
+    command.args(["--config", "profile.policy.strip=false"]);
+    clean_environment(&mut command);
+    // The same sources give the same bytes wherever they lie.
+    let mut flags = vec![format!("--remap-path-prefix={}=kubeocean", root.display())];
+    flags.extend(cargo_home().map(|home| format!("--remap-path-prefix={}=cargo", home.display())));
+    command.env("CARGO_ENCODED_RUSTFLAGS", flags.join("\u{1f}"));
+    match command.output() {
+        Ok(output) if output.status.success() => {}
+        Ok(output) => fail(&format!(
+            "building the built-in policy modules failed:\n{}",
+            String::from_utf8_lossy(&output.stderr)
+        )),
+        Err(error) => fail(&format!("cargo cannot be started to build the built-in policy modules: {error}")),
     }
-    let keep = ["CARGO_HOME", "CARGO_NET_OFFLINE", "CARGO_HTTP_CAINFO", "CARGO_HTTP_PROXY"];
+}
+
+/// Flags and wrappers of the outer build are not for the modules; how to reach a registry is.
+fn clean_environment(command: &mut Command) {
+    const KEPT: [&str; 6] =
+        ["CARGO_HOME", "CARGO_NET_", "CARGO_HTTP_", "CARGO_REGISTR", "CARGO_SOURCE_", "CARGO_TERM_"];
     for (name, _) in env::vars_os() {
         let text = name.to_string_lossy();
-        let foreign = text.starts_with("CARGO") || text.starts_with("RUSTC") || text.starts_with("RUSTFLAGS");
-        let registry = text.starts_with("CARGO_REGISTR") || text.starts_with("CARGO_SOURCE");
-        if foreign && !registry && !keep.contains(&&*text) {
+        let foreign = ["CARGO", "RUSTC", "RUSTFLAGS"].iter().any(|prefix| text.starts_with(prefix));
+        if foreign && !KEPT.iter().any(|prefix| text.starts_with(prefix)) {
             command.env_remove(&name);
         }
     }
-    // The same sources give the same bytes wherever they lie.
-    let home = env::var_os("CARGO_HOME").map(PathBuf::from).or_else(|| Some(PathBuf::from(env::var_os("HOME")?).join(".cargo")));
-    let mut flags = vec![format!("--remap-path-prefix={}=kubeocean", root.display())];
-    flags.extend(home.map(|home| format!("--remap-path-prefix={}=cargo", home.display())));
-    command.env("CARGO_ENCODED_RUSTFLAGS", flags.join("\u{1f}"));
-    let output = command.output().expect("cargo can be started");
-    assert!(
-        output.status.success(),
-        "building the built-in policy modules failed:\n{}",
-        String::from_utf8_lossy(&output.stderr)
-    );
+}
+
+fn cargo_home() -> Option<PathBuf> {
+    let set = env::var_os("CARGO_HOME").map(PathBuf::from);
+    set.or_else(|| Some(PathBuf::from(env::var_os("HOME")?).join(".cargo")))
 }
 
 fn componentize(module: &str, core: &Path, component: &Path) {
-    let bytes = fs::read(core).unwrap_or_else(|error| panic!("read {}: {error}", core.display()));
+    let bytes = fs::read(core).unwrap_or_else(|error| fail(&format!("read {}: {error}", core.display())));
     let made = wit_component::ComponentEncoder::default()
         .module(&bytes)
         .and_then(|encoder| encoder.validate(true).encode())
-        .unwrap_or_else(|error| panic!("{module} is no policy component: {error:#}"));
-    fs::write(component, made).unwrap_or_else(|error| panic!("write {}: {error}", component.display()));
+        .unwrap_or_else(|error| fail(&format!("{module} is no policy component: {error:#}")));
+    fs::write(component, made)
+        .unwrap_or_else(|error| fail(&format!("write {}: {error}", component.display())));
 }

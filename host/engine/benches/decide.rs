@@ -24,7 +24,11 @@ fn nodes(count: i64) -> Vec<NodeFacts> {
     (0..count)
         .map(|i| NodeFacts {
             node_name: format!("node-{i}"),
-            labels: [("pool".to_owned(), format!("pool-{}", i % 7)), ("zone".to_owned(), format!("z{}", i % 3))].into(),
+            labels: [
+                ("pool".to_owned(), format!("pool-{}", i % 7)),
+                ("zone".to_owned(), format!("z{}", i % 3)),
+            ]
+            .into(),
             allocatable: [("cpu".to_owned(), 64_000), ("memory".to_owned(), 256 << 30)].into(),
             used: [("cpu".to_owned(), 1000 + i), ("memory".to_owned(), (i + 1) << 20)].into(),
             ready: true,
@@ -122,7 +126,8 @@ fn modules(c: &mut Criterion) {
 
 fn host(c: &mut Criterion) {
     let engine = Engine::start(EngineConfig::default()).expect("the engine starts");
-    let host = PolicyHost::new(&engine, BindingFacts::default(), UTC, Box::new(|| {})).expect("a host starts");
+    let host =
+        PolicyHost::new(&engine, BindingFacts::default(), UTC, Box::new(|| {})).expect("a host starts");
     let spec = json!({
         "nodeSelector": selector(), "timeWindows": windows()["windows"],
         "resourceLimits": [{"resource": "cpu", "percent": 50, "quantity": "40"}, {"resource": "memory", "percent": 80}]

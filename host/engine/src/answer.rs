@@ -104,7 +104,10 @@ pub(crate) fn check_output(
     }
     let width = cap_names.len();
     if !output.caps.is_empty() && output.caps.len() != rows * width {
-        return Err(Fault::invalid(&format!("{} caps for {rows} rows of {width} resources", output.caps.len())));
+        return Err(Fault::invalid(&format!(
+            "{} caps for {rows} rows of {width} resources",
+            output.caps.len()
+        )));
     }
     if output.reasons.len() > rows.max(FREE_REASONS) {
         return Err(Fault::invalid(&format!("{} reasons for {rows} rows", output.reasons.len())));
@@ -115,7 +118,8 @@ pub(crate) fn check_output(
     let reasons: Vec<Arc<Reason>> = output.reasons.iter().map(check_reason).collect::<Result<_, _>>()?;
     let mut answers: Vec<Arc<Answer>> = Vec::with_capacity(rows);
     for (index, row) in output.rows.iter().enumerate() {
-        let caps = if output.caps.is_empty() { &[][..] } else { &output.caps[index * width..(index + 1) * width] };
+        let caps =
+            if output.caps.is_empty() { &[][..] } else { &output.caps[index * width..(index + 1) * width] };
         let answer = check_row(row, caps, &reasons, now_unix, cap_names)?;
         // Neighbours often get the same answer; sharing it keeps a memo line small.
         match answers.last() {
@@ -173,7 +177,10 @@ fn check_reason(reason: &lease_abi::Reason) -> Result<Arc<Reason>, Fault> {
     if !shaped {
         return Err(Fault::invalid(&format!("reason code {:?}", crate::text::printable(code, 80))));
     }
-    Ok(Arc::new(Reason { code: code.clone(), message: crate::text::printable(&reason.message, MESSAGE_BYTES) }))
+    Ok(Arc::new(Reason {
+        code: code.clone(),
+        message: crate::text::printable(&reason.message, MESSAGE_BYTES),
+    }))
 }
 
 #[cfg(test)]

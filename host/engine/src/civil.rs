@@ -12,11 +12,10 @@ const LOOK_AHEAD: usize = 16;
 pub(crate) fn civil_now(at: Timestamp, zone: &TimeZone) -> Now {
     let local = at.to_zoned(zone.clone());
     let offset = local.offset();
-    let next_offset = zone
-        .following(at)
-        .take(LOOK_AHEAD)
-        .find(|change| change.offset() != offset)
-        .map(|change| OffsetChange { at: change.timestamp().as_second(), utc_offset_seconds: change.offset().seconds() });
+    let next_offset =
+        zone.following(at).take(LOOK_AHEAD).find(|change| change.offset() != offset).map(|change| {
+            OffsetChange { at: change.timestamp().as_second(), utc_offset_seconds: change.offset().seconds() }
+        });
     // jiff guarantees the ranges: month 1..=12, day 1..=31, hour 0..=23, minute 0..=59.
     let small = |n: i8| u8::try_from(n).unwrap_or(0);
     Now {

@@ -68,6 +68,9 @@ pub struct NodeDecision {
     pub reason: Option<DecisionReason>,
     /// False: an existing vnode is kept, but none is made (PO-526, PO-803).
     pub may_create: bool,
+    /// An Enforce entry that has a say has neither loaded nor failed yet. For at most 30 s after a start nothing is
+    /// written for such a node (PO-704); on a running host the decision holds as it is.
+    pub loading: bool,
     /// Some amount is below what the node's own pods already request (PO-603).
     pub overcommitted: bool,
 }
@@ -129,6 +132,7 @@ pub(crate) struct Draft<'n> {
     standing: Option<DecisionReason>,
     standing_withheld: bool,
     may_create: bool,
+    loading: bool,
     reclaim_withholding: Reclaim,
     reclaim_any: Reclaim,
     valid_until: Option<i64>,
@@ -161,6 +165,7 @@ impl<'n> Draft<'n> {
             standing: None,
             standing_withheld: false,
             may_create: true,
+            loading: false,
             reclaim_withholding: Reclaim::Keep,
             reclaim_any: Reclaim::Keep,
             valid_until: None,
@@ -241,6 +246,7 @@ impl<'n> Draft<'n> {
     /// An Enforce entry gave no answer; `stand_in` says what takes its place.
     pub(crate) fn no_answer(&mut self, entry: &Arc<str>, why: &NoAnswer, stand_in: &StandIn) {
         self.retry_at = earliest(self.retry_at, why.retry_at);
+        self.loading |= why.pending;
         let reason = DecisionReason {
             entry: entry.to_string(),
             code: if why.loading { "PoliciesLoading" } else { "ModuleFailed" }.to_owned(),
@@ -260,7 +266,8 @@ impl<'n> Draft<'n> {
                 self.cap_at_published(entry);
                 let published = self.node.published.as_ref();
                 self.standing_withheld |= published.is_some_and(|published| !published.offered);
-                self.valid_until = earliest(self.valid_until, published.and_then(|published| published.valid_until));
+                self.valid_until =
+                    earliest(self.valid_until, published.and_then(|published| published.valid_until));
                 self.may_create = false;
                 self.standing.get_or_insert(reason);
             }
@@ -361,8 +368,11 @@ impl<'n> Draft<'n> {
             .iter()
             .map(|amount| (amount.resource.to_owned(), amount.proposed.clamp(0, amount.available)))
             .collect();
-        let overcommitted =
-            self.node.leased.iter().any(|(resource, leased)| amounts.get(resource).is_some_and(|a| a < leased));
+        let overcommitted = self
+            .node
+            .leased
+            .iter()
+            .any(|(resource, leased)| amounts.get(resource).is_some_and(|a| a < leased));
         let announce = self.standing.is_none();
         NodeDecision {
             governed_by: Some(policy.to_owned()),
@@ -378,6 +388,7 @@ impl<'n> Draft<'n> {
             wake_at: earliest(self.valid_until, self.retry_at),
             reason: self.reason.or(self.standing).or(self.limiting.map(|limiting| limiting.reason)),
             may_create: self.may_create,
+            loading: self.loading,
             overcommitted,
         }
     }
@@ -385,12 +396,17 @@ impl<'n> Draft<'n> {
 
 /// The decision about a node no policy governs.
 pub(crate) fn ungoverned(selected: bool, valid_until: Option<i64>, retry_at: Option<i64>) -> NodeDecision {
-    NodeDecision { selected, valid_until, wake_at: earliest(valid_until, retry_at), ..NodeDecision::default() }
+    NodeDecision {
+        selected,
+        valid_until,
+        wake_at: earliest(valid_until, retry_at),
+        ..NodeDecision::default()
+    }
 }
 
 /// The decision about a node the engine itself failed on: what is published stands.
 pub(crate) fn undecided(node: &NodeFacts) -> NodeDecision {
-    let why = NoAnswer { text: "the engine failed".into(), loading: false, retry_at: None };
+    let why = NoAnswer { text: "the engine failed".into(), loading: false, pending: false, retry_at: None };
     let stand = if node.published.is_some() { StandIn::Published } else { StandIn::Deny };
     let mut draft = Draft::new(node, false);
     draft.no_answer(&Arc::from(""), &why, &stand);

@@ -42,7 +42,8 @@ pub(crate) fn decide_chunk(
     let mut done: Vec<Option<NodeDecision>> = vec![None; nodes.len()];
     // Bounds from policies that did not govern: they may later.
     let mut bounds: Vec<(Option<i64>, Option<i64>)> = vec![(None, None); nodes.len()];
-    let mut selector_failed: BTreeMap<usize, (Arc<str>, crate::entry::evaluate::NoAnswer, StandIn)> = BTreeMap::new();
+    let mut selector_failed: BTreeMap<usize, (Arc<str>, crate::entry::evaluate::NoAnswer, StandIn)> =
+        BTreeMap::new();
     if let Some(entry) = &pipelines.binding_selector {
         let at = Instant { at: now, civil: civil_now(now, process_zone) };
         let drafts: Vec<Draft<'_>> = nodes.iter().map(|node| Draft::new(node, false)).collect();
@@ -52,7 +53,9 @@ pub(crate) fn decide_chunk(
                 Ok(answer) if answer.verdict == EntryVerdict::Offer => {
                     set(&mut bounds, index, |bound| bound.0 = answer.valid_until);
                 }
-                Ok(answer) => set(&mut done, index, |d| *d = Some(ungoverned(false, answer.valid_until, None))),
+                Ok(answer) => {
+                    set(&mut done, index, |d| *d = Some(ungoverned(false, answer.valid_until, None)))
+                }
                 Err(why) => {
                     let stand = stand(entry, draft, at.unix());
                     selector_failed.insert(index, (Arc::clone(&entry.slot.entry), why, stand));
@@ -61,15 +64,14 @@ pub(crate) fn decide_chunk(
         }
     }
     for policy in &pipelines.policies {
-        let open: Vec<usize> = (0..nodes.len()).filter(|index| done.get(*index).is_some_and(Option::is_none)).collect();
+        let open: Vec<usize> =
+            (0..nodes.len()).filter(|index| done.get(*index).is_some_and(Option::is_none)).collect();
         if open.is_empty() {
             break;
         }
         let at = Instant { at: now, civil: civil_now(now, &policy.zone) };
-        let mut drafts: Vec<(usize, Draft<'_>)> = open
-            .iter()
-            .filter_map(|index| Some((*index, Draft::new(nodes.get(*index)?, explain))))
-            .collect();
+        let mut drafts: Vec<(usize, Draft<'_>)> =
+            open.iter().filter_map(|index| Some((*index, Draft::new(nodes.get(*index)?, explain)))).collect();
         for (index, draft) in &mut drafts {
             if let Some((entry, why, stand)) = selector_failed.get(index) {
                 draft.no_answer(entry, why, stand);
@@ -92,7 +94,9 @@ pub(crate) fn decide_chunk(
     let mut decisions: Vec<NodeDecision> = done
         .into_iter()
         .zip(bounds)
-        .map(|(decision, (valid_until, retry_at))| decision.unwrap_or_else(|| ungoverned(true, valid_until, retry_at)))
+        .map(|(decision, (valid_until, retry_at))| {
+            decision.unwrap_or_else(|| ungoverned(true, valid_until, retry_at))
+        })
         .collect();
     name_shadowed(pipelines, now, nodes, &mut decisions, changed);
     decisions
@@ -106,7 +110,7 @@ fn set<T>(list: &mut [T], index: usize, change: impl FnOnce(&mut T)) {
 
 /// Enforce entries in order, then the Audit ones on what is left.
 fn run_pipeline(policy: &Policy, at: &Instant, drafts: &mut [(usize, Draft<'_>)], changed: &mut Changed) {
-    let enforce = policy.enforce.iter().filter(|entry| policy.invalid.is_none() || entry.role == Role::Selector);
+    let enforce = policy.enforce.iter().filter(|entry| policy.invalid.is_none() || is_legacy_selector(entry));
     for entry in enforce.filter(|entry| leases(entry)) {
         let outcomes = ask(entry, &policy.facts, at, alive(drafts), changed);
         let open = drafts.iter_mut().map(|(_, draft)| draft).filter(|draft| !draft.is_not_applicable());
@@ -130,7 +134,9 @@ fn run_pipeline(policy: &Policy, at: &Instant, drafts: &mut [(usize, Draft<'_>)]
     for entry in policy.audit.iter().filter(|entry| leases(entry)) {
         let outcomes = ask(entry, &policy.facts, at, alive(drafts), changed);
         let mut differences = entry.slot.audit.lock();
-        for ((_, draft), outcome) in drafts.iter_mut().filter(|(_, draft)| !draft.is_not_applicable()).zip(outcomes) {
+        for ((_, draft), outcome) in
+            drafts.iter_mut().filter(|(_, draft)| !draft.is_not_applicable()).zip(outcomes)
+        {
             let name = &draft.node.node_name;
             match outcome.as_ref().ok().and_then(|answer| draft.audit_difference(answer)) {
                 Some(difference) if differences.get(name) != Some(&difference) => {
@@ -147,13 +153,19 @@ fn run_pipeline(policy: &Policy, at: &Instant, drafts: &mut [(usize, Draft<'_>)]
     }
 }
 
+/// The only entry of an invalid policy that is called: it says which nodes are held (PO-526).
+fn is_legacy_selector(entry: &Entry) -> bool {
+    entry.spec.name == crate::legacy::LEGACY_NODE_SELECTOR
+}
+
 fn alive<'a, 'n>(drafts: &'a [(usize, Draft<'n>)]) -> impl Iterator<Item = &'a Draft<'n>> {
     drafts.iter().map(|(_, draft)| draft).filter(|draft| !draft.is_not_applicable())
 }
 
 /// An entry whose module only places, or that is used only for placement, has no part in a lease.
 fn leases(entry: &Entry) -> bool {
-    let wanted = entry.spec.decisions.as_ref().is_none_or(|list| list.contains(&crate::legacy::Decision::Lease));
+    let wanted =
+        entry.spec.decisions.as_ref().is_none_or(|list| list.contains(&crate::legacy::Decision::Lease));
     wanted && entry.slot.running().is_none_or(|running| running.lease)
 }
 
@@ -184,12 +196,15 @@ fn name_shadowed(
     changed: &mut Changed,
 ) {
     for (rank, policy) in pipelines.policies.iter().enumerate().skip(1) {
-        let older: Vec<&str> = pipelines.policies.iter().take(rank).map(|policy| policy.name.as_str()).collect();
+        let older: Vec<&str> =
+            pipelines.policies.iter().take(rank).map(|policy| policy.name.as_str()).collect();
         let mut drafts: Vec<(usize, Draft<'_>)> = nodes
             .iter()
             .zip(decisions.iter())
             .enumerate()
-            .filter(|(_, (_, decision))| decision.governed_by.as_deref().is_some_and(|name| older.contains(&name)))
+            .filter(|(_, (_, decision))| {
+                decision.governed_by.as_deref().is_some_and(|name| older.contains(&name))
+            })
             .map(|(index, (node, _))| (index, Draft::new(node, false)))
             .collect();
         if drafts.is_empty() {

@@ -73,7 +73,11 @@ impl Fault {
     }
 
     /// Classifies a failed call. `memory_exceeded`: the store's limiter refused a growth.
-    pub(crate) fn of_call(error: &wasmtime::Error, memory_exceeded: bool, panic_text: Option<String>) -> Self {
+    pub(crate) fn of_call(
+        error: &wasmtime::Error,
+        memory_exceeded: bool,
+        panic_text: Option<String>,
+    ) -> Self {
         if memory_exceeded {
             return Self::new(FaultKind::Memory, &error.root_cause().to_string());
         }
@@ -85,7 +89,8 @@ impl Fault {
         }
         let root = error.root_cause().to_string();
         // wasmtime keeps the type of this one error to itself, so its text is all there is to tell it by.
-        let kind = if root.contains("fuel allocated for hostcalls") { FaultKind::Output } else { FaultKind::Trap };
+        let kind =
+            if root.contains("fuel allocated for hostcalls") { FaultKind::Output } else { FaultKind::Trap };
         Self::new(kind, &root)
     }
 }

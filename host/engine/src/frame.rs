@@ -50,7 +50,9 @@ fn distinct(list: &str, names: &[String], max: usize) -> Result<(), UnknownFact>
     }
     let mut seen = std::collections::BTreeSet::new();
     match names.iter().find(|name| !seen.insert(name.as_str())) {
-        Some(name) => Err(UnknownFact(format!("{:?} occurs twice in needs.{list}", crate::text::printable(name, 80)))),
+        Some(name) => {
+            Err(UnknownFact(format!("{:?} occurs twice in needs.{list}", crate::text::printable(name, 80))))
+        }
         None => Ok(()),
     }
 }
@@ -154,7 +156,9 @@ impl<'k> Reader<'k> {
     }
 
     fn number(&mut self) -> i64 {
-        let Some((head, rest)) = self.rest.split_first_chunk::<8>() else { return crate::facts::ABSENT_NUMBER };
+        let Some((head, rest)) = self.rest.split_first_chunk::<8>() else {
+            return crate::facts::ABSENT_NUMBER;
+        };
         self.rest = rest;
         i64::from_le_bytes(*head)
     }
@@ -221,7 +225,10 @@ mod tests {
     #[test]
     fn a_key_reads_back_as_names_and_values() {
         let read = readable(&needs(), &key("a", None, 5));
-        assert_eq!(serde_json::to_string(&read).unwrap(), r#"{"available/cpu":5,"label/pool":null,"node.name":"a"}"#);
+        assert_eq!(
+            serde_json::to_string(&read).unwrap(),
+            r#"{"available/cpu":5,"label/pool":null,"node.name":"a"}"#
+        );
     }
 
     #[test]

@@ -158,9 +158,12 @@ fn time_windows_entry(spec: &ResourceLeasingPolicySpec) -> Option<EntrySpec> {
     let windows: Vec<Value> = spec
         .time_windows
         .iter()
-        .map(|window| match window.days.is_empty() {
-            true => json!({ "start": window.start, "end": window.end }),
-            false => json!({ "start": window.start, "end": window.end, "days": window.days }),
+        .map(|window| {
+            if window.days.is_empty() {
+                json!({ "start": window.start, "end": window.end })
+            } else {
+                json!({ "start": window.start, "end": window.end, "days": window.days })
+            }
         })
         .collect();
     let reclaim = match (spec.force_reclaim, spec.graceful_reclaim_period_seconds) {
@@ -202,7 +205,9 @@ pub fn from_entry(entry: &PolicyEntry) -> EntrySpec {
     let digest = module.digest.clone();
     let source = match (&module.builtin, &module.config_map, &module.oci, &module.file) {
         (Some(name), None, None, None) => ModuleSource::Builtin(name.clone()),
-        (None, Some(_), None, None) | (None, None, Some(_), None) => ModuleSource::Fetched { digest, must_pin: true },
+        (None, Some(_), None, None) | (None, None, Some(_), None) => {
+            ModuleSource::Fetched { digest, must_pin: true }
+        }
         (None, None, None, Some(_)) => ModuleSource::Fetched { digest, must_pin: false },
         _ => ModuleSource::Missing,
     };
@@ -234,7 +239,11 @@ pub fn from_entry(entry: &PolicyEntry) -> EntrySpec {
             _ => OnError::LastKnown,
         },
         decisions: (!decisions.is_empty()).then_some(decisions),
-        weight: entry.weight.filter(|w| (1..=100).contains(w)).and_then(|w| u8::try_from(w).ok()).unwrap_or(1),
+        weight: entry
+            .weight
+            .filter(|w| (1..=100).contains(w))
+            .and_then(|w| u8::try_from(w).ok())
+            .unwrap_or(1),
         timeout_ms: limit(limits.timeout_milliseconds, TIMEOUT_MS, 1000).max(10),
         memory_mib: limit(limits.memory_mib, MEMORY_MIB, 128),
     }

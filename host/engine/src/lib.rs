@@ -11,6 +11,7 @@
 //! module can take the process, another entry or a pod with it.
 
 mod answer;
+mod assemble;
 mod civil;
 mod clock;
 mod compose;
@@ -34,7 +35,9 @@ mod wasm;
 
 pub use answer::{EntryVerdict, Reason, Reclaim};
 pub use compose::{DecisionReason, NodeDecision, Step, Verdict};
-pub use config::{CompileMode, EngineConfig, EngineError, LEASE_ROWS, MAX_ENTRIES, MAX_EVALUATORS, MAX_MODULE_BYTES};
+pub use config::{
+    CompileMode, EngineConfig, EngineError, LEASE_ROWS, MAX_ENTRIES, MAX_EVALUATORS, MAX_MODULE_BYTES,
+};
 pub use decide::Explanation;
 pub use engine::Engine;
 pub use entry::counters::{DURATION_BUCKETS_US, EntryCounters};

@@ -154,7 +154,12 @@ impl Module {
     }
 
     /// One work unit: fresh instance, `create`, one call with all nodes, nothing memoised.
-    pub fn lease(&self, now: Timestamp, zone: &TimeZone, nodes: &[NodeFacts]) -> Result<Vec<RowAnswer>, CallFailed> {
+    pub fn lease(
+        &self,
+        now: Timestamp,
+        zone: &TimeZone,
+        nodes: &[NodeFacts],
+    ) -> Result<Vec<RowAnswer>, CallFailed> {
         let mut open = self.open()?;
         open.lease(now, zone, nodes)
     }
@@ -184,7 +189,12 @@ impl std::fmt::Debug for OpenModule {
 
 impl OpenModule {
     /// One call with all nodes.
-    pub fn lease(&mut self, now: Timestamp, zone: &TimeZone, nodes: &[NodeFacts]) -> Result<Vec<RowAnswer>, CallFailed> {
+    pub fn lease(
+        &mut self,
+        now: Timestamp,
+        zone: &TimeZone,
+        nodes: &[NodeFacts],
+    ) -> Result<Vec<RowAnswer>, CallFailed> {
         let rows = self.rows(now, zone, nodes);
         Ok(self.call(now, zone, &rows)?.iter().map(|answer| RowAnswer::from(&**answer)).collect())
     }
@@ -201,7 +211,12 @@ impl OpenModule {
     }
 
     /// One call with projected rows: builds the frame, calls, checks the output.
-    pub fn count_offers(&mut self, now: Timestamp, zone: &TimeZone, rows: &Rows) -> Result<usize, CallFailed> {
+    pub fn count_offers(
+        &mut self,
+        now: Timestamp,
+        zone: &TimeZone,
+        rows: &Rows,
+    ) -> Result<usize, CallFailed> {
         let answers = self.call(now, zone, rows)?;
         Ok(answers.iter().filter(|answer| answer.verdict == EntryVerdict::Offer).count())
     }

@@ -39,6 +39,7 @@ impl Entry {
 #[derive(Clone, Debug)]
 pub(crate) struct Policy {
     pub(crate) name: String,
+    pub(crate) generation: i64,
     pub(crate) facts: Arc<PolicyFacts>,
     pub(crate) zone: TimeZone,
     /// Message of PO-526 when the legacy fields are invalid.
@@ -46,7 +47,6 @@ pub(crate) struct Policy {
     pub(crate) zero_limits: Vec<String>,
     /// Every entry names the bytes it runs by digest (PO-706).
     pub(crate) pinned: bool,
-    /// Legacy entries that decide which nodes are covered; the only ones of an invalid policy that are called.
     pub(crate) enforce: Vec<Entry>,
     pub(crate) audit: Vec<Entry>,
     /// Items of `spec.policies` in their order, for status.

@@ -64,7 +64,10 @@ impl Pool {
     }
 
     /// Runs all jobs and returns their results in order; `None` for one that panicked.
-    pub(crate) fn run_all<T: Send + 'static>(&self, jobs: Vec<Box<dyn FnOnce() -> T + Send>>) -> Vec<Option<T>> {
+    pub(crate) fn run_all<T: Send + 'static>(
+        &self,
+        jobs: Vec<Box<dyn FnOnce() -> T + Send>>,
+    ) -> Vec<Option<T>> {
         let (sender, receiver) = std::sync::mpsc::channel();
         let mut results: Vec<Option<T>> = jobs.iter().map(|_| None).collect();
         for (index, job) in jobs.into_iter().enumerate() {
@@ -133,8 +136,9 @@ mod tests {
     #[test]
     fn results_come_in_order_and_a_panic_is_a_missing_result() {
         let pool = Pool::start("test", 2, 1).unwrap();
-        let jobs: Vec<Box<dyn FnOnce() -> usize + Send>> =
-            (0..10_usize).map(|i| Box::new(move || if i == 3 { panic!("on purpose") } else { i }) as _).collect();
+        let jobs: Vec<Box<dyn FnOnce() -> usize + Send>> = (0..10_usize)
+            .map(|i| Box::new(move || if i == 3 { panic!("on purpose") } else { i }) as _)
+            .collect();
         let results = pool.run_all(jobs);
         assert_eq!(results[3], None);
         assert_eq!(results.iter().flatten().copied().collect::<Vec<_>>(), [0, 1, 2, 4, 5, 6, 7, 8, 9]);

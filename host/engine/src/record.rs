@@ -60,7 +60,14 @@ pub(crate) struct Recorder {
 }
 
 impl Recorder {
-    pub(crate) fn record(&self, slot: &Slot, running: &Arc<Running>, now: &Instant, key: &RowKey, answer: &Arc<Answer>) {
+    pub(crate) fn record(
+        &self,
+        slot: &Slot,
+        running: &Arc<Running>,
+        now: &Instant,
+        key: &RowKey,
+        answer: &Arc<Answer>,
+    ) {
         let kept = Kept {
             entry: Arc::clone(&slot.label),
             running: Arc::clone(running),

@@ -3,12 +3,19 @@
 use jiff::Timestamp;
 use kubeocean_api::policy::{AuditStatus, PolicyEntryStatus};
 
+use crate::answer::EntryVerdict;
+use crate::assemble::Inner;
+use crate::civil::civil_now;
 use crate::entry::counters::EntryCounters;
-use crate::entry::slot::EntryState;
+use crate::entry::evaluate::{Ask, Changed, Instant, evaluate};
+use crate::entry::slot::{EntryState, Slot};
+use crate::facts::NodeFacts;
 use crate::legacy::{Decision, Enforcement};
+use crate::pipeline::{Entry, Policy, Role};
+use crate::wasm::unit::Description;
 
 /// Samples of an Audit entry that are shown (PO-711).
-pub(crate) const AUDIT_SAMPLES: usize = 5;
+const AUDIT_SAMPLES: usize = 5;
 
 /// One policy.
 #[derive(Clone, Debug, PartialEq)]
@@ -91,7 +98,10 @@ impl EntryStatus {
             evaluations: count(self.counters.evaluations()),
             errors: count(self.counters.errors),
             last_error: self.last_error.as_ref().map(|(text, _)| text.clone()),
-            last_error_time: self.last_error.as_ref().map(|(_, at)| at.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()),
+            last_error_time: self
+                .last_error
+                .as_ref()
+                .map(|(_, at)| at.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()),
             audit: self.audit.as_ref().map(|(nodes, sample)| AuditStatus {
                 nodes_affected: i32::try_from(*nodes).unwrap_or(i32::MAX),
                 sample: sample.clone(),
@@ -109,4 +119,81 @@ pub struct EntryMetrics {
     pub state: EntryState,
     /// Its numbers.
     pub counters: EntryCounters,
+}
+
+impl Inner {
+    /// Status of one policy; may call time-windows modules.
+    pub(crate) fn policy_status(&self, policy: &Policy, now: Timestamp) -> PolicyStatus {
+        let at = Instant { at: now, civil: civil_now(now, &policy.zone) };
+        let node = NodeFacts::default();
+        let (mut active, mut next_change) = (policy.invalid.is_none(), None);
+        for entry in policy.enforce.iter().filter(|e| e.role == Role::TimeWindows && policy.invalid.is_none())
+        {
+            let asks = [Ask { node: &node, amounts: &[] }];
+            let running = entry.slot.running();
+            let outcome =
+                evaluate(&entry.slot, running.as_ref(), &policy.facts, &at, &asks, &mut Changed::default())
+                    .pop();
+            match outcome {
+                Some(Ok(answer)) => {
+                    active &= answer.verdict == EntryVerdict::Offer;
+                    next_change = [next_change, answer.valid_until].into_iter().flatten().min();
+                }
+                _ => active = false,
+            }
+        }
+        let slots = || policy.enforce.iter().map(|entry| &entry.slot);
+        PolicyStatus {
+            name: policy.name.clone(),
+            generation: policy.generation,
+            valid: policy.invalid.clone().map_or(Ok(()), Err),
+            zero_limits: policy.zero_limits.clone(),
+            active,
+            next_change,
+            zone: policy.zone.iana_name().unwrap_or("local").to_owned(),
+            entries: policy.listed.iter().map(entry_status).collect(),
+            pinned: policy.pinned,
+            stale: slots().any(|slot| slot.known.lock().is_stale(at.unix())),
+        }
+    }
+}
+
+fn entry_status(entry: &Entry) -> EntryStatus {
+    let slot = &entry.slot;
+    let running = slot.running();
+    let digest = running.as_ref().map(|running| running.digest.to_string());
+    let described = |part: fn(&Description) -> &String| {
+        running.as_ref().map(|running| part(&running.description).clone())
+    };
+    let audit = (entry.spec.enforcement == Enforcement::Audit).then(|| {
+        let differences = slot.audit.lock();
+        (differences.len(), differences.values().take(AUDIT_SAMPLES).cloned().collect())
+    });
+    let decisions = running.as_ref().map(|running| {
+        [(running.lease, Decision::Lease), (running.place, Decision::Place)]
+            .into_iter()
+            .filter(|(has, _)| *has)
+            .map(|(_, decision)| decision)
+            .collect()
+    });
+    EntryStatus {
+        name: entry.spec.name.clone(),
+        state: slot.state(),
+        module: described(|d| &d.name),
+        version: described(|d| &d.version),
+        desired_digest: slot.wanted_digest().filter(|wanted| digest.as_ref() != Some(wanted)),
+        digest,
+        decisions: decisions.unwrap_or_default(),
+        enforcement: entry.spec.enforcement,
+        last_error: slot.last_error(),
+        audit,
+        counters: counters_of(slot),
+    }
+}
+
+/// Numbers of one entry.
+pub(crate) fn counters_of(slot: &Slot) -> EntryCounters {
+    let mut counters = slot.counters.snapshot();
+    counters.log_dropped = slot.running().map_or(0, |running| running.dropped_lines());
+    counters
 }

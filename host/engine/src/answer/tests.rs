@@ -15,10 +15,15 @@ fn check(output: LeaseOutput) -> Result<Vec<Arc<Answer>>, String> {
 
 #[test]
 fn a_plain_offer_needs_nothing() {
-    let answers = check(LeaseOutput { rows: vec![row(Verdict::Offer, None)], caps: vec![], reasons: vec![] }).unwrap();
+    let answers =
+        check(LeaseOutput { rows: vec![row(Verdict::Offer, None)], caps: vec![], reasons: vec![] }).unwrap();
     assert_eq!(answers[0].caps().count(), 0);
-    let answers = check(LeaseOutput { rows: vec![row(Verdict::Offer, None)], caps: vec![5], reasons: vec![] }).unwrap();
-    assert_eq!(answers[0].caps().map(|(r, c)| (r.to_string(), c)).collect::<Vec<_>>(), [("cpu".to_owned(), 5)]);
+    let answers =
+        check(LeaseOutput { rows: vec![row(Verdict::Offer, None)], caps: vec![5], reasons: vec![] }).unwrap();
+    assert_eq!(
+        answers[0].caps().map(|(r, c)| (r.to_string(), c)).collect::<Vec<_>>(),
+        [("cpu".to_owned(), 5)]
+    );
 }
 
 #[test]
@@ -29,8 +34,14 @@ fn every_forbidden_output_is_named() {
         (LeaseOutput { rows: vec![offer(), offer()], caps: vec![], reasons: vec![] }, "2 rows"),
         (LeaseOutput { rows: vec![offer()], caps: vec![1, 2], reasons: vec![] }, "2 caps"),
         (LeaseOutput { rows: vec![offer()], caps: vec![-2], reasons: vec![] }, "below -1"),
-        (LeaseOutput { rows: vec![row(Verdict::Withhold, None)], caps: vec![], reasons: vec![] }, "no reason"),
-        (LeaseOutput { rows: vec![row(Verdict::Withhold, Some(1))], caps: vec![], reasons: vec![] }, "reason 1"),
+        (
+            LeaseOutput { rows: vec![row(Verdict::Withhold, None)], caps: vec![], reasons: vec![] },
+            "no reason",
+        ),
+        (
+            LeaseOutput { rows: vec![row(Verdict::Withhold, Some(1))], caps: vec![], reasons: vec![] },
+            "reason 1",
+        ),
         (
             LeaseOutput {
                 rows: vec![LeaseRow { valid_until: Some(100), ..offer() }],
@@ -52,7 +63,11 @@ fn every_forbidden_output_is_named() {
             "reason code",
         ),
         (
-            LeaseOutput { rows: vec![offer()], caps: vec![], reasons: (0..65).map(|_| raw_reason("A")).collect() },
+            LeaseOutput {
+                rows: vec![offer()],
+                caps: vec![],
+                reasons: (0..65).map(|_| raw_reason("A")).collect(),
+            },
             "65 reasons",
         ),
     ];

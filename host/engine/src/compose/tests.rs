@@ -48,7 +48,10 @@ fn the_smallest_cap_wins_and_is_named_with_its_reason() {
     );
     assert_eq!(decision.amounts, BTreeMap::from([("cpu".into(), 500), ("pods".into(), 10)]));
     assert_eq!(decision.limited_by, BTreeMap::from([("cpu".into(), "a".into())]));
-    assert_eq!((decision.verdict, decision.valid_until, decision.wake_at), (Verdict::Offer, Some(5), Some(5)));
+    assert_eq!(
+        (decision.verdict, decision.valid_until, decision.wake_at),
+        (Verdict::Offer, Some(5), Some(5))
+    );
     assert_eq!(decision.reason.unwrap().code, "Cap500");
 }
 

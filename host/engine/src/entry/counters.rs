@@ -7,7 +7,8 @@ use crate::answer::EntryVerdict;
 use crate::fault::FaultKind;
 
 /// Upper bounds of the call duration buckets in microseconds; one more bucket holds what is longer.
-pub const DURATION_BUCKETS_US: [u64; 12] = [5, 10, 25, 50, 100, 250, 500, 1_000, 5_000, 25_000, 100_000, 1_000_000];
+pub const DURATION_BUCKETS_US: [u64; 12] =
+    [5, 10, 25, 50, 100, 250, 500, 1_000, 5_000, 25_000, 100_000, 1_000_000];
 
 /// Live counters.
 #[derive(Debug, Default)]
@@ -85,7 +86,8 @@ impl Counters {
     }
 
     pub(crate) fn fault(&self, kind: FaultKind) {
-        if let Some(counter) = FaultKind::ALL.iter().position(|k| *k == kind).and_then(|i| self.faults.get(i)) {
+        if let Some(counter) = FaultKind::ALL.iter().position(|k| *k == kind).and_then(|i| self.faults.get(i))
+        {
             add(counter, 1);
         }
     }
@@ -94,7 +96,8 @@ impl Counters {
         add(&self.calls, 1);
         let us = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
         self.duration_us.fetch_add(us, Ordering::Relaxed);
-        let bucket = DURATION_BUCKETS_US.iter().position(|max| us <= *max).unwrap_or(DURATION_BUCKETS_US.len());
+        let bucket =
+            DURATION_BUCKETS_US.iter().position(|max| us <= *max).unwrap_or(DURATION_BUCKETS_US.len());
         if let Some(counter) = self.durations.get(bucket) {
             add(counter, 1);
         }

@@ -27,8 +27,10 @@ const AUDIT_EVERY: u64 = 1000;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct NoAnswer {
     pub(crate) text: Arc<str>,
-    /// The entry is still loading, so this may pass by itself.
+    /// The entry is still being fetched or loaded, so this may pass by itself.
     pub(crate) loading: bool,
+    /// Nothing has failed so far: the first load is under way.
+    pub(crate) pending: bool,
     /// When the entry is tried again by itself.
     pub(crate) retry_at: Option<i64>,
 }
@@ -78,9 +80,10 @@ pub(crate) fn evaluate(
 ) -> Vec<Outcome> {
     let Some(running) = running else {
         let failure = slot.failure();
+        let pending = failure.is_none();
         let loading = failure.as_ref().is_none_or(|error| error.code.is_fetch());
         let text: Arc<str> = failure.map_or_else(|| "Loading".to_owned(), |error| error.to_string()).into();
-        let none = NoAnswer { text, loading, retry_at: None };
+        let none = NoAnswer { text, loading, pending, retry_at: None };
         return asks.iter().map(|_| Err(none.clone())).collect();
     };
     let mut outcomes: Vec<Option<Outcome>> = vec![None; asks.len()];
@@ -111,7 +114,7 @@ pub(crate) fn evaluate(
         }
     }
     learn(slot, now, asks, &outcomes);
-    let lost = NoAnswer { text: "Trap: no answer".into(), loading: false, retry_at: None };
+    let lost = NoAnswer { text: "Trap: no answer".into(), loading: false, pending: false, retry_at: None };
     outcomes.into_iter().map(|outcome| outcome.unwrap_or_else(|| Err(lost.clone()))).collect()
 }
 
@@ -130,7 +133,14 @@ fn look_up(
     let memo = running.memo.lock();
     for (index, (ask, outcome)) in asks.iter().zip(outcomes).enumerate() {
         key.clear();
-        project(&running.needs, ask.node, facts, &|r| Amount::proposed_of(ask.amounts, r), now.civil.utc_offset_seconds, &mut key);
+        project(
+            &running.needs,
+            ask.node,
+            facts,
+            &|r| Amount::proposed_of(ask.amounts, r),
+            now.civil.utc_offset_seconds,
+            &mut key,
+        );
         let promised = match memo.look_up(&key, now.unix()) {
             Lookup::Hit(answer) => {
                 hits += 1;
@@ -220,11 +230,22 @@ fn ask_guest(
 
 fn quarantined(running: &Running) -> NoAnswer {
     let retry_at = running.health.lock().next_probe();
-    NoAnswer { text: "Quarantined: the module failed too often".into(), loading: false, retry_at }
+    NoAnswer {
+        text: "Quarantined: the module failed too often".into(),
+        loading: false,
+        pending: false,
+        retry_at,
+    }
 }
 
 /// One call for all rows; after a fault row by row in fresh instances, until three faults have occurred (PO-801).
-fn batch(slot: &Slot, running: &Arc<Running>, now: &Instant, keys: &[RowKey], changed: &mut Changed) -> Vec<Outcome> {
+fn batch(
+    slot: &Slot,
+    running: &Arc<Running>,
+    now: &Instant,
+    keys: &[RowKey],
+    changed: &mut Changed,
+) -> Vec<Outcome> {
     let error = match call(slot, running, now, keys) {
         Ok(answers) => {
             recheck(slot, running, now, keys, &answers);
@@ -258,7 +279,7 @@ fn batch(slot: &Slot, running: &Arc<Running>, now: &Instant, keys: &[RowKey], ch
 
 fn no_answer(running: &Running, error: &CallError) -> NoAnswer {
     let retry_at = running.health.lock().next_probe();
-    NoAnswer { text: error.to_string().into(), loading: false, retry_at }
+    NoAnswer { text: error.to_string().into(), loading: false, pending: false, retry_at }
 }
 
 /// Notes a failed call. True for a fault, false for the module's own `Err`.
@@ -280,12 +301,19 @@ fn fault(slot: &Slot, running: &Running, now: &Instant, error: &CallError, chang
 }
 
 /// A work unit with its measurements. A panic here would be wasmtime's or ours; it counts as a trap of this entry.
-fn call(slot: &Slot, running: &Running, now: &Instant, keys: &[RowKey]) -> Result<Vec<Arc<Answer>>, CallError> {
+fn call(
+    slot: &Slot,
+    running: &Running,
+    now: &Instant,
+    keys: &[RowKey],
+) -> Result<Vec<Arc<Answer>>, CallError> {
     let span = tracing::trace_span!("policy_unit", entry = &*slot.label, rows = keys.len());
     let _in_span = span.enter();
     let started = crate::clock::stopwatch();
     let answers = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| running.run(now.civil, keys)))
-        .unwrap_or_else(|_| Err(Fault::new(crate::FaultKind::Trap, "the host failed while it ran the module").into()));
+        .unwrap_or_else(|_| {
+            Err(Fault::new(crate::FaultKind::Trap, "the host failed while it ran the module").into())
+        });
     slot.counters.call(started.elapsed());
     answers
 }

@@ -72,7 +72,9 @@ impl Memo {
         let before = self.lines.len();
         let refresh = self.refresh_seconds;
         self.lines.retain(|_, line| {
-            line.from <= now && now < line.from + refresh && line.answer.valid_until.is_none_or(|until| now < until)
+            line.from <= now
+                && now < line.from + refresh
+                && line.answer.valid_until.is_none_or(|until| now < until)
         });
         if self.lines.len() > before / 2 {
             let mut ages: Vec<i64> = self.lines.values().map(|line| line.from).collect();

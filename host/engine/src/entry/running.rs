@@ -33,7 +33,10 @@ pub(crate) struct Running {
 
 impl std::fmt::Debug for Running {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Running").field("entry", &self.caller.entry).field("digest", &self.digest).finish_non_exhaustive()
+        f.debug_struct("Running")
+            .field("entry", &self.caller.entry)
+            .field("digest", &self.digest)
+            .finish_non_exhaustive()
     }
 }
 
@@ -62,7 +65,11 @@ impl Running {
     }
 
     /// One work unit: fresh instance, one call, output checked.
-    pub(crate) fn run<K: AsRef<[u8]>>(&self, now: types::Now, keys: &[K]) -> Result<Vec<Arc<Answer>>, CallError> {
+    pub(crate) fn run<K: AsRef<[u8]>>(
+        &self,
+        now: types::Now,
+        keys: &[K],
+    ) -> Result<Vec<Arc<Answer>>, CallError> {
         let Some(pre) = &self.prepared.lease else {
             return Err(Fault::invalid("the module does not export lease").into());
         };
@@ -89,4 +96,3 @@ impl Running {
         self.dropped_lines.load(Ordering::Relaxed)
     }
 }
-

@@ -78,7 +78,7 @@ struct State {
 pub(crate) struct Slot {
     pub(crate) policy: Arc<str>,
     pub(crate) entry: Arc<str>,
-    /// `<policy>/<entry>`.
+    /// `<policy>/<entry>`; the binding's selector belongs to no policy.
     pub(crate) label: Arc<str>,
     running: ArcSwapOption<Running>,
     state: Mutex<State>,
@@ -102,10 +102,11 @@ pub(crate) enum Wish {
 
 impl Slot {
     pub(crate) fn new(policy: &str, entry: &str, recorder: Arc<Recorder>) -> Self {
+        let label = if policy.is_empty() { entry.to_owned() } else { format!("{policy}/{entry}") };
         Self {
             policy: policy.into(),
             entry: entry.into(),
-            label: format!("{policy}/{entry}").into(),
+            label: label.into(),
             running: ArcSwapOption::empty(),
             state: Mutex::default(),
             known: Mutex::default(),

@@ -83,7 +83,10 @@ fn an_entry_gets_the_documented_defaults() {
     let entry = from_entry(&entry);
     assert_eq!(entry.module, ModuleSource::Fetched { digest: None, must_pin: true });
     assert_eq!(entry.settings, json!({}));
-    assert_eq!((entry.enforcement, entry.on_error, entry.weight), (Enforcement::Enforce, OnError::LastKnown, 1));
+    assert_eq!(
+        (entry.enforcement, entry.on_error, entry.weight),
+        (Enforcement::Enforce, OnError::LastKnown, 1)
+    );
     assert_eq!((entry.timeout_ms, entry.memory_mib, entry.decisions), (100, 32, None));
 }
 

@@ -43,7 +43,8 @@ fn check_core(bytes: &[u8]) -> Result<(), LoadError> {
                 for import in imports.into_imports() {
                     let import =
                         import.map_err(|error| LoadError::new(LoadCode::NotAPolicy, &error.to_string()))?;
-                    let intrinsic = import.module.strip_prefix("[export]").is_some_and(|m| m.starts_with(PACKAGE));
+                    let intrinsic =
+                        import.module.strip_prefix("[export]").is_some_and(|m| m.starts_with(PACKAGE));
                     if !intrinsic && !is_allowed_import(import.module) {
                         return Err(not_allowed(import.module));
                     }
@@ -58,7 +59,10 @@ fn check_core(bytes: &[u8]) -> Result<(), LoadError> {
     if has_world {
         return Ok(());
     }
-    Err(LoadError::new(LoadCode::NotAPolicy, "the module does not say which world it is for (no component-type section)"))
+    Err(LoadError::new(
+        LoadCode::NotAPolicy,
+        "the module does not say which world it is for (no component-type section)",
+    ))
 }
 
 fn is_allowed_import(name: &str) -> bool {
@@ -91,7 +95,8 @@ fn worlds(engine: &wasmtime::Engine, component: &Component) -> Result<Worlds, Lo
     }
     let (mut found, mut meta) = (Worlds::default(), false);
     for (name, _) in ty.exports(engine) {
-        let Some((interface, version)) = name.strip_prefix(PACKAGE).and_then(|rest| rest.split_once('@')) else {
+        let Some((interface, version)) = name.strip_prefix(PACKAGE).and_then(|rest| rest.split_once('@'))
+        else {
             continue;
         };
         if major(version) != MAJOR {

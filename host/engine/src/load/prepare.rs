@@ -114,10 +114,11 @@ fn lease_needs(running: &Running) -> Result<Needs, LoadError> {
     let Some(pre) = &running.prepared.lease else {
         return Err(LoadError::new(LoadCode::WrongWorld, "the module does not export lease"));
     };
-    let mut unit = LeaseUnit::create(pre, &running.caller, &running.settings).map_err(|error| match error {
-        CallError::Policy(text) => LoadError::new(LoadCode::SettingsRejected, &text),
-        CallError::Fault(fault) => LoadError::new(LoadCode::SettingsRejected, &fault.to_string()),
-    })?;
+    let mut unit =
+        LeaseUnit::create(pre, &running.caller, &running.settings).map_err(|error| match error {
+            CallError::Policy(text) => LoadError::new(LoadCode::SettingsRejected, &text),
+            CallError::Fault(fault) => LoadError::new(LoadCode::SettingsRejected, &fault.to_string()),
+        })?;
     let said = unit.needs().map_err(|fault| LoadError::new(LoadCode::TrialFailed, &fault.to_string()))?;
     Needs::of_lease(&said).map_err(|error| LoadError::new(LoadCode::UnknownFact, &error.to_string()))
 }

@@ -38,7 +38,8 @@ impl Schema {
         }
         check_shape(&source).map_err(|text| refuse(&text))?;
         check_references(&source, true).map_err(|text| refuse(&text))?;
-        let patterns = jsonschema::PatternOptions::regex().size_limit(PATTERN_BYTES).dfa_size_limit(PATTERN_BYTES);
+        let patterns =
+            jsonschema::PatternOptions::regex().size_limit(PATTERN_BYTES).dfa_size_limit(PATTERN_BYTES);
         let validator = jsonschema::options()
             .with_draft(jsonschema::Draft::Draft202012)
             .with_pattern_options(patterns)
@@ -117,7 +118,9 @@ impl<'s> Walk<'s> {
         for (keyword, argument) in keywords {
             match keyword.as_str() {
                 "$ref" => {
-                    let Some(pointer) = argument.as_str().and_then(|target| target.strip_prefix('#')) else { continue };
+                    let Some(pointer) = argument.as_str().and_then(|target| target.strip_prefix('#')) else {
+                        continue;
+                    };
                     if let Some(target) = self.root.pointer(pointer) {
                         self.step(target, value, in_place + 1)?;
                     }
@@ -139,7 +142,12 @@ impl<'s> Walk<'s> {
         Ok(())
     }
 
-    fn into_members(&mut self, keyword: &str, argument: &'s Value, value: &Value) -> Result<(), &'static str> {
+    fn into_members(
+        &mut self,
+        keyword: &str,
+        argument: &'s Value,
+        value: &Value,
+    ) -> Result<(), &'static str> {
         match (keyword, value) {
             ("properties", Value::Object(members)) => {
                 for (name, schema) in argument.as_object().into_iter().flatten() {
@@ -199,7 +207,10 @@ mod tests {
         .unwrap();
         assert!(schema.check(&json!({"limits": [{"percent": 3}]})).is_ok());
         let error = schema.check(&json!({"limits": [{"percent": 150}]})).unwrap_err();
-        assert_eq!(error.to_string(), "SettingsInvalid: settings.limits[0].percent: 150 is greater than the maximum of 100");
+        assert_eq!(
+            error.to_string(),
+            "SettingsInvalid: settings.limits[0].percent: 150 is greater than the maximum of 100"
+        );
     }
 
     #[test]

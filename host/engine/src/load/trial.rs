@@ -33,7 +33,11 @@ fn synthetic() -> [NodeFacts; 2] {
             created_unix: 1_700_000_000,
             ..NodeFacts::default()
         },
-        NodeFacts { node_name: "trial-b".to_owned(), vnode_name: "vnode-trial-b".to_owned(), ..NodeFacts::default() },
+        NodeFacts {
+            node_name: "trial-b".to_owned(),
+            vnode_name: "vnode-trial-b".to_owned(),
+            ..NodeFacts::default()
+        },
     ]
 }
 

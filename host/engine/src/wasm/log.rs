@@ -51,10 +51,18 @@ impl Host for GuestLog {
         let text = printable(&message, LINE_BYTES);
         let entry = &*self.entry;
         match level {
-            Level::Trace => tracing::trace!(target: "kubeocean::policy", entry, policy.message = %text, "guest"),
-            Level::Debug => tracing::debug!(target: "kubeocean::policy", entry, policy.message = %text, "guest"),
-            Level::Info => tracing::info!(target: "kubeocean::policy", entry, policy.message = %text, "guest"),
-            Level::Warn => tracing::warn!(target: "kubeocean::policy", entry, policy.message = %text, "guest"),
+            Level::Trace => {
+                tracing::trace!(target: "kubeocean::policy", entry, policy.message = %text, "guest")
+            }
+            Level::Debug => {
+                tracing::debug!(target: "kubeocean::policy", entry, policy.message = %text, "guest")
+            }
+            Level::Info => {
+                tracing::info!(target: "kubeocean::policy", entry, policy.message = %text, "guest")
+            }
+            Level::Warn => {
+                tracing::warn!(target: "kubeocean::policy", entry, policy.message = %text, "guest")
+            }
             Level::Error => {
                 tracing::error!(target: "kubeocean::policy", entry, policy.message = %text, "guest");
                 self.last = Some(text);

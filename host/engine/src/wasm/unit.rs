@@ -65,7 +65,10 @@ pub(crate) struct Prepared {
 
 impl Prepared {
     fn any(&self) -> Option<&InstancePre<HostState>> {
-        self.lease.as_ref().map(LeasePolicyPre::instance_pre).or(self.place.as_ref().map(PlacePolicyPre::instance_pre))
+        self.lease
+            .as_ref()
+            .map(LeasePolicyPre::instance_pre)
+            .or(self.place.as_ref().map(PlacePolicyPre::instance_pre))
     }
 }
 
@@ -171,8 +174,11 @@ impl LeaseUnit {
 
     pub(crate) fn needs(&mut self) -> Result<lease_abi::Needs, Fault> {
         enter(&mut self.store, self.limits);
-        let said =
-            self.bindings.kubeocean_policy_lease().lease_evaluator().call_needs(&mut self.store, self.evaluator);
+        let said = self
+            .bindings
+            .kubeocean_policy_lease()
+            .lease_evaluator()
+            .call_needs(&mut self.store, self.evaluator);
         leave(&mut self.store, said)
     }
 

@@ -15,7 +15,11 @@ fn half() -> serde_json::Value {
 
 #[test]
 fn the_worked_example_of_the_specification() {
-    let host = host(vec![policy(half()).builtin("team", "cpu-percentage", json!({"limits": [{"resource": "cpu", "quantity": "6"}]}))]);
+    let host = host(vec![policy(half()).builtin(
+        "team",
+        "cpu-percentage",
+        json!({"limits": [{"resource": "cpu", "quantity": "6"}]}),
+    )]);
     let decision = host.one(noon(), node("a"));
     assert_eq!(decision.governed_by.as_deref(), Some("p"));
     assert_eq!((decision.verdict, decision.withheld), (Verdict::Offer, false));
@@ -48,7 +52,11 @@ fn a_lower_cap_overcommits_and_evicts_nothing() {
 #[case::monday_after("2026-03-02T08:01:00Z", false, "2026-03-02T18:00:00Z")]
 #[case::friday_night_into_the_weekend("2026-03-06T18:00:00Z", true, "2026-03-09T08:01:00Z")]
 #[case::sunday("2026-03-08T12:00:00Z", true, "2026-03-09T08:01:00Z")]
-fn the_published_example_has_no_gap_at_the_weekend(#[case] now: &str, #[case] offered: bool, #[case] until: &str) {
+fn the_published_example_has_no_gap_at_the_weekend(
+    #[case] now: &str,
+    #[case] offered: bool,
+    #[case] until: &str,
+) {
     let host = host(vec![policy(json!({
         "timeWindows": [
             {"start": "18:00", "end": "08:00", "days": ["Monday", "Tuesday", "Wednesday", "Thursday", "Friday"]},
@@ -138,24 +146,36 @@ fn an_invalid_policy_governs_holds_and_evicts_nothing() {
     let decision = host.one(noon(), held);
     assert_eq!(decision.governed_by.as_deref(), Some("p"));
     assert_eq!((decision.verdict, decision.withheld), (Verdict::Held, true));
-    assert_eq!((cpu(&decision), decision.amounts["memory"]), (9000, 0), "as published, lowered where less is free");
+    assert_eq!(
+        (cpu(&decision), decision.amounts["memory"]),
+        (9000, 0),
+        "as published, lowered where less is free"
+    );
     assert_eq!((decision.reclaim, decision.announce, decision.may_create), (Reclaim::Keep, false, false));
     assert_eq!(decision.reason.unwrap().code, "PolicyInvalid");
     let status = &host.host.status(noon())[0];
-    assert!(status.valid.as_ref().unwrap_err().starts_with("invalid start time format in time window 0: \"25:00\""));
+    assert!(
+        status
+            .valid
+            .as_ref()
+            .unwrap_err()
+            .starts_with("invalid start time format in time window 0: \"25:00\"")
+    );
     assert!(!status.active);
 }
 
 #[test]
 fn an_invalid_policy_covers_only_what_its_selector_selects() {
-    let invalid = json!({"nodeSelector": selector("batch"), "resourceLimits": [{"resource": "cpu", "percent": 101}]});
+    let invalid =
+        json!({"nodeSelector": selector("batch"), "resourceLimits": [{"resource": "cpu", "percent": 101}]});
     let host = host(vec![policy(invalid), policy(json!({})).named("young", 2)]);
     assert_eq!(host.one(noon(), node("a")).governed_by.as_deref(), Some("young"));
 }
 
 #[test]
 fn a_builtin_and_the_same_bytes_from_a_config_map_decide_alike() {
-    let settings = json!({"limits": [{"resource": "cpu", "percent": 30}, {"resource": "memory", "reserve": "8Gi"}]});
+    let settings =
+        json!({"limits": [{"resource": "cpu", "percent": 30}, {"resource": "memory", "reserve": "8Gi"}]});
     let bytes: Arc<[u8]> = builtin("cpu-percentage").unwrap().into();
     let embedded = host(vec![policy(json!({})).builtin("x", "cpu-percentage", settings.clone())]);
     let fetched = host(vec![policy(json!({})).module("x", &bytes, json!({"settings": settings}))]);
@@ -172,7 +192,9 @@ fn a_builtin_and_the_same_bytes_from_a_config_map_decide_alike() {
 
 #[test]
 fn an_unchanged_node_costs_no_call_and_an_undeclared_label_neither() {
-    let host = host(vec![policy(json!({"nodeSelector": selector("online"), "resourceLimits": [{"resource": "cpu", "percent": 50}]}))]);
+    let host = host(vec![policy(
+        json!({"nodeSelector": selector("online"), "resourceLimits": [{"resource": "cpu", "percent": 50}]}),
+    )]);
     let nodes: Vec<Arc<NodeFacts>> = (0..1000)
         .map(|i| {
             let mut node = node(&format!("n{i}"));
@@ -223,7 +245,11 @@ fn host_of_half() -> Host {
 fn explain_tells_every_step_and_records_can_be_read() {
     let host = host(vec![
         policy(json!({"nodeSelector": selector("batch")})).named("other", 0),
-        policy(half()).builtin("team", "cpu-percentage", json!({"limits": [{"resource": "cpu", "quantity": "6"}]})),
+        policy(half()).builtin(
+            "team",
+            "cpu-percentage",
+            json!({"limits": [{"resource": "cpu", "quantity": "6"}]}),
+        ),
     ]);
     let explanation = host.host.explain(noon(), &Arc::new(node("a")));
     assert_eq!(explanation.decision, host.one(noon(), node("a")));

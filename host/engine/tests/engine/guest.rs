@@ -7,29 +7,29 @@ use sha2::Digest as _;
 
 /// A module under construction.
 #[derive(Clone, Debug, Default)]
-pub struct Guest {
+pub(crate) struct Guest {
     parts: Vec<(String, String)>,
 }
 
 /// The plain, well-behaved one.
-pub fn guest() -> Guest {
+pub(crate) fn guest() -> Guest {
     Guest::default()
 }
 
 impl Guest {
     /// Puts `code` at `;;MARK`, whatever stands on that line.
-    pub fn with(mut self, mark: &str, code: &str) -> Self {
+    pub(crate) fn with(mut self, mark: &str, code: &str) -> Self {
         self.parts.push((format!(";;{mark}"), code.to_owned()));
         self
     }
 
     /// Caps cpu of every row.
-    pub fn cap(self, cpu: i64) -> Self {
+    pub(crate) fn cap(self, cpu: i64) -> Self {
         self.with("LEASE", &format!("(call $cap_all (local.get $args) (i64.const {cpu}))"))
     }
 
     /// The core module without the section that names its world.
-    pub fn core(&self) -> Vec<u8> {
+    pub(crate) fn core(&self) -> Vec<u8> {
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/policies/hostile/guest.wat");
         let mut text = std::fs::read_to_string(path).unwrap();
         for (mark, code) in &self.parts {
@@ -37,7 +37,9 @@ impl Guest {
             text = text
                 .lines()
                 .map(|line| match line.split_once(mark.as_str()) {
-                    Some((before, _)) if mark == ";;MEMORY" => format!("{}\n", before.split('(').next().unwrap_or("")) + code,
+                    Some((before, _)) if mark == ";;MEMORY" => {
+                        format!("{}\n", before.split('(').next().unwrap_or("")) + code
+                    }
                     Some((before, _)) => format!("{before}{code}"),
                     None => line.to_owned(),
                 })
@@ -48,11 +50,16 @@ impl Guest {
     }
 
     /// The core module as an author's toolchain makes it.
-    pub fn bytes(&self) -> Arc<[u8]> {
+    pub(crate) fn bytes(&self) -> Arc<[u8]> {
         let mut module = self.core();
         let (resolve, world) = world();
-        wit_component::embed_component_metadata(&mut module, resolve, *world, wit_component::StringEncoding::UTF8)
-            .unwrap();
+        wit_component::embed_component_metadata(
+            &mut module,
+            resolve,
+            *world,
+            wit_component::StringEncoding::UTF8,
+        )
+        .unwrap();
         module.into()
     }
 }
@@ -69,6 +76,6 @@ fn world() -> &'static (wit_parser::Resolve, wit_parser::WorldId) {
 }
 
 /// `sha256:<hex>` of a module.
-pub fn digest(bytes: &[u8]) -> String {
+pub(crate) fn digest(bytes: &[u8]) -> String {
     format!("sha256:{}", hex::encode(sha2::Sha256::digest(bytes)))
 }

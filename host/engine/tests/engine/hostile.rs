@@ -12,11 +12,11 @@ use crate::support::*;
 
 /// The hostile entry ignores its errors, so whatever is left is the good entry's decision.
 fn beside_a_good_one(bytes: &Arc<[u8]>) -> Host {
-    let host = host(vec![
-        policy(json!({}))
-            .module("bad", bytes, json!({"onError": "Ignore"}))
-            .builtin("good", "cpu-percentage", json!({"cpuPercent": 50})),
-    ]);
+    let host = host(vec![policy(json!({})).module("bad", bytes, json!({"onError": "Ignore"})).builtin(
+        "good",
+        "cpu-percentage",
+        json!({"cpuPercent": 50}),
+    )]);
     assert_eq!(host.state("good"), EntryState::Active);
     assert_eq!(cpu(&host.one(noon(), node("a"))), 5900);
     host
@@ -98,7 +98,8 @@ fn a_module_that_misbehaves_at_once_is_refused(#[case] guest: Guest, #[case] err
 fn what_is_no_policy_is_refused() {
     let good = guest().bytes();
     let component = builtin("cpu-percentage").unwrap();
-    let random: Vec<u8> = (0..4096_u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 24).to_le_bytes()[0]).collect();
+    let random: Vec<u8> =
+        (0..4096_u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 24).to_le_bytes()[0]).collect();
     refused(&Arc::from(random), "NotAPolicy");
     refused(&Arc::from(*b"\x7fELF\x02\x01\x01\0machine code"), "NotAPolicy");
     refused(&guest().core().into(), "NotAPolicy: the module does not say which world");
@@ -144,23 +145,32 @@ fn a_component_of_another_world_is_refused(#[case] text: &str, #[case] error: &s
 #[case::endless_loop("(call $forever)", FaultKind::Timeout)]
 #[case::memory("(call $grow_forever)", FaultKind::Memory)]
 #[case::invalid("(i32.store (i32.const 280) (i32.const 0))", FaultKind::Invalid)]
-fn a_fault_in_production_spares_the_other_rows_and_leads_to_quarantine(#[case] code: &str, #[case] kind: FaultKind) {
+fn a_fault_in_production_spares_the_other_rows_and_leads_to_quarantine(
+    #[case] code: &str,
+    #[case] kind: FaultKind,
+) {
     let bytes = guest().cap(100).with("POISONED", code).bytes();
     let host = host(vec![policy(json!({})).module("bad", &bytes, json!({"onError": "LastKnown"}))]);
     let nodes = [node("a"), poisoned(node("b")), node("c")].map(Arc::new);
     let decisions = host.host.decide(noon(), &nodes);
     assert_eq!(decisions.iter().map(cpu).collect::<Vec<_>>()[0], 100);
     assert_eq!((cpu(&decisions[2]), decisions[2].verdict), (100, Verdict::Offer));
-    assert_eq!((decisions[1].verdict, decisions[1].may_create, decisions[1].announce), (Verdict::Withhold, false, false));
+    assert_eq!(
+        (decisions[1].verdict, decisions[1].may_create, decisions[1].announce),
+        (Verdict::Withhold, false, false)
+    );
     assert_eq!(decisions[1].reason.as_ref().unwrap().code, "ModuleFailed");
-    let faults = host.numbers("p/bad").counters.faults[FaultKind::ALL.iter().position(|k| *k == kind).unwrap()];
+    let faults =
+        host.numbers("p/bad").counters.faults[FaultKind::ALL.iter().position(|k| *k == kind).unwrap()];
     assert_eq!(faults, 2, "the batch, then the row alone");
     assert_eq!(host.state("bad"), EntryState::Active);
     // The third fault within a minute.
     host.one(seconds(30), poisoned(node("b")));
     assert_eq!(host.state("bad"), EntryState::Quarantined);
     host.wait(|_| true);
-    let stays = host.one(seconds(31), node("new"));
+    let mut unknown = node("new");
+    unknown.created_unix = 5;
+    let stays = host.one(seconds(31), unknown);
     assert_eq!((stays.verdict, stays.wake_at), (Verdict::Withhold, Some(seconds(60).as_second())));
     let known = host.one(seconds(31), node("a"));
     assert_eq!((cpu(&known), known.verdict), (100, Verdict::Offer), "an answer in the memo still holds");
@@ -179,14 +189,21 @@ fn a_fault_in_production_spares_the_other_rows_and_leads_to_quarantine(#[case] c
 #[test]
 fn four_endless_loops_delay_a_good_policy_only_a_little() {
     let bytes = guest().with("POISONED", "(call $forever)").bytes();
-    let bad: Vec<Host> = (0..4).map(|i| {
-        let entry = format!("loop{i}");
-        host(vec![policy(json!({})).module(&entry, &bytes, json!({"limits": {"timeoutMilliseconds": 50 + i}}))])
-    }).collect();
+    let bad: Vec<Host> = (0..4)
+        .map(|i| {
+            let entry = format!("loop{i}");
+            host(vec![policy(json!({})).module(
+                &entry,
+                &bytes,
+                json!({"limits": {"timeoutMilliseconds": 50 + i}}),
+            )])
+        })
+        .collect();
     let good = host(vec![policy(json!({"resourceLimits": [{"resource": "cpu", "percent": 50}]}))]);
     std::thread::scope(|scope| {
         for host in &bad {
-            scope.spawn(|| host.one(noon(), poisoned(node("a"))));
+            let host = &host.host;
+            scope.spawn(|| host.decide(noon(), &[Arc::new(poisoned(node("a")))]));
         }
         let started = Instant::now();
         assert_eq!(cpu(&good.one(noon(), node("a"))), 5900);
@@ -206,8 +223,8 @@ fn a_log_flood_is_cut_and_counted() {
 fn an_answer_does_not_depend_on_earlier_units() {
     // The cap is the number of calls the instance has seen.
     let code = "(call $cap_all (local.get $args) (global.get $calls))";
-    let host = beside_a_good_one(&guest().with("LEASE", code).bytes());
-    assert_eq!(host.state("bad"), EntryState::Active, "a fresh instance hides the counter");
+    let host = host(vec![policy(json!({})).guest("counts", &guest().with("LEASE", code))]);
+    assert_eq!(host.state("counts"), EntryState::Active, "a fresh instance hides the counter");
     for i in 0..5 {
         let mut node = node("a");
         node.created_unix = i;
@@ -218,7 +235,8 @@ fn an_answer_does_not_depend_on_earlier_units() {
 #[test]
 fn a_broken_promise_is_noticed_at_the_refresh_and_lasts_ten_minutes() {
     // The cap is the current hour, and no valid-until is given.
-    let code = "(call $cap_all (local.get $args) (i64.div_s (i64.load offset=8 (local.get $args)) (i64.const 600)))";
+    let code =
+        "(call $cap_all (local.get $args) (i64.div_s (i64.load offset=8 (local.get $args)) (i64.const 600)))";
     let host = host(vec![policy(json!({})).guest("liar", &guest().with("LEASE", code))]);
     host.one(noon(), node("a"));
     host.one(seconds(599), node("a"));
@@ -245,7 +263,10 @@ fn too_large_settings_and_failed_fetches_are_named() {
             .raw(json!({"name": "later", "module": {"configMap": {"name": "m"}, "digest": digest(&bytes)}, "enforcement": "Audit"}), None),
     ]);
     assert!(host.error("big").starts_with("SettingsInvalid"));
-    assert_eq!((host.error("gone").as_str(), host.state("gone")), ("FetchForbidden: 403", EntryState::Loading));
+    assert_eq!(
+        (host.error("gone").as_str(), host.state("gone")),
+        ("FetchForbidden: 403", EntryState::Loading)
+    );
     assert_eq!((host.error("later").as_str(), host.state("later")), ("", EntryState::Loading));
     assert_eq!(host.entry("later").desired_digest, Some(digest(&bytes)));
     assert!(started.elapsed().as_secs() < 30);

@@ -65,9 +65,9 @@ fn spec(numbers: &mut Numbers) -> Value {
     spec["gracefulReclaimPeriodSeconds"] = numbers.pick(&[0, 600]).into();
     if numbers.next(3) == 0 {
         let operator = numbers.pick(&["In", "NotIn", "Exists", "DoesNotExist"]);
-        let values = if operator.ends_with("In") { json!([numbers.pick(&["online", "batch"])]) } else { json!([]) };
-        spec["nodeSelector"] =
-            json!({"nodeSelectorTerms": [{"matchExpressions": [{"key": "pool", "operator": operator, "values": values}]}]});
+        let values =
+            if operator.ends_with("In") { json!([numbers.pick(&["online", "batch"])]) } else { json!([]) };
+        spec["nodeSelector"] = json!({"nodeSelectorTerms": [{"matchExpressions": [{"key": "pool", "operator": operator, "values": values}]}]});
     }
     spec
 }
@@ -82,7 +82,11 @@ fn is_open(spec: &Value, now: Timestamp) -> bool {
         || windows.iter().any(|window| {
             let (start, end) = (window["start"].as_str().unwrap(), window["end"].as_str().unwrap());
             let days = window["days"].as_array().unwrap();
-            let inside = if end < start { *clock >= *start || *clock <= *end } else { *clock >= *start && *clock <= *end };
+            let inside = if end < start {
+                *clock >= *start || *clock <= *end
+            } else {
+                *clock >= *start && *clock <= *end
+            };
             inside && (days.is_empty() || days.iter().any(|day| day == today))
         })
 }
@@ -128,7 +132,8 @@ fn generated_legacy_policies_decide_as_the_original_documents() {
         let spec = spec(&mut numbers);
         let host = host(vec![policy(spec.clone())]);
         let node = node("a");
-        let free: BTreeMap<String, i64> = node.allocatable.keys().map(|r| (r.clone(), node.available(r))).collect();
+        let free: BTreeMap<String, i64> =
+            node.allocatable.keys().map(|r| (r.clone(), node.available(r))).collect();
         for instant in INSTANTS {
             let now = at(instant);
             let decision = host.one(now, node.clone());

@@ -75,6 +75,7 @@ fn ignore_leaves_the_entry_out() {
     for failure in ALL {
         let decision = decide(failure, "Ignore", node("a"));
         assert_eq!((decision.verdict, cpu(&decision)), (Verdict::Offer, 5900), "{failure:?}");
+        assert_eq!(decision.loading, matches!(failure, Failure::Pending));
         assert!(decision.announce && decision.may_create, "{failure:?}");
     }
 }
@@ -97,10 +98,17 @@ fn deny_withholds_without_reclaim_and_makes_no_vnode() {
 fn last_known_of_an_entry_that_never_answered_is_what_is_published() {
     for failure in ALL {
         let offered = decide(failure, "LastKnown", published("a", 4000, true));
-        assert_eq!((offered.verdict, offered.withheld, cpu(&offered)), (Verdict::Held, false, 4000), "{failure:?}");
+        assert_eq!(
+            (offered.verdict, offered.withheld, cpu(&offered)),
+            (Verdict::Held, false, 4000),
+            "{failure:?}"
+        );
         assert_eq!((offered.announce, offered.reclaim), (false, Reclaim::Keep), "{failure:?}");
         let withheld = decide(failure, "LastKnown", published("a", 4000, false));
-        assert_eq!((withheld.verdict, withheld.withheld, withheld.reclaim), (Verdict::Held, true, Reclaim::Keep));
+        assert_eq!(
+            (withheld.verdict, withheld.withheld, withheld.reclaim),
+            (Verdict::Held, true, Reclaim::Keep)
+        );
         let none = decide(failure, "LastKnown", node("a"));
         assert_eq!((none.verdict, none.may_create), (Verdict::Withhold, false), "{failure:?}");
         let code = offered.reason.unwrap().code;

@@ -16,8 +16,8 @@ const RESOURCES: [&str; 4] = ["cpu", "memory", "nvidia.com/gpu", "missing"];
 fn limit() -> impl Strategy<Value = Value> {
     let resource = prop::sample::select(&RESOURCES[..]);
     let of = prop::sample::select(vec!["remaining", "available", "allocatable"]);
-    (resource, prop::option::of(0..=100_i64), prop::option::of(0..20_i64), prop::option::of(0..9_i64), of).prop_map(
-        |(resource, percent, quantity, reserve, of)| {
+    (resource, prop::option::of(0..=100_i64), prop::option::of(0..20_i64), prop::option::of(0..9_i64), of)
+        .prop_map(|(resource, percent, quantity, reserve, of)| {
             let mut limit = json!({"resource": resource, "of": of});
             if let Some(percent) = percent {
                 limit["percent"] = percent.into();
@@ -29,8 +29,7 @@ fn limit() -> impl Strategy<Value = Value> {
                 limit["reserve"] = format!("{reserve}").into();
             }
             limit
-        },
-    )
+        })
 }
 
 fn settings() -> impl Strategy<Value = Value> {

@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use kubeocean_engine::{
-    BindingFacts, Engine, EngineConfig, EntryMetrics, EntryState, EntryStatus, ModuleFetch, NodeDecision, NodeFacts,
-    PolicyHost, PolicySpec, Published,
+    BindingFacts, Engine, EngineConfig, EntryMetrics, EntryState, EntryStatus, ModuleFetch, NodeDecision,
+    NodeFacts, PolicyHost, PolicySpec, Published,
 };
 use serde_json::{Value, json};
 
@@ -19,31 +19,31 @@ use crate::guest::{Guest, digest};
 const DEADLINE: Duration = Duration::from_secs(60);
 
 /// One engine for all tests of the binary, as in a real process.
-pub fn engine() -> &'static Engine {
+pub(crate) fn engine() -> &'static Engine {
     static ENGINE: OnceLock<Engine> = OnceLock::new();
     ENGINE.get_or_init(|| Engine::start(EngineConfig { threads: 4, ..EngineConfig::default() }).unwrap())
 }
 
-pub fn at(text: &str) -> Timestamp {
+pub(crate) fn at(text: &str) -> Timestamp {
     text.parse().unwrap()
 }
 
 /// Monday noon.
-pub fn noon() -> Timestamp {
+pub(crate) fn noon() -> Timestamp {
     at("2026-03-02T12:00:00Z")
 }
 
-pub fn seconds(n: i64) -> Timestamp {
+pub(crate) fn seconds(n: i64) -> Timestamp {
     noon() + jiff::SignedDuration::from_secs(n)
 }
 
-pub struct Host {
-    pub host: PolicyHost,
+pub(crate) struct Host {
+    pub(crate) host: PolicyHost,
     changes: Receiver<()>,
 }
 
 /// A host with these policies, everything loaded or failed.
-pub fn host(policies: Vec<PolicySpec>) -> Host {
+pub(crate) fn host(policies: Vec<PolicySpec>) -> Host {
     let (sender, changes) = channel();
     let binding = BindingFacts { name: "binding".into(), cluster_id: "c1".into() };
     let changed = Box::new(move || drop(sender.send(())));
@@ -54,13 +54,13 @@ pub fn host(policies: Vec<PolicySpec>) -> Host {
 }
 
 impl Host {
-    pub fn set(&self, policies: Vec<PolicySpec>) {
+    pub(crate) fn set(&self, policies: Vec<PolicySpec>) {
         self.host.set_policies(policies);
         self.settle();
     }
 
     /// Waits until every entry whose bytes are there has loaded or failed.
-    pub fn settle(&self) {
+    pub(crate) fn settle(&self) {
         let deadline = Instant::now() + DEADLINE;
         while !self.host.ready() {
             let left = deadline.saturating_duration_since(Instant::now());
@@ -69,7 +69,7 @@ impl Host {
     }
 
     /// Waits for a change until `done`.
-    pub fn wait(&self, done: impl Fn(&PolicyHost) -> bool) {
+    pub(crate) fn wait(&self, done: impl Fn(&PolicyHost) -> bool) {
         let deadline = Instant::now() + DEADLINE;
         while !done(&self.host) {
             let left = deadline.saturating_duration_since(Instant::now());
@@ -77,30 +77,30 @@ impl Host {
         }
     }
 
-    pub fn one(&self, now: Timestamp, node: NodeFacts) -> NodeDecision {
+    pub(crate) fn one(&self, now: Timestamp, node: NodeFacts) -> NodeDecision {
         self.host.decide(now, &[Arc::new(node)]).pop().unwrap()
     }
 
-    pub fn entry(&self, name: &str) -> EntryStatus {
+    pub(crate) fn entry(&self, name: &str) -> EntryStatus {
         let policies = self.host.status(noon());
         policies.into_iter().flat_map(|policy| policy.entries).find(|entry| entry.name == name).unwrap()
     }
 
-    pub fn state(&self, name: &str) -> EntryState {
+    pub(crate) fn state(&self, name: &str) -> EntryState {
         self.entry(name).state
     }
 
-    pub fn error(&self, name: &str) -> String {
+    pub(crate) fn error(&self, name: &str) -> String {
         self.entry(name).last_error.map(|(text, _)| text).unwrap_or_default()
     }
 
-    pub fn numbers(&self, label: &str) -> EntryMetrics {
+    pub(crate) fn numbers(&self, label: &str) -> EntryMetrics {
         self.host.metrics().into_iter().find(|entry| entry.entry == label).unwrap()
     }
 }
 
 /// A policy named `p`; `entries` are items of `spec.policies` with their bytes.
-pub fn policy(spec: Value) -> PolicySpec {
+pub(crate) fn policy(spec: Value) -> PolicySpec {
     PolicySpec {
         name: "p".into(),
         created_unix: 1,
@@ -110,7 +110,7 @@ pub fn policy(spec: Value) -> PolicySpec {
     }
 }
 
-pub trait PolicyExt {
+pub(crate) trait PolicyExt {
     fn named(self, name: &str, created: i64) -> Self;
     /// Adds an entry with a module from a ConfigMap, pinned by its digest.
     fn module(self, name: &str, bytes: &Arc<[u8]>, more: Value) -> Self;
@@ -127,7 +127,8 @@ impl PolicyExt for PolicySpec {
     }
 
     fn module(self, name: &str, bytes: &Arc<[u8]>, more: Value) -> Self {
-        let mut entry = json!({"name": name, "module": {"configMap": {"name": name}, "digest": digest(bytes)}});
+        let mut entry =
+            json!({"name": name, "module": {"configMap": {"name": name}, "digest": digest(bytes)}});
         for (key, value) in more.as_object().unwrap() {
             entry[key] = value.clone();
         }
@@ -152,7 +153,7 @@ impl PolicyExt for PolicySpec {
 }
 
 /// The node of the worked example in the specification: 11.8 cpu, 44Gi and 6 GPUs are free.
-pub fn node(name: &str) -> NodeFacts {
+pub(crate) fn node(name: &str) -> NodeFacts {
     let amounts = |cpu, memory_gib: i64, gpu| -> BTreeMap<String, i64> {
         [("cpu".into(), cpu), ("memory".into(), memory_gib << 30), ("nvidia.com/gpu".into(), gpu)].into()
     };
@@ -170,7 +171,7 @@ pub fn node(name: &str) -> NodeFacts {
 }
 
 /// A node whose vnode publishes so much cpu.
-pub fn published(name: &str, cpu: i64, offered: bool) -> NodeFacts {
+pub(crate) fn published(name: &str, cpu: i64, offered: bool) -> NodeFacts {
     let mut node = node(name);
     node.vnode_exists = true;
     let amounts = [("cpu".to_owned(), cpu), ("memory".to_owned(), 1 << 30)].into();
@@ -179,11 +180,11 @@ pub fn published(name: &str, cpu: i64, offered: bool) -> NodeFacts {
 }
 
 /// The node at which a guest's `;;POISONED` code runs.
-pub fn poisoned(mut node: NodeFacts) -> NodeFacts {
+pub(crate) fn poisoned(mut node: NodeFacts) -> NodeFacts {
     node.created_unix = 666;
     node
 }
 
-pub fn cpu(decision: &NodeDecision) -> i64 {
+pub(crate) fn cpu(decision: &NodeDecision) -> i64 {
     decision.amounts["cpu"]
 }

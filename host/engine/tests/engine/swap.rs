@@ -21,20 +21,25 @@ fn a_broken_update_leaves_the_old_version_running() {
     let broken = guest().cap(200).with("DESCRIBE", "(unreachable)");
     host.host.set_policies(vec![policy(json!({})).guest("x", &broken)]);
     host.wait(|_| host.state("x") == EntryState::Degraded);
-    assert_eq!((cpu(&host.one(noon(), node("a"))), host.one(noon(), node("a")).verdict), (100, Verdict::Offer));
+    assert_eq!(
+        (cpu(&host.one(noon(), node("a"))), host.one(noon(), node("a")).verdict),
+        (100, Verdict::Offer)
+    );
     let status = host.entry("x");
     assert_eq!(status.digest, old);
     assert_eq!(status.desired_digest, Some(digest(&broken.bytes())));
     assert!(status.last_error.unwrap().0.starts_with("DescribeFailed"));
     host.host.set_policies(vec![with_cap(300)]);
-    host.wait(|_| host.state("x") == EntryState::Active);
+    host.wait(|_| host.entry("x").desired_digest.is_none());
+    assert_eq!(host.state("x"), EntryState::Active);
     assert_eq!(cpu(&host.one(noon(), node("a"))), 300);
     assert_eq!(host.entry("x").desired_digest, None);
 }
 
 #[test]
 fn bad_settings_of_a_builtin_leave_the_old_ones_running() {
-    let spec = |percent: i64| policy(json!({})).builtin("x", "cpu-percentage", json!({"cpuPercent": percent}));
+    let spec =
+        |percent: i64| policy(json!({})).builtin("x", "cpu-percentage", json!({"cpuPercent": percent}));
     let host = host(vec![spec(50)]);
     host.set(vec![spec(500)]);
     assert_eq!((host.state("x"), cpu(&host.one(noon(), node("a")))), (EntryState::Degraded, 5900));
@@ -48,7 +53,8 @@ fn an_unchanged_entry_is_not_loaded_again() {
     host.one(noon(), node("a"));
     let mut again = with_cap(100);
     again.generation = 2;
-    again.spec.resource_limits = serde_json::from_value(json!([{"resource": "memory", "percent": 50}])).unwrap();
+    again.spec.resource_limits =
+        serde_json::from_value(json!([{"resource": "memory", "percent": 50}])).unwrap();
     host.set(vec![again]);
     host.one(noon(), node("a"));
     assert_eq!(host.numbers("p/x").counters.calls, 1, "its memo survives an edit elsewhere in the policy");
@@ -62,6 +68,7 @@ fn an_unchanged_entry_is_not_loaded_again() {
 fn every_decision_during_a_swap_is_of_one_version() {
     let host = host(vec![with_cap(100)]);
     let stop = AtomicBool::new(false);
+    let inner = &host.host;
     std::thread::scope(|scope| {
         let decider = scope.spawn(|| {
             let mut seen = std::collections::BTreeSet::new();
@@ -70,7 +77,7 @@ fn every_decision_during_a_swap_is_of_one_version() {
                 round += 1;
                 let mut node = node("a");
                 node.created_unix = 1000 + round;
-                let decision = host.host.decide(noon(), &[Arc::new(node)]).pop().unwrap();
+                let decision = inner.decide(noon(), &[Arc::new(node)]).pop().unwrap();
                 assert_eq!((decision.verdict, decision.announce), (Verdict::Offer, true));
                 seen.insert(cpu(&decision));
             }

@@ -1,0 +1,76 @@
+//! Compiling in a child process (PO-906). This program is both sides: started with `compile` it is the child.
+
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use jiff::tz::TimeZone;
+use kubeocean_engine::{
+    CompileMode, Engine, EngineConfig, LoadCode, ModuleLimits, NodeFacts, builtin, compile_child_main,
+};
+use serde_json::json;
+
+#[path = "engine/guest.rs"]
+mod guest;
+
+fn main() -> ExitCode {
+    if std::env::args().nth(1).as_deref() == Some("compile") {
+        return compile_child_main();
+    }
+    let program = std::env::current_exe().unwrap();
+    let compile = CompileMode::Child { program, args: vec!["compile".to_owned()] };
+    let engine = Engine::start(EngineConfig { compile, threads: 1, ..EngineConfig::default() }).unwrap();
+    a_module_compiled_by_the_child_decides(&engine);
+    errors_of_the_child_keep_their_code(&engine);
+    a_compile_bomb_kills_only_the_child(&engine);
+    println!("compile_child: 3 checks passed");
+    ExitCode::SUCCESS
+}
+
+fn a_module_compiled_by_the_child_decides(engine: &Engine) {
+    let bytes: Arc<[u8]> = builtin("cpu-percentage").unwrap().into();
+    let module =
+        engine.load_module(&bytes, &json!({"cpuPercent": 50}), ModuleLimits::default(), &[]).unwrap();
+    let node = NodeFacts { allocatable: [("cpu".to_owned(), 4000)].into(), ..NodeFacts::default() };
+    let answer = module.lease(Timestamp::UNIX_EPOCH, &TimeZone::UTC, &[node]).unwrap().remove(0);
+    assert_eq!(answer.caps["cpu"], 2000);
+    let plain = guest::guest().bytes();
+    let plain = engine.load_module(&plain, &json!({}), ModuleLimits::default(), &[]).unwrap();
+    assert_eq!(plain.describe().name, "hostile");
+    assert!(guest::digest(&bytes).starts_with("sha256:"));
+}
+
+fn errors_of_the_child_keep_their_code(engine: &Engine) {
+    let load =
+        |bytes: &Arc<[u8]>| engine.load_module(bytes, &json!({}), ModuleLimits::default(), &[]).unwrap_err();
+    assert_eq!(load(&Arc::from(*b"no module at all")).code, LoadCode::NotAPolicy);
+    let env = guest::guest().with("IMPORTS", "(import \"env\" \"now\" (func (result i64)))").bytes();
+    assert_eq!(load(&env).code, LoadCode::WrongWorld);
+    let component = builtin("cpu-percentage").unwrap();
+    assert_eq!(load(&component[..component.len() / 2].into()).code, LoadCode::CompileFailed);
+}
+
+/// One function of nested branch tables, several MiB of it.
+fn a_compile_bomb_kills_only_the_child(engine: &Engine) {
+    const DEPTH: usize = 60;
+    let targets: String = (0..60_000).map(|i| format!(" {}", i % DEPTH)).collect();
+    let table = format!("(if (local.get 0) (then (br_table {targets} (local.get 0))))");
+    let tables = table.repeat(100);
+    let nested = format!("{}{tables}{}", "(block ".repeat(DEPTH), ")".repeat(DEPTH));
+    let bomb =
+        guest::guest().with("START", &format!("(func (export \"bomb\") (param i32) {nested})")).bytes();
+    assert!(bomb.len() > 5 << 20, "{}", bomb.len());
+    let before = resident_bytes();
+    let result = engine.load_module(&bomb, &json!({}), ModuleLimits::default(), &[]);
+    // A machine that is fast enough compiles it within the limits; then it is a module like any other.
+    if let Err(error) = result {
+        assert_eq!(error.code, LoadCode::CompileFailed, "{error}");
+    }
+    let grown = resident_bytes().saturating_sub(before);
+    assert!(grown < 256 << 20, "the parent grew by {grown} bytes");
+}
+
+fn resident_bytes() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
+    status.split_whitespace().nth(1).and_then(|pages| pages.parse::<u64>().ok()).unwrap_or(0) * 4096
+}
