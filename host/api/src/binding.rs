@@ -60,18 +60,18 @@ impl kube::Resource for ClusterBinding {
     }
 }
 
-/// Spec of a [`ClusterBinding`]: which worker cluster to lease from, and how its nodes appear in this cluster.
+/// Which worker cluster to lease from, and how its nodes appear in this cluster.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
+#[schemars(extend("required" = ["clusterID", "secretRef"]))]
 pub struct ClusterBindingSpec {
     /// Short identity of the worker cluster in names, labels and finalizers, for example `cls-dc-east`. It cannot be
     /// changed and must be unique among the bindings of this cluster.
     #[serde(rename = "clusterID", default)]
-    #[schemars(required, length(max = 24), regex(pattern = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"))]
+    #[schemars(length(max = 24), regex(pattern = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"))]
     pub cluster_id: String,
     /// Secret in this cluster that holds the worker cluster's kubeconfig under the data key `kubeconfig`.
     #[serde(default)]
-    #[schemars(required)]
     pub secret_ref: SecretRef,
     /// Which worker nodes may be leased at all; absent or without terms means all of them. The policies in the worker
     /// cluster choose among these.
@@ -113,7 +113,7 @@ pub struct SecretRef {
     pub namespace: String,
 }
 
-/// Status of a [`ClusterBinding`].
+/// What was observed of a binding.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct ClusterBindingStatus {

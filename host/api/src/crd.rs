@@ -90,6 +90,11 @@ pub fn resource_leasing_policy() -> Value {
     })
 }
 
+/// A CRD as the YAML document the charts ship and `kubeocean crd` prints.
+pub fn to_yaml(crd: &Value) -> String {
+    serde_saphyr::to_string(crd).expect("a JSON tree is always valid YAML")
+}
+
 struct Kind {
     kind: &'static str,
     plural: &'static str,

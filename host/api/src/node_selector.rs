@@ -6,11 +6,11 @@ use serde::{Deserialize, Serialize};
 /// Which nodes are meant: terms are ORed, the requirements inside a term ANDed. No terms means every node.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
-#[schemars(extend("x-kubernetes-map-type" = "atomic"))]
+#[schemars(extend("x-kubernetes-map-type" = "atomic", "required" = ["nodeSelectorTerms"]))]
 pub struct NodeSelector {
     /// Alternatives; a node matches if one of them does.
     #[serde(default)]
-    #[schemars(required, extend("x-kubernetes-list-type" = "atomic"))]
+    #[schemars(extend("x-kubernetes-list-type" = "atomic"))]
     pub node_selector_terms: Vec<NodeSelectorTerm>,
 }
 

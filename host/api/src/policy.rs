@@ -59,14 +59,14 @@ impl kube::Resource for ResourceLeasingPolicy {
     }
 }
 
-/// Spec of a [`ResourceLeasingPolicy`]. The fields `nodeSelector`, `timeWindows` and `resourceLimits` are a short form
+/// What is leased. The fields `nodeSelector`, `timeWindows` and `resourceLimits` are a short form
 /// of three built-in policy modules; `policies` names further modules, which can only shrink what these leave.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
+#[schemars(extend("required" = ["cluster"]))]
 pub struct ResourceLeasingPolicySpec {
     /// Name of the ClusterBinding (not its clusterID) in the computing cluster that leases under this policy.
     #[serde(default)]
-    #[schemars(required)]
     pub cluster: String,
     /// Which nodes this policy covers, among those the binding selects; absent or without terms means all of them.
     /// The oldest policy that covers a node governs it.
@@ -163,7 +163,7 @@ impl JsonSchema for WireQuantity {
     }
 }
 
-/// One use of a policy module (PO-710).
+/// One use of a policy module.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct PolicyEntry {
@@ -297,7 +297,7 @@ pub struct EntryLimits {
     pub memory_mib: Option<i32>,
 }
 
-/// Status of a [`ResourceLeasingPolicy`].
+/// What was observed of a policy.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct ResourceLeasingPolicyStatus {
@@ -327,7 +327,7 @@ pub struct ResourceLeasingPolicyStatus {
     pub policies: Vec<PolicyEntryStatus>,
 }
 
-/// State of one use of a module (PO-711).
+/// State of one use of a module.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct PolicyEntryStatus {

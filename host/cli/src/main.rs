@@ -1,1 +1,56 @@
-fn main() {}
+//! The one Kubeocean binary. Which program it is comes from the subcommand, or from the name it is called by: under
+//! `manager`, `syncer` or `proxier`, the entry points of the original's images, it is that subcommand.
+
+mod computing;
+mod crd;
+mod go_flags;
+mod logging;
+mod syncer;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+#[derive(Debug, Parser)]
+#[command(name = "kubeocean", version, about = "Leases idle Kubernetes capacity between clusters")]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Lease the nodes of one worker cluster and run pods there, both directions for one ClusterBinding
+    Syncer(Box<syncer::Args>),
+    /// Print the CustomResourceDefinitions as YAML
+    Crd(crd::Args),
+}
+
+fn main() -> ExitCode {
+    let arguments = go_flags::normalise(std::env::args());
+    let cli = match Cli::try_parse_from(arguments) {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Help and version are no errors; a usage error ends with 1, as the original's programs do.
+            let code = u8::from(error.use_stderr());
+            if error.print().is_err() {
+                return ExitCode::FAILURE;
+            }
+            return ExitCode::from(code);
+        }
+    };
+    let result = match cli.command {
+        Command::Syncer(args) => syncer::run(&args),
+        Command::Crd(args) => crd::run(&args),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

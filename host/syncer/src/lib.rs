@@ -7,4 +7,10 @@
 
 #![forbid(unsafe_code)]
 
+pub mod bindings;
+pub mod config;
+pub mod election;
+pub mod health;
+pub mod metrics;
 pub mod runtime;
+pub mod server;

@@ -13,8 +13,11 @@ fn schema(crd: &Value) -> &Value {
 #[test]
 fn the_charts_ship_the_generated_definitions() {
     for (crd, file) in [
-        (cluster_binding(), "../../charts/kubeocean/files/crds/clusterbindings.yaml"),
-        (resource_leasing_policy(), "../../charts/kubeocean-worker/files/crds/resourceleasingpolicies.yaml"),
+        (cluster_binding(), "../../charts/kubeocean/files/crds/clusterbindings.cloud.tencent.com.yaml"),
+        (
+            resource_leasing_policy(),
+            "../../charts/kubeocean-worker/files/crds/resourceleasingpolicies.cloud.tencent.com.yaml",
+        ),
     ] {
         let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join(file);
         let text =

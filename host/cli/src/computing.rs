@@ -1,0 +1,33 @@
+//! The connection to the computing cluster: `--kubeconfig`, then `KUBECONFIG`, then the pod's ServiceAccount, then
+//! `~/.kube/config`.
+
+use std::path::Path;
+
+use anyhow::Context;
+use kube::{
+    Client, Config,
+    config::{KubeConfigOptions, Kubeconfig},
+};
+
+/// Connects as the flags and the environment say.
+pub(crate) async fn connect(kubeconfig: Option<&Path>) -> anyhow::Result<Client> {
+    let options = KubeConfigOptions::default();
+    let config = match kubeconfig {
+        Some(path) => {
+            let file = Kubeconfig::read_from(path)
+                .with_context(|| format!("cannot read --kubeconfig {}", path.display()))?;
+            Config::from_custom_kubeconfig(file, &options)
+                .await
+                .with_context(|| format!("--kubeconfig {} cannot be used", path.display()))?
+        }
+        None => match Kubeconfig::from_env().context("cannot read the file named by KUBECONFIG")? {
+            Some(file) => Config::from_custom_kubeconfig(file, &options)
+                .await
+                .context("the file named by KUBECONFIG cannot be used")?,
+            None => Config::infer().await.context(
+                "no computing cluster: give --kubeconfig, set KUBECONFIG, or run in a pod with a ServiceAccount",
+            )?,
+        },
+    };
+    kubeocean_syncer::bindings::connection::client(config).context("the kubeconfig's data cannot be used")
+}

@@ -1,0 +1,124 @@
+//! The connection to the worker cluster: made from the kubeconfig Secret, retried for ever, made anew when the
+//! Secret changes (MC section 7, BU section 1).
+
+use std::time::Duration;
+
+use kube::{Client, config::KubeConfigOptions};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    kubeconfig::{self, KubeconfigError},
+    watch::SecretState,
+};
+
+/// Limit of the version request that proves a connection.
+const PROBE_TIMEOUT: Duration = Duration::from_secs(30);
+/// First pause after a failed attempt.
+const RETRY_FIRST: Duration = Duration::from_secs(1);
+/// Longest pause after failed attempts.
+const RETRY_MAX: Duration = Duration::from_mins(5);
+
+/// Why there is no connection at the moment.
+#[derive(Debug, thiserror::Error)]
+pub enum ConnectError {
+    /// The Secret or its content.
+    #[error(transparent)]
+    Kubeconfig(#[from] KubeconfigError),
+    /// The kubeconfig's data cannot be used.
+    #[error("invalid kubeconfig format in secret {secret}: {source}")]
+    Config {
+        /// Which Secret.
+        secret: String,
+        /// What the loader says; it names fields, not content.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// The worker does not answer.
+    #[error(
+        "cluster connectivity test failed: failed to connect to cluster {server}: {detail}; check the address, the network and the CA in secret {secret}"
+    )]
+    Unreachable {
+        /// Which Secret.
+        secret: String,
+        /// Server address.
+        server: String,
+        /// What happened.
+        detail: String,
+    },
+}
+
+/// Connects to the worker, or says why not. `secret` is `namespace/name`.
+async fn connect(secret: &str, state: &SecretState, allow_unsafe: bool) -> Result<Client, ConnectError> {
+    let data = match state {
+        SecretState::Unknown | SecretState::Missing => {
+            return Err(KubeconfigError::NotFound(secret.to_owned()).into());
+        }
+        SecretState::Present(data) => data.as_deref(),
+    };
+    let kubeconfig = kubeconfig::parse(secret, data, allow_unsafe)?;
+    let invalid = |source: Box<dyn std::error::Error + Send + Sync>| ConnectError::Config {
+        secret: secret.to_owned(),
+        source,
+    };
+    let config = kube::Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default())
+        .await
+        .map_err(|error| invalid(Box::new(error)))?;
+    let server = config.cluster_url.to_string();
+    let client = client(config).map_err(|error| invalid(Box::new(error)))?;
+    let unreachable =
+        |detail: String| ConnectError::Unreachable { secret: secret.to_owned(), server, detail };
+    match tokio::time::timeout(PROBE_TIMEOUT, client.apiserver_version()).await {
+        Ok(Ok(version)) => {
+            tracing::info!(version = version.git_version, "connected to the worker cluster");
+            Ok(client)
+        }
+        Ok(Err(error)) => Err(unreachable(root_cause(&error))),
+        Err(_) => Err(unreachable(format!("no answer within {} s", PROBE_TIMEOUT.as_secs()))),
+    }
+}
+
+/// A client without limits on the whole connection: each request has its own, and a watch must not be cut.
+pub fn client(mut config: kube::Config) -> Result<Client, kube::Error> {
+    config.read_timeout = None;
+    config.write_timeout = None;
+    config.connect_timeout = Some(Duration::from_secs(10));
+    Client::try_from(config)
+}
+
+fn root_cause(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut cause = error;
+    while let Some(deeper) = cause.source() {
+        cause = deeper;
+    }
+    cause.to_string()
+}
+
+/// Waits until the Secret gives a working connection; calls `failed` for every failed attempt. `None` when cancelled.
+pub async fn connected(
+    secret: &str,
+    states: &mut watch::Receiver<SecretState>,
+    allow_unsafe: bool,
+    cancel: &CancellationToken,
+    mut failed: impl FnMut(&ConnectError),
+) -> Option<Client> {
+    let mut pause = RETRY_FIRST;
+    loop {
+        let state = states.borrow_and_update().clone();
+        if state != SecretState::Unknown {
+            match connect(secret, &state, allow_unsafe).await {
+                Ok(client) => return Some(client),
+                Err(error) => failed(&error),
+            }
+        }
+        tokio::select! {
+            () = cancel.cancelled() => return None,
+            changed = states.changed() => {
+                if changed.is_err() {
+                    return None;
+                }
+                pause = RETRY_FIRST;
+            }
+            () = tokio::time::sleep(pause) => pause = (pause * 2).min(RETRY_MAX),
+        }
+    }
+}

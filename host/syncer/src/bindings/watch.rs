@@ -1,0 +1,161 @@
+//! Follows the one binding and the one kubeconfig Secret of this Syncer.
+
+use std::sync::Arc;
+
+use k8s_openapi::{ByteString, apimachinery::pkg::apis::meta::v1::ObjectMeta};
+use kube::{Api, Client, runtime::watcher};
+use kubeocean_api::ClusterBinding;
+use serde::Deserialize;
+use std::collections::BTreeMap;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use super::{Binding, kubeconfig::KUBECONFIG_KEY};
+use crate::{
+    partial_resource,
+    runtime::{
+        meta::trimmed_meta,
+        sink::Sink,
+        watch::{WatchHealth, WatchSpec, watch_into},
+    },
+};
+
+/// What is known of the binding.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum BindingState {
+    /// Not listed yet.
+    #[default]
+    Unknown,
+    /// There is no binding of that name.
+    Missing,
+    /// The binding as it is.
+    Present(Arc<Binding>),
+}
+
+#[derive(Debug)]
+struct BindingSink(watch::Sender<BindingState>);
+
+impl BindingSink {
+    fn set(&self, state: BindingState) {
+        self.0.send_if_modified(|current| {
+            let changed = *current != state;
+            *current = state;
+            changed
+        });
+    }
+}
+
+impl Sink<ClusterBinding> for BindingSink {
+    fn apply(&self, object: ClusterBinding) {
+        self.set(BindingState::Present(Arc::new(Binding::of(&object))));
+    }
+    fn delete(&self, _: ClusterBinding) {
+        self.set(BindingState::Missing);
+    }
+    fn reset(&self, all: Vec<ClusterBinding>) {
+        self.set(
+            all.first()
+                .map_or(BindingState::Missing, |one| BindingState::Present(Arc::new(Binding::of(one)))),
+        );
+    }
+}
+
+/// Follows the binding `name`; the task is the caller's to spawn.
+pub fn follow_binding(
+    client: &Client,
+    name: &str,
+    health: Arc<WatchHealth>,
+    cancel: CancellationToken,
+) -> (watch::Receiver<BindingState>, impl Future<Output = ()> + Send + use<>) {
+    let (sender, receiver) = watch::channel(BindingState::Unknown);
+    let spec = WatchSpec {
+        name: "binding",
+        api: Api::<ClusterBinding>::all(client.clone()),
+        config: watcher::Config::default().fields(&format!("metadata.name={name}")),
+    };
+    (receiver, watch_into(spec, Arc::new(BindingSink(sender)), health, cancel))
+}
+
+/// The kubeconfig bytes of the Secret; only held while a connection is made from them, never logged.
+#[derive(Clone, PartialEq, Eq, Default)]
+pub enum SecretState {
+    /// Not read yet.
+    #[default]
+    Unknown,
+    /// There is no such Secret.
+    Missing,
+    /// The Secret; `None` if it lacks the key.
+    Present(Option<Arc<[u8]>>),
+}
+
+impl std::fmt::Debug for SecretState {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Unknown => "Unknown",
+            Self::Missing => "Missing",
+            Self::Present(_) => "Present(redacted)",
+        })
+    }
+}
+
+#[derive(Clone, Deserialize)]
+struct KubeconfigSecret {
+    #[serde(deserialize_with = "trimmed_meta")]
+    metadata: ObjectMeta,
+    #[serde(default)]
+    data: BTreeMap<String, ByteString>,
+}
+partial_resource!(KubeconfigSecret, k8s_openapi::api::core::v1::Secret);
+
+impl std::fmt::Debug for KubeconfigSecret {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("KubeconfigSecret").field("metadata", &self.metadata.name).finish_non_exhaustive()
+    }
+}
+
+#[derive(Debug)]
+struct SecretSink(watch::Sender<SecretState>);
+
+impl SecretSink {
+    fn set(&self, secret: Option<KubeconfigSecret>) {
+        let state = match secret {
+            None => SecretState::Missing,
+            Some(mut secret) => {
+                SecretState::Present(secret.data.remove(KUBECONFIG_KEY).map(|bytes| Arc::from(bytes.0)))
+            }
+        };
+        self.0.send_if_modified(|current| {
+            let changed = *current != state;
+            *current = state;
+            changed
+        });
+    }
+}
+
+impl Sink<KubeconfigSecret> for SecretSink {
+    fn apply(&self, object: KubeconfigSecret) {
+        self.set(Some(object));
+    }
+    fn delete(&self, _: KubeconfigSecret) {
+        self.set(None);
+    }
+    fn reset(&self, mut all: Vec<KubeconfigSecret>) {
+        self.set(all.pop());
+    }
+}
+
+/// Follows the kubeconfig Secret; the task is the caller's to spawn.
+pub fn follow_secret(
+    client: &Client,
+    namespace: &str,
+    name: &str,
+    cancel: CancellationToken,
+) -> (watch::Receiver<SecretState>, impl Future<Output = ()> + Send + use<>) {
+    let (sender, receiver) = watch::channel(SecretState::Unknown);
+    let spec = WatchSpec {
+        name: "kubeconfig secret",
+        api: Api::<KubeconfigSecret>::namespaced(client.clone(), namespace),
+        config: watcher::Config::default().fields(&format!("metadata.name={name}")),
+    };
+    (receiver, watch_into(spec, Arc::new(SecretSink(sender)), Arc::default(), cancel))
+}

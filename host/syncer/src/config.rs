@@ -1,0 +1,89 @@
+//! Settings of one Syncer. The CLI fills them from flags (MC-701, MC-705); nothing else reads flags or environment.
+
+use std::{net::IpAddr, time::Duration};
+
+use kubeocean_api::keys::namespace;
+
+/// How much of the worker's status texts reaches the computing cluster (BU section 15).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum StatusMessages {
+    /// Reasons and messages.
+    #[default]
+    Full,
+    /// Reasons only, for tenants that must not see the worker's texts.
+    ReasonOnly,
+}
+
+/// Which events appear on vpods.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum PodEvents {
+    /// Trouble only.
+    #[default]
+    Warning,
+    /// Also one Normal event when the ppod is created (one more request a pod).
+    All,
+}
+
+/// Everything a Syncer can be told.
+#[derive(Debug, Clone)]
+pub struct SyncerConfig {
+    /// Name of the ClusterBinding this Syncer serves.
+    pub binding_name: String,
+    /// Namespace of the components in the computing cluster (MC-132).
+    pub system_namespace: String,
+    /// Default namespace of policy modules in the worker cluster (PO-707).
+    pub policy_namespace: String,
+    /// Port in vnodes' metrics URL.
+    pub prometheus_vnode_base_port: u16,
+    /// Addresses of Proxiers for a Syncer that runs outside a cluster (MC-133).
+    pub proxier_addresses: Vec<IpAddr>,
+    /// Prefixes of labels and annotations that are not mirrored, beside the built-in list (BU section 6).
+    pub vnode_metadata_deny: Vec<String>,
+    /// What of a ppod's status texts goes up.
+    pub pod_status_messages: StatusMessages,
+    /// Which events vpods get.
+    pub pod_events: PodEvents,
+    /// How long a ppod may stay unscheduled before it is given up (TD-804).
+    pub scheduling_timeout: Duration,
+    /// Copies of ConfigMaps and Secrets nobody uses are removed after this time; zero keeps them (TD section 12).
+    pub gc_idle_objects: Duration,
+    /// Nodes withdrawn per minute at most; 0 is unlimited (BU section 9).
+    pub reclaim_max_nodes_per_minute: u32,
+    /// Nodes worked on at a time.
+    pub node_workers: usize,
+    /// Pods worked on at a time.
+    pub pod_workers: usize,
+    /// ConfigMaps and Secrets worked on at a time, per kind.
+    pub object_workers: usize,
+    /// Largest policy module in bytes (PO section 8).
+    pub policy_max_module_bytes: usize,
+    /// Whether modules without a digest are loaded (PO-706).
+    pub allow_unpinned_policies: bool,
+    /// Whether a kubeconfig may run programs or read files (MC section 3).
+    pub allow_unsafe_kubeconfig: bool,
+}
+
+impl SyncerConfig {
+    /// The defaults of the flags for one binding.
+    pub fn new(binding_name: impl Into<String>) -> Self {
+        Self {
+            binding_name: binding_name.into(),
+            system_namespace: namespace::SYSTEM.to_owned(),
+            policy_namespace: namespace::POLICIES.to_owned(),
+            prometheus_vnode_base_port: 9006,
+            proxier_addresses: Vec::new(),
+            vnode_metadata_deny: Vec::new(),
+            pod_status_messages: StatusMessages::default(),
+            pod_events: PodEvents::default(),
+            scheduling_timeout: Duration::from_mins(5),
+            gc_idle_objects: Duration::from_mins(10),
+            reclaim_max_nodes_per_minute: 0,
+            node_workers: 50,
+            pod_workers: 100,
+            object_workers: 50,
+            policy_max_module_bytes: 8 << 20,
+            allow_unpinned_policies: false,
+            allow_unsafe_kubeconfig: false,
+        }
+    }
+}

@@ -1,0 +1,77 @@
+//! The two plain HTTP listeners: metrics, and health probes (MC-701). A bind address `0` switches one off (MC-109).
+
+use std::{net::SocketAddr, sync::Arc};
+
+use axum::{Router, extract::State, http::StatusCode, routing::get};
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+use crate::{health::Health, metrics::SyncerMetrics};
+
+/// A listener could not be opened.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot listen on {address} for {purpose}: {source}; free the port or choose another with {flag}")]
+pub struct ListenError {
+    address: String,
+    purpose: &'static str,
+    flag: &'static str,
+    source: std::io::Error,
+}
+
+/// Opens the metrics and health listeners. `:8080` means port 8080 of every address; `0` opens none.
+pub async fn listen(
+    address: &str,
+    purpose: &'static str,
+    flag: &'static str,
+) -> Result<Option<TcpListener>, ListenError> {
+    if address == "0" || address.is_empty() {
+        return Ok(None);
+    }
+    let failed = |source| ListenError { address: address.to_owned(), purpose, flag, source };
+    let socket: SocketAddr = match address.strip_prefix(':') {
+        Some(port) => format!("[::]:{port}").parse(),
+        None => address.parse(),
+    }
+    .map_err(|error| failed(std::io::Error::new(std::io::ErrorKind::InvalidInput, error)))?;
+    match TcpListener::bind(socket).await {
+        Ok(listener) => Ok(Some(listener)),
+        // A machine without IPv6.
+        Err(error) if error.kind() != std::io::ErrorKind::AddrInUse && address.starts_with(':') => {
+            TcpListener::bind(SocketAddr::from(([0, 0, 0, 0], socket.port()))).await.map(Some).map_err(failed)
+        }
+        Err(error) => Err(failed(error)),
+    }
+}
+
+/// Serves `/metrics` until `cancel`.
+pub async fn serve_metrics(listener: TcpListener, metrics: Arc<SyncerMetrics>, cancel: CancellationToken) {
+    let router = Router::new()
+        .route("/metrics", get(|State(metrics): State<Arc<SyncerMetrics>>| async move { metrics.encode() }))
+        .with_state(metrics);
+    serve(listener, router, cancel).await;
+}
+
+/// Serves `/healthz` and `/readyz` until `cancel`.
+pub async fn serve_health(listener: TcpListener, health: Arc<Health>, cancel: CancellationToken) {
+    let answer =
+        |good: bool| if good { (StatusCode::OK, "ok") } else { (StatusCode::SERVICE_UNAVAILABLE, "not ok") };
+    let router = Router::new()
+        .route(
+            "/healthz",
+            get(move |State(health): State<Arc<Health>>| async move { answer(health.is_alive()) }),
+        )
+        .route(
+            "/readyz",
+            get(move |State(health): State<Arc<Health>>| async move { answer(health.is_ready()) }),
+        )
+        .with_state(health);
+    serve(listener, router, cancel).await;
+}
+
+async fn serve(listener: TcpListener, router: Router, cancel: CancellationToken) {
+    let server =
+        axum::serve(listener, router).with_graceful_shutdown(async move { cancel.cancelled().await });
+    if let Err(error) = server.await {
+        tracing::error!(%error, "listener ended");
+    }
+}
