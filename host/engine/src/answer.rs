@@ -94,7 +94,7 @@ impl Answer {
 
 /// Turns a call's output into answers, or says why it is invalid.
 pub(crate) fn check_output(
-    output: lease_abi::LeaseOutput,
+    output: &lease_abi::LeaseOutput,
     rows: usize,
     now_unix: i64,
     cap_names: &Arc<[Arc<str>]>,

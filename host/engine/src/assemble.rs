@@ -195,7 +195,7 @@ impl Inner {
         let entry = &*due.slot.label;
         match &result {
             Ok(running) => {
-                tracing::info!(entry, digest = %running.digest, took = ?started.elapsed(), "policy entry loaded")
+                tracing::info!(entry, digest = %running.digest, took = ?started.elapsed(), "policy entry loaded");
             }
             Err(error) => tracing::warn!(entry, %error, "policy entry did not load"),
         }

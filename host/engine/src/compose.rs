@@ -41,6 +41,7 @@ pub struct DecisionReason {
 /// The decision about one node.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
+#[expect(clippy::struct_excessive_bools, reason = "independent facts for the caller, not a state")]
 pub struct NodeDecision {
     /// Policy that governs the node; `None`: none does, the vnode is withdrawn (BU-403).
     pub governed_by: Option<String>,
@@ -123,6 +124,7 @@ struct Limiting {
 }
 
 /// One node on its way through one pipeline.
+#[expect(clippy::struct_excessive_bools, reason = "independent findings, merged in `finish`")]
 pub(crate) struct Draft<'n> {
     pub(crate) node: &'n NodeFacts,
     pub(crate) amounts: Vec<Amount<'n>>,

@@ -8,7 +8,7 @@ pub const DEFAULT_MAX_MODULE_BYTES: usize = 8 << 20;
 /// Upper end of `--policy-max-module-size` in bytes.
 pub const MAX_MODULE_BYTES: usize = 64 << 20;
 /// Work units that may wait for a thread (PO-902).
-pub const QUEUE_UNITS: usize = 1024;
+pub(crate) const QUEUE_UNITS: usize = 1024;
 /// Nodes of one lease work unit (policy spec section 8, PO-904).
 pub const LEASE_ROWS: usize = 256;
 /// Entries of all policies of one host together (policy spec section 8).

@@ -54,7 +54,7 @@ pub(crate) fn decide_chunk(
                     set(&mut bounds, index, |bound| bound.0 = answer.valid_until);
                 }
                 Ok(answer) => {
-                    set(&mut done, index, |d| *d = Some(ungoverned(false, answer.valid_until, None)))
+                    set(&mut done, index, |d| *d = Some(ungoverned(false, answer.valid_until, None)));
                 }
                 Err(why) => {
                     let stand = stand(entry, draft, at.unix());

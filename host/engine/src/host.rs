@@ -24,7 +24,7 @@ use crate::legacy::from_binding_selector;
 use crate::load::error::LoadCode;
 use crate::pipeline::Pipelines;
 use crate::record::Record;
-use crate::status::{EntryMetrics, PolicyStatus, counters_of};
+use crate::status::{EntryMetrics, PolicyStatus, counters_of, policy_status};
 
 /// Bytes of a module that is not built in, as far as the caller has got with fetching them.
 #[derive(Clone, Debug, Default)]
@@ -227,9 +227,9 @@ impl PolicyHost {
             .policies
             .iter()
             .map(|policy| {
-                let (inner, policy) = (Arc::clone(&self.inner), Arc::clone(policy));
+                let policy = Arc::clone(policy);
                 let job: Box<dyn FnOnce() -> PolicyStatus + Send> =
-                    Box::new(move || inner.policy_status(&policy, now));
+                    Box::new(move || policy_status(&policy, now));
                 job
             })
             .collect();

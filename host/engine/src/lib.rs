@@ -36,7 +36,8 @@ mod wasm;
 pub use answer::{EntryVerdict, Reason, Reclaim};
 pub use compose::{DecisionReason, NodeDecision, Step, Verdict};
 pub use config::{
-    CompileMode, EngineConfig, EngineError, LEASE_ROWS, MAX_ENTRIES, MAX_EVALUATORS, MAX_MODULE_BYTES,
+    CompileMode, DEFAULT_MAX_MODULE_BYTES, EngineConfig, EngineError, LEASE_ROWS, MAX_ENTRIES,
+    MAX_EVALUATORS, MAX_MODULE_BYTES,
 };
 pub use decide::Explanation;
 pub use engine::Engine;

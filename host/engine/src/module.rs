@@ -144,7 +144,7 @@ impl Module {
         ModuleDescription {
             name: said.name.clone(),
             version: said.version.clone(),
-            description: said.description.clone(),
+            description: said.purpose.clone(),
             digest: self.running.digest.to_string(),
             settings_schema: said.settings_schema.clone(),
             decisions: decisions.into_iter().filter(|(has, _)| *has).map(|(_, decision)| decision).collect(),

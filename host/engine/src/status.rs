@@ -4,7 +4,6 @@ use jiff::Timestamp;
 use kubeocean_api::policy::{AuditStatus, PolicyEntryStatus};
 
 use crate::answer::EntryVerdict;
-use crate::assemble::Inner;
 use crate::civil::civil_now;
 use crate::entry::counters::EntryCounters;
 use crate::entry::evaluate::{Ask, Changed, Instant, evaluate};
@@ -121,40 +120,36 @@ pub struct EntryMetrics {
     pub counters: EntryCounters,
 }
 
-impl Inner {
-    /// Status of one policy; may call time-windows modules.
-    pub(crate) fn policy_status(&self, policy: &Policy, now: Timestamp) -> PolicyStatus {
-        let at = Instant { at: now, civil: civil_now(now, &policy.zone) };
-        let node = NodeFacts::default();
-        let (mut active, mut next_change) = (policy.invalid.is_none(), None);
-        for entry in policy.enforce.iter().filter(|e| e.role == Role::TimeWindows && policy.invalid.is_none())
-        {
-            let asks = [Ask { node: &node, amounts: &[] }];
-            let running = entry.slot.running();
-            let outcome =
-                evaluate(&entry.slot, running.as_ref(), &policy.facts, &at, &asks, &mut Changed::default())
-                    .pop();
-            match outcome {
-                Some(Ok(answer)) => {
-                    active &= answer.verdict == EntryVerdict::Offer;
-                    next_change = [next_change, answer.valid_until].into_iter().flatten().min();
-                }
-                _ => active = false,
+/// Status of one policy; may call time-windows modules.
+pub(crate) fn policy_status(policy: &Policy, now: Timestamp) -> PolicyStatus {
+    let at = Instant { at: now, civil: civil_now(now, &policy.zone) };
+    let node = NodeFacts::default();
+    let (mut active, mut next_change) = (policy.invalid.is_none(), None);
+    for entry in policy.enforce.iter().filter(|e| e.role == Role::TimeWindows && policy.invalid.is_none()) {
+        let asks = [Ask { node: &node, amounts: &[] }];
+        let running = entry.slot.running();
+        let outcome =
+            evaluate(&entry.slot, running.as_ref(), &policy.facts, &at, &asks, &mut Changed::default()).pop();
+        match outcome {
+            Some(Ok(answer)) => {
+                active &= answer.verdict == EntryVerdict::Offer;
+                next_change = [next_change, answer.valid_until].into_iter().flatten().min();
             }
+            _ => active = false,
         }
-        let slots = || policy.enforce.iter().map(|entry| &entry.slot);
-        PolicyStatus {
-            name: policy.name.clone(),
-            generation: policy.generation,
-            valid: policy.invalid.clone().map_or(Ok(()), Err),
-            zero_limits: policy.zero_limits.clone(),
-            active,
-            next_change,
-            zone: policy.zone.iana_name().unwrap_or("local").to_owned(),
-            entries: policy.listed.iter().map(entry_status).collect(),
-            pinned: policy.pinned,
-            stale: slots().any(|slot| slot.known.lock().is_stale(at.unix())),
-        }
+    }
+    let slots = || policy.enforce.iter().map(|entry| &entry.slot);
+    PolicyStatus {
+        name: policy.name.clone(),
+        generation: policy.generation,
+        valid: policy.invalid.clone().map_or(Ok(()), Err),
+        zero_limits: policy.zero_limits.clone(),
+        active,
+        next_change,
+        zone: policy.zone.iana_name().unwrap_or("local").to_owned(),
+        entries: policy.listed.iter().map(entry_status).collect(),
+        pinned: policy.pinned,
+        stale: slots().any(|slot| slot.known.lock().is_stale(at.unix())),
     }
 }
 

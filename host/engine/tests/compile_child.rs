@@ -1,5 +1,7 @@
 //! Compiling in a child process (PO-906). This program is both sides: started with `compile` it is the child.
 
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test with a main of its own")]
+
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -11,6 +13,7 @@ use kubeocean_engine::{
 use serde_json::json;
 
 #[path = "engine/guest.rs"]
+#[allow(dead_code, reason = "the other test binary uses all of it")]
 mod guest;
 
 fn main() -> ExitCode {
@@ -53,7 +56,7 @@ fn errors_of_the_child_keep_their_code(engine: &Engine) {
 /// One function of nested branch tables, several MiB of it.
 fn a_compile_bomb_kills_only_the_child(engine: &Engine) {
     const DEPTH: usize = 60;
-    let targets: String = (0..60_000).map(|i| format!(" {}", i % DEPTH)).collect();
+    let targets = (0..60_000).map(|i| (i % DEPTH).to_string()).collect::<Vec<_>>().join(" ");
     let table = format!("(if (local.get 0) (then (br_table {targets} (local.get 0))))");
     let tables = table.repeat(100);
     let nested = format!("{}{tables}{}", "(block ".repeat(DEPTH), ")".repeat(DEPTH));

@@ -9,17 +9,18 @@ fn raw_reason(code: &str) -> lease_abi::Reason {
     lease_abi::Reason { code: code.into(), message: "m\n".into() }
 }
 
-fn check(output: LeaseOutput) -> Result<Vec<Arc<Answer>>, String> {
+fn check(output: &LeaseOutput) -> Result<Vec<Arc<Answer>>, String> {
     check_output(output, 1, 100, &Arc::from([Arc::from("cpu")])).map_err(|fault| fault.message)
 }
 
 #[test]
 fn a_plain_offer_needs_nothing() {
     let answers =
-        check(LeaseOutput { rows: vec![row(Verdict::Offer, None)], caps: vec![], reasons: vec![] }).unwrap();
+        check(&LeaseOutput { rows: vec![row(Verdict::Offer, None)], caps: vec![], reasons: vec![] }).unwrap();
     assert_eq!(answers[0].caps().count(), 0);
     let answers =
-        check(LeaseOutput { rows: vec![row(Verdict::Offer, None)], caps: vec![5], reasons: vec![] }).unwrap();
+        check(&LeaseOutput { rows: vec![row(Verdict::Offer, None)], caps: vec![5], reasons: vec![] })
+            .unwrap();
     assert_eq!(
         answers[0].caps().map(|(r, c)| (r.to_string(), c)).collect::<Vec<_>>(),
         [("cpu".to_owned(), 5)]
@@ -72,7 +73,7 @@ fn every_forbidden_output_is_named() {
         ),
     ];
     for (output, text) in cases {
-        let message = check(output).unwrap_err();
+        let message = check(&output).unwrap_err();
         assert!(message.contains(text), "{message:?} should contain {text:?}");
     }
 }

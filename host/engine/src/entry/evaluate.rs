@@ -160,20 +160,16 @@ fn look_up(
                 None
             }
         };
-        match seen.get(key.as_slice()) {
-            Some(place) => {
-                if let Some(waiting) = missing.waiting.get_mut(*place) {
-                    waiting.push(index);
-                }
-            }
-            None => {
-                let shared: RowKey = key.as_slice().into();
-                seen.insert(Arc::clone(&shared), missing.keys.len());
-                missing.keys.push(shared);
-                missing.promised.push(promised);
-                missing.waiting.push(vec![index]);
-            }
+        let known = seen.get(key.as_slice()).and_then(|place| missing.waiting.get_mut(*place));
+        if let Some(waiting) = known {
+            waiting.push(index);
+            continue;
         }
+        let shared: RowKey = key.as_slice().into();
+        seen.insert(Arc::clone(&shared), missing.keys.len());
+        missing.keys.push(shared);
+        missing.promised.push(promised);
+        missing.waiting.push(vec![index]);
     }
     add(&slot.counters.memo_hits, hits);
     add(&slot.counters.memo_misses, misses);

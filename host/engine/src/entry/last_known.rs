@@ -28,18 +28,15 @@ pub(crate) struct LastKnown {
 impl LastKnown {
     /// A good answer for a node.
     pub(crate) fn learn(&mut self, node: &str, answer: &Arc<Answer>, now: i64) {
-        match self.nodes.get_mut(node) {
-            Some(known) => {
-                if !Arc::ptr_eq(&known.answer, answer) {
-                    known.answer = Arc::clone(answer);
-                }
-                known.at = now;
-                known.standing = false;
+        if let Some(known) = self.nodes.get_mut(node) {
+            if !Arc::ptr_eq(&known.answer, answer) {
+                known.answer = Arc::clone(answer);
             }
-            None => {
-                let known = Known { answer: Arc::clone(answer), at: now, standing: false };
-                self.nodes.insert(node.to_owned(), known);
-            }
+            known.at = now;
+            known.standing = false;
+        } else {
+            let known = Known { answer: Arc::clone(answer), at: now, standing: false };
+            self.nodes.insert(node.to_owned(), known);
         }
     }
 

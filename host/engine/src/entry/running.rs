@@ -88,7 +88,7 @@ impl Running {
     ) -> Result<Vec<Arc<Answer>>, CallError> {
         let buffers = FrameBuffers::of_rows(&self.needs, keys.iter().map(AsRef::as_ref));
         let output = unit.lease(now, buffers.frame())?;
-        Ok(check_output(output, keys.len(), now.unix_seconds, &self.needs.caps)?)
+        Ok(check_output(&output, keys.len(), now.unix_seconds, &self.needs.caps)?)
     }
 
     /// Log lines dropped since this version runs.

@@ -136,13 +136,13 @@ impl<'s> Walk<'s> {
                         self.step(branch, value, in_place + 1)?;
                     }
                 }
-                _ => self.into_members(keyword, argument, value)?,
+                _ => self.step_members(keyword, argument, value)?,
             }
         }
         Ok(())
     }
 
-    fn into_members(
+    fn step_members(
         &mut self,
         keyword: &str,
         argument: &'s Value,

@@ -52,16 +52,16 @@ impl Host for GuestLog {
         let entry = &*self.entry;
         match level {
             Level::Trace => {
-                tracing::trace!(target: "kubeocean::policy", entry, policy.message = %text, "guest")
+                tracing::trace!(target: "kubeocean::policy", entry, policy.message = %text, "guest");
             }
             Level::Debug => {
-                tracing::debug!(target: "kubeocean::policy", entry, policy.message = %text, "guest")
+                tracing::debug!(target: "kubeocean::policy", entry, policy.message = %text, "guest");
             }
             Level::Info => {
-                tracing::info!(target: "kubeocean::policy", entry, policy.message = %text, "guest")
+                tracing::info!(target: "kubeocean::policy", entry, policy.message = %text, "guest");
             }
             Level::Warn => {
-                tracing::warn!(target: "kubeocean::policy", entry, policy.message = %text, "guest")
+                tracing::warn!(target: "kubeocean::policy", entry, policy.message = %text, "guest");
             }
             Level::Error => {
                 tracing::error!(target: "kubeocean::policy", entry, policy.message = %text, "guest");

@@ -111,7 +111,7 @@ fn leave<T>(store: &mut Store<HostState>, result: wasmtime::Result<T>) -> Result
 pub(crate) struct Description {
     pub(crate) name: String,
     pub(crate) version: String,
-    pub(crate) description: String,
+    pub(crate) purpose: String,
     pub(crate) settings_schema: String,
 }
 
@@ -129,7 +129,7 @@ pub(crate) fn describe(prepared: &Prepared, caller: &Caller) -> Result<Descripti
         return Ok(Description {
             name: said.name,
             version: said.version,
-            description: said.description,
+            purpose: said.description,
             settings_schema: said.settings_schema,
         });
     }
@@ -142,7 +142,7 @@ pub(crate) fn describe(prepared: &Prepared, caller: &Caller) -> Result<Descripti
     Ok(Description {
         name: said.name,
         version: said.version,
-        description: said.description,
+        purpose: said.description,
         settings_schema: said.settings_schema,
     })
 }

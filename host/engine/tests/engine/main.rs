@@ -1,5 +1,6 @@
 //! The engine with real modules: the built-in ones, and hand-made ones that misbehave in one way each.
 
+#![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests")]
 #![allow(clippy::wildcard_imports, reason = "the support module is the prelude of these tests")]
 
 mod builtins;

@@ -30,7 +30,8 @@ fn a_broken_update_leaves_the_old_version_running() {
     assert_eq!(status.desired_digest, Some(digest(&broken.bytes())));
     assert!(status.last_error.unwrap().0.starts_with("DescribeFailed"));
     host.host.set_policies(vec![with_cap(300)]);
-    host.wait(|_| host.state("x") == EntryState::Active);
+    host.wait(|_| host.entry("x").desired_digest.is_none());
+    assert_eq!(host.state("x"), EntryState::Active);
     assert_eq!(cpu(&host.one(noon(), node("a"))), 300);
     assert_eq!(host.entry("x").desired_digest, None);
 }
