@@ -55,7 +55,8 @@ fn an_unreadable_kubeconfig_is_named() {
 fn a_port_in_use_ends_the_start_with_the_address_and_what_to_change() {
     let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
     let address = taken.local_addr().expect("a bound address").to_string();
-    let output = kubeocean(&["syncer", "--cluster-binding-name=a", &format!("--metrics-bind-address={address}")]);
+    let output =
+        kubeocean(&["syncer", "--cluster-binding-name=a", &format!("--metrics-bind-address={address}")]);
     assert_eq!(output.status.code(), Some(1));
     let message = text(&output.stderr);
     assert!(message.contains(&address) && message.contains("--metrics-bind-address"), "{message}");
