@@ -18,7 +18,7 @@ use crate::entry::slot::{Slot, Wanted, Wish};
 use crate::facts::{NodeFacts, PolicyFacts};
 use crate::host::{ModuleFetch, OnChange, PolicySpec};
 use crate::legacy::{self, Enforcement, EntrySpec, LEGACY_NODE_SELECTOR, ModuleSource, from_entry};
-use crate::load::builtin::builtin;
+use crate::load::builtin::builtin_with_digest;
 use crate::load::cache::Digest;
 use crate::load::error::{LoadCode, LoadError};
 use crate::load::prepare::{Bytes, LoadInput};
@@ -124,17 +124,20 @@ impl Inner {
         let (bytes, named_digest, fetch_error) = source(&spec, fetch);
         let limits = call_limits(ModuleLimits { timeout_ms: spec.timeout_ms, memory_mib: spec.memory_mib });
         let wanted = Wanted {
-            digest: bytes.as_ref().map(|bytes| Digest::of(bytes.as_ref())),
+            digest: bytes.as_ref().map(|(_, digest)| *digest),
             named_digest: named_digest.clone(),
             settings: spec.settings.clone(),
             decisions: spec.decisions.clone(),
             limits,
             fetch_error,
         };
-        if let (Wish::Load(generation), Some(bytes)) = (slot.wish(wanted, crate::clock::now()), bytes) {
+        if let (Wish::Load(generation), Some((bytes, digest))) =
+            (slot.wish(wanted, crate::clock::now()), bytes)
+        {
             let must_pin = matches!(spec.module, ModuleSource::Fetched { must_pin: true, .. });
             let input = LoadInput {
                 bytes,
+                digest,
                 wanted_digest: named_digest,
                 must_pin: must_pin && !self.engine.config().allow_unpinned,
                 settings: spec.settings.clone(),
@@ -224,20 +227,20 @@ fn too_many() -> ModuleFetch {
 fn source(
     spec: &EntrySpec,
     fetch: Option<&ModuleFetch>,
-) -> (Option<Bytes>, Option<String>, Option<LoadError>) {
+) -> (Option<(Bytes, Digest)>, Option<String>, Option<LoadError>) {
     let failed = |code, message: &str| (None, None, Some(LoadError::new(code, message)));
     if let Some(ModuleFetch::Failed { code: LoadCode::TooManyPolicies, message }) = fetch {
         return failed(LoadCode::TooManyPolicies, message);
     }
     match &spec.module {
-        ModuleSource::Builtin(name) => match builtin(name) {
-            Some(bytes) => (Some(Bytes::Builtin(bytes)), None, None),
+        ModuleSource::Builtin(name) => match builtin_with_digest(name) {
+            Some((bytes, digest)) => (Some((Bytes::Builtin(bytes), digest)), None, None),
             None => failed(LoadCode::ModuleNotFound, &format!("there is no built-in module {name:?}")),
         },
         ModuleSource::Fetched { digest, .. } => match fetch {
             None | Some(ModuleFetch::Pending) => (None, digest.clone(), None),
             Some(ModuleFetch::Ready(bytes)) => {
-                (Some(Bytes::Fetched(Arc::clone(bytes))), digest.clone(), None)
+                (Some((Bytes::Fetched(Arc::clone(bytes)), Digest::of(bytes))), digest.clone(), None)
             }
             Some(ModuleFetch::Failed { code, message }) => {
                 (None, digest.clone(), Some(LoadError::new(*code, message)))

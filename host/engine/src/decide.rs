@@ -24,7 +24,8 @@ use crate::pipeline::{Entry, Pipelines, Policy, Role};
 pub struct Explanation {
     /// The decision.
     pub decision: NodeDecision,
-    /// Steps per policy, in the order in which policies were tried; ends with the one that governs.
+    /// Steps per policy, in the order in which policies were tried; ends with the one that governs. The binding's
+    /// selector comes first, under an empty name.
     pub policies: Vec<(String, Vec<Step>)>,
 }
 
@@ -46,9 +47,13 @@ pub(crate) fn decide_chunk(
         BTreeMap::new();
     if let Some(entry) = &pipelines.binding_selector {
         let at = Instant { at: now, civil: civil_now(now, process_zone) };
-        let drafts: Vec<Draft<'_>> = nodes.iter().map(|node| Draft::new(node, false)).collect();
+        let mut drafts: Vec<Draft<'_>> = nodes.iter().map(|node| Draft::new(node, explain)).collect();
         let outcomes = ask(entry, binding, &at, &drafts, changed);
-        for (index, (outcome, draft)) in outcomes.into_iter().zip(&drafts).enumerate() {
+        for (index, (outcome, draft)) in outcomes.into_iter().zip(&mut drafts).enumerate() {
+            draft.explain(&entry.slot.entry, false, &outcome);
+            if let Some(trace) = &mut trace {
+                trace.push((String::new(), draft.take_steps()));
+            }
             match outcome {
                 Ok(answer) if answer.verdict == EntryVerdict::Offer => {
                     set(&mut bounds, index, |bound| bound.0 = answer.valid_until);

@@ -17,6 +17,7 @@ use crate::entry::running::Running;
 use crate::facts::{NodeFacts, PolicyFacts};
 use crate::fault::CallError;
 use crate::frame::{RowKey, project};
+use crate::load::cache::Digest;
 use crate::load::error::LoadError;
 use crate::load::prepare::{Bytes, LoadInput};
 use crate::wasm::unit::{CallLimits, Caller, LeaseUnit};
@@ -116,6 +117,7 @@ impl Engine {
         let facts = PolicyFacts::default();
         let input = LoadInput {
             bytes: Bytes::Fetched(Arc::clone(bytes)),
+            digest: Digest::of(bytes),
             wanted_digest: None,
             must_pin: false,
             settings: settings.clone(),

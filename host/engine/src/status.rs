@@ -189,6 +189,7 @@ fn entry_status(entry: &Entry) -> EntryStatus {
 /// Numbers of one entry.
 pub(crate) fn counters_of(slot: &Slot) -> EntryCounters {
     let mut counters = slot.counters.snapshot();
+    counters.load_failures = slot.load_failures();
     counters.log_dropped = slot.running().map_or(0, |running| running.dropped_lines());
     counters
 }

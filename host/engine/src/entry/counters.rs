@@ -1,10 +1,12 @@
 //! Numbers of one entry since the process started (PO-1501). Written without locks, read as a snapshot.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use crate::answer::EntryVerdict;
 use crate::fault::FaultKind;
+use crate::load::error::LoadCode;
 
 /// Upper bounds of the call duration buckets in microseconds; one more bucket holds what is longer.
 pub const DURATION_BUCKETS_US: [u64; 12] =
@@ -23,7 +25,6 @@ pub(crate) struct Counters {
     pub(crate) memo_expired: AtomicU64,
     pub(crate) impure: AtomicU64,
     pub(crate) audit_differences: AtomicU64,
-    pub(crate) load_failures: AtomicU64,
     faults: [AtomicU64; FaultKind::ALL.len()],
     durations: [AtomicU64; DURATION_BUCKETS_US.len() + 1],
     duration_us: AtomicU64,
@@ -52,8 +53,8 @@ pub struct EntryCounters {
     pub impure: u64,
     /// Decisions an Audit entry would have changed.
     pub audit_differences: u64,
-    /// Failed loads.
-    pub load_failures: u64,
+    /// Failed loads by step.
+    pub load_failures: BTreeMap<LoadCode, u64>,
     /// Log lines of the running module that were dropped.
     pub log_dropped: u64,
     /// Faults, in the order of [`FaultKind::ALL`].
@@ -116,7 +117,7 @@ impl Counters {
             memo_expired: read(&self.memo_expired),
             impure: read(&self.impure),
             audit_differences: read(&self.audit_differences),
-            load_failures: read(&self.load_failures),
+            load_failures: BTreeMap::new(),
             log_dropped: 0,
             faults: self.faults.each_ref().map(read),
             durations: self.durations.each_ref().map(read),

@@ -303,7 +303,7 @@ fn call(
     now: &Instant,
     keys: &[RowKey],
 ) -> Result<Vec<Arc<Answer>>, CallError> {
-    let span = tracing::trace_span!("policy_unit", entry = &*slot.label, rows = keys.len());
+    let span = tracing::trace_span!("policy_unit", entry = &*slot.label, digest = %running.digest, rows = keys.len());
     let _in_span = span.enter();
     let started = crate::clock::stopwatch();
     let answers = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| running.run(now.civil, keys)))

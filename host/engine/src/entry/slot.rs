@@ -18,7 +18,7 @@ use super::running::Running;
 use crate::fault::Fault;
 use crate::legacy::Decision;
 use crate::load::cache::Digest;
-use crate::load::error::LoadError;
+use crate::load::error::{LoadCode, LoadError};
 use crate::record::Recorder;
 use crate::wasm::unit::CallLimits;
 
@@ -71,6 +71,7 @@ struct State {
     generation: u64,
     failure: Option<LoadError>,
     last_error: Option<(String, Timestamp)>,
+    failures: BTreeMap<LoadCode, u64>,
 }
 
 /// See the module documentation.
@@ -132,7 +133,7 @@ impl Slot {
         let loadable = wanted.digest.is_some() && failure.is_none();
         if let Some(error) = &failure {
             state.last_error = Some((error.to_string(), now));
-            super::counters::add(&self.counters.load_failures, 1);
+            *state.failures.entry(error.code).or_default() += 1;
         }
         state.failure = failure;
         state.wanted = Some(wanted);
@@ -151,7 +152,7 @@ impl Slot {
                 self.running.store(Some(Arc::new(running)));
             }
             Err(error) => {
-                super::counters::add(&self.counters.load_failures, 1);
+                *state.failures.entry(error.code).or_default() += 1;
                 state.last_error = Some((error.to_string(), now));
                 state.failure = Some(error);
             }
@@ -189,6 +190,11 @@ impl Slot {
     /// Why the wanted version does not run.
     pub(crate) fn failure(&self) -> Option<LoadError> {
         self.state.lock().failure.clone()
+    }
+
+    /// Failed loads by step.
+    pub(crate) fn load_failures(&self) -> BTreeMap<LoadCode, u64> {
+        self.state.lock().failures.clone()
     }
 
     pub(crate) fn last_error(&self) -> Option<(String, Timestamp)> {

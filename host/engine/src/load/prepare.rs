@@ -20,6 +20,7 @@ use crate::wasm::unit::{Caller, LeaseUnit, describe};
 /// Everything a load depends on.
 pub(crate) struct LoadInput {
     pub(crate) bytes: Bytes,
+    pub(crate) digest: Digest,
     /// `sha256:<hex>` the policy names, if it does.
     pub(crate) wanted_digest: Option<String>,
     /// The source must be pinned by a digest (PO-706).
@@ -64,7 +65,7 @@ impl Loader<'_> {
             let text = format!("{} bytes, the limit is {}", bytes.len(), self.max_module_bytes);
             return Err(LoadError::new(LoadCode::TooLarge, &text));
         }
-        let digest = check_digest(input, bytes)?;
+        let digest = check_digest(input)?;
         let mode = match input.bytes {
             // Code that came with the program is no more hostile than the program.
             Bytes::Builtin(_) => &CompileMode::InProcess,
@@ -98,8 +99,8 @@ impl Loader<'_> {
     }
 }
 
-fn check_digest(input: &LoadInput, bytes: &[u8]) -> Result<Digest, LoadError> {
-    let digest = Digest::of(bytes);
+fn check_digest(input: &LoadInput) -> Result<Digest, LoadError> {
+    let digest = input.digest;
     let mismatch = |text: &str| Err(LoadError::new(LoadCode::DigestMismatch, text));
     match &input.wanted_digest {
         Some(wanted) if *wanted != digest.to_string() => mismatch(&format!("the module is {digest}")),
