@@ -21,7 +21,7 @@ use serde_json::{Value, json};
 use tokio::task::JoinHandle;
 
 /// For everything that happens within seconds on an idle machine.
-pub const DEADLINE: Duration = Duration::from_secs(60);
+pub const DEADLINE: Duration = Duration::from_mins(1);
 
 /// A bound of the specification, with room for a machine that runs other tests at the same time.
 pub fn generous(bound: Duration) -> Duration {

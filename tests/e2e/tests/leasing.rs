@@ -24,7 +24,9 @@ use serde_json::{Value, json};
 async fn reaches_all(leasing: &Leasing, policy: Value, cpu: &str) -> Duration {
     let edited = Instant::now();
     leasing.edit(policy).await;
-    leasing.all(&format!("cpu {cpu} on all vnodes"), DEADLINE, |vnode| amount(vnode, "cpu") == Some(cpu)).await;
+    leasing
+        .all(&format!("cpu {cpu} on all vnodes"), DEADLINE, |vnode| amount(vnode, "cpu") == Some(cpu))
+        .await;
     edited.elapsed()
 }
 
@@ -135,9 +137,12 @@ async fn half_of_five_nodes_follows_every_change() {
     check_identity(&leasing, &vnodes).await;
     renewed_again(&leasing, 1).await;
 
-    let took =
-        reaches_all(&leasing, json!({"resourceLimits": [percent("cpu", 25), percent("nvidia.com/gpu", 50)]}), "8")
-            .await;
+    let took = reaches_all(
+        &leasing,
+        json!({"resourceLimits": [percent("cpu", 25), percent("nvidia.com/gpu", 50)]}),
+        "8",
+    )
+    .await;
     println!("25 % on 5 vnodes {took:?} after the edit (bound 3 s)");
     assert!(took < generous(Duration::from_secs(3)));
     reaches_all(&leasing, limits.clone(), "16").await;
@@ -151,7 +156,8 @@ async fn half_of_five_nodes_follows_every_change() {
     reaches_all(&leasing, zero, "0").await;
     let policy = leasing
         .policy_until("lease-half", "the zero to be told", |policy| {
-            policy_condition(policy, "Valid").is_some_and(|(_, _, message)| message.contains("leases nothing"))
+            policy_condition(policy, "Valid")
+                .is_some_and(|(_, _, message)| message.contains("leases nothing"))
         })
         .await;
     assert_eq!(policy["status"]["phase"], "Active");
@@ -253,9 +259,11 @@ async fn users_marks_stay(leasing: &Leasing) {
 /// A converged Syncer renews Leases and does nothing else.
 async fn nothing_is_written_at_rest(leasing: &Leasing) {
     let before = leasing
-        .until("a converged Syncer", Duration::from_secs(120), async || {
-            let marks =
-                (leasing.binding.computing().audit_mark().unwrap(), leasing.binding.worker().audit_mark().unwrap());
+        .until("a converged Syncer", Duration::from_mins(2), async || {
+            let marks = (
+                leasing.binding.computing().audit_mark().unwrap(),
+                leasing.binding.worker().audit_mark().unwrap(),
+            );
             let vnodes = leasing.vnodes().await;
             renewed_again(leasing, 1).await;
             let writes = writes_since(leasing, marks.0, marks.1);
@@ -269,7 +277,8 @@ async fn nothing_is_written_at_rest(leasing: &Leasing) {
 async fn a_restart_is_not_seen(leasing: &mut Leasing) {
     let recording = leasing.record().await;
     let before = leasing.vnodes().await;
-    let marks = (leasing.binding.computing().audit_mark().unwrap(), leasing.binding.worker().audit_mark().unwrap());
+    let marks =
+        (leasing.binding.computing().audit_mark().unwrap(), leasing.binding.worker().audit_mark().unwrap());
     leasing.syncer.restart().unwrap();
     leasing.syncer.wait_ready().await;
     renewed_again(leasing, 1).await;
@@ -303,10 +312,16 @@ async fn a_window_closes_on_time_and_a_typo_evicts_nobody() {
     let half = |vnode: &Node| is_ready(vnode) && amount(vnode, "cpu") == Some("16");
     leasing.all("open vnodes", DEADLINE, |vnode| half(vnode) && is_offered(vnode)).await;
     let opened = Timestamp::now();
-    assert!(opened < edge, "this machine took {:?} longer than the window was open", opened.duration_since(edge));
+    assert!(
+        opened < edge,
+        "this machine took {:?} longer than the window was open",
+        opened.duration_since(edge)
+    );
     let (pods, pod) = running_pod(&leasing, &leasing.vnode_name(&leasing.nodes[0])).await;
 
-    leasing.all("closed vnodes", Duration::from_secs(90), |vnode| is_withheld_gently(vnode) && half(vnode)).await;
+    leasing
+        .all("closed vnodes", Duration::from_secs(90), |vnode| is_withheld_gently(vnode) && half(vnode))
+        .await;
     let late = Timestamp::now().duration_since(edge);
     println!("3 vnodes tainted {late:?} after the end of the window (bound 2 s)");
     assert!(late.as_secs_f64() > -0.2, "tainted {late:?} after the end");
@@ -345,7 +360,9 @@ async fn a_window_closes_on_time_and_a_typo_evicts_nobody() {
         .policy_until("lease-window", "the new mistake to be told", |policy| {
             policy["status"]["phase"] == "Failed"
                 && policy_condition(policy, "Valid").is_some_and(|(_, _, message)| {
-                    message.contains("invalid start time format in time window 0: \"25:00\", expected HH:MM format")
+                    message.contains(
+                        "invalid start time format in time window 0: \"25:00\", expected HH:MM format",
+                    )
                 })
         })
         .await;
@@ -368,7 +385,9 @@ async fn a_window_closes_on_time_and_a_typo_evicts_nobody() {
 
 async fn failed_policy(leasing: &Leasing) -> Value {
     leasing
-        .policy_until(leasing.binding.name(), "a failed policy", |policy| policy["status"]["phase"] == "Failed")
+        .policy_until(leasing.binding.name(), "a failed policy", |policy| {
+            policy["status"]["phase"] == "Failed"
+        })
         .await
 }
 
@@ -379,7 +398,10 @@ async fn edit_without_admission(leasing: &Leasing, policy: Value) {
     leasing
         .until("the server to take a policy with a mistake", DEADLINE, async || {
             // Other tests may install the chart again.
-            worker.kubectl_text(&["delete", "--ignore-not-found", BINDING]).await.map_err(|e| e.to_string())?;
+            worker
+                .kubectl_text(&["delete", "--ignore-not-found", BINDING])
+                .await
+                .map_err(|e| e.to_string())?;
             leasing.binding.policy(name, policy.clone()).await.map_err(|error| format!("{error:#}"))
         })
         .await;
@@ -427,7 +449,8 @@ async fn nodes_come_and_go_with_selectors_policies_and_the_binding() {
     let uids: Vec<_> = leasing.vnodes().await.iter().map(ResourceExt::uid).collect();
     let deleted = Instant::now();
     leasing.delete_policy("lease-select").await;
-    let vnodes = leasing.all("the younger policy's amounts", DEADLINE, |v| amount(v, "cpu") == Some("8")).await;
+    let vnodes =
+        leasing.all("the younger policy's amounts", DEADLINE, |v| amount(v, "cpu") == Some("8")).await;
     let took = deleted.elapsed();
     println!("2 vnodes handed over {took:?} after the older policy was deleted (bound 2 s)");
     assert!(took < generous(Duration::from_secs(2)));
@@ -446,7 +469,9 @@ async fn nodes_come_and_go_with_selectors_policies_and_the_binding() {
     leasing.edit(policy(json!({"nodeSelectorTerms": []}))).await;
     leasing.all("two vnodes", DEADLINE, half).await;
     leasing
-        .policy_until("lease-select", "the policy to be held", |policy| policy["metadata"]["finalizers"].is_array())
+        .policy_until("lease-select", "the policy to be held", |policy| {
+            policy["metadata"]["finalizers"].is_array()
+        })
         .await;
     let bindings = leasing.bindings().await;
     bindings.delete("lease-select", &DeleteParams::default()).await.unwrap();
