@@ -167,7 +167,11 @@ impl Stage {
             let vnodes = computing.list(&vnodes_path(self.binding.name())).await;
             let ready = vnodes.iter().filter(|vnode| condition(vnode, "Ready")["status"] == "True").count();
             let log = || self.syncer.log().lines().rev().take(5).collect::<Vec<_>>().join("\n");
-            if ready == self.nodes { Ok(vnodes) } else { Err(format!("{ready} of {}\n{}", self.nodes, log())) }
+            if ready == self.nodes {
+                Ok(vnodes)
+            } else {
+                Err(format!("{ready} of {}\n{}", self.nodes, log()))
+            }
         })
         .await
     }
@@ -193,7 +197,10 @@ impl Stage {
         let worker_account =
             format!("system:serviceaccount:{}:kubeocean-syncer", self.binding.mount_namespace());
         (
-            of(self.binding.computing(), "system:serviceaccount:kubeocean-system:kubeocean-syncer".to_owned()),
+            of(
+                self.binding.computing(),
+                "system:serviceaccount:kubeocean-system:kubeocean-syncer".to_owned(),
+            ),
             of(self.binding.worker(), worker_account),
         )
     }
@@ -206,7 +213,8 @@ impl Stage {
             let code = event.response_status.code;
             assert!(![400, 401, 403, 405, 422].contains(&code), "{code} {}: {event:#?}", event.uri);
             let reason = event.annotations.get("authorization.k8s.io/reason").map_or("", String::as_str);
-            let by_chart = reason.contains("of ClusterRole \"kubeocean-") || reason.contains("of Role \"kubeocean-");
+            let by_chart =
+                reason.contains("of ClusterRole \"kubeocean-") || reason.contains("of Role \"kubeocean-");
             // Every authenticated user may ask what the server is and serves.
             let by_everyone = event.verb == "get" && event.object_ref.resource.is_empty();
             assert!(by_chart || by_everyone, "{} {} is allowed by {reason:?}", event.verb, event.uri);
@@ -346,9 +354,15 @@ impl Drop for Scene<'_> {
             let log = self.stage.syncer.log();
             let mine: Vec<_> = log
                 .lines()
-                .filter(|line| line.contains(&self.namespace) || line.contains("ERROR") || line.contains("panic"))
+                .filter(|line| {
+                    line.contains(&self.namespace) || line.contains("ERROR") || line.contains("panic")
+                })
                 .collect();
-            eprintln!("--- the Syncer about {}:\n{}", self.namespace, mine[mine.len().saturating_sub(40)..].join("\n"));
+            eprintln!(
+                "--- the Syncer about {}:\n{}",
+                self.namespace,
+                mine[mine.len().saturating_sub(40)..].join("\n")
+            );
         }
     }
 }
