@@ -108,9 +108,9 @@ impl Objects {
     /// Waits until there is no such object.
     #[track_caller]
     pub fn wait_gone(&self, path: &str) -> impl Future<Output = ()> {
-        wait_until(&format!("{path} to be gone"), DEADLINE, async move || match self.get(path).await {
+        wait_until("an object to be gone", DEADLINE, async move || match self.get(path).await {
             None => Ok(()),
-            Some(object) => Err(object.to_string()),
+            Some(object) => Err(format!("{path}: {object}")),
         })
     }
 }

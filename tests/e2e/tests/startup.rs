@@ -148,7 +148,7 @@ async fn a_standby_says_who_leads_and_takes_over() {
     assert_eq!(forbidden.count(), 0);
 
     // A leader that dies without a word is followed when its Lease has run out.
-    let mut third = Program::start(binding.computing(), spec("third")).await.expect("a third Syncer");
+    let third = Program::start(binding.computing(), spec("third")).await.expect("a third Syncer");
     third.wait_log("standby: another process leads", DEADLINE).await;
     second.kill();
     let killed = Instant::now();
@@ -176,7 +176,7 @@ async fn a_port_in_use_ends_the_start_and_is_named() {
 }
 
 async fn run(arguments: &'static [&'static str]) -> Output {
-    let run = || Command::new(kubeocean_binary().expect("the program")).args(arguments).output();
+    let run = move || Command::new(kubeocean_binary().expect("the program")).args(arguments).output();
     tokio::task::spawn_blocking(run).await.expect("a task").expect("a run")
 }
 
