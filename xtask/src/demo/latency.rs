@@ -24,8 +24,7 @@ impl Latency {
     /// Follows the demo's pods until dropped.
     pub(crate) async fn follow(&self, computing: Client) -> Error {
         let pods: Api<Pod> = Api::namespaced(computing, NAMESPACE);
-        let mut changes =
-            pin!(watcher(pods, watcher::Config::default()).default_backoff().applied_objects());
+        let mut changes = pin!(watcher(pods, watcher::Config::default()).default_backoff().applied_objects());
         while let Some(change) = changes.next().await {
             // The stream recovers from errors by itself.
             if let Ok(pod) = change {

@@ -59,7 +59,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         let early = async {
             interrupted().await?;
             // Once everything is up, the demo itself ends it in order.
-            if up.get() { std::future::pending().await } else { Ok(End::Interrupted) }
+            if up.get() { std::future::pending::<Result<End>>().await } else { Ok(End::Interrupted) }
         };
         let end = tokio::select! {
             end = demo(args, &mut report, &up) => end?,
@@ -79,8 +79,9 @@ pub(crate) fn run(args: &Args) -> Result<()> {
 async fn demo(args: &Args, report: &mut Report, up: &Cell<bool>) -> Result<End> {
     let screen = Screen::new(!args.once && std::io::stdout().is_terminal());
     introduce(&screen, args.once)?;
-    let module = timed(&screen, "custom policy examples/policies/night-gpu compiled to WebAssembly", module::build())
-        .await?;
+    let module =
+        timed(&screen, "custom policy examples/policies/night-gpu compiled to WebAssembly", module::build())
+            .await?;
     screen.say("     building the program kubeocean, if it is not there yet (some minutes the first time)");
     timed(&screen, "program kubeocean", async {
         tokio::task::spawn_blocking(kubeocean_binary).await.context("building kubeocean")?.map(drop)
@@ -126,7 +127,9 @@ async fn demo(args: &Args, report: &mut Report, up: &Cell<bool>) -> Result<End> 
 }
 
 fn introduce(screen: &Screen, once: bool) -> Result<()> {
-    screen.say("Kubeocean: two worker clusters lease their idle nodes to a computing cluster, as policies decide.");
+    screen.say(
+        "Kubeocean: two worker clusters lease their idle nodes to a computing cluster, as policies decide.",
+    );
     screen.say("");
     let mut missing = Vec::new();
     for binary in Binary::CONTROL_PLANE.into_iter().chain([Binary::Helm]) {
@@ -191,8 +194,7 @@ fn farewell(screen: &Screen, scene: &Scene<'_>) {
         .map_or_else(|| "kubectl".to_owned(), |path| path.display().to_string());
     let fleet = scene.site.fleet();
     let path = |cluster: &kubeocean_harness::Cluster| cluster.kubeconfig_path().display().to_string();
-    let (computing, east, west) =
-        (path(&fleet.computing), path(&fleet.workers[0]), path(&fleet.workers[1]));
+    let (computing, east, west) = (path(&fleet.computing), path(&fleet.workers[0]), path(&fleet.workers[1]));
     screen.say(&format!(
         "\nTry, in another terminal:\n\n\
          export KUBECONFIG={computing}\n\

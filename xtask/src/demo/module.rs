@@ -69,7 +69,9 @@ async fn require_target() -> Result<()> {
         .context("running rustc")?;
     let folder = PathBuf::from(String::from_utf8_lossy(&output.stdout).trim());
     if !output.status.success() || !folder.is_dir() {
-        bail!("policies are compiled to WebAssembly, and this toolchain cannot: run `rustup target add {TARGET}`");
+        bail!(
+            "policies are compiled to WebAssembly, and this toolchain cannot: run `rustup target add {TARGET}`"
+        );
     }
     Ok(())
 }

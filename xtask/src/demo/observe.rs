@@ -87,8 +87,7 @@ pub(crate) async fn look(scene: &Scene<'_>) -> Result<Snapshot> {
                 && !matches!(phase(pod), "Succeeded" | "Failed")
         };
         vnode.pods = pods.iter().filter(on_it).count();
-        vnode.origin =
-            origins.get(&(vnode.binding.clone(), vnode.node.clone())).cloned().unwrap_or_default();
+        vnode.origin = origins.get(&(vnode.binding.clone(), vnode.node.clone())).cloned().unwrap_or_default();
         snapshot.vnodes.push(vnode);
     }
     snapshot.vnodes.sort_by(|a, b| (&a.binding, &a.node).cmp(&(&b.binding, &b.node)));

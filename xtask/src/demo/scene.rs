@@ -105,7 +105,9 @@ impl<'a> Scene<'a> {
 
         let bind = |name: &str, worker: usize| {
             // All nodes of the worker: the policies choose among them.
-            site.bind(BindingSpec::new(name).worker(worker).field("nodeSelector", json!({"nodeSelectorTerms": []})))
+            site.bind(
+                BindingSpec::new(name).worker(worker).field("nodeSelector", json!({"nodeSelectorTerms": []})),
+            )
         };
         let bindings = [bind("dc-east", 0).await?, bind("dc-west", 1).await?];
         let now = clock::now();

@@ -109,7 +109,12 @@ fn totals(snapshot: &Snapshot, rate: &Rate, latency: &Latency) -> String {
     let workers: Vec<_> = snapshot
         .workers
         .iter()
-        .map(|worker| format!("{} {} running, {} done, {} other", worker.binding, worker.running, worker.succeeded, worker.other))
+        .map(|worker| {
+            format!(
+                "{} {} running, {} done, {} other",
+                worker.binding, worker.running, worker.succeeded, worker.other
+            )
+        })
         .collect();
     let now = rate.next(snapshot.decisions);
     let running = latency.median().map_or_else(

@@ -109,7 +109,12 @@ async fn policies(scene: &Scene<'_>, screen: &Screen, report: &mut Report) {
             let entry = status.policies.first().ok_or("the status has no entry yet")?;
             let text = format!("{:?} {:?} {:?}", entry.state, entry.version, entry.last_error);
             if entry.state.as_deref() == Some("Active") && entry.digest.as_ref() == Some(&scene.digest) {
-                Ok(format!("{} {}, {}", module::NAME, entry.version.as_deref().unwrap_or("-"), &scene.digest[..19]))
+                Ok(format!(
+                    "{} {}, {}",
+                    module::NAME,
+                    entry.version.as_deref().unwrap_or("-"),
+                    &scene.digest[..19]
+                ))
             } else {
                 Err(text)
             }
@@ -147,9 +152,12 @@ async fn workloads(scene: &Scene<'_>, screen: &Screen, report: &mut Report) {
         })
         .await;
     report
-        .expect(screen, "the copies run in both workers, next to what they were scheduled to", PATIENCE, async || {
-            placed(scene).await
-        })
+        .expect(
+            screen,
+            "the copies run in both workers, next to what they were scheduled to",
+            PATIENCE,
+            async || placed(scene).await,
+        )
         .await;
     report
         .expect(screen, "no pod is on the withheld vnode", PATIENCE, async || {
@@ -229,10 +237,8 @@ async fn placed(scene: &Scene<'_>) -> Result<String, String> {
         let mut count = 0;
         for pod in &pods {
             let vnode = pod.spec.as_ref().and_then(|spec| spec.node_name.clone()).unwrap_or_default();
-            let Some(vnode) = snapshot
-                .vnodes
-                .iter()
-                .find(|known| known.name == vnode && known.binding == binding.name())
+            let Some(vnode) =
+                snapshot.vnodes.iter().find(|known| known.name == vnode && known.binding == binding.name())
             else {
                 continue;
             };

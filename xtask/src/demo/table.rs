@@ -73,11 +73,7 @@ fn local_time(text: &str) -> Option<String> {
 /// `3.5` of 3500 and 1000.
 fn decimal(amount: i64, unit: i64) -> String {
     let tenths = amount * 10 / unit;
-    if tenths % 10 == 0 {
-        (tenths / 10).to_string()
-    } else {
-        format!("{}.{}", tenths / 10, tenths % 10)
-    }
+    if tenths % 10 == 0 { (tenths / 10).to_string() } else { format!("{}.{}", tenths / 10, tenths % 10) }
 }
 
 #[cfg(test)]
