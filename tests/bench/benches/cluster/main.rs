@@ -1,0 +1,70 @@
+//! The performance table (design, section 7) on real control planes: `cargo bench -p kubeocean-bench`.
+//!
+//! Starts one computing and one worker cluster with fake nodes, registers the worker, attaches a policy and measures the
+//! Syncer from outside: time by watches, CPU and memory from `/proc`, requests from the audit logs of both clusters.
+//! Progress goes to standard error, the table to standard output. Everything it starts ends with it.
+//!
+//! `KUBEOCEAN_BENCH_NODES`, `KUBEOCEAN_BENCH_PODS` and `KUBEOCEAN_BENCH_IDLE_SECONDS` make a smaller run,
+//! `KUBEOCEAN_BIN` measures another program than this workspace's release build.
+
+mod goal;
+mod pods;
+mod run;
+
+use anyhow::{Context, Result, anyhow};
+use kubeocean_bench::{Scale, table};
+use kubeocean_harness::program::kubeocean_binary;
+use kubeocean_harness::{BindingSpec, Fleet, NodeShape, Site};
+
+use run::Run;
+
+/// Binding, policy and node set.
+const NAME: &str = "bench";
+const NODE_CPU: &str = "8";
+
+#[tokio::main]
+async fn main() -> Result<()> {
+    if !asked_for() {
+        eprintln!("the cluster bench was not asked for: cargo bench -p kubeocean-bench");
+        return Ok(());
+    }
+    let scale = Scale::from_env().map_err(|error| anyhow!(error))?;
+    eprintln!("building the program: cargo build --release --workspace --bin kubeocean");
+    let binary = tokio::task::spawn_blocking(kubeocean_binary).await.context("building kubeocean")??;
+    eprintln!("measuring {} with {} nodes and {} pods", binary.display(), scale.nodes, scale.pods);
+
+    eprintln!("starting a computing and a worker cluster");
+    let fleet = Fleet::start(1).await?;
+    let site = Site::install(&fleet).await?;
+    eprintln!("creating {} worker nodes", scale.nodes);
+    fleet
+        .worker()
+        .create_nodes(NAME, usize::try_from(scale.nodes)?, &NodeShape::new(NODE_CPU, "32Gi"))
+        .await?;
+    let binding = site.bind(BindingSpec::new(NAME)).await?;
+
+    let mut run = Run::start(&binding, scale).await?;
+    let outcome = run.measure().await;
+    if outcome.is_err() {
+        eprintln!("--- the end of the Syncer's log:\n{}", run.syncer_log_tail());
+    }
+    let stopped = run.stop().await;
+    let figures = outcome?;
+    println!(
+        "{} nodes, {} pods, one computing and one worker cluster on this machine",
+        scale.nodes, scale.pods
+    );
+    if !scale.is_full() {
+        println!("The budgets are those of 500 nodes and 3,000 pods.");
+    }
+    println!("{}", table(&figures));
+    stopped
+}
+
+/// `cargo bench` calls every bench with `--bench` and passes a filter on; `cargo test --all-targets` does not.
+fn asked_for() -> bool {
+    let arguments: Vec<_> = std::env::args().skip(1).collect();
+    let mut filters = arguments.iter().filter(|argument| !argument.starts_with('-')).peekable();
+    let selected = filters.peek().is_none() || filters.any(|filter| "cluster".contains(filter.as_str()));
+    arguments.iter().any(|argument| argument == "--bench") && selected
+}

@@ -1,0 +1,230 @@
+//! The measurements, in the order in which one Syncer meets them: start, idle, policy change, single pods, the burst
+//! and its end.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use k8s_openapi::api::core::v1::{Node, Pod};
+use kube::Api;
+use kubeocean_api::quantity::{Quantity, Rounding};
+use kubeocean_bench::{Figure, RequestCount, Scale};
+use kubeocean_harness::site::{SYNCER_ACCOUNT, SYSTEM_NAMESPACE};
+use kubeocean_harness::{Binding, Program};
+use serde_json::json;
+
+use crate::goal::Goal;
+use crate::pods;
+use crate::{NAME, NODE_CPU};
+
+const SINGLE_PODS: u32 = 21;
+const BURST: &str = "bench-burst";
+const SINGLE: &str = "bench-single";
+
+/// The policy before and after the change, in percent.
+const LEASED: (i64, i64) = (50, 25);
+
+/// A second in which the Syncer uses less CPU than this is quiet.
+const QUIET_SECONDS: f64 = 0.05;
+const QUIET_DEADLINE: Duration = Duration::from_mins(1);
+
+/// A started Syncer and what it was started for.
+pub(crate) struct Run<'a> {
+    binding: &'a Binding<'a>,
+    scale: Scale,
+    syncer: Program,
+    vnodes_ready: Duration,
+    start_cpu: f64,
+}
+
+impl<'a> Run<'a> {
+    /// Starts the Syncer and waits for its vnodes.
+    pub(crate) async fn start(binding: &'a Binding<'a>, scale: Scale) -> Result<Self> {
+        let computing = binding.computing();
+        for namespace in [BURST, SINGLE] {
+            computing.create_namespace(namespace).await?;
+        }
+        lease(binding, LEASED.0).await?;
+        let nodes: Api<Node> = Api::all(computing.client().await?);
+        let leased = leased_millis(LEASED.0)?;
+        eprintln!("starting the Syncer");
+        let goal = Goal::start("vnodes Ready", nodes, scale.nodes, move |node| {
+            is_ready(node) && cpu_millis(node) == Some(leased)
+        });
+        let mut syncer = binding.syncer(&[]).await?;
+        let started = Instant::now();
+        let ready = match goal.reached().await {
+            Ok(ready) => ready,
+            Err(error) => {
+                bail!("{error:#}\n--- the end of the Syncer's log:\n{}", syncer.process().log_tail(40))
+            }
+        };
+        let start_cpu = syncer.process().cpu_seconds()?;
+        let vnodes_ready = ready.saturating_duration_since(started);
+        Ok(Self { binding, scale, syncer, vnodes_ready, start_cpu })
+    }
+
+    /// All figures.
+    pub(crate) async fn measure(&mut self) -> Result<Vec<Figure>> {
+        let nodes = self.scale.nodes;
+        let mut figures = vec![
+            Figure::new(format!("{nodes} vnodes Ready from start"), self.vnodes_ready.as_secs_f64(), "s")
+                .budget(3.0),
+            Figure::new("CPU for it", self.start_cpu, "s"),
+        ];
+        figures.push(self.idle().await?);
+        figures.extend(self.policy_change().await?);
+        figures.push(self.single_pods().await?);
+        figures.extend(self.burst().await?);
+        Ok(figures)
+    }
+
+    async fn idle(&mut self) -> Result<Figure> {
+        self.quiet().await?;
+        eprintln!("watching the idle Syncer for {:?}", self.scale.idle);
+        let (cpu, started) = (self.cpu()?, Instant::now());
+        tokio::time::sleep(self.scale.idle).await;
+        let share = (self.cpu()? - cpu) / started.elapsed().as_secs_f64();
+        Ok(Figure::new("idle CPU", share * 100.0, "% of a core").budget(1.0))
+    }
+
+    async fn policy_change(&mut self) -> Result<[Figure; 2]> {
+        self.quiet().await?;
+        let (before, after) = LEASED;
+        eprintln!("changing the policy from {before} % to {after} %");
+        let nodes: Api<Node> = Api::all(self.binding.computing().client().await?);
+        let leased = leased_millis(after)?;
+        let goal = Goal::start("vnodes changed", nodes, self.scale.nodes, move |node| {
+            cpu_millis(node) == Some(leased)
+        });
+        let (cpu, started) = (self.cpu()?, Instant::now());
+        lease(self.binding, after).await?;
+        let took = goal.reached().await?.saturating_duration_since(started);
+        let cpu = self.cpu()? - cpu;
+        let work = format!("policy change reaches {} vnodes", self.scale.nodes);
+        Ok([
+            Figure::new(work, took.as_secs_f64(), "s").budget(1.5),
+            Figure::new("CPU for it", cpu, "s").budget(1.5),
+        ])
+    }
+
+    async fn single_pods(&mut self) -> Result<Figure> {
+        self.quiet().await?;
+        eprintln!("running {SINGLE_PODS} pods one after the other");
+        let (pods, copies) = self.pods(SINGLE).await?;
+        let mut times = pods::one_by_one(&pods, SINGLE_PODS).await?;
+        times.sort_unstable();
+        let median = times.get(times.len() / 2).context("no pod was measured")?;
+        pods::delete_all(&pods, &copies).await?;
+        Ok(Figure::new("scheduled -> Running, one pod, p50", median.as_secs_f64(), "s").budget(0.05))
+    }
+
+    async fn burst(&mut self) -> Result<Vec<Figure>> {
+        self.quiet().await?;
+        let count = self.scale.pods;
+        eprintln!("creating {count} pods");
+        let (pods, copies) = self.pods(BURST).await?;
+        let (computing, worker) = (self.binding.computing(), self.binding.worker());
+        let marks = (computing.audit_mark()?, worker.audit_mark()?);
+        let goal = Goal::start("pods Running", pods.clone(), count, pods::is_running);
+        let (cpu, started) = (self.cpu()?, Instant::now());
+        pods::create_many(&pods, count).await?;
+        let took = goal.reached().await?.saturating_duration_since(started);
+        let running = self.cpu()?;
+        let resident = self.syncer.process().rss_kib()?;
+        let peak = self.syncer.process().peak_rss_kib()?;
+
+        eprintln!("deleting {count} pods");
+        let deleting = Instant::now();
+        pods::delete_all(&pods, &copies).await?;
+        let deleted = deleting.elapsed();
+        let gone = self.cpu()?;
+        let mut requests = RequestCount::default();
+        let events = computing.audit_events_since(marks.0)?;
+        requests.add("computing", &account(SYSTEM_NAMESPACE), &events);
+        let events = worker.audit_events_since(marks.1)?;
+        requests.add("worker", &account(self.binding.mount_namespace()), &events);
+        for (line, number) in requests.lines() {
+            eprintln!("  {number:>8} {line}");
+        }
+
+        let each = |amount: f64| amount / f64::from(count);
+        Ok(vec![
+            Figure::new(format!("{count} pods Running from creation"), took.as_secs_f64(), "s"),
+            Figure::new("CPU a pod until Running", each((running - cpu) * 1000.0), "ms").budget(2.5),
+            Figure::new(format!("RSS with {count} pods Running"), mebibytes(resident)?, "MiB").budget(35.0),
+            Figure::new("RSS at its peak until then", mebibytes(peak)?, "MiB"),
+            Figure::new(format!("{count} pods gone from deletion"), deleted.as_secs_f64(), "s"),
+            Figure::new("CPU a pod for its deletion", each((gone - running) * 1000.0), "ms"),
+            Figure::new("API requests a pod, create to delete", each(f64::from(requests.total())), "")
+                .budget(6.0),
+        ])
+    }
+
+    /// The user's pods and their copies.
+    async fn pods(&self, namespace: &str) -> Result<(Api<Pod>, Api<Pod>)> {
+        let (computing, worker) = (self.binding.computing(), self.binding.worker());
+        let pods = Api::namespaced(computing.client().await?, namespace);
+        let copies = Api::namespaced(worker.client().await?, self.binding.mount_namespace());
+        Ok((pods, copies))
+    }
+
+    fn cpu(&mut self) -> Result<f64> {
+        self.syncer.process().cpu_seconds()
+    }
+
+    /// Waits for a second in which the Syncer has next to nothing to do, so that one measurement does not pay for the
+    /// one before. If there is none, the figures show it.
+    async fn quiet(&mut self) -> Result<()> {
+        let started = Instant::now();
+        let mut cpu = self.cpu()?;
+        while started.elapsed() < QUIET_DEADLINE {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            let now = self.cpu()?;
+            if now - cpu < QUIET_SECONDS {
+                return Ok(());
+            }
+            cpu = now;
+        }
+        eprintln!("  the Syncer is still busy after {QUIET_DEADLINE:?}");
+        Ok(())
+    }
+
+    pub(crate) fn syncer_log_tail(&mut self) -> String {
+        self.syncer.process().log_tail(40)
+    }
+
+    /// Ends the Syncer as Kubernetes does.
+    pub(crate) async fn stop(mut self) -> Result<()> {
+        let status = self.syncer.stop().await?;
+        if status.success() { Ok(()) } else { bail!("the Syncer ended with {status}") }
+    }
+}
+
+async fn lease(binding: &Binding<'_>, percent: i64) -> Result<()> {
+    let limits = ["cpu", "memory"].map(|resource| json!({"resource": resource, "percent": percent}));
+    binding.policy(NAME, json!({"resourceLimits": limits})).await
+}
+
+/// What the policy leaves of a node that nobody else uses.
+fn leased_millis(percent: i64) -> Result<i64> {
+    let node: Quantity = NODE_CPU.parse()?;
+    Ok(node.millis(Rounding::Down) * percent / 100)
+}
+
+fn cpu_millis(node: &Node) -> Option<i64> {
+    let cpu = node.status.as_ref()?.allocatable.as_ref()?.get("cpu")?;
+    Some(cpu.0.parse::<Quantity>().ok()?.millis(Rounding::Down))
+}
+
+fn is_ready(node: &Node) -> bool {
+    let mut conditions = node.status.iter().flat_map(|status| status.conditions.iter().flatten());
+    conditions.any(|condition| condition.type_ == "Ready" && condition.status == "True")
+}
+
+fn account(namespace: &str) -> String {
+    format!("system:serviceaccount:{namespace}:{SYNCER_ACCOUNT}")
+}
+
+fn mebibytes(kibibytes: u64) -> Result<f64> {
+    Ok(f64::from(u32::try_from(kibibytes).context("memory out of range")?) / 1024.0)
+}

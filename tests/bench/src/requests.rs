@@ -1,0 +1,73 @@
+//! What a program asked of an API server, from its audit log.
+
+use std::collections::BTreeMap;
+
+use kubeocean_harness::AuditEvent;
+
+/// Requests by verb and resource. Lease renewals are left out: they cost the same with and without pods.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RequestCount(BTreeMap<String, u32>);
+
+impl RequestCount {
+    /// Adds the requests of one user; `cluster` tells the lines of two clusters apart.
+    pub fn add(&mut self, cluster: &str, user: &str, events: &[AuditEvent]) {
+        let own = events.iter().filter(|event| event.user.username == user);
+        for event in own.filter(|event| event.object_ref.resource != "leases") {
+            let object = &event.object_ref;
+            let slash = if object.subresource.is_empty() { "" } else { "/" };
+            let line = format!("{cluster}: {} {}{slash}{}", event.verb, object.resource, object.subresource);
+            *self.0.entry(line).or_default() += 1;
+        }
+    }
+
+    /// All of them.
+    pub fn total(&self) -> u32 {
+        self.0.values().sum()
+    }
+
+    /// One line per kind of request and its number, the most frequent first.
+    pub fn lines(&self) -> Vec<(&str, u32)> {
+        let mut lines: Vec<_> = self.0.iter().map(|(line, count)| (line.as_str(), *count)).collect();
+        lines.sort_by_key(|(_, count)| std::cmp::Reverse(*count));
+        lines
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use kubeocean_harness::audit::{AuditObject, AuditStatus, AuditUser};
+
+    use super::*;
+
+    fn event(user: &str, verb: &str, resource: &str, subresource: &str) -> AuditEvent {
+        AuditEvent {
+            id: String::new(),
+            verb: verb.to_owned(),
+            uri: String::new(),
+            user: AuditUser { username: user.to_owned(), groups: Vec::new() },
+            user_agent: String::new(),
+            object_ref: AuditObject {
+                resource: resource.to_owned(),
+                subresource: subresource.to_owned(),
+                ..AuditObject::default()
+            },
+            response_status: AuditStatus::default(),
+            request_received_timestamp: String::new(),
+        }
+    }
+
+    #[test]
+    fn only_the_users_own_requests_about_anything_but_leases_count() {
+        let mut count = RequestCount::default();
+        let events = [
+            event("us", "patch", "pods", "status"),
+            event("us", "create", "pods", ""),
+            event("us", "patch", "pods", "status"),
+            event("us", "update", "leases", ""),
+            event("them", "create", "pods", ""),
+        ];
+        count.add("worker", "us", &events);
+        assert_eq!(count.total(), 3);
+        assert_eq!(count.lines(), [("worker: patch pods/status", 2), ("worker: create pods", 1)]);
+    }
+}

@@ -1,0 +1,92 @@
+//! How large a run is: the design's budget is for the defaults, a smaller run is for a quick look.
+
+use std::time::Duration;
+
+/// Sizes of one run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Scale {
+    /// Worker nodes, and so vnodes.
+    pub nodes: u32,
+    /// Pods of the burst.
+    pub pods: u32,
+    /// How long the idle Syncer is watched.
+    pub idle: Duration,
+}
+
+impl Default for Scale {
+    fn default() -> Self {
+        Self { nodes: 500, pods: 3000, idle: Duration::from_mins(1) }
+    }
+}
+
+impl Scale {
+    /// From `KUBEOCEAN_BENCH_NODES`, `KUBEOCEAN_BENCH_PODS` and `KUBEOCEAN_BENCH_IDLE_SECONDS`; what is not set has
+    /// its default.
+    ///
+    /// # Errors
+    /// A variable is no positive number, or the pods do not fit on the nodes; the text names it.
+    pub fn from_env() -> Result<Self, String> {
+        Self::from(|name| std::env::var(name).ok())
+    }
+
+    fn from(variable: impl Fn(&str) -> Option<String>) -> Result<Self, String> {
+        let number = |name: &str, default: u32| match variable(name) {
+            Some(text) => match text.parse() {
+                Ok(number) if number > 0 => Ok(number),
+                _ => Err(format!("{name}={text}: expected a positive number")),
+            },
+            None => Ok(default),
+        };
+        let default = Self::default();
+        let nodes = number("KUBEOCEAN_BENCH_NODES", default.nodes)?;
+        let pods = number("KUBEOCEAN_BENCH_PODS", default.pods)?;
+        if u64::from(pods) > u64::from(nodes) * u64::from(Self::PODS_PER_NODE) {
+            let most = Self::PODS_PER_NODE;
+            return Err(format!("{pods} pods do not fit on {nodes} nodes with room for {most} each"));
+        }
+        let idle = number("KUBEOCEAN_BENCH_IDLE_SECONDS", 60)?;
+        Ok(Self { nodes, pods, idle: Duration::from_secs(idle.into()) })
+    }
+
+    /// What fits on a node after the policy change, with room for the single pods.
+    const PODS_PER_NODE: u32 = 100;
+
+    /// Whether the budgets were made for this size.
+    pub fn is_full(self) -> bool {
+        let full = Self::default();
+        (self.nodes, self.pods) == (full.nodes, full.pods)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn scale(nodes: &str, pods: &str) -> Result<Scale, String> {
+        Scale::from(|name| match name {
+            "KUBEOCEAN_BENCH_NODES" => Some(nodes.to_owned()),
+            "KUBEOCEAN_BENCH_PODS" => Some(pods.to_owned()),
+            _ => None,
+        })
+    }
+
+    #[test]
+    fn without_variables_it_is_the_size_of_the_budget() {
+        let scale = Scale::from(|_| None).unwrap();
+        assert!(scale.is_full());
+        assert_eq!(scale, Scale::default());
+    }
+
+    #[test]
+    fn it_can_be_scaled_down() {
+        let scale = scale("100", "300").unwrap();
+        assert_eq!((scale.nodes, scale.pods, scale.is_full()), (100, 300, false));
+    }
+
+    #[test]
+    fn what_cannot_be_run_is_refused_by_name() {
+        assert!(scale("none", "300").unwrap_err().contains("KUBEOCEAN_BENCH_NODES=none"));
+        assert!(scale("0", "300").unwrap_err().contains("KUBEOCEAN_BENCH_NODES=0"));
+        assert!(scale("2", "300").unwrap_err().contains("do not fit"));
+    }
+}
