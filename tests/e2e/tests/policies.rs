@@ -19,7 +19,7 @@ use kubeocean_e2e::leasing::{
     DEADLINE, Leasing, amount, condition, entry, entry_error, entry_state, generous, is_offered, is_ready,
     is_withheld_gently, merge, percent, policy_condition, summary, taint_of,
 };
-fn builtin(_: &str) -> Option<&'static [u8]> { Some(Box::leak(std::fs::read("/tmp/e2e-keep/cpu-percentage.wasm").unwrap().into_boxed_slice())) }
+use kubeocean_engine::builtin;
 use kubeocean_harness::{Cluster, NodeShape};
 use serde_json::{Value, json};
 
