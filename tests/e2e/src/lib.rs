@@ -1,1 +1,3 @@
-//!
+//! Black-box tests of the Syncer on real clusters, and what they share.
+
+pub mod pods;

@@ -2,6 +2,7 @@
 //!
 //! Tests use it to count requests and to prove that something was *not* asked.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
 
@@ -31,6 +32,9 @@ pub struct AuditEvent {
     pub object_ref: AuditObject,
     #[serde(default)]
     pub response_status: AuditStatus,
+    /// Among others why the request was allowed, as `authorization.k8s.io/reason`.
+    #[serde(default)]
+    pub annotations: BTreeMap<String, String>,
     /// RFC 3339 with microseconds.
     pub request_received_timestamp: String,
 }

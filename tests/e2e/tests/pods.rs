@@ -1,0 +1,684 @@
+//! Pods on vnodes: how fast they run, what their copies look like, what follows whom, what is refused, and that no
+//! tenant reaches another's copy.
+//!
+//! In: one binding with a Syncer that all tests but the one of DaemonSets share, a namespace for each test. Every test ends
+//! by looking at all requests of the Syncer so far: none forbidden, each allowed by a role of the charts.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use kubeocean_api::keys::{
+    DEFAULT_PRIORITY, DEFAULT_PRIORITY_CLASS, annotation, condition_type, label, object_finalizer, synced_by,
+};
+use kubeocean_api::name::token_secret_name;
+use kubeocean_e2e::pods::{DEADLINE, Scene, Stage, condition, core_path, pod_path};
+use kubeocean_harness::{AuditMark, BindingSpec, wait_until};
+use serde_json::{Value, json};
+use tokio::sync::OnceCell;
+
+async fn stage() -> &'static Stage {
+    static STAGE: OnceCell<Stage> = OnceCell::const_new();
+    STAGE.get_or_init(|| Stage::start(BindingSpec::new("pods"), 4)).await
+}
+
+fn text(value: &Value) -> &str {
+    value.as_str().unwrap_or_default()
+}
+
+fn median(sorted: &[Duration]) -> Duration {
+    sorted[sorted.len() / 2]
+}
+
+/// What the Syncer asked for one pod, by cluster, verb and resource.
+fn requests_of(
+    scene: &Scene<'_>,
+    pod: &str,
+    token: Option<&str>,
+    since: (AuditMark, AuditMark),
+) -> Vec<String> {
+    let binding = &scene.stage.binding;
+    let copy = scene.copy_name(pod);
+    let mine = |cluster: &str, name: &str, namespace: &str| {
+        let of_pod =
+            cluster == "computing" && namespace == scene.namespace && (name == pod || name == "default");
+        of_pod || cluster == "worker" && (name == copy || Some(name) == token)
+    };
+    let mut found = Vec::new();
+    for (name, cluster, mark) in
+        [("computing", binding.computing(), since.0), ("worker", binding.worker(), since.1)]
+    {
+        for event in cluster.audit_events_since(mark).expect("an audit log") {
+            let object = &event.object_ref;
+            if event.user.username.ends_with(":kubeocean-syncer")
+                && !["watch", "list"].contains(&event.verb.as_str())
+                && mine(name, &object.name, &object.namespace)
+            {
+                found.push(format!("{name} {} {}/{}", event.verb, object.resource, object.subresource));
+            }
+        }
+    }
+    found
+}
+
+#[tokio::test]
+async fn pods_run_within_a_second_for_few_requests() {
+    let stage = stage().await;
+    let scene = stage.scene("fast").await;
+    scene.barrier("first").await;
+    let mut times = Vec::new();
+    for number in 0..20 {
+        let name = format!("p{number}");
+        let path = scene.vpod(&name);
+        scene.create_pod(&scene.pod(&name, json!({}))).await;
+        let scheduled = |pod: &Value| pod["spec"]["nodeName"].as_str().map(|_| Instant::now());
+        let from = scene.computing.wait("the pod to be scheduled", &path, scheduled).await;
+        scene.wait_running(&name).await;
+        times.push(from.elapsed());
+    }
+    times.sort();
+    let (p50, max) = (median(&times), times[times.len() - 1]);
+    println!("scheduled to Running, 20 pods one by one: p50 {p50:?}, max {max:?}");
+    assert!(max < Duration::from_secs(5), "five times the promised second: {max:?}");
+
+    let mut fewest = usize::MAX;
+    for name in ["count-a", "count-b", "count-c"] {
+        let since = marks(&scene);
+        scene.run_pod(name, json!({})).await;
+        scene.computing.delete(&scene.vpod(name), None).await;
+        scene.computing.wait_gone(&scene.vpod(name)).await;
+        let requests = requests_of(&scene, name, None, since);
+        println!("{} requests without token: {requests:?}", requests.len());
+        fewest = fewest.min(requests.len());
+    }
+    assert!(fewest <= 6, "{fewest} requests from creation to deletion");
+
+    let since = marks(&scene);
+    let (vpod, _) = scene.run_pod("count-token", json!({"automountServiceAccountToken": true})).await;
+    let token = token_secret_of(&vpod);
+    scene.computing.delete(&scene.vpod("count-token"), None).await;
+    scene.computing.wait_gone(&scene.vpod("count-token")).await;
+    let requests = requests_of(&scene, "count-token", Some(&token), since);
+    println!("{} requests with token: {requests:?}", requests.len());
+    let tokens = requests.iter().filter(|request| request.contains("serviceaccounts/token")).count();
+    assert_eq!(tokens, 1, "the Secret's own removal asks for no new token");
+    stage.assert_rights();
+}
+
+fn marks(scene: &Scene<'_>) -> (AuditMark, AuditMark) {
+    let mark = |cluster: &kubeocean_harness::Cluster| cluster.audit_mark().expect("an audit log");
+    (mark(scene.stage.binding.computing()), mark(scene.stage.binding.worker()))
+}
+
+fn token_volume(vpod: &Value) -> &str {
+    let volumes = vpod["spec"]["volumes"].as_array().expect("volumes");
+    let names = volumes.iter().map(|volume| text(&volume["name"]));
+    names.into_iter().find(|name| name.starts_with("kube-api-access-")).expect("a token volume")
+}
+
+fn token_secret_of(vpod: &Value) -> String {
+    let metadata = &vpod["metadata"];
+    token_secret_name(
+        text(&metadata["name"]),
+        token_volume(vpod),
+        text(&metadata["uid"]),
+        text(&metadata["namespace"]),
+    )
+}
+
+#[tokio::test]
+async fn a_copy_is_what_the_specification_says() {
+    let stage = stage().await;
+    let scene = stage.scene("copy").await;
+    let mut pod = scene.pod("web", json!({"automountServiceAccountToken": true}));
+    pod["metadata"]["labels"] = json!({"app": "web"});
+    pod["metadata"]["annotations"] = json!({"team": "blue"});
+    scene.create_pod(&pod).await;
+    let (vpod, ppod) = scene.wait_running("web").await;
+    let mount = stage.binding.mount_namespace();
+
+    // Place and identity.
+    let system = scene.computing.get("/api/v1/namespaces/kube-system").await.expect("kube-system");
+    let vnode_path = format!("/api/v1/nodes/{}", text(&vpod["spec"]["nodeName"]));
+    let vnode = scene.computing.get(&vnode_path).await.expect("the vnode");
+    let worker_node = &vnode["metadata"]["labels"][label::PHYSICAL_NODE_NAME];
+    let labels = &ppod["metadata"]["labels"];
+    for (key, value) in [
+        (label::MANAGED_BY, label::MANAGED_BY_VALUE),
+        (label::CLUSTER_BINDING, "pods"),
+        (label::VIRTUAL_NAMESPACE, "copy"),
+        (label::WORKLOAD_TYPE, "pod"),
+        ("app", "web"),
+    ] {
+        assert_eq!(labels[key], value, "{key}");
+    }
+    let annotations = &ppod["metadata"]["annotations"];
+    for (key, value) in [
+        (annotation::VIRTUAL_POD_NAMESPACE, &json!("copy")),
+        (annotation::VIRTUAL_POD_NAME, &json!("web")),
+        (annotation::VIRTUAL_POD_UID, &vpod["metadata"]["uid"]),
+        (annotation::VIRTUAL_NODE_NAME, &vpod["spec"]["nodeName"]),
+        (annotation::COMPUTING_CLUSTER_UID, &system["metadata"]["uid"]),
+        ("team", &json!("blue")),
+    ] {
+        assert_eq!(&annotations[key], value, "{key}");
+    }
+    let expected = STANDARD.decode(text(&annotations[annotation::EXPECTED_METADATA])).expect("base64");
+    let expected: Value = serde_json::from_slice(&expected).expect("JSON");
+    assert_eq!(expected, json!({"labels": {"app": "web"}, "annotations": {"team": "blue"}}));
+    assert!(ppod["metadata"]["ownerReferences"].is_null() && ppod["metadata"]["finalizers"].is_null());
+    let mapping = &vpod["metadata"]["annotations"];
+    assert_eq!(mapping[annotation::PHYSICAL_POD_NAMESPACE], mount);
+    assert_eq!(mapping[annotation::PHYSICAL_POD_NAME], scene.copy_name("web"));
+    assert_eq!(mapping[annotation::PHYSICAL_POD_UID], ppod["metadata"]["uid"]);
+
+    // Scheduling.
+    let spec = &ppod["spec"];
+    let on_node = json!({"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": [
+        {"matchFields": [{"key": "metadata.name", "operator": "In", "values": [worker_node]}]},
+    ]}}});
+    assert_eq!(spec["affinity"], on_node);
+    assert_eq!(&spec["nodeName"], worker_node);
+    assert!(spec["nodeSelector"].is_null());
+    assert_eq!(
+        (&spec["priorityClassName"], &spec["priority"]),
+        (&json!(DEFAULT_PRIORITY_CLASS), &json!(DEFAULT_PRIORITY))
+    );
+    let class = format!("/apis/scheduling.k8s.io/v1/priorityclasses/{DEFAULT_PRIORITY_CLASS}");
+    let class = scene.worker.get(&class).await.expect("the default class");
+    assert_eq!(class["value"], DEFAULT_PRIORITY);
+
+    check_identity(&scene, &vpod, &ppod).await;
+    check_environment(&scene, spec);
+
+    scene.computing.delete(&scene.vpod("web"), None).await;
+    scene.computing.wait_gone(&scene.vpod("web")).await;
+    scene.worker.wait_gone(&core_path(mount, "secrets", &token_secret_of(&vpod))).await;
+    stage.assert_rights();
+}
+
+/// No identity of the worker cluster; a token of the computing cluster that works there.
+async fn check_identity(scene: &Scene<'_>, vpod: &Value, ppod: &Value) {
+    let spec = &ppod["spec"];
+    let mount = scene.stage.binding.mount_namespace();
+    // The worker's admission writes the namespace's default account, and mounts no token of it.
+    assert_eq!(spec["serviceAccountName"], "default");
+    assert_eq!(
+        (&spec["automountServiceAccountToken"], &spec["enableServiceLinks"]),
+        (&json!(false), &json!(false))
+    );
+    let volumes = spec["volumes"].as_array().expect("volumes");
+    assert_eq!(volumes.len(), 1, "no volume of the worker's admission: {volumes:?}");
+    let sources = volumes[0]["projected"]["sources"].to_string();
+    assert!(!sources.contains("serviceAccountToken"), "{sources}");
+    let secret_name = token_secret_of(vpod);
+    assert!(
+        sources.contains(&secret_name) && sources.contains(&scene.copy_name("kube-root-ca.crt")),
+        "{sources}"
+    );
+    let back = format!("metadata.annotations['{}']", annotation::VIRTUAL_POD_NAMESPACE);
+    assert!(sources.contains(&back), "{sources}");
+
+    let secret_path = core_path(mount, "secrets", &secret_name);
+    let secret = scene.worker.get(&secret_path).await.expect("the token Secret");
+    assert_eq!(secret["metadata"]["labels"][label::SERVICE_ACCOUNT_TOKEN], "true");
+    assert_eq!(secret["metadata"]["annotations"][annotation::SERVICE_ACCOUNT], "default");
+    assert_eq!(secret["type"], "Opaque");
+    let token =
+        String::from_utf8(STANDARD.decode(text(&secret["data"]["token"])).expect("base64")).expect("a token");
+    let review = json!({
+        "apiVersion": "authentication.k8s.io/v1", "kind": "TokenReview", "spec": {"token": token},
+    });
+    let review = scene.computing.create("/apis/authentication.k8s.io/v1/tokenreviews", &review).await;
+    let user = &review["status"]["user"];
+    assert_eq!(user["username"], format!("system:serviceaccount:{}:default", scene.namespace));
+    assert_eq!(user["extra"]["authentication.kubernetes.io/pod-uid"], json!([vpod["metadata"]["uid"]]));
+
+    let own = scene.computing.get(&scene.object("configmaps", "kube-root-ca.crt")).await.expect("the CA");
+    let copy = scene.worker.get(&scene.copy("configmaps", "kube-root-ca.crt")).await.expect("its copy");
+    assert_eq!(own["data"], copy["data"]);
+
+    scene.worker.delete(&secret_path, None).await;
+    let restored = |found: &Value| (found["metadata"]["uid"] != secret["metadata"]["uid"]).then_some(());
+    scene.worker.wait("the token Secret to be restored", &secret_path, restored).await;
+}
+
+/// DNS, hosts and variables are the computing cluster's.
+fn check_environment(scene: &Scene<'_>, spec: &Value) {
+    assert_eq!(spec["dnsPolicy"], "None");
+    let dns = json!({
+        "nameservers": ["127.0.0.1"],
+        "searches": [
+            format!("{}.svc.cluster.local", scene.namespace), "svc.cluster.local", "cluster.local",
+        ],
+        "options": [{"name": "ndots", "value": "5"}],
+    });
+    assert_eq!(spec["dnsConfig"], dns);
+    assert_eq!(spec["hostAliases"][0]["hostnames"].as_array().map(Vec::len), Some(4));
+    let env: BTreeMap<_, _> = spec["containers"][0]["env"]
+        .as_array()
+        .expect("variables")
+        .iter()
+        .map(|variable| (text(&variable["name"]), text(&variable["value"])))
+        .collect();
+    let port = scene.stage.binding.computing().port().to_string();
+    assert_eq!(env["KUBERNETES_SERVICE_HOST"], "127.0.0.1");
+    assert_eq!(env["KUBERNETES_SERVICE_PORT"], port);
+    assert_eq!(env["KUBERNETES_PORT"], format!("tcp://127.0.0.1:{port}"));
+    assert_eq!(env["HOSTNAME"], "web");
+}
+
+/// A pod spec that refers to ConfigMaps and Secrets in every way.
+fn referring_spec() -> Value {
+    json!({
+        "imagePullSecrets": [{"name": "pull"}],
+        "initContainers": [{"name": "init", "image": "example.test/image", "env": [
+            {"name": "A", "valueFrom": {"configMapKeyRef": {"name": "settings", "key": "a"}}},
+        ]}],
+        "containers": [{
+            "name": "main",
+            "image": "example.test/image",
+            "env": [
+                {"name": "A", "valueFrom": {"configMapKeyRef": {"name": "settings", "key": "a"}}},
+                {"name": "K", "valueFrom": {"secretKeyRef": {"name": "keys", "key": "k"}}},
+            ],
+            "envFrom": [
+                {"configMapRef": {"name": "more"}},
+                {"secretRef": {"name": "keys"}},
+                {"configMapRef": {"name": "later", "optional": true}},
+            ],
+        }],
+        "volumes": [
+            {"name": "settings", "configMap": {"name": "settings"}},
+            {"name": "keys", "secret": {"secretName": "keys"}},
+            {"name": "both", "projected": {"sources": [
+                {"configMap": {"name": "more"}},
+                {"secret": {"name": "keys"}},
+            ]}},
+        ],
+    })
+}
+
+#[tokio::test]
+async fn objects_of_a_pod_arrive_and_follow() {
+    let stage = stage().await;
+    let scene = stage.scene("objects").await;
+    scene.create_object("configmaps", "settings", json!({"data": {"a": "1"}})).await;
+    scene.create_object("configmaps", "more", json!({"data": {"b": "2"}})).await;
+    scene.create_object("secrets", "keys", json!({"stringData": {"k": "secret"}})).await;
+    let pull = json!({
+        "type": "kubernetes.io/dockerconfigjson",
+        "stringData": {".dockerconfigjson": "{\"auths\":{}}"},
+    });
+    scene.create_object("secrets", "pull", pull).await;
+    let (_, ppod) = scene.run_pod("reader", referring_spec()).await;
+
+    let spec = &ppod["spec"];
+    let renamed = |name: &str| json!(scene.copy_name(name));
+    for (pointer, name) in [
+        ("/imagePullSecrets/0/name", "pull"),
+        ("/volumes/0/configMap/name", "settings"),
+        ("/volumes/1/secret/secretName", "keys"),
+        ("/volumes/2/projected/sources/0/configMap/name", "more"),
+        ("/volumes/2/projected/sources/1/secret/name", "keys"),
+        ("/containers/0/envFrom/0/configMapRef/name", "more"),
+        ("/containers/0/envFrom/1/secretRef/name", "keys"),
+        ("/containers/0/envFrom/2/configMapRef/name", "later"),
+    ] {
+        assert_eq!(spec.pointer(pointer), Some(&renamed(name)), "{pointer}");
+    }
+    for container in [&spec["containers"][0], &spec["initContainers"][0]] {
+        let env = container["env"].as_array().expect("variables");
+        let a = env.iter().find(|variable| variable["name"] == "A").expect("the user's variable");
+        assert_eq!(a["valueFrom"]["configMapKeyRef"]["name"], renamed("settings"));
+    }
+
+    let synced = synced_by(stage.binding.cluster_id());
+    for (kind, name) in
+        [("configmaps", "settings"), ("configmaps", "more"), ("secrets", "keys"), ("secrets", "pull")]
+    {
+        let own = scene.computing.get(&scene.object(kind, name)).await.expect("an object");
+        let copy = scene.worker.get(&scene.copy(kind, name)).await.expect("its copy");
+        assert_eq!((&own["data"], &own["type"]), (&copy["data"], &copy["type"]), "{name}");
+        assert_eq!(copy["metadata"]["labels"][label::MANAGED_BY], label::MANAGED_BY_VALUE);
+        assert_eq!(copy["metadata"]["labels"][&synced], "true");
+        let back = &copy["metadata"]["annotations"];
+        assert_eq!(back[annotation::VIRTUAL_NAME], name);
+        assert_eq!(back[annotation::VIRTUAL_NAMESPACE], "objects");
+        assert_eq!(back[annotation::VIRTUAL_UID], own["metadata"]["uid"]);
+        let finalizer = json!(object_finalizer(stage.binding.cluster_id()));
+        assert!(
+            own["metadata"]["finalizers"].as_array().is_some_and(|list| list.contains(&finalizer)),
+            "{own}"
+        );
+    }
+    check_updates(&scene).await;
+    check_repairs(&scene).await;
+
+    // An optional object that comes later.
+    scene.create_object("configmaps", "later", json!({"data": {"c": "3"}})).await;
+    let arrived = |copy: &Value| (copy["data"]["c"] == "3").then_some(());
+    scene.worker.wait("the late ConfigMap", &scene.copy("configmaps", "later"), arrived).await;
+
+    scene.computing.delete(&scene.vpod("reader"), None).await;
+    scene.computing.wait_gone(&scene.vpod("reader")).await;
+    for (kind, name) in [("configmaps", "settings"), ("secrets", "keys")] {
+        scene.computing.delete(&scene.object(kind, name), None).await;
+        scene.computing.wait_gone(&scene.object(kind, name)).await;
+        scene.worker.wait_gone(&scene.copy(kind, name)).await;
+    }
+    stage.assert_rights();
+}
+
+async fn check_updates(scene: &Scene<'_>) {
+    let started = Instant::now();
+    scene
+        .computing
+        .merge(&scene.object("configmaps", "settings"), &json!({"data": {"a": "10", "new": "x"}}))
+        .await;
+    scene.computing.merge(&scene.object("secrets", "keys"), &json!({"stringData": {"k": "changed"}})).await;
+    let updated = |copy: &Value| (copy["data"] == json!({"a": "10", "new": "x"})).then_some(());
+    scene.worker.wait("the update of a ConfigMap", &scene.copy("configmaps", "settings"), updated).await;
+    let changed = STANDARD.encode("changed");
+    let updated = |copy: &Value| (copy["data"]["k"] == changed.as_str()).then_some(());
+    scene.worker.wait("the update of a Secret", &scene.copy("secrets", "keys"), updated).await;
+    println!("updates of a ConfigMap and a Secret arrived after {:?}", started.elapsed());
+}
+
+/// What is deleted or edited by hand in the worker cluster is as it was again.
+async fn check_repairs(scene: &Scene<'_>) {
+    for (kind, name) in [("configmaps", "settings"), ("secrets", "keys"), ("secrets", "pull")] {
+        let path = scene.copy(kind, name);
+        let before = scene.worker.get(&path).await.expect("a copy");
+        scene.worker.delete(&path, None).await;
+        let restored = |copy: &Value| {
+            (copy["metadata"]["uid"] != before["metadata"]["uid"] && copy["data"] == before["data"])
+                .then_some(())
+        };
+        scene.worker.wait(&format!("the copy of {name} to be restored"), &path, restored).await;
+    }
+    let path = scene.copy("configmaps", "settings");
+    scene.worker.merge(&path, &json!({"data": {"a": "by hand"}})).await;
+    let reverted = |copy: &Value| (copy["data"]["a"] == "10").then_some(());
+    scene.worker.wait("an edit by hand to be undone", &path, reverted).await;
+}
+
+#[tokio::test]
+async fn deletion_loss_and_metadata_travel_between_the_clusters() {
+    let stage = stage().await;
+    let scene = stage.scene("life").await;
+
+    // A deleted pod goes when its copy is gone, a force-deleted one takes its copy along.
+    scene.run_pod("deleted", json!({})).await;
+    scene.computing.delete(&scene.vpod("deleted"), None).await;
+    scene.computing.wait_gone(&scene.vpod("deleted")).await;
+    assert!(scene.worker.get(&scene.ppod("deleted")).await.is_none(), "the copy goes first");
+    let (old, _) = scene.run_pod("again", json!({})).await;
+    scene.computing.delete(&scene.vpod("again"), Some(0)).await;
+    scene.create_pod(&scene.pod("again", json!({}))).await;
+    let (new, copy) = scene.wait_running("again").await;
+    assert_ne!(old["metadata"]["uid"], new["metadata"]["uid"]);
+    assert_eq!(copy["metadata"]["annotations"][annotation::VIRTUAL_POD_UID], new["metadata"]["uid"]);
+    scene.computing.delete(&scene.vpod("again"), Some(0)).await;
+    scene.worker.wait_gone(&scene.ppod("again")).await;
+
+    // A lost copy fails its pod, and is not made again.
+    scene.run_pod("lost", json!({})).await;
+    scene.worker.delete(&scene.ppod("lost"), Some(0)).await;
+    let failed = |pod: &Value| (pod["status"]["phase"] == "Failed").then(|| pod.clone());
+    let lost = scene.computing.wait("the pod to fail", &scene.vpod("lost"), failed).await;
+    assert_eq!(lost["status"]["reason"], "PhysicalPodLost");
+    assert_eq!(condition(&lost, "Ready")["status"], "False");
+    scene.wait_event("lost", "PhysicalPodLost").await;
+
+    // A finished pod stays finished when its copy is cleaned up.
+    scene.run_pod("done", json!({"restartPolicy": "Never"})).await;
+    let finished = json!({"status": {
+        "phase": "Succeeded",
+        "containerStatuses": [{
+            "name": "main", "image": "example.test/image", "imageID": "", "ready": false, "restartCount": 0,
+            "state": {"terminated": {"exitCode": 0, "reason": "Completed"}},
+        }],
+    }});
+    scene.worker.merge(&format!("{}/status", scene.ppod("done")), &finished).await;
+    let succeeded = |pod: &Value| (pod["status"]["phase"] == "Succeeded").then_some(());
+    scene.computing.wait("the pod to succeed", &scene.vpod("done"), succeeded).await;
+    scene.worker.delete(&scene.ppod("done"), Some(0)).await;
+    scene.worker.wait_gone(&scene.ppod("done")).await;
+    scene.barrier("after-loss").await;
+    let done = scene.computing.get(&scene.vpod("done")).await.expect("the finished pod");
+    assert_eq!(done["status"]["phase"], "Succeeded");
+    for name in ["lost", "done"] {
+        assert!(scene.worker.get(&scene.ppod(name)).await.is_none(), "the copy of {name} was made again");
+    }
+
+    check_metadata(&scene).await;
+    stage.assert_rights();
+}
+
+async fn check_metadata(scene: &Scene<'_>) {
+    let (_, before) = scene.run_pod("marked", json!({})).await;
+    let set = json!({"metadata": {
+        "labels": {"one": "1", "empty": ""}, "annotations": {"three": "3", "four": "4"},
+    }});
+    scene.computing.merge(&scene.vpod("marked"), &set).await;
+    let arrived = |pod: &Value| {
+        let (labels, annotations) = (&pod["metadata"]["labels"], &pod["metadata"]["annotations"]);
+        (labels["one"] == "1"
+            && labels["empty"] == ""
+            && annotations["three"] == "3"
+            && annotations["four"] == "4")
+            .then_some(())
+    };
+    scene.worker.wait("new metadata on the copy", &scene.ppod("marked"), arrived).await;
+    let unset = json!({"metadata": {"labels": {"one": null}, "annotations": {"three": null}}});
+    scene.computing.merge(&scene.vpod("marked"), &unset).await;
+    let gone = |pod: &Value| {
+        let (labels, annotations) = (&pod["metadata"]["labels"], &pod["metadata"]["annotations"]);
+        (labels["one"].is_null() && annotations["three"].is_null()).then(|| pod.clone())
+    };
+    let after = scene.worker.wait("removed metadata on the copy", &scene.ppod("marked"), gone).await;
+    assert_eq!(after["metadata"]["annotations"]["four"], "4");
+    for key in [label::MANAGED_BY, label::CLUSTER_BINDING, label::VIRTUAL_NAMESPACE] {
+        assert_eq!(after["metadata"]["labels"][key], before["metadata"]["labels"][key], "{key}");
+    }
+    for key in [annotation::VIRTUAL_POD_UID, annotation::COMPUTING_CLUSTER_UID] {
+        assert_eq!(after["metadata"]["annotations"][key], before["metadata"]["annotations"][key], "{key}");
+    }
+
+    let up = json!({"metadata": {"labels": {"from-worker": "a"}, "annotations": {"note": "b"}}});
+    scene.worker.merge(&scene.ppod("marked"), &up).await;
+    let arrived = |pod: &Value| {
+        let metadata = &pod["metadata"];
+        (metadata["labels"]["from-worker"] == "a" && metadata["annotations"]["note"] == "b").then_some(())
+    };
+    scene.computing.wait("the worker's metadata on the pod", &scene.vpod("marked"), arrived).await;
+}
+
+#[tokio::test]
+async fn what_cannot_be_created_is_said_and_unusual_pods_run() {
+    let stage = stage().await;
+    let scene = stage.scene("unusual").await;
+    let refused = |reason: &'static str| {
+        move |pod: &Value| {
+            let created = condition(pod, condition_type::WORKER_POD_CREATED);
+            (created["status"] == "False" && created["reason"] == reason)
+                .then(|| text(&created["message"]).to_owned())
+        }
+    };
+
+    // A required object is missing, and comes.
+    let needs = json!({"volumes": [{"name": "v", "configMap": {"name": "absent"}}]});
+    scene.create_pod(&scene.pod("waiting", needs)).await;
+    let waiting = scene.vpod("waiting");
+    let message = scene.computing.wait("the condition", &waiting, refused("DependencyMissing")).await;
+    assert!(message.contains("absent"), "{message}");
+    assert!(scene.wait_event("waiting", "FailedCreatePod").await.contains("absent"));
+    assert!(scene.worker.get(&scene.ppod("waiting")).await.is_none());
+    scene.create_object("configmaps", "absent", json!({"data": {}})).await;
+    let created = Instant::now();
+    let (vpod, _) = scene.wait_running("waiting").await;
+    println!("a pod runs {:?} after its missing ConfigMap came", created.elapsed());
+    assert!(condition(&vpod, condition_type::WORKER_POD_CREATED).is_null(), "{vpod}");
+
+    // A volume claim is not mapped. The node is written, because no scheduler places a pod with an unbound claim.
+    let vnodes = stage.wait_vnodes().await;
+    let claim = json!({
+        "nodeName": vnodes[0]["metadata"]["name"],
+        "volumes": [{"name": "data", "persistentVolumeClaim": {"claimName": "data"}}],
+    });
+    scene.create_pod(&scene.pod("claims", claim)).await;
+    let message = scene.computing.wait("the condition", &scene.vpod("claims"), refused("NotSupported")).await;
+    assert!(message.contains("data"), "{message}");
+    scene.wait_event("claims", "FailedCreatePod").await;
+    assert!(scene.worker.get(&scene.ppod("claims")).await.is_none());
+    scene.computing.delete(&scene.vpod("claims"), None).await;
+    scene.computing.wait_gone(&scene.vpod("claims")).await;
+
+    // A readiness gate lives on the pod only.
+    let gate = json!({"readinessGates": [{"conditionType": "example.test/ready"}]});
+    let (_, ppod) = scene.run_pod("gated", gate).await;
+    assert!(ppod["spec"]["readinessGates"].is_null());
+    let path = scene.vpod("gated");
+    let held =
+        |pod: &Value| (condition(pod, "Ready")["reason"] == "ReadinessGatesNotReady").then(|| pod.clone());
+    let pod = scene.computing.wait("the gate to hold", &path, held).await;
+    let mut conditions = pod["status"]["conditions"].as_array().cloned().unwrap_or_default();
+    conditions.push(json!({"type": "example.test/ready", "status": "True"}));
+    scene.computing.merge(&format!("{path}/status"), &json!({"status": {"conditions": conditions}})).await;
+    let ready = |pod: &Value| (condition(pod, "Ready")["status"] == "True").then_some(());
+    scene.computing.wait("the gate to open", &path, ready).await;
+
+    // Dots in the name of a pod, and where a copy's name is cut.
+    let dotted = format!("{}.tail", "x".repeat(29));
+    scene.create_object("configmaps", &dotted, json!({"data": {"a": "1"}})).await;
+    let volume = json!({"volumes": [{"name": "v", "configMap": {"name": dotted}}]});
+    let (_, ppod) = scene.run_pod("a.dotted.name", volume).await;
+    assert_eq!(ppod["spec"]["hostname"], "a-dotted-name");
+    assert!(scene.worker.get(&scene.copy("configmaps", &dotted)).await.is_some());
+    stage.assert_rights();
+}
+
+#[tokio::test]
+async fn tenants_reach_no_copy_but_their_own() {
+    let stage = stage().await;
+    let victim = stage.scene("victim").await;
+    let attacker = stage.scene("attacker").await;
+    let (target, copy) = victim.run_pod("target", json!({})).await;
+    let copy_path = victim.ppod("target");
+    let mount = stage.binding.mount_namespace();
+
+    // Everything of the mapping and of the back reference says that the attacker's pod is the victim's.
+    let mut forged = attacker.pod("forged", json!({}));
+    forged["metadata"]["labels"] = json!({label::VIRTUAL_NAMESPACE: "victim"});
+    forged["metadata"]["annotations"] = json!({
+        annotation::PHYSICAL_POD_NAMESPACE: mount,
+        annotation::PHYSICAL_POD_NAME: victim.copy_name("target"),
+        annotation::PHYSICAL_POD_UID: copy["metadata"]["uid"],
+        annotation::VIRTUAL_POD_NAMESPACE: "victim",
+        annotation::VIRTUAL_POD_NAME: "target",
+        annotation::VIRTUAL_POD_UID: target["metadata"]["uid"],
+    });
+    attacker.create_pod(&forged).await;
+    let (pod, own) = attacker.wait_running("forged").await;
+    assert_ne!(own["metadata"]["uid"], copy["metadata"]["uid"], "the attacker has a copy of its own");
+    assert_eq!(own["metadata"]["annotations"][annotation::VIRTUAL_POD_UID], pod["metadata"]["uid"]);
+    assert_eq!(own["metadata"]["annotations"][annotation::VIRTUAL_POD_NAMESPACE], "attacker");
+    assert_eq!(own["metadata"]["labels"][label::VIRTUAL_NAMESPACE], "attacker");
+
+    // Changed later, with something to push, and deleted.
+    let change = json!({"metadata": {"labels": {"pushed": "yes"}, "annotations": {
+        annotation::PHYSICAL_POD_NAME: victim.copy_name("target"),
+        annotation::PHYSICAL_POD_UID: copy["metadata"]["uid"],
+    }}});
+    attacker.computing.merge(&attacker.vpod("forged"), &change).await;
+    let pushed = |pod: &Value| (pod["metadata"]["labels"]["pushed"] == "yes").then_some(());
+    attacker.worker.wait("the label on the own copy", &attacker.ppod("forged"), pushed).await;
+    attacker.computing.delete(&attacker.vpod("forged"), None).await;
+    attacker.computing.wait_gone(&attacker.vpod("forged")).await;
+    attacker.worker.wait_gone(&attacker.ppod("forged")).await;
+    let untouched = victim.worker.get(&copy_path).await.expect("the victim's copy");
+    assert_eq!(untouched["metadata"], copy["metadata"]);
+
+    check_foreign_pod(&attacker).await;
+    stage.assert_rights();
+}
+
+/// Somebody else's pod in the worker cluster that has the name a copy needs.
+async fn check_foreign_pod(scene: &Scene<'_>) {
+    let mount = scene.stage.binding.mount_namespace();
+    for (name, labels) in [
+        ("plain", json!({"app": "theirs"})),
+        ("stamped", json!({label::MANAGED_BY: label::MANAGED_BY_VALUE, label::CLUSTER_BINDING: "another"})),
+    ] {
+        // The gate keeps everybody of the worker cluster from writing it.
+        let foreign = json!({
+            "apiVersion": "v1",
+            "kind": "Pod",
+            "metadata": {"name": scene.copy_name(name), "namespace": mount, "labels": labels},
+            "spec": {
+                "schedulingGates": [{"name": "example.test/held"}],
+                "containers": [{"name": "theirs", "image": "example.test/image"}],
+            },
+        });
+        let foreign = scene.worker.create(&format!("/api/v1/namespaces/{mount}/pods"), &foreign).await;
+        scene.create_pod(&scene.pod(name, json!({}))).await;
+        let conflict = |pod: &Value| {
+            (condition(pod, condition_type::WORKER_POD_CREATED)["reason"] == "NameConflict").then_some(())
+        };
+        scene.computing.wait("the condition", &scene.vpod(name), conflict).await;
+        scene.computing.delete(&scene.vpod(name), None).await;
+        scene.computing.wait_gone(&scene.vpod(name)).await;
+        let untouched = scene.worker.get(&pod_path(mount, &scene.copy_name(name))).await.expect("their pod");
+        assert_eq!(untouched["metadata"], foreign["metadata"], "{name}");
+    }
+}
+
+#[tokio::test]
+async fn pods_of_daemonsets_run_when_asked() {
+    let stage = Stage::start(BindingSpec::new("daemons"), 2).await;
+    let scene = stage.scene("daemons").await;
+    let daemon_set = json!({
+        "apiVersion": "apps/v1",
+        "kind": "DaemonSet",
+        "metadata": {"name": "agent", "namespace": "daemons"},
+        "spec": {
+            "selector": {"matchLabels": {"app": "agent"}},
+            "template": {"metadata": {"labels": {"app": "agent"}}, "spec": scene.pod_spec()},
+        },
+    });
+    scene.computing.create("/apis/apps/v1/namespaces/daemons/daemonsets", &daemon_set).await;
+    let names = wait_until("a pod on each vnode", DEADLINE, async || {
+        let pods = scene.computing.list("/api/v1/namespaces/daemons/pods?labelSelector=app%3Dagent").await;
+        let bound: Vec<_> = pods.iter().filter(|pod| pod["spec"]["nodeName"].is_string()).collect();
+        let names: Vec<_> = bound.iter().map(|pod| text(&pod["metadata"]["name"]).to_owned()).collect();
+        if names.len() == 2 { Ok(names) } else { Err(pods) }
+    })
+    .await;
+    scene.barrier("after-daemons").await;
+    for name in &names {
+        assert!(scene.worker.get(&scene.ppod(name)).await.is_none(), "{name} was not asked for");
+    }
+
+    // By annotation, for one pod.
+    let asked = json!({"metadata": {"annotations": {annotation::RUNNING_DAEMONSET: "true"}}});
+    scene.computing.merge(&scene.vpod(&names[0]), &asked).await;
+    let (_, ppod) = scene.wait_running(&names[0]).await;
+    assert_eq!(ppod["metadata"]["labels"][label::WORKLOAD_TYPE], "daemonset");
+    assert_eq!(ppod["metadata"]["labels"][label::WORKLOAD_NAME], "agent");
+    assert!(scene.worker.get(&scene.ppod(&names[1])).await.is_none(), "the other was not asked for");
+
+    // One that never ran goes at once; its successor runs once the binding says so.
+    scene.computing.delete(&scene.vpod(&names[1]), None).await;
+    scene.computing.wait_gone(&scene.vpod(&names[1])).await;
+    let by_default = json!({"spec": {"runningDaemonsetByDefault": true}});
+    scene.computing.merge("/apis/cloud.tencent.com/v1beta1/clusterbindings/daemons", &by_default).await;
+    wait_until("all pods of the DaemonSet to run", DEADLINE, async || {
+        let pods = scene.computing.list("/api/v1/namespaces/daemons/pods?labelSelector=app%3Dagent").await;
+        let running = pods.iter().filter(|pod| pod["status"]["phase"] == "Running").count();
+        if running == 2 { Ok(()) } else { Err(pods) }
+    })
+    .await;
+    stage.assert_rights();
+}

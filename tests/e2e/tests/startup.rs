@@ -1,0 +1,208 @@
+//! How the Syncer starts and ends: what is wrong is said with its remedy, mending it is enough, a standby takes over.
+
+use std::process::{Command, Output};
+use std::time::{Duration, Instant};
+
+use kubeocean_api::{keys::label, name::vnode_name};
+use kubeocean_e2e::pods::Objects;
+use kubeocean_harness::program::kubeocean_binary;
+use kubeocean_harness::site::SYSTEM_NAMESPACE;
+use kubeocean_harness::{
+    Binding, BindingSpec, NodeShape, Program, ProgramSpec, shared, shared_site, wait_until,
+};
+use serde_json::json;
+
+/// For what takes a second or two on an idle machine.
+const DEADLINE: Duration = Duration::from_secs(60);
+/// What the product promises for a repaired connection and for a clean stop; asserted five times as long.
+const PROMISE: Duration = Duration::from_secs(5);
+
+/// A binding that takes nodes labelled for it, however many sets of them are made.
+async fn bind(name: &str) -> Binding<'static> {
+    let expression = json!({"key": "e2e.test/startup", "operator": "In", "values": [name]});
+    let selector = json!({"nodeSelectorTerms": [{"matchExpressions": [expression]}]});
+    let site = shared_site().await;
+    let binding = site.bind(BindingSpec::new(name).field("nodeSelector", selector)).await.expect("a binding");
+    let all = json!({"resourceLimits": [{"resource": "cpu", "percent": 100}]});
+    binding.policy(name, all).await.expect("a policy");
+    binding
+}
+
+/// Makes a worker node for the binding and returns the path of its future vnode.
+async fn node(binding: &Binding<'_>, prefix: &str) -> String {
+    let shape = NodeShape::default().label("e2e.test/startup", binding.name());
+    let names = binding.worker().create_nodes(prefix, 1, &shape).await.expect("a worker node");
+    format!("/api/v1/nodes/{}", vnode_name(binding.cluster_id(), &names[0]))
+}
+
+async fn wait_vnode(computing: &Objects, path: &str) {
+    computing
+        .wait("the vnode", path, |vnode| {
+            vnode["metadata"]["labels"][label::CLUSTER_BINDING].as_str().map(|_| ())
+        })
+        .await;
+}
+
+/// Waits until an event on the binding names the Secret and says `text`, and the log says it too.
+async fn wait_told(computing: &Objects, binding: &Binding<'_>, syncer: &mut Program, text: &str) {
+    let path = format!(
+        "/api/v1/events?fieldSelector=involvedObject.kind%3DClusterBinding%2CinvolvedObject.name%3D{}",
+        binding.name()
+    );
+    let secret = format!("{SYSTEM_NAMESPACE}/{}", binding.secret_name());
+    let message = wait_until(&format!("an event that says {text:?}"), DEADLINE, async || {
+        let events = computing.list(&path).await;
+        let messages: Vec<_> =
+            events.iter().map(|event| event["message"].as_str().unwrap_or_default().to_owned()).collect();
+        let found = messages.iter().find(|message| message.contains(text)).cloned();
+        found.ok_or(messages)
+    })
+    .await;
+    assert!(message.contains(&secret), "the event names {secret}: {message}");
+    syncer.wait_log(text, DEADLINE).await;
+    assert!(syncer.process().exited().expect("a process").is_none(), "the Syncer stays alive");
+    assert_eq!(syncer.health("/healthz").await.expect("an answer").0, 200);
+}
+
+#[tokio::test]
+async fn a_wrong_kubeconfig_is_told_and_mending_it_is_enough() {
+    let binding = bind("mending").await;
+    let computing = Objects::of(binding.computing()).await;
+    let secret = format!("/api/v1/namespaces/{SYSTEM_NAMESPACE}/secrets/{}", binding.secret_name());
+    let good = binding
+        .worker()
+        .service_account_kubeconfig(binding.mount_namespace(), "kubeocean-syncer")
+        .await
+        .expect("a kubeconfig");
+    let first = node(&binding, "mending-a").await;
+
+    computing.delete(&secret, None).await;
+    computing.wait_gone(&secret).await;
+    let mut syncer = binding.syncer(&[]).await.expect("a Syncer");
+    wait_told(&computing, &binding, &mut syncer, "not found; create it with").await;
+    let mended = Instant::now();
+    binding.write_kubeconfig(&good).await.expect("the Secret");
+    wait_vnode(&computing, &first).await;
+    println!("missing Secret: working {:?} after it was made", mended.elapsed());
+    assert!(mended.elapsed() < 5 * PROMISE, "{:?}", mended.elapsed());
+    syncer.wait_ready().await;
+
+    // Nothing listens on the discard port of this machine.
+    let unreachable = good.replace(binding.worker().server(), "https://127.0.0.1:9");
+    assert_ne!(unreachable, good);
+    for (prefix, broken, text) in [
+        ("mending-b", unreachable.as_str(), "check the address, the network and the CA"),
+        ("mending-c", "no kubeconfig at all", "invalid kubeconfig format"),
+    ] {
+        binding.write_kubeconfig(broken).await.expect("the Secret");
+        wait_told(&computing, &binding, &mut syncer, text).await;
+        let vnode = node(&binding, prefix).await;
+        let mended = Instant::now();
+        binding.write_kubeconfig(&good).await.expect("the Secret");
+        wait_vnode(&computing, &vnode).await;
+        println!("{text}: working {:?} after it was mended", mended.elapsed());
+        assert!(mended.elapsed() < 5 * PROMISE, "{:?}", mended.elapsed());
+    }
+
+    let stopping = Instant::now();
+    let status = syncer.stop().await.expect("an end");
+    println!("stopped within {:?}", stopping.elapsed());
+    assert!(status.success(), "{status}");
+    assert!(stopping.elapsed() < 5 * PROMISE, "{:?}", stopping.elapsed());
+}
+
+#[tokio::test]
+async fn a_standby_says_who_leads_and_takes_over() {
+    let binding = bind("standby").await;
+    let computing = Objects::of(binding.computing()).await;
+    let spec = |identity: &str| {
+        ProgramSpec::syncer(binding.name()).args(&["--leader-elect=true"]).env("POD_NAME", identity)
+    };
+    let mut first = Program::start(binding.computing(), spec("first")).await.expect("a Syncer");
+    first.wait_log("leading", DEADLINE).await;
+    let a = node(&binding, "standby-a").await;
+    wait_vnode(&computing, &a).await;
+
+    let mut second = Program::start(binding.computing(), spec("second")).await.expect("a second Syncer");
+    second.wait_ready().await;
+    second.wait_log("standby: another process leads", DEADLINE).await;
+    let line = second.log().lines().find(|line| line.contains("standby:")).unwrap_or_default().to_owned();
+    assert!(line.contains("first_"), "the log names the leader: {line}");
+    let mount_account = format!("system:serviceaccount:{}:kubeocean-syncer", binding.mount_namespace());
+    assert!(!second.log().contains("connected to the worker cluster"), "a standby does no work");
+
+    let stopping = Instant::now();
+    let status = first.stop().await.expect("an end");
+    println!("the leader stopped within {:?}", stopping.elapsed());
+    assert!(status.success(), "{status}");
+    assert!(stopping.elapsed() < 5 * PROMISE, "{:?}", stopping.elapsed());
+    let freed = Instant::now();
+    second.wait_log("connected to the worker cluster", DEADLINE).await;
+    println!("the standby took over after {:?}", freed.elapsed());
+    let b = node(&binding, "standby-b").await;
+    wait_vnode(&computing, &b).await;
+    let events = binding.worker().audit_events().expect("an audit log");
+    let forbidden = events
+        .iter()
+        .filter(|event| event.user.username == mount_account && event.response_status.code == 403);
+    assert_eq!(forbidden.count(), 0);
+
+    // A leader that dies without a word is followed when its Lease has run out.
+    let third = Program::start(binding.computing(), spec("third")).await.expect("a third Syncer");
+    third.wait_log("standby: another process leads", DEADLINE).await;
+    second.kill();
+    let killed = Instant::now();
+    third.wait_log("connected to the worker cluster", DEADLINE).await;
+    println!("the standby of a killed leader took over after {:?}", killed.elapsed());
+    let c = node(&binding, "standby-c").await;
+    wait_vnode(&computing, &c).await;
+}
+
+#[tokio::test]
+async fn a_port_in_use_ends_the_start_and_is_named() {
+    let binding = bind("port-in-use").await;
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = taken.local_addr().expect("an address").to_string();
+    for flag in ["--metrics-bind-address", "--health-probe-bind-address"] {
+        let mut syncer = binding.syncer(&[&format!("{flag}={address}")]).await.expect("a Syncer");
+        let status = wait_until("the Syncer to end", DEADLINE, async || {
+            syncer.process().exited().map_err(|error| error.to_string())?.ok_or_else(|| "it runs".to_owned())
+        })
+        .await;
+        assert_eq!(status.code(), Some(1), "{flag}");
+        let log = syncer.log();
+        assert!(log.contains(&address) && log.contains(flag), "{log}");
+    }
+}
+
+async fn run(arguments: &'static [&'static str]) -> Output {
+    let run = move || Command::new(kubeocean_binary().expect("the program")).args(arguments).output();
+    tokio::task::spawn_blocking(run).await.expect("a task").expect("a run")
+}
+
+#[tokio::test]
+async fn a_missing_binding_name_ends_the_start_and_is_named() {
+    for arguments in [&["syncer"] as &[&str], &["syncer", "--cluster-binding-name="]] {
+        let output = run(arguments).await;
+        assert_eq!(output.status.code(), Some(1), "{arguments:?}");
+        let message = String::from_utf8_lossy(&output.stderr);
+        assert!(message.contains("--cluster-binding-name is required"), "{message}");
+    }
+}
+
+#[tokio::test]
+async fn the_printed_definitions_are_accepted_by_a_server() {
+    let output = run(&["crd"]).await;
+    assert!(output.status.success());
+    let yaml = String::from_utf8(output.stdout).expect("YAML is UTF-8");
+    let fleet = shared().await;
+    for cluster in [&fleet.computing, fleet.worker()] {
+        let apply = ["apply", "--server-side", "--force-conflicts", "--dry-run=server", "--filename=-"];
+        let applied = cluster.kubectl_with_input(&apply, &yaml).await.expect("kubectl");
+        let said = String::from_utf8_lossy(&applied.stdout);
+        assert!(applied.status.success(), "{}", String::from_utf8_lossy(&applied.stderr));
+        for name in ["clusterbindings.cloud.tencent.com", "resourceleasingpolicies.cloud.tencent.com"] {
+            assert!(said.contains(name), "{said}");
+        }
+    }
+}
