@@ -101,6 +101,8 @@ async fn pods_run_within_a_second_for_few_requests() {
     scene.computing.wait_gone(&scene.vpod("count-token")).await;
     let requests = requests_of(&scene, "count-token", Some(&token), since);
     println!("{} requests with token: {requests:?}", requests.len());
+    let tokens = requests.iter().filter(|request| request.contains("serviceaccounts/token")).count();
+    assert_eq!(tokens, 1, "the Secret's own removal asks for no new token");
     stage.assert_rights();
 }
 

@@ -58,9 +58,13 @@ impl TokenStore {
     pub async fn release(&self, clusters: &Clusters, owner: &TokenOwner) -> Result<(), ApplyError> {
         for secret in self.of_owner(owner) {
             let path = paths::core("secrets", &clusters.scope.mount_namespace, &secret.name);
-            let options = DeleteOptions { uid: Some(secret.uid), grace_seconds: None };
-            delete_json(&clusters.worker, &path, &options).await?;
+            let options = DeleteOptions { uid: Some(secret.uid.clone()), grace_seconds: None };
+            // Before the request: its DELETED event may come first, and what vanishes by other hands is restored.
             self.forget(&secret.name);
+            if let Err(error) = delete_json(&clusters.worker, &path, &options).await {
+                self.seen(secret);
+                return Err(error);
+            }
             tracing::debug!(vpod = %owner.key, secret = secret.name, "token secret removed");
         }
         self.ended(owner);
