@@ -1,3 +1,4 @@
 //! Black-box tests of the Syncer on real clusters, and what they share.
 
+pub mod leasing;
 pub mod pods;
