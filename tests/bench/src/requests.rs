@@ -41,6 +41,7 @@ mod tests {
 
     fn event(user: &str, verb: &str, resource: &str, subresource: &str) -> AuditEvent {
         AuditEvent {
+            annotations: std::collections::BTreeMap::default(),
             id: String::new(),
             verb: verb.to_owned(),
             uri: String::new(),
