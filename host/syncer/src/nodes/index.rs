@@ -161,10 +161,13 @@ impl Index {
         Some(name)
     }
 
-    /// A name we could have given: a real node that somebody labelled like a vnode is never touched.
+    /// A name we could have given: a real node that somebody labelled like a vnode is never touched. What carries our
+    /// finalizer stays ours, whatever a user did to its labels.
     fn is_vnode(&self, vnode: &NodeView) -> bool {
+        let finalizers = vnode.metadata.finalizers.as_deref().unwrap_or_default();
         vnode.name().starts_with(&self.prefix)
-            && vnode.label(label::TYPE).is_none_or(|kind| kind == label::TYPE_VIRTUAL_KUBELET)
+            && (vnode.label(label::TYPE).is_none_or(|kind| kind == label::TYPE_VIRTUAL_KUBELET)
+                || finalizers.iter().any(|one| one == kubeocean_api::keys::finalizer::VNODE))
     }
 
     /// A vnode is gone.
