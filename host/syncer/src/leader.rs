@@ -126,6 +126,7 @@ pub async fn run(
         NodeStore::new(identity.clone(), binding_view(&first), Arc::new(Mutex::new(PortTable::default())));
     nodes.set_proxier(config.proxier_addresses.iter().copied());
     let stores = Stores::new(config, &first, identity, nodes, &engine, &surroundings)?;
+    surroundings.metrics.policies.follow(&stores.host);
     let leader = Leader {
         config: Arc::clone(config),
         computing,

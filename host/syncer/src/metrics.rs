@@ -1,8 +1,8 @@
 //! The Syncer's metrics (MC-704, BU-1601, TD-1702). Every one carries the label `clusterbinding`; none names a pod.
 
-use std::sync::atomic::AtomicI64;
+use std::sync::{Arc, atomic::AtomicI64};
 
-use crate::nodes::store::VnodeNumbers;
+use crate::{nodes::store::VnodeNumbers, policies::metrics::PolicyMetrics};
 
 use prometheus_client::{
     encoding::{EncodeLabelSet, text::encode},
@@ -79,6 +79,8 @@ pub struct SyncerMetrics {
     pub node_lease_late: Counter,
     /// Vpods evicted because leasing ended.
     pub reclaim_pods: Family<KindLabels, Counter>,
+    /// What the policy engine counts.
+    pub policies: Arc<PolicyMetrics>,
 }
 
 impl SyncerMetrics {
@@ -101,6 +103,7 @@ impl SyncerMetrics {
             vnode_writes: Family::default(),
             node_lease_late: Counter::default(),
             reclaim_pods: Family::default(),
+            policies: Arc::new(PolicyMetrics::new(binding)),
         };
         metrics.register();
         metrics
@@ -164,6 +167,7 @@ impl SyncerMetrics {
             "Pods evicted because leasing ended",
             self.reclaim_pods.clone(),
         );
+        self.registry.register_collector(Box::new(Arc::clone(&self.policies)));
     }
 
     /// Replaces what is told of vnodes; vnodes that are gone disappear (BU-1601, BU-1602).

@@ -7,6 +7,7 @@
 pub mod apply;
 pub mod fetch;
 pub mod finalizer;
+pub mod metrics;
 pub mod modules;
 pub mod news;
 pub mod status;
