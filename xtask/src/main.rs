@@ -1,6 +1,7 @@
 //! Developer commands, run as `cargo xtask <command>`.
 
 mod assets;
+mod demo;
 mod generate;
 
 use clap::{Parser, Subcommand};
@@ -16,6 +17,8 @@ struct Cli {
 enum Command {
     /// Build the control plane programs that tests and demo need, once for this machine, and print where they are
     Assets(assets::Args),
+    /// Lease nodes of two worker clusters to a computing cluster, on this machine, and watch it happen
+    Demo(demo::Args),
     /// Rewrite the checked-in files that are generated from code
     Generate,
 }
@@ -23,6 +26,7 @@ enum Command {
 fn main() -> anyhow::Result<()> {
     match Cli::parse().command {
         Command::Assets(args) => assets::run(&args),
+        Command::Demo(args) => demo::run(&args),
         Command::Generate => generate::run(),
     }
 }
