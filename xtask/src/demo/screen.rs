@@ -97,7 +97,7 @@ pub(crate) async fn show(screen: &Screen, scene: &Scene<'_>, latency: &Latency) 
         let totals = totals(&snapshot, &rate, latency);
         if screen.live {
             screen.draw(format!("{}\n", table::full(&snapshot, &totals)));
-        } else if frame % LINE_EVERY == 0 {
+        } else if frame.is_multiple_of(LINE_EVERY) {
             screen.say(&format!("  .. {} vnodes; {totals}", snapshot.vnodes.len()));
         }
         frame = frame.wrapping_add(1);

@@ -90,7 +90,7 @@ impl PolicyMetrics {
         });
         counters(encoder, "kubeocean_policy_calls", "Calls of policy modules", calls)?;
         let faults = entries.iter().flat_map(|entry| {
-            FaultKind::ALL.into_iter().zip(entry.counters.faults).map(|(fault, count)| {
+            FaultKind::ALL.into_iter().zip(entry.counters.faults).map(move |(fault, count)| {
                 let labels = FaultLabels {
                     clusterbinding: self.binding.clone(),
                     entry: entry.entry.clone(),
