@@ -136,10 +136,11 @@ async fn workloads(scene: &Scene<'_>, screen: &Screen, report: &mut Report) {
     report.figure("Deployment submitted -> all pods ready", seconds(took));
     let jobs: Api<Job> = Api::namespaced(computing.clone(), NAMESPACE);
     report
-        .expect(screen, "the Job completes", PATIENCE, async || {
+        .expect(screen, "the Job runs", PATIENCE, async || {
             let job = jobs.get("count").await.map_err(|error| error.to_string())?;
-            let done = job.status.and_then(|status| status.succeeded).unwrap_or(0);
-            let text = format!("{done} of {JOB_PODS} pods succeeded");
+            // Fake nodes run no container, so nothing ever ends: running is all there is to see.
+            let done = job.status.and_then(|status| status.ready).unwrap_or(0);
+            let text = format!("{done} of {JOB_PODS} pods are ready");
             if done == JOB_PODS { Ok(text) } else { Err(text) }
         })
         .await;
