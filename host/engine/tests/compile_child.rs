@@ -10,11 +10,8 @@ use jiff::tz::TimeZone;
 use kubeocean_engine::{
     CompileMode, Engine, EngineConfig, LoadCode, ModuleLimits, NodeFacts, builtin, compile_child_main,
 };
+use kubeocean_hostile_policies::guest;
 use serde_json::json;
-
-#[path = "engine/guest.rs"]
-#[allow(dead_code, reason = "the other test binary uses all of it")]
-mod guest;
 
 fn main() -> ExitCode {
     if std::env::args().nth(1).as_deref() == Some("compile") {
@@ -37,17 +34,16 @@ fn a_module_compiled_by_the_child_decides(engine: &Engine) {
     let node = NodeFacts { allocatable: [("cpu".to_owned(), 4000)].into(), ..NodeFacts::default() };
     let answer = module.lease(Timestamp::UNIX_EPOCH, &TimeZone::UTC, &[node]).unwrap().remove(0);
     assert_eq!(answer.caps["cpu"], 2000);
-    let plain = guest::guest().bytes();
+    let plain = guest().bytes();
     let plain = engine.load_module(&plain, &json!({}), ModuleLimits::default(), &[]).unwrap();
     assert_eq!(plain.describe().name, "hostile");
-    assert!(guest::digest(&bytes).starts_with("sha256:"));
 }
 
 fn errors_of_the_child_keep_their_code(engine: &Engine) {
     let load =
         |bytes: &Arc<[u8]>| engine.load_module(bytes, &json!({}), ModuleLimits::default(), &[]).unwrap_err();
     assert_eq!(load(&Arc::from(*b"no module at all")).code, LoadCode::NotAPolicy);
-    let env = guest::guest().with("IMPORTS", "(import \"env\" \"now\" (func (result i64)))").bytes();
+    let env = guest().with("IMPORTS", "(import \"env\" \"now\" (func (result i64)))").bytes();
     assert_eq!(load(&env).code, LoadCode::WrongWorld);
     let component = builtin("cpu-percentage").unwrap();
     assert_eq!(load(&component[..component.len() / 2].into()).code, LoadCode::CompileFailed);
@@ -60,8 +56,7 @@ fn a_compile_bomb_kills_only_the_child(engine: &Engine) {
     let table = format!("(if (local.get 0) (then (br_table {targets} (local.get 0))))");
     let tables = table.repeat(100);
     let nested = format!("{}{tables}{}", "(block ".repeat(DEPTH), ")".repeat(DEPTH));
-    let bomb =
-        guest::guest().with("START", &format!("(func (export \"bomb\") (param i32) {nested})")).bytes();
+    let bomb = guest().with("START", &format!("(func (export \"bomb\") (param i32) {nested})")).bytes();
     assert!(bomb.len() > 5 << 20, "{}", bomb.len());
     let before = resident_bytes();
     let result = engine.load_module(&bomb, &json!({}), ModuleLimits::default(), &[]);

@@ -2,3 +2,4 @@
 
 pub mod leasing;
 pub mod pods;
+pub mod rights;

@@ -14,9 +14,7 @@ use kubeocean_api::{
     keys::{label, taint},
     name::phys_name,
 };
-use kubeocean_harness::{
-    AuditEvent, Binding, BindingSpec, Cluster, NodeShape, Program, shared_site, wait_until,
-};
+use kubeocean_harness::{Binding, BindingSpec, Cluster, NodeShape, Program, shared_site, wait_until};
 use serde_json::{Value, json};
 
 /// For everything that happens within seconds on an idle machine.
@@ -184,40 +182,6 @@ impl Stage {
             computing: Objects::of(self.binding.computing()).await,
             worker: Objects::of(self.binding.worker()).await,
             namespace: namespace.to_owned(),
-        }
-    }
-
-    /// The requests of this binding's Syncer so far: in the computing cluster (there its account is every Syncer's) and
-    /// in the worker cluster.
-    pub fn requests(&self) -> (Vec<AuditEvent>, Vec<AuditEvent>) {
-        let of = |cluster: &Cluster, account: String| {
-            let events = cluster.audit_events().expect("an audit log");
-            events.into_iter().filter(|event| event.user.username == account).collect()
-        };
-        let worker_account =
-            format!("system:serviceaccount:{}:kubeocean-syncer", self.binding.mount_namespace());
-        (
-            of(
-                self.binding.computing(),
-                "system:serviceaccount:kubeocean-system:kubeocean-syncer".to_owned(),
-            ),
-            of(self.binding.worker(), worker_account),
-        )
-    }
-
-    /// No request of the Syncer was forbidden or malformed, and each was allowed by a role of the charts.
-    pub fn assert_rights(&self) {
-        let (computing, worker) = self.requests();
-        assert!(!computing.is_empty() && !worker.is_empty(), "the audit log has the Syncer's requests");
-        for event in computing.iter().chain(&worker) {
-            let code = event.response_status.code;
-            assert!(![400, 401, 403, 405, 422].contains(&code), "{code} {}: {event:#?}", event.uri);
-            let reason = event.annotations.get("authorization.k8s.io/reason").map_or("", String::as_str);
-            let by_chart =
-                reason.contains("of ClusterRole \"kubeocean-") || reason.contains("of Role \"kubeocean-");
-            // Every authenticated user may ask what the server is and serves.
-            let by_everyone = event.verb == "get" && event.object_ref.resource.is_empty();
-            assert!(by_chart || by_everyone, "{} {} is allowed by {reason:?}", event.verb, event.uri);
         }
     }
 }

@@ -9,6 +9,7 @@ use std::time::Duration;
 use futures::{StreamExt, stream};
 use kubeocean_api::keys::{annotation, label};
 use kubeocean_e2e::pods::{Scene, Stage, core_path};
+use kubeocean_e2e::rights::assert_rights;
 use kubeocean_harness::{BindingSpec, wait_until};
 use serde_json::{Value, json};
 
@@ -146,5 +147,5 @@ async fn a_killed_syncer_loses_and_doubles_nothing() {
     scene.computing.delete(&scene.object("configmaps", "shared"), None).await;
     scene.computing.wait_gone(&scene.object("configmaps", "shared")).await;
     scene.worker.wait_gone(&core_path(mount, "configmaps", &scene.copy_name("shared"))).await;
-    stage.assert_rights();
+    assert_rights(&stage.binding);
 }

@@ -14,6 +14,7 @@ use kubeocean_api::keys::{
 };
 use kubeocean_api::name::token_secret_name;
 use kubeocean_e2e::pods::{DEADLINE, Scene, Stage, condition, core_path, pod_path};
+use kubeocean_e2e::rights::assert_rights;
 use kubeocean_harness::{AuditMark, BindingSpec, wait_until};
 use serde_json::{Value, json};
 use tokio::sync::OnceCell;
@@ -103,7 +104,7 @@ async fn pods_run_within_a_second_for_few_requests() {
     println!("{} requests with token: {requests:?}", requests.len());
     let tokens = requests.iter().filter(|request| request.contains("serviceaccounts/token")).count();
     assert_eq!(tokens, 1, "the Secret's own removal asks for no new token");
-    stage.assert_rights();
+    assert_rights(&stage.binding);
 }
 
 fn marks(scene: &Scene<'_>) -> (AuditMark, AuditMark) {
@@ -195,7 +196,7 @@ async fn a_copy_is_what_the_specification_says() {
     scene.computing.delete(&scene.vpod("web"), None).await;
     scene.computing.wait_gone(&scene.vpod("web")).await;
     scene.worker.wait_gone(&core_path(mount, "secrets", &token_secret_of(&vpod))).await;
-    stage.assert_rights();
+    assert_rights(&stage.binding);
 }
 
 /// No identity of the worker cluster; a token of the computing cluster that works there.
@@ -368,7 +369,7 @@ async fn objects_of_a_pod_arrive_and_follow() {
         scene.computing.wait_gone(&scene.object(kind, name)).await;
         scene.worker.wait_gone(&scene.copy(kind, name)).await;
     }
-    stage.assert_rights();
+    assert_rights(&stage.binding);
 }
 
 async fn check_updates(scene: &Scene<'_>) {
@@ -454,7 +455,7 @@ async fn deletion_loss_and_metadata_travel_between_the_clusters() {
     }
 
     check_metadata(&scene).await;
-    stage.assert_rights();
+    assert_rights(&stage.binding);
 }
 
 async fn check_metadata(scene: &Scene<'_>) {
@@ -557,7 +558,7 @@ async fn what_cannot_be_created_is_said_and_unusual_pods_run() {
     let (_, ppod) = scene.run_pod("a.dotted.name", volume).await;
     assert_eq!(ppod["spec"]["hostname"], "a-dotted-name");
     assert!(scene.worker.get(&scene.copy("configmaps", &dotted)).await.is_some());
-    stage.assert_rights();
+    assert_rights(&stage.binding);
 }
 
 #[tokio::test]
@@ -602,7 +603,7 @@ async fn tenants_reach_no_copy_but_their_own() {
     assert_eq!(untouched["metadata"], copy["metadata"]);
 
     check_foreign_pod(&attacker).await;
-    stage.assert_rights();
+    assert_rights(&stage.binding);
 }
 
 /// Somebody else's pod in the worker cluster that has the name a copy needs.
@@ -680,5 +681,5 @@ async fn pods_of_daemonsets_run_when_asked() {
         if running == 2 { Ok(()) } else { Err(pods) }
     })
     .await;
-    stage.assert_rights();
+    assert_rights(&stage.binding);
 }

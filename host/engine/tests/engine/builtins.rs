@@ -6,8 +6,8 @@ use kubeocean_engine::{EntryState, EntryVerdict, ModuleFetch, NodeFacts, Reclaim
 use rstest::rstest;
 use serde_json::json;
 
-use crate::guest::digest;
 use crate::support::*;
+use kubeocean_hostile_policies::digest;
 
 fn half() -> serde_json::Value {
     json!({"resourceLimits": [{"resource": "cpu", "percent": 50, "quantity": 8}, {"resource": "memory", "quantity": "25Gi"}]})

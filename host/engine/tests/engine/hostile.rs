@@ -7,8 +7,8 @@ use kubeocean_engine::{EntryState, FaultKind, ModuleFetch, Verdict, builtin};
 use rstest::rstest;
 use serde_json::json;
 
-use crate::guest::{Guest, digest, guest};
 use crate::support::*;
+use kubeocean_hostile_policies::{Guest, digest, guest};
 
 /// The hostile entry ignores its errors, so whatever is left is the good entry's decision.
 fn beside_a_good_one(bytes: &Arc<[u8]>) -> Host {

@@ -4,7 +4,6 @@
 #![allow(clippy::wildcard_imports, reason = "the support module is the prelude of these tests")]
 
 mod builtins;
-mod guest;
 mod hostile;
 mod legacy_table;
 mod on_error;

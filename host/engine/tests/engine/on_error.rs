@@ -6,8 +6,8 @@ use kubeocean_engine::{LoadCode, ModuleFetch, NodeDecision, NodeFacts, PolicySpe
 use rstest::rstest;
 use serde_json::json;
 
-use crate::guest::{digest, guest};
 use crate::support::*;
+use kubeocean_hostile_policies::{digest, guest};
 
 /// How the entry fails to answer.
 #[derive(Clone, Copy, Debug)]

@@ -13,7 +13,7 @@ use kubeocean_engine::{
 };
 use serde_json::{Value, json};
 
-use crate::guest::{Guest, digest};
+use kubeocean_hostile_policies::{Guest, digest};
 
 /// Longest wait for a background load.
 const DEADLINE: Duration = Duration::from_mins(1);

@@ -6,8 +6,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use kubeocean_engine::{EntryState, PolicySpec, Verdict};
 use serde_json::json;
 
-use crate::guest::{digest, guest};
 use crate::support::*;
+use kubeocean_hostile_policies::{digest, guest};
 
 fn with_cap(cap: i64) -> PolicySpec {
     policy(json!({})).guest("x", &guest().cap(cap))

@@ -1,37 +1,46 @@
-//! Modules made from `tests/policies/hostile/guest.wat` by replacing marked parts.
+//! Policy modules that want to do harm, each in exactly one way.
+//!
+//! All are made from `guest.wat`, a complete and well-behaved lease policy in WebAssembly text, by replacing marked
+//! parts. Callers: the tests of the engine, and those on real clusters.
 
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
 
 use sha2::Digest as _;
 
+const SOURCE: &str = include_str!("guest.wat");
+
 /// A module under construction.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Guest {
+pub struct Guest {
     parts: Vec<(String, String)>,
 }
 
-/// The plain, well-behaved one.
-pub(crate) fn guest() -> Guest {
+/// The plain, well-behaved one: it offers every node, without caps, and reads the fact `node.created`.
+pub fn guest() -> Guest {
     Guest::default()
 }
 
 impl Guest {
     /// Puts `code` at `;;MARK`, whatever stands on that line.
-    pub(crate) fn with(mut self, mark: &str, code: &str) -> Self {
+    #[must_use]
+    pub fn with(mut self, mark: &str, code: &str) -> Self {
         self.parts.push((format!(";;{mark}"), code.to_owned()));
         self
     }
 
     /// Caps cpu of every row.
-    pub(crate) fn cap(self, cpu: i64) -> Self {
+    #[must_use]
+    pub fn cap(self, cpu: i64) -> Self {
         self.with("LEASE", &format!("(call $cap_all (local.get $args) (i64.const {cpu}))"))
     }
 
     /// The core module without the section that names its world.
-    pub(crate) fn core(&self) -> Vec<u8> {
-        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/policies/hostile/guest.wat");
-        let mut text = std::fs::read_to_string(path).unwrap();
+    ///
+    /// # Panics
+    /// There is no such mark, or the text is no WebAssembly.
+    pub fn core(&self) -> Vec<u8> {
+        let mut text = SOURCE.to_owned();
         for (mark, code) in &self.parts {
             assert!(text.contains(mark.as_str()), "there is no {mark}");
             text = text
@@ -46,20 +55,24 @@ impl Guest {
                 .collect::<Vec<_>>()
                 .join("\n");
         }
-        wat::parse_str(&text).unwrap_or_else(|error| panic!("{error}\n{text}"))
+        wat::parse_str(&text).unwrap_or_else(|error| {
+            #[expect(clippy::panic, reason = "a module that cannot be made is a wrong test")]
+            {
+                panic!("{error}\n{text}")
+            }
+        })
     }
 
     /// The core module as an author's toolchain makes it.
-    pub(crate) fn bytes(&self) -> Arc<[u8]> {
+    ///
+    /// # Panics
+    /// As [`Self::core`].
+    pub fn bytes(&self) -> Arc<[u8]> {
         let mut module = self.core();
         let (resolve, world) = world();
-        wit_component::embed_component_metadata(
-            &mut module,
-            resolve,
-            *world,
-            wit_component::StringEncoding::UTF8,
-        )
-        .unwrap();
+        let encoding = wit_component::StringEncoding::UTF8;
+        wit_component::embed_component_metadata(&mut module, resolve, *world, encoding)
+            .expect("the world fits the module");
         module.into()
     }
 }
@@ -68,14 +81,14 @@ fn world() -> &'static (wit_parser::Resolve, wit_parser::WorldId) {
     static WORLD: OnceLock<(wit_parser::Resolve, wit_parser::WorldId)> = OnceLock::new();
     WORLD.get_or_init(|| {
         let mut resolve = wit_parser::Resolve::default();
-        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../policy-sdk/wit");
-        let (package, _) = resolve.push_path(path).unwrap();
-        let world = resolve.select_world(&[package], Some("lease-policy")).unwrap();
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../policy-sdk/wit");
+        let (package, _) = resolve.push_path(path).expect("the interface parses");
+        let world = resolve.select_world(&[package], Some("lease-policy")).expect("the world is there");
         (resolve, world)
     })
 }
 
-/// `sha256:<hex>` of a module.
-pub(crate) fn digest(bytes: &[u8]) -> String {
+/// `sha256:<hex>` of a module, as a policy pins it.
+pub fn digest(bytes: &[u8]) -> String {
     format!("sha256:{}", hex::encode(sha2::Sha256::digest(bytes)))
 }

@@ -1,0 +1,39 @@
+//! Whether a Syncer did only what the charts' roles allow, read from the audit logs of both clusters.
+
+use kubeocean_harness::{AuditEvent, Binding, Cluster};
+
+/// The requests of a binding's Syncer so far: in the computing cluster, where its account is every Syncer's, and in the
+/// worker cluster.
+///
+/// # Panics
+/// There is no audit log.
+pub fn requests(binding: &Binding<'_>) -> (Vec<AuditEvent>, Vec<AuditEvent>) {
+    let of = |cluster: &Cluster, account: &str| {
+        let events = cluster.audit_events().expect("an audit log");
+        events.into_iter().filter(|event| event.user.username == account).collect()
+    };
+    let worker_account = format!("system:serviceaccount:{}:kubeocean-syncer", binding.mount_namespace());
+    (
+        of(binding.computing(), "system:serviceaccount:kubeocean-system:kubeocean-syncer"),
+        of(binding.worker(), &worker_account),
+    )
+}
+
+/// No request of the Syncer was forbidden or malformed, and each was allowed by a role of the charts.
+///
+/// # Panics
+/// One was.
+pub fn assert_rights(binding: &Binding<'_>) {
+    let (computing, worker) = requests(binding);
+    assert!(!computing.is_empty() && !worker.is_empty(), "the audit log has the Syncer's requests");
+    for event in computing.iter().chain(&worker) {
+        let code = event.response_status.code;
+        assert!(![400, 401, 403, 405, 422].contains(&code), "{code} {}: {event:#?}", event.uri);
+        let reason = event.annotations.get("authorization.k8s.io/reason").map_or("", String::as_str);
+        let by_chart =
+            reason.contains("of ClusterRole \"kubeocean-") || reason.contains("of Role \"kubeocean-");
+        // Every authenticated user may ask what the server is and serves.
+        let by_everyone = event.verb == "get" && event.object_ref.resource.is_empty();
+        assert!(by_chart || by_everyone, "{} {} is allowed by {reason:?}", event.verb, event.uri);
+    }
+}
