@@ -4,6 +4,8 @@ mod assets;
 mod demo;
 mod generate;
 
+use std::ffi::OsString;
+
 use clap::{Parser, Subcommand};
 
 #[derive(Debug, Parser)]
@@ -24,9 +26,30 @@ enum Command {
 }
 
 fn main() -> anyhow::Result<()> {
-    match Cli::parse().command {
+    match Cli::parse_from(without_separator(std::env::args_os())).command {
         Command::Assets(args) => assets::run(&args),
         Command::Demo(args) => demo::run(&args),
         Command::Generate => generate::run(),
+    }
+}
+
+/// In `cargo demo -- --once` Cargo's alias already ends with `-- demo`, so the second `--` arrives here. It separates
+/// nothing: no command takes words that begin with a dash.
+fn without_separator(arguments: impl Iterator<Item = OsString>) -> impl Iterator<Item = OsString> {
+    arguments.filter(|argument| argument != "--")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_readmes_command_is_understood() {
+        for given in [["xtask", "demo", "--", "--once"].as_slice(), &["xtask", "demo", "--once"]] {
+            let arguments = without_separator(given.iter().map(OsString::from));
+            assert!(
+                matches!(Cli::try_parse_from(arguments).unwrap().command, Command::Demo(args) if args.once)
+            );
+        }
     }
 }

@@ -40,7 +40,7 @@ use screen::Screen;
 pub(crate) struct Args {
     /// Run the script once, check every result, print a summary, and fail if any result differs
     #[arg(long)]
-    once: bool,
+    pub(crate) once: bool,
 }
 
 /// How a demo ended.
