@@ -24,10 +24,14 @@ pub(crate) async fn connect(kubeconfig: Option<&Path>) -> anyhow::Result<Client>
             Some(file) => Config::from_custom_kubeconfig(file, &options)
                 .await
                 .context("the file named by KUBECONFIG cannot be used")?,
-            None => Config::infer().await.context(
-                "no computing cluster: give --kubeconfig, set KUBECONFIG, or run in a pod with a ServiceAccount",
-            )?,
+            // `Config::infer` would look at the home folder first (MC-101).
+            None => match Config::incluster() {
+                Ok(config) => config,
+                Err(_) => Config::infer().await.context(
+                    "no computing cluster: give --kubeconfig, set KUBECONFIG, or run in a pod with a ServiceAccount",
+                )?,
+            },
         },
     };
-    kubeocean_syncer::bindings::connection::client(config).context("the kubeconfig's data cannot be used")
+    kubeocean_runtime::binding::connection::client(config).context("the kubeconfig's data cannot be used")
 }

@@ -1,5 +1,7 @@
 //! Logging flags, shared by all programs: the original's `--zap-*`, ours, and `RUST_LOG`, the strongest last (MC-102).
 
+use std::io::IsTerminal;
+
 use clap::{Args, ValueEnum};
 use tracing_subscriber::EnvFilter;
 
@@ -7,11 +9,11 @@ use tracing_subscriber::EnvFilter;
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Logging")]
 pub(crate) struct LogFlags {
-    /// Form of log lines [default: text]
-    #[arg(long, env = "KUBEOCEAN_LOG_FORMAT")]
+    /// Form of log lines [default: json, on a terminal text]
+    #[arg(long)]
     log_format: Option<Format>,
     /// Least level shown: error, warn, info, debug or trace, or filter directives as in RUST_LOG [default: info]
-    #[arg(long, env = "KUBEOCEAN_LOG_LEVEL")]
+    #[arg(long)]
     log_level: Option<String>,
     /// Level in the original's form: debug, info, error, panic or a verbosity above 0
     #[arg(long, hide_short_help = true)]
@@ -44,16 +46,16 @@ enum Encoder {
 
 /// Starts logging to standard error.
 pub(crate) fn start(flags: &LogFlags) -> anyhow::Result<()> {
-    let directives = match std::env::var("RUST_LOG") {
-        Ok(directives) if !directives.is_empty() => directives,
-        _ => flags.log_level.clone().unwrap_or_else(|| zap_level(flags).to_owned()),
+    let (source, directives) = match std::env::var("RUST_LOG") {
+        Ok(directives) if !directives.is_empty() => ("RUST_LOG", directives),
+        _ => ("--log-level", flags.log_level.clone().unwrap_or_else(|| zap_level(flags).to_owned())),
     };
     let filter = EnvFilter::try_new(&directives)
-        .map_err(|error| anyhow::anyhow!("--log-level {directives:?} is no level or filter: {error}"))?;
+        .map_err(|error| anyhow::anyhow!("{source} {directives:?} is no level or filter: {error}"))?;
     let json = match (flags.log_format, flags.zap_encoder) {
         (Some(format), _) => format == Format::Json,
         (None, Some(encoder)) => encoder == Encoder::Json,
-        (None, None) => false,
+        (None, None) => !std::io::stderr().is_terminal(),
     };
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     let started = if json { builder.json().try_init() } else { builder.with_ansi(false).try_init() };

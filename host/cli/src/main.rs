@@ -1,15 +1,18 @@
 //! The one Kubeocean binary. Which program it is comes from the subcommand, or from the name it is called by: under
 //! `manager`, `syncer` or `proxier`, the entry points of the original's images, it is that subcommand.
 
+#![forbid(unsafe_code)]
+
 mod computing;
 mod crd;
+mod environment;
 mod go_flags;
 mod logging;
 mod syncer;
 
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -31,7 +34,9 @@ enum Command {
 
 fn main() -> ExitCode {
     let arguments = go_flags::normalise(std::env::args());
-    let cli = match Cli::try_parse_from(arguments) {
+    let command = environment::with_variables(Cli::command());
+    let parsed = command.try_get_matches_from(arguments).and_then(|matches| Cli::from_arg_matches(&matches));
+    let cli = match parsed {
         Ok(cli) => cli,
         Err(error) => {
             // Help and version are no errors; a usage error ends with 1, as the original's programs do.

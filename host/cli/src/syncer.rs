@@ -16,25 +16,25 @@ use crate::{computing, logging};
 #[derive(Debug, ClapArgs)]
 pub(crate) struct Args {
     /// Name of the ClusterBinding to serve
-    #[arg(long, env = "KUBEOCEAN_CLUSTER_BINDING_NAME")]
+    #[arg(long)]
     cluster_binding_name: Option<String>,
     /// Kubeconfig of the computing cluster [default: KUBECONFIG, then the pod's ServiceAccount]
     #[arg(long, value_name = "FILE")]
     kubeconfig: Option<PathBuf>,
     /// Address of the metrics listener; 0 turns it off
-    #[arg(long, default_value = ":8080", env = "KUBEOCEAN_METRICS_BIND_ADDRESS")]
+    #[arg(long, default_value = ":8080")]
     metrics_bind_address: String,
     /// Address of the health listener; 0 turns it off
-    #[arg(long, default_value = ":8081", env = "KUBEOCEAN_HEALTH_PROBE_BIND_ADDRESS")]
+    #[arg(long, default_value = ":8081")]
     health_probe_bind_address: String,
     /// Whether only the holder of a Lease acts, so that several replicas can run
-    #[arg(long, default_value_t = true, action = clap::ArgAction::Set, env = "KUBEOCEAN_LEADER_ELECT")]
+    #[arg(long, default_value_t = true, action = clap::ArgAction::Set)]
     leader_elect: bool,
     /// Name of the leader Lease [default: kubeocean-syncer-<binding>]
-    #[arg(long, default_value = "", env = "KUBEOCEAN_LEADER_ELECTION_ID")]
+    #[arg(long, default_value = "")]
     leader_election_id: String,
     /// Namespace of the leader Lease [default: the system namespace]
-    #[arg(long, default_value = "", env = "KUBEOCEAN_LEADER_ELECTION_NAMESPACE")]
+    #[arg(long, default_value = "")]
     leader_election_namespace: String,
     /// How long others wait after the leader's last renewal
     #[arg(long, default_value = "15s", value_parser = duration)]
@@ -147,7 +147,7 @@ async fn serve(args: &Args, binding: &str) -> anyhow::Result<()> {
     let cancel = CancellationToken::new();
     stop_on_signal(cancel.clone())?;
     let process = ProcessConfig {
-        election: args.leader_elect.then(|| kubeocean_syncer::election::ElectionConfig {
+        election: args.leader_elect.then(|| kubeocean_runtime::election::ElectionConfig {
             namespace: non_empty(&args.leader_election_namespace, &args.system_namespace),
             lease: non_empty(&args.leader_election_id, &format!("kubeocean-syncer-{binding}")),
             identity: identity(),

@@ -6,21 +6,8 @@
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
-use kube::Client;
-use kubeocean_api::{name::PortTable, validate};
-use kubeocean_engine::Engine;
-use parking_lot::Mutex;
-use tokio::{sync::watch, task::JoinSet};
-use tokio_util::sync::CancellationToken;
-
 use crate::{
-    bindings::{
-        Binding,
-        connection::{ConnectError, connected},
-        watch::{BindingState, follow_binding, follow_secret},
-    },
     config::SyncerConfig,
-    health::Health,
     leases::apply::LeaseKeeper,
     metrics::SyncerMetrics,
     nodes::{
@@ -30,14 +17,24 @@ use crate::{
         vnode::{BindingView, Settings},
         watch::{watch_proxiers, watch_vnodes},
     },
-    runtime::{
-        clock::Clock,
-        events::{Event, EventRecorder, Regarding, Severity},
-        request::{get_json, paths},
-        watch::WatchHealth,
-    },
     session::{self, Stores},
 };
+use kube::Client;
+use kubeocean_api::{name::PortTable, validate};
+use kubeocean_engine::Engine;
+use kubeocean_runtime::{
+    binding::Binding,
+    binding::connection::{ConnectError, connected},
+    binding::watch::{BindingState, follow_binding, follow_secret},
+    clock::Clock,
+    events::{Event, EventRecorder, Regarding, Severity},
+    health::Health,
+    request::{get_json, paths},
+    watch::WatchHealth,
+};
+use parking_lot::Mutex;
+use tokio::{sync::watch, task::JoinSet};
+use tokio_util::sync::CancellationToken;
 
 /// After this long without a worker connection vnodes say so (BU section 6).
 const UNREACHABLE_AFTER: Duration = Duration::from_secs(60);

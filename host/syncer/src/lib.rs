@@ -2,15 +2,13 @@
 //! vnodes run on the worker's nodes.
 //!
 //! Every concern is a folder with the same stages: `watch` feeds an `index` of trimmed `view`s, a `snapshot` of one key
-//! goes to a pure `plan`, and `apply` performs the plan's actions. Only `apply`, `watch`, [`runtime`] and the wiring
+//! goes to a pure `plan`, and `apply` performs the plan's actions. Only `apply`, `watch` and the wiring
 //! talk to an API server.
 
 #![forbid(unsafe_code)]
 
 pub mod bindings;
 pub mod config;
-pub mod election;
-pub mod health;
 pub mod leader;
 pub mod leases;
 pub mod metrics;
@@ -19,6 +17,4 @@ pub mod objects;
 pub mod pods;
 pub mod policies;
 pub mod process;
-pub mod runtime;
-pub mod server;
 pub mod session;

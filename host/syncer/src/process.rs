@@ -2,20 +2,21 @@
 
 use std::sync::Arc;
 
-use kube::Client;
-use kubeocean_engine::{Engine, EngineConfig, EngineError};
-use tokio::net::TcpListener;
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
-
 use crate::{
     config::SyncerConfig,
-    election::{Election, ElectionConfig, Ended},
-    health::Health,
     leader::{self, LeaderError, Surroundings},
     metrics::SyncerMetrics,
-    runtime::clock::{Clock, SystemClock},
-    server::{ListenError, listen, serve_health, serve_metrics},
 };
+use kube::Client;
+use kubeocean_engine::{Engine, EngineConfig, EngineError};
+use kubeocean_runtime::{
+    clock::{Clock, SystemClock},
+    election::{Election, ElectionConfig, Ended},
+    health::Health,
+    server::{ListenError, MetricsText, listen, serve_health, serve_metrics},
+};
+use tokio::net::TcpListener;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 /// What surrounds a Syncer that runs as a process of its own.
 #[derive(Debug)]
@@ -70,7 +71,7 @@ pub async fn run(
     let tracker = TaskTracker::new();
     let serving = cancel.child_token();
     if let Some(listener) = process.listeners.metrics {
-        tracker.spawn(serve_metrics(listener, Arc::clone(&metrics), serving.clone()));
+        tracker.spawn(serve_metrics(listener, metrics_text(&metrics), serving.clone()));
     }
     if let Some(listener) = process.listeners.health {
         tracker.spawn(serve_health(listener, Arc::clone(&health), serving.clone()));
@@ -83,6 +84,11 @@ pub async fn run(
     tracker.wait().await;
     progress.abort();
     result
+}
+
+fn metrics_text(metrics: &Arc<SyncerMetrics>) -> MetricsText {
+    let metrics = Arc::clone(metrics);
+    Arc::new(move || metrics.encode())
 }
 
 async fn lead(

@@ -4,13 +4,9 @@
 
 use std::{sync::Arc, time::Duration};
 
-use kube::Client;
-use kubeocean_engine::{BindingFacts, Engine, PolicyHost};
-use tokio::sync::{Notify, watch};
-use tokio_util::sync::CancellationToken;
-
 use crate::{
-    bindings::{Binding, deletion, finalizer::keep_finalizer},
+    bindings::deletion,
+    bindings::finalizer::keep_finalizer,
     config::SyncerConfig,
     leader::{Leader, LeaderError, Surroundings, Tasks, binding_view},
     nodes::{
@@ -36,8 +32,12 @@ use crate::{
         modules::ModuleNamespaces,
         store::PolicyStore,
     },
-    runtime::{events::EventRecorder, watch::WatchHealth},
 };
+use kube::Client;
+use kubeocean_engine::{BindingFacts, Engine, PolicyHost};
+use kubeocean_runtime::{binding::Binding, events::EventRecorder, watch::WatchHealth};
+use tokio::sync::{Notify, watch};
+use tokio_util::sync::CancellationToken;
 
 /// How often gauges are brought up to date.
 const GAUGES_EVERY: Duration = Duration::from_secs(15);

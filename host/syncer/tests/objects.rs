@@ -13,6 +13,10 @@ use std::{
 use futures::future::join_all;
 use kubeocean_api::name::{ObjectKey, phys_name};
 use kubeocean_harness::{Fleet, shared, wait_until};
+use kubeocean_runtime::{
+    clock::SystemClock,
+    request::{DeleteOptions, create_json, delete_json, get_json, merge_patch, paths},
+};
 use kubeocean_syncer::{
     objects::{
         Clusters, EnsureError, ObjectHealth, ObjectKind, ObjectRef, ObjectStore, PodDirectory, Scope,
@@ -23,10 +27,6 @@ use kubeocean_syncer::{
         service_environment::{ServiceEnvironment, dns_need},
         tokens::TokenOwner,
         transform::{Scheduling, TransformContext, to_worker_pod},
-    },
-    runtime::{
-        clock::SystemClock,
-        request::{DeleteOptions, create_json, delete_json, get_json, merge_patch, paths},
     },
 };
 use serde_json::{Value, json};

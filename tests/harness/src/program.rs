@@ -305,6 +305,8 @@ fn environment(role: Role, ip: IpAddr, more: Vec<(String, String)>) -> Vec<(OsSt
         ("POD_NAME".to_owned(), format!("{}-{}", role.subcommand(), reaper::unique())),
         ("POD_IP".to_owned(), ip.to_string()),
         ("RUST_BACKTRACE".to_owned(), "1".to_owned()),
+        // What a failed test prints is read by people.
+        ("KUBEOCEAN_LOG_FORMAT".to_owned(), "text".to_owned()),
     ];
     env.extend(more);
     env.into_iter().map(|(key, value)| (key.into(), value.into())).collect()

@@ -10,16 +10,17 @@ use kubeocean_api::{Condition, condition::binding_type, keys::manager};
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
-use super::{Binding, finalizer};
+use super::finalizer;
 use crate::{
     leader::Leader,
     nodes::{apply::remove_labels, store::Readiness},
     objects::Clusters,
-    runtime::{
-        clock::rfc3339,
-        error::ApplyError,
-        request::{get_json, merge_patch, paths},
-    },
+};
+use kubeocean_runtime::{
+    binding::Binding,
+    clock::rfc3339,
+    error::ApplyError,
+    request::{get_json, merge_patch, paths},
 };
 
 /// How soon a step that is not finished is looked at again.

@@ -3,14 +3,11 @@
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
+use crate::leader::Leader;
 use kubeocean_api::keys::{finalizer::BINDING_SYNCER, manager};
-
-use crate::{
-    leader::Leader,
-    runtime::{
-        error::ApplyError,
-        request::{get_json, merge_patch, paths},
-    },
+use kubeocean_runtime::{
+    error::ApplyError,
+    request::{get_json, merge_patch, paths},
 };
 
 /// Puts the finalizer on a binding that is not being deleted, whenever it is missing.

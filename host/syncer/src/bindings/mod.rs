@@ -1,11 +1,4 @@
-//! The binding a Syncer serves: its spec as it is now, the worker connection it names, and what its deletion leaves
-//! to do.
+//! The Syncer's own marks on the binding it serves, and what the binding's deletion leaves to do.
 
-pub mod connection;
 pub(crate) mod deletion;
 pub(crate) mod finalizer;
-pub mod kubeconfig;
-pub mod view;
-pub mod watch;
-
-pub use view::Binding;

@@ -20,13 +20,11 @@ use tokio::{sync::Notify, sync::Semaphore, time::Instant};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::wheel::{DURATION_SECONDS, Wheel};
-use crate::{
-    nodes::store::{LeaseTarget, NodeStore},
-    runtime::{
-        clock::Clock,
-        error::ApplyError,
-        request::{create_json, merge_patch, paths},
-    },
+use crate::nodes::store::{LeaseTarget, NodeStore};
+use kubeocean_runtime::{
+    clock::Clock,
+    error::ApplyError,
+    request::{create_json, merge_patch, paths},
 };
 
 /// Requests at a time.

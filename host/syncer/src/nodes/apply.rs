@@ -17,7 +17,7 @@ use super::{
     index::Snapshot,
     view::NodeView,
 };
-use crate::runtime::{
+use kubeocean_runtime::{
     error::ApplyError,
     events::{Event, Regarding, Severity},
     queue::Outcome,

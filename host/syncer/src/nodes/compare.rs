@@ -15,7 +15,7 @@ use super::{
     view::{NodeCondition, NodeView, READY, Texts},
     vnode::{Content, Written},
 };
-use crate::runtime::clock::parse_rfc3339;
+use kubeocean_runtime::clock::parse_rfc3339;
 
 /// Shortest time between two heartbeats passed on.
 const HEARTBEAT: SignedDuration = SignedDuration::from_mins(5);

@@ -24,11 +24,9 @@ use super::{
     vnode::Settings,
     withdraw::PodOnVnode,
 };
-use crate::{
-    policies::store::PolicyStore,
-    runtime::{clock::Clock, events::EventRecorder, queue::Outcome},
-};
+use crate::policies::store::PolicyStore;
 use kubeocean_api::keys::{annotation, label};
+use kubeocean_runtime::{clock::Clock, events::EventRecorder, queue::Outcome};
 
 /// Nodes of one engine call (policy spec section 8).
 const BATCH: usize = 256;

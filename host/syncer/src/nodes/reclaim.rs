@@ -12,7 +12,7 @@ use super::{
     decision::{Decision, POLICY_INVALID, Reclaim, Verdict},
     view::{NO_EXECUTE, NO_SCHEDULE, NodeView, Taint},
 };
-use crate::runtime::clock::{parse_rfc3339, rfc3339};
+use kubeocean_runtime::clock::{parse_rfc3339, rfc3339};
 
 /// State of a node that stays leased (BU-906). Withdrawn nodes are [`super::withdraw`]'s.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -19,7 +19,7 @@ use parking_lot::Mutex;
 use serde::Deserialize;
 
 use super::view::Texts;
-use crate::runtime::meta::trimmed_meta;
+use kubeocean_runtime::meta::trimmed_meta;
 
 /// Requested base units by resource, sorted by name, without zeros.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -23,7 +23,7 @@ use super::{
     view::{INTERNAL_IP, NodeView},
     vnode::{BindingView, Written},
 };
-use crate::runtime::queue::Queue;
+use kubeocean_runtime::queue::Queue;
 
 /// Quiet time before a change of requests is acted on.
 const QUIET: Duration = Duration::from_millis(200);

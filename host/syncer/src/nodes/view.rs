@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::requests::{self, Requests, WirePod};
-use crate::{partial_resource, runtime::meta::trimmed_meta};
+use kubeocean_runtime::{meta::trimmed_meta, partial_resource};
 
 /// Text by key: labels, annotations, quantities by resource.
 pub type Texts = BTreeMap<String, String>;

@@ -20,7 +20,7 @@ use super::{
     snapshot::Amounts,
     view::{HOSTNAME, INTERNAL_IP, NO_SCHEDULE, NodeAddress, NodeCondition, NodeView, READY, Taint, Texts},
 };
-use crate::runtime::clock::rfc3339;
+use kubeocean_runtime::clock::rfc3339;
 
 /// Longest value of annotation `policy-decision` in bytes (PO-1503).
 const DECISION_MAX_BYTES: usize = 1024;

@@ -19,13 +19,11 @@ use super::{
     store::NodeStore,
     view::{NodeView, WorkerPod},
 };
-use crate::{
+use kubeocean_runtime::{
+    meta::trimmed_meta,
     partial_resource,
-    runtime::{
-        meta::trimmed_meta,
-        sink::Sink,
-        watch::{WatchHealth, WatchSpec, watch_into},
-    },
+    sink::Sink,
+    watch::{WatchHealth, WatchSpec, watch_into},
 };
 
 /// Without a working watch for so long, the worker counts as unreachable (BU section 6).

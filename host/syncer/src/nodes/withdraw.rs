@@ -15,7 +15,7 @@ use super::{
     view::{NO_SCHEDULE, NodeCondition, NodeView, Taint},
     vnode::{condition, stated},
 };
-use crate::runtime::clock::{parse_rfc3339, rfc3339};
+use kubeocean_runtime::clock::{parse_rfc3339, rfc3339};
 
 /// Why a vnode is withdrawn.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -18,13 +18,11 @@ use super::{
     plan::{Action, Purpose, Scope, Snapshot, Verdict, plan_object},
     view::{Original, Revision, WorkerCopy, original_of},
 };
-use crate::{
-    pods::references::{Need, References},
-    runtime::{
-        error::ApplyError,
-        queue::Outcome,
-        request::{DeleteOptions, Deletion, create_json, delete_json, get_json, merge_patch, paths},
-    },
+use crate::pods::references::{Need, References};
+use kubeocean_runtime::{
+    error::ApplyError,
+    queue::Outcome,
+    request::{DeleteOptions, Deletion, create_json, delete_json, get_json, merge_patch, paths},
 };
 
 /// Rounds of reading and writing one object before the queue takes over; each conflict with another writer, and each

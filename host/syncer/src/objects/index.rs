@@ -16,10 +16,8 @@ use super::{
     kind::{ObjectKind, ObjectRef},
     view::Revision,
 };
-use crate::{
-    pods::{references::References, service_environment::ServiceStore, tokens::TokenStore},
-    runtime::{clock::Clock, queue::Queue},
-};
+use crate::pods::{references::References, service_environment::ServiceStore, tokens::TokenStore};
+use kubeocean_runtime::{clock::Clock, queue::Queue};
 
 /// Everything a ppod needs beside itself: ConfigMaps, Secrets, tokens and the two Services.
 #[derive(Debug)]

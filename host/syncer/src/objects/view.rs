@@ -12,7 +12,7 @@ use super::{
     content::Content,
     kind::{ObjectKind, ObjectRef},
 };
-use crate::runtime::meta::trimmed_meta;
+use kubeocean_runtime::meta::trimmed_meta;
 
 /// Metadata of a `K`. Lists and watches of it ask the API server for metadata only, so content never travels, and
 /// managed fields are not kept.

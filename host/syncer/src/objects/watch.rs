@@ -19,16 +19,14 @@ use super::{
     plan::Scope,
     view::{MetadataOf, Revision, original_of},
 };
-use crate::{
-    pods::{
-        service_environment::watch_services,
-        tokens::{TokenSecret, sweep},
-    },
-    runtime::{
-        queue::drive,
-        sink::Sink,
-        watch::{WatchHealth, WatchSpec, watch_into},
-    },
+use crate::pods::{
+    service_environment::watch_services,
+    tokens::{TokenSecret, sweep},
+};
+use kubeocean_runtime::{
+    queue::drive,
+    sink::Sink,
+    watch::{WatchHealth, WatchSpec, watch_into},
 };
 
 /// How often token Secrets are compared with the running pods, for what events did not tell (TD-1201).

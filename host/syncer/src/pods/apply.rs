@@ -33,13 +33,13 @@ use crate::{
     config::PodEvents,
     metrics::SyncerMetrics,
     objects::{Clusters, ObjectStore},
-    runtime::{
-        clock::{Clock, rfc3339},
-        error::ApplyError,
-        events::{Event, EventRecorder, Regarding, Severity},
-        queue::Outcome,
-        request::{self, DeleteOptions, get_json, merge_patch, paths},
-    },
+};
+use kubeocean_runtime::{
+    clock::{Clock, rfc3339},
+    error::ApplyError,
+    events::{Event, EventRecorder, Regarding, Severity},
+    queue::Outcome,
+    request::{self, DeleteOptions, get_json, merge_patch, paths},
 };
 
 /// Plans made for one key before the queue takes over. A new pod needs three: create, report, converged.

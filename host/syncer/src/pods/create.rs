@@ -17,12 +17,10 @@ use super::{
     transform::{Reject, Scheduling, TransformContext, to_worker_pod, worker_debug_containers},
     view::{Ppod, Vpod},
 };
-use crate::{
-    objects::EnsureError,
-    runtime::{
-        error::ApplyError,
-        request::{create_json, merge_patch, paths},
-    },
+use crate::objects::EnsureError;
+use kubeocean_runtime::{
+    error::ApplyError,
+    request::{create_json, merge_patch, paths},
 };
 
 /// Why there is no new ppod.

@@ -25,10 +25,8 @@ use super::{
     snapshot::{Absence, LostPpod, PodScope, PodSnapshot, VnodeState, ppod_key},
     view::{Deletion, Phase, Ppod, PpodObject, PpodStatus, Vpod, VpodObject},
 };
-use crate::{
-    objects::{ObjectRef, PodDirectory},
-    runtime::{queue::Queue, sink::Sink},
-};
+use crate::objects::{ObjectRef, PodDirectory};
+use kubeocean_runtime::{queue::Queue, sink::Sink};
 
 /// How many UIDs of deleted pods are remembered, per cluster: more than can be deleted while a request is under way.
 const REMEMBERED_UIDS: usize = 8_192;

@@ -8,7 +8,7 @@ use kubeocean_api::keys::{DEFAULT_PRIORITY, DEFAULT_PRIORITY_CLASS, label};
 use serde_json::json;
 use tokio::sync::Mutex;
 
-use crate::runtime::{
+use kubeocean_runtime::{
     error::ApplyError,
     request::{create_json, get_json, paths},
 };

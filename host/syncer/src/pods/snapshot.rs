@@ -9,10 +9,8 @@ use super::{
     ownership::{Claim, Stamp},
     view::{Ppod, PpodStatus, Vpod},
 };
-use crate::{
-    bindings::Binding,
-    config::{StatusMessages, SyncerConfig},
-};
+use crate::config::{StatusMessages, SyncerConfig};
+use kubeocean_runtime::binding::Binding;
 
 /// What holds for all pods of a binding.
 #[derive(Clone, Debug)]

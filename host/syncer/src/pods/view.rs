@@ -20,7 +20,7 @@ use super::{
     references::{References, references},
     status_hash::{self, StatusHashes},
 };
-use crate::{partial_resource, runtime::meta::trimmed_meta};
+use kubeocean_runtime::{meta::trimmed_meta, partial_resource};
 
 /// What every vnode's name starts with (BU-301); pods elsewhere are dropped while they are decoded.
 const VNODE_PREFIX: &str = "vnode-";

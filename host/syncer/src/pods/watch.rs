@@ -10,7 +10,7 @@ use super::{
     apply::PodSync,
     view::{PpodObject, VpodObject},
 };
-use crate::runtime::{
+use kubeocean_runtime::{
     queue::drive,
     watch::{WatchHealth, WatchSpec, watch_into},
 };

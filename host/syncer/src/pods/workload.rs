@@ -15,7 +15,7 @@ use parking_lot::Mutex;
 use serde_json::Value;
 
 use super::view::{Owner, Vpod};
-use crate::runtime::{
+use kubeocean_runtime::{
     error::ApplyError,
     request::{get_json, paths},
 };

@@ -15,18 +15,16 @@ use super::{
     store::PolicyStore,
     view::{PolicyView, instant},
 };
-use crate::{
-    nodes::store::{NodeStore, Readiness},
-    runtime::{
-        clock::Clock,
-        error::ApplyError,
-        events::{Event, EventRecorder, Regarding, Severity},
-        queue::{Outcome, drive},
-        request::{merge_patch, paths},
-        watch::{WatchHealth, WatchSpec, watch_into},
-    },
-};
+use crate::nodes::store::{NodeStore, Readiness};
 use kubeocean_api::keys::manager;
+use kubeocean_runtime::{
+    clock::Clock,
+    error::ApplyError,
+    events::{Event, EventRecorder, Regarding, Severity},
+    queue::{Outcome, drive},
+    request::{merge_patch, paths},
+    watch::{WatchHealth, WatchSpec, watch_into},
+};
 
 /// Shortest time between two status writes of a policy that change no state (PO-1502).
 const STATUS_PERIOD: Duration = Duration::from_secs(30);

@@ -12,16 +12,14 @@ use super::{
     modules::{ModuleKey, from_config_map},
     store::PolicyStore,
 };
-use crate::{
+use kubeocean_runtime::{
+    error::ApplyError,
+    meta::trimmed_meta,
     partial_resource,
-    runtime::{
-        error::ApplyError,
-        meta::trimmed_meta,
-        queue::{Outcome, Queue, drive},
-        request::{get_json, paths},
-        sink::Sink,
-        watch::{WatchHealth, WatchSpec, watch_into},
-    },
+    queue::{Outcome, Queue, drive},
+    request::{get_json, paths},
+    sink::Sink,
+    watch::{WatchHealth, WatchSpec, watch_into},
 };
 
 /// Fetches at a time.

@@ -10,7 +10,8 @@ use kubeocean_api::{
 use kubeocean_engine::PolicyStatus;
 
 use super::view::PolicyView;
-use crate::{nodes::store::PolicyUsage, runtime::clock::rfc3339};
+use crate::nodes::store::PolicyUsage;
+use kubeocean_runtime::clock::rfc3339;
 
 /// What to write.
 #[derive(Clone, Debug, PartialEq)]

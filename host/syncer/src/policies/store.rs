@@ -19,10 +19,8 @@ use super::{
     modules::{ModuleKey, ModuleNamespaces, Source, keep_pinned, source},
     view::PolicyView,
 };
-use crate::{
-    nodes::{index::Identity, plan::LabelOwner, vnode::GoverningPolicy},
-    runtime::{queue::Queue, sink::Sink},
-};
+use crate::nodes::{index::Identity, plan::LabelOwner, vnode::GoverningPolicy};
+use kubeocean_runtime::{queue::Queue, sink::Sink};
 
 /// See the module documentation.
 #[derive(Debug)]

@@ -14,10 +14,8 @@ use super::{
     store::PolicyStore,
     view::PolicyView,
 };
-use crate::{
-    nodes::{index::Identity, plan::LabelOwner, store::PolicyUsage},
-    runtime::sink::Sink,
-};
+use crate::nodes::{index::Identity, plan::LabelOwner, store::PolicyUsage};
+use kubeocean_runtime::sink::Sink;
 
 fn at(second: i64) -> Timestamp {
     Timestamp::from_second(1_800_000_000 + second).unwrap()

@@ -9,7 +9,7 @@ use kubeocean_api::{
 use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 
-use crate::{partial_resource, runtime::meta::trimmed_meta};
+use kubeocean_runtime::{meta::trimmed_meta, partial_resource};
 
 /// A policy. One that cannot be decoded does not stop the watch (API-1102): it stands for an invalid one.
 #[derive(Clone, Debug, Default, Deserialize)]

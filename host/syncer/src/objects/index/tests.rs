@@ -1,5 +1,6 @@
 use super::*;
-use crate::{objects::PodDirectory, runtime::clock::SystemClock};
+use crate::objects::PodDirectory;
+use kubeocean_runtime::clock::SystemClock;
 
 #[derive(Default)]
 struct Woken(Mutex<Vec<ObjectKey>>);
@@ -36,7 +37,7 @@ async fn queued(store: &ObjectStore) -> usize {
     let mut count = 0;
     while !store.queue.is_empty() {
         let object = store.queue.next().await;
-        store.queue.done(&object, crate::runtime::queue::Outcome::Done);
+        store.queue.done(&object, kubeocean_runtime::queue::Outcome::Done);
         count += 1;
     }
     count

@@ -17,14 +17,12 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::{API_SERVICE, DNS_SERVICE, DnsNeed, MissingService, ServiceEnvironment};
-use crate::{
-    objects::Pods,
+use crate::objects::Pods;
+use kubeocean_runtime::{
+    meta::trimmed_meta,
     partial_resource,
-    runtime::{
-        meta::trimmed_meta,
-        sink::Sink,
-        watch::{WatchHealth, WatchSpec, watch_into},
-    },
+    sink::Sink,
+    watch::{WatchHealth, WatchSpec, watch_into},
 };
 
 /// How long a resolved host name is used. Load balancers with host names change their addresses within minutes.

@@ -20,18 +20,16 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::builders::{MOUNT, VNODE, now, scope};
-use crate::{
-    pods::{
-        action::PodAction,
-        index::PodStore,
-        metadata::{Expected, KeyChanges},
-        plan::plan_pod,
-        snapshot::{PodSnapshot, VnodeState, ppod_key},
-        status::lost_fields,
-        view::{Deletion, Ppod, PpodObject, Vpod, VpodObject},
-    },
-    runtime::sink::Sink,
+use crate::pods::{
+    action::PodAction,
+    index::PodStore,
+    metadata::{Expected, KeyChanges},
+    plan::plan_pod,
+    snapshot::{PodSnapshot, VnodeState, ppod_key},
+    status::lost_fields,
+    view::{Deletion, Ppod, PpodObject, Vpod, VpodObject},
 };
+use kubeocean_runtime::sink::Sink;
 
 const SEEDS: u64 = 256;
 const STEPS: usize = 120;

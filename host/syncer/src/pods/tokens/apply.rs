@@ -12,14 +12,11 @@ use super::{
     index::{Look, TokenSecret, TokenStore},
     plan::{self, Issued, TokenOwner, TokenVolume, token_volumes},
 };
-use crate::{
-    objects::Clusters,
-    pods::vpod_identity::VpodIdentity,
-    runtime::{
-        error::ApplyError,
-        queue::Outcome,
-        request::{DeleteOptions, create_json, delete_json, get_json, merge_patch, paths},
-    },
+use crate::{objects::Clusters, pods::vpod_identity::VpodIdentity};
+use kubeocean_runtime::{
+    error::ApplyError,
+    queue::Outcome,
+    request::{DeleteOptions, create_json, delete_json, get_json, merge_patch, paths},
 };
 
 /// Why a vpod's tokens could not be provided.
@@ -141,7 +138,7 @@ impl TokenStore {
             name: volume.secret.clone(),
             uid,
             // As stored, so that the watch event of this write brings nothing new.
-            expires: annotation.and_then(Value::as_str).and_then(crate::runtime::clock::parse_rfc3339),
+            expires: annotation.and_then(Value::as_str).and_then(kubeocean_runtime::clock::parse_rfc3339),
             owner,
         };
         let renew_at = plan::renew_at(&volume.secret, self.clock.now(), expires);

@@ -14,12 +14,10 @@ use kubeocean_api::{
 use parking_lot::Mutex;
 
 use super::plan::{TokenOwner, renew_found_at};
-use crate::{
-    objects::{Pods, Scope},
-    runtime::{
-        clock::{Clock, parse_rfc3339},
-        queue::Queue,
-    },
+use crate::objects::{Pods, Scope};
+use kubeocean_runtime::{
+    clock::{Clock, parse_rfc3339},
+    queue::Queue,
 };
 
 /// A token Secret that this binding owns.

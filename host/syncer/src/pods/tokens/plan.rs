@@ -2,19 +2,15 @@
 
 use std::{collections::BTreeMap, fmt, time::Duration};
 
+use crate::{objects::Scope, pods::vpod_identity::VpodIdentity};
 use base64::{Engine, engine::general_purpose::STANDARD};
 use jiff::{SignedDuration, Timestamp};
 use kubeocean_api::{
     keys::{annotation, label},
     name::token_secret_name,
 };
+use kubeocean_runtime::clock::{parse_rfc3339, rfc3339};
 use serde_json::{Value, json};
-
-use crate::{
-    objects::Scope,
-    pods::vpod_identity::VpodIdentity,
-    runtime::clock::{parse_rfc3339, rfc3339},
-};
 
 /// The vpod whose tokens they are; also the key of the renewal queue.
 pub type TokenOwner = VpodIdentity;

@@ -6,7 +6,7 @@ use axum::{Router, extract::State, http::StatusCode, routing::get};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-use crate::{health::Health, metrics::SyncerMetrics};
+use crate::health::Health;
 
 /// A listener could not be opened.
 #[derive(Debug, thiserror::Error)]
@@ -43,10 +43,13 @@ pub async fn listen(
     }
 }
 
+/// The text of a program's metrics, made anew for each scrape.
+pub type MetricsText = Arc<dyn Fn() -> String + Send + Sync>;
+
 /// Serves `/metrics` until `cancel`.
-pub async fn serve_metrics(listener: TcpListener, metrics: Arc<SyncerMetrics>, cancel: CancellationToken) {
+pub async fn serve_metrics(listener: TcpListener, metrics: MetricsText, cancel: CancellationToken) {
     let router = Router::new()
-        .route("/metrics", get(|State(metrics): State<Arc<SyncerMetrics>>| async move { metrics.encode() }))
+        .route("/metrics", get(|State(metrics): State<MetricsText>| async move { metrics() }))
         .with_state(metrics);
     serve(listener, router, cancel).await;
 }

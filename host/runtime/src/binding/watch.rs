@@ -12,12 +12,10 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Binding, kubeconfig::KUBECONFIG_KEY};
 use crate::{
+    meta::trimmed_meta,
     partial_resource,
-    runtime::{
-        meta::trimmed_meta,
-        sink::Sink,
-        watch::{WatchHealth, WatchSpec, watch_into},
-    },
+    sink::Sink,
+    watch::{WatchHealth, WatchSpec, watch_into},
 };
 
 /// What is known of the binding.

@@ -13,7 +13,7 @@ use kube::Client;
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
-use crate::runtime::{
+use crate::{
     clock::Clock,
     error::ApplyError,
     request::{create_json, get_json, merge_patch, paths},

@@ -1,0 +1,19 @@
+//! What every controller of Kubeocean shares: trimmed watches, the work queue, single requests with preconditions,
+//! events, leader election, probes, and the connection to a worker cluster. No decision about any object is made here.
+//!
+//! Callers: the Syncer, the Manager, the Proxier.
+
+#![forbid(unsafe_code)]
+
+pub mod binding;
+pub mod clock;
+pub mod election;
+pub mod error;
+pub mod events;
+pub mod health;
+pub mod meta;
+pub mod queue;
+pub mod request;
+pub mod server;
+pub mod sink;
+pub mod watch;
