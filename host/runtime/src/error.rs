@@ -1,4 +1,4 @@
-//! Why a request failed, typed by what to do about it (code-style C5).
+//! Why a request failed, typed by what to do about it.
 
 use std::fmt;
 

@@ -18,7 +18,7 @@ use kubeocean_harness::{Binding, BindingSpec, Cluster, NodeShape, Program, share
 use serde_json::{Value, json};
 
 /// For everything that happens within seconds on an idle machine.
-pub const DEADLINE: Duration = Duration::from_secs(60);
+pub const DEADLINE: Duration = Duration::from_mins(1);
 
 /// Raw access to the objects of one cluster, as its administrator. Paths are those of the API.
 #[derive(Clone)]

@@ -45,7 +45,7 @@ pub struct ClusterSpec {
     pub kwok: bool,
     /// Write the audit log; costs a file write a request.
     pub audit: bool,
-    /// How long a node may be silent before it is marked unknown. Long, because two busy cores make nodes late.
+    /// How long a node may be silent before it is marked unknown. Long, because a busy machine makes nodes late.
     pub node_monitor_grace: Duration,
     /// `extenders` of the scheduler's configuration.
     pub scheduler_extenders: Vec<serde_json::Value>,

@@ -14,7 +14,7 @@ use kube::{Api, Resource, ResourceExt};
 use serde::de::DeserializeOwned;
 use tokio::task::JoinHandle;
 
-/// A full run on a busy machine of two cores stays far below.
+/// A full run on a busy machine stays far below.
 const DEADLINE: Duration = Duration::from_mins(15);
 const PROGRESS: Duration = Duration::from_secs(2);
 

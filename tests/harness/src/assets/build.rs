@@ -18,7 +18,7 @@ use crate::reaper;
 /// checkouts.
 pub(super) const FLAGS: [&str; 3] = ["-trimpath", "-buildvcs=false", "-mod=readonly"];
 
-const GO_IS_MISSING: &str = "Go is needed once, to build the control plane programs for the tests. Install Go 1.24 or \
+const GO_IS_MISSING: &str = "Go is needed once, to build the control plane programs for the tests. Install Go 1.26 or \
      newer (https://go.dev/dl), or set KUBEBUILDER_ASSETS to a folder that holds etcd, kube-apiserver, \
      kube-controller-manager, kube-scheduler, kubectl and helm, and KWOK_BIN to a kwok binary";
 

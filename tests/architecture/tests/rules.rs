@@ -1,0 +1,151 @@
+//! Rules of ARCHITECTURE.md about the source itself.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::process::Command;
+
+use kubeocean_architecture::{root, sources};
+use serde_json::Value;
+
+/// What each crate that ships may depend on in this workspace. A crate that needs more is cut wrong.
+const MAY_KNOW: &[(&str, &[&str])] = &[
+    ("kubeocean-api", &[]),
+    ("kubeocean-runtime", &["api"]),
+    ("kubeocean-engine", &["api"]),
+    ("kubeocean-syncer", &["api", "runtime", "engine"]),
+    ("kubeocean-manager", &["api", "runtime", "engine"]),
+    ("kubeocean-proxier", &["api", "runtime"]),
+    ("kubeocean", &["api", "runtime", "engine", "syncer", "manager", "proxier"]),
+    ("kubeocean-policy-sdk", &[]),
+];
+
+/// Files of the controllers outside `apply.rs` and `watch.rs` that talk to an API server, each with the reason.
+const TALKS: &[(&str, &str)] = &[
+    ("host/runtime/", "requests, watches, events and elections themselves"),
+    ("host/cli/src/", "commands of a person, and the wiring of programs"),
+    ("host/syncer/src/leader.rs", "wiring"),
+    ("host/syncer/src/session.rs", "wiring"),
+    ("host/syncer/src/process.rs", "wiring"),
+    ("host/syncer/src/nodes/decide.rs", "carries the clients of the node loop to its apply stage"),
+    ("host/syncer/src/bindings/", "marks on the one binding: too small for stages"),
+    ("host/syncer/src/objects/mod.rs", "the pair of clients that the stages are given"),
+    ("host/syncer/src/pods/priority_class.rs", "makes sure of one object before a creation"),
+    ("host/syncer/src/pods/workload.rs", "looks up one ReplicaSet before a creation"),
+    ("host/syncer/src/pods/create.rs", "the part of apply that creates"),
+    ("host/syncer/src/policies/fetch.rs", "a watch and a read of one ConfigMap per module"),
+    ("host/manager/src/lib.rs", "wiring"),
+    ("proxier/src/", "relays requests between clusters; that is its work"),
+];
+
+fn metadata() -> Value {
+    let output = Command::new(env!("CARGO"))
+        .args(["metadata", "--format-version=1", "--no-deps", "--offline"])
+        .current_dir(root())
+        .output()
+        .expect("cargo runs");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    serde_json::from_slice(&output.stdout).expect("JSON")
+}
+
+#[test]
+fn dependencies_between_crates_point_one_way() {
+    let metadata = metadata();
+    let allowed: BTreeMap<_, _> = MAY_KNOW.iter().copied().collect();
+    let mut seen = BTreeSet::new();
+    for package in metadata["packages"].as_array().unwrap() {
+        let name = package["name"].as_str().unwrap();
+        let Some(allowed) = allowed.get(name) else { continue };
+        seen.insert(name);
+        for dependency in package["dependencies"].as_array().unwrap() {
+            let of = dependency["name"].as_str().unwrap();
+            let ours = of.strip_prefix("kubeocean-").filter(|_| dependency["kind"].is_null());
+            if let Some(of) = ours {
+                assert!(allowed.contains(&of), "{name} must not know {of}");
+            }
+        }
+    }
+    assert_eq!(seen.len(), MAY_KNOW.len(), "only {seen:?} exist");
+}
+
+#[test]
+fn the_engine_knows_no_client() {
+    let metadata = metadata();
+    let engine = metadata["packages"].as_array().unwrap().iter().find(|p| p["name"] == "kubeocean-engine");
+    let names: Vec<_> =
+        engine.unwrap()["dependencies"].as_array().unwrap().iter().map(|d| &d["name"]).collect();
+    assert!(!names.iter().any(|name| *name == "kube" || *name == "tokio"), "{names:?}");
+}
+
+#[test]
+fn only_watch_apply_and_named_files_talk_to_an_api_server() {
+    let mut wrong = Vec::new();
+    for source in ["host", "proxier"].iter().flat_map(|folder| sources(folder)) {
+        let stage = source.path.ends_with("/apply.rs") || source.path.ends_with("/watch.rs");
+        if !source.path.contains("/src/") || source.path.contains("/tests") || stage {
+            continue;
+        }
+        let words = ["kube::Client", "kube::Api", "Client,", "Client}", " Client;", "{Api,", "{Api}"];
+        let talks = source.code().find(|(_, line)| {
+            let import =
+                line.trim_start().starts_with("use kube::") && words.iter().any(|w| line.contains(w));
+            import || line.contains("kube::Client") || line.contains("kube::Api")
+        });
+        if let Some((line, _)) = talks
+            && !TALKS.iter().any(|(path, _)| source.path.starts_with(path))
+        {
+            wrong.push(format!("{}:{line}", source.path));
+        }
+    }
+    assert!(wrong.is_empty(), "requests belong into apply.rs and watch.rs: {wrong:#?}");
+}
+
+#[test]
+fn planners_have_no_hash_order_clock_or_log() {
+    let words =
+        ["HashMap", "HashSet", "Timestamp::now", "Instant::now", "SystemTime", "tracing::", "async fn"];
+    let mut wrong = Vec::new();
+    for source in sources("host").iter().filter(|source| source.path.ends_with("/plan.rs")) {
+        for (line, text) in source.code() {
+            wrong.extend(
+                words
+                    .iter()
+                    .filter(|word| text.contains(**word))
+                    .map(|w| format!("{}:{line}: {w}", source.path)),
+            );
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+#[test]
+fn every_file_is_compiled() {
+    let folders = ["host", "proxier", "policy-sdk", "builtin-policies", "xtask", "tests"];
+    let all: BTreeMap<String, String> =
+        folders.iter().flat_map(|folder| sources(folder)).map(|source| (source.path, source.text)).collect();
+    let mut orphans = Vec::new();
+    for path in all.keys().filter(|path| path.contains("/src/")) {
+        let (folder, file) = path.rsplit_once('/').unwrap();
+        let stem = file.trim_end_matches(".rs");
+        if matches!(stem, "lib" | "main") {
+            continue;
+        }
+        let (folder, module) = match stem {
+            "mod" => folder.rsplit_once('/').unwrap(),
+            _ => (folder, stem),
+        };
+        // The parent of src/a/b.rs is src/a.rs, src/a/mod.rs, or in src/ the root of the crate.
+        let parents = [
+            format!("{folder}.rs"),
+            format!("{folder}/mod.rs"),
+            format!("{folder}/lib.rs"),
+            format!("{folder}/main.rs"),
+        ];
+        let declared = parents
+            .iter()
+            .filter_map(|parent| all.get(parent))
+            .any(|text| text.lines().any(|line| line.trim_end().ends_with(&format!("mod {module};"))));
+        if !declared {
+            orphans.push(path);
+        }
+    }
+    assert!(orphans.is_empty(), "no module declares {orphans:#?}");
+}
