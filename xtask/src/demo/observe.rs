@@ -109,7 +109,8 @@ pub(crate) async fn demo_pods(computing: &Client, selector: &str) -> Result<Vec<
     list(Api::namespaced(computing.clone(), NAMESPACE), selector).await
 }
 
-fn phase(pod: &Pod) -> &str {
+/// The pod's phase; a pod nobody has reported on is Pending.
+pub(crate) fn phase(pod: &Pod) -> &str {
     pod.status.as_ref().and_then(|status| status.phase.as_deref()).unwrap_or("Pending")
 }
 

@@ -1,5 +1,6 @@
 //! What happens, in order, and what must come of it.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -14,7 +15,7 @@ use serde_json::{Value, json};
 use super::checks::Report;
 use super::latency::Latency;
 use super::module;
-use super::observe::{Snapshot, demo_pods, look};
+use super::observe::{Snapshot, demo_pods, look, phase};
 use super::scene::{Expected, NAMESPACE, Scene, expected, half_cpu};
 use super::screen::Screen;
 use super::{clock, seconds, table};
@@ -136,11 +137,10 @@ async fn workloads(scene: &Scene<'_>, screen: &Screen, report: &mut Report) {
     report.figure("Deployment submitted -> all pods ready", seconds(took));
     let jobs: Api<Job> = Api::namespaced(computing.clone(), NAMESPACE);
     report
-        .expect(screen, "the Job runs", PATIENCE, async || {
+        .expect(screen, "the Job completes", PATIENCE, async || {
             let job = jobs.get("count").await.map_err(|error| error.to_string())?;
-            // Fake nodes run no container, so nothing ever ends: running is all there is to see.
-            let done = job.status.and_then(|status| status.ready).unwrap_or(0);
-            let text = format!("{done} of {JOB_PODS} pods are ready");
+            let done = job.status.and_then(|status| status.succeeded).unwrap_or(0);
+            let text = format!("{done} of {JOB_PODS} pods succeeded");
             if done == JOB_PODS { Ok(text) } else { Err(text) }
         })
         .await;
@@ -176,19 +176,26 @@ async fn change(scene: &Scene<'_>, screen: &Screen, report: &mut Report) -> Resu
         (25, "policy half-cpu goes from 50 to 25 percent, no pod is evicted"),
         (50, "policy half-cpu goes back to 50 percent"),
     ] {
+        let before = web_pods(scene).await?;
         half_cpu(&scene.bindings[0], percent).await?;
         let took = report
             .expect(screen, what, PATIENCE, async || {
                 let snapshot = seen(scene).await?;
                 let seen = compare(&snapshot, &expected(&clock::now(), percent))?;
-                let running: usize = snapshot.workers.iter().map(|worker| worker.running).sum();
-                let wanted = usize::try_from(WEB_PODS).unwrap_or(usize::MAX);
-                if running >= wanted { Ok(seen) } else { Err(format!("only {running} pods run")) }
+                let after = web_pods(scene).await.map_err(|error| format!("{error:#}"))?;
+                if after == before { Ok(seen) } else { Err("the Deployment has other pods".to_owned()) }
             })
             .await;
         report.figure(&format!("policy change to {percent} percent -> all vnodes"), seconds(took));
     }
     Ok(())
+}
+
+/// UIDs of the Deployment's pods that run.
+async fn web_pods(scene: &Scene<'_>) -> Result<BTreeSet<String>> {
+    let pods = demo_pods(&scene.computing, "app=web").await?;
+    let running = pods.into_iter().filter(|pod| phase(pod) == "Running");
+    Ok(running.filter_map(|pod| pod.metadata.uid).collect())
 }
 
 async fn seen(scene: &Scene<'_>) -> Result<Snapshot, String> {

@@ -133,6 +133,8 @@ fn kwok(file: &dyn Fn(&str) -> String, ports: Ports) -> Vec<String> {
     ]
 }
 
+const JOB_COPIES_COMPLETE: &str = include_str!("job_copies_complete.yaml");
+
 /// Writes the configuration files that do not depend on ports or keys.
 pub(super) fn write_files(spec: &ClusterSpec, directory: &Path) -> Result<()> {
     let write = |name: &str, content: &str| {
@@ -144,6 +146,8 @@ pub(super) fn write_files(spec: &ClusterSpec, directory: &Path) -> Result<()> {
         write(POD_LOG, "2026-01-02T03:04:05.000000000Z stdout F hello from a fake container\n")?;
         let log = directory.join(POD_LOG).display().to_string();
         let mut config = assets::kwok_stages()?;
+        config.push_str(JOB_COPIES_COMPLETE);
+        config.push_str("\n---\n");
         for document in kubelet_api(&log) {
             config.push_str(&document.to_string());
             config.push_str("\n---\n");
