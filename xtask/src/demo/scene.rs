@@ -151,7 +151,10 @@ impl<'a> Scene<'a> {
             for binding in &self.bindings {
                 let wait = format!("cb/{}", binding.name());
                 let patience = format!("--timeout={}s", READY.as_secs());
-                binding.computing().kubectl_text(&["wait", "--for=condition=Ready", &patience, &wait]).await?;
+                binding
+                    .computing()
+                    .kubectl_text(&["wait", "--for=condition=Ready", &patience, &wait])
+                    .await?;
             }
             Ok::<_, anyhow::Error>(())
         };
