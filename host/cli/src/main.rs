@@ -7,7 +7,10 @@ mod computing;
 mod crd;
 mod environment;
 mod go_flags;
+mod in_process;
 mod logging;
+mod manager;
+mod program;
 mod syncer;
 
 use std::process::ExitCode;
@@ -26,6 +29,8 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Watch over all ClusterBindings, and lease their nodes and run pods there in this one process
+    Manager(Box<manager::Args>),
     /// Lease the nodes of one worker cluster and run pods there, both directions for one ClusterBinding
     Syncer(Box<syncer::Args>),
     /// Print the CustomResourceDefinitions as YAML
@@ -48,6 +53,7 @@ fn main() -> ExitCode {
         }
     };
     let result = match cli.command {
+        Command::Manager(args) => manager::run(&args),
         Command::Syncer(args) => syncer::run(&args),
         Command::Crd(args) => crd::run(&args),
     };

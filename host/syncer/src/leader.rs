@@ -4,7 +4,7 @@
 //! (BU section 1, *Do better*). Stores live here too: a new connection finds them filled and corrects them by its
 //! first lists.
 
-use std::{collections::BTreeSet, sync::Arc, time::Duration};
+use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use crate::{
     config::SyncerConfig,
@@ -30,10 +30,11 @@ use kubeocean_runtime::{
     events::{Event, EventRecorder, Regarding, Severity},
     health::Health,
     request::{get_json, paths},
+    tasks::{TaskEnded, Tasks},
     watch::WatchHealth,
 };
 use parking_lot::Mutex;
-use tokio::{sync::watch, task::JoinSet};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 /// After this long without a worker connection vnodes say so (BU section 6).
@@ -50,14 +51,27 @@ pub struct Surroundings {
     pub health: Arc<Health>,
     /// Metrics.
     pub metrics: Arc<SyncerMetrics>,
+    /// Ports of all vnodes of the process (MC-134).
+    pub ports: Arc<Mutex<PortTable>>,
+    /// Where addresses of Proxiers come from, if the settings name none.
+    pub proxiers: ProxierSource,
+}
+
+/// Where a binding's Syncer learns the addresses of its Proxiers (MC-133).
+#[derive(Debug, Clone)]
+pub enum ProxierSource {
+    /// From the Proxier's pods.
+    Pods,
+    /// From the Proxier in the same process; empty while it does not serve.
+    Told(watch::Receiver<Vec<IpAddr>>),
 }
 
 /// Why the leader gave up. The process then ends, because half alive is worse than dead.
 #[derive(Debug, thiserror::Error)]
 pub enum LeaderError {
     /// A task ended by itself or panicked.
-    #[error("a task of the Syncer ended unexpectedly: {0}")]
-    TaskEnded(String),
+    #[error(transparent)]
+    TaskEnded(#[from] TaskEnded),
     /// The policy engine refused a new host.
     #[error("the policy engine cannot serve this binding")]
     Engine(#[from] kubeocean_engine::EngineError),
@@ -92,7 +106,7 @@ impl std::fmt::Debug for Leader {
 
 /// Runs until `cancel`, or fails when a task ends by itself.
 pub async fn run(
-    config: &Arc<SyncerConfig>,
+    config: Arc<SyncerConfig>,
     computing: Client,
     engine: Engine,
     surroundings: Surroundings,
@@ -104,7 +118,7 @@ pub async fn run(
     let (mut states, following) =
         follow_binding(&computing, &config.binding_name, Arc::clone(&binding_health), cancel.clone());
     tasks.spawn("binding watch", following);
-    let Some(first) = usable_binding(config, &mut states, &cancel).await else { return Ok(()) };
+    let Some(first) = usable_binding(&config, &mut states, &cancel).await else { return Ok(()) };
     let Some(computing_uid) = computing_uid(&computing, &cancel).await else { return Ok(()) };
     let (events, sending) = EventRecorder::new(
         computing.clone(),
@@ -119,13 +133,12 @@ pub async fn run(
         cluster_id: first.cluster_id.clone(),
         computing_uid: computing_uid.clone(),
     };
-    let nodes =
-        NodeStore::new(identity.clone(), binding_view(&first), Arc::new(Mutex::new(PortTable::default())));
+    let nodes = NodeStore::new(identity.clone(), binding_view(&first), Arc::clone(&surroundings.ports));
     nodes.set_proxier(config.proxier_addresses.iter().copied());
-    let stores = Stores::new(config, &first, identity, nodes, &engine, &surroundings)?;
+    let stores = Stores::new(&config, &first, identity, nodes, &engine, &surroundings)?;
     surroundings.metrics.policies.follow(&stores.host);
     let leader = Leader {
-        config: Arc::clone(config),
+        config,
         computing,
         binding,
         computing_uid,
@@ -135,15 +148,15 @@ pub async fn run(
         stores: Arc::new(stores),
     };
     tasks.spawn("binding", pass_on(states, sender, leader.clone(), cancel.clone()));
-    start_computing_side(&leader, &surroundings.health, &mut tasks, &cancel);
+    start_computing_side(&leader, &surroundings, &mut tasks, &cancel);
     tasks.spawn("sessions", sessions(leader.clone(), cancel.clone()));
     tasks.spawn("metrics", crate::session::tell_metrics(leader, cancel.clone()));
-    tasks.join().await
+    tasks.join().await.map_err(Into::into)
 }
 
 fn start_computing_side(
     leader: &Leader,
-    health: &Arc<Health>,
+    surroundings: &Surroundings,
     tasks: &mut Tasks,
     cancel: &CancellationToken,
 ) {
@@ -159,11 +172,16 @@ fn start_computing_side(
         let (computing, nodes, config) =
             (leader.computing.clone(), Arc::clone(nodes), Arc::clone(&leader.config));
         let cancel = cancel.clone();
-        tasks.spawn("proxier pods", async move {
-            watch_proxiers(computing, &config.system_namespace, nodes, cancel).await;
-        });
+        match surroundings.proxiers.clone() {
+            ProxierSource::Pods => tasks.spawn("proxier pods", async move {
+                watch_proxiers(computing, &config.system_namespace, nodes, cancel).await;
+            }),
+            ProxierSource::Told(addresses) => tasks.spawn("proxier", async move {
+                follow_proxier(addresses, &nodes, &cancel).await;
+            }),
+        }
     }
-    let (health, cancel) = (Arc::clone(health), cancel.clone());
+    let (health, cancel) = (Arc::clone(&surroundings.health), cancel.clone());
     tasks.spawn("readiness", async move {
         tokio::select! {
             () = cancel.cancelled() => return,
@@ -171,6 +189,26 @@ fn start_computing_side(
         }
         cancel.cancelled().await;
     });
+}
+
+/// Hands the addresses of the Proxier in this process to the vnodes.
+async fn follow_proxier(
+    mut addresses: watch::Receiver<Vec<IpAddr>>,
+    nodes: &NodeStore,
+    cancel: &CancellationToken,
+) {
+    loop {
+        let now = addresses.borrow_and_update().clone();
+        nodes.set_proxier(now);
+        tokio::select! {
+            () = cancel.cancelled() => return,
+            changed = addresses.changed() => if changed.is_err() {
+                // The Proxier is gone; its addresses are told to be none before that.
+                cancel.cancelled().await;
+                return;
+            },
+        }
+    }
 }
 
 /// Waits for a binding whose spec can be served; says what is wrong with it until then.
@@ -375,42 +413,5 @@ impl Leader {
             workers: self.config.node_workers,
             cancel,
         }
-    }
-}
-
-/// Tasks that must live as long as the leader.
-pub(crate) struct Tasks {
-    set: JoinSet<&'static str>,
-    names: BTreeSet<&'static str>,
-    cancel: CancellationToken,
-}
-
-impl Tasks {
-    pub(crate) fn new(cancel: CancellationToken) -> Self {
-        Self { set: JoinSet::new(), names: BTreeSet::new(), cancel }
-    }
-
-    pub(crate) fn spawn(&mut self, name: &'static str, task: impl Future<Output = ()> + Send + 'static) {
-        self.names.insert(name);
-        self.set.spawn(async move {
-            task.await;
-            name
-        });
-    }
-
-    /// Waits for the end. A task that ends while nothing was cancelled, or panics, stops the others.
-    pub(crate) async fn join(mut self) -> Result<(), LeaderError> {
-        let mut failure = None;
-        while let Some(ended) = self.set.join_next().await {
-            let what = match ended {
-                Ok(_) if self.cancel.is_cancelled() => continue,
-                Ok(name) => format!("task {name} ended"),
-                Err(error) => format!("a task panicked: {error}"),
-            };
-            tracing::error!(what, "stopping");
-            self.cancel.cancel();
-            failure.get_or_insert(LeaderError::TaskEnded(what));
-        }
-        failure.map_or(Ok(()), Err)
     }
 }

@@ -1,22 +1,22 @@
 //! One Syncer process: listeners, leader election, and the leader's work until it is told to stop (MC section 7).
 
-use std::sync::Arc;
+use std::{convert::Infallible, sync::Arc, time::Duration};
 
 use crate::{
     config::SyncerConfig,
-    leader::{self, LeaderError, Surroundings},
+    leader::{self, LeaderError, ProxierSource, Surroundings},
     metrics::SyncerMetrics,
 };
 use kube::Client;
 use kubeocean_engine::{Engine, EngineConfig, EngineError};
 use kubeocean_runtime::{
-    clock::{Clock, SystemClock},
-    election::{Election, ElectionConfig, Ended},
+    clock::SystemClock,
+    election::{Election, ElectionConfig},
     health::Health,
-    server::{ListenError, MetricsText, listen, serve_health, serve_metrics},
+    leading::{Term, lead},
+    server::Listeners,
 };
-use tokio::net::TcpListener;
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tokio_util::sync::CancellationToken;
 
 /// What surrounds a Syncer that runs as a process of its own.
 #[derive(Debug)]
@@ -25,23 +25,6 @@ pub struct ProcessConfig {
     pub election: Option<ElectionConfig>,
     /// Opened listeners.
     pub listeners: Listeners,
-}
-
-/// The process's listeners. Opened before anything else, so that a port in use ends the start with a clear message.
-#[derive(Debug)]
-pub struct Listeners {
-    metrics: Option<TcpListener>,
-    health: Option<TcpListener>,
-}
-
-impl Listeners {
-    /// Opens both; `0` turns one off.
-    pub async fn open(metrics: &str, health: &str) -> Result<Self, ListenError> {
-        Ok(Self {
-            metrics: listen(metrics, "metrics", "--metrics-bind-address").await?,
-            health: listen(health, "health probes", "--health-probe-bind-address").await?,
-        })
-    }
 }
 
 /// Why a Syncer ended by itself.
@@ -65,81 +48,92 @@ pub async fn run(
     computing: Client,
     cancel: CancellationToken,
 ) -> Result<(), SyncerError> {
-    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let health = Arc::new(Health::default());
     let metrics = Arc::new(SyncerMetrics::new(&config.binding_name));
-    let tracker = TaskTracker::new();
     let serving = cancel.child_token();
-    if let Some(listener) = process.listeners.metrics {
-        tracker.spawn(serve_metrics(listener, metrics_text(&metrics), serving.clone()));
-    }
-    if let Some(listener) = process.listeners.health {
-        tracker.spawn(serve_health(listener, Arc::clone(&health), serving.clone()));
-    }
-    let progress = tracker.spawn(tell_progress(Arc::clone(&health), serving.clone()));
-    let result =
-        lead(&config, process.election, computing, Surroundings { clock, health, metrics }, &cancel).await;
+    let text = {
+        let metrics = Arc::clone(&metrics);
+        Arc::new(move || metrics.encode())
+    };
+    let listening = tokio::spawn(process.listeners.serve(text, Arc::clone(&health), serving.clone()));
+    // A standby that can read the Lease is ready: it takes over as soon as it must.
+    health.set_ready(process.election.is_some());
+    let service = Service {
+        engine: start_engine(&config)?,
+        config,
+        election: process.election,
+        computing,
+        surroundings: Surroundings {
+            clock: Arc::new(SystemClock),
+            health,
+            metrics,
+            ports: Arc::default(),
+            proxiers: ProxierSource::Pods,
+        },
+    };
+    let result = serve_binding(service, &cancel).await;
     serving.cancel();
-    tracker.close();
-    tracker.wait().await;
-    progress.abort();
+    if let Err(error) = listening.await {
+        tracing::error!(%error, "a listener failed");
+    }
     result
 }
 
-fn metrics_text(metrics: &Arc<SyncerMetrics>) -> MetricsText {
-    let metrics = Arc::clone(metrics);
-    Arc::new(move || metrics.encode())
-}
-
-async fn lead(
-    config: &Arc<SyncerConfig>,
-    election: Option<ElectionConfig>,
-    computing: Client,
-    surroundings: Surroundings,
-    cancel: &CancellationToken,
-) -> Result<(), SyncerError> {
-    let engine = Engine::start(EngineConfig {
+/// The policy engine as the settings want it. A process has one, however many bindings it serves.
+pub fn start_engine(config: &SyncerConfig) -> Result<Engine, EngineError> {
+    Engine::start(EngineConfig {
         max_module_bytes: config.policy_max_module_bytes,
         allow_unpinned: config.allow_unpinned_policies,
         ..EngineConfig::default()
-    })?;
-    let Some(election) = election else {
-        leader::run(config, computing, engine, surroundings, cancel.child_token()).await?;
-        return Ok(());
-    };
-    // A standby that can read the Lease is ready: it takes over as soon as it must.
-    surroundings.health.set_ready(true);
-    let participant = Election::new(computing.clone(), election, Arc::clone(&surroundings.clock));
-    let Some(leadership) = participant.acquire(cancel).await else { return Ok(()) };
-    surroundings.health.set_ready(false);
-    let leading = cancel.child_token();
-    let work = leader::run(config, computing, engine, surroundings, leading.clone());
-    // The Lease is released only after the last write: until then nobody else may act.
-    let releasing = CancellationToken::new();
-    let holding = leadership.hold(&releasing);
-    tokio::pin!(work, holding);
+    })
+}
+
+/// One binding to serve, and with what.
+pub struct Service {
+    /// Settings.
+    pub config: Arc<SyncerConfig>,
+    /// `None` acts without an election.
+    pub election: Option<ElectionConfig>,
+    /// Client of the computing cluster.
+    pub computing: Client,
+    /// The process's policy engine.
+    pub engine: Engine,
+    /// The rest.
+    pub surroundings: Surroundings,
+}
+
+impl std::fmt::Debug for Service {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Service").field("config", &self.config).finish_non_exhaustive()
+    }
+}
+
+/// Serves one binding until `cancel` or a failure, as the leader of its election. In a process of its own and as a task
+/// of a Manager alike (MC-130). The binding's health is ready when its leader is.
+pub async fn serve_binding(service: Service, cancel: &CancellationToken) -> Result<(), SyncerError> {
+    let Service { config, election, computing, engine, surroundings } = service;
+    let participant =
+        election.map(|election| Election::new(computing.clone(), election, Arc::clone(&surroundings.clock)));
+    let health = Arc::clone(&surroundings.health);
+    let leading = lead(participant, cancel, |leading| {
+        surroundings.health.set_ready(false);
+        leader::run(config, computing, engine, surroundings, leading)
+    });
     tokio::select! {
-        result = &mut work => {
-            releasing.cancel();
-            holding.await;
-            result.map_err(Into::into)
-        }
-        ended = &mut holding => {
-            debug_assert_eq!(ended, Ended::Lost, "the lease is only released on request");
-            // Writers stop at once; what is under way is dropped with the process.
-            leading.cancel();
-            Err(SyncerError::LeadershipLost)
-        }
+        term = leading => match term {
+            Term::NeverLed => Ok(()),
+            Term::Lost => Err(SyncerError::LeadershipLost),
+            Term::Ended(result) => result.map_err(Into::into),
+        },
+        never = tell_progress(&health) => match never {},
     }
 }
 
 /// Shows that the runtime still schedules tasks.
-async fn tell_progress(health: Arc<Health>, cancel: CancellationToken) {
-    let mut ticks = tokio::time::interval(std::time::Duration::from_secs(10));
+async fn tell_progress(health: &Health) -> Infallible {
+    let mut ticks = tokio::time::interval(Duration::from_secs(10));
     loop {
-        tokio::select! {
-            () = cancel.cancelled() => return,
-            _ = ticks.tick() => health.progress(),
-        }
+        ticks.tick().await;
+        health.progress();
     }
 }

@@ -8,7 +8,7 @@ use crate::{
     bindings::deletion,
     bindings::finalizer::keep_finalizer,
     config::SyncerConfig,
-    leader::{Leader, LeaderError, Surroundings, Tasks, binding_view},
+    leader::{Leader, LeaderError, Surroundings, binding_view},
     nodes::{
         decide::{PodsOnVnode, WorkerSide, open_gate, run as run_nodes},
         index::Identity,
@@ -35,7 +35,7 @@ use crate::{
 };
 use kube::Client;
 use kubeocean_engine::{BindingFacts, Engine, PolicyHost};
-use kubeocean_runtime::{binding::Binding, events::EventRecorder, watch::WatchHealth};
+use kubeocean_runtime::{binding::Binding, events::EventRecorder, tasks::Tasks, watch::WatchHealth};
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 

@@ -26,7 +26,23 @@ pub fn requests(binding: &Binding<'_>) -> (Vec<AuditEvent>, Vec<AuditEvent>) {
 pub fn assert_rights(binding: &Binding<'_>) {
     let (computing, worker) = requests(binding);
     assert!(!computing.is_empty() && !worker.is_empty(), "the audit log has the Syncer's requests");
-    for event in computing.iter().chain(&worker) {
+    assert_allowed(computing.iter().chain(&worker));
+}
+
+/// As [`assert_rights`], for a Manager that serves bindings in its own process, with its own account.
+///
+/// # Panics
+/// A request was not allowed by a role of the charts.
+pub fn assert_manager_rights(computing: &Cluster) {
+    let events = computing.audit_events().expect("an audit log");
+    let account = "system:serviceaccount:kubeocean-system:kubeocean-manager";
+    let events: Vec<_> = events.into_iter().filter(|event| event.user.username == account).collect();
+    assert!(!events.is_empty(), "the audit log has the Manager's requests");
+    assert_allowed(&events);
+}
+
+fn assert_allowed<'a>(events: impl IntoIterator<Item = &'a AuditEvent>) {
+    for event in events {
         let code = event.response_status.code;
         assert!(![400, 401, 403, 405, 422].contains(&code), "{code} {}: {event:#?}", event.uri);
         let reason = event.annotations.get("authorization.k8s.io/reason").map_or("", String::as_str);

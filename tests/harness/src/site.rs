@@ -129,7 +129,9 @@ fn tenant_namespace(number: usize) -> String {
 }
 
 async fn install_computing(cluster: &Cluster) -> Result<()> {
-    let yaml = helm_template(Chart::Kubeocean, "kubeocean", SYSTEM_NAMESPACE, &json!({})).await?;
+    // The Manager of a test runs Syncers in its process; a Syncer that runs alone has its own account all the same.
+    let values = json!({"manager": {"runtime": "in-process"}});
+    let yaml = helm_template(Chart::Kubeocean, "kubeocean", SYSTEM_NAMESPACE, &values).await?;
     let mut objects = manifest::parse(&yaml)?;
     for object in &mut objects {
         // The programs run as processes of the test, not as pods; the Deployment stays, to be looked at.
