@@ -219,7 +219,7 @@ fn stop_on_signal(cancel: CancellationToken) -> anyhow::Result<()> {
 }
 
 /// A Go duration: `15s`, `1m30s`, `500ms`, `0`.
-fn duration(text: &str) -> Result<Duration, String> {
+pub(crate) fn duration(text: &str) -> Result<Duration, String> {
     let wrong = || format!("{text:?} is no duration, expected for example 15s, 1m30s or 500ms");
     if text == "0" {
         return Ok(Duration::ZERO);
