@@ -83,7 +83,11 @@ impl PolicyProject {
         Ok(target_folder()?.join(TARGET).join("release").join(file))
     }
 
-    async fn cargo(&self, args: &[&str]) -> Result<String> {
+    /// Runs cargo in the project and returns what it printed.
+    ///
+    /// # Errors
+    /// It fails; the message has what it printed.
+    pub async fn cargo(&self, args: &[&str]) -> Result<String> {
         let mut command = Command::new("cargo");
         for (name, _) in std::env::vars_os() {
             let text = name.to_string_lossy();
@@ -104,8 +108,7 @@ impl PolicyProject {
             .output()
             .await
             .context("running cargo")?;
-        let (out, error) =
-            (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+        let (out, error) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
         if !output.status.success() {
             bail!("cargo {} of {} failed:\n{out}{error}", args.join(" "), self.name);
         }
