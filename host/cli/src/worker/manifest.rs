@@ -90,9 +90,11 @@ mod tests {
 
     #[test]
     fn the_syncer_accepts_what_the_secret_holds() {
-        let secret = secret("kubeocean-system", "dc-east-kubeconfig", &made());
-        insta::assert_json_snapshot!(secret, {".data.kubeconfig" => "[base64]"});
+        let mut secret = secret("kubeocean-system", "dc-east-kubeconfig", &made());
         let data = STANDARD.decode(secret["data"]["kubeconfig"].as_str().unwrap()).unwrap();
+        assert_eq!(data, made().into_bytes());
         parse("kubeocean-system/dc-east-kubeconfig", Some(&data), false).unwrap();
+        secret["data"]["kubeconfig"] = "...".into();
+        insta::assert_snapshot!(secret.to_string(), @r#"{"apiVersion":"v1","data":{"kubeconfig":"..."},"kind":"Secret","metadata":{"name":"dc-east-kubeconfig","namespace":"kubeocean-system"},"type":"Opaque"}"#);
     }
 }

@@ -190,7 +190,7 @@ mod tests {
     #[case(TWO, "builtin:time-windows", None, "no entry of spec.policies runs builtin:time-windows")]
     #[case(TWO, "m.wasm", Some("x"), "no entry \"x\"")]
     #[case(
-        "[{name: a, module: {configMap: {name: m}}}, {name: b, module: {configMap: {name: n}}}]",
+        "[{name: a, module: {configMap: {name: m}}}, {name: b, module: {configMap: {name: other}}}]",
         "m.wasm",
         None,
         "--entry: a, b"

@@ -90,7 +90,7 @@ fn step_row(name: &str, step: &Step, resources: &[&String], at: Timestamp, zone:
     let verdict = match step.verdict {
         Some(EntryVerdict::Offer) => "offer",
         Some(EntryVerdict::Withhold) => "withhold",
-        Some(EntryVerdict::NotApplicable) => "not for it",
+        Some(EntryVerdict::NotApplicable) => "not applicable",
         None => "no answer",
     };
     let mut why = Vec::new();
