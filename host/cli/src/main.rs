@@ -1,17 +1,23 @@
 //! The one Kubeocean binary. Which program it is comes from the subcommand, or from the name it is called by: under
-//! `manager`, `syncer` or `proxier`, the entry points of the original's images, it is that subcommand.
+//! `manager`, `syncer` or `proxier`, the entry points of the original's images, it is that subcommand; as
+//! `kubectl-kubeocean` it is the plugin `kubectl kubeocean` with all subcommands.
 
 #![forbid(unsafe_code)]
 
+mod cluster;
 mod computing;
 mod crd;
 mod environment;
+mod failure;
 mod go_flags;
 mod in_process;
 mod logging;
 mod manager;
+mod output;
+mod policy;
 mod program;
 mod syncer;
+mod worker;
 
 use std::process::ExitCode;
 
@@ -35,17 +41,28 @@ enum Command {
     Syncer(Box<syncer::Args>),
     /// Print the CustomResourceDefinitions as YAML
     Crd(crd::Args),
+    /// Write, check and understand leasing policies
+    Policy(policy::Args),
+    /// Attach worker clusters
+    Worker(worker::Args),
 }
+
+/// Commands for people. Their exit codes are those of [`failure::Failure`]; the programs' end with 1 for any error.
+const FOR_PEOPLE: [&str; 2] = ["policy", "worker"];
 
 fn main() -> ExitCode {
     let arguments = go_flags::normalise(std::env::args());
+    let usage_error = match arguments.get(1) {
+        Some(command) if FOR_PEOPLE.contains(&command.as_str()) => 2,
+        _ => 1,
+    };
     let command = environment::with_variables(Cli::command());
     let parsed = command.try_get_matches_from(arguments).and_then(|matches| Cli::from_arg_matches(&matches));
     let cli = match parsed {
         Ok(cli) => cli,
         Err(error) => {
             // Help and version are no errors; a usage error ends with 1, as the original's programs do.
-            let code = u8::from(error.use_stderr());
+            let code = if error.use_stderr() { usage_error } else { 0 };
             if error.print().is_err() {
                 return ExitCode::FAILURE;
             }
@@ -56,6 +73,8 @@ fn main() -> ExitCode {
         Command::Manager(args) => manager::run(&args),
         Command::Syncer(args) => syncer::run(&args),
         Command::Crd(args) => crd::run(&args),
+        Command::Policy(args) => return ended(policy::run(&args)),
+        Command::Worker(args) => return ended(worker::run(&args)),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
@@ -63,5 +82,12 @@ fn main() -> ExitCode {
             eprintln!("error: {error:#}");
             ExitCode::FAILURE
         }
+    }
+}
+
+fn ended(result: Result<(), failure::Failure>) -> ExitCode {
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => failure.report(),
     }
 }

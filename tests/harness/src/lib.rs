@@ -20,6 +20,7 @@
 
 pub mod assets;
 pub mod audit;
+pub mod author;
 pub mod binding;
 pub mod chart;
 pub mod cluster;
