@@ -4,16 +4,17 @@ use std::sync::Arc;
 
 use crate::{
     config::SyncerConfig,
-    leader::{self, LeaderError, Surroundings},
+    leader::{self, Surroundings},
     metrics::SyncerMetrics,
 };
 use kube::Client;
 use kubeocean_engine::{Engine, EngineConfig, EngineError};
 use kubeocean_runtime::{
     clock::{Clock, SystemClock},
-    election::{Election, ElectionConfig, Ended},
+    election::{Election, ElectionConfig, ElectionTimes, Ended},
     health::Health,
     server::{ListenError, MetricsText, listen, serve_health, serve_metrics},
+    tasks::TaskEnded,
 };
 use tokio::net::TcpListener;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -55,7 +56,10 @@ pub enum SyncerError {
     Engine(#[from] EngineError),
     /// The leader's work ended.
     #[error(transparent)]
-    Leader(#[from] LeaderError),
+    Leader(#[from] TaskEnded),
+    /// The times of the election do not fit together.
+    #[error(transparent)]
+    Election(#[from] ElectionTimes),
 }
 
 /// Runs until `cancel` or a failure. Everything that was started has ended when this returns.
@@ -65,6 +69,7 @@ pub async fn run(
     computing: Client,
     cancel: CancellationToken,
 ) -> Result<(), SyncerError> {
+    process.election.as_ref().map_or(Ok(()), ElectionConfig::validate)?;
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let health = Arc::new(Health::default());
     let metrics = Arc::new(SyncerMetrics::new(&config.binding_name));
@@ -76,13 +81,11 @@ pub async fn run(
     if let Some(listener) = process.listeners.health {
         tracker.spawn(serve_health(listener, Arc::clone(&health), serving.clone()));
     }
-    let progress = tracker.spawn(tell_progress(Arc::clone(&health), serving.clone()));
     let result =
         lead(&config, process.election, computing, Surroundings { clock, health, metrics }, &cancel).await;
     serving.cancel();
     tracker.close();
     tracker.wait().await;
-    progress.abort();
     result
 }
 
@@ -107,11 +110,18 @@ async fn lead(
         leader::run(config, computing, engine, surroundings, cancel.child_token()).await?;
         return Ok(());
     };
-    // A standby that can read the Lease is ready: it takes over as soon as it must.
-    surroundings.health.set_ready(true);
     let participant = Election::new(computing.clone(), election, Arc::clone(&surroundings.clock));
-    let Some(leadership) = participant.acquire(cancel).await else { return Ok(()) };
-    surroundings.health.set_ready(false);
+    let health = Arc::clone(&surroundings.health);
+    // A standby that can read the Lease is ready: it takes over as soon as it must.
+    let attempted = |answered| {
+        health.progress();
+        if answered {
+            health.answered();
+            health.set_ready(true);
+        }
+    };
+    let Some(leadership) = participant.acquire(cancel, attempted).await else { return Ok(()) };
+    health.set_ready(false);
     let leading = cancel.child_token();
     let work = leader::run(config, computing, engine, surroundings, leading.clone());
     // The Lease is released only after the last write: until then nobody else may act.
@@ -129,17 +139,6 @@ async fn lead(
             // Writers stop at once; what is under way is dropped with the process.
             leading.cancel();
             Err(SyncerError::LeadershipLost)
-        }
-    }
-}
-
-/// Shows that the runtime still schedules tasks.
-async fn tell_progress(health: Arc<Health>, cancel: CancellationToken) {
-    let mut ticks = tokio::time::interval(std::time::Duration::from_secs(10));
-    loop {
-        tokio::select! {
-            () = cancel.cancelled() => return,
-            _ = ticks.tick() => health.progress(),
         }
     }
 }
