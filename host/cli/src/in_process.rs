@@ -156,9 +156,21 @@ async fn serve(
     surroundings: Surroundings,
     cancel: CancellationToken,
 ) -> anyhow::Result<()> {
-    let settings = &all.settings;
-    let computing = computing::connect(settings.kubeconfig.as_deref()).await?;
-    let service = Service {
+    let kubeconfig = all.settings.kubeconfig.clone();
+    let computing = computing::connect(kubeconfig.as_deref()).await?;
+    let service = service(&all.settings, identity, computing, surroundings);
+    drop(all);
+    serve_binding(service, &cancel).await?;
+    Ok(())
+}
+
+fn service(
+    settings: &Settings,
+    identity: Identity,
+    computing: kube::Client,
+    surroundings: Surroundings,
+) -> Service {
+    Service {
         config: Arc::new(SyncerConfig { binding_name: identity.binding, ..settings.syncer.clone() }),
         // The name that a Syncer started as a Deployment uses, so that the two never act together (MC-131).
         election: settings.election.clone().map(|election| ElectionConfig {
@@ -168,9 +180,7 @@ async fn serve(
         computing,
         engine: settings.engine.clone(),
         surroundings,
-    };
-    serve_binding(service, &cancel).await?;
-    Ok(())
+    }
 }
 
 /// Tells when a component became ready or ceased to be.

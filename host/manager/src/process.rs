@@ -10,6 +10,7 @@ use kubeocean_runtime::{
     first_failure::FirstFailure,
     health::Health,
     leading::{Term, lead},
+    probe::probe,
     queue::drive,
     server::{Listeners, MetricsText},
     tasks::{TaskEnded, Tasks},
@@ -70,8 +71,14 @@ pub async fn run(
         Arc::new(move || others(metrics.encode()))
     };
     let listening = tokio::spawn(process.listeners.serve(text, Arc::clone(&health), serving.clone()));
-    // A standby that can read the Lease is ready: it takes over as soon as it must.
-    health.set_ready(process.election.is_some());
+    let probing = {
+        let health = Arc::clone(&health);
+        tokio::spawn(probe(computing.clone(), "/version", serving.clone(), move |answered| {
+            if answered {
+                health.answered();
+            }
+        }))
+    };
     let lease = process.election.as_ref().map(|election| election.lease.clone());
     if let Some(lease) = &lease {
         metrics.stand_by(lease);
@@ -80,7 +87,7 @@ pub async fn run(
         process.election.map(|election| Election::new(computing.clone(), election, Arc::clone(&clock)));
     let manager =
         Manager { config, computing, components, clock, health: Arc::clone(&health), metrics, lease };
-    let leading = lead(participant, &cancel, |leading| manager.lead(leading));
+    let leading = lead(participant, Arc::clone(&health), &cancel, |leading| manager.lead(leading));
     let result = tokio::select! {
         term = leading => match term {
             Term::NeverLed => Ok(()),
@@ -90,8 +97,12 @@ pub async fn run(
         never = tell_progress(&health) => match never {},
     };
     serving.cancel();
-    if let Err(error) = listening.await {
-        tracing::error!(%error, "a listener failed");
+    for (what, ended) in
+        [("a listener", listening.await), ("the probe of the computing cluster", probing.await)]
+    {
+        if let Err(error) = ended {
+            tracing::error!(%error, what, "failed");
+        }
     }
     if matches!(result, Err(ManagerError::LeadershipLost)) {
         drop(manager.components.shut_down());

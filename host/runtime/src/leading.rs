@@ -1,8 +1,13 @@
 //! One term of leadership: work that runs only while a Lease is held, and a Lease that is released only after the work.
 
+use std::sync::Arc;
+
 use tokio_util::sync::CancellationToken;
 
-use crate::election::{Election, Ended};
+use crate::{
+    election::{Election, Ended},
+    health::Health,
+};
 
 /// How a term ended.
 #[derive(Debug)]
@@ -16,9 +21,11 @@ pub enum Term<T> {
 }
 
 /// Waits until `participant` leads, then runs `work` with a token that is cancelled when leadership ends. Without a
-/// participant the work runs at once.
+/// participant the work runs at once. `health` is told of every answer; a standby that can read the Lease is ready, as it
+/// takes over as soon as it must.
 pub async fn lead<T, F>(
     participant: Option<Election>,
+    health: Arc<Health>,
     cancel: &CancellationToken,
     work: impl FnOnce(CancellationToken) -> F,
 ) -> Term<T>
@@ -26,7 +33,18 @@ where
     F: Future<Output = T>,
 {
     let Some(participant) = participant else { return Term::Ended(work(cancel.child_token()).await) };
-    let Some(leadership) = participant.acquire(cancel).await else { return Term::NeverLed };
+    let attempted = {
+        let health = Arc::clone(&health);
+        move |answered| {
+            health.progress();
+            if answered {
+                health.answered();
+                health.set_ready(true);
+            }
+        }
+    };
+    let Some(leadership) = participant.acquire(cancel, attempted).await else { return Term::NeverLed };
+    health.set_ready(false);
     let leading = cancel.child_token();
     let work = work(leading.clone());
     // The Lease is released only after the last write: until then nobody else may act.

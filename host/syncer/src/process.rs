@@ -1,20 +1,21 @@
 //! One Syncer process: listeners, leader election, and the leader's work until it is told to stop (MC section 7).
 
-use std::{convert::Infallible, sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use crate::{
     config::SyncerConfig,
-    leader::{self, LeaderError, ProxierSource, Surroundings},
+    leader::{self, ProxierSource, Surroundings},
     metrics::SyncerMetrics,
 };
 use kube::Client;
 use kubeocean_engine::{Engine, EngineConfig, EngineError};
 use kubeocean_runtime::{
     clock::SystemClock,
-    election::{Election, ElectionConfig},
+    election::{Election, ElectionConfig, ElectionTimes},
     health::Health,
     leading::{Term, lead},
     server::Listeners,
+    tasks::TaskEnded,
 };
 use tokio_util::sync::CancellationToken;
 
@@ -38,7 +39,10 @@ pub enum SyncerError {
     Engine(#[from] EngineError),
     /// The leader's work ended.
     #[error(transparent)]
-    Leader(#[from] LeaderError),
+    Leader(#[from] TaskEnded),
+    /// The times of the election do not fit together.
+    #[error(transparent)]
+    Election(#[from] ElectionTimes),
 }
 
 /// Runs until `cancel` or a failure. Everything that was started has ended when this returns.
@@ -56,8 +60,6 @@ pub async fn run(
         Arc::new(move || metrics.encode())
     };
     let listening = tokio::spawn(process.listeners.serve(text, Arc::clone(&health), serving.clone()));
-    // A standby that can read the Lease is ready: it takes over as soon as it must.
-    health.set_ready(process.election.is_some());
     let service = Service {
         engine: start_engine(&config)?,
         config,
@@ -112,28 +114,16 @@ impl std::fmt::Debug for Service {
 /// of a Manager alike (MC-130). The binding's health is ready when its leader is.
 pub async fn serve_binding(service: Service, cancel: &CancellationToken) -> Result<(), SyncerError> {
     let Service { config, election, computing, engine, surroundings } = service;
+    election.as_ref().map_or(Ok(()), ElectionConfig::validate)?;
     let participant =
         election.map(|election| Election::new(computing.clone(), election, Arc::clone(&surroundings.clock)));
     let health = Arc::clone(&surroundings.health);
-    let leading = lead(participant, cancel, |leading| {
-        surroundings.health.set_ready(false);
+    let term = lead(participant, health, cancel, |leading| {
         leader::run(config, computing, engine, surroundings, leading)
     });
-    tokio::select! {
-        term = leading => match term {
-            Term::NeverLed => Ok(()),
-            Term::Lost => Err(SyncerError::LeadershipLost),
-            Term::Ended(result) => result.map_err(Into::into),
-        },
-        never = tell_progress(&health) => match never {},
-    }
-}
-
-/// Shows that the runtime still schedules tasks.
-async fn tell_progress(health: &Health) -> Infallible {
-    let mut ticks = tokio::time::interval(Duration::from_secs(10));
-    loop {
-        ticks.tick().await;
-        health.progress();
+    match term.await {
+        Term::NeverLed => Ok(()),
+        Term::Lost => Err(SyncerError::LeadershipLost),
+        Term::Ended(result) => result.map_err(Into::into),
     }
 }
