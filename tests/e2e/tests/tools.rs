@@ -207,17 +207,8 @@ async fn a_syncer_leases_with_nothing_but_the_printed_secret() {
     let secret = binding.secret_name();
     binding.computing().kubectl_text(&["-n", namespace::SYSTEM, "delete", "secret", &secret]).await.unwrap();
     let worker_config = path_of(binding.worker());
-    let mount_namespace = binding.mount_namespace().to_owned();
-    let make = [
-        "worker",
-        "kubeconfig",
-        "--kubeconfig",
-        &worker_config,
-        "--namespace",
-        &mount_namespace,
-        "--ttl",
-        "1h",
-    ];
+    let area = binding.mount_namespace().to_owned();
+    let make = ["worker", "kubeconfig", "--kubeconfig", &worker_config, "--namespace", &area, "--ttl", "1h"];
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("secret.yaml");
     let for_binding = ["--binding-name", binding.name(), "-o", file.to_str().unwrap()];
