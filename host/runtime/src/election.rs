@@ -4,13 +4,11 @@
 //! Expiry is measured on the local clock from the moment a change of the Lease was seen, never by comparing clocks of
 //! two machines.
 
-use std::{
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{sync::Arc, time::Duration};
 
 use kube::Client;
 use serde_json::{Value, json};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -36,6 +34,31 @@ pub struct ElectionConfig {
     pub retry_period: Duration,
 }
 
+/// Times that cannot keep two processes from leading at once.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "leader election times {lease_duration:?}, {renew_deadline:?}, {retry_period:?} cannot work: the lease duration must be whole seconds and longer than the renew deadline, and that longer than the retry period, at least a second each"
+)]
+pub struct ElectionTimes {
+    lease_duration: Duration,
+    renew_deadline: Duration,
+    retry_period: Duration,
+}
+
+impl ElectionConfig {
+    /// A leader must give up before others may take over, and have tried to renew before it gives up.
+    pub fn validate(&self) -> Result<(), ElectionTimes> {
+        let Self { lease_duration, renew_deadline, retry_period, .. } = *self;
+        let whole = lease_duration.subsec_nanos() == 0;
+        let ordered = lease_duration > renew_deadline && renew_deadline > retry_period;
+        if whole && ordered && retry_period >= Duration::from_secs(1) {
+            Ok(())
+        } else {
+            Err(ElectionTimes { lease_duration, renew_deadline, retry_period })
+        }
+    }
+}
+
 /// A participant in an election.
 pub struct Election {
     client: Client,
@@ -57,6 +80,8 @@ struct Seen {
 pub struct Leadership {
     election: Election,
     resource_version: String,
+    /// When the request that won was sent: the Lease runs from then at the latest.
+    since: Instant,
 }
 
 impl std::fmt::Debug for Election {
@@ -72,14 +97,21 @@ impl Election {
     }
 
     /// Waits until this process leads; `None` when cancelled. Says so when another process leads (a standby is not
-    /// silent), once per holder.
-    pub async fn acquire(mut self, cancel: &CancellationToken) -> Option<Leadership> {
+    /// silent), once per holder. `attempted` learns after each attempt whether the Lease could be read.
+    pub async fn acquire(
+        mut self,
+        cancel: &CancellationToken,
+        attempted: impl Fn(bool),
+    ) -> Option<Leadership> {
         let mut told: Option<String> = None;
         loop {
-            match self.attempt().await {
+            let since = Instant::now();
+            let attempt = self.attempt().await;
+            attempted(attempt.is_ok());
+            match attempt {
                 Ok(Attempt::Won(resource_version)) => {
                     tracing::info!(lease = self.config.lease, identity = self.config.identity, "leading");
-                    return Some(Leadership { election: self, resource_version });
+                    return Some(Leadership { election: self, resource_version, since });
                 }
                 Ok(Attempt::HeldBy(holder)) => {
                     if told.as_ref() != Some(&holder) {
@@ -168,37 +200,37 @@ impl Leadership {
     /// Renews until `cancel` (then the Lease is released, so that a standby takes over at once) or until renewal
     /// fails for the deadline. Returns whether leadership was lost.
     pub async fn hold(mut self, cancel: &CancellationToken) -> Ended {
-        let mut renewed = Instant::now();
-        loop {
-            tokio::select! {
-                () = cancel.cancelled() => {
-                    self.release().await;
-                    return Ended::Released;
-                }
-                () = tokio::time::sleep(self.election.config.retry_period) => {}
-            }
-            match tokio::time::timeout(self.election.config.renew_deadline, self.renew()).await {
-                Ok(Ok(())) => renewed = Instant::now(),
-                Ok(Err(ApplyError::Conflict { .. } | ApplyError::NotFound { .. })) => {
-                    tracing::error!(
-                        lease = self.election.config.lease,
-                        "leadership lost: another process wrote the lease"
-                    );
-                    return Ended::Lost;
-                }
-                Ok(Err(error)) => tracing::warn!(error = error.chain(), "lease not renewed, retrying"),
-                Err(_) => tracing::warn!("lease not renewed in time, retrying"),
-            }
-            if renewed.elapsed() > self.election.config.renew_deadline {
-                tracing::error!(
-                    lease = self.election.config.lease,
-                    "leadership lost: the lease could not be renewed"
-                );
-                return Ended::Lost;
-            }
+        let (since, config) = (self.since, self.election.config.clone());
+        let ended = keep(since, &config, cancel, &mut self).await;
+        match ended {
+            Ended::Released => self.release().await,
+            Ended::Lost => tracing::error!(
+                lease = config.lease,
+                "leadership lost: another process wrote the lease, or it could not be renewed"
+            ),
         }
+        ended
     }
 
+    async fn release(self) {
+        let patch = json!({
+            "metadata": {"resourceVersion": self.resource_version},
+            "spec": {"holderIdentity": "", "leaseDurationSeconds": 1},
+        });
+        let path = paths::lease(&self.election.config.namespace, &self.election.config.lease);
+        if let Err(error) = merge_patch(&self.election.client, &path, &patch).await {
+            tracing::debug!(error = error.chain(), "lease not released, it will expire");
+        }
+    }
+}
+
+/// Something that is ours as long as it is renewed. A trait and no async closure, whose future could not be moved to
+/// another thread.
+trait Renew {
+    fn renew(&mut self) -> impl Future<Output = Result<(), ApplyError>> + Send;
+}
+
+impl Renew for Leadership {
     async fn renew(&mut self) -> Result<(), ApplyError> {
         let patch = json!({
             "metadata": {"resourceVersion": self.resource_version},
@@ -223,15 +255,34 @@ impl Leadership {
             Err(error) => Err(error),
         }
     }
+}
 
-    async fn release(self) {
-        let patch = json!({
-            "metadata": {"resourceVersion": self.resource_version},
-            "spec": {"holderIdentity": "", "leaseDurationSeconds": 1},
-        });
-        let path = paths::lease(&self.election.config.namespace, &self.election.config.lease);
-        if let Err(error) = merge_patch(&self.election.client, &path, &patch).await {
-            tracing::debug!(error = error.chain(), "lease not released, it will expire");
+/// Renews until `cancel`, or until no renewal that was begun within the deadline has succeeded. The deadline runs
+/// from the start of the last successful request, which is never later than what the Lease says, and cuts a request
+/// that hangs: with the deadline below the Lease's duration, this process stops before another one may begin.
+async fn keep(
+    since: Instant,
+    config: &ElectionConfig,
+    cancel: &CancellationToken,
+    ours: &mut impl Renew,
+) -> Ended {
+    let mut renewed = since;
+    loop {
+        let lost = renewed + config.renew_deadline;
+        tokio::select! {
+            () = cancel.cancelled() => return Ended::Released,
+            () = tokio::time::sleep_until(lost.min(Instant::now() + config.retry_period)) => {}
+        }
+        if Instant::now() >= lost {
+            return Ended::Lost;
+        }
+        let begun = Instant::now();
+        match tokio::time::timeout_at(lost, ours.renew()).await {
+            Ok(Ok(())) => renewed = begun,
+            Ok(Err(ApplyError::Conflict { .. } | ApplyError::NotFound { .. })) | Err(_) => {
+                return Ended::Lost;
+            }
+            Ok(Err(error)) => tracing::warn!(error = error.chain(), "lease not renewed, retrying"),
         }
     }
 }
@@ -251,4 +302,86 @@ fn text(lease: &Value, pointer: &str) -> String {
 
 fn resource_version(lease: &Value) -> String {
     text(lease, "/metadata/resourceVersion")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::Verb;
+    use rstest::rstest;
+
+    fn config(lease_duration: u64, renew_deadline: u64, retry_period: u64) -> ElectionConfig {
+        ElectionConfig {
+            namespace: "ns".into(),
+            lease: "lease".into(),
+            identity: "me".into(),
+            lease_duration: Duration::from_millis(lease_duration),
+            renew_deadline: Duration::from_millis(renew_deadline),
+            retry_period: Duration::from_millis(retry_period),
+        }
+    }
+
+    #[rstest]
+    #[case(15_000, 10_000, 2000, true)]
+    #[case(15_500, 10_000, 2000, false)]
+    #[case(10_000, 10_000, 2000, false)]
+    #[case(15_000, 2000, 2000, false)]
+    #[case(3000, 2000, 500, false)]
+    fn times_that_work(#[case] lease: u64, #[case] deadline: u64, #[case] retry: u64, #[case] fits: bool) {
+        assert_eq!(config(lease, deadline, retry).validate().is_ok(), fits);
+    }
+
+    fn failed() -> ApplyError {
+        ApplyError::Timeout { verb: Verb::Patch, object: "lease".into(), seconds: 1 }
+    }
+
+    /// Calls itself to renew.
+    struct Calls<F>(F);
+
+    impl<F: FnMut() -> Fut + Send, Fut: Future<Output = Result<(), ApplyError>> + Send> Renew for Calls<F> {
+        fn renew(&mut self) -> impl Future<Output = Result<(), ApplyError>> + Send {
+            self.0()
+        }
+    }
+
+    /// Renewals 1 to `good` succeed after a moment, the next ones do what `then` says.
+    async fn lost_after(good: u32, hang: bool) -> Duration {
+        let (start, cancel) = (Instant::now(), CancellationToken::new());
+        let mut calls = 0;
+        let mut renewals = Calls(|| {
+            calls += 1;
+            let bad = calls > good;
+            async move {
+                tokio::time::sleep(Duration::from_millis(100)).await;
+                match (bad, hang) {
+                    (false, _) => Ok(()),
+                    (true, false) => Err(failed()),
+                    (true, true) => std::future::pending().await,
+                }
+            }
+        });
+        let ended = keep(start, &config(15_000, 10_000, 2000), &cancel, &mut renewals).await;
+        assert_eq!(ended, Ended::Lost);
+        start.elapsed()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_leader_stops_before_its_lease_ends_however_renewals_fail() {
+        assert_eq!(lost_after(0, false).await, Duration::from_secs(10));
+        assert_eq!(lost_after(0, true).await, Duration::from_secs(10));
+        // The third one was begun at 6.2 s.
+        assert_eq!(lost_after(3, false).await, Duration::from_millis(16_200));
+        assert_eq!(lost_after(3, true).await, Duration::from_millis(16_200));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_leader_stops_at_once_when_another_process_wrote_the_lease() {
+        let (start, cancel) = (Instant::now(), CancellationToken::new());
+        let mut renewals = Calls(|| {
+            std::future::ready(Err(ApplyError::Conflict { verb: Verb::Patch, object: "lease".into() }))
+        });
+        let ended = keep(start, &config(15_000, 10_000, 2000), &cancel, &mut renewals).await;
+        assert_eq!(ended, Ended::Lost);
+        assert_eq!(start.elapsed(), Duration::from_secs(2));
+    }
 }

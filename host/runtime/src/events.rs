@@ -42,6 +42,35 @@ pub struct Regarding {
     pub uid: String,
 }
 
+impl Regarding {
+    fn cluster_scoped(api_version: &'static str, kind: &'static str, name: &str, uid: &str) -> Self {
+        Self { api_version, kind, namespace: String::new(), name: name.to_owned(), uid: uid.to_owned() }
+    }
+
+    /// A ClusterBinding.
+    pub fn binding(name: &str, uid: &str) -> Self {
+        Self::cluster_scoped(OURS, "ClusterBinding", name, uid)
+    }
+
+    /// A ResourceLeasingPolicy.
+    pub fn policy(name: &str, uid: &str) -> Self {
+        Self::cluster_scoped(OURS, "ResourceLeasingPolicy", name, uid)
+    }
+
+    /// A Node.
+    pub fn node(name: &str, uid: &str) -> Self {
+        Self::cluster_scoped("v1", "Node", name, uid)
+    }
+
+    /// A Pod.
+    pub fn pod(namespace: &str, name: &str, uid: &str) -> Self {
+        Self { namespace: namespace.to_owned(), ..Self::cluster_scoped("v1", "Pod", name, uid) }
+    }
+}
+
+/// Version of our own kinds.
+const OURS: &str = "cloud.tencent.com/v1beta1";
+
 /// Whether somebody should look.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Severity {

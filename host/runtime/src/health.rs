@@ -1,21 +1,29 @@
-//! What the probes tell: alive while tasks run and make progress, ready as MC section 7 says. Neither depends on the
+//! What the probes tell: alive while the main loop makes progress, ready as MC section 7 says. Neither depends on the
 //! worker cluster.
 
 use std::{
     sync::atomic::{AtomicBool, AtomicU64, Ordering},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
-/// The reconcile loops must come by at least this often.
+use tokio::time::Instant;
+
+/// The main loop must come by at least this often.
 const PROGRESS_LIMIT: Duration = Duration::from_mins(5);
+/// How often it shall come by when it has nothing to do.
+pub const PULSE: Duration = Duration::from_secs(30);
+/// The API server of the computing cluster must have answered within this time.
+const ANSWER_LIMIT: Duration = Duration::from_mins(1);
 
 /// Health of one process, shared by its tasks.
 #[derive(Debug)]
 pub struct Health {
     started: Instant,
     ready: AtomicBool,
-    failed: AtomicBool,
-    last_progress_millis: AtomicU64,
+    /// Milliseconds after the start.
+    progress: AtomicU64,
+    /// Milliseconds after the start, plus one; 0 before the first answer.
+    answer: AtomicU64,
 }
 
 impl Default for Health {
@@ -23,8 +31,8 @@ impl Default for Health {
         Self {
             started: Instant::now(),
             ready: AtomicBool::new(false),
-            failed: AtomicBool::new(false),
-            last_progress_millis: AtomicU64::new(0),
+            progress: AtomicU64::new(0),
+            answer: AtomicU64::new(0),
         }
     }
 }
@@ -35,25 +43,63 @@ impl Health {
         self.ready.store(ready, Ordering::Relaxed);
     }
 
-    /// Whether the process is ready.
+    /// Whether the process is ready: it said so, is alive, and the computing cluster answered within a minute.
     pub fn is_ready(&self) -> bool {
-        self.ready.load(Ordering::Relaxed) && self.is_alive()
+        let answer = self.answer.load(Ordering::Relaxed);
+        let answered = answer > 0 && self.now().saturating_sub(answer - 1) < millis(ANSWER_LIMIT);
+        self.ready.load(Ordering::Relaxed) && answered && self.is_alive()
     }
 
-    /// A task ended by itself or panicked: the process must be replaced.
-    pub fn fail(&self) {
-        self.failed.store(true, Ordering::Relaxed);
+    /// The API server of the computing cluster answered.
+    pub fn answered(&self) {
+        self.answer.store(self.now() + 1, Ordering::Relaxed);
     }
 
     /// Called by the main loop each time it comes by.
     pub fn progress(&self) {
-        let millis = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX);
-        self.last_progress_millis.store(millis, Ordering::Relaxed);
+        self.progress.store(self.now(), Ordering::Relaxed);
     }
 
-    /// Whether the process works.
+    /// Whether the main loop came by in the last five minutes.
     pub fn is_alive(&self) -> bool {
-        let last = Duration::from_millis(self.last_progress_millis.load(Ordering::Relaxed));
-        !self.failed.load(Ordering::Relaxed) && self.started.elapsed().saturating_sub(last) < PROGRESS_LIMIT
+        self.now().saturating_sub(self.progress.load(Ordering::Relaxed)) < millis(PROGRESS_LIMIT)
+    }
+
+    fn now(&self) -> u64 {
+        millis(self.started.elapsed())
+    }
+}
+
+fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX / 2)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_process_is_ready_while_the_computing_cluster_answers() {
+        let health = Health::default();
+        health.set_ready(true);
+        assert!(!health.is_ready(), "there was no answer yet");
+        health.answered();
+        assert!(health.is_ready());
+        tokio::time::advance(Duration::from_secs(60)).await;
+        assert!(!health.is_ready() && health.is_alive());
+        health.answered();
+        assert!(health.is_ready());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_process_without_progress_is_dead() {
+        let health = Health::default();
+        tokio::time::advance(Duration::from_secs(299)).await;
+        assert!(health.is_alive());
+        health.progress();
+        tokio::time::advance(Duration::from_secs(299)).await;
+        assert!(health.is_alive());
+        tokio::time::advance(Duration::from_secs(1)).await;
+        assert!(!health.is_alive());
     }
 }

@@ -16,17 +16,18 @@ pub enum Term<T> {
 }
 
 /// Waits until `participant` leads, then runs `work` with a token that is cancelled when leadership ends. Without a
-/// participant the work runs at once.
+/// participant the work runs at once. `attempted` learns of each attempt to lead whether the Lease could be read.
 pub async fn lead<T, F>(
     participant: Option<Election>,
     cancel: &CancellationToken,
+    attempted: impl Fn(bool),
     work: impl FnOnce(CancellationToken) -> F,
 ) -> Term<T>
 where
     F: Future<Output = T>,
 {
     let Some(participant) = participant else { return Term::Ended(work(cancel.child_token()).await) };
-    let Some(leadership) = participant.acquire(cancel).await else { return Term::NeverLed };
+    let Some(leadership) = participant.acquire(cancel, attempted).await else { return Term::NeverLed };
     let leading = cancel.child_token();
     let work = work(leading.clone());
     // The Lease is released only after the last write: until then nobody else may act.

@@ -14,6 +14,7 @@ pub mod first_failure;
 pub mod health;
 pub mod leading;
 pub mod meta;
+pub mod probe;
 pub mod queue;
 pub mod request;
 pub mod server;

@@ -14,12 +14,16 @@ use std::{
 
 use parking_lot::Mutex;
 use tokio::{sync::Notify, time::Instant};
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tokio_util::sync::CancellationToken;
+
+use crate::tasks::Workers;
 
 /// First retry delay of a failed key (TD-103).
 const BACKOFF_FIRST: Duration = Duration::from_secs(1);
 /// Longest retry delay of a failed key (TD-103).
 const BACKOFF_MAX: Duration = Duration::from_mins(5);
+/// First delay of a key whose object changed meanwhile: its event is under way.
+const STALE_FIRST: Duration = Duration::from_millis(50);
 
 /// What became of one reconcile.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,7 +34,7 @@ pub enum Outcome {
     After(Duration),
     /// Failed; look again after the key's backoff.
     Retry,
-    /// The object changed since it was read; look again soon, without counting a failure.
+    /// The object changed since it was read; look again soon, and less soon each time this happens again.
     Stale,
 }
 
@@ -52,6 +56,8 @@ struct State<K> {
     delayed: BTreeSet<(Instant, K)>,
     due: HashMap<K, Instant>,
     failures: BTreeMap<K, u32>,
+    /// Times a key was outdated in a row.
+    stales: BTreeMap<K, u32>,
 }
 
 impl<K> Default for State<K> {
@@ -64,6 +70,7 @@ impl<K> Default for State<K> {
             delayed: BTreeSet::new(),
             due: HashMap::new(),
             failures: BTreeMap::new(),
+            stales: BTreeMap::new(),
         }
     }
 }
@@ -134,17 +141,18 @@ impl<K: Clone + Eq + Hash + Ord + Debug + Send + 'static> Queue<K> {
         }
     }
 
-    /// Up to `max` keys: the next one and what else becomes ready within `linger`.
+    /// Up to `max` keys: the next one and what else becomes ready within `linger`. A caller that stops waiting leaves
+    /// the keys in the queue.
     pub async fn next_batch(&self, max: usize, linger: Duration) -> Vec<K> {
-        let mut batch = vec![self.next().await];
+        let mut claimed = Claimed { queue: self, keys: vec![self.next().await] };
         let deadline = Instant::now() + linger;
-        while batch.len() < max {
+        while claimed.keys.len() < max {
             match tokio::time::timeout_at(deadline, self.next()).await {
-                Ok(key) => batch.push(key),
+                Ok(key) => claimed.keys.push(key),
                 Err(_) => break,
             }
         }
-        batch
+        std::mem::take(&mut claimed.keys)
     }
 
     /// Ends the work on a key.
@@ -152,12 +160,12 @@ impl<K: Clone + Eq + Hash + Ord + Debug + Send + 'static> Queue<K> {
         let mut state = self.state.lock();
         state.running.remove(key);
         match outcome {
-            Outcome::Done | Outcome::After(_) | Outcome::Stale => {
+            Outcome::Done | Outcome::After(_) => {
                 state.failures.remove(key);
+                state.stales.remove(key);
             }
-            Outcome::Retry => {
-                *state.failures.entry(key.clone()).or_insert(0) += 1;
-            }
+            Outcome::Stale => *state.stales.entry(key.clone()).or_insert(0) += 1,
+            Outcome::Retry => *state.failures.entry(key.clone()).or_insert(0) += 1,
         }
         if state.dirty.remove(key) {
             state.push(key.clone());
@@ -165,8 +173,8 @@ impl<K: Clone + Eq + Hash + Ord + Debug + Send + 'static> Queue<K> {
             let delay = match outcome {
                 Outcome::Done => None,
                 Outcome::After(delay) => Some(delay),
-                Outcome::Stale => Some(Duration::from_millis(50)),
-                Outcome::Retry => Some(backoff(state.failures.get(key).copied().unwrap_or(1), key)),
+                Outcome::Stale => Some(backoff(STALE_FIRST, state.stales.get(key), key)),
+                Outcome::Retry => Some(backoff(BACKOFF_FIRST, state.failures.get(key), key)),
             };
             if let Some(delay) = delay {
                 if outcome == Outcome::Retry {
@@ -220,45 +228,66 @@ impl<K: Clone + Eq + Hash + Ord> State<K> {
     }
 }
 
-/// 1 s, 2 s, 4 s, ... 5 min, spread by up to a tenth so that keys that failed together do not return together. The
-/// spread comes from the key, so it needs no randomness.
-fn backoff<K: Hash>(failures: u32, key: &K) -> Duration {
+/// Keys taken out of a queue for a batch that is not complete. Dropped with keys, it gives them back.
+struct Claimed<'a, K: Clone + Eq + Hash + Ord + Debug + Send + 'static> {
+    queue: &'a Queue<K>,
+    keys: Vec<K>,
+}
+
+impl<K: Clone + Eq + Hash + Ord + Debug + Send + 'static> Drop for Claimed<'_, K> {
+    fn drop(&mut self) {
+        if self.keys.is_empty() {
+            return;
+        }
+        let mut state = self.queue.state.lock();
+        for key in self.keys.drain(..) {
+            state.running.remove(&key);
+            state.dirty.remove(&key);
+            state.push(key);
+        }
+        drop(state);
+        self.queue.wake.notify_one();
+    }
+}
+
+/// `first`, twice that, four times, ... 5 min, spread by up to a tenth so that keys that failed together do not return
+/// together. The spread comes from the key, so it needs no randomness.
+fn backoff<K: Hash>(first: Duration, times: Option<&u32>, key: &K) -> Duration {
     use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher};
+    let failures = times.copied().unwrap_or(1);
     let exponent = failures.saturating_sub(1).min(16);
-    let plain = BACKOFF_FIRST.saturating_mul(1 << exponent).min(BACKOFF_MAX);
+    let plain = first.saturating_mul(1 << exponent).min(BACKOFF_MAX);
     let spread = BuildHasherDefault::<DefaultHasher>::default().hash_one((key, failures)) % 100;
     plain.mul_f64(0.9 + f64::from(u32::try_from(spread).unwrap_or(0)) / 1000.0)
 }
 
-/// Works on a queue with up to `workers` keys at a time until `cancel`, then waits for the running ones.
+/// Works on a queue with up to `workers` keys at a time until `cancel`, then waits for the running ones. A panic in a
+/// reconcile is a panic of this future: its key would otherwise count as running for ever.
 pub async fn drive<K, F, Fut>(queue: Arc<Queue<K>>, workers: usize, cancel: CancellationToken, reconcile: F)
 where
     K: Clone + Eq + Hash + Ord + Debug + Send + Sync + 'static,
     F: Fn(K) -> Fut + Send + Sync + 'static,
     Fut: Future<Output = Outcome> + Send + 'static,
 {
-    let slots = Arc::new(tokio::sync::Semaphore::new(workers.max(1)));
-    let tracker = TaskTracker::new();
+    let mut workers = Workers::new(workers);
     loop {
-        let slot = tokio::select! {
+        tokio::select! {
             () = cancel.cancelled() => break,
-            slot = Arc::clone(&slots).acquire_owned() => slot,
-        };
-        let Ok(slot) = slot else { break };
+            () = workers.free() => {}
+        }
         let key = tokio::select! {
             () = cancel.cancelled() => break,
+            () = workers.attend() => continue,
             key = queue.next() => key,
         };
         let work = reconcile(key.clone());
         let queue = Arc::clone(&queue);
-        tracker.spawn(async move {
+        workers.start(async move {
             let outcome = work.await;
             queue.done(&key, outcome);
-            drop(slot);
         });
     }
-    tracker.close();
-    tracker.wait().await;
+    workers.finish().await;
 }
 
 #[cfg(test)]
@@ -321,6 +350,49 @@ mod tests {
         queue.add_after("c", Duration::from_millis(3));
         queue.add_after("d", Duration::from_millis(30));
         assert_eq!(queue.next_batch(10, Duration::from_millis(5)).await, ["a", "b", "c"]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_batch_that_nobody_waits_for_stays_in_the_queue() {
+        let queue = Queue::new("test");
+        queue.add_all(["a", "b"]);
+        let gave_up =
+            tokio::time::timeout(Duration::from_secs(1), queue.next_batch(10, Duration::from_secs(5))).await;
+        assert!(gave_up.is_err());
+        queue.add("a");
+        assert_eq!(queue.next_batch(10, Duration::ZERO).await, ["a", "b"]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_key_that_is_outdated_again_and_again_comes_back_less_often() {
+        let queue = Queue::new("test");
+        queue.add("a");
+        let start = Instant::now();
+        for _ in 0..8 {
+            queue.next().await;
+            queue.done(&"a", Outcome::Stale);
+        }
+        assert!(start.elapsed() > Duration::from_secs(5), "{:?}", start.elapsed());
+        queue.next().await;
+        queue.done(&"a", Outcome::Done);
+        queue.add("a");
+        queue.next().await;
+        queue.done(&"a", Outcome::Stale);
+        let start = Instant::now();
+        queue.next().await;
+        assert!(start.elapsed() < 2 * STALE_FIRST);
+    }
+
+    #[tokio::test]
+    async fn a_panic_in_a_reconcile_ends_the_loop() {
+        let queue = Queue::new("test");
+        queue.add_all(["good", "bad"]);
+        let driver = tokio::spawn(drive(queue, 8, CancellationToken::new(), |key| async move {
+            assert_ne!(key, "bad");
+            Outcome::Done
+        }));
+        let ended = tokio::time::timeout(Duration::from_secs(30), driver).await.unwrap();
+        assert!(ended.unwrap_err().is_panic());
     }
 
     #[tokio::test]

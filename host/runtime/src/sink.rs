@@ -10,4 +10,6 @@ pub trait Sink<T>: Send + Sync + 'static {
     fn delete(&self, object: T);
     /// The complete list after the stream was (re)started. What is missing from it has vanished.
     fn reset(&self, all: Vec<T>);
+    /// The server refuses to tell (401, 403); it is asked again.
+    fn denied(&self) {}
 }

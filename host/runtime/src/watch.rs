@@ -1,10 +1,6 @@
 //! Runs one watch stream into a [`Sink`], for as long as its session lives.
 
-use std::{
-    fmt::Debug,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{fmt::Debug, sync::Arc};
 
 use futures::TryStreamExt;
 use kube::{
@@ -14,15 +10,14 @@ use kube::{
         watcher::{self, Event},
     },
 };
-use parking_lot::Mutex;
 use serde::de::DeserializeOwned;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::sink::Sink;
 
-/// How long a single watch call lives before it is renewed without a relist; also bounds how late a silently cut
-/// connection is noticed.
+/// How long a single watch call lives before it is renewed without a relist; the watch library gives a silently cut
+/// connection up a few seconds later.
 const WATCH_TIMEOUT_SECONDS: u32 = 240;
 
 /// What to watch.
@@ -36,16 +31,18 @@ pub struct WatchSpec<T> {
     pub config: watcher::Config,
 }
 
-/// Whether a watch has delivered its first complete list, and how long it has been broken.
+/// Whether a watch has delivered its first complete list.
+///
+/// It does not tell whether the server can be reached: a watch in a quiet cluster delivers nothing, and a silently cut
+/// connection says nothing either. That is what [`crate::probe`] is for.
 #[derive(Debug)]
 pub struct WatchHealth {
     synced: watch::Sender<bool>,
-    broken_since: Mutex<Option<Instant>>,
 }
 
 impl Default for WatchHealth {
     fn default() -> Self {
-        Self { synced: watch::Sender::new(false), broken_since: Mutex::new(None) }
+        Self { synced: watch::Sender::new(false) }
     }
 }
 
@@ -59,19 +56,6 @@ impl WatchHealth {
     pub async fn synced(&self) {
         // The sender lives in `self`, so the wait can only end with a value.
         let _ = self.synced.subscribe().wait_for(|synced| *synced).await;
-    }
-
-    /// How long every attempt has failed; `None` while the watch works.
-    pub fn broken_for(&self) -> Option<Duration> {
-        self.broken_since.lock().map(|since| since.elapsed())
-    }
-
-    fn works(&self) {
-        *self.broken_since.lock() = None;
-    }
-
-    fn failed(&self) {
-        self.broken_since.lock().get_or_insert_with(Instant::now);
     }
 }
 
@@ -96,25 +80,86 @@ pub async fn watch_into<T, S>(
             event = stream.try_next() => event,
         };
         match event {
-            Ok(Some(event)) => {
-                health.works();
-                match event {
-                    Event::Apply(object) => sink.apply(object),
-                    Event::Delete(object) => sink.delete(object),
-                    Event::Init => listed = Vec::new(),
-                    Event::InitApply(object) => listed.push(object),
-                    Event::InitDone => {
-                        tracing::debug!(watch = name, objects = listed.len(), "list complete");
-                        sink.reset(std::mem::take(&mut listed));
-                        health.synced.send_replace(true);
-                    }
-                }
-            }
+            Ok(Some(event)) => take(event, name, &*sink, &health, &mut listed),
             Ok(None) => return,
             Err(error) => {
-                health.failed();
                 tracing::warn!(watch = name, error = %error, "watch interrupted, retrying");
+                if is_denied(&error) {
+                    sink.denied();
+                }
             }
         }
+    }
+}
+
+fn take<T: Debug, S: Sink<T>>(
+    event: Event<T>,
+    name: &str,
+    sink: &S,
+    health: &WatchHealth,
+    listed: &mut Vec<T>,
+) {
+    match event {
+        // Said before the list is asked for: it proves nothing.
+        Event::Init => *listed = Vec::new(),
+        Event::Apply(object) => sink.apply(object),
+        Event::Delete(object) => sink.delete(object),
+        Event::InitApply(object) => listed.push(object),
+        Event::InitDone => {
+            tracing::debug!(watch = name, objects = listed.len(), "list complete");
+            sink.reset(std::mem::take(listed));
+            health.synced.send_replace(true);
+        }
+    }
+}
+
+/// The server knows us or not, but lets us not read.
+fn is_denied(error: &watcher::Error) -> bool {
+    let code = match error {
+        watcher::Error::InitialListFailed(kube::Error::Api(status))
+        | watcher::Error::WatchStartFailed(kube::Error::Api(status))
+        | watcher::Error::WatchFailed(kube::Error::Api(status))
+        | watcher::Error::WatchError(status) => status.code,
+        _ => return false,
+    };
+    matches!(code, 401 | 403)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use parking_lot::Mutex;
+
+    #[derive(Debug, Default)]
+    struct Lists(Mutex<Vec<Vec<u8>>>);
+
+    impl Sink<u8> for Lists {
+        fn apply(&self, _: u8) {}
+        fn delete(&self, _: u8) {}
+        fn reset(&self, all: Vec<u8>) {
+            self.0.lock().push(all);
+        }
+    }
+
+    #[test]
+    fn the_beginning_of_a_list_is_no_success() {
+        let (sink, health, mut listed) = (Lists::default(), WatchHealth::default(), vec![9]);
+        let mut then = |event| take(event, "test", &sink, &health, &mut listed);
+        then(Event::Init);
+        assert!(!health.is_synced() && sink.0.lock().is_empty());
+        then(Event::InitApply(1));
+        then(Event::InitDone);
+        assert!(health.is_synced());
+        assert_eq!(*sink.0.lock(), [vec![1]]);
+    }
+
+    #[test]
+    fn a_refusal_is_told_from_a_failure() {
+        let error = |code| {
+            let status = kube::core::Status { code, ..kube::core::Status::default() };
+            watcher::Error::InitialListFailed(kube::Error::Api(Box::new(status)))
+        };
+        assert!(is_denied(&error(403)) && is_denied(&error(401)));
+        assert!(!is_denied(&error(500)) && !is_denied(&watcher::Error::NoResourceVersion));
     }
 }

@@ -1,34 +1,42 @@
 //! The leader's work: follow the binding, keep the vnodes' Leases, and run one [`session`] per worker connection.
 //!
 //! What needs only the computing cluster lives here, so that vnodes stay Ready while the worker cannot be reached
-//! (BU section 1, *Do better*). Stores live here too: a new connection finds them filled and corrects them by its
-//! first lists.
+//! (BU section 1, *Do better*). Stores live as long as the binding: a new connection finds them filled and corrects
+//! them by its first lists.
+//!
+//! ```text
+//! run ── binding watch, events, probe of the computing cluster
+//!  └── serve, once per binding object ── vnodes, Leases, Proxier pods, status of the binding
+//!       └── connect, once per kubeconfig ── node loop without a worker, then a session
+//! ```
 
-use std::{net::IpAddr, sync::Arc, time::Duration};
+use std::{net::IpAddr, sync::Arc};
 
 use crate::{
+    bindings::status::{self, Cleanup},
     config::SyncerConfig,
+    connect,
     leases::apply::LeaseKeeper,
     metrics::SyncerMetrics,
     nodes::{
-        decide::{NodeRuntime, run as run_nodes},
+        decide::NodeRuntime,
         index::Identity,
-        store::{NodeStore, Readiness},
+        store::NodeStore,
         vnode::{BindingView, Settings},
         watch::{watch_proxiers, watch_vnodes},
     },
-    session::{self, Stores},
+    session::{PodsByVnode, Stores},
 };
 use kube::Client;
 use kubeocean_api::{name::PortTable, validate};
 use kubeocean_engine::Engine;
 use kubeocean_runtime::{
     binding::Binding,
-    binding::connection::{ConnectError, connected},
-    binding::watch::{BindingState, follow_binding, follow_secret},
-    clock::Clock,
+    binding::watch::{BindingState, follow_binding},
+    clock::{Clock, watch_jumps},
     events::{Event, EventRecorder, Regarding, Severity},
-    health::Health,
+    health::{Health, PULSE},
+    probe::probe,
     request::{get_json, paths},
     tasks::{TaskEnded, Tasks},
     watch::WatchHealth,
@@ -37,10 +45,8 @@ use parking_lot::Mutex;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-/// After this long without a worker connection vnodes say so (BU section 6).
-const UNREACHABLE_AFTER: Duration = Duration::from_secs(60);
 /// Pause between attempts to read the computing cluster's identity.
-const RETRY: Duration = Duration::from_secs(2);
+const RETRY: std::time::Duration = std::time::Duration::from_secs(2);
 
 /// What the leader is given.
 #[derive(Debug, Clone)]
@@ -66,18 +72,7 @@ pub enum ProxierSource {
     Told(watch::Receiver<Vec<IpAddr>>),
 }
 
-/// Why the leader gave up. The process then ends, because half alive is worse than dead.
-#[derive(Debug, thiserror::Error)]
-pub enum LeaderError {
-    /// A task ended by itself or panicked.
-    #[error(transparent)]
-    TaskEnded(#[from] TaskEnded),
-    /// The policy engine refused a new host.
-    #[error("the policy engine cannot serve this binding")]
-    Engine(#[from] kubeocean_engine::EngineError),
-}
-
-/// What the tasks of a leader share.
+/// What the tasks of a leader share while they serve one binding object.
 #[derive(Clone)]
 pub struct Leader {
     /// Settings.
@@ -92,10 +87,15 @@ pub struct Leader {
     pub events: EventRecorder,
     /// Clock.
     pub clock: Arc<dyn Clock>,
+    /// Probes.
+    pub health: Arc<Health>,
     /// Metrics.
     pub metrics: Arc<SyncerMetrics>,
     /// Stores.
     pub stores: Arc<Stores>,
+    /// Progress of the binding's deletion, for its status.
+    pub(crate) cleanup: Arc<watch::Sender<Option<Cleanup>>>,
+    proxiers: ProxierSource,
 }
 
 impl std::fmt::Debug for Leader {
@@ -104,22 +104,28 @@ impl std::fmt::Debug for Leader {
     }
 }
 
-/// Runs until `cancel`, or fails when a task ends by itself.
+/// What is the same for every binding object that bears the name.
+struct Office {
+    config: Arc<SyncerConfig>,
+    computing: Client,
+    engine: Engine,
+    events: EventRecorder,
+    surroundings: Surroundings,
+}
+
+/// Runs until `cancel`, or fails when a task ends by itself: half alive is worse than dead.
 pub async fn run(
     config: Arc<SyncerConfig>,
     computing: Client,
     engine: Engine,
     surroundings: Surroundings,
     cancel: CancellationToken,
-) -> Result<(), LeaderError> {
+) -> Result<(), TaskEnded> {
     let _stop_all = cancel.clone().drop_guard();
     let mut tasks = Tasks::new(cancel.clone());
-    let binding_health = Arc::new(WatchHealth::default());
-    let (mut states, following) =
-        follow_binding(&computing, &config.binding_name, Arc::clone(&binding_health), cancel.clone());
+    let (states, following) =
+        follow_binding(&computing, &config.binding_name, Arc::new(WatchHealth::default()), cancel.clone());
     tasks.spawn("binding watch", following);
-    let Some(first) = usable_binding(&config, &mut states, &cancel).await else { return Ok(()) };
-    let Some(computing_uid) = computing_uid(&computing, &cancel).await else { return Ok(()) };
     let (events, sending) = EventRecorder::new(
         computing.clone(),
         format!("kubeocean-syncer-{}", config.binding_name),
@@ -127,39 +133,166 @@ pub async fn run(
         cancel.clone(),
     );
     tasks.spawn("events", sending);
-    let (sender, binding) = watch::channel(first.clone());
-    let identity = Identity {
-        binding: first.name.clone(),
-        cluster_id: first.cluster_id.clone(),
-        computing_uid: computing_uid.clone(),
-    };
-    let nodes = NodeStore::new(identity.clone(), binding_view(&first), Arc::clone(&surroundings.ports));
-    nodes.set_proxier(config.proxier_addresses.iter().copied());
-    let stores = Stores::new(&config, &first, identity, nodes, &engine, &surroundings)?;
-    surroundings.metrics.policies.follow(&stores.host);
-    let leader = Leader {
-        config,
-        computing,
-        binding,
-        computing_uid,
-        events,
-        clock: Arc::clone(&surroundings.clock),
-        metrics: Arc::clone(&surroundings.metrics),
-        stores: Arc::new(stores),
-    };
-    tasks.spawn("binding", pass_on(states, sender, leader.clone(), cancel.clone()));
-    start_computing_side(&leader, &surroundings, &mut tasks, &cancel);
-    tasks.spawn("sessions", sessions(leader.clone(), cancel.clone()));
-    tasks.spawn("metrics", crate::session::tell_metrics(leader, cancel.clone()));
-    tasks.join().await.map_err(Into::into)
+    {
+        let (client, health) = (computing.clone(), Arc::clone(&surroundings.health));
+        let cancel = cancel.clone();
+        tasks.spawn("computing probe", async move {
+            probe(client, "/version", cancel, |answered| {
+                if answered {
+                    health.answered();
+                }
+            })
+            .await;
+        });
+    }
+    let office = Office { config, computing, engine, events, surroundings };
+    tasks.spawn_owner("bindings", async move { office.serve_all(states, cancel).await });
+    tasks.join().await
 }
 
-fn start_computing_side(
-    leader: &Leader,
-    surroundings: &Surroundings,
-    tasks: &mut Tasks,
-    cancel: &CancellationToken,
-) {
+impl Office {
+    /// Serves the binding, and after it was deleted the next one of its name.
+    async fn serve_all(
+        &self,
+        mut states: watch::Receiver<BindingState>,
+        cancel: CancellationToken,
+    ) -> Result<(), TaskEnded> {
+        loop {
+            self.surroundings.health.set_ready(false);
+            let Some(binding) = self.usable_binding(&mut states, &cancel).await else { return Ok(()) };
+            let Some(computing_uid) = self.computing_uid(&cancel).await else { return Ok(()) };
+            let (sender, receiver) = watch::channel(Arc::clone(&binding));
+            let leader = self.leader(&binding, receiver, computing_uid).map_err(|error| {
+                TaskEnded::new(format!("the policy engine cannot serve this binding: {error}"))
+            })?;
+            serve(leader, states.clone(), sender, cancel.child_token()).await?;
+            if cancel.is_cancelled() {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Waits for a binding that can be served; says what is wrong with it until then, where its owner looks.
+    async fn usable_binding(
+        &self,
+        states: &mut watch::Receiver<BindingState>,
+        cancel: &CancellationToken,
+    ) -> Option<Arc<Binding>> {
+        let mut pulse = tokio::time::interval(PULSE);
+        loop {
+            let state = states.borrow_and_update().clone();
+            if let Some(binding) = self.usable(state) {
+                return Some(binding);
+            }
+            loop {
+                tokio::select! {
+                    () = cancel.cancelled() => return None,
+                    changed = states.changed() => {
+                        changed.ok()?;
+                        break;
+                    }
+                    _ = pulse.tick() => self.surroundings.health.progress(),
+                }
+            }
+        }
+    }
+
+    fn usable(&self, state: BindingState) -> Option<Arc<Binding>> {
+        let binding = match state {
+            BindingState::Unknown => return None,
+            BindingState::Missing => {
+                let binding = &self.config.binding_name;
+                tracing::warn!(binding, "ClusterBinding not found, waiting for it to be created");
+                return None;
+            }
+            BindingState::Present(binding) => binding,
+        };
+        if binding.force_detach {
+            tracing::warn!(binding = binding.name, "detached by force: nothing is written for this binding");
+            return None;
+        }
+        let Err(problem) = validate::binding(&binding.spec) else { return Some(binding) };
+        tracing::warn!(binding = binding.name, problem, "ClusterBinding is invalid, waiting for a change");
+        self.events.publish(Event {
+            regarding: Regarding::binding(&binding.name, &binding.uid),
+            severity: Severity::Warning,
+            reason: "BindingInvalid",
+            message: problem,
+        });
+        None
+    }
+
+    async fn computing_uid(&self, cancel: &CancellationToken) -> Option<String> {
+        loop {
+            self.surroundings.health.progress();
+            match get_json(&self.computing, &paths::namespace("kube-system")).await {
+                Ok(Some(namespace)) => {
+                    if let Some(uid) = namespace.pointer("/metadata/uid").and_then(serde_json::Value::as_str)
+                    {
+                        return Some(uid.to_owned());
+                    }
+                }
+                Ok(None) => tracing::warn!("the computing cluster has no namespace kube-system, retrying"),
+                Err(error) => {
+                    tracing::warn!(error = error.chain(), "cannot read namespace kube-system, retrying");
+                }
+            }
+            tokio::select! {
+                () = cancel.cancelled() => return None,
+                () = tokio::time::sleep(RETRY) => {}
+            }
+        }
+    }
+
+    fn leader(
+        &self,
+        binding: &Arc<Binding>,
+        receiver: watch::Receiver<Arc<Binding>>,
+        computing_uid: String,
+    ) -> Result<Leader, kubeocean_engine::EngineError> {
+        let identity = Identity {
+            binding: binding.name.clone(),
+            cluster_id: binding.cluster_id.clone(),
+            computing_uid: computing_uid.clone(),
+        };
+        let ports = Arc::clone(&self.surroundings.ports);
+        let nodes = NodeStore::new(identity.clone(), binding_view(binding), ports);
+        nodes.set_proxier(self.config.proxier_addresses.iter().copied());
+        let stores =
+            Arc::new(Stores::new(&self.config, binding, identity, nodes, &self.engine, &self.surroundings)?);
+        self.surroundings.metrics.follow(&stores);
+        Ok(Leader {
+            config: Arc::clone(&self.config),
+            computing: self.computing.clone(),
+            binding: receiver,
+            computing_uid,
+            events: self.events.clone(),
+            clock: Arc::clone(&self.surroundings.clock),
+            health: Arc::clone(&self.surroundings.health),
+            metrics: Arc::clone(&self.surroundings.metrics),
+            stores,
+            cleanup: Arc::new(watch::Sender::new(None)),
+            proxiers: self.surroundings.proxiers.clone(),
+        })
+    }
+}
+
+/// Serves one binding object until `cancel`, until it is gone, or until a user detached it by force.
+async fn serve(
+    leader: Leader,
+    states: watch::Receiver<BindingState>,
+    sender: watch::Sender<Arc<Binding>>,
+    cancel: CancellationToken,
+) -> Result<(), TaskEnded> {
+    let mut tasks = Tasks::new(cancel.clone());
+    tasks.spawn("binding", pass_on(states, sender, leader.clone(), cancel.clone()));
+    start_computing_side(&leader, &mut tasks, &cancel);
+    tasks.spawn("binding status", status::run(leader.clone(), cancel.clone()));
+    tasks.spawn_owner("connections", connect::run(leader, cancel));
+    tasks.join().await
+}
+
+fn start_computing_side(leader: &Leader, tasks: &mut Tasks, cancel: &CancellationToken) {
     let nodes = &leader.stores.nodes;
     let vnodes = Arc::clone(&leader.stores.vnodes_listed);
     tasks.spawn(
@@ -172,7 +305,7 @@ fn start_computing_side(
         let (computing, nodes, config) =
             (leader.computing.clone(), Arc::clone(nodes), Arc::clone(&leader.config));
         let cancel = cancel.clone();
-        match surroundings.proxiers.clone() {
+        match leader.proxiers.clone() {
             ProxierSource::Pods => tasks.spawn("proxier pods", async move {
                 watch_proxiers(computing, &config.system_namespace, nodes, cancel).await;
             }),
@@ -181,13 +314,23 @@ fn start_computing_side(
             }),
         }
     }
-    let (health, cancel) = (Arc::clone(&surroundings.health), cancel.clone());
-    tasks.spawn("readiness", async move {
-        tokio::select! {
-            () = cancel.cancelled() => return,
-            () = vnodes.synced() => health.set_ready(true),
-        }
-        cancel.cancelled().await;
+    {
+        let (health, cancel) = (Arc::clone(&leader.health), cancel.clone());
+        tasks.spawn("readiness", async move {
+            tokio::select! {
+                () = cancel.cancelled() => return,
+                () = vnodes.synced() => health.set_ready(true),
+            }
+            cancel.cancelled().await;
+        });
+    }
+    let (clock, stores, cancel) = (Arc::clone(&leader.clock), Arc::clone(&leader.stores), cancel.clone());
+    tasks.spawn("clock", async move {
+        watch_jumps(clock.as_ref(), cancel, || {
+            stores.nodes.wake_all();
+            stores.policies.wake_all();
+        })
+        .await;
     });
 }
 
@@ -203,63 +346,10 @@ async fn follow_proxier(
         tokio::select! {
             () = cancel.cancelled() => return,
             changed = addresses.changed() => if changed.is_err() {
-                // The Proxier is gone; its addresses are told to be none before that.
+                // Nobody tells any more; what was told last stands.
                 cancel.cancelled().await;
                 return;
             },
-        }
-    }
-}
-
-/// Waits for a binding whose spec can be served; says what is wrong with it until then.
-async fn usable_binding(
-    config: &SyncerConfig,
-    states: &mut watch::Receiver<BindingState>,
-    cancel: &CancellationToken,
-) -> Option<Arc<Binding>> {
-    loop {
-        match states.borrow_and_update().clone() {
-            BindingState::Unknown => {}
-            BindingState::Missing => {
-                tracing::warn!(
-                    binding = config.binding_name,
-                    "ClusterBinding not found, waiting for it to be created"
-                );
-            }
-            BindingState::Present(binding) => match validate::binding(&binding.spec) {
-                Ok(()) => return Some(binding),
-                Err(problem) => {
-                    tracing::warn!(
-                        binding = binding.name,
-                        problem,
-                        "ClusterBinding is invalid, waiting for a change"
-                    );
-                }
-            },
-        }
-        tokio::select! {
-            () = cancel.cancelled() => return None,
-            changed = states.changed() => changed.ok()?,
-        }
-    }
-}
-
-async fn computing_uid(computing: &Client, cancel: &CancellationToken) -> Option<String> {
-    loop {
-        match get_json(computing, &paths::namespace("kube-system")).await {
-            Ok(Some(namespace)) => {
-                if let Some(uid) = namespace.pointer("/metadata/uid").and_then(serde_json::Value::as_str) {
-                    return Some(uid.to_owned());
-                }
-            }
-            Ok(None) => tracing::warn!("the computing cluster has no namespace kube-system, retrying"),
-            Err(error) => {
-                tracing::warn!(error = error.chain(), "cannot read namespace kube-system, retrying")
-            }
-        }
-        tokio::select! {
-            () = cancel.cancelled() => return None,
-            () = tokio::time::sleep(RETRY) => {}
         }
     }
 }
@@ -274,120 +364,41 @@ pub(crate) fn binding_view(binding: &Binding) -> BindingView {
     }
 }
 
-/// Hands every change of the binding to the stores. Its identity never changes here: a changed clusterID is refused
-/// by the CRD, and a re-created binding has another UID, which ends the work of the old one.
+/// Hands every change of the binding to the stores. When the object is gone, or another one has its name, or a user
+/// gave the worker up, everything that was done for it ends: its identity never changes while it is served.
 async fn pass_on(
     mut states: watch::Receiver<BindingState>,
     sender: watch::Sender<Arc<Binding>>,
     leader: Leader,
     cancel: CancellationToken,
 ) {
+    let uid = leader.binding.borrow().uid.clone();
     loop {
+        let state = states.borrow_and_update().clone();
+        match state {
+            BindingState::Unknown => {}
+            BindingState::Present(binding) if binding.uid == uid && !binding.force_detach => {
+                if binding.cluster_id == leader.stores.identity.cluster_id {
+                    leader.stores.set_binding(&binding, &leader.config, &leader.computing_uid);
+                    sender.send_replace(binding);
+                } else {
+                    tracing::error!(
+                        binding = binding.name,
+                        "clusterID was changed, which is not supported; change it back"
+                    );
+                }
+            }
+            BindingState::Present(_) | BindingState::Missing => {
+                tracing::info!(binding = leader.config.binding_name, uid, "this binding is no longer served");
+                cancel.cancel();
+                return;
+            }
+        }
         tokio::select! {
             () = cancel.cancelled() => return,
             changed = states.changed() => if changed.is_err() { return },
         }
-        let BindingState::Present(binding) = states.borrow_and_update().clone() else { continue };
-        if binding.cluster_id != leader.stores.identity.cluster_id {
-            tracing::error!(
-                binding = binding.name,
-                "clusterID was changed, which is not supported; change it back"
-            );
-            continue;
-        }
-        leader.stores.set_binding(&binding, &leader.config, &leader.computing_uid);
-        sender.send_replace(binding);
     }
-}
-
-/// Connects to the worker, runs a session, and starts over when the connection's Secret changes.
-async fn sessions(leader: Leader, cancel: CancellationToken) {
-    let mut binding = leader.binding.clone();
-    loop {
-        let reference = binding.borrow_and_update().spec.secret_ref.clone();
-        let secret = format!("{}/{}", reference.namespace, reference.name);
-        let following = cancel.child_token();
-        let (mut secrets, watching) =
-            follow_secret(&leader.computing, &reference.namespace, &reference.name, following.clone());
-        let watching = tokio::spawn(watching);
-        leader.stores.nodes.set_readiness(Readiness::Listing);
-        let waiting = following.child_token();
-        let disconnected = tokio::spawn(run_disconnected(leader.clone(), waiting.clone()));
-        let connect =
-            connected(&secret, &mut secrets, leader.config.allow_unsafe_kubeconfig, &following, |error| {
-                tell(&leader, error);
-            });
-        let worker = tokio::select! {
-            worker = connect => worker,
-            () = secret_ref_changed(&mut binding, &reference) => None,
-        };
-        waiting.cancel();
-        let _ = disconnected.await;
-        if let Some(worker) = worker {
-            let over = following.child_token();
-            let work = session::run(&leader, worker, over.clone());
-            tokio::pin!(work);
-            tokio::select! {
-                () = &mut work => {}
-                _ = secrets.changed() => {
-                    tracing::info!(secret, "kubeconfig changed, reconnecting");
-                    over.cancel();
-                    work.await;
-                }
-                () = secret_ref_changed(&mut binding, &reference) => {
-                    over.cancel();
-                    work.await;
-                }
-            }
-        }
-        following.cancel();
-        let _ = watching.await;
-        if cancel.is_cancelled() {
-            return;
-        }
-    }
-}
-
-async fn secret_ref_changed(
-    binding: &mut watch::Receiver<Arc<Binding>>,
-    used: &kubeocean_api::binding::SecretRef,
-) {
-    if binding.wait_for(|binding| binding.spec.secret_ref != *used).await.is_err() {
-        std::future::pending::<()>().await;
-    }
-}
-
-fn tell(leader: &Leader, error: &ConnectError) {
-    let binding = leader.binding.borrow().clone();
-    tracing::warn!(binding = binding.name, %error, "no connection to the worker cluster, retrying");
-    leader.events.publish(Event {
-        regarding: Regarding {
-            api_version: "cloud.tencent.com/v1beta1",
-            kind: "ClusterBinding",
-            namespace: String::new(),
-            name: binding.name.clone(),
-            uid: binding.uid.clone(),
-        },
-        severity: Severity::Warning,
-        reason: "WorkerConnectionFailed",
-        message: error.to_string(),
-    });
-}
-
-/// While no worker is connected vnodes only get their reachability condition and taint.
-async fn run_disconnected(leader: Leader, cancel: CancellationToken) {
-    let nodes = Arc::clone(&leader.stores.nodes);
-    let runtime = Arc::new(leader.node_runtime(None, cancel.clone()));
-    let unreachable = async {
-        tokio::select! {
-            () = cancel.cancelled() => {}
-            () = tokio::time::sleep(UNREACHABLE_AFTER) => {
-                nodes.set_unreachable(true);
-                cancel.cancelled().await;
-            }
-        }
-    };
-    tokio::join!(run_nodes(runtime), unreachable);
 }
 
 impl Leader {
@@ -401,7 +412,7 @@ impl Leader {
             store: Arc::clone(&self.stores.nodes),
             computing: self.computing.clone(),
             worker,
-            pods: Arc::new(session::PodsByVnode(Arc::clone(&self.stores.pods))),
+            pods: Arc::new(PodsByVnode(Arc::clone(&self.stores.pods))),
             events: self.events.clone(),
             binding_uid: self.binding.borrow().uid.clone(),
             system_namespace: self.config.system_namespace.clone(),
@@ -410,6 +421,8 @@ impl Leader {
                 deny: crate::nodes::metadata::DenyList::new(self.config.vnode_metadata_deny.iter().cloned()),
                 prometheus_port: self.config.prometheus_vnode_base_port,
             },
+            pace: Arc::clone(&self.stores.pace),
+            health: Arc::clone(&self.health),
             workers: self.config.node_workers,
             cancel,
         }

@@ -9,6 +9,7 @@
 
 pub mod bindings;
 pub mod config;
+mod connect;
 pub mod leader;
 pub mod leases;
 pub mod metrics;

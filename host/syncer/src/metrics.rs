@@ -1,56 +1,43 @@
 //! The Syncer's metrics (MC-704, BU-1601, TD-1702). Every one carries the label `clusterbinding`; none names a pod.
+//!
+//! What is known of nodes and pods is asked of the stores at each scrape, so that no scrape meets half of it, and what
+//! is gone is told no more. Without stores, as on a standby, nothing is told at all.
 
-use std::sync::{Arc, atomic::AtomicI64};
+use std::{
+    collections::BTreeMap,
+    fmt,
+    sync::{Arc, Weak, atomic::Ordering},
+};
 
-use crate::{nodes::store::VnodeNumbers, policies::metrics::PolicyMetrics};
+use crate::{
+    nodes::store::{NodeCounters, VnodeNumbers},
+    pods::{index::ByPhase, view::Phase},
+    policies::metrics::PolicyMetrics,
+    session::Stores,
+};
 
+use parking_lot::Mutex;
 use prometheus_client::{
-    encoding::{EncodeLabelSet, text::encode},
-    metrics::{counter::Counter, family::Family, gauge::Gauge},
+    collector::Collector,
+    encoding::{DescriptorEncoder, EncodeMetric, text::encode},
+    metrics::{
+        MetricType,
+        counter::{ConstCounter, Counter},
+        gauge::ConstGauge,
+    },
     registry::Registry,
 };
 
-/// Label of every metric.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub struct BindingLabel {
-    /// Name of the ClusterBinding.
-    pub clusterbinding: String,
-}
+/// All phases of BU-1602; each is always told.
+const PHASES: [Phase; 5] = [Phase::Pending, Phase::Running, Phase::Succeeded, Phase::Failed, Phase::Unknown];
 
-/// Labels of pod gauges.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub struct PhaseLabels {
-    /// Name of the ClusterBinding.
-    pub clusterbinding: String,
-    /// Pod phase.
-    pub phase: String,
-}
+/// Name and value of a label.
+type Label = (&'static str, String);
 
-/// Labels of vnode amounts.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub struct AmountLabels {
-    /// Name of the ClusterBinding.
-    pub clusterbinding: String,
-    /// Vnode name.
-    pub node: String,
-    /// Resource name.
-    pub resource: String,
-}
-
-/// Labels of write counters.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub struct KindLabels {
-    /// Name of the ClusterBinding.
-    pub clusterbinding: String,
-    /// What was written.
-    pub kind: &'static str,
-}
-
-/// Counters and gauges of one Syncer.
+/// Counters of one Syncer, and what its stores know.
 #[derive(Debug)]
 pub struct SyncerMetrics {
     registry: Registry,
-    binding: String,
     /// Attempts to create a ppod.
     pub create_pod: Counter,
     /// Failed attempts to create a ppod.
@@ -59,151 +46,56 @@ pub struct SyncerMetrics {
     pub pod_created: Counter,
     /// Vpods that failed because their ppod was lost.
     pub pod_created_failed: Counter,
-    /// Vnodes of the binding.
-    pub vnodes: Gauge,
-    /// What a worker node has (BU-501).
-    pub vnode_origin: Family<AmountLabels, Gauge<i64, AtomicI64>>,
-    /// What a vnode publishes (BU-504).
-    pub vnode_available: Family<AmountLabels, Gauge<i64, AtomicI64>>,
-    /// Requests of foreign pods.
-    pub vnode_physical_usage: Family<AmountLabels, Gauge<i64, AtomicI64>>,
-    /// Requests of the binding's own ppods.
-    pub vnode_virtual_usage: Family<AmountLabels, Gauge<i64, AtomicI64>>,
-    /// Vpods by phase.
-    pub virtual_pods: Family<PhaseLabels, Gauge>,
-    /// Ppods by phase.
-    pub physical_pods: Family<PhaseLabels, Gauge>,
-    /// Writes to vnodes.
-    pub vnode_writes: Family<KindLabels, Counter>,
-    /// Lease renewals that came more than 20 s after the one before.
-    pub node_lease_late: Counter,
-    /// Vpods evicted because leasing ended.
-    pub reclaim_pods: Family<KindLabels, Counter>,
-    /// What the policy engine counts.
-    pub policies: Arc<PolicyMetrics>,
+    stores: Arc<StoreMetrics>,
+    policies: Arc<PolicyMetrics>,
 }
 
 impl SyncerMetrics {
-    /// All metrics at zero.
+    /// Nothing until [`SyncerMetrics::follow`].
     pub fn new(binding: &str) -> Self {
         let mut metrics = Self {
             registry: Registry::default(),
-            binding: binding.to_owned(),
             create_pod: Counter::default(),
             create_pod_errors: Counter::default(),
             pod_created: Counter::default(),
             pod_created_failed: Counter::default(),
-            vnodes: Gauge::default(),
-            vnode_origin: Family::default(),
-            vnode_available: Family::default(),
-            vnode_physical_usage: Family::default(),
-            vnode_virtual_usage: Family::default(),
-            virtual_pods: Family::default(),
-            physical_pods: Family::default(),
-            vnode_writes: Family::default(),
-            node_lease_late: Counter::default(),
-            reclaim_pods: Family::default(),
+            stores: Arc::new(StoreMetrics { binding: binding.to_owned(), stores: Mutex::default() }),
             policies: Arc::new(PolicyMetrics::new(binding)),
         };
-        metrics.register();
+        metrics.register(binding);
         metrics
     }
 
-    fn register(&mut self) {
-        let labels = || [("clusterbinding".into(), self.binding.clone().into())].into_iter();
-        let plain = self.registry.sub_registry_with_labels(labels());
-        plain.register(
-            "kubeocean_syncer_create_pod",
-            "Attempts to create a worker pod",
-            self.create_pod.clone(),
-        );
-        plain.register(
-            "kubeocean_syncer_create_pod_errors",
-            "Failed attempts to create a worker pod",
-            self.create_pod_errors.clone(),
-        );
-        plain.register("kubeocean_syncer_pod_created", "Worker pods created", self.pod_created.clone());
-        plain.register(
-            "kubeocean_syncer_pod_created_failed",
-            "Pods failed because their worker pod was lost",
-            self.pod_created_failed.clone(),
-        );
-        plain.register("kubeocean_syncer_vnode_total", "Virtual nodes", self.vnodes.clone());
-        plain.register(
-            "kubeocean_syncer_node_lease_late",
-            "Node lease renewals more than 20 s after the one before",
-            self.node_lease_late.clone(),
-        );
-        let amounts = [
-            ("kubeocean_syncer_vnode_origin_resource", "What the worker node has", &self.vnode_origin),
-            (
-                "kubeocean_syncer_vnode_available_resource",
-                "What the virtual node publishes",
-                &self.vnode_available,
-            ),
-            ("kubeocean_syncer_vnode_physical_usage", "Requests of other pods", &self.vnode_physical_usage),
-            ("kubeocean_syncer_vnode_virtual_usage", "Requests of leased pods", &self.vnode_virtual_usage),
-        ];
-        for (name, help, family) in amounts {
-            self.registry.register(name, help, family.clone());
+    fn register(&mut self, binding: &str) {
+        let label = ("clusterbinding".into(), binding.to_owned().into());
+        let plain = self.registry.sub_registry_with_label(label);
+        for (name, help, counter) in [
+            ("create_pod", "Attempts to create a worker pod", &self.create_pod),
+            ("create_pod_errors", "Failed attempts to create a worker pod", &self.create_pod_errors),
+            ("pod_created", "Worker pods created", &self.pod_created),
+            ("pod_created_failed", "Pods failed because their worker pod was lost", &self.pod_created_failed),
+        ] {
+            plain.register(format!("kubeocean_syncer_{name}"), help, counter.clone());
         }
-        self.registry.register(
-            "kubeocean_syncer_virtual_pod_total",
-            "Pods on virtual nodes",
-            self.virtual_pods.clone(),
-        );
-        self.registry.register(
-            "kubeocean_syncer_physical_pod_total",
-            "Pods in the worker cluster",
-            self.physical_pods.clone(),
-        );
-        self.registry.register(
-            "kubeocean_syncer_vnode_writes",
-            "Writes to virtual nodes",
-            self.vnode_writes.clone(),
-        );
-        self.registry.register(
-            "kubeocean_syncer_reclaim_pods",
-            "Pods evicted because leasing ended",
-            self.reclaim_pods.clone(),
-        );
+        self.registry.register_collector(Box::new(Arc::clone(&self.stores)));
         self.registry.register_collector(Box::new(Arc::clone(&self.policies)));
     }
 
-    /// Replaces what is told of vnodes; vnodes that are gone disappear (BU-1601, BU-1602).
-    pub fn set_vnodes(&self, vnodes: &[VnodeNumbers]) {
-        self.vnodes.set(i64::try_from(vnodes.len()).unwrap_or(i64::MAX));
-        let families = [
-            &self.vnode_origin,
-            &self.vnode_available,
-            &self.vnode_physical_usage,
-            &self.vnode_virtual_usage,
-        ];
-        families.iter().for_each(|family| family.clear());
-        for vnode in vnodes {
-            let amounts = [&vnode.origin, &vnode.available, &vnode.usage.others, &vnode.usage.own];
-            for (family, amounts) in families.iter().zip(amounts) {
-                for (resource, amount) in amounts {
-                    let Some(value) = reported(resource, *amount) else { continue };
-                    family
-                        .get_or_create(&AmountLabels {
-                            clusterbinding: self.binding.clone(),
-                            node: vnode.vnode.clone(),
-                            resource: resource.to_string(),
-                        })
-                        .set(value);
-                }
-            }
-        }
-    }
-
-    /// Label value of this Syncer.
-    pub fn binding(&self) -> &str {
-        &self.binding
+    /// Tells of these stores from now on, as long as they exist.
+    pub(crate) fn follow(&self, stores: &Arc<Stores>) {
+        *self.stores.stores.lock() = Arc::downgrade(stores);
+        self.policies.follow(&stores.host);
     }
 
     /// The text exposition format.
     pub fn encode(&self) -> String {
+        if self.stores.stores.lock().strong_count() == 0 {
+            return "# EOF\n".to_owned();
+        }
+        self.encode_all()
+    }
+
+    fn encode_all(&self) -> String {
         let mut text = String::new();
         // Writing to a String cannot fail; an empty page is the harmless answer if it ever did.
         if encode(&mut text, &self.registry).is_err() {
@@ -211,6 +103,129 @@ impl SyncerMetrics {
         }
         text
     }
+}
+
+/// What the stores know as a part of the registry.
+#[derive(Debug)]
+struct StoreMetrics {
+    binding: String,
+    stores: Mutex<Weak<Stores>>,
+}
+
+/// What the stores know at one moment.
+#[derive(Debug, Default)]
+struct Numbers {
+    vnodes: Vec<VnodeNumbers>,
+    vpods: ByPhase,
+    ppods: ByPhase,
+    /// By kind.
+    writes: Vec<(&'static str, u64)>,
+    /// By mode.
+    evictions: Vec<(&'static str, u64)>,
+    late_leases: u64,
+    worker_age_seconds: u64,
+}
+
+impl Numbers {
+    fn of(stores: &Stores) -> Self {
+        let (vpods, ppods) = stores.pods.by_phase();
+        let NodeCounters {
+            created,
+            patched,
+            applied,
+            status,
+            deleted,
+            reclaimed_pods,
+            drained_pods,
+            late_leases,
+        } = &stores.nodes.counters;
+        let read = |counter: &std::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed);
+        Self {
+            vnodes: stores.nodes.numbers(),
+            vpods,
+            ppods,
+            writes: vec![
+                ("create", read(created)),
+                ("patch", read(patched)),
+                ("apply", read(applied)),
+                ("status", read(status)),
+                ("delete", read(deleted)),
+            ],
+            evictions: vec![("reclaimed", read(reclaimed_pods)), ("drained", read(drained_pods))],
+            late_leases: read(late_leases),
+            worker_age_seconds: stores.worker.age().as_secs(),
+        }
+    }
+}
+
+impl Collector for StoreMetrics {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let stores = self.stores.lock().upgrade();
+        let numbers = stores.map(|stores| Numbers::of(&stores)).unwrap_or_default();
+        self.encode_numbers(&mut encoder, &numbers)
+    }
+}
+
+impl StoreMetrics {
+    fn encode_numbers(&self, encoder: &mut DescriptorEncoder<'_>, numbers: &Numbers) -> fmt::Result {
+        let mut page = Page { encoder, binding: &self.binding };
+        let count = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
+        page.gauge("vnode_total", "Virtual nodes", [(vec![], count(numbers.vnodes.len()))])?;
+        encode_amounts(&mut page, &numbers.vnodes)?;
+        for (name, help, pods) in [
+            ("virtual_pod_total", "Pods on virtual nodes", &numbers.vpods),
+            ("physical_pod_total", "Pods in the worker cluster", &numbers.ppods),
+        ] {
+            let by_phase = PHASES.map(|phase| {
+                (vec![("phase", phase.as_str().to_owned())], count(pods.get(&phase).copied().unwrap_or(0)))
+            });
+            page.gauge(name, help, by_phase)?;
+        }
+        let by = |label, counts: &[(&'static str, u64)]| -> Vec<(Vec<Label>, u64)> {
+            counts.iter().map(|(value, count)| (vec![(label, (*value).to_owned())], *count)).collect()
+        };
+        page.counter("vnode_writes", "Writes to virtual nodes", by("kind", &numbers.writes))?;
+        page.counter("reclaim_pods", "Pods evicted because leasing ended", by("mode", &numbers.evictions))?;
+        page.counter(
+            "node_lease_late",
+            "Node lease renewals more than 20 s after the one before",
+            vec![(vec![], numbers.late_leases)],
+        )?;
+        let age = i64::try_from(numbers.worker_age_seconds).unwrap_or(i64::MAX);
+        page.gauge("worker_watch_age_seconds", "Time since the worker cluster answered", [(vec![], age)])?;
+        let build = vec![
+            ("version", env!("CARGO_PKG_VERSION").to_owned()),
+            ("commit", option_env!("KUBEOCEAN_COMMIT").unwrap_or("unknown").to_owned()),
+        ];
+        page.gauge_named("kubeocean_build_info", "What this program was built from", [(build, 1)])
+    }
+}
+
+/// Per vnode, and summed over them (BU-1601).
+fn encode_amounts(page: &mut Page<'_, '_>, vnodes: &[VnodeNumbers]) -> fmt::Result {
+    type Of = fn(&VnodeNumbers) -> &crate::nodes::snapshot::Amounts;
+    let kinds: [(&str, &str, Of); 4] = [
+        ("origin_resource", "What worker nodes have", |vnode| &vnode.origin),
+        ("available_resource", "What virtual nodes publish", |vnode| &vnode.available),
+        ("physical_usage", "Requests of other pods", |vnode| &vnode.usage.others),
+        ("virtual_usage", "Requests of leased pods", |vnode| &vnode.usage.own),
+    ];
+    for (name, help, of) in kinds {
+        let mut sums: BTreeMap<&str, i64> = BTreeMap::new();
+        let mut rows = Vec::new();
+        for vnode in vnodes {
+            for (resource, amount) in of(vnode) {
+                let Some(value) = reported(resource, *amount) else { continue };
+                let sum = sums.entry(resource).or_default();
+                *sum = sum.saturating_add(value);
+                rows.push((vec![("node", vnode.vnode.clone()), ("resource", resource.clone())], value));
+            }
+        }
+        page.gauge(&format!("vnode_{name}"), help, rows)?;
+        let sums = sums.into_iter().map(|(resource, sum)| (vec![("resource", resource.to_owned())], sum));
+        page.gauge(&format!("cluster_{name}"), help, sums)?;
+    }
+    Ok(())
 }
 
 /// The unit of a reported resource: millicores, MiB or pieces; `None` for resources that are not reported (BU-1602).
@@ -223,24 +238,150 @@ fn reported(resource: &str, amount: i64) -> Option<i64> {
     }
 }
 
+/// One scrape being written; puts the binding before all other labels.
+struct Page<'a, 'e> {
+    encoder: &'a mut DescriptorEncoder<'e>,
+    binding: &'a str,
+}
+
+impl Page<'_, '_> {
+    fn gauge(
+        &mut self,
+        name: &str,
+        help: &str,
+        rows: impl IntoIterator<Item = (Vec<Label>, i64)>,
+    ) -> fmt::Result {
+        self.gauge_named(&format!("kubeocean_syncer_{name}"), help, rows)
+    }
+
+    fn gauge_named(
+        &mut self,
+        name: &str,
+        help: &str,
+        rows: impl IntoIterator<Item = (Vec<Label>, i64)>,
+    ) -> fmt::Result {
+        let mut metric = self.encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
+        for (labels, value) in rows {
+            let labels = labelled(self.binding, labels);
+            ConstGauge::new(value).encode(metric.encode_family(&labels)?)?;
+        }
+        Ok(())
+    }
+
+    fn counter(&mut self, name: &str, help: &str, rows: Vec<(Vec<Label>, u64)>) -> fmt::Result {
+        let name = format!("kubeocean_syncer_{name}");
+        let mut metric = self.encoder.encode_descriptor(&name, help, None, MetricType::Counter)?;
+        for (labels, value) in rows {
+            let labels = labelled(self.binding, labels);
+            ConstCounter::new(value).encode(metric.encode_family(&labels)?)?;
+        }
+        Ok(())
+    }
+}
+
+fn labelled(binding: &str, labels: Vec<Label>) -> Vec<Label> {
+    [("clusterbinding", binding.to_owned())].into_iter().chain(labels).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::nodes::snapshot::Usage;
+
+    /// Name and type of every metric, as MC-704, BU-1601, TD-1702 and PO-1501 document them.
+    const DOCUMENTED: &str = "
+        kubeocean_build_info gauge
+        kubeocean_policy_calls counter
+        kubeocean_policy_faults counter
+        kubeocean_policy_memo counter
+        kubeocean_policy_rows counter
+        kubeocean_syncer_cluster_available_resource gauge
+        kubeocean_syncer_cluster_origin_resource gauge
+        kubeocean_syncer_cluster_physical_usage gauge
+        kubeocean_syncer_cluster_virtual_usage gauge
+        kubeocean_syncer_create_pod counter
+        kubeocean_syncer_create_pod_errors counter
+        kubeocean_syncer_node_lease_late counter
+        kubeocean_syncer_physical_pod_total gauge
+        kubeocean_syncer_pod_created counter
+        kubeocean_syncer_pod_created_failed counter
+        kubeocean_syncer_reclaim_pods counter
+        kubeocean_syncer_virtual_pod_total gauge
+        kubeocean_syncer_vnode_available_resource gauge
+        kubeocean_syncer_vnode_origin_resource gauge
+        kubeocean_syncer_vnode_physical_usage gauge
+        kubeocean_syncer_vnode_total gauge
+        kubeocean_syncer_vnode_virtual_usage gauge
+        kubeocean_syncer_vnode_writes counter
+        kubeocean_syncer_worker_watch_age_seconds gauge
+    ";
 
     #[test]
-    fn compatibility_names_appear_as_documented() {
+    fn all_documented_metrics_exist_and_no_others() {
+        let page = SyncerMetrics::new("b").encode_all();
+        let mut told: Vec<&str> = page.lines().filter_map(|line| line.strip_prefix("# TYPE ")).collect();
+        told.sort_unstable();
+        let documented: Vec<&str> = DOCUMENTED.lines().map(str::trim).filter(|l| !l.is_empty()).collect();
+        assert_eq!(told, documented);
+    }
+
+    #[test]
+    fn a_standby_tells_nothing() {
         let metrics = SyncerMetrics::new("b");
         metrics.create_pod.inc();
-        metrics.vnodes.set(3);
-        let text = metrics.encode();
-        for line in [
-            "kubeocean_syncer_create_pod_total{clusterbinding=\"b\"} 1",
-            "kubeocean_syncer_create_pod_errors_total{clusterbinding=\"b\"} 0",
-            "kubeocean_syncer_pod_created_total{clusterbinding=\"b\"} 0",
-            "kubeocean_syncer_pod_created_failed_total{clusterbinding=\"b\"} 0",
-            "kubeocean_syncer_vnode_total{clusterbinding=\"b\"} 3",
-        ] {
-            assert!(text.contains(line), "{line} is missing in\n{text}");
+        assert_eq!(metrics.encode(), "# EOF\n");
+    }
+
+    #[derive(Debug)]
+    struct Fixed(StoreMetrics, Numbers);
+
+    impl Collector for Fixed {
+        fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+            self.0.encode_numbers(&mut encoder, &self.1)
         }
+    }
+
+    #[test]
+    fn names_labels_and_units_are_as_documented() {
+        let vnode = |name: &str, cpu: i64| VnodeNumbers {
+            vnode: name.to_owned(),
+            origin: [("cpu".to_owned(), cpu), ("memory".to_owned(), 3 << 30), ("pods".to_owned(), 9)].into(),
+            available: [("cpu".to_owned(), cpu / 2)].into(),
+            usage: Usage { others: [("cpu".to_owned(), 100)].into(), own: [("cpu".to_owned(), 250)].into() },
+        };
+        let numbers = Numbers {
+            vnodes: vec![vnode("v1", 4000), vnode("v2", 6000)],
+            vpods: [(Phase::Running, 3)].into(),
+            ppods: [(Phase::Pending, 1)].into(),
+            writes: vec![("apply", 7)],
+            evictions: vec![("reclaimed", 2)],
+            late_leases: 1,
+            worker_age_seconds: 12,
+        };
+        let mut registry = Registry::default();
+        let stores = StoreMetrics { binding: "b".to_owned(), stores: Mutex::default() };
+        registry.register_collector(Box::new(Fixed(stores, numbers)));
+        let mut page = String::new();
+        encode(&mut page, &registry).unwrap();
+        for line in [
+            r#"vnode_total{clusterbinding="b"} 2"#,
+            r#"vnode_origin_resource{clusterbinding="b",node="v1",resource="memory"} 3072"#,
+            r#"vnode_available_resource{clusterbinding="b",node="v2",resource="cpu"} 3000"#,
+            r#"cluster_origin_resource{clusterbinding="b",resource="cpu"} 10000"#,
+            r#"cluster_available_resource{clusterbinding="b",resource="cpu"} 5000"#,
+            r#"cluster_physical_usage{clusterbinding="b",resource="cpu"} 200"#,
+            r#"cluster_virtual_usage{clusterbinding="b",resource="cpu"} 500"#,
+            r#"virtual_pod_total{clusterbinding="b",phase="Running"} 3"#,
+            r#"virtual_pod_total{clusterbinding="b",phase="Unknown"} 0"#,
+            r#"physical_pod_total{clusterbinding="b",phase="Pending"} 1"#,
+            r#"vnode_writes_total{clusterbinding="b",kind="apply"} 7"#,
+            r#"reclaim_pods_total{clusterbinding="b",mode="reclaimed"} 2"#,
+            r#"node_lease_late_total{clusterbinding="b"} 1"#,
+            r#"worker_watch_age_seconds{clusterbinding="b"} 12"#,
+        ] {
+            assert!(page.contains(&format!("kubeocean_syncer_{line}\n")), "{line} is missing in\n{page}");
+        }
+        assert!(!page.contains("resource=\"pods\""));
+        assert!(page.contains("kubeocean_build_info{clusterbinding=\"b\",version="));
     }
 }

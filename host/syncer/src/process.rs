@@ -1,20 +1,21 @@
 //! One Syncer process: listeners, leader election, and the leader's work until it is told to stop (MC section 7).
 
-use std::{convert::Infallible, sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use crate::{
     config::SyncerConfig,
-    leader::{self, LeaderError, ProxierSource, Surroundings},
+    leader::{self, ProxierSource, Surroundings},
     metrics::SyncerMetrics,
 };
 use kube::Client;
 use kubeocean_engine::{Engine, EngineConfig, EngineError};
 use kubeocean_runtime::{
     clock::SystemClock,
-    election::{Election, ElectionConfig},
+    election::{Election, ElectionConfig, ElectionTimes},
     health::Health,
     leading::{Term, lead},
     server::Listeners,
+    tasks::TaskEnded,
 };
 use tokio_util::sync::CancellationToken;
 
@@ -38,7 +39,10 @@ pub enum SyncerError {
     Engine(#[from] EngineError),
     /// The leader's work ended.
     #[error(transparent)]
-    Leader(#[from] LeaderError),
+    Leader(#[from] TaskEnded),
+    /// The times of the election do not fit together.
+    #[error(transparent)]
+    Election(#[from] ElectionTimes),
 }
 
 /// Runs until `cancel` or a failure. Everything that was started has ended when this returns.
@@ -48,6 +52,7 @@ pub async fn run(
     computing: Client,
     cancel: CancellationToken,
 ) -> Result<(), SyncerError> {
+    process.election.as_ref().map_or(Ok(()), ElectionConfig::validate)?;
     let health = Arc::new(Health::default());
     let metrics = Arc::new(SyncerMetrics::new(&config.binding_name));
     let serving = cancel.child_token();
@@ -56,12 +61,11 @@ pub async fn run(
         Arc::new(move || metrics.encode())
     };
     let listening = tokio::spawn(process.listeners.serve(text, Arc::clone(&health), serving.clone()));
-    // A standby that can read the Lease is ready: it takes over as soon as it must.
-    health.set_ready(process.election.is_some());
     let service = Service {
         engine: start_engine(&config)?,
         config,
         election: process.election,
+        standby: Standby::Ready,
         computing,
         surroundings: Surroundings {
             clock: Arc::new(SystemClock),
@@ -94,12 +98,23 @@ pub struct Service {
     pub config: Arc<SyncerConfig>,
     /// `None` acts without an election.
     pub election: Option<ElectionConfig>,
+    /// What the health says while another process leads.
+    pub standby: Standby,
     /// Client of the computing cluster.
     pub computing: Client,
     /// The process's policy engine.
     pub engine: Engine,
     /// The rest.
     pub surroundings: Surroundings,
+}
+
+/// What the health says of a Syncer that waits for leadership and can read the Lease.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Standby {
+    /// Ready: a process that takes over as soon as it must.
+    Ready,
+    /// Not ready: the binding is not served from here.
+    NotReady,
 }
 
 impl std::fmt::Debug for Service {
@@ -111,29 +126,24 @@ impl std::fmt::Debug for Service {
 /// Serves one binding until `cancel` or a failure, as the leader of its election. In a process of its own and as a task
 /// of a Manager alike (MC-130). The binding's health is ready when its leader is.
 pub async fn serve_binding(service: Service, cancel: &CancellationToken) -> Result<(), SyncerError> {
-    let Service { config, election, computing, engine, surroundings } = service;
+    let Service { config, election, standby, computing, engine, surroundings } = service;
     let participant =
         election.map(|election| Election::new(computing.clone(), election, Arc::clone(&surroundings.clock)));
     let health = Arc::clone(&surroundings.health);
-    let leading = lead(participant, cancel, |leading| {
+    let attempted = move |answered: bool| {
+        health.progress();
+        if answered {
+            health.answered();
+            health.set_ready(standby == Standby::Ready);
+        }
+    };
+    let term = lead(participant, cancel, attempted, move |leading| {
         surroundings.health.set_ready(false);
         leader::run(config, computing, engine, surroundings, leading)
     });
-    tokio::select! {
-        term = leading => match term {
-            Term::NeverLed => Ok(()),
-            Term::Lost => Err(SyncerError::LeadershipLost),
-            Term::Ended(result) => result.map_err(Into::into),
-        },
-        never = tell_progress(&health) => match never {},
-    }
-}
-
-/// Shows that the runtime still schedules tasks.
-async fn tell_progress(health: &Health) -> Infallible {
-    let mut ticks = tokio::time::interval(Duration::from_secs(10));
-    loop {
-        ticks.tick().await;
-        health.progress();
+    match term.await {
+        Term::NeverLed => Ok(()),
+        Term::Lost => Err(SyncerError::LeadershipLost),
+        Term::Ended(result) => result.map_err(Into::into),
     }
 }

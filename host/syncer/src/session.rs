@@ -2,16 +2,17 @@
 //!
 //! No loop acts before the first lists of both clusters are complete: before that, absence proves nothing.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::{Arc, atomic::AtomicBool};
 
 use crate::{
     bindings::deletion,
     bindings::finalizer::keep_finalizer,
     config::SyncerConfig,
-    leader::{Leader, LeaderError, Surroundings, binding_view},
+    leader::{Leader, Surroundings, binding_view},
     nodes::{
         decide::{PodsOnVnode, WorkerSide, open_gate, run as run_nodes},
         index::Identity,
+        pace::Pace,
         store::{NodeStore, Readiness},
         watch::{watch_reachability, watch_worker_nodes, watch_worker_pods},
         withdraw::PodOnVnode,
@@ -34,13 +35,16 @@ use crate::{
     },
 };
 use kube::Client;
-use kubeocean_engine::{BindingFacts, Engine, PolicyHost};
-use kubeocean_runtime::{binding::Binding, events::EventRecorder, tasks::Tasks, watch::WatchHealth};
+use kubeocean_engine::{BindingFacts, Engine, EngineError, PolicyHost};
+use kubeocean_runtime::{
+    binding::Binding,
+    events::EventRecorder,
+    probe::Reachability,
+    tasks::{TaskEnded, Tasks},
+    watch::WatchHealth,
+};
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
-
-/// How often gauges are brought up to date.
-const GAUGES_EVERY: Duration = Duration::from_secs(15);
 
 /// Everything known of both clusters, kept across connections.
 #[derive(Debug)]
@@ -61,6 +65,10 @@ pub struct Stores {
     pub loaded: Arc<watch::Sender<u64>>,
     /// The first list of vnodes.
     pub vnodes_listed: Arc<WatchHealth>,
+    /// When the worker answered last.
+    pub worker: Reachability,
+    /// How many nodes may lose their lease per minute.
+    pub pace: Arc<Pace>,
     workloads: Arc<Workloads>,
 }
 
@@ -72,7 +80,7 @@ impl Stores {
         nodes: Arc<NodeStore>,
         engine: &Engine,
         surroundings: &Surroundings,
-    ) -> Result<Self, LeaderError> {
+    ) -> Result<Self, EngineError> {
         let pods =
             PodStore::new(&identity.cluster_id, PodScope::of(binding, config, &identity.computing_uid));
         let objects = Arc::new(ObjectStore::new(Arc::clone(&surroundings.clock)));
@@ -101,6 +109,13 @@ impl Stores {
             pods.on_vpod_change(move |vnode| nodes.wake(vnode));
         }
         {
+            let policies = Arc::clone(&policies);
+            nodes.on_policy_usage_change(move |policy| {
+                policies.remember_ours(policy);
+                policies.wake(policy);
+            });
+        }
+        {
             let objects = Arc::clone(&objects);
             pods.on_references_change(move |namespace, references| {
                 objects.references_changed(namespace, references)
@@ -115,6 +130,8 @@ impl Stores {
             host: Arc::new(host),
             loaded,
             vnodes_listed: Arc::default(),
+            worker: Reachability::default(),
+            pace: Arc::new(Pace::new(config.reclaim_max_nodes_per_minute)),
             workloads: Workloads::new(),
         })
     }
@@ -171,12 +188,23 @@ struct NodeLists {
     policies: Arc<WatchHealth>,
 }
 
-/// Runs until `cancel`, or until the binding is gone for good.
-pub(crate) async fn run(leader: &Leader, worker: Client, cancel: CancellationToken) {
+/// What the tasks of a session share.
+struct Session<'a> {
+    leader: &'a Leader,
+    clusters: Arc<Clusters>,
+    worker_events: EventRecorder,
+    lists: NodeLists,
+    pods: Arc<PodHealth>,
+    cancel: CancellationToken,
+}
+
+/// Runs until `cancel`; fails when one of its tasks ends by itself.
+pub(crate) async fn run(leader: &Leader, worker: Client, cancel: CancellationToken) -> Result<(), TaskEnded> {
     let _stop = cancel.clone().drop_guard();
     let stores = &leader.stores;
     let binding = leader.binding.borrow().clone();
     stores.nodes.set_readiness(Readiness::Listing);
+    stores.worker.answered();
     stores.nodes.set_unreachable(false);
     let mut tasks = Tasks::new(cancel.clone());
     let (worker_events, sending) = EventRecorder::new(
@@ -186,136 +214,136 @@ pub(crate) async fn run(leader: &Leader, worker: Client, cancel: CancellationTok
         cancel.clone(),
     );
     tasks.spawn("worker events", sending);
-    let lists = NodeLists::default();
-    let pod_health = Arc::new(PodHealth::default());
-    start_nodes(leader, &worker, &worker_events, &lists, &pod_health, &mut tasks, &cancel);
-    let clusters = Arc::new(Clusters {
-        computing: leader.computing.clone(),
-        worker: worker.clone(),
-        scope: Scope {
-            binding: binding.name.clone(),
-            cluster_id: binding.cluster_id.clone(),
-            computing_uid: leader.computing_uid.clone(),
-            mount_namespace: binding.spec.mount_namespace.clone(),
-        },
-    });
-    start_pods(leader, &clusters, &pod_health, &mut tasks, &cancel);
-    {
-        let (leader, cancel) = (leader.clone(), cancel.clone());
-        tasks.spawn("binding finalizer", async move { keep_finalizer(&leader, cancel).await });
-    }
-    {
-        let (leader, cancel, clusters) = (leader.clone(), cancel.clone(), Arc::clone(&clusters));
-        tasks.spawn("binding deletion", async move { deletion::run(&leader, &clusters, cancel).await });
-    }
-    if let Err(error) = tasks.join().await {
-        tracing::error!(%error, "worker session failed");
-        // A dead task must end the process; the leader's own task set sees the panic.
-        std::panic::resume_unwind(Box::new(error.to_string()));
-    }
+    let scope = Scope {
+        binding: binding.name.clone(),
+        cluster_id: binding.cluster_id.clone(),
+        computing_uid: leader.computing_uid.clone(),
+        mount_namespace: binding.spec.mount_namespace.clone(),
+    };
+    let session = Session {
+        leader,
+        clusters: Arc::new(Clusters { computing: leader.computing.clone(), worker, scope }),
+        worker_events,
+        lists: NodeLists::default(),
+        pods: Arc::default(),
+        cancel,
+    };
+    session.start_node_watches(&mut tasks);
+    session.start_policies_and_nodes(&mut tasks);
+    session.start_pods(&mut tasks);
+    session.start_objects(&mut tasks);
+    session.start_binding(&mut tasks);
+    tasks.join().await
 }
 
-fn start_nodes(
-    leader: &Leader,
-    worker: &Client,
-    worker_events: &EventRecorder,
-    lists: &NodeLists,
-    pod_health: &Arc<PodHealth>,
-    tasks: &mut Tasks,
-    cancel: &CancellationToken,
-) {
-    let stores = &leader.stores;
-    let nodes = || Arc::clone(&stores.nodes);
-    tasks.spawn(
-        "worker nodes",
-        watch_worker_nodes(worker.clone(), nodes(), Arc::clone(&lists.nodes), cancel.clone()),
-    );
-    tasks.spawn(
-        "worker pods",
-        watch_worker_pods(worker.clone(), nodes(), Arc::clone(&lists.pods), cancel.clone()),
-    );
-    tasks.spawn("reachability", watch_reachability(Arc::clone(&lists.nodes), nodes(), cancel.clone()));
-    tasks.spawn(
-        "policies",
-        watch_policies(
-            worker.clone(),
-            Arc::clone(&stores.policies),
-            Arc::clone(&lists.policies),
-            cancel.clone(),
-        ),
-    );
-    tasks.spawn("policy modules", fetch::run(worker.clone(), Arc::clone(&stores.policies), cancel.clone()));
-    let runtime = PolicyRuntime {
-        store: Arc::clone(&stores.policies),
-        nodes: nodes(),
-        host: Arc::clone(&stores.host),
-        loaded: Arc::clone(&stores.loaded),
-        worker: worker.clone(),
-        events: worker_events.clone(),
-        clock: Arc::clone(&leader.clock),
-        cancel: cancel.clone(),
-    };
-    let first = Arc::new(Notify::new());
-    tasks.spawn("policy feed", feed_engine(runtime.clone(), Arc::clone(&lists.policies), Arc::clone(&first)));
-    tasks.spawn("policy news", follow_engine(runtime.clone()));
-    tasks.spawn("policy status", run_policies(runtime));
-    let worker_side = WorkerSide {
-        client: worker.clone(),
-        policies: Arc::clone(&stores.policies),
-        host: Arc::clone(&stores.host),
-    };
-    let complete = {
-        let (lists, pods, vnodes) =
-            (lists.clone(), Arc::clone(pod_health), Arc::clone(&stores.vnodes_listed));
-        async move {
-            lists.nodes.synced().await;
-            lists.pods.synced().await;
-            vnodes.synced().await;
-            pods.vpods.synced().await;
-            first.notified().await;
+impl Session<'_> {
+    fn worker(&self) -> Client {
+        self.clusters.worker.clone()
+    }
+
+    fn nodes(&self) -> Arc<NodeStore> {
+        Arc::clone(&self.leader.stores.nodes)
+    }
+
+    fn start_node_watches(&self, tasks: &mut Tasks) {
+        let stores = &self.leader.stores;
+        let (lists, cancel) = (&self.lists, || self.cancel.clone());
+        tasks.spawn(
+            "worker nodes",
+            watch_worker_nodes(self.worker(), self.nodes(), Arc::clone(&lists.nodes), cancel()),
+        );
+        tasks.spawn(
+            "worker pods",
+            watch_worker_pods(self.worker(), self.nodes(), Arc::clone(&lists.pods), cancel()),
+        );
+        tasks.spawn(
+            "reachability",
+            watch_reachability(self.worker(), stores.worker.clone(), self.nodes(), cancel()),
+        );
+        let policies = Arc::clone(&stores.policies);
+        tasks.spawn(
+            "policies",
+            watch_policies(self.worker(), policies, Arc::clone(&lists.policies), cancel()),
+        );
+    }
+
+    fn start_policies_and_nodes(&self, tasks: &mut Tasks) {
+        let (leader, stores, lists) = (self.leader, &self.leader.stores, &self.lists);
+        let policies = || Arc::clone(&stores.policies);
+        tasks.spawn("policy modules", fetch::run(self.worker(), policies(), self.cancel.clone()));
+        let runtime = PolicyRuntime {
+            store: policies(),
+            nodes: self.nodes(),
+            host: Arc::clone(&stores.host),
+            loaded: Arc::clone(&stores.loaded),
+            worker: self.worker(),
+            events: self.worker_events.clone(),
+            clock: Arc::clone(&leader.clock),
+            cancel: self.cancel.clone(),
+        };
+        let first = Arc::new(Notify::new());
+        let feeding = feed_engine(runtime.clone(), Arc::clone(&lists.policies), Arc::clone(&first));
+        tasks.spawn("policy feed", feeding);
+        tasks.spawn("policy news", follow_engine(runtime.clone()));
+        tasks.spawn("policy status", run_policies(runtime));
+        let complete = {
+            let (lists, pods, vnodes) =
+                (lists.clone(), Arc::clone(&self.pods), Arc::clone(&stores.vnodes_listed));
+            let mut binding = leader.binding.clone();
+            async move {
+                lists.nodes.synced().await;
+                lists.pods.synced().await;
+                vnodes.synced().await;
+                pods.vpods.synced().await;
+                first.notified().await;
+                // API-109: the binding cannot go before what we are about to make. Its sender outlives this task.
+                let _ = binding.wait_for(|binding| binding.has_finalizer || binding.deleting).await;
+            }
+        };
+        {
+            let gate = open_gate(self.nodes(), complete, policies(), self.cancel.clone());
+            let cancel = self.cancel.clone();
+            tasks.spawn("node gate", async move {
+                gate.await;
+                cancel.cancelled().await;
+            });
         }
-    };
-    {
-        let (store, side, loaded, cancel) =
-            (nodes(), worker_side.clone(), stores.loaded.subscribe(), cancel.clone());
-        tasks.spawn("node gate", async move {
-            open_gate(store, complete, side, loaded, cancel.clone()).await;
-            cancel.cancelled().await;
+        let worker_side = WorkerSide {
+            client: self.worker(),
+            policies: policies(),
+            host: Arc::clone(&stores.host),
+            labels_off: Arc::new(AtomicBool::new(false)),
+        };
+        let runtime = leader.node_runtime(Some(worker_side), self.cancel.clone());
+        tasks.spawn("nodes", run_nodes(Arc::new(runtime)));
+    }
+
+    /// The first lists of pods and vnodes.
+    fn complete(&self) -> impl Future<Output = ()> + Send + 'static {
+        let (pods, vnodes) = (Arc::clone(&self.pods), Arc::clone(&self.leader.stores.vnodes_listed));
+        async move {
+            pods.synced().await;
+            vnodes.synced().await;
+        }
+    }
+
+    fn start_pods(&self, tasks: &mut Tasks) {
+        let (leader, stores) = (self.leader, &self.leader.stores);
+        let sync = Arc::new(PodSync {
+            clusters: Arc::clone(&self.clusters),
+            store: Arc::clone(&stores.pods),
+            objects: Arc::clone(&stores.objects),
+            vnodes: Arc::new(Vnodes(self.nodes())),
+            workloads: Arc::clone(&stores.workloads),
+            priority_class: DefaultPriorityClass::default(),
+            events: leader.events.clone(),
+            pod_events: leader.config.pod_events,
+            metrics: Arc::clone(&leader.metrics),
+            clock: Arc::clone(&leader.clock),
         });
-    }
-    tasks.spawn("nodes", run_nodes(Arc::new(leader.node_runtime(Some(worker_side), cancel.clone()))));
-}
-
-fn start_pods(
-    leader: &Leader,
-    clusters: &Arc<Clusters>,
-    health: &Arc<PodHealth>,
-    tasks: &mut Tasks,
-    cancel: &CancellationToken,
-) {
-    let stores = &leader.stores;
-    let sync = Arc::new(PodSync {
-        clusters: Arc::clone(clusters),
-        store: Arc::clone(&stores.pods),
-        objects: Arc::clone(&stores.objects),
-        vnodes: Arc::new(Vnodes(Arc::clone(&stores.nodes))),
-        workloads: Arc::clone(&stores.workloads),
-        priority_class: DefaultPriorityClass::default(),
-        events: leader.events.clone(),
-        pod_events: leader.config.pod_events,
-        metrics: Arc::clone(&leader.metrics),
-        clock: Arc::clone(&leader.clock),
-    });
-    tasks.spawn("pod watches", watch_pods(Arc::clone(&sync), Arc::clone(health), cancel.clone()));
-    let complete = || {
-        let (health, vnodes) = (Arc::clone(health), Arc::clone(&stores.vnodes_listed));
-        async move {
-            health.synced().await;
-            vnodes.synced().await;
-        }
-    };
-    {
-        let (gate, workers, cancel) = (complete(), leader.config.pod_workers, cancel.clone());
+        let watching = watch_pods(Arc::clone(&sync), Arc::clone(&self.pods), self.cancel.clone());
+        tasks.spawn("pod watches", watching);
+        let (gate, workers, cancel) = (self.complete(), leader.config.pod_workers, self.cancel.clone());
         tasks.spawn("pods", async move {
             tokio::select! {
                 () = cancel.cancelled() => return,
@@ -324,28 +352,29 @@ fn start_pods(
             run_pods(sync, workers, cancel).await;
         });
     }
-    let idle = (!leader.config.gc_idle_objects.is_zero()).then_some(leader.config.gc_idle_objects);
-    tasks.spawn(
-        "objects",
-        run_objects(
-            Arc::clone(clusters),
-            Arc::clone(&stores.objects),
-            ObjectHealth::default(),
-            complete(),
-            leader.config.object_workers,
-            idle,
-            cancel.clone(),
-        ),
-    );
-}
 
-/// Brings gauges up to date while this process leads.
-pub(crate) async fn tell_metrics(leader: Leader, cancel: CancellationToken) {
-    let mut ticks = tokio::time::interval(GAUGES_EVERY);
-    loop {
-        tokio::select! {
-            () = cancel.cancelled() => return,
-            _ = ticks.tick() => leader.metrics.set_vnodes(&leader.stores.nodes.numbers()),
-        }
+    fn start_objects(&self, tasks: &mut Tasks) {
+        let config = &self.leader.config;
+        let idle = (!config.gc_idle_objects.is_zero()).then_some(config.gc_idle_objects);
+        tasks.spawn(
+            "objects",
+            run_objects(
+                Arc::clone(&self.clusters),
+                Arc::clone(&self.leader.stores.objects),
+                ObjectHealth::default(),
+                self.complete(),
+                config.object_workers,
+                idle,
+                self.cancel.clone(),
+            ),
+        );
+    }
+
+    fn start_binding(&self, tasks: &mut Tasks) {
+        let (leader, cancel) = (self.leader.clone(), self.cancel.clone());
+        tasks.spawn("binding finalizer", async move { keep_finalizer(&leader, cancel).await });
+        let (leader, cancel) = (self.leader.clone(), self.cancel.clone());
+        let clusters = Arc::clone(&self.clusters);
+        tasks.spawn("binding deletion", async move { deletion::run(&leader, &clusters, cancel).await });
     }
 }

@@ -31,8 +31,16 @@ pub struct PortTable {
 }
 
 impl PortTable {
-    /// Records the port an existing vnode carries. A vnode keeps its port for life.
-    pub fn record(&mut self, vnode: &str, port: u16) {
+    /// Takes the port an existing vnode carries, when it is one we could have given: of the range, of nobody else, and
+    /// of a vnode that is not known yet. A vnode keeps its port for life; an edit of its label changes nothing.
+    pub fn adopt(&mut self, vnode: &str, port: u16) {
+        let free = !self.by_port.contains_key(&port);
+        if (PORT_MIN..=PORT_MAX).contains(&port) && free && !self.by_vnode.contains_key(vnode) {
+            self.record(vnode, port);
+        }
+    }
+
+    fn record(&mut self, vnode: &str, port: u16) {
         self.release(vnode);
         self.by_port.insert(port, vnode.to_owned());
         self.by_vnode.insert(vnode.to_owned(), port);

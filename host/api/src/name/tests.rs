@@ -54,7 +54,7 @@ fn preferred_ports(#[case] vnode: &str, #[case] port: u16) {
 #[test]
 fn a_taken_port_gives_the_next_and_a_kept_one_stays() {
     let mut table = PortTable::default();
-    table.record("other", 19_389);
+    table.adopt("other", 19_389);
     assert_eq!(table.assign("vnode-cls-a-worker-1"), Ok(19_390));
     table.release("other");
     assert_eq!(table.assign("vnode-cls-a-worker-1"), Ok(19_390), "a vnode keeps its port for life");
@@ -64,13 +64,30 @@ fn a_taken_port_gives_the_next_and_a_kept_one_stays() {
 fn ports_wrap_and_run_out_with_a_message_that_names_the_vnode() {
     let mut table = PortTable::default();
     for port in preferred_port("v")..=PORT_MAX {
-        table.record(&format!("n{port}"), port);
+        table.adopt(&format!("n{port}"), port);
     }
     assert_eq!(table.assign("v"), Ok(PORT_MIN));
     for port in PORT_MIN..=PORT_MAX {
-        table.record(&format!("n{port}"), port);
+        table.adopt(&format!("n{port}"), port);
     }
     assert_eq!(table.assign("w").unwrap_err().to_string(), "no available ports for node w");
+}
+
+#[rstest]
+#[case::of_a_vnode_that_has_one("a", 20_001, 20_000)]
+#[case::out_of_range("b", 80, preferred_port("b"))]
+#[case::of_another_vnode("b", 20_000, preferred_port("b"))]
+#[case::free("b", 20_001, 20_001)]
+fn an_edited_label_is_only_taken_when_the_port_could_be_ours(
+    #[case] vnode: &str,
+    #[case] label: u16,
+    #[case] port: u16,
+) {
+    let mut table = PortTable::default();
+    table.adopt("a", 20_000);
+    table.adopt(vnode, label);
+    assert_eq!(table.assign(vnode), Ok(port));
+    assert_eq!(table.assign("a"), Ok(20_000));
 }
 
 #[rstest]

@@ -341,6 +341,9 @@ impl Attendant {
         let invalid = |reason, message| Credentials::Invalid { reason, message };
         let data = match state {
             SecretState::Present(data) => data.as_deref(),
+            SecretState::Forbidden => {
+                return Err(invalid("SecretForbidden", KubeconfigError::Forbidden(secret).to_string()));
+            }
             SecretState::Unknown | SecretState::Missing => {
                 return Err(invalid("SecretNotFound", KubeconfigError::NotFound(secret).to_string()));
             }

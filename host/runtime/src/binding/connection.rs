@@ -53,6 +53,7 @@ async fn connect(secret: &str, state: &SecretState, allow_unsafe: bool) -> Resul
         SecretState::Unknown | SecretState::Missing => {
             return Err(KubeconfigError::NotFound(secret.to_owned()).into());
         }
+        SecretState::Forbidden => return Err(KubeconfigError::Forbidden(secret.to_owned()).into()),
         SecretState::Present(data) => data.as_deref(),
     };
     let kubeconfig = kubeconfig::parse(secret, data, allow_unsafe)?;

@@ -82,6 +82,8 @@ pub enum SecretState {
     Unknown,
     /// There is no such Secret.
     Missing,
+    /// We may not read it.
+    Forbidden,
     /// The Secret; `None` if it lacks the key.
     Present(Option<Arc<[u8]>>),
 }
@@ -91,6 +93,7 @@ impl std::fmt::Debug for SecretState {
         f.write_str(match self {
             Self::Unknown => "Unknown",
             Self::Missing => "Missing",
+            Self::Forbidden => "Forbidden",
             Self::Present(_) => "Present(redacted)",
         })
     }
@@ -140,6 +143,16 @@ impl Sink<KubeconfigSecret> for SecretSink {
     fn reset(&self, mut all: Vec<KubeconfigSecret>) {
         self.set(all.pop());
     }
+    /// A Secret that was read before stays as it was: the connection made from it works.
+    fn denied(&self) {
+        self.0.send_if_modified(|current| {
+            let first = matches!(current, SecretState::Unknown | SecretState::Missing);
+            if first {
+                *current = SecretState::Forbidden;
+            }
+            first
+        });
+    }
 }
 
 /// Follows the kubeconfig Secret; the task is the caller's to spawn.
@@ -156,4 +169,27 @@ pub fn follow_secret(
         config: watcher::Config::default().fields(&format!("metadata.name={name}")),
     };
     (receiver, watch_into(spec, Arc::new(SecretSink(sender)), Arc::default(), cancel))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn secret(kubeconfig: &str) -> KubeconfigSecret {
+        let data = [(KUBECONFIG_KEY.to_owned(), ByteString(kubeconfig.into()))];
+        KubeconfigSecret { metadata: ObjectMeta::default(), data: data.into() }
+    }
+
+    #[test]
+    fn a_secret_that_may_not_be_read_is_told_until_it_may() {
+        let (sender, states) = watch::channel(SecretState::Unknown);
+        let sink = SecretSink(sender);
+        sink.denied();
+        assert_eq!(*states.borrow(), SecretState::Forbidden);
+        sink.reset(vec![secret("a")]);
+        sink.denied();
+        assert!(matches!(*states.borrow(), SecretState::Present(Some(_))), "what was read stands");
+        sink.delete(secret("a"));
+        assert_eq!(*states.borrow(), SecretState::Missing);
+    }
 }

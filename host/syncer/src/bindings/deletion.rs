@@ -6,22 +6,15 @@
 
 use std::time::Duration;
 
-use kubeocean_api::{Condition, condition::binding_type, keys::manager};
-use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
-use super::finalizer;
+use super::{finalizer, status::Cleanup};
 use crate::{
     leader::Leader,
     nodes::{apply::remove_labels, store::Readiness},
     objects::Clusters,
 };
-use kubeocean_runtime::{
-    binding::Binding,
-    clock::rfc3339,
-    error::ApplyError,
-    request::{get_json, merge_patch, paths},
-};
+use kubeocean_runtime::{binding::Binding, error::ApplyError};
 
 /// How soon a step that is not finished is looked at again.
 const AGAIN: Duration = Duration::from_secs(1);
@@ -33,33 +26,32 @@ pub(crate) async fn run(leader: &Leader, clusters: &Clusters, cancel: Cancellati
         () = cancel.cancelled() => return,
         gone = bindings.wait_for(|binding| binding.deleting) => if gone.is_err() { return },
     }
-    let mut told = None;
     loop {
         let binding = bindings.borrow_and_update().clone();
-        // The Manager does the rest of a forced detach; two writers would only disturb each other.
-        if !binding.force_detach {
-            match step(leader, clusters, &binding).await {
-                Ok(Progress::Finished) => {
-                    tracing::info!(binding = binding.name, "nothing of this binding is left");
-                    cancel.cancelled().await;
-                    return;
-                }
-                Ok(Progress::Waiting { reason, message }) => {
-                    if told.as_ref() != Some(&(reason, message.clone())) {
-                        tracing::info!(
-                            binding = binding.name,
-                            reason,
-                            message,
-                            "deletion of the binding goes on"
-                        );
-                        if let Err(error) = show(leader, &binding, reason, &message).await {
-                            tracing::warn!(error = error.chain(), "progress not shown");
-                        }
-                        told = Some((reason, message));
-                    }
-                }
-                Err(error) => tracing::warn!(error = error.chain(), "deletion of the binding: retrying"),
+        match step(leader, clusters, &binding).await {
+            Ok(Progress::Finished) => {
+                tracing::info!(binding = binding.name, "nothing of this binding is left");
+                // Whoever follows the binding ends this task when the object is gone.
+                cancel.cancelled().await;
+                return;
             }
+            Ok(Progress::Waiting { reason, message }) => {
+                let cleanup = Some(Cleanup { reason, message });
+                let news = leader.cleanup.send_if_modified(|shown| {
+                    let news = *shown != cleanup;
+                    shown.clone_from(&cleanup);
+                    news
+                });
+                if let (true, Some(cleanup)) = (news, cleanup) {
+                    tracing::info!(
+                        binding = binding.name,
+                        reason = cleanup.reason,
+                        message = cleanup.message,
+                        "deletion of the binding goes on"
+                    );
+                }
+            }
+            Err(error) => tracing::warn!(error = error.chain(), "deletion of the binding: retrying"),
         }
         tokio::select! {
             () = cancel.cancelled() => return,
@@ -111,41 +103,4 @@ async fn step(leader: &Leader, clusters: &Clusters, binding: &Binding) -> Result
     }
     finalizer::change(leader, &binding.name, &binding.uid, finalizer::Change::Remove).await?;
     Ok(Progress::Finished)
-}
-
-/// Writes condition `SyncerCleanup`, leaving all other conditions as they are.
-async fn show(
-    leader: &Leader,
-    binding: &Binding,
-    reason: &'static str,
-    message: &str,
-) -> Result<(), ApplyError> {
-    let path = paths::binding(&binding.name);
-    let Some(object) = get_json(&leader.computing, &path).await? else { return Ok(()) };
-    let mut conditions: Vec<Condition> = object
-        .pointer("/status/conditions")
-        .and_then(|value| serde_json::from_value(value.clone()).ok())
-        .unwrap_or_default();
-    let now = rfc3339(leader.clock.now());
-    let mut condition = Condition {
-        last_transition_time: now,
-        message: message.to_owned(),
-        observed_generation: Some(binding.generation),
-        reason: reason.to_owned(),
-        status: "False".to_owned(),
-        type_: binding_type::SYNCER_CLEANUP.to_owned(),
-    };
-    if let Some(old) =
-        conditions.iter().find(|old| old.type_ == condition.type_ && old.status == condition.status)
-    {
-        condition.last_transition_time.clone_from(&old.last_transition_time);
-    }
-    conditions.retain(|old| old.type_ != condition.type_);
-    conditions.push(condition);
-    let patch = json!({
-        "metadata": {"uid": binding.uid, "resourceVersion": object.pointer("/metadata/resourceVersion")},
-        "status": {"conditions": conditions},
-    });
-    let path = format!("{}?fieldManager={}", paths::binding_status(&binding.name), manager::SYNCER);
-    merge_patch(&leader.computing, &path, &patch).await.map(drop)
 }

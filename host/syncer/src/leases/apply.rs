@@ -5,10 +5,7 @@
 
 use std::{
     collections::HashMap,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::{Arc, atomic::Ordering},
     time::Duration,
 };
 
@@ -16,8 +13,8 @@ use kube::Client;
 use kubeocean_api::keys::{manager, namespace};
 use parking_lot::Mutex;
 use serde_json::{Value, json};
-use tokio::{sync::Notify, sync::Semaphore, time::Instant};
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tokio::{sync::Notify, time::Instant};
+use tokio_util::sync::CancellationToken;
 
 use super::wheel::{DURATION_SECONDS, Wheel};
 use crate::nodes::store::{LeaseTarget, NodeStore};
@@ -25,6 +22,7 @@ use kubeocean_runtime::{
     clock::Clock,
     error::ApplyError,
     request::{create_json, merge_patch, paths},
+    tasks::Workers,
 };
 
 /// Requests at a time.
@@ -41,7 +39,6 @@ pub struct LeaseKeeper {
     clock: Arc<dyn Clock>,
     /// Uid of the vnode whose Lease was last seen to be right, by name: then only the time is patched.
     known: Mutex<HashMap<Arc<str>, String>>,
-    late: AtomicU64,
 }
 
 impl std::fmt::Debug for LeaseKeeper {
@@ -53,12 +50,7 @@ impl std::fmt::Debug for LeaseKeeper {
 impl LeaseKeeper {
     /// A keeper for the vnodes of `store`.
     pub fn new(computing: Client, store: Arc<NodeStore>, clock: Arc<dyn Clock>) -> Arc<Self> {
-        Arc::new(Self { computing, store, clock, known: Mutex::default(), late: AtomicU64::new(0) })
-    }
-
-    /// Renewals that came more than 20 s after the one before, since the start.
-    pub fn late(&self) -> u64 {
-        self.late.load(Ordering::Relaxed)
+        Arc::new(Self { computing, store, clock, known: Mutex::default() })
     }
 
     /// Runs until cancelled. Leases and vnodes stay as they are then.
@@ -70,8 +62,7 @@ impl LeaseKeeper {
         }
         let start = Instant::now();
         let wheel = Arc::new(Mutex::new(Wheel::default()));
-        let slots = Arc::new(Semaphore::new(IN_FLIGHT));
-        let tracker = TaskTracker::new();
+        let mut workers = Workers::new(IN_FLIGHT);
         let mut stale = true;
         loop {
             if std::mem::take(&mut stale) {
@@ -82,14 +73,14 @@ impl LeaseKeeper {
             let due = wheel.lock().take(start.elapsed());
             if let Some((target, late)) = due {
                 if late {
-                    self.late.fetch_add(1, Ordering::Relaxed);
+                    self.store.counters.late_leases.fetch_add(1, Ordering::Relaxed);
                 }
-                let slot = tokio::select! {
+                tokio::select! {
                     () = cancel.cancelled() => break,
-                    slot = Arc::clone(&slots).acquire_owned() => slot,
-                };
+                    () = workers.free() => {}
+                }
                 let (keeper, wheel) = (Arc::clone(&self), Arc::clone(&wheel));
-                tracker.spawn(async move {
+                workers.start(async move {
                     let result = keeper.renew(&target).await;
                     let now = start.elapsed();
                     match result {
@@ -103,13 +94,13 @@ impl LeaseKeeper {
                             wheel.lock().retry(&target.vnode, now + RETRY);
                         }
                     }
-                    drop(slot);
                 });
                 continue;
             }
             let next = wheel.lock().next_due().map(|due| start + due);
             tokio::select! {
                 () = cancel.cancelled() => break,
+                () = workers.attend() => {}
                 () = changed.notified() => {
                     // A relist tells every vnode; the set is taken once.
                     tokio::time::sleep(GATHER).await;
@@ -118,8 +109,7 @@ impl LeaseKeeper {
                 () = sleep_until(next) => {}
             }
         }
-        tracker.close();
-        tracker.wait().await;
+        workers.finish().await;
     }
 
     fn forget(&self, targets: &[LeaseTarget]) {

@@ -80,7 +80,7 @@ pub enum Action {
         /// UID.
         uid: String,
     },
-    /// After a live check that no pod is left: release port and Lease, remove the finalizer.
+    /// After a live check that no pod is left: remove the finalizer.
     ReleaseVnode {
         /// Name.
         name: String,

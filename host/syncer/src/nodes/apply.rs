@@ -56,7 +56,9 @@ pub(super) async fn perform(
     let mut version = snapshot.vnode.as_ref().map(|vnode| vnode.resource_version().to_owned());
     for action in actions {
         let text = action.to_string();
+        let notable = is_notable(&action);
         match one(runtime, vnode, snapshot, action, &mut version).await {
+            Ok(true) if notable => tracing::info!(vnode, "{text}"),
             Ok(true) => {}
             Ok(false) => retry = Some(SOFT_RETRY),
             Err(Stop::Later(outcome)) => return Err(outcome),
@@ -76,6 +78,22 @@ pub(super) async fn perform(
         }
     }
     Ok(retry)
+}
+
+/// What an administrator finds in the log: the cluster was changed, and not only a number.
+fn is_notable(action: &Action) -> bool {
+    match action {
+        Action::PatchVnode(changes) => changes.taints.is_some() || changes.unschedulable.is_some(),
+        Action::CreateVnode { .. }
+        | Action::DeletePod { .. }
+        | Action::DeleteVnode { .. }
+        | Action::ReleaseVnode { .. } => true,
+        Action::HoldPolicy { .. }
+        | Action::ApplyVnode { .. }
+        | Action::PatchStatus { .. }
+        | Action::LabelWorkerNode { .. }
+        | Action::Event(_) => false,
+    }
 }
 
 /// One action. Ok(false): not done, not urgent.
@@ -132,16 +150,9 @@ async fn one(
             let options = DeleteOptions { uid: Some(uid.clone()), grace_seconds: None };
             let done = delete_json(computing, &paths::pod(&key.namespace, &key.name), &options).await?;
             if why == PodDeletion::Reclaimed && done == Deletion::Started {
-                let regarding = Regarding {
-                    api_version: "v1",
-                    kind: "Pod",
-                    namespace: key.namespace.to_string(),
-                    name: key.name.to_string(),
-                    uid,
-                };
                 let message = format!("the lease of node {vnode} ended");
                 runtime.events.publish(Event {
-                    regarding,
+                    regarding: Regarding::pod(&key.namespace, &key.name, &uid),
                     severity: Severity::Warning,
                     reason: "LeaseReclaimed",
                     message,
@@ -200,7 +211,7 @@ async fn create(runtime: &NodeRuntime, snapshot: &Snapshot, name: &str, body: &V
             }
             let binding = &runtime.store.identity().binding;
             runtime.events.publish(Event {
-                regarding: binding_reference(binding, &runtime.binding_uid),
+                regarding: Regarding::binding(binding, &runtime.binding_uid),
                 severity: Severity::Warning,
                 reason: "VirtualNodeConflict",
                 message: format!("a node named {name} exists that is not of this binding"),
@@ -208,16 +219,6 @@ async fn create(runtime: &NodeRuntime, snapshot: &Snapshot, name: &str, body: &V
             Err(Stop::Later(Outcome::Retry))
         }
         Err(error) => Err(error.into()),
-    }
-}
-
-fn binding_reference(name: &str, uid: &str) -> Regarding {
-    Regarding {
-        api_version: "cloud.tencent.com/v1beta1",
-        kind: "ClusterBinding",
-        namespace: String::new(),
-        name: name.to_owned(),
-        uid: uid.to_owned(),
     }
 }
 
@@ -233,11 +234,29 @@ fn is_ours(runtime: &NodeRuntime, snapshot: &Snapshot, live: &NodeView) -> bool 
     labelled || same_node
 }
 
-/// Sets or removes `policy-applied`. It is information for people: a failure delays nothing.
+/// Sets or removes `policy-applied`. It is information for people: a failure delays nothing, and where the role does not
+/// allow it, the feature is off.
 async fn set_label(runtime: &NodeRuntime, node: &str, policy: Option<&str>) -> bool {
     let Some(worker) = &runtime.worker else { return false };
-    match label_worker_node(&worker.client, &runtime.store.identity().cluster_id, node, policy).await {
+    if worker.labels_off.load(Ordering::Relaxed) {
+        return true;
+    }
+    let identity = runtime.store.identity();
+    match label_worker_node(&worker.client, &identity.cluster_id, node, policy).await {
         Ok(()) => true,
+        Err(error @ ApplyError::Forbidden { .. }) => {
+            if !worker.labels_off.swap(true, Ordering::Relaxed) {
+                let text = error.chain();
+                tracing::warn!(error = text, "worker nodes are not labelled from now on");
+                runtime.events.publish(Event {
+                    regarding: Regarding::binding(&identity.binding, &runtime.binding_uid),
+                    severity: Severity::Warning,
+                    reason: "FeatureDisabled",
+                    message: format!("worker nodes do not get the label {}: {text}", label::POLICY_APPLIED),
+                });
+            }
+            true
+        }
         Err(error) => {
             tracing::warn!(node, error = error.chain(), "label of the worker node not written");
             false
@@ -274,7 +293,6 @@ async fn release(runtime: &NodeRuntime, name: &str, uid: &str) -> Result<(), Sto
     if !live.terminating() {
         return Err(Stop::Later(Outcome::Stale));
     }
-    runtime.store.release_port(name);
     let kept: Vec<&String> =
         live.metadata.finalizers.iter().flatten().filter(|name| *name != finalizer::VNODE).collect();
     let change =
@@ -316,13 +334,7 @@ fn publish(runtime: &NodeRuntime, snapshot: &Snapshot, vnode: &str, event: Vnode
     let uid = snapshot.vnode.as_ref().map(|vnode| vnode.uid().to_owned()).unwrap_or_default();
     let severity = if event.warning { Severity::Warning } else { Severity::Normal };
     runtime.events.publish(Event {
-        regarding: Regarding {
-            api_version: "v1",
-            kind: "Node",
-            namespace: String::new(),
-            name: vnode.to_owned(),
-            uid,
-        },
+        regarding: Regarding::node(vnode, &uid),
         severity,
         reason: event.reason,
         message: event.message,

@@ -40,7 +40,8 @@ pub enum Difference {
     },
 }
 
-/// See the module documentation. Taints are compared by the planner, they are written apart.
+/// See the module documentation. Taints, and conditions and addresses that shall go, are compared by the planner: they
+/// are written apart.
 pub fn difference(
     content: &Content,
     vnode: &NodeView,
@@ -74,7 +75,7 @@ fn contains(there: Option<&Texts>, wanted: &Texts) -> bool {
 fn status_fits(content: &Content, vnode: &NodeView) -> bool {
     let status = &vnode.status;
     content.conditions.iter().all(|wanted| shown(vnode, wanted))
-        && content.addresses == status.addresses
+        && content.addresses.iter().all(|wanted| status.addresses.contains(wanted))
         && i32::from(content.port) == status.daemon_endpoints.kubelet_endpoint.port
         && content.phase.as_ref().is_none_or(|phase| status.phase.as_ref() == Some(phase))
         && node_info_fits(&content.node_info, &status.node_info)

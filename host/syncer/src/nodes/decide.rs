@@ -4,19 +4,22 @@
 //! postponed write. Nothing is polled; once in ten minutes everything is decided again, which bounds a broken promise
 //! of a module (PO-1004) and costs a memo lookup per node.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, atomic::AtomicBool},
+    time::Duration,
+};
 
 use jiff::Timestamp;
 use kube::Client;
 use kubeocean_engine::{NodeFacts, PolicyHost};
-use tokio::sync::{Semaphore, watch};
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tokio_util::sync::CancellationToken;
 
 use super::{
     action::Action,
     apply,
     decision::{Decision, Verdict},
     index::{Decided, Snapshot, VnodeName},
+    pace::Pace,
     plan::{Knowledge, NodeInput, plan_node},
     snapshot::{available, base, facts},
     store::{NodeStore, Readiness, Surroundings},
@@ -26,7 +29,13 @@ use super::{
 };
 use crate::policies::store::PolicyStore;
 use kubeocean_api::keys::{annotation, label};
-use kubeocean_runtime::{clock::Clock, events::EventRecorder, queue::Outcome};
+use kubeocean_runtime::{
+    clock::Clock,
+    events::EventRecorder,
+    health::{Health, PULSE},
+    queue::Outcome,
+    tasks::Workers,
+};
 
 /// Nodes of one engine call (policy spec section 8).
 const BATCH: usize = 256;
@@ -50,6 +59,8 @@ pub struct WorkerSide {
     pub policies: Arc<PolicyStore>,
     /// What decides by them.
     pub host: Arc<PolicyHost>,
+    /// Set when the role does not allow to label worker nodes: then nobody tries again (API-810).
+    pub labels_off: Arc<AtomicBool>,
 }
 
 impl std::fmt::Debug for WorkerSide {
@@ -78,6 +89,10 @@ pub struct NodeRuntime {
     pub clock: Arc<dyn Clock>,
     /// Settings.
     pub settings: Settings,
+    /// How many nodes may lose their lease per minute.
+    pub pace: Arc<Pace>,
+    /// Is told that this loop comes by.
+    pub health: Arc<Health>,
     /// Writes at a time.
     pub workers: usize,
     /// End.
@@ -99,32 +114,33 @@ struct Work {
 
 /// Runs until cancelled, then waits for what is being written.
 pub async fn run(runtime: Arc<NodeRuntime>) {
-    let slots = Arc::new(Semaphore::new(runtime.workers.max(1)));
-    let tracker = TaskTracker::new();
+    let mut workers = Workers::new(runtime.workers);
     let mut refresh = tokio::time::interval(REFRESH);
+    let mut pulse = tokio::time::interval(PULSE);
     refresh.tick().await;
     loop {
+        runtime.health.progress();
         let batch = tokio::select! {
             () = runtime.cancel.cancelled() => break,
             _ = refresh.tick() => {
                 runtime.store.wake_all();
                 continue;
             }
+            _ = pulse.tick() => continue,
+            () = workers.attend() => continue,
             batch = runtime.store.queue.next_batch(BATCH, LINGER) => batch,
         };
         let surroundings = Arc::new(runtime.store.surroundings());
         for work in decide(&runtime, &surroundings, batch).await {
-            let Ok(slot) = Arc::clone(&slots).acquire_owned().await else { return };
+            workers.free().await;
             let (runtime, surroundings) = (Arc::clone(&runtime), Arc::clone(&surroundings));
-            tracker.spawn(async move {
+            workers.start(async move {
                 let outcome = reconcile(&runtime, &surroundings, &work).await;
                 runtime.store.queue.done(&work.key, outcome);
-                drop(slot);
             });
         }
     }
-    tracker.close();
-    tracker.wait().await;
+    workers.finish().await;
 }
 
 /// Snapshots of a batch, and the engine's answers where there is something to ask.
@@ -178,12 +194,11 @@ async fn reconcile(runtime: &NodeRuntime, surroundings: &Surroundings, work: &Wo
     let now = runtime.clock.now();
     let snapshot = &work.snapshot;
     let candidate = snapshot.pnode.as_ref().is_some_and(|pnode| is_candidate(pnode, surroundings));
-    let knowledge = match (surroundings.readiness, &work.decision) {
-        (Readiness::Listing, _) => Knowledge::Nothing,
-        (Readiness::Ready, Some(decision)) => Knowledge::Decided(decision),
-        (Readiness::Ready, None) if candidate => return Outcome::Retry,
-        (Readiness::LoadingPolicies | Readiness::Ready, _) => Knowledge::NodeOnly,
+    let Some(knowledge) = knowledge(surroundings, work.decision.as_ref(), candidate) else {
+        return Outcome::Retry;
     };
+    let decided = matches!(knowledge, Knowledge::Decided(_));
+    let loading = surroundings.loading_left.filter(|_| work.decision.is_some() && !decided);
     let policies = runtime.worker.as_ref().map(|worker| &worker.policies);
     let governed_by = work.decision.as_ref().and_then(|decision| decision.governed_by.as_deref());
     let policy = governed_by.and_then(|name| policies?.governing(name));
@@ -220,8 +235,16 @@ async fn reconcile(runtime: &NodeRuntime, surroundings: &Surroundings, work: &Wo
         written: snapshot.written.as_ref(),
         pods: &pods,
     });
+    if plan.ends_lease
+        && let Some(wait) = runtime.pace.begin(tokio::time::Instant::now())
+    {
+        return Outcome::After(wait);
+    }
     if surroundings.readiness == Readiness::Ready {
-        remember(runtime, work, plan.leased_by.as_ref(), origin);
+        remember(runtime, work, plan.leased_by.as_ref(), origin, loading.is_some());
+        if loading.is_none() {
+            runtime.store.was_decided(&work.key);
+        }
     }
     if let (None, Some(vnode), Some(worker)) = (&snapshot.pnode, &snapshot.vnode, &runtime.worker) {
         let node = vnode.annotation_or_label(annotation::PHYSICAL_NODE_NAME).unwrap_or_default();
@@ -229,7 +252,7 @@ async fn reconcile(runtime: &NodeRuntime, surroundings: &Surroundings, work: &Wo
     }
     let creates = plan.actions.iter().any(|action| matches!(action, Action::CreateVnode { .. }));
     if snapshot.vnode.is_none() && !creates {
-        runtime.store.release_port(&work.key);
+        runtime.store.release_port_of_no_vnode(&work.key);
     }
     if !plan.actions.is_empty() {
         tracing::debug!(vnode = &*work.key, %plan, "writing");
@@ -237,7 +260,29 @@ async fn reconcile(runtime: &NodeRuntime, surroundings: &Surroundings, work: &Wo
     let performed = apply::perform(runtime, &work.key, snapshot, plan.actions).await;
     match performed {
         Err(outcome) => outcome,
-        Ok(retry) => soonest(retry, plan.next_wake.map(|at| until(at, runtime.clock.now()))),
+        Ok(retry) => {
+            let wake = plan.next_wake.map(|at| until(at, runtime.clock.now()));
+            [retry, wake, loading].into_iter().flatten().min().map_or(Outcome::Done, Outcome::After)
+        }
+    }
+}
+
+/// How much is known of a node; `None` when the engine should have decided and did not: what is published stands, and
+/// it is asked again.
+fn knowledge<'a>(
+    surroundings: &Surroundings,
+    decision: Option<&'a Decision>,
+    candidate: bool,
+) -> Option<Knowledge<'a>> {
+    match (surroundings.readiness, decision) {
+        (Readiness::Listing, _) => Some(Knowledge::Nothing),
+        (Readiness::Ready, Some(failed)) if failed.governed_by.as_deref() == Some("") => None,
+        // PO-704: nothing is written for a node whose policy may still load, as long as we may wait for it.
+        (Readiness::Ready, Some(waits)) if waits.loading && surroundings.loading_left.is_some() => {
+            Some(Knowledge::NodeOnly)
+        }
+        (Readiness::Ready, Some(decision)) => Some(Knowledge::Decided(decision)),
+        (Readiness::Ready, None) => (!candidate).then_some(Knowledge::NodeOnly),
     }
 }
 
@@ -247,11 +292,12 @@ fn remember(
     work: &Work,
     leased_by: Option<&String>,
     origin: super::snapshot::Amounts,
+    loading: bool,
 ) {
     let decided = work.decision.as_ref().filter(|decision| decision.selected).map(|decision| Decided {
         governed_by: decision.governed_by.clone(),
         shadowed: decision.shadowed.clone(),
-        failed: decision.verdict == Verdict::Held || (decision.withheld && !decision.announce),
+        failed: !loading && (decision.verdict == Verdict::Held || (decision.withheld && !decision.announce)),
         withheld: decision.withheld,
         leased_by: leased_by.cloned(),
         origin,
@@ -264,33 +310,68 @@ fn until(at: Timestamp, now: Timestamp) -> Duration {
     Duration::try_from(at.duration_since(now)).unwrap_or(Duration::ZERO)
 }
 
-fn soonest(a: Option<Duration>, b: Option<Duration>) -> Outcome {
-    [a, b].into_iter().flatten().min().map_or(Outcome::Done, Outcome::After)
-}
+/// How long policies may keep the nodes of a fresh leader from being decided (PO-704).
+pub(super) const POLICIES_WAIT: Duration = Duration::from_secs(30);
+/// How long a fresh leader waits at most for a decision about each node before it tells about policies.
+const FIRST_ROUND: Duration = Duration::from_secs(45);
 
-/// How long policies may keep a fresh leader from deciding (PO-704).
-const POLICIES_WAIT: Duration = Duration::from_secs(30);
-
-/// Opens the store step by step: nothing before `lists` (the first lists of both clusters, and the engine's first list
-/// of policies), then conditions and addresses, then everything once the modules are loaded, or after 30 s. `loaded`
-/// counts the engine's changes.
+/// Opens the store: nothing before `lists` (the first lists of both clusters, the engine's first list of policies, and
+/// our finalizer on the binding). What is told about policies waits for the first round of decisions: before that, a
+/// policy would seem to lease nothing.
 pub async fn open_gate(
     store: Arc<NodeStore>,
     lists: impl Future<Output = ()>,
-    worker: WorkerSide,
-    mut loaded: watch::Receiver<u64>,
+    policies: Arc<PolicyStore>,
     cancel: CancellationToken,
 ) {
     tokio::select! {
         () = cancel.cancelled() => return,
         () = lists => {}
     }
-    store.set_readiness(Readiness::LoadingPolicies);
-    let all_loaded = loaded.wait_for(|_| worker.host.ready());
+    store.set_readiness(Readiness::Ready);
     tokio::select! {
         () = cancel.cancelled() => return,
-        _ = tokio::time::timeout(POLICIES_WAIT, all_loaded) => {}
+        _ = tokio::time::timeout(FIRST_ROUND, store.settled()) => {}
     }
-    store.set_readiness(Readiness::Ready);
-    worker.policies.wake_all();
+    store.settle();
+    policies.wake_all();
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::nodes::vnode::BindingView;
+
+    fn surroundings(readiness: Readiness, waiting: bool) -> Surroundings {
+        Surroundings {
+            binding: BindingView::default(),
+            readiness,
+            loading_left: waiting.then_some(Duration::from_secs(20)),
+            proxier: Vec::new(),
+            unreachable: false,
+        }
+    }
+
+    fn governed(by: &str, loading: bool) -> Decision {
+        Decision { governed_by: Some(by.to_owned()), loading, ..Decision::default() }
+    }
+
+    #[test]
+    fn only_nodes_whose_own_policy_loads_wait_and_only_for_a_while() {
+        let (fresh, later) = (surroundings(Readiness::Ready, true), surroundings(Readiness::Ready, false));
+        let (loads, loaded) = (governed("p", true), governed("q", false));
+        assert_eq!(knowledge(&fresh, Some(&loads), true), Some(Knowledge::NodeOnly));
+        assert_eq!(knowledge(&fresh, Some(&loaded), true), Some(Knowledge::Decided(&loaded)));
+        assert_eq!(knowledge(&later, Some(&loads), true), Some(Knowledge::Decided(&loads)));
+        let listing = surroundings(Readiness::Listing, true);
+        assert_eq!(knowledge(&listing, Some(&loaded), true), Some(Knowledge::Nothing));
+    }
+
+    #[test]
+    fn what_the_engine_failed_on_is_asked_again() {
+        let ready = surroundings(Readiness::Ready, false);
+        assert_eq!(knowledge(&ready, Some(&governed("", false)), true), None);
+        assert_eq!(knowledge(&ready, None, true), None);
+        assert_eq!(knowledge(&ready, None, false), Some(Knowledge::NodeOnly), "nobody is asked about it");
+    }
 }

@@ -84,16 +84,19 @@ pub struct ExpectedMetadata {
     /// Taints without their times.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub taints: Vec<Taint>,
+    /// Types of the mirrored conditions (added; the original ignores it).
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub conditions: Vec<String>,
 }
 
 impl ExpectedMetadata {
     /// What is remembered of what is written.
-    pub fn of(labels: &Texts, annotations: &Texts, taints: &[Taint]) -> Self {
+    pub fn of(labels: &Texts, annotations: &Texts, taints: &[Taint], conditions: Vec<String>) -> Self {
         let mut annotations = annotations.clone();
         annotations.retain(|key, _| !VOLATILE.contains(&key.as_str()));
         let mut taints: Vec<Taint> = taints.iter().map(Taint::timeless).collect();
         taints.sort();
-        Self { labels: labels.clone(), annotations, taints }
+        Self { labels: labels.clone(), annotations, taints, conditions }
     }
 
     /// The annotation's value.
@@ -210,7 +213,7 @@ mod tests {
             time_added: Some("2026-01-01T00:00:00Z".into()),
             ..Taint::new("k", Some("x"), "NoExecute")
         }];
-        let expected = ExpectedMetadata::of(&texts(&["l"]), &annotations, &taints);
+        let expected = ExpectedMetadata::of(&texts(&["l"]), &annotations, &taints, vec!["Ready".into()]);
         assert_eq!(expected.annotations, texts(&["a"]));
         assert_eq!(expected.taints, [Taint::new("k", Some("x"), "NoExecute")]);
         assert_eq!(ExpectedMetadata::decode(Some(&expected.encode())), expected);

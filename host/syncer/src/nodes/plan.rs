@@ -15,12 +15,12 @@ use super::{
     metadata::{ExpectedMetadata, same_taints, stale_keys},
     reclaim::{LeaseState, Observed, Reclaiming, reclaiming},
     snapshot::Amounts,
-    view::NodeView,
+    view::{NodeAddress, NodeView},
     vnode::{
         BindingView, Content, GoverningPolicy, Ingredients, Settings, Written, address, addresses, content,
         evicts, mirrored_conditions, proxier_condition, reachable_condition, stated, unreachable_taint,
     },
-    withdraw::{Cause, PodOnVnode, Withdrawal, withdraw},
+    withdraw::{Cause, PodOnVnode, Withdrawal, begins, withdraw},
 };
 
 /// How much is known about a node.
@@ -88,6 +88,8 @@ pub struct NodePlan {
     pub next_wake: Option<Timestamp>,
     /// The vnode is, or is going to be, built from this policy.
     pub leased_by: Option<String>,
+    /// The plan begins a withdrawal for no other reason than a policy or a selector; such are paced.
+    pub ends_lease: bool,
 }
 
 impl fmt::Display for NodePlan {
@@ -119,11 +121,6 @@ fn withdrawal_cause(input: &NodeInput<'_>) -> Option<Cause> {
     if pnode.excluded() {
         return Some(Cause::Excluded);
     }
-    if let Knowledge::Decided(decision) = input.knowledge
-        && !decision.selected
-    {
-        return Some(Cause::NotSelected);
-    }
     if let Some(vnode) = input.vnode {
         if vnode.annotation_or_label(annotation::PHYSICAL_NODE_UID) != Some(pnode.uid()) {
             return Some(Cause::NodeReplaced);
@@ -131,6 +128,11 @@ fn withdrawal_cause(input: &NodeInput<'_>) -> Option<Cause> {
         if vnode.terminating() {
             return Some(Cause::Deleted);
         }
+    }
+    if let Knowledge::Decided(decision) = input.knowledge
+        && !decision.selected
+    {
+        return Some(Cause::NotSelected);
     }
     match input.knowledge {
         Knowledge::Decided(decision) if decision.governed_by.is_none() || input.policy.is_none() => {
@@ -159,7 +161,12 @@ fn plan_withdrawal(input: &NodeInput<'_>, cause: Cause) -> NodePlan {
         Knowledge::Decided(decision) => decision.wake_at.and_then(|at| Timestamp::from_second(at).ok()),
         _ => None,
     };
-    NodePlan { actions, next_wake: earliest(next_wake, decided), leased_by: None }
+    NodePlan {
+        actions,
+        next_wake: earliest(next_wake, decided),
+        leased_by: None,
+        ends_lease: cause.ends_lease() && begins(vnode),
+    }
 }
 
 fn earliest(a: Option<Timestamp>, b: Option<Timestamp>) -> Option<Timestamp> {
@@ -240,9 +247,11 @@ fn update(
     if !changes.is_empty() {
         actions.push(Action::PatchVnode(changes));
     }
-    if vnode.condition(condition_type::DRAINING).is_some() {
-        actions.extend(Action::show_conditions(vnode, &[], None, &[condition_type::DRAINING]));
-    }
+    // Server-side apply takes nothing away that somebody else wrote, or that came with the creation.
+    let gone: Vec<&str> =
+        wanted.vanished.iter().map(String::as_str).chain([condition_type::DRAINING]).collect();
+    let addresses = strangers(&wanted.addresses, vnode).then_some(wanted.addresses.as_slice());
+    actions.extend(Action::show_conditions(vnode, &[], addresses, &gone));
     let difference = difference(wanted, vnode, pnode, input.written, input.now);
     let event = lease_event(input, decision, vnode, wanted, reclaiming, difference);
     let postponed = match difference {
@@ -260,6 +269,12 @@ fn update(
     };
     actions.extend(event.map(Action::Event));
     postponed
+}
+
+/// Whether the vnode shows an address beside ours.
+fn strangers(ours: &[NodeAddress], vnode: &NodeView) -> bool {
+    let shown = &vnode.status.addresses;
+    shown.len() > ours.len() || shown.iter().any(|other| !ours.iter().any(|one| one.type_ == other.type_))
 }
 
 /// What server-side apply does not do: taints, cordon, finalizer, and keys of ours that are wanted no more. The start

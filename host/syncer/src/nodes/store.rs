@@ -8,7 +8,7 @@ use std::{
     fmt,
     net::IpAddr,
     sync::{Arc, atomic::AtomicU64},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use kubeocean_api::{
@@ -16,11 +16,13 @@ use kubeocean_api::{
     name::PortTable,
 };
 use parking_lot::Mutex;
+use tokio::{sync::watch, time::Instant};
 
 use super::{
+    decide::POLICIES_WAIT,
     index::{Decided, Identity, Index, Snapshot, VnodeName},
     snapshot::{Amounts, Usage},
-    view::{INTERNAL_IP, NodeView},
+    view::NodeView,
     vnode::{BindingView, Written},
 };
 use kubeocean_runtime::queue::Queue;
@@ -29,6 +31,8 @@ use kubeocean_runtime::queue::Queue;
 const QUIET: Duration = Duration::from_millis(200);
 /// Longest time between two reactions to a stream of such changes.
 const STREAM: Duration = Duration::from_secs(1);
+/// Beyond so many remembered reactions, those that no longer matter are forgotten.
+const REMEMBERED: usize = 1024;
 
 /// A vnode as other concerns see it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -51,9 +55,7 @@ pub enum Readiness {
     /// The first lists are not complete.
     #[default]
     Listing,
-    /// The lists are complete, policies load (PO-704).
-    LoadingPolicies,
-    /// Everything is decided.
+    /// The lists are complete: nodes are decided, each as soon as its policies are loaded (PO-704).
     Ready,
 }
 
@@ -74,6 +76,8 @@ pub struct NodeCounters {
     pub reclaimed_pods: AtomicU64,
     /// Pods deleted by a withdrawal.
     pub drained_pods: AtomicU64,
+    /// Renewals of Leases that came more than 20 s after the one before.
+    pub late_leases: AtomicU64,
 }
 
 type Listener = Box<dyn Fn(&str) + Send + Sync>;
@@ -88,12 +92,18 @@ pub struct NodeStore {
     pub counters: NodeCounters,
     vnode_listeners: Mutex<Vec<Listener>>,
     policy_listeners: Mutex<Vec<Listener>>,
+    /// Every node has been decided since the gate was opened.
+    settled: watch::Sender<bool>,
 }
 
 struct State {
     index: Index,
     binding: BindingView,
     readiness: Readiness,
+    /// Until then nothing is written for nodes whose policies load.
+    loading_until: Option<Instant>,
+    /// Vnodes that were there when the gate was opened and have not been decided since.
+    undecided: BTreeSet<VnodeName>,
     proxier: Vec<IpAddr>,
     unreachable: bool,
     /// When a node's change of requests was last acted on.
@@ -113,6 +123,8 @@ pub struct Surroundings {
     pub binding: BindingView,
     /// How much may be decided.
     pub readiness: Readiness,
+    /// How long a node may still wait for its policies to load; `None` when that time is over.
+    pub loading_left: Option<Duration>,
     /// Addresses of ready Proxiers.
     pub proxier: Vec<IpAddr>,
     /// The worker's API has been out of reach for 60 s.
@@ -165,6 +177,8 @@ impl NodeStore {
             index: Index::new(identity.clone()),
             binding,
             readiness: Readiness::default(),
+            loading_until: None,
+            undecided: BTreeSet::new(),
             proxier: Vec::new(),
             unreachable: false,
             woken: std::collections::HashMap::new(),
@@ -177,6 +191,7 @@ impl NodeStore {
             counters: NodeCounters::default(),
             vnode_listeners: Mutex::default(),
             policy_listeners: Mutex::default(),
+            settled: watch::Sender::new(false),
         })
     }
 
@@ -236,10 +251,45 @@ impl NodeStore {
 
     /// More, or after a lost session less, may be decided.
     pub fn set_readiness(&self, readiness: Readiness) {
-        let changed = std::mem::replace(&mut self.state.lock().readiness, readiness) != readiness;
+        let (changed, settled) = {
+            let mut state = self.state.lock();
+            let changed = std::mem::replace(&mut state.readiness, readiness) != readiness;
+            if changed && readiness == Readiness::Ready {
+                state.loading_until = Some(Instant::now() + POLICIES_WAIT);
+                state.undecided = state.index.keys();
+            }
+            (changed, readiness == Readiness::Ready && state.undecided.is_empty())
+        };
         if changed {
+            self.settled.send_replace(settled);
             self.wake_all();
         }
+    }
+
+    /// A decision about the vnode's node was made, and no longer waits for policies to load.
+    pub(super) fn was_decided(&self, vnode: &VnodeName) {
+        let mut state = self.state.lock();
+        if state.undecided.remove(vnode) && state.undecided.is_empty() {
+            drop(state);
+            self.settled.send_replace(true);
+        }
+    }
+
+    /// Waits until every node that was there when the gate was opened has been decided.
+    pub(crate) async fn settled(&self) {
+        // The sender lives in `self`, so the wait can only end with a value.
+        let _ = self.settled.subscribe().wait_for(|settled| *settled).await;
+    }
+
+    /// Waiting for nodes that cannot be decided is over.
+    pub(super) fn settle(&self) {
+        self.state.lock().undecided.clear();
+        self.settled.send_replace(true);
+    }
+
+    /// Whether the numbers of policies are complete. Before that they prove nothing.
+    pub fn is_settled(&self) -> bool {
+        *self.settled.borrow()
     }
 
     /// How much may be decided.
@@ -273,6 +323,10 @@ impl NodeStore {
         Surroundings {
             binding: state.binding.clone(),
             readiness: state.readiness,
+            loading_left: state
+                .loading_until
+                .map(|until| until.saturating_duration_since(Instant::now()))
+                .filter(|left| !left.is_zero()),
             proxier: state.proxier.clone(),
             unreachable: state.unreachable,
         }
@@ -353,8 +407,12 @@ impl NodeStore {
         self.tell_policies(policies);
     }
 
-    pub(super) fn release_port(&self, vnode: &str) {
-        self.ports.lock().release(vnode);
+    /// Frees the port of a vnode unless there is one: it may have come since somebody looked.
+    pub(super) fn release_port_of_no_vnode(&self, vnode: &str) {
+        let state = self.state.lock();
+        if state.index.vnode(vnode).is_none() {
+            self.ports.lock().release(vnode);
+        }
     }
 
     /// A vnode as an answer or the watch shows it.
@@ -368,7 +426,7 @@ impl NodeStore {
             let Some(name) = state.index.set_vnode(vnode) else { return };
             let known = state.index.vnode(&name);
             if let Some(port) = known.and_then(|vnode| vnode.label(label::PROXIER_PORT)?.parse().ok()) {
-                self.ports.lock().record(&name, port);
+                self.ports.lock().adopt(&name, port);
             }
             let after = applied(known);
             let policies =
@@ -398,15 +456,17 @@ impl NodeStore {
     }
 
     pub(super) fn reset_vnodes(&self, all: Vec<NodeView>) {
-        {
+        let dirty = {
+            let mut state = self.state.lock();
+            let dirty = state.index.reset_vnodes(all);
             let mut ports = self.ports.lock();
-            for vnode in &all {
+            for vnode in state.index.vnodes() {
                 if let Some(port) = vnode.label(label::PROXIER_PORT).and_then(|port| port.parse().ok()) {
-                    ports.record(vnode.name(), port);
+                    ports.adopt(vnode.name(), port);
                 }
             }
-        }
-        let dirty = self.state.lock().index.reset_vnodes(all);
+            dirty
+        };
         self.queue.add_all(dirty.iter().cloned());
         self.tell_vnodes(dirty);
     }
@@ -421,6 +481,9 @@ impl NodeStore {
         let now = Instant::now();
         let mut state = self.state.lock();
         let dirty = change(&mut state.index);
+        if state.woken.len() > REMEMBERED {
+            state.woken.retain(|_, at| now.duration_since(*at) < STREAM);
+        }
         for vnode in dirty {
             let streaming = state.woken.get(&vnode).is_some_and(|at| now.duration_since(*at) < STREAM);
             if !streaming {
@@ -443,9 +506,69 @@ impl NodeStore {
             listeners.iter().for_each(|listener| listener(&name));
         }
     }
+}
 
-    /// Proxier address a vnode shows, for the Proxier's benefit.
-    pub fn address(&self, vnode: &str) -> Option<String> {
-        self.state.lock().index.vnode(vnode)?.address(INTERNAL_IP).map(str::to_owned)
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn store() -> Arc<NodeStore> {
+        let identity =
+            Identity { binding: "dc-east".into(), cluster_id: "cls-a".into(), computing_uid: "c-1".into() };
+        NodeStore::new(identity, BindingView::default(), Arc::default())
+    }
+
+    fn vnode(name: &str, version: u32, port: u16) -> NodeView {
+        serde_json::from_value(json!({"metadata": {
+            "name": name, "uid": name, "resourceVersion": version.to_string(),
+            "labels": {label::TYPE: "virtual-kubelet", label::PROXIER_PORT: port.to_string()},
+        }}))
+        .unwrap()
+    }
+
+    #[test]
+    fn an_edited_port_label_changes_no_port() {
+        let store = store();
+        store.saw_vnode(vnode("vnode-cls-a-n1", 1, 20_000));
+        store.saw_vnode(vnode("vnode-cls-a-n1", 2, 20_001));
+        assert_eq!(store.port("vnode-cls-a-n1"), Ok(20_000));
+        store.reset_vnodes(vec![vnode("vnode-cls-a-n1", 3, 20_002)]);
+        assert_eq!(store.port("vnode-cls-a-n1"), Ok(20_000));
+    }
+
+    #[test]
+    fn a_port_is_released_only_without_a_vnode() {
+        let store = store();
+        store.saw_vnode(vnode("vnode-cls-a-n1", 1, 20_000));
+        store.release_port_of_no_vnode("vnode-cls-a-n1");
+        assert_eq!(store.port("vnode-cls-a-n1"), Ok(20_000));
+        store.lost_vnode("vnode-cls-a-n1", "vnode-cls-a-n1");
+        store.release_port_of_no_vnode("vnode-cls-a-n1");
+        assert_ne!(store.port("vnode-cls-a-n1"), Ok(20_000));
+    }
+
+    #[tokio::test]
+    async fn policies_are_told_about_after_each_node_was_decided_once() {
+        let store = store();
+        let names: Vec<VnodeName> = ["vnode-cls-a-n1", "vnode-cls-a-n2"].map(Into::into).into();
+        for name in &names {
+            store.saw_vnode(vnode(name, 1, 20_000));
+        }
+        store.set_readiness(Readiness::Ready);
+        store.was_decided(&names[0]);
+        store.was_decided(&names[0]);
+        assert!(!store.is_settled());
+        store.was_decided(&names[1]);
+        assert!(store.is_settled());
+        store.set_readiness(Readiness::Listing);
+        assert!(!store.is_settled(), "a new connection begins anew");
+    }
+
+    #[tokio::test]
+    async fn without_nodes_there_is_nothing_to_wait_for() {
+        let store = store();
+        store.set_readiness(Readiness::Ready);
+        assert!(store.is_settled());
     }
 }

@@ -141,6 +141,17 @@ impl Model {
         panic!("never settles: {lines:#?}");
     }
 
+    /// The first `writes` actions only.
+    fn perform(&mut self, writes: usize) {
+        let mut left = writes;
+        while left > 0 {
+            let actions = self.plan().actions;
+            let some = actions.len().min(left);
+            left -= some;
+            actions.into_iter().take(some).for_each(|action| self.apply(action));
+        }
+    }
+
     fn apply(&mut self, action: Action) {
         match action {
             Action::HoldPolicy { .. } => self.policy.as_mut().unwrap().held = true,
@@ -189,11 +200,11 @@ impl Model {
         }
         self.applied = owned;
         for (field, value) in body["status"].as_object().unwrap() {
-            if field == "conditions" {
-                let shown = vnode["status"]["conditions"].as_array_mut().unwrap();
-                for condition in value.as_array().unwrap() {
-                    shown.retain(|other| other["type"] != condition["type"]);
-                    shown.push(condition.clone());
+            if field == "conditions" || field == "addresses" {
+                let shown = vnode["status"][field.as_str()].as_array_mut().unwrap();
+                for entry in value.as_array().unwrap() {
+                    shown.retain(|other| other["type"] != entry["type"]);
+                    shown.push(entry.clone());
                 }
             } else {
                 vnode["status"][field.as_str()] = value.clone();
@@ -324,6 +335,9 @@ fn the_policy_is_held_before_its_first_vnode() {
 #[case::policies_load_and_the_proxier_moves(|m: &mut Model| { m.decision = None; m.proxier.clear(); }, &["patch conditions of vnode vnode-cls-a-n1"])]
 #[case::the_worker_cannot_be_reached(|m: &mut Model| m.unreachable = true, &["patch taints of vnode vnode-cls-a-n1", "apply vnode vnode-cls-a-n1"])]
 #[case::nor_could_it_ever(|m: &mut Model| { m.unreachable = true; m.node_known = false; }, &["patch taints of vnode vnode-cls-a-n1", "patch conditions of vnode vnode-cls-a-n1"])]
+#[case::an_address_of_somebody(|m: &mut Model| m.vnode.as_mut().unwrap()["status"]["addresses"].as_array_mut().unwrap().push(json!({"type": "ExternalIP", "address": "198.51.100.7"})), &["patch conditions of vnode vnode-cls-a-n1"])]
+#[case::a_second_address_of_our_type(|m: &mut Model| m.vnode.as_mut().unwrap()["status"]["addresses"].as_array_mut().unwrap().push(json!({"type": "InternalIP", "address": "198.51.100.7"})), &["patch conditions of vnode vnode-cls-a-n1"])]
+#[case::an_edited_port(|m: &mut Model| m.vnode.as_mut().unwrap()["metadata"]["labels"][label::PROXIER_PORT] = "20000".into(), &["apply vnode vnode-cls-a-n1"])]
 #[case::a_vnode_under_deletion_is_not_revived(|m: &mut Model| { m.vnode.as_mut().unwrap()["metadata"]["deletionTimestamp"] = "2027-01-15T08:00:00Z".into(); m.decision = None; }, &["remove label of node n1", "release vnode vnode-cls-a-n1"])]
 fn what_a_leased_node_does_when(#[case] change: impl Fn(&mut Model), #[case] expected: &[&str]) {
     let mut model = Model::leased();
@@ -352,6 +366,81 @@ fn lifecycle_taints_and_unknown_of_the_computing_cluster_stand_until_the_worker_
     model.pnode = Model::new().pnode;
     model.settle();
     assert!(model.vnode().ready());
+}
+
+#[test]
+fn a_condition_the_worker_node_has_no_more_goes_and_a_users_stays() {
+    let mut model = Model::new();
+    let problem = json!({"type": "KernelDeadlock", "status": "True", "reason": "R"});
+    model.pnode.as_mut().unwrap()["status"]["conditions"].as_array_mut().unwrap().push(problem);
+    model.settle();
+    let users = json!({"type": "NetworkUnavailable", "status": "False"});
+    model.vnode.as_mut().unwrap()["status"]["conditions"].as_array_mut().unwrap().push(users);
+    model.pnode.as_mut().unwrap()["status"]["conditions"].as_array_mut().unwrap().pop();
+    model.written = None; // a restart in between
+    let lines = model.settle();
+    assert_eq!(lines, ["patch conditions of vnode vnode-cls-a-n1", "apply vnode vnode-cls-a-n1"]);
+    assert_eq!(model.vnode().condition("KernelDeadlock"), None);
+    assert!(model.vnode().condition("NetworkUnavailable").is_some());
+}
+
+#[rstest]
+#[case::policy_lost(|m: &mut Model| m.decision.as_mut().unwrap().governed_by = None, true)]
+#[case::not_selected(|m: &mut Model| m.decision.as_mut().unwrap().selected = false, true)]
+#[case::node_gone(|m: &mut Model| m.pnode = None, false)]
+#[case::binding_deleted(|m: &mut Model| m.binding.deleting = true, false)]
+#[case::leased(|_: &mut Model| {}, false)]
+fn only_the_beginning_of_a_lost_lease_is_paced(#[case] lose: impl Fn(&mut Model), #[case] paced: bool) {
+    let mut model = Model::new();
+    model.decision.as_mut().unwrap().reclaim = Reclaim::Graceful(60);
+    model.settle();
+    lose(&mut model);
+    assert_eq!(model.plan().ends_lease, paced);
+    model.settle_until_blocked();
+    if model.vnode.is_some() {
+        assert!(!model.plan().ends_lease, "what has begun is not paced again");
+    }
+}
+
+/// Stops after every number of writes, starts again, and must come to the same end (BU section 18).
+#[rstest]
+#[case::leased(|_: &mut Model| {})]
+#[case::closed(|m: &mut Model| m.decision = Some(withhold(Reclaim::Keep)))]
+#[case::reclaimed(|m: &mut Model| { m.decision = Some(withhold(Reclaim::Force)); m.pods = vec![pod("a"), pod("b")]; })]
+#[case::another_policy(|m: &mut Model| { m.policy = Some(GoverningPolicy { name: "q".into(), held: false, ..GoverningPolicy::default() }); m.decision.as_mut().unwrap().governed_by = Some("q".into()); })]
+#[case::worker_changes(|m: &mut Model| { m.pnode.as_mut().unwrap()["metadata"]["labels"] = json!({}); m.pnode.as_mut().unwrap()["status"]["conditions"] = json!([{"type": "Ready", "status": "False", "reason": "R"}]); })]
+#[case::withdrawn(|m: &mut Model| { m.decision.as_mut().unwrap().governed_by = None; m.pods = vec![pod("a"), PodOnVnode { daemonset: true, ..pod("daemon") }]; })]
+#[case::node_gone(|m: &mut Model| { m.pnode = None; m.pods = vec![pod("a")]; })]
+fn a_crash_between_any_two_writes_ends_the_same(
+    #[case] change: impl Fn(&mut Model),
+    #[values(false, true)] leased_before: bool,
+) {
+    let begin = || {
+        let mut model = if leased_before { Model::leased() } else { Model::new() };
+        change(&mut model);
+        model
+    };
+    let mut whole = begin();
+    let writes = whole.settle().len();
+    for stop in 0..writes {
+        let mut model = begin();
+        model.perform(stop);
+        model.written = None;
+        model.settle();
+        let parts = |m: &Model| (timeless(&m.vnode), m.pnode.clone(), m.pods.clone());
+        assert_eq!(parts(&model), parts(&whole), "stopped after {stop} of {writes} writes");
+    }
+}
+
+/// A vnode without what tells when and how often it was written.
+fn timeless(vnode: &Option<Value>) -> Option<Value> {
+    let mut vnode = vnode.clone()?;
+    let metadata = vnode["metadata"].as_object_mut().unwrap();
+    metadata.remove("resourceVersion");
+    metadata["annotations"].as_object_mut().unwrap().remove(annotation::LAST_SYNC_TIME);
+    let conditions = vnode["status"]["conditions"].as_array_mut().unwrap();
+    conditions.sort_by_key(|condition| condition["type"].to_string());
+    Some(vnode)
 }
 
 #[test]
@@ -435,6 +524,7 @@ fn graceful_reclaim_waits_then_evicts_and_reopens() {
 #[case::node_replaced(|m: &mut Model| m.pnode.as_mut().unwrap()["metadata"]["uid"] = "p-2".into(), "NodeReplaced", 0)]
 #[case::binding_deleted(|m: &mut Model| m.binding.deleting = true, "BindingDeleted", 0)]
 #[case::excluded(|m: &mut Model| m.pnode.as_mut().unwrap()["metadata"]["labels"][label::INSTANCE_TYPE] = "eklet".into(), "NotSelected", 0)]
+#[case::node_replaced_and_not_selected(|m: &mut Model| { m.pnode.as_mut().unwrap()["metadata"]["uid"] = "p-2".into(); m.decision.as_mut().unwrap().selected = false; }, "NodeReplaced", 0)]
 #[case::not_selected(|m: &mut Model| m.decision.as_mut().unwrap().selected = false, "NotSelected", 60)]
 #[case::policy_lost(|m: &mut Model| m.decision.as_mut().unwrap().governed_by = None, "PolicyLost", 60)]
 fn a_withdrawal_drains_in_order(#[case] lose: impl Fn(&mut Model), #[case] reason: &str, #[case] grace: i64) {

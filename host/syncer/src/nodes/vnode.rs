@@ -18,7 +18,7 @@ use super::{
     metadata::{DenyList, ExpectedMetadata, merge_taints},
     reclaim::{LeaseState, Reclaiming, format_reclaim},
     snapshot::Amounts,
-    view::{HOSTNAME, INTERNAL_IP, NO_SCHEDULE, NodeAddress, NodeCondition, NodeView, READY, Taint, Texts},
+    view::{HOSTNAME, INTERNAL_IP, NO_SCHEDULE, NodeAddress, NodeCondition, NodeView, Taint, Texts},
 };
 use kubeocean_runtime::clock::rfc3339;
 
@@ -127,6 +127,8 @@ pub struct Content {
     pub phase: Option<String>,
     /// Addresses.
     pub addresses: Vec<NodeAddress>,
+    /// Types of conditions that were mirrored, are still shown, and that the worker node has no more.
+    pub vanished: Vec<String>,
     /// Kubelet port.
     pub port: u16,
 }
@@ -150,7 +152,12 @@ pub fn content(from: &Ingredients<'_>) -> Content {
     let before =
         ExpectedMetadata::decode(from.vnode.and_then(|v| v.annotation(annotation::EXPECTED_METADATA)));
     let wanted = taints(from);
-    let remembered = ExpectedMetadata::of(&labels, &annotations, &with_lifecycle(from, &wanted));
+    let remembered = ExpectedMetadata::of(
+        &labels,
+        &annotations,
+        &with_lifecycle(from, &wanted),
+        mirrored_types(from.pnode),
+    );
     annotations.insert(annotation::EXPECTED_METADATA.into(), remembered.encode());
     let there = from.vnode.map(|vnode| vnode.spec.taints.as_slice()).unwrap_or_default();
     Content {
@@ -162,8 +169,15 @@ pub fn content(from: &Ingredients<'_>) -> Content {
         node_info: from.pnode.status.node_info.clone(),
         phase: from.pnode.status.phase.clone(),
         addresses: addresses(from.name, address),
+        vanished: vanished(&before.conditions, from),
         port: from.port,
     }
+}
+
+fn vanished(before: &[String], from: &Ingredients<'_>) -> Vec<String> {
+    let shown = |type_: &str| from.vnode.is_some_and(|vnode| vnode.condition(type_).is_some());
+    let gone = |type_: &&String| from.pnode.condition(type_).is_none() && shown(type_);
+    before.iter().filter(gone).cloned().collect()
 }
 
 fn labels(from: &Ingredients<'_>) -> Texts {
@@ -369,6 +383,14 @@ fn set_by_lifecycle_controller(condition: &NodeCondition) -> bool {
         && matches!(condition.reason.as_str(), "NodeStatusUnknown" | "NodeStatusNeverUpdated")
 }
 
+/// Types of the conditions that are mirrored, sorted.
+fn mirrored_types(pnode: &NodeView) -> Vec<String> {
+    let mirrored = pnode.status.conditions.iter().filter(|condition| !is_ours(condition));
+    let mut types: Vec<String> = mirrored.map(|condition| condition.type_.clone()).collect();
+    types.sort();
+    types
+}
+
 /// The mirrored conditions of a node without times.
 fn statements(pnode: &NodeView) -> Vec<NodeCondition> {
     pnode
@@ -428,7 +450,7 @@ fn lease_condition(decision: &Decision, reclaiming: &Reclaiming) -> NodeConditio
 /// Whether the worker's API answers.
 pub fn reachable_condition(unreachable: bool) -> NodeCondition {
     if unreachable {
-        let message = "no watch of the worker cluster has worked for 60 seconds";
+        let message = "the API of the worker cluster has not answered for 60 seconds";
         condition(condition_type::WORKER_REACHABLE, "False", "NoWorkerWatch", message)
     } else {
         condition(condition_type::WORKER_REACHABLE, "True", "WatchEstablished", "")
@@ -521,11 +543,6 @@ impl Content {
         let mut metadata = self.metadata(name, now);
         metadata["uid"] = uid.into();
         json!({"apiVersion": "v1", "kind": "Node", "metadata": metadata, "status": self.status()})
-    }
-
-    /// Ready as it will be shown.
-    pub fn ready(&self) -> bool {
-        self.conditions.iter().any(|condition| condition.type_ == READY && condition.status == "True")
     }
 
     /// State shown by condition `Lease`.

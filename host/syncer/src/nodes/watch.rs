@@ -5,7 +5,6 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
     sync::Arc,
-    time::Duration,
 };
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
@@ -22,14 +21,13 @@ use super::{
 use kubeocean_runtime::{
     meta::trimmed_meta,
     partial_resource,
+    probe::{Reachability, probe},
     sink::Sink,
     watch::{WatchHealth, WatchSpec, watch_into},
 };
 
-/// Without a working watch for so long, the worker counts as unreachable (BU section 6).
-const UNREACHABLE_AFTER: Duration = Duration::from_mins(1);
-/// How often the state of the watch is looked at.
-const LOOK: Duration = Duration::from_secs(2);
+/// One node, as a proof that the worker answers and lets us read nodes.
+const PROBE: &str = "/api/v1/nodes?limit=1";
 
 /// Worker nodes.
 #[derive(Debug)]
@@ -100,19 +98,15 @@ pub async fn watch_vnodes(
     watch_into(spec, Arc::new(Vnodes(store)), health, cancel).await;
 }
 
-/// Watches the worker's nodes until cancelled.
+/// Watches the worker's nodes until cancelled, vnodes of a worker that is itself a computing cluster included: a node
+/// that becomes one must be seen to become one, so that our label is taken off.
 pub async fn watch_worker_nodes(
     worker: Client,
     store: Arc<NodeStore>,
     health: Arc<WatchHealth>,
     cancel: CancellationToken,
 ) {
-    let selector = format!("{}!={}", label::TYPE, label::TYPE_VIRTUAL_KUBELET);
-    let spec = WatchSpec {
-        name: "worker nodes",
-        api: Api::all(worker),
-        config: Config::default().labels(&selector),
-    };
+    let spec = WatchSpec { name: "worker nodes", api: Api::all(worker), config: Config::default() };
     watch_into(spec, Arc::new(WorkerNodes(store)), health, cancel).await;
 }
 
@@ -129,17 +123,20 @@ pub async fn watch_worker_pods(
     watch_into(spec, Arc::new(WorkerPods(store)), health, cancel).await;
 }
 
-/// Keeps [`NodeStore::set_unreachable`] true to the state of the worker's node watch, until cancelled.
-pub async fn watch_reachability(nodes: Arc<WatchHealth>, store: Arc<NodeStore>, cancel: CancellationToken) {
-    let mut ticks = tokio::time::interval(LOOK);
-    loop {
-        tokio::select! {
-            () = cancel.cancelled() => return,
-            _ = ticks.tick() => {
-                store.set_unreachable(nodes.broken_for().is_some_and(|broken| broken >= UNREACHABLE_AFTER));
-            }
+/// Keeps [`NodeStore::set_unreachable`] true to whether the worker answers, until cancelled.
+pub async fn watch_reachability(
+    worker: Client,
+    reachability: Reachability,
+    store: Arc<NodeStore>,
+    cancel: CancellationToken,
+) {
+    probe(worker, PROBE, cancel, |answered| {
+        if answered {
+            reachability.answered();
         }
-    }
+        store.set_unreachable(reachability.is_lost());
+    })
+    .await;
 }
 
 /// A Proxier pod.

@@ -49,8 +49,9 @@ impl Cause {
         }
     }
 
-    /// Whether a grace period that the policy announced is waited for.
-    fn honours_grace(self) -> bool {
+    /// Whether nothing but a policy or a selector is the reason. Then a grace period that the policy announced is waited
+    /// for.
+    pub fn ends_lease(self) -> bool {
         matches!(self, Self::NotSelected | Self::PolicyLost)
     }
 }
@@ -137,6 +138,11 @@ pub fn withdraw(input: &Withdrawal<'_>, actions: &mut Vec<Action>) -> Option<Tim
     None
 }
 
+/// Whether a withdrawal of this vnode would begin now.
+pub fn begins(vnode: &NodeView) -> bool {
+    !vnode.terminating() && draining_since(vnode).is_none()
+}
+
 /// When the drain began; `None` while one of its marks is missing.
 fn draining_since(vnode: &NodeView) -> Option<Timestamp> {
     let marked = vnode.taint(taint::VNODE_DELETING).is_some()
@@ -150,7 +156,7 @@ fn draining_since(vnode: &NodeView) -> Option<Timestamp> {
 fn grace(input: &Withdrawal<'_>) -> Option<SignedDuration> {
     let announced = input.vnode.annotation(annotation::RECLAIM).and_then(parse_reclaim);
     match announced {
-        Some(Reclaim::Graceful(seconds)) if input.cause.honours_grace() => {
+        Some(Reclaim::Graceful(seconds)) if input.cause.ends_lease() => {
             Some(SignedDuration::from_secs(i64::from(seconds)))
         }
         _ => None,

@@ -6,7 +6,7 @@
 //! event removed is not brought back by a late answer.
 
 use std::{
-    collections::{BTreeSet, HashMap, HashSet, VecDeque},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque},
     fmt,
     sync::Arc,
 };
@@ -20,7 +20,8 @@ use kubeocean_api::{
 use parking_lot::{Mutex, RwLock};
 
 use super::{
-    plan::is_never_mapped,
+    ownership::is_made_by_us,
+    plan::{is_creatable, is_never_mapped},
     references::References,
     snapshot::{Absence, LostPpod, PodScope, PodSnapshot, VnodeState, ppod_key},
     view::{Deletion, Phase, Ppod, PpodObject, PpodStatus, Vpod, VpodObject},
@@ -63,9 +64,10 @@ pub struct VpodOnNode {
     pub system: bool,
     /// Whether it may stay outside the time windows.
     pub tolerates_out_of_window: bool,
-    /// Whether a ppod exists, or may exist.
-    pub mapped: bool,
 }
+
+/// Pods by phase.
+pub type ByPhase = BTreeMap<Phase, usize>;
 
 #[derive(Default)]
 struct Index {
@@ -204,16 +206,29 @@ impl PodStore {
                     daemonset: vpod.daemonset,
                     system: is_never_mapped(&scope, &vpod.key, vpod.is_fake()),
                     tolerates_out_of_window: vpod.tolerates_out_of_window,
-                    mapped: vpod.annotation(annotation::PHYSICAL_POD_NAME).is_some()
-                        || index.by_back_reference.contains_key(&vpod.key),
                 }
             })
             .collect()
     }
 
-    /// How many ppods exist (API-804).
+    /// How many ppods of this binding exist (API-804). Other bindings may share the mount namespace.
     pub fn ppod_count(&self) -> usize {
-        self.index.lock().ppods.len()
+        let scope = self.scope();
+        self.index.lock().ppods.values().filter(|ppod| is_made_by_us(ppod, &scope.stamp)).count()
+    }
+
+    /// This binding's vpods that are, or are to be, copied, and its ppods (BU-1601).
+    pub fn by_phase(&self) -> (ByPhase, ByPhase) {
+        let scope = self.scope();
+        let index = self.index.lock();
+        let (mut vpods, mut ppods) = (ByPhase::new(), ByPhase::new());
+        for vpod in index.vpods.values().map(|entry| &entry.vpod).filter(|vpod| is_creatable(&scope, vpod)) {
+            *vpods.entry(vpod.status.phase).or_default() += 1;
+        }
+        for ppod in index.ppods.values().filter(|ppod| is_made_by_us(ppod, &scope.stamp)) {
+            *ppods.entry(ppod.status.phase).or_default() += 1;
+        }
+        (vpods, ppods)
     }
 
     /// All that is known of one pod. `vnode` answers for the vpod's node.

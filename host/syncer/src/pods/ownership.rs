@@ -123,6 +123,20 @@ pub fn check(ppod: &Ppod, stamp: &Stamp, claim: Claim<'_>) -> Ownership {
     }
 }
 
+/// Whether this binding made a ppod, whatever became of its vpod: by the stamp, and where the original left none, by the
+/// name of the vnode.
+pub fn is_made_by_us(ppod: &Ppod, stamp: &Stamp) -> bool {
+    let binding = ppod.labels.get(label::CLUSTER_BINDING).filter(|value| !value.is_empty());
+    let cluster = ppod.annotation(annotation::COMPUTING_CLUSTER_UID);
+    match (binding, cluster) {
+        (Some(binding), Some(cluster)) => {
+            **binding == *stamp.binding && *cluster == *stamp.computing_cluster_uid
+        }
+        (None, None) => on_our_vnode(ppod, stamp),
+        (Some(_), None) | (None, Some(_)) => false,
+    }
+}
+
 fn on_our_vnode(ppod: &Ppod, stamp: &Stamp) -> bool {
     ppod.annotation(annotation::VIRTUAL_NODE_NAME)
         .is_some_and(|vnode| vnode.starts_with(&*stamp.vnode_prefix))

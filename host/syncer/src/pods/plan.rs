@@ -55,7 +55,8 @@ pub fn is_never_mapped(scope: &PodScope, key: &ObjectKey, fake: bool) -> bool {
     fake || *key.namespace == *scope.system_namespace || namespace::NEVER_MAPPED.contains(&&*key.namespace)
 }
 
-fn is_creatable(scope: &PodScope, vpod: &Vpod) -> bool {
+/// Whether a vpod is copied at all: not one of the system, and of DaemonSets only those that ask for it (TD-404).
+pub(super) fn is_creatable(scope: &PodScope, vpod: &Vpod) -> bool {
     let asked = vpod.annotations.get(annotation::RUNNING_DAEMONSET).is_some_and(|value| value == "true");
     !is_never_mapped(scope, &vpod.key, vpod.is_fake())
         && (!vpod.daemonset || asked || scope.running_daemonset_by_default)

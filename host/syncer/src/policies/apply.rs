@@ -15,7 +15,7 @@ use super::{
     store::PolicyStore,
     view::{PolicyView, instant},
 };
-use crate::nodes::store::{NodeStore, Readiness};
+use crate::nodes::store::NodeStore;
 use kubeocean_api::keys::manager;
 use kubeocean_runtime::{
     clock::Clock,
@@ -125,29 +125,13 @@ async fn refresh(runtime: &PolicyRuntime) {
 }
 
 fn reference(policy: &PolicyView) -> Regarding {
-    Regarding {
-        api_version: "cloud.tencent.com/v1beta1",
-        kind: "ResourceLeasingPolicy",
-        namespace: String::new(),
-        name: policy.name().to_owned(),
-        uid: policy.metadata.uid.clone().unwrap_or_default(),
-    }
+    Regarding::policy(policy.name(), policy.metadata.uid.as_deref().unwrap_or_default())
 }
 
 /// Writes finalizers and status until cancelled.
 pub async fn run(runtime: PolicyRuntime) {
     let queue = Arc::clone(&runtime.store.queue);
     let cancel = runtime.cancel.clone();
-    {
-        // Nodes outlive a session, this store may not.
-        let store = Arc::downgrade(&runtime.store);
-        runtime.nodes.on_policy_usage_change(move |policy| {
-            if let Some(store) = store.upgrade() {
-                store.remember_ours(policy);
-                store.wake(policy);
-            }
-        });
-    }
     drive(queue, 4, cancel, move |name| {
         let runtime = runtime.clone();
         async move {
@@ -166,8 +150,8 @@ pub async fn run(runtime: PolicyRuntime) {
 }
 
 async fn reconcile(runtime: &PolicyRuntime, name: &str) -> Result<Outcome, ApplyError> {
-    // Before the first decisions nobody knows which policies are used; all are looked at when that changes.
-    if runtime.nodes.readiness() < Readiness::Ready {
+    // Before the first round of decisions nobody knows what policies lease; all are looked at after it.
+    if !runtime.nodes.is_settled() {
         return Ok(Outcome::Done);
     }
     release_if_unused(runtime, name).await?;

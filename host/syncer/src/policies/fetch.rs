@@ -6,7 +6,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::{Api, Client, runtime::watcher::Config};
 use kubeocean_engine::{LoadCode, ModuleFetch};
 use serde::Deserialize;
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tokio_util::sync::CancellationToken;
 
 use super::{
     modules::{ModuleKey, from_config_map},
@@ -19,6 +19,7 @@ use kubeocean_runtime::{
     queue::{Outcome, Queue, drive},
     request::{get_json, paths},
     sink::Sink,
+    tasks::Workers,
     watch::{WatchHealth, WatchSpec, watch_into},
 };
 
@@ -56,14 +57,14 @@ impl Sink<ConfigMapHead> for Changed {
 /// Keeps the modules of `store` current until cancelled.
 pub async fn run(worker: Client, store: Arc<PolicyStore>, cancel: CancellationToken) {
     let queue: Arc<Queue<ModuleKey>> = Queue::new("policy modules");
-    let tracker = TaskTracker::new();
+    let mut workers = Workers::new(usize::MAX);
     let fetching = {
         let (worker, store) = (worker.clone(), Arc::clone(&store));
         drive(Arc::clone(&queue), WORKERS, cancel.clone(), move |key| {
             fetch(worker.clone(), Arc::clone(&store), key)
         })
     };
-    tracker.spawn(fetching);
+    workers.start(fetching);
     let mut watched: BTreeMap<ModuleKey, CancellationToken> = BTreeMap::new();
     loop {
         let wanted = store.wanted();
@@ -76,7 +77,7 @@ pub async fn run(worker: Client, store: Arc<PolicyStore>, cancel: CancellationTo
         });
         for key in wanted.into_keys().filter(|key| !watched.contains_key(key)).collect::<Vec<_>>() {
             let stop = cancel.child_token();
-            tracker.spawn(watch_into(
+            workers.start(watch_into(
                 WatchSpec {
                     name: "policy module",
                     api: Api::<ConfigMapHead>::namespaced(worker.clone(), &key.namespace),
@@ -93,11 +94,11 @@ pub async fn run(worker: Client, store: Arc<PolicyStore>, cancel: CancellationTo
         store.forget_modules();
         tokio::select! {
             () = cancel.cancelled() => break,
+            () = workers.attend() => {}
             () = store.wanted_modules.notified() => {}
         }
     }
-    tracker.close();
-    tracker.wait().await;
+    workers.finish().await;
 }
 
 async fn fetch(worker: Client, store: Arc<PolicyStore>, key: ModuleKey) -> Outcome {

@@ -205,11 +205,12 @@ fn without_counters(status: &ResourceLeasingPolicyStatus) -> ResourceLeasingPoli
     status
 }
 
-/// Counters are coarse: they are worth a write of their own when they doubled, or began anew.
+/// Counters are coarse: they are worth a write of their own when they doubled. One that began anew after a restart is
+/// told with the next change.
 fn counters_moved(wanted: &ResourceLeasingPolicyStatus, stored: &ResourceLeasingPolicyStatus) -> bool {
     let moved = |new: Option<i64>, old: Option<i64>| {
         let (new, old) = (new.unwrap_or(0), old.unwrap_or(0));
-        new < old || (new > 0 && new >= old.saturating_mul(2))
+        new > 0 && new >= old.saturating_mul(2)
     };
     wanted
         .policies

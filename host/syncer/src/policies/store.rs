@@ -33,6 +33,8 @@ pub struct PolicyStore {
     pub(super) engine_input: Notify,
     /// Notified when the set of wanted modules changed.
     pub(super) wanted_modules: Notify,
+    /// Notified when [`Self::resolution`] may have changed.
+    pub(crate) resolved: Notify,
     /// Taken while a finalizer is written, so that holding and releasing do not overtake each other.
     pub(super) finalizers: tokio::sync::Mutex<()>,
 }
@@ -68,6 +70,7 @@ impl PolicyStore {
             queue: Queue::new("policies"),
             engine_input: Notify::new(),
             wanted_modules: Notify::new(),
+            resolved: Notify::new(),
             finalizers: tokio::sync::Mutex::new(()),
         })
     }
@@ -107,7 +110,7 @@ impl PolicyStore {
         let state = self.state.lock();
         let named = state.policies.values().find(|policy| fit_label_value(policy.name()) == value);
         match named {
-            Some(policy) if !policy.deleting() && !self.is_ours(policy) => LabelOwner::Other,
+            Some(policy) if !self.is_ours(policy) => LabelOwner::Other,
             _ => LabelOwner::OursOrNobody,
         }
     }
@@ -217,6 +220,7 @@ impl PolicyStore {
         }
         state.engine = fresh;
         drop(state);
+        self.resolved.notify_one();
         self.queue.add_all(changed.iter().map(|(_, status)| Arc::from(status.name.as_str())));
         changed
     }
@@ -290,6 +294,7 @@ impl PolicyStore {
     }
 
     fn changed(&self, name: &str) {
+        self.resolved.notify_one();
         self.queue.add(name.into());
         self.engine_input.notify_one();
         self.wanted_modules.notify_one();

@@ -2,7 +2,7 @@
 
 use jiff::Timestamp;
 use kubeocean_api::keys::{annotation, finalizer as keys};
-use kubeocean_engine::PolicyStatus;
+use kubeocean_engine::{Enforcement, EntryCounters, EntryState, EntryStatus, PolicyStatus};
 use rstest::rstest;
 use serde_json::{Value, json};
 
@@ -98,6 +98,30 @@ fn numbers_wait_and_states_do_not() {
     assert!(!plan_status(&open, &engine(true), &governed(2), at(5)).unwrap().urgent);
     assert!(plan_status(&open, &engine(false), &governed(1), at(5)).unwrap().urgent);
     assert!(plan_status(&open, &engine(true), &governed(0), at(5)).unwrap().urgent);
+}
+
+#[test]
+fn counters_that_begin_anew_after_a_restart_are_no_news() {
+    let counted = |offered| PolicyStatus {
+        entries: vec![EntryStatus {
+            name: "e".into(),
+            state: EntryState::Active,
+            module: None,
+            version: None,
+            digest: None,
+            desired_digest: None,
+            decisions: Vec::new(),
+            enforcement: Enforcement::Enforce,
+            last_error: None,
+            audit: None,
+            counters: EntryCounters { offered, ..EntryCounters::default() },
+        }],
+        ..engine(true)
+    };
+    let stored = written(&policy(&json!({"cluster": "c"})), &counted(100), &governed(1), at(0));
+    assert_eq!(plan_status(&stored, &counted(3), &governed(1), at(60)), None);
+    assert_eq!(plan_status(&stored, &counted(199), &governed(1), at(60)), None);
+    assert!(plan_status(&stored, &counted(200), &governed(1), at(60)).is_some());
 }
 
 #[test]
@@ -207,6 +231,10 @@ fn the_engine_gets_our_policies_only() {
     assert_eq!(list, ["ours"]);
     assert_eq!(store.label_owner("ours"), LabelOwner::OursOrNobody);
     assert_eq!(store.label_owner("theirs"), LabelOwner::Other);
+    let mut going = named("theirs", "dc-west", None);
+    going.metadata.deletion_timestamp = Some(serde_json::from_value(json!("2027-01-15T08:00:00Z")).unwrap());
+    store.apply(going);
+    assert_eq!(store.label_owner("theirs"), LabelOwner::Other, "also while it is being deleted");
     assert_eq!(store.label_owner("gone"), LabelOwner::OursOrNobody);
     assert_eq!(store.resolution().reason, "PolicyTaken");
     store.delete(named("taken", "dc-east", Some("them")));
