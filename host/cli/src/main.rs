@@ -8,6 +8,8 @@ mod crd;
 mod environment;
 mod go_flags;
 mod logging;
+mod process;
+mod proxier;
 mod syncer;
 
 use std::process::ExitCode;
@@ -28,6 +30,8 @@ struct Cli {
 enum Command {
     /// Lease the nodes of one worker cluster and run pods there, both directions for one ClusterBinding
     Syncer(Box<syncer::Args>),
+    /// Serve the kubelet API of one ClusterBinding's virtual nodes: logs, exec, attach, port-forward
+    Proxier(Box<proxier::Args>),
     /// Print the CustomResourceDefinitions as YAML
     Crd(crd::Args),
 }
@@ -49,6 +53,7 @@ fn main() -> ExitCode {
     };
     let result = match cli.command {
         Command::Syncer(args) => syncer::run(&args),
+        Command::Proxier(args) => proxier::run(&args),
         Command::Crd(args) => crd::run(&args),
     };
     match result {

@@ -2,7 +2,6 @@
 
 use std::{net::IpAddr, path::PathBuf, sync::Arc, time::Duration};
 
-use anyhow::Context;
 use clap::{Args as ClapArgs, ValueEnum};
 use kubeocean_syncer::{
     config::{PodEvents, StatusMessages, SyncerConfig},
@@ -10,7 +9,7 @@ use kubeocean_syncer::{
 };
 use tokio_util::sync::CancellationToken;
 
-use crate::{computing, logging};
+use crate::{computing, logging, process};
 
 /// Flags of the Syncer. Each is also an environment variable `KUBEOCEAN_<FLAG>`; the flag wins.
 #[derive(Debug, ClapArgs)]
@@ -126,18 +125,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
         anyhow::bail!("--cluster-binding-name is required: name the ClusterBinding this Syncer serves");
     };
     logging::start(&args.log)?;
-    if rustls::crypto::ring::default_provider().install_default().is_err() {
-        anyhow::bail!("another TLS provider is installed already");
-    }
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .worker_threads(std::thread::available_parallelism().map_or(2, |cores| cores.get().min(4)))
-        .build()
-        .context("cannot start the runtime")?;
-    let result = runtime.block_on(serve(args, binding));
-    // Blocking work that is left (a policy call, a name look-up) must not hold up the end of the process.
-    runtime.shutdown_timeout(Duration::from_secs(2));
-    result
+    process::block_on(serve(args, binding))
 }
 
 async fn serve(args: &Args, binding: &str) -> anyhow::Result<()> {
@@ -145,8 +133,8 @@ async fn serve(args: &Args, binding: &str) -> anyhow::Result<()> {
     let listeners = Listeners::open(&args.metrics_bind_address, &args.health_probe_bind_address).await?;
     let computing = computing::connect(args.kubeconfig.as_deref()).await?;
     let cancel = CancellationToken::new();
-    stop_on_signal(cancel.clone())?;
-    let process = ProcessConfig {
+    process::stop_on_signal(cancel.clone())?;
+    let surroundings = ProcessConfig {
         election: args.leader_elect.then(|| kubeocean_runtime::election::ElectionConfig {
             namespace: non_empty(&args.leader_election_namespace, &args.system_namespace),
             lease: non_empty(&args.leader_election_id, &format!("kubeocean-syncer-{binding}")),
@@ -157,7 +145,9 @@ async fn serve(args: &Args, binding: &str) -> anyhow::Result<()> {
         }),
         listeners,
     };
-    kubeocean_syncer::process::run(Arc::new(config), process, computing, cancel).await.map_err(Into::into)
+    kubeocean_syncer::process::run(Arc::new(config), surroundings, computing, cancel)
+        .await
+        .map_err(Into::into)
 }
 
 fn syncer_config(args: &Args, binding: &str) -> SyncerConfig {
@@ -203,23 +193,8 @@ fn identity() -> String {
     format!("{host}_{started:x}-{:x}", std::process::id())
 }
 
-fn stop_on_signal(cancel: CancellationToken) -> anyhow::Result<()> {
-    use tokio::signal::unix::{SignalKind, signal};
-    let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
-    let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen for SIGINT")?;
-    tokio::spawn(async move {
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
-        }
-        tracing::info!("stopping");
-        cancel.cancel();
-    });
-    Ok(())
-}
-
 /// A Go duration: `15s`, `1m30s`, `500ms`, `0`.
-fn duration(text: &str) -> Result<Duration, String> {
+pub(crate) fn duration(text: &str) -> Result<Duration, String> {
     let wrong = || format!("{text:?} is no duration, expected for example 15s, 1m30s or 500ms");
     if text == "0" {
         return Ok(Duration::ZERO);
