@@ -10,7 +10,9 @@ mod go_flags;
 mod in_process;
 mod logging;
 mod manager;
+mod process;
 mod program;
+mod proxier;
 mod syncer;
 
 use std::process::ExitCode;
@@ -33,6 +35,8 @@ enum Command {
     Manager(Box<manager::Args>),
     /// Lease the nodes of one worker cluster and run pods there, both directions for one ClusterBinding
     Syncer(Box<syncer::Args>),
+    /// Serve the kubelet API of one ClusterBinding's virtual nodes: logs, exec, attach, port-forward
+    Proxier(Box<proxier::Args>),
     /// Print the CustomResourceDefinitions as YAML
     Crd(crd::Args),
 }
@@ -55,6 +59,7 @@ fn main() -> ExitCode {
     let result = match cli.command {
         Command::Manager(args) => manager::run(&args),
         Command::Syncer(args) => syncer::run(&args),
+        Command::Proxier(args) => proxier::run(&args),
         Command::Crd(args) => crd::run(&args),
     };
     match result {
