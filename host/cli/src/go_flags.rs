@@ -3,8 +3,14 @@
 //! commands are clap's own, where `-ojson` is `-o json`.
 
 /// Boolean flags, which may stand alone.
-const BOOLEANS: [&str; 5] =
-    ["leader-elect", "zap-devel", "allow-unpinned-policies", "allow-unsafe-kubeconfig", "metrics-enabled"];
+const BOOLEANS: [&str; 6] = [
+    "leader-elect",
+    "zap-devel",
+    "allow-unpinned-policies",
+    "allow-unsafe-kubeconfig",
+    "metrics-enabled",
+    "anonymous-auth",
+];
 
 /// Programs the binary may be called as.
 const PROGRAMS: [&str; 3] = ["manager", "syncer", "proxier"];
@@ -76,6 +82,7 @@ mod tests {
         );
         check(&["kubeocean", "syncer", "--leader-elect=F"], &["syncer", "--leader-elect=false"]);
         check(&["kubeocean", "syncer", "-zap-devel"], &["syncer", "--zap-devel=true"]);
+        check(&["proxier", "--anonymous-auth"], &["proxier", "--anonymous-auth=true"]);
         check(&["kubeocean", "-h"], &["-h"]);
     }
 

@@ -24,7 +24,7 @@ use kubeocean_syncer::{
     config::SyncerConfig,
     leader::{ProxierSource, Surroundings},
     metrics::SyncerMetrics,
-    process::{Service, serve_binding},
+    process::{Service, Standby, serve_binding},
 };
 use parking_lot::Mutex;
 use tokio::sync::watch;
@@ -177,13 +177,14 @@ fn service(
             lease: format!("kubeocean-syncer-{}", identity.cluster_id),
             ..election
         }),
+        standby: Standby::NotReady,
         computing,
         engine: settings.engine.clone(),
         surroundings,
     }
 }
 
-/// Tells when a component became ready or ceased to be.
+/// Tells when a component became ready or ceased to be; one that is stuck ends the process.
 async fn tell_readiness(all: Arc<InProcess>) {
     let mut known: BTreeMap<String, bool> = BTreeMap::new();
     let mut ticks = tokio::time::interval(LOOK_EVERY);
@@ -194,6 +195,10 @@ async fn tell_readiness(all: Arc<InProcess>) {
         }
         let now: BTreeMap<String, bool> = {
             let serving = all.serving.lock();
+            let stuck = |one: &&Serving| one.syncer.as_ref().is_some_and(|task| !task.health.is_alive());
+            if let Some(stuck) = serving.values().find(stuck) {
+                all.failure.report(format!("the Syncer of {} makes no progress", stuck.identity.binding));
+            }
             serving.iter().map(|(name, one)| (name.clone(), one.is_ready())).collect()
         };
         for (name, ready) in &now {
@@ -233,7 +238,9 @@ impl Components for Handle {
         let syncer = match &one.syncer {
             None => State::Stopped,
             Some(_) if one.is_ready() => State::Available,
-            Some(_) => State::Progressing("it is reading the computing cluster".to_owned()),
+            Some(_) => State::Progressing(
+                "it is reading the computing cluster, or another process serves the binding".to_owned(),
+            ),
         };
         let proxier = if one.syncer.is_some() { State::Absent(NO_PROXIER) } else { State::Stopped };
         Running { identity: Some(one.identity.clone()), syncer, proxier }

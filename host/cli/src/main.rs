@@ -16,6 +16,7 @@ mod manager;
 mod output;
 mod policy;
 mod program;
+mod proxier;
 mod syncer;
 mod worker;
 
@@ -39,6 +40,8 @@ enum Command {
     Manager(Box<manager::Args>),
     /// Lease the nodes of one worker cluster and run pods there, both directions for one ClusterBinding
     Syncer(Box<syncer::Args>),
+    /// Serve the kubelet API of one ClusterBinding's virtual nodes: logs, exec, attach, port-forward
+    Proxier(Box<proxier::Args>),
     /// Print the CustomResourceDefinitions as YAML
     Crd(crd::Args),
     /// Write, check and understand leasing policies
@@ -72,6 +75,7 @@ fn main() -> ExitCode {
     let result = match cli.command {
         Command::Manager(args) => manager::run(&args),
         Command::Syncer(args) => syncer::run(&args),
+        Command::Proxier(args) => proxier::run(&args),
         Command::Crd(args) => crd::run(&args),
         Command::Policy(args) => return ended(policy::run(&args)),
         Command::Worker(args) => return ended(worker::run(&args)),

@@ -14,8 +14,8 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     computing,
     in_process::{Handle, InProcess, Settings},
-    logging,
-    program::{self, ProgramFlags, duration},
+    logging, process,
+    program::{ProgramFlags, duration},
     syncer::SyncerFlags,
 };
 
@@ -68,7 +68,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
         );
     }
     logging::start(&args.log)?;
-    program::block_on(serve(args))
+    process::block_on(serve(args))
 }
 
 async fn serve(args: &Args) -> anyhow::Result<()> {
@@ -76,7 +76,7 @@ async fn serve(args: &Args) -> anyhow::Result<()> {
     let listeners = program.listeners().await?;
     let computing = computing::connect(program.kubeconfig.as_deref()).await?;
     let cancel = CancellationToken::new();
-    program::stop_on_signal(cancel.clone())?;
+    process::stop_on_signal(cancel.clone())?;
     if !program.leader_elect {
         tracing::info!("leader election is off: no other Manager or Syncer may run beside this one");
     }
@@ -109,8 +109,8 @@ async fn serve(args: &Args) -> anyhow::Result<()> {
         Arc::new(move |text| components.metrics(text))
     };
     let components: Arc<dyn Components> = Arc::new(Handle(components));
-    let process = ProcessConfig { election, listeners };
-    kubeocean_manager::process::run(config, process, computing, (components, others), cancel).await?;
+    let surroundings = ProcessConfig { election, listeners };
+    kubeocean_manager::process::run(config, surroundings, computing, (components, others), cancel).await?;
     Ok(())
 }
 

@@ -1,14 +1,12 @@
-//! What every long-running program has: kubeconfig, listeners, leader election, signals, and the runtime it runs on.
+//! Flags that several long-running programs share, and how flags are read.
 
 use std::{path::PathBuf, time::Duration};
 
-use anyhow::Context;
 use clap::Args;
 use kubeocean_runtime::{
     election::ElectionConfig,
     server::{ListenError, Listeners},
 };
-use tokio_util::sync::CancellationToken;
 
 /// Flags of MC-101 and MC-701 that all programs share.
 #[derive(Debug, Args)]
@@ -61,22 +59,6 @@ impl ProgramFlags {
     }
 }
 
-/// Runs a program on a runtime of its own, with TLS set up.
-pub(crate) fn block_on(program: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()> {
-    if rustls::crypto::ring::default_provider().install_default().is_err() {
-        anyhow::bail!("another TLS provider is installed already");
-    }
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .worker_threads(std::thread::available_parallelism().map_or(2, |cores| cores.get().min(4)))
-        .build()
-        .context("cannot start the runtime")?;
-    let result = runtime.block_on(program);
-    // Blocking work that is left (a policy call, a name look-up) must not hold up the end of the process.
-    runtime.shutdown_timeout(Duration::from_secs(2));
-    result
-}
-
 pub(crate) fn non_empty(value: &str, default: &str) -> String {
     if value.is_empty() { default.to_owned() } else { value.to_owned() }
 }
@@ -90,22 +72,6 @@ fn identity() -> String {
         .duration_since(std::time::UNIX_EPOCH)
         .map_or(0, |since| since.as_nanos());
     format!("{host}_{started:x}-{:x}", std::process::id())
-}
-
-/// Cancels on SIGTERM and SIGINT.
-pub(crate) fn stop_on_signal(cancel: CancellationToken) -> anyhow::Result<()> {
-    use tokio::signal::unix::{SignalKind, signal};
-    let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
-    let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen for SIGINT")?;
-    tokio::spawn(async move {
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
-        }
-        tracing::info!("stopping");
-        cancel.cancel();
-    });
-    Ok(())
 }
 
 /// A Go duration: `15s`, `1m30s`, `500ms`, `0`.

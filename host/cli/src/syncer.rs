@@ -10,8 +10,8 @@ use kubeocean_syncer::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    computing, logging,
-    program::{self, ProgramFlags, duration, non_empty},
+    computing, logging, process,
+    program::{ProgramFlags, duration, non_empty},
 };
 
 /// Flags of a Syncer that runs as a process of its own. Each is also an environment variable `KUBEOCEAN_<FLAG>`; the flag
@@ -111,7 +111,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
         anyhow::bail!("--cluster-binding-name is required: name the ClusterBinding this Syncer serves");
     };
     logging::start(&args.log)?;
-    program::block_on(serve(args, binding))
+    process::block_on(serve(args, binding))
 }
 
 async fn serve(args: &Args, binding: &str) -> anyhow::Result<()> {
@@ -120,10 +120,12 @@ async fn serve(args: &Args, binding: &str) -> anyhow::Result<()> {
     let listeners = program.listeners().await?;
     let computing = computing::connect(program.kubeconfig.as_deref()).await?;
     let cancel = CancellationToken::new();
-    program::stop_on_signal(cancel.clone())?;
+    process::stop_on_signal(cancel.clone())?;
     let lease = non_empty(&args.leader_election_id, &format!("kubeocean-syncer-{binding}"));
-    let process = ProcessConfig { election: program.election(&lease), listeners };
-    kubeocean_syncer::process::run(Arc::new(config), process, computing, cancel).await.map_err(Into::into)
+    let surroundings = ProcessConfig { election: program.election(&lease), listeners };
+    kubeocean_syncer::process::run(Arc::new(config), surroundings, computing, cancel)
+        .await
+        .map_err(Into::into)
 }
 
 impl SyncerFlags {

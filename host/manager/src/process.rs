@@ -5,7 +5,7 @@ use std::{convert::Infallible, sync::Arc, time::Duration};
 use kube::Client;
 use kubeocean_runtime::{
     clock::{Clock, SystemClock},
-    election::{Election, ElectionConfig},
+    election::{Election, ElectionConfig, ElectionTimes},
     events::EventRecorder,
     first_failure::FirstFailure,
     health::Health,
@@ -47,6 +47,9 @@ pub enum ManagerError {
     /// A task ended by itself or panicked, the Manager's own or one of a component.
     #[error(transparent)]
     TaskEnded(#[from] TaskEnded),
+    /// The times of the election do not fit together.
+    #[error(transparent)]
+    Election(#[from] ElectionTimes),
 }
 
 /// The text of the metrics of what runs in this process beside the Manager.
@@ -61,6 +64,7 @@ pub async fn run(
     components: (Arc<dyn Components>, OtherMetrics),
     cancel: CancellationToken,
 ) -> Result<(), ManagerError> {
+    process.election.as_ref().map_or(Ok(()), ElectionConfig::validate)?;
     let (components, others) = components;
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let health = Arc::new(Health::default());
@@ -71,14 +75,6 @@ pub async fn run(
         Arc::new(move || others(metrics.encode()))
     };
     let listening = tokio::spawn(process.listeners.serve(text, Arc::clone(&health), serving.clone()));
-    let probing = {
-        let health = Arc::clone(&health);
-        tokio::spawn(probe(computing.clone(), "/version", serving.clone(), move |answered| {
-            if answered {
-                health.answered();
-            }
-        }))
-    };
     let lease = process.election.as_ref().map(|election| election.lease.clone());
     if let Some(lease) = &lease {
         metrics.stand_by(lease);
@@ -87,7 +83,14 @@ pub async fn run(
         process.election.map(|election| Election::new(computing.clone(), election, Arc::clone(&clock)));
     let manager =
         Manager { config, computing, components, clock, health: Arc::clone(&health), metrics, lease };
-    let leading = lead(participant, Arc::clone(&health), &cancel, |leading| manager.lead(leading));
+    // A standby that can read the Lease is ready: it takes over as soon as it must.
+    let attempted = |answered| {
+        if answered {
+            health.answered();
+            health.set_ready(true);
+        }
+    };
+    let leading = lead(participant, &cancel, attempted, |leading| manager.lead(leading));
     let result = tokio::select! {
         term = leading => match term {
             Term::NeverLed => Ok(()),
@@ -97,12 +100,8 @@ pub async fn run(
         never = tell_progress(&health) => match never {},
     };
     serving.cancel();
-    for (what, ended) in
-        [("a listener", listening.await), ("the probe of the computing cluster", probing.await)]
-    {
-        if let Err(error) = ended {
-            tracing::error!(%error, what, "failed");
-        }
+    if let Err(error) = listening.await {
+        tracing::error!(%error, "a listener failed");
     }
     if matches!(result, Err(ManagerError::LeadershipLost)) {
         drop(manager.components.shut_down());
@@ -134,6 +133,18 @@ impl Manager {
             cancel.clone(),
         );
         tasks.spawn("events", sending);
+        {
+            let (client, health) = (self.computing.clone(), Arc::clone(&self.health));
+            let cancel = cancel.clone();
+            tasks.spawn("computing probe", async move {
+                probe(client, "/version", cancel, |answered| {
+                    if answered {
+                        health.answered();
+                    }
+                })
+                .await;
+            });
+        }
         {
             let queue = Arc::clone(index.queue());
             self.components.tell(Box::new(move |binding| queue.add(binding.to_owned())));

@@ -51,7 +51,7 @@ impl Listeners {
 }
 
 /// Opens a listener. `:8080` means port 8080 of every address; `0` opens none.
-async fn listen(
+pub async fn listen(
     address: &str,
     purpose: &'static str,
     flag: &'static str,
@@ -79,7 +79,7 @@ async fn listen(
 pub type MetricsText = Arc<dyn Fn() -> String + Send + Sync>;
 
 /// Serves `/metrics` until `cancel`.
-async fn serve_metrics(listener: TcpListener, metrics: MetricsText, cancel: CancellationToken) {
+pub async fn serve_metrics(listener: TcpListener, metrics: MetricsText, cancel: CancellationToken) {
     let router = Router::new()
         .route("/metrics", get(|State(metrics): State<MetricsText>| async move { metrics() }))
         .with_state(metrics);

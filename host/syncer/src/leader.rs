@@ -95,6 +95,7 @@ pub struct Leader {
     pub stores: Arc<Stores>,
     /// Progress of the binding's deletion, for its status.
     pub(crate) cleanup: Arc<watch::Sender<Option<Cleanup>>>,
+    proxiers: ProxierSource,
 }
 
 impl std::fmt::Debug for Leader {
@@ -164,8 +165,7 @@ impl Office {
             let leader = self.leader(&binding, receiver, computing_uid).map_err(|error| {
                 TaskEnded::new(format!("the policy engine cannot serve this binding: {error}"))
             })?;
-            let proxiers = self.surroundings.proxiers.clone();
-            serve(leader, proxiers, states.clone(), sender, cancel.child_token()).await?;
+            serve(leader, states.clone(), sender, cancel.child_token()).await?;
             if cancel.is_cancelled() {
                 return Ok(());
             }
@@ -272,6 +272,7 @@ impl Office {
             metrics: Arc::clone(&self.surroundings.metrics),
             stores,
             cleanup: Arc::new(watch::Sender::new(None)),
+            proxiers: self.surroundings.proxiers.clone(),
         })
     }
 }
@@ -279,25 +280,19 @@ impl Office {
 /// Serves one binding object until `cancel`, until it is gone, or until a user detached it by force.
 async fn serve(
     leader: Leader,
-    proxiers: ProxierSource,
     states: watch::Receiver<BindingState>,
     sender: watch::Sender<Arc<Binding>>,
     cancel: CancellationToken,
 ) -> Result<(), TaskEnded> {
     let mut tasks = Tasks::new(cancel.clone());
     tasks.spawn("binding", pass_on(states, sender, leader.clone(), cancel.clone()));
-    start_computing_side(&leader, proxiers, &mut tasks, &cancel);
+    start_computing_side(&leader, &mut tasks, &cancel);
     tasks.spawn("binding status", status::run(leader.clone(), cancel.clone()));
     tasks.spawn_owner("connections", connect::run(leader, cancel));
     tasks.join().await
 }
 
-fn start_computing_side(
-    leader: &Leader,
-    proxiers: ProxierSource,
-    tasks: &mut Tasks,
-    cancel: &CancellationToken,
-) {
+fn start_computing_side(leader: &Leader, tasks: &mut Tasks, cancel: &CancellationToken) {
     let nodes = &leader.stores.nodes;
     let vnodes = Arc::clone(&leader.stores.vnodes_listed);
     tasks.spawn(
@@ -310,7 +305,7 @@ fn start_computing_side(
         let (computing, nodes, config) =
             (leader.computing.clone(), Arc::clone(nodes), Arc::clone(&leader.config));
         let cancel = cancel.clone();
-        match proxiers {
+        match leader.proxiers.clone() {
             ProxierSource::Pods => tasks.spawn("proxier pods", async move {
                 watch_proxiers(computing, &config.system_namespace, nodes, cancel).await;
             }),
@@ -351,7 +346,7 @@ async fn follow_proxier(
         tokio::select! {
             () = cancel.cancelled() => return,
             changed = addresses.changed() => if changed.is_err() {
-                // The Proxier is gone; its addresses are told to be none before that.
+                // Nobody tells any more; what was told last stands.
                 cancel.cancelled().await;
                 return;
             },

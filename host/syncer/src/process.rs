@@ -52,6 +52,7 @@ pub async fn run(
     computing: Client,
     cancel: CancellationToken,
 ) -> Result<(), SyncerError> {
+    process.election.as_ref().map_or(Ok(()), ElectionConfig::validate)?;
     let health = Arc::new(Health::default());
     let metrics = Arc::new(SyncerMetrics::new(&config.binding_name));
     let serving = cancel.child_token();
@@ -64,6 +65,7 @@ pub async fn run(
         engine: start_engine(&config)?,
         config,
         election: process.election,
+        standby: Standby::Ready,
         computing,
         surroundings: Surroundings {
             clock: Arc::new(SystemClock),
@@ -96,12 +98,23 @@ pub struct Service {
     pub config: Arc<SyncerConfig>,
     /// `None` acts without an election.
     pub election: Option<ElectionConfig>,
+    /// What the health says while another process leads.
+    pub standby: Standby,
     /// Client of the computing cluster.
     pub computing: Client,
     /// The process's policy engine.
     pub engine: Engine,
     /// The rest.
     pub surroundings: Surroundings,
+}
+
+/// What the health says of a Syncer that waits for leadership and can read the Lease.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Standby {
+    /// Ready: a process that takes over as soon as it must.
+    Ready,
+    /// Not ready: the binding is not served from here.
+    NotReady,
 }
 
 impl std::fmt::Debug for Service {
@@ -113,12 +126,19 @@ impl std::fmt::Debug for Service {
 /// Serves one binding until `cancel` or a failure, as the leader of its election. In a process of its own and as a task
 /// of a Manager alike (MC-130). The binding's health is ready when its leader is.
 pub async fn serve_binding(service: Service, cancel: &CancellationToken) -> Result<(), SyncerError> {
-    let Service { config, election, computing, engine, surroundings } = service;
-    election.as_ref().map_or(Ok(()), ElectionConfig::validate)?;
+    let Service { config, election, standby, computing, engine, surroundings } = service;
     let participant =
         election.map(|election| Election::new(computing.clone(), election, Arc::clone(&surroundings.clock)));
     let health = Arc::clone(&surroundings.health);
-    let term = lead(participant, health, cancel, |leading| {
+    let attempted = move |answered: bool| {
+        health.progress();
+        if answered {
+            health.answered();
+            health.set_ready(standby == Standby::Ready);
+        }
+    };
+    let term = lead(participant, cancel, attempted, move |leading| {
+        surroundings.health.set_ready(false);
         leader::run(config, computing, engine, surroundings, leading)
     });
     match term.await {

@@ -90,7 +90,8 @@ async fn demo(args: &Args, report: &mut Report, up: &Cell<bool>) -> Result<End> 
     let fleet = timed(&screen, "one computing and two worker clusters started", start_fleet()).await?;
     let site = timed(&screen, "charts installed", Site::install(&fleet)).await?;
     let mut scene =
-        timed(&screen, "nodes, bindings, policies, Manager", Scene::set(&site, module, args.once)).await?;
+        timed(&screen, "nodes, bindings, policies, Manager", Box::pin(Scene::set(&site, module, args.once)))
+            .await?;
     up.set(true);
     let latency = Latency::default();
     let end = {

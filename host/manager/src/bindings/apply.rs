@@ -161,13 +161,7 @@ impl Reconciler {
 
     fn tell(&self, binding: &Binding, news: News) {
         self.events.publish(Event {
-            regarding: Regarding {
-                api_version: "cloud.tencent.com/v1beta1",
-                kind: "ClusterBinding",
-                namespace: String::new(),
-                name: binding.name.clone(),
-                uid: binding.uid.clone(),
-            },
+            regarding: Regarding::binding(&binding.name, &binding.uid),
             severity: news.severity,
             reason: news.reason,
             message: news.message,

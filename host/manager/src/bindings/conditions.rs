@@ -7,10 +7,7 @@ use kubeocean_runtime::clock::{parse_rfc3339, rfc3339};
 use super::snapshot::Snapshot;
 use crate::{
     components::{Component, State},
-    worker::{
-        attend::FAILURES_UNTIL_DOWN,
-        report::{Connection, Credentials, Report},
-    },
+    worker::report::{Connection, Credentials, Report},
 };
 
 /// After this long on its way to `Ready` a binding counts as failed.
@@ -217,12 +214,10 @@ fn connected(report: &Report, stored: Option<Verdict>) -> Option<Verdict> {
         Some(Connection::Up) => {
             is(Is::True, "ConnectivityPassed", "Successfully connected to target cluster")
         }
-        Some(Connection::Down { failures, .. })
-            if *failures < FAILURES_UNTIL_DOWN && stored.as_ref().is_some_and(Verdict::holds) =>
-        {
-            stored
+        Some(Connection::Faltering(_)) if stored.as_ref().is_some_and(Verdict::holds) => stored,
+        Some(Connection::Faltering(silence) | Connection::Down(silence)) => {
+            is(Is::False, silence.reason, &silence.message)
         }
-        Some(Connection::Down { reason, message, .. }) => is(Is::False, reason, message),
         None => match &report.credentials {
             Credentials::Invalid { message, .. } => is(Is::False, "ConnectivityFailed", message),
             Credentials::Unproven | Credentials::Valid { .. } => stored,

@@ -20,7 +20,7 @@ use super::{
 };
 use crate::{
     components::{Component, Running, State},
-    worker::report::{Connection, Credentials, Report},
+    worker::report::{Connection, Credentials, Report, Silence},
 };
 
 const T0: i64 = 1_800_000_000;
@@ -58,15 +58,19 @@ fn invalid(reason: &'static str) -> Report {
     Report { credentials, connection: None, version: None, expires_at: None, insecure: false }
 }
 
-fn down(failures: u32) -> Report {
-    let message = "connection refused".to_owned();
+fn silent(connection: fn(Silence) -> Connection) -> Report {
+    let silence = Silence { reason: "Refused", message: "connection refused".to_owned() };
     Report {
         credentials: Credentials::Unproven,
-        connection: Some(Connection::Down { failures, reason: "Refused", message }),
+        connection: Some(connection(silence)),
         version: None,
-        expires_at: None,
+        expires_at: Some(at(604_800)),
         insecure: false,
     }
+}
+
+fn down() -> Report {
+    silent(Connection::Down)
 }
 
 /// A binding, its worker and its components; carries out what plans ask for.
@@ -281,15 +285,13 @@ fn unusable_credentials_fail_the_binding_and_mending_them_is_enough(#[case] reas
 }
 
 #[test]
-fn a_worker_is_given_up_after_three_failures_and_back_after_one_success() {
+fn a_worker_that_falters_is_kept_one_that_is_down_is_told_and_back_after_one_answer() {
     let mut model = Model::ready();
-    for failures in 1..3 {
-        model.report = Some(down(failures));
-        model.settle();
-        assert_eq!(model.says(CONNECTED), "True/ConnectivityPassed", "{failures}");
-        assert_eq!(model.log, [] as [&str; 0]);
-    }
-    model.report = Some(down(3));
+    model.report = Some(silent(Connection::Faltering));
+    model.settle();
+    assert_eq!(model.says(CONNECTED), "True/ConnectivityPassed");
+    assert_eq!(model.log, [] as [&str; 0]);
+    model.report = Some(down());
     model.settle();
     assert_eq!(model.says(CONNECTED), "False/Refused");
     assert_eq!(model.says(CREDENTIALS_VALID), "True/KubeconfigValid", "nothing is known against them");
@@ -303,7 +305,7 @@ fn a_worker_is_given_up_after_three_failures_and_back_after_one_success() {
 #[test]
 fn a_new_binding_says_at_the_first_failure_that_its_worker_is_silent() {
     let mut model = Model::new(&good("c"));
-    model.report = Some(down(1));
+    model.report = Some(down());
     model.settle();
     assert_eq!(model.says(CONNECTED), "False/Refused");
     assert_eq!(model.running, Running::default());
@@ -363,7 +365,7 @@ fn a_transition_keeps_its_time_while_reasons_change() {
     };
     let before = since(&model);
     model.now += 10;
-    model.report = Some(down(1));
+    model.report = Some(down());
     model.settle();
     assert_eq!(since(&model), before);
     model.report = Some(valid());
@@ -402,7 +404,7 @@ fn a_restart_during_deletion_starts_the_syncer_that_must_clean_up() {
 #[test]
 fn deletion_without_a_worker_says_so_and_never_gives_up() {
     let mut model = Model::ready();
-    model.report = Some(down(3));
+    model.report = Some(down());
     model.object.metadata.deletion_timestamp = Some(k8s_time(3));
     model.now = 3;
     model.settle();

@@ -159,15 +159,8 @@ fn classify(error: &kube::Error) -> (&'static str, String) {
     let mut cause: Option<&(dyn Error + 'static)> = Some(error);
     while let Some(error) = cause {
         if let Some(io) = error.downcast_ref::<io::Error>() {
-            // What an io::Error wraps is not among its sources.
-            let wrapped = io.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
-            if let Some(tls) = wrapped {
-                return ("TLSFailed", tls.to_string());
-            }
-            match io.kind() {
-                io::ErrorKind::ConnectionRefused => return ("Refused", "connection refused".to_owned()),
-                io::ErrorKind::TimedOut => return ("Timeout", "the connection timed out".to_owned()),
-                _ => {}
+            if let Some(reason) = classify_io(io) {
+                return reason;
             }
         }
         if let Some(tls) = error.downcast_ref::<rustls::Error>() {
@@ -178,6 +171,20 @@ fn classify(error: &kube::Error) -> (&'static str, String) {
     ("ConnectivityFailed", "the connection failed".to_owned())
 }
 
+/// What an io::Error wraps is not among its sources, and may wrap again.
+fn classify_io(error: &io::Error) -> Option<(&'static str, String)> {
+    match error.kind() {
+        io::ErrorKind::ConnectionRefused => return Some(("Refused", "connection refused".to_owned())),
+        io::ErrorKind::TimedOut => return Some(("Timeout", "the connection timed out".to_owned())),
+        _ => {}
+    }
+    let inner = error.get_ref()?;
+    if let Some(tls) = inner.downcast_ref::<rustls::Error>() {
+        return Some(("TLSFailed", tls.to_string()));
+    }
+    inner.downcast_ref::<io::Error>().and_then(classify_io)
+}
+
 /// Whether the name of the worker's server has an address: tells a failed look-up from other failures.
 pub async fn resolves(server: &http::Uri) -> bool {
     let Some(host) = server.host() else { return true };
@@ -186,5 +193,21 @@ pub async fn resolves(server: &http::Uri) -> bool {
     match tokio::time::timeout(TIMEOUT, tokio::net::lookup_host((host.as_str(), port))).await {
         Ok(found) => found.is_ok_and(|mut addresses| addresses.next().is_some()),
         Err(_) => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn errors_inside_errors_are_found() {
+        let tls = rustls::Error::InvalidCertificate(rustls::CertificateError::UnknownIssuer);
+        let wrapped = io::Error::other(io::Error::new(io::ErrorKind::InvalidData, tls));
+        let error = kube::Error::Service(Box::new(wrapped));
+        assert_eq!(classify(&error).0, "TLSFailed");
+        let refused = io::Error::from(io::ErrorKind::ConnectionRefused);
+        assert_eq!(classify(&kube::Error::Service(Box::new(io::Error::other(refused)))).0, "Refused");
+        assert_eq!(classify(&kube::Error::LinesCodecMaxLineLengthExceeded).0, "ConnectivityFailed");
     }
 }

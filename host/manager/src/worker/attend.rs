@@ -33,7 +33,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use super::{
     ask::{Answer, ask, resolves},
     credentials::{Life, is_insecure, life},
-    report::{Connection, Credentials, Report},
+    report::{Connection, Credentials, Past, Report, Silence},
     rights::{Need, describe},
 };
 use crate::{
@@ -48,8 +48,6 @@ const AGAIN_FIRST: Duration = Duration::from_secs(1);
 const WATCH_PATIENCE: Duration = Duration::from_secs(1);
 /// Pause after the computing cluster did not answer.
 const READ_AGAIN: Duration = Duration::from_secs(2);
-/// Failures in a row after which a worker that was connected counts as not connected (MC section 2).
-pub const FAILURES_UNTIL_DOWN: u32 = 3;
 
 /// What all attendants share.
 pub struct Attendants {
@@ -133,6 +131,13 @@ enum Unread {
     NoAnswer,
 }
 
+/// How often in a row a worker did not answer.
+#[derive(Clone, Copy)]
+struct Silent {
+    failures: u32,
+    past: Past,
+}
+
 /// A worker that can be asked, as long as its Secret stays the same.
 struct Worker {
     client: Client,
@@ -155,10 +160,11 @@ impl Attendant {
         }
         let mut used = SecretState::Unknown;
         let mut worker: Option<Worker> = None;
-        let mut failures = 0;
         let mut round: u64 = 0;
         // After a start of the Manager a worker that was connected is not given up at its first silence.
-        let mut was_up = all.index.was_connected(&self.target.binding);
+        let past =
+            if all.index.was_connected(&self.target.binding) { Past::Connected } else { Past::Unknown };
+        let mut silent = Silent { failures: 0, past };
         loop {
             let state = match access {
                 SecretAccess::Denied => Err(self.denied()),
@@ -174,20 +180,25 @@ impl Attendant {
                 },
             };
             if state.as_ref().ok() != Some(&used) {
+                // What the worker did with another kubeconfig says nothing about this one.
+                if used != SecretState::Unknown {
+                    silent.past = Past::Unknown;
+                }
                 used = state.as_ref().ok().cloned().unwrap_or_default();
                 worker = None;
-                failures = 0;
+                silent.failures = 0;
             }
             let report = match state {
                 Err(credentials) => unusable(credentials),
-                Ok(state) => self.ask(&state, &mut worker, &mut failures).await,
+                Ok(state) => self.ask(&state, &mut worker, &mut silent).await,
             };
             if self.cancel.is_cancelled() {
                 return;
             }
-            was_up |= report.connection == Some(Connection::Up);
-            let patience = if was_up { FAILURES_UNTIL_DOWN } else { 0 };
-            let pause = self.pause(failures, patience, round);
+            if report.connection == Some(Connection::Up) {
+                silent = Silent { failures: 0, past: Past::Connected };
+            }
+            let pause = self.pause(silent, round);
             round += 1;
             all.metrics.set_worker(&self.target.binding, &report);
             all.index.set_report(&self.target, report);
@@ -200,10 +211,10 @@ impl Attendant {
     }
 
     /// When to ask again without being told.
-    /// The first `patience` failures are an interval apart, so that together they span more than a restart of the worker.
-    fn pause(&self, failures: u32, patience: u32, round: u64) -> Duration {
+    /// Failures that do not count yet are an interval apart, so that together they span more than a restart of the worker.
+    fn pause(&self, silent: Silent, round: u64) -> Duration {
         let interval = self.all.config.worker_probe_interval;
-        let pause = match failures.checked_sub(patience.max(1)) {
+        let pause = match silent.failures.checked_sub(silent.past.patience()) {
             Some(more) => AGAIN_FIRST.saturating_mul(1 << more.min(10)).min(interval),
             None => interval,
         };
@@ -258,7 +269,7 @@ impl Attendant {
         }
     }
 
-    async fn ask(&self, state: &SecretState, worker: &mut Option<Worker>, failures: &mut u32) -> Report {
+    async fn ask(&self, state: &SecretState, worker: &mut Option<Worker>, silent: &mut Silent) -> Report {
         if worker.is_none() {
             match self.connect(state).await {
                 Ok(made) => *worker = Some(made),
@@ -279,7 +290,7 @@ impl Attendant {
         };
         match answer {
             Answer::Nothing { reason, detail } => {
-                *failures += 1;
+                silent.failures += 1;
                 let (reason, detail) = if reason == "ConnectivityFailed" && !resolves(&worker.server).await {
                     ("DNSFailed", "the name of the server has no address".to_owned())
                 } else {
@@ -290,14 +301,11 @@ impl Attendant {
                      network and the CA in secret {}",
                     self.target.secret_key()
                 );
-                report.connection = Some(Connection::Down { failures: *failures, reason, message });
+                let silence = Silence { reason, message };
+                report.connection = Some(Connection::failed(silent.past, silent.failures, silence));
             }
-            Answer::Unauthorized => {
-                *failures = 0;
-                report.credentials = self.unauthorized(worker.life, now);
-            }
+            Answer::Unauthorized => report.credentials = self.unauthorized(worker.life, now),
             Answer::Accepted { version, lacking, absent } => {
-                *failures = 0;
                 report.version = Some(version).filter(|version| !version.is_empty());
                 let (required, optional): (Vec<_>, Vec<_>) =
                     lacking.into_iter().partition(|one| one.need == Need::Required);
@@ -333,6 +341,9 @@ impl Attendant {
         let invalid = |reason, message| Credentials::Invalid { reason, message };
         let data = match state {
             SecretState::Present(data) => data.as_deref(),
+            SecretState::Forbidden => {
+                return Err(invalid("SecretForbidden", KubeconfigError::Forbidden(secret).to_string()));
+            }
             SecretState::Unknown | SecretState::Missing => {
                 return Err(invalid("SecretNotFound", KubeconfigError::NotFound(secret).to_string()));
             }

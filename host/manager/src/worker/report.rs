@@ -43,13 +43,62 @@ pub enum Credentials {
 pub enum Connection {
     /// The worker answered.
     Up,
-    /// It did not, this many times in a row.
-    Down {
-        /// At least 1.
-        failures: u32,
-        /// Of API-802.
-        reason: &'static str,
-        /// For humans; no byte of the kubeconfig.
-        message: String,
-    },
+    /// It did not, but it did before, and not long enough ago to say anything.
+    Faltering(Silence),
+    /// It did not.
+    Down(Silence),
+}
+
+/// How a worker does not answer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Silence {
+    /// Of API-802.
+    pub reason: &'static str,
+    /// For humans; no byte of the kubeconfig.
+    pub message: String,
+}
+
+/// Failures in a row after which a worker that was connected counts as not connected (MC section 2).
+const FAILURES_UNTIL_DOWN: u32 = 3;
+
+/// Whether a worker answered since its Secret was written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Past {
+    /// It did, so that one failure says little.
+    Connected,
+    /// Nothing is known that speaks for it.
+    Unknown,
+}
+
+impl Past {
+    /// Failures in a row that say that the worker is down.
+    pub const fn patience(self) -> u32 {
+        match self {
+            Self::Connected => FAILURES_UNTIL_DOWN,
+            Self::Unknown => 1,
+        }
+    }
+}
+
+impl Connection {
+    /// The connection after so many failures in a row.
+    pub fn failed(past: Past, failures: u32, silence: Silence) -> Self {
+        if failures < past.patience() { Self::Faltering(silence) } else { Self::Down(silence) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_third_failure_in_a_row_counts_and_without_a_past_the_first() {
+        let silence = Silence { reason: "Refused", message: String::new() };
+        let down = |past, failures| {
+            matches!(Connection::failed(past, failures, silence.clone()), Connection::Down(_))
+        };
+        let of = |past| [1, 2, 3, 4].map(|failures| down(past, failures));
+        assert_eq!(of(Past::Connected), [false, false, true, true]);
+        assert_eq!(of(Past::Unknown), [true; 4]);
+    }
 }

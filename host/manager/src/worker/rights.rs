@@ -26,7 +26,7 @@ pub enum Need {
 }
 
 /// Verbs on one resource.
-#[derive(Debug)]
+#[derive(Debug, Clone, Copy)]
 pub struct Right {
     /// API group.
     pub group: &'static str,

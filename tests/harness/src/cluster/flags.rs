@@ -183,8 +183,9 @@ fn audit_policy() -> Value {
     })
 }
 
-/// What kwok's kubelet API answers: logs from a file, commands on this machine, attach to the same file.
-fn kubelet_api(log: &str) -> [Value; 3] {
+/// What kwok's kubelet API answers: logs from a file, commands on this machine, attach to the same file, an echo on every
+/// port.
+fn kubelet_api(log: &str) -> [Value; 4] {
     let document = |kind: &str, spec: Value| {
         json!({
             "apiVersion": "kwok.x-k8s.io/v1alpha1",
@@ -197,5 +198,6 @@ fn kubelet_api(log: &str) -> [Value; 3] {
         document("ClusterLogs", json!({"logs": [{"logsFile": log, "follow": true}]})),
         document("ClusterExec", json!({"execs": [{"local": {}}]})),
         document("ClusterAttach", json!({"attaches": [{"logsFile": log}]})),
+        document("ClusterPortForward", json!({"forwards": [{"command": ["cat"]}]})),
     ]
 }
