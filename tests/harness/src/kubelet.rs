@@ -10,8 +10,8 @@
 //!
 //! ```text
 //! requirements ── network (bridge, /24) ── place ─┐
-//!                                namespace ───────┼─ containerd ── kubelet ── RealNode
-//!                                image (tar) ─────┘
+//!                                    namespace ───┴─ machine ── containerd ── kubelet ── RealNode
+//!                                                                   └ image (tar)
 //! ```
 //!
 //! Limits: no kube-proxy and no cluster DNS, so Services have no address inside pods; pods reach pods, nodes and servers
@@ -24,6 +24,7 @@
 mod config;
 mod containerd;
 mod image;
+mod machine;
 mod namespace;
 mod network;
 mod requirements;
@@ -33,9 +34,9 @@ mod undo;
 
 use std::io::Write;
 use std::net::IpAddr;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context, Result, anyhow};
 use k8s_openapi::api::core::v1::Node;
@@ -49,8 +50,7 @@ use crate::process::Process;
 use crate::reaper;
 use crate::wait::try_wait_until;
 
-use namespace::Namespace;
-use network::Place;
+use machine::Machine;
 
 pub use image::BUSYBOX_IMAGE;
 pub use network::Network;
@@ -62,7 +62,7 @@ const READY_DEADLINE: Duration = Duration::from_mins(2);
 const KUBELET_STARTS: u32 = 8;
 
 /// A running node. Dropping it is a power cut: its processes are killed, its containers, mounts, links and files are
-/// gone. The Node object stays, as that of a real machine would.
+/// gone. The Node object stays, as that of a real machine would, and a new start under the name is a reboot.
 ///
 /// The order of the fields is that of their ends: what is started first ends last.
 #[derive(Debug)]
@@ -71,9 +71,7 @@ pub struct RealNode {
     start_time: Duration,
     kubelet: Process,
     containerd: Process,
-    namespace: Arc<Namespace>,
-    place: Place,
-    directory: Directory,
+    machine: Arc<Machine>,
 }
 
 impl Cluster {
@@ -89,18 +87,13 @@ impl Cluster {
             let reason = format!("the kubelet program is below {folder}, which a node has of its own");
             return Err(WhyNot::not_here(reason));
         }
-        let started = Instant::now();
-        let directory = Directory(reaper::new_directory(name)?);
-        let mut node = self.assemble(name, &network, directory).await?;
-        let images = {
-            let (path, namespace) = (node.directory.0.clone(), Arc::clone(&node.namespace));
-            tokio::task::spawn_blocking(move || containerd::import_images(&path, &namespace))
-        };
-        let imported = images.await.context("importing images")?.map(drop);
-        let ready = match imported {
-            Ok(()) => self.real_node_ready(&mut node).await,
-            Err(error) => Err(error),
-        };
+        let (started, since) = (Instant::now(), SystemTime::now());
+        let machine = Arc::new(Machine::boot(name, &network).await?);
+        let containerd = containerd::start(&machine).await?;
+        let kubelet = config::start(self, name, &machine)?;
+        let mut node =
+            RealNode { name: name.to_owned(), start_time: Duration::ZERO, kubelet, containerd, machine };
+        let ready = self.settle(&mut node, since).await;
         node.start_time = started.elapsed();
         match ready {
             Ok(()) => Ok(node),
@@ -126,24 +119,16 @@ impl Cluster {
         }
     }
 
-    async fn assemble(&self, name: &str, network: &Arc<Network>, directory: Directory) -> Result<RealNode> {
-        let place = network.place(&directory.0)?;
-        let namespace = Namespace::create(&directory.0, name, &place.name()).await?;
-        place.connect(namespace.process_id(), |line| namespace.ip(line)).context("connecting a node")?;
-        let containerd = containerd::start(&directory.0, &namespace, &place).await?;
-        let kubelet = config::start(self, name, (&directory.0, &namespace, &place))?;
-        Ok(RealNode {
-            name: name.to_owned(),
-            start_time: Duration::ZERO,
-            kubelet,
-            containerd,
-            namespace: Arc::new(namespace),
-            place,
-            directory,
-        })
+    /// Images and readiness, which need containerd and kubelet to run.
+    async fn settle(&self, node: &mut RealNode, since: SystemTime) -> Result<()> {
+        let machine = Arc::clone(&node.machine);
+        tokio::task::spawn_blocking(move || containerd::import_images(&machine))
+            .await
+            .context("importing images")??;
+        self.real_node_ready(node, since).await
     }
 
-    async fn real_node_ready(&self, node: &mut RealNode) -> Result<()> {
+    async fn real_node_ready(&self, node: &mut RealNode, since: SystemTime) -> Result<()> {
         let nodes: Api<Node> = Api::all(self.client().await?);
         let mut starts = 1;
         try_wait_until(&format!("the real node {} to be Ready", node.name), READY_DEADLINE, async || {
@@ -160,13 +145,21 @@ impl Cluster {
                 _ => {}
             }
             match nodes.get(&node.name).await {
-                Ok(found) if schedulable(&found) => Ok(Ok(())),
+                Ok(found) if schedulable(&found) && has_spoken(&found, since) => Ok(Ok(())),
                 Ok(found) => Err(format!("{:?}", found.status.map(|status| status.conditions))),
                 Err(error) => Err(error.to_string()),
             }
         })
         .await?
     }
+}
+
+/// Whether the node's conditions are news: the object of a node that ran before under this name says Ready for minutes.
+fn has_spoken(node: &Node, since: SystemTime) -> bool {
+    let conditions = node.status.iter().flat_map(|status| status.conditions.iter().flatten());
+    let mut heartbeats = conditions.filter_map(|condition| condition.last_heartbeat_time.as_ref());
+    // The API's times are whole seconds.
+    heartbeats.any(|time| SystemTime::from(time.0) + Duration::from_secs(1) > since)
 }
 
 impl RealNode {
@@ -176,7 +169,7 @@ impl RealNode {
 
     /// The node's address: this machine reaches its kubelet there, on port 10250.
     pub fn address(&self) -> IpAddr {
-        IpAddr::V4(self.place.address())
+        IpAddr::V4(self.machine.place.address())
     }
 
     /// How long the start took, from nothing to Ready with images.
@@ -186,12 +179,12 @@ impl RealNode {
 
     /// The files of the node: logs of its programs, and its `/var/lib`, `/var/log` and `/run` as `lib`, `log` and `run`.
     pub fn directory(&self) -> &Path {
-        &self.directory.0
+        self.machine.directory()
     }
 
     /// The name of the node's link on this machine and of its cgroups.
     pub fn system_name(&self) -> String {
-        self.place.name()
+        self.machine.place.name()
     }
 
     /// Kubelet: its log, kill, restart. Signals reach its launcher, which takes it along when it dies.
@@ -209,7 +202,7 @@ impl RealNode {
     /// # Errors
     /// The watchdog of child processes cannot be started.
     pub fn command(&self, program: &str) -> Result<std::process::Command> {
-        let mut command = self.namespace.command(program);
+        let mut command = self.machine.namespace.command(program);
         reaper::adopt(&mut command)?;
         Ok(command)
     }
@@ -219,22 +212,12 @@ impl RealNode {
     /// # Errors
     /// `/proc` cannot be read.
     pub fn processes(&self) -> Result<Vec<u32>> {
-        self.namespace.processes()
+        self.machine.namespace.processes()
     }
 
     fn log_tails(&self) -> String {
         let tail =
             |process: &Process| format!("--- {}:\n{}", process.log_path().display(), process.log_tail(25));
         format!("{}\n{}", tail(&self.containerd), tail(&self.kubelet))
-    }
-}
-
-/// Removed when dropped.
-#[derive(Debug)]
-struct Directory(PathBuf);
-
-impl Drop for Directory {
-    fn drop(&mut self) {
-        reaper::remove_directory(&self.0);
     }
 }

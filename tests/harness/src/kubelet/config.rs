@@ -2,14 +2,12 @@
 
 use std::ffi::OsString;
 use std::net::Ipv4Addr;
-use std::path::Path;
 
 use anyhow::{Context, Result};
 use serde_json::{Value, json};
 
 use super::containerd::SOCKET;
-use super::namespace::Namespace;
-use super::network::Place;
+use super::machine::Machine;
 use super::requirements::search_path;
 use crate::assets::{self, Binary};
 use crate::cluster::Cluster;
@@ -24,11 +22,8 @@ const PORT: u16 = 10250;
 const MAX_PODS: u32 = 56;
 
 /// Starts kubelet as the node `name` of `cluster`. It runs, but is not ready yet.
-pub(super) fn start(
-    cluster: &Cluster,
-    name: &str,
-    (directory, namespace, place): (&Path, &Namespace, &Place),
-) -> Result<Process> {
+pub(super) fn start(cluster: &Cluster, name: &str, machine: &Machine) -> Result<Process> {
+    let (directory, place) = (machine.directory(), &machine.place);
     let folder = directory.join("lib/kubelet");
     std::fs::create_dir_all(folder.join("pki")).context("making kubelet's folder")?;
     let write = |file: &str, content: &str| {
@@ -42,7 +37,7 @@ pub(super) fn start(
     write("pki/serving.key", &serving.key)?;
     write("config.json", &config(place.address(), &place.name()).to_string())?;
 
-    let (program, mut args) = namespace.entrance();
+    let (program, mut args) = machine.namespace.entrance();
     let kubelet = assets::find(Binary::Kubelet)?.context("kubelet has disappeared")?;
     args.push(kubelet.into_os_string());
     let flags = [

@@ -8,7 +8,7 @@ use anyhow::{Context, Result, anyhow};
 use serde_json::{Value, json};
 
 use super::image::{self, PAUSE_IMAGE};
-use super::namespace::Namespace;
+use super::machine::Machine;
 use super::network::Place;
 use super::requirements::search_path;
 use super::run::run;
@@ -24,7 +24,8 @@ const IMAGES: &str = "/var/lib/containerd/images.tar";
 const UP_DEADLINE: Duration = Duration::from_mins(1);
 
 /// Starts containerd and waits for its socket.
-pub(super) async fn start(directory: &Path, namespace: &Namespace, place: &Place) -> Result<Process> {
+pub(super) async fn start(machine: &Machine) -> Result<Process> {
+    let (directory, place) = (machine.directory(), &machine.place);
     let programs = place.network().programs();
     let snapshotter = snapshotter(directory)?;
     let folder = directory.join("lib/containerd");
@@ -36,7 +37,7 @@ pub(super) async fn start(directory: &Path, namespace: &Namespace, place: &Place
     write("cni/10-node.conflist", &pod_network(place).to_string())?;
     image::write_archive(&programs.busybox, &folder.join("images.tar"))?;
 
-    let (program, mut args) = namespace.entrance();
+    let (program, mut args) = machine.namespace.entrance();
     args.extend([programs.containerd.clone().into_os_string(), "--config".into(), CONFIG.into()]);
     let mut process = Process::spawn(ProcessSpec {
         name: "containerd".to_owned(),
@@ -56,10 +57,10 @@ pub(super) async fn start(directory: &Path, namespace: &Namespace, place: &Place
 }
 
 /// Loads the images into a running containerd. Blocking.
-pub(super) fn import_images(directory: &Path, namespace: &Namespace) -> Result<()> {
-    let snapshotter = snapshotter(directory)?;
+pub(super) fn import_images(machine: &Machine) -> Result<()> {
+    let snapshotter = snapshotter(machine.directory())?;
     let import = ["--address", SOCKET, "--namespace", "k8s.io", "images", "import", "--snapshotter"];
-    run(namespace.command("ctr").args(import).arg(snapshotter).arg(IMAGES)).map(drop)
+    run(machine.namespace.command("ctr").args(import).arg(snapshotter).arg(IMAGES)).map(drop)
 }
 
 /// What the first process of the namespaces found to work.

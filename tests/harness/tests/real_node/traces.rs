@@ -5,7 +5,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use kubeocean_harness::{RealNode, wait_until};
+use kubeocean_harness::{Cluster, RealNode, wait_until};
 use serde_json::json;
 
 use super::{DEADLINE, Protocol, exec, run_pod, shared, text};
@@ -100,6 +100,15 @@ fn marks(names: &[String]) -> BTreeSet<String> {
     marks
 }
 
+/// Waits until commands run in the pod of namespace `leaves`.
+async fn serves(cluster: &Cluster) {
+    wait_until("the node to serve again", DEADLINE, async || {
+        let output = exec(cluster, Protocol::WebSocket, "leaves", &["echo", "again"], None).await;
+        if output.stdout == b"again\n" { Ok(()) } else { Err(text(&output.stderr).to_owned()) }
+    })
+    .await;
+}
+
 #[tokio::test]
 async fn a_second_node_survives_restarts_of_its_programs_and_leaves_nothing() {
     let Some((cluster, _)) = shared().await else { return };
@@ -115,11 +124,7 @@ async fn a_second_node_survives_restarts_of_its_programs_and_leaves_nothing() {
     let container = sleeps(&node).expect("the container is among the node's processes");
     for restart in [RealNode::containerd, RealNode::kubelet] {
         restart(&mut node).restart().unwrap();
-        wait_until("the node to serve again", DEADLINE, async || {
-            let output = exec(cluster, Protocol::WebSocket, "leaves", &["echo", "again"], None).await;
-            if output.stdout == b"again\n" { Ok(()) } else { Err(text(&output.stderr).to_owned()) }
-        })
-        .await;
+        serves(cluster).await;
     }
     assert_eq!(sleeps(&node), Some(container), "the container survived");
     let traces = Traces::of(&node);
@@ -135,6 +140,9 @@ async fn a_second_node_survives_restarts_of_its_programs_and_leaves_nothing() {
     drop(node);
     println!("dropped in {:?}", started.elapsed());
     traces.wait_gone().await;
+    let rebooted = cluster.start_real_node("real-1").await.unwrap();
+    println!("rebooted in {:?}", rebooted.start_time());
+    serves(cluster).await;
 }
 
 #[tokio::test]
