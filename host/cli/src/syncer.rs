@@ -30,7 +30,7 @@ pub(crate) struct Args {
     /// Whether only the holder of a Lease acts, so that several replicas can run
     #[arg(long, default_value_t = true, action = clap::ArgAction::Set)]
     leader_elect: bool,
-    /// Name of the leader Lease [default: kubeocean-syncer-<binding>]
+    /// Name of the leader Lease [default: kubeocean-syncer-BINDING]
     #[arg(long, default_value = "")]
     leader_election_id: String,
     /// Namespace of the leader Lease [default: the system namespace]

@@ -314,8 +314,15 @@ fn start_pods(
             vnodes.synced().await;
         }
     };
+    let objects = ObjectHealth::default();
     {
-        let (gate, workers, cancel) = (complete(), leader.config.pod_workers, cancel.clone());
+        // Pods also wait for what they refer to: before the lists are complete everything seems to be missing.
+        let (lists, objects) = (complete(), objects.clone());
+        let gate = async move {
+            lists.await;
+            objects.synced().await;
+        };
+        let (workers, cancel) = (leader.config.pod_workers, cancel.clone());
         tasks.spawn("pods", async move {
             tokio::select! {
                 () = cancel.cancelled() => return,
@@ -330,7 +337,7 @@ fn start_pods(
         run_objects(
             Arc::clone(clusters),
             Arc::clone(&stores.objects),
-            ObjectHealth::default(),
+            objects,
             complete(),
             leader.config.object_workers,
             idle,
