@@ -18,7 +18,7 @@
 //! that listen on a network's address ([`Cluster::address`]). Three nodes for each cluster, 56 pods for each node.
 //!
 //! Invariants:
-//! - Nothing of a node outlives the test process, however that ends: see [`namespace`] and [`undo`].
+//! - Nothing of a node outlives the test process, however that ends: see `namespace` and `undo`.
 //! - Nothing is changed outside of what is the node's: its own namespaces, cgroups, one link, one directory.
 
 mod config;

@@ -2,7 +2,7 @@
 //!
 //! All children join one process group. A watchdog, a small shell in a group of its own, reads a pipe whose only write
 //! end is held by this process; the kernel closes it when this process ends, and the watchdog then kills the group, runs
-//! what was asked for by [`at_exit`] and removes the directory. So statics need no destructor, and no signal handler is installed in somebody else's program.
+//! what was asked for by `at_exit` and removes the directory. So statics need no destructor, and no signal handler is installed in somebody else's program.
 //! (The kernel's parent-death signal would not do: it follows the *thread* that started the child.)
 //!
 //! After a panic anywhere in the process the directory is kept, with all logs, and its path is printed.

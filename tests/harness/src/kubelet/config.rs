@@ -18,7 +18,7 @@ use crate::process::{Process, ProcessSpec};
 const FOLDER: &str = "/var/lib/kubelet";
 /// The usual port: the network namespace has only this kubelet.
 const PORT: u16 = 10250;
-/// Fewer than the addresses of a [`Place`]: those of pods that are just gone are not given away at once.
+/// Fewer than the addresses of its place on the network: those of pods that are just gone are not given away at once.
 const MAX_PODS: u32 = 56;
 
 /// Starts kubelet as the node `name` of `cluster`. It runs, but is not ready yet.

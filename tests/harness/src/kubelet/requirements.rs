@@ -93,6 +93,12 @@ pub(super) fn check() -> Result<Programs, WhyNot> {
     if let Some(missing) = CALLED.into_iter().find(|name| program(name).is_none()) {
         return Err(WhyNot::not_here(format!("{missing} is not installed ({PACKAGES})")));
     }
+    let mounts = std::fs::read_to_string("/proc/mounts").unwrap_or_default();
+    if !has_cgroups(&mounts) {
+        return Err(WhyNot::not_here(
+            "cgroups are not mounted or read-only, as in a container without privileges",
+        ));
+    }
     let has_plugins = |folder: &Path| CNI_PLUGINS.iter().all(|plugin| folder.join(plugin).is_file());
     let Some(cni) = CNI_FOLDERS.map(PathBuf::from).into_iter().find(|folder| has_plugins(folder)) else {
         return Err(WhyNot::not_here(format!("the CNI plugins are not installed ({PACKAGES})")));
@@ -119,6 +125,16 @@ pub(super) fn search_path() -> String {
 fn program(name: &str) -> Option<PathBuf> {
     let path = search_path();
     std::env::split_paths(&path).map(|folder| folder.join(name)).find(|path| path.is_file())
+}
+
+/// Whether all hierarchies of cgroups (`/proc/mounts`) can be written.
+fn has_cgroups(mounts: &str) -> bool {
+    let options = mounts.lines().filter_map(|line| {
+        let fields: Vec<_> = line.split_whitespace().collect();
+        matches!(fields.get(2), Some(&"cgroup" | &"cgroup2")).then(|| fields.get(3).copied())?
+    });
+    let mut writable = options.map(|options| options.split(',').any(|option| option == "rw")).peekable();
+    writable.peek().is_some() && writable.all(|writable| writable)
 }
 
 /// A dynamically linked program names its loader near its beginning.
@@ -151,6 +167,15 @@ mod tests {
     fn a_folder_that_a_node_replaces_is_known() {
         assert_eq!(hidden(Path::new("/var/lib/jenkins/cache")), Some("/var/lib"));
         assert_eq!(hidden(Path::new("/var/library")), None);
+    }
+
+    #[test]
+    fn cgroups_must_be_writable() {
+        let mounts =
+            "tmpfs /sys/fs/cgroup tmpfs ro,mode=755 0 0\ncgroup /sys/fs/cgroup/memory cgroup rw,memory 0 0\n";
+        assert!(has_cgroups(mounts));
+        assert!(!has_cgroups(&mounts.replace("rw,", "ro,")));
+        assert!(!has_cgroups("proc /proc proc rw 0 0\n"));
     }
 
     #[test]
