@@ -162,7 +162,7 @@ async fn intranet_service(
     });
     cluster.apply_objects(vec![service]).await?;
     let services: Api<Service> = Api::namespaced(cluster.client().await?, namespace);
-    let status: Value = json!({"status": {"loadBalancer": {"ingress": [{"ip": "127.0.0.1"}]}}});
+    let status: Value = json!({"status": {"loadBalancer": {"ingress": [{"ip": cluster.address()}]}}});
     services
         .patch_status(name, &PatchParams::default(), &Patch::Merge(&status))
         .await

@@ -61,11 +61,11 @@ fn etcd(data: &str, ports: Ports) -> Vec<String> {
 fn apiserver(spec: &ClusterSpec, file: &dyn Fn(&str) -> String, ports: Ports) -> Vec<String> {
     let mut args = vec![
         format!("--etcd-servers=http://127.0.0.1:{}", ports.etcd),
-        "--bind-address=127.0.0.1".to_owned(),
+        format!("--bind-address={}", ports.apiserver.ip()),
         // Loopback is no valid endpoint of the Service `kubernetes`, so nobody writes one.
-        "--advertise-address=127.0.0.1".to_owned(),
+        format!("--advertise-address={}", ports.apiserver.ip()),
         "--endpoint-reconciler-type=none".to_owned(),
-        format!("--secure-port={}", ports.apiserver),
+        format!("--secure-port={}", ports.apiserver.port()),
         format!("--tls-cert-file={}", file("apiserver.crt")),
         format!("--tls-private-key-file={}", file("apiserver.key")),
         format!("--client-ca-file={}", file("ca.crt")),
@@ -74,6 +74,7 @@ fn apiserver(spec: &ClusterSpec, file: &dyn Fn(&str) -> String, ports: Ports) ->
         format!("--kubelet-client-key={}", file("kubelet-client.key")),
         "--kubelet-preferred-address-types=InternalIP".to_owned(),
         "--authorization-mode=Node,RBAC".to_owned(),
+        "--enable-admission-plugins=NodeRestriction".to_owned(),
         "--allow-privileged=true".to_owned(),
         "--service-account-issuer=https://kubernetes.default.svc".to_owned(),
         format!("--service-account-signing-key-file={}", file("tokens.key")),
