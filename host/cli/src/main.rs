@@ -45,7 +45,7 @@ enum Command {
     /// Print the CustomResourceDefinitions as YAML
     Crd(crd::Args),
     /// Write, check and understand leasing policies
-    Policy(policy::Args),
+    Policy(Box<policy::Args>),
     /// Attach worker clusters
     Worker(worker::Args),
 }

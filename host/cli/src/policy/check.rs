@@ -172,7 +172,7 @@ fn try_out(
     let vocabulary = rows::Vocabulary::new(facts, caps, &case.settings);
     let nodes = rows::nodes(&mut random, &vocabulary, trials::ROWS);
     let decided =
-        trials::purity(module, &case.zone, &mut random, nodes).map_err(|found| ("purity", found))?;
+        trials::purity(module, &case.zone, &mut random, &nodes).map_err(|found| ("purity", found))?;
     passed("purity", format!("{} random nodes, together, in another order and alone", decided.len()));
     let asked =
         trials::promises(module, &case.zone, &mut random, &decided).map_err(|found| ("promises", found))?;

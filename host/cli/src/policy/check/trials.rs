@@ -40,7 +40,7 @@ pub(super) fn purity(
     module: &Module,
     zone: &TimeZone,
     random: &mut Random,
-    nodes: Vec<NodeFacts>,
+    nodes: &[NodeFacts],
 ) -> Result<Vec<Case>, Misbehaviour> {
     let moments: Vec<Timestamp> =
         (0..MOMENTS).map(|_| moment(FIRST_MOMENT + random.below(365 * DAY))).collect();
@@ -200,7 +200,7 @@ mod tests {
         let zone = TimeZone::get("Europe/Rome").unwrap();
         let mut random = Random::new(1);
         let nodes = rows::nodes(&mut random, &rows::Vocabulary::new(&said.facts, &said.caps, settings), ROWS);
-        let cases = purity(&module, &zone, &mut random, nodes)?;
+        let cases = purity(&module, &zone, &mut random, &nodes)?;
         assert_eq!(cases.len(), ROWS);
         promises(&module, &zone, &mut random, &cases)
     }

@@ -18,7 +18,7 @@ use kubeocean_syncer::{
         snapshot::{available, facts},
         view::Stamp,
     },
-    policies::{fetch, modules::ModuleNamespaces, store::PolicyStore},
+    policies::{fetch, modules::ModuleNamespaces, store::PolicyStore, view::PolicyView},
 };
 use serde::Serialize;
 
@@ -26,7 +26,7 @@ use super::gather::{Computing, Worker};
 use crate::failure::{Failure, OrFailure};
 
 /// How long modules may take to load.
-const LOADING: Duration = Duration::from_secs(60);
+const LOADING: Duration = Duration::from_mins(1);
 
 /// One node, one binding, one moment.
 pub(super) struct Evaluation<'a> {
@@ -113,7 +113,7 @@ impl Evaluation<'_> {
             policies
                 .iter()
                 .filter(|policy| policy.spec.spec.cluster == self.binding)
-                .find_map(|policy| policy.holder())
+                .find_map(PolicyView::holder)
         };
         let (cluster_id, computing_uid) = match self.computing {
             Some(computing) => (computing.binding.cluster_id.clone(), computing.uid.clone()),
@@ -209,8 +209,7 @@ impl Evaluation<'_> {
         if self.worker.node.excluded() {
             notes.push("nodes of this type are never leased, whatever a policy says".to_owned());
         }
-        let named =
-            |policy: &&kubeocean_syncer::policies::view::PolicyView| policy.spec.spec.cluster == self.binding;
+        let named = |policy: &&PolicyView| policy.spec.spec.cluster == self.binding;
         match self.computing {
             None => {
                 notes.push(
