@@ -8,17 +8,21 @@ mod exposition;
 
 use std::{
     collections::BTreeMap,
+    net::IpAddr,
     path::PathBuf,
     sync::{Arc, OnceLock},
     time::Duration,
 };
 
 use futures::{FutureExt, future::BoxFuture};
+use kube::Client;
 use kubeocean_api::name::PortTable;
 use kubeocean_engine::Engine;
 use kubeocean_manager::components::{Component, Components, Identity, Running, State};
+use kubeocean_proxier::{BindingHealth, Proxier};
 use kubeocean_runtime::{
-    clock::SystemClock, election::ElectionConfig, first_failure::FirstFailure, health::Health,
+    binding::watch::follow_binding, clock::SystemClock, election::ElectionConfig,
+    first_failure::FirstFailure, health::Health,
 };
 use kubeocean_syncer::{
     config::SyncerConfig,
@@ -35,9 +39,6 @@ use crate::computing;
 /// How often readiness of components is compared with what was told. It can end by time alone, so nothing reports it.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 
-/// Why no binding has a Proxier.
-const NO_PROXIER: &str = "this version runs no Proxier in the Manager's process: logs, exec and port-forward of pods on virtual nodes do not work";
-
 /// What all components of the process are made with.
 pub(crate) struct Settings {
     /// Settings of every Syncer, but for the name of its binding.
@@ -48,6 +49,10 @@ pub(crate) struct Settings {
     pub(crate) kubeconfig: Option<PathBuf>,
     /// The process's policy engine.
     pub(crate) engine: Engine,
+    /// Client of the computing cluster for what serves all bindings.
+    pub(crate) computing: Client,
+    /// The process's listeners of the kubelet API, with room for every binding.
+    pub(crate) proxier: Proxier,
 }
 
 /// The components of all bindings.
@@ -64,17 +69,37 @@ pub(crate) struct InProcess {
 /// The components of one binding.
 struct Serving {
     identity: Identity,
-    syncer: Option<Task>,
+    syncer: Option<RunningSyncer>,
+    proxier: RunningProxier,
+}
+
+#[derive(Clone)]
+struct RunningSyncer {
+    health: Arc<Health>,
+    metrics: Arc<SyncerMetrics>,
+    task: Task,
+}
+
+struct RunningProxier {
+    health: watch::Receiver<BindingHealth>,
+    /// Tells the Syncer where the vnodes are reached (MC-133).
+    addresses: watch::Sender<Vec<IpAddr>>,
+    task: Task,
 }
 
 /// A running component.
 #[derive(Clone)]
 struct Task {
-    health: Arc<Health>,
-    metrics: Arc<SyncerMetrics>,
     cancel: CancellationToken,
     /// Cancelled when the task has ended.
     ended: CancellationToken,
+}
+
+impl Task {
+    async fn stop(&self) {
+        self.cancel.cancel();
+        self.ended.cancelled().await;
+    }
 }
 
 impl std::fmt::Debug for InProcess {
@@ -103,8 +128,8 @@ impl InProcess {
     /// The metrics of the Manager and of all components as one text, each metric once with its samples of all bindings.
     pub(crate) fn metrics(&self, manager: String) -> String {
         let tasks: Vec<_> = self.serving.lock().values().filter_map(|one| one.syncer.clone()).collect();
-        let syncers = tasks.into_iter().map(|task| task.metrics.encode());
-        exposition::merge(std::iter::once(manager).chain(syncers))
+        let syncers = tasks.into_iter().map(|syncer| syncer.metrics.encode());
+        exposition::merge([manager, self.settings.proxier.metrics()()].into_iter().chain(syncers))
     }
 
     fn tell_changed(&self, binding: &str) {
@@ -113,39 +138,82 @@ impl InProcess {
         }
     }
 
-    fn start_syncer(self: &Arc<Self>, identity: &Identity) -> Task {
-        let task = Task {
-            health: Arc::default(),
-            metrics: Arc::new(SyncerMetrics::new(&identity.binding)),
-            cancel: self.cancel.child_token(),
-            ended: CancellationToken::new(),
-        };
-        // The Proxier's address, while there is one (MC-133): the vnodes have no address until it serves.
-        let (_none, proxiers) = watch::channel(Vec::new());
-        let surroundings = Surroundings {
-            clock: Arc::new(SystemClock),
-            health: Arc::clone(&task.health),
-            metrics: Arc::clone(&task.metrics),
-            ports: Arc::clone(&self.ports),
-            proxiers: ProxierSource::Told(proxiers),
-        };
-        let (all, identity, running) = (Arc::clone(self), identity.clone(), task.clone());
+    /// Runs the listeners of the kubelet API until the end of all; `events` sends what the Proxier has to tell.
+    pub(crate) fn run_proxier(self: &Arc<Self>, events: impl Future<Output = ()> + Send + 'static) {
+        self.tracker.spawn(events);
+        let all = Arc::clone(self);
         self.tracker.spawn(async move {
-            let binding = identity.binding.clone();
-            let serving = serve(Arc::clone(&all), identity, surroundings, running.cancel.clone());
-            let why = match tokio::spawn(serving).await {
+            let (proxier, cancel) = (all.settings.proxier.clone(), all.cancel.clone());
+            let why = match tokio::spawn(async move { proxier.run(cancel).await }).await {
+                Ok(Ok(())) => return,
+                Ok(Err(error)) => error.to_string(),
+                Err(error) => error.to_string(),
+            };
+            all.failure.report(format!("the Proxier failed: {why}"));
+        });
+    }
+
+    /// Runs a component of a binding; one that ends by itself or panics ends the process.
+    fn run(
+        self: &Arc<Self>,
+        component: Component,
+        binding: &str,
+        cancel: CancellationToken,
+        work: impl Future<Output = anyhow::Result<()>> + Send + 'static,
+    ) -> Task {
+        let task = Task { cancel, ended: CancellationToken::new() };
+        let (all, running, binding) = (Arc::clone(self), task.clone(), binding.to_owned());
+        self.tracker.spawn(async move {
+            let why = match tokio::spawn(work).await {
                 Ok(Ok(())) if running.cancel.is_cancelled() => None,
                 Ok(Ok(())) => Some("it ended by itself".to_owned()),
                 Ok(Err(error)) => Some(format!("{error:#}")),
                 Err(error) => Some(error.to_string()),
             };
             if let Some(why) = why {
-                all.failure.report(format!("the Syncer of {binding} failed: {why}"));
+                all.failure.report(format!("the {component} of {binding} failed: {why}"));
             }
             running.ended.cancel();
             all.tell_changed(&binding);
         });
         task
+    }
+
+    fn start_proxier(self: &Arc<Self>, identity: &Identity) -> RunningProxier {
+        let (cancel, binding) = (self.cancel.child_token(), identity.binding.clone());
+        let (computing, proxier) = (&self.settings.computing, &self.settings.proxier);
+        let (states, following) = follow_binding(computing, &binding, Arc::default(), cancel.clone());
+        let (health, serving) = proxier.serve(&binding, states, cancel.clone());
+        let (all, mut news, end) = (Arc::clone(self), health.clone(), cancel.clone());
+        let work = async move {
+            let telling = end.run_until_cancelled(async {
+                while news.changed().await.is_ok() {
+                    all.tell_changed(&binding);
+                }
+            });
+            tokio::join!(following, serving, telling);
+            Ok(())
+        };
+        let task = self.run(Component::Proxier, &identity.binding, cancel, work);
+        // The listeners are open already: callers get an answer, if only that the worker is not connected yet.
+        let addresses = watch::Sender::new(vec![proxier.advertised()]);
+        RunningProxier { health, addresses, task }
+    }
+
+    fn start_syncer(self: &Arc<Self>, identity: &Identity, proxier: &RunningProxier) -> RunningSyncer {
+        let health = Arc::<Health>::default();
+        let metrics = Arc::new(SyncerMetrics::new(&identity.binding));
+        let surroundings = Surroundings {
+            clock: Arc::new(SystemClock),
+            health: Arc::clone(&health),
+            metrics: Arc::clone(&metrics),
+            ports: Arc::clone(&self.ports),
+            proxiers: ProxierSource::Told(proxier.addresses.subscribe()),
+        };
+        let cancel = self.cancel.child_token();
+        let work = serve(Arc::clone(self), identity.clone(), surroundings, cancel.clone());
+        let task = self.run(Component::Syncer, &identity.binding, cancel, work);
+        RunningSyncer { health, metrics, task }
     }
 }
 
@@ -195,7 +263,7 @@ async fn tell_readiness(all: Arc<InProcess>) {
         }
         let now: BTreeMap<String, bool> = {
             let serving = all.serving.lock();
-            let stuck = |one: &&Serving| one.syncer.as_ref().is_some_and(|task| !task.health.is_alive());
+            let stuck = |one: &&Serving| one.syncer.as_ref().is_some_and(|syncer| !syncer.health.is_alive());
             if let Some(stuck) = serving.values().find(stuck) {
                 all.failure.report(format!("the Syncer of {} makes no progress", stuck.identity.binding));
             }
@@ -212,7 +280,7 @@ async fn tell_readiness(all: Arc<InProcess>) {
 
 impl Serving {
     fn is_ready(&self) -> bool {
-        self.syncer.as_ref().is_some_and(|task| task.health.is_ready())
+        self.syncer.as_ref().is_some_and(|syncer| syncer.health.is_ready())
     }
 }
 
@@ -226,8 +294,9 @@ impl Components for Handle {
         if serving.get(&identity.binding).is_some_and(|one| one.identity.uid == identity.uid) {
             return;
         }
-        let syncer = Some(self.0.start_syncer(identity));
-        serving.insert(identity.binding.clone(), Serving { identity: identity.clone(), syncer });
+        let proxier = self.0.start_proxier(identity);
+        let syncer = Some(self.0.start_syncer(identity, &proxier));
+        serving.insert(identity.binding.clone(), Serving { identity: identity.clone(), syncer, proxier });
         drop(serving);
         self.0.tell_changed(&identity.binding);
     }
@@ -242,7 +311,10 @@ impl Components for Handle {
                 "it is reading the computing cluster, or another process serves the binding".to_owned(),
             ),
         };
-        let proxier = if one.syncer.is_some() { State::Absent(NO_PROXIER) } else { State::Stopped };
+        let proxier = match &*one.proxier.health.borrow() {
+            BindingHealth::Ready => State::Available,
+            BindingHealth::Waiting(why) => State::Progressing(why.clone()),
+        };
         Running { identity: Some(one.identity.clone()), syncer, proxier }
     }
 
@@ -250,10 +322,9 @@ impl Components for Handle {
         async move {
             match component {
                 Component::Syncer => {
-                    let task = self.0.serving.lock().get(binding).and_then(|one| one.syncer.clone());
-                    if let Some(task) = task {
-                        task.cancel.cancel();
-                        task.ended.cancelled().await;
+                    let syncer = self.0.serving.lock().get(binding).and_then(|one| one.syncer.clone());
+                    if let Some(syncer) = syncer {
+                        syncer.task.stop().await;
                     }
                     if let Some(one) = self.0.serving.lock().get_mut(binding) {
                         one.syncer = None;
@@ -261,6 +332,10 @@ impl Components for Handle {
                 }
                 // It ends last, and with it what is known of the binding.
                 Component::Proxier => {
+                    let task = self.0.serving.lock().get(binding).map(|one| one.proxier.task.clone());
+                    if let Some(task) = task {
+                        task.stop().await;
+                    }
                     self.0.serving.lock().remove(binding);
                 }
             }

@@ -15,6 +15,7 @@ mod logging;
 mod manager;
 mod output;
 mod policy;
+mod process;
 mod program;
 mod proxier;
 mod syncer;

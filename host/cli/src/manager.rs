@@ -1,6 +1,6 @@
 //! `kubeocean manager`: flags of MC-101 and MC-109, and the process around the Manager.
 
-use std::{net::IpAddr, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use clap::{Args as ClapArgs, ValueEnum};
 use kubeocean_manager::{
@@ -8,6 +8,7 @@ use kubeocean_manager::{
     config::ManagerConfig,
     process::{OtherMetrics, ProcessConfig},
 };
+use kubeocean_proxier::Proxier;
 use kubeocean_syncer::process::start_engine;
 use tokio_util::sync::CancellationToken;
 
@@ -16,6 +17,7 @@ use crate::{
     in_process::{Handle, InProcess, Settings},
     logging, process,
     program::{ProgramFlags, duration},
+    proxier::{ServingArgs, Surroundings},
     syncer::SyncerFlags,
 };
 
@@ -36,12 +38,6 @@ pub(crate) struct Args {
     /// How often each worker cluster is asked whether it answers
     #[arg(long, default_value = "60s", value_parser = duration)]
     worker_probe_interval: Duration,
-    /// Address under which the API server reaches the Proxiers of this process [default: POD_IP]
-    #[arg(long, env = "POD_IP", value_name = "IP")]
-    advertise_address: Option<IpAddr>,
-    /// Address the Proxiers of this process listen on [default: the advertised one]
-    #[arg(long, value_name = "IP")]
-    bind_address: Option<IpAddr>,
     /// Requests per second to the computing cluster; accepted for compatibility, 0 is unlimited
     #[arg(long, default_value_t = 0.0, hide_short_help = true)]
     kube_client_qps: f64,
@@ -50,6 +46,8 @@ pub(crate) struct Args {
     kube_client_burst: u32,
     #[command(flatten, next_help_heading = "Syncers in this process")]
     syncer: SyncerFlags,
+    #[command(flatten, next_help_heading = "Proxiers in this process")]
+    serving: ServingArgs,
     #[command(flatten)]
     log: logging::LogFlags,
 }
@@ -74,7 +72,9 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
 async fn serve(args: &Args) -> anyhow::Result<()> {
     let program = &args.program;
     let listeners = program.listeners().await?;
-    let computing = computing::connect(program.kubeconfig.as_deref()).await?;
+    let connection = computing::config(program.kubeconfig.as_deref()).await?;
+    let server = connection.cluster_url.clone();
+    let computing = computing::client(connection)?;
     let cancel = CancellationToken::new();
     process::stop_on_signal(cancel.clone())?;
     if !program.leader_elect {
@@ -83,16 +83,28 @@ async fn serve(args: &Args) -> anyhow::Result<()> {
     // The name of the binding is filled in for each.
     let syncer = args.syncer.config("", &program.system_namespace);
     let election = program.election(&args.leader_election_id);
+    let surroundings = Surroundings {
+        system_namespace: program.system_namespace.clone(),
+        allow_unsafe_kubeconfig: args.syncer.allow_unsafe_kubeconfig,
+        bind_address: None,
+        // Callers find this process by the vnodes' address, not by a Service that must first forget it.
+        drain_delay: Duration::ZERO,
+        termination_grace_period: Duration::from_secs(5),
+        // Readiness is said per binding, in its condition.
+        ready_with_bindings: false,
+    };
+    let serving = args.serving.config(&server, surroundings)?;
+    let (proxier, proxier_events) = Proxier::start(serving, computing.clone()).await?;
     let components = InProcess::new(Settings {
         engine: start_engine(&syncer)?,
         syncer,
         // Its Leases are beside those of Syncers that run as Deployments.
         election: program.election("kubeocean-syncer"),
         kubeconfig: program.kubeconfig.clone(),
+        computing: computing.clone(),
+        proxier,
     });
-    if let Some(address) = args.bind_address.or(args.advertise_address) {
-        tracing::debug!(%address, "no Proxier listens there in this version");
-    }
+    components.run_proxier(proxier_events);
     let config = ManagerConfig {
         system_namespace: program.system_namespace.clone(),
         kubeconfig_namespaces: args

@@ -33,6 +33,12 @@ pub(crate) struct Args {
     kubeconfig: Option<PathBuf>,
     #[command(flatten)]
     serving: ServingArgs,
+    /// Namespace of Kubeocean's components in the computing cluster
+    #[arg(long, env = "POD_NAMESPACE", default_value = "kubeocean-system")]
+    system_namespace: String,
+    /// Accept a worker kubeconfig that refers to files
+    #[arg(long, default_value_t = false, action = ArgAction::Set)]
+    allow_unsafe_kubeconfig: bool,
     /// Address of the metrics listener; 0 turns it off
     #[arg(long, default_value = "0")]
     metrics_bind_address: String,
@@ -48,9 +54,9 @@ pub(crate) struct ServingArgs {
     /// Port shared by all virtual nodes: probes, and any node's pods
     #[arg(long, default_value_t = 10250)]
     listen_port: u16,
-    /// Address of all listeners of the kubelet API
-    #[arg(long, default_value = "[::]", value_parser = address)]
-    bind_address: IpAddr,
+    /// Address of all listeners of the kubelet API [default: [::], in a Manager the advertised address]
+    #[arg(long, value_parser = address)]
+    bind_address: Option<IpAddr>,
     /// Address by which the computing API server reaches this process [default: that of the way to it]
     #[arg(long, env = "POD_IP", value_parser = address)]
     advertise_address: Option<IpAddr>,
@@ -81,24 +87,35 @@ pub(crate) struct ServingArgs {
     /// How long a stream may be silent after one side ended
     #[arg(long, default_value = "30s", value_parser = duration)]
     stream_linger: Duration,
-    /// How long after the order to stop callers are still served
-    #[arg(long, default_value = "10s", value_parser = duration)]
-    drain_delay: Duration,
-    /// Grace period of the process; streams are cut 5 s before its end
-    #[arg(long, default_value = "60s", value_parser = duration)]
-    termination_grace_period: Duration,
+    /// How long after the order to stop callers are still served [default: 10s, in a Manager 0]
+    #[arg(long, value_parser = duration)]
+    drain_delay: Option<Duration>,
+    /// Grace period of the process; streams are cut 5 s before its end [default: 60s, in a Manager 5s]
+    #[arg(long, value_parser = duration)]
+    termination_grace_period: Option<Duration>,
     /// Streams at a time
     #[arg(long, default_value_t = 1000)]
     max_streams: usize,
     /// Streams to one pod at a time
     #[arg(long, default_value_t = 64)]
     max_streams_per_pod: usize,
-    /// Namespace of Kubeocean's components in the computing cluster
-    #[arg(long, env = "POD_NAMESPACE", default_value = "kubeocean-system")]
-    system_namespace: String,
-    /// Accept a worker kubeconfig that refers to files
-    #[arg(long, default_value_t = false, action = ArgAction::Set)]
-    allow_unsafe_kubeconfig: bool,
+}
+
+/// What other flags of the process say, and what holds where those of the kubelet API say nothing.
+#[derive(Debug)]
+pub(crate) struct Surroundings {
+    /// Namespace of Kubeocean's components in the computing cluster.
+    pub(crate) system_namespace: String,
+    /// Whether a worker kubeconfig may refer to files.
+    pub(crate) allow_unsafe_kubeconfig: bool,
+    /// Where to listen; `None` is the advertised address.
+    pub(crate) bind_address: Option<IpAddr>,
+    /// How long after the order to stop callers are still served.
+    pub(crate) drain_delay: Duration,
+    /// Grace period of the process.
+    pub(crate) termination_grace_period: Duration,
+    /// Whether the shared port says that it is not ready while a binding is not served.
+    pub(crate) ready_with_bindings: bool,
 }
 
 /// Flags of the original for what this version does not do yet. They are taken, so that old templates start.
@@ -160,7 +177,16 @@ async fn serve(args: &Args, binding: &str) -> anyhow::Result<()> {
     }
     let cancel = CancellationToken::new();
     process::stop_on_signal(cancel.clone())?;
-    let (proxier, events) = Proxier::start(args.serving.config(&server)?, computing.clone()).await?;
+    let surroundings = Surroundings {
+        system_namespace: args.system_namespace.clone(),
+        allow_unsafe_kubeconfig: args.allow_unsafe_kubeconfig,
+        bind_address: Some(IpAddr::V6(Ipv6Addr::UNSPECIFIED)),
+        drain_delay: Duration::from_secs(10),
+        termination_grace_period: Duration::from_mins(1),
+        ready_with_bindings: true,
+    };
+    let config = args.serving.config(&server, surroundings)?;
+    let (proxier, events) = Proxier::start(config, computing.clone()).await?;
     // What feeds the Proxier lives until it has drained.
     let ended = CancellationToken::new();
     let mut tasks = JoinSet::new();
@@ -183,16 +209,17 @@ async fn serve(args: &Args, binding: &str) -> anyhow::Result<()> {
 
 impl ServingArgs {
     /// The configuration; `server` is the computing API server's URL.
-    pub(crate) fn config(&self, server: &http::Uri) -> anyhow::Result<ProxierConfig> {
+    pub(crate) fn config(&self, server: &http::Uri, around: Surroundings) -> anyhow::Result<ProxierConfig> {
         let advertise_address = match self.advertise_address {
             Some(address) => address,
             None => local_address(server)
                 .context("cannot tell the address of this machine; give it with --advertise-address")?,
         };
+        let grace = self.termination_grace_period.unwrap_or(around.termination_grace_period);
         Ok(ProxierConfig {
-            bind_address: self.bind_address,
+            bind_address: self.bind_address.or(around.bind_address).unwrap_or(advertise_address),
             listen_port: self.listen_port,
-            system_namespace: self.system_namespace.clone(),
+            system_namespace: around.system_namespace,
             client_ca_file: self.client_ca_file.clone(),
             anonymous_auth: self.anonymous_auth,
             authorization_mode: match self.authorization_mode {
@@ -206,9 +233,10 @@ impl ServingArgs {
             stream_linger: self.stream_linger,
             max_streams: self.max_streams,
             max_streams_per_pod: self.max_streams_per_pod,
-            drain_delay: self.drain_delay,
-            stream_grace: self.termination_grace_period.saturating_sub(LAST_SECONDS),
-            allow_unsafe_kubeconfig: self.allow_unsafe_kubeconfig,
+            drain_delay: self.drain_delay.unwrap_or(around.drain_delay),
+            stream_grace: grace.saturating_sub(LAST_SECONDS),
+            allow_unsafe_kubeconfig: around.allow_unsafe_kubeconfig,
+            ready_with_bindings: around.ready_with_bindings,
             ..ProxierConfig::new(advertise_address)
         })
     }

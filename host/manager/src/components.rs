@@ -48,8 +48,6 @@ pub enum State {
     Available,
     /// It could not be created.
     CreateFailed(String),
-    /// This form of running components has none. `Ready` does not wait for it.
-    Absent(&'static str),
 }
 
 /// The components of one binding.

@@ -163,6 +163,12 @@ async fn one_process_serves_all_bindings_and_a_broken_one_concerns_only_itself()
     println!("two bindings Ready and leasing {:?} after the start", started.elapsed());
     run_pod(&fleet.computing, a.name(), "users-a").await;
     run_pod(&fleet.computing, b.name(), "users-b").await;
+    // The Proxiers of both bindings answer on the listeners of the one process.
+    for namespace in ["users-a", "users-b"] {
+        let exec = ["exec", "-n", namespace, "batch", "--", "echo", namespace];
+        let said = fleet.computing.kubectl_text(&exec).await.expect("kubectl exec");
+        assert_eq!(said.trim(), namespace);
+    }
     let wait = ["wait", "--for=condition=Ready", "--timeout=10s", "cb/good-a", "cb/good-b"];
     let said = fleet.computing.kubectl_text(&wait).await.expect("kubectl wait");
     assert!(said.contains("condition met"), "{said}");

@@ -101,7 +101,7 @@ impl Verdicts {
         for (verdict, failed) in [(&self.proxier, "ProxierFailed"), (&self.syncer, "SyncerFailed")] {
             match verdict {
                 None => return of(Is::False, "ComponentsStarting", "the components are being started"),
-                Some(verdict) if verdict.holds() || verdict.reason == ABSENT => {}
+                Some(verdict) if verdict.holds() => {}
                 Some(verdict) if verdict.reason == "Progressing" => {
                     return of(Is::False, "ComponentsStarting", &verdict.message);
                 }
@@ -139,10 +139,6 @@ impl Verdicts {
         std::iter::once(&self.spec).chain(optional.into_iter().flatten())
     }
 }
-
-/// Reason of a component that this form of running components does not have. Not among API-802's: it goes when every
-/// form has both.
-const ABSENT: &str = "NotInThisVersion";
 
 fn spec(snapshot: &Snapshot) -> Verdict {
     let spec = &snapshot.managed.binding.spec;
@@ -237,7 +233,6 @@ fn component(which: Component, state: &State) -> Option<Verdict> {
         }
         State::Available => Some(Verdict::new(type_, Is::True, "Available", format!("the {name} is ready"))),
         State::CreateFailed(why) => Some(Verdict::new(type_, Is::False, "CreateFailed", why.clone())),
-        State::Absent(why) => Some(Verdict::new(type_, Is::False, ABSENT, *why)),
     }
 }
 

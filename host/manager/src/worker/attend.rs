@@ -347,9 +347,6 @@ impl Attendant {
             SecretState::Unknown | SecretState::Missing => {
                 return Err(invalid("SecretNotFound", KubeconfigError::NotFound(secret).to_string()));
             }
-            SecretState::Forbidden => {
-                return Err(invalid("SecretForbidden", KubeconfigError::Forbidden(secret).to_string()));
-            }
         };
         let kubeconfig = kubeconfig::parse(&secret, data, self.all.config.allow_unsafe_kubeconfig)
             .map_err(|error| invalid(reason(&error), error.to_string()))?;
