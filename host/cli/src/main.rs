@@ -30,6 +30,9 @@ enum Command {
     Syncer(Box<syncer::Args>),
     /// Print the CustomResourceDefinitions as YAML
     Crd(crd::Args),
+    /// Compile a policy module from stdin within limits, for the Syncer that started this process (PO-906)
+    #[command(name = kubeocean_syncer::config::COMPILE_POLICY, hide = true)]
+    CompilePolicy,
 }
 
 fn main() -> ExitCode {
@@ -50,6 +53,7 @@ fn main() -> ExitCode {
     let result = match cli.command {
         Command::Syncer(args) => syncer::run(&args),
         Command::Crd(args) => crd::run(&args),
+        Command::CompilePolicy => return kubeocean_engine::compile_child_main(),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -4,6 +4,7 @@ use std::{net::IpAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use anyhow::Context;
 use clap::{Args as ClapArgs, ValueEnum};
+use kubeocean_engine::MAX_MODULE_BYTES;
 use kubeocean_syncer::{
     config::{PodEvents, StatusMessages, SyncerConfig},
     process::{Listeners, ProcessConfig},
@@ -58,7 +59,7 @@ pub(crate) struct Args {
     #[arg(long, default_value = "kubeocean-worker-system")]
     policy_namespace: String,
     /// Largest policy module, for example 8Mi
-    #[arg(long, default_value = "8Mi", value_parser = bytes)]
+    #[arg(long, default_value = "8Mi", value_parser = module_size)]
     policy_max_module_size: usize,
     /// Load policy modules that are not pinned by digest
     #[arg(long, default_value_t = false, action = clap::ArgAction::Set)]
@@ -141,7 +142,8 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
 }
 
 async fn serve(args: &Args, binding: &str) -> anyhow::Result<()> {
-    let config = syncer_config(args, binding);
+    let compiler = std::env::current_exe().context("the path of this program is unknown")?;
+    let config = SyncerConfig { policy_compiler: Some(compiler), ..syncer_config(args, binding) };
     let listeners = Listeners::open(&args.metrics_bind_address, &args.health_probe_bind_address).await?;
     let computing = computing::connect(args.kubeconfig.as_deref()).await?;
     let cancel = CancellationToken::new();
@@ -254,6 +256,14 @@ fn bytes(text: &str) -> Result<usize, String> {
     usize::try_from(quantity.units(Rounding::Down)).map_err(|_| format!("{text} is out of range"))
 }
 
+/// A size a policy module may have.
+fn module_size(text: &str) -> Result<usize, String> {
+    match bytes(text)? {
+        size @ 1..=MAX_MODULE_BYTES => Ok(size),
+        _ => Err(format!("{text} is out of range, expected up to {}Mi", MAX_MODULE_BYTES >> 20)),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -270,5 +280,7 @@ mod tests {
     fn sizes() {
         assert_eq!(bytes("8Mi"), Ok(8 << 20));
         assert!(bytes("-1").is_err() && bytes("x").is_err());
+        assert_eq!(module_size("64Mi"), Ok(64 << 20));
+        assert!(module_size("65Mi").unwrap_err().contains("64Mi") && module_size("0").is_err());
     }
 }

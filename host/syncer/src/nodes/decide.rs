@@ -8,8 +8,8 @@ use std::{sync::Arc, time::Duration};
 
 use jiff::Timestamp;
 use kube::Client;
-use kubeocean_engine::{NodeFacts, PolicyHost};
-use tokio::sync::{Semaphore, watch};
+use kubeocean_engine::PolicyHost;
+use tokio::sync::{Semaphore, mpsc, watch};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
@@ -29,7 +29,9 @@ use kubeocean_api::keys::{annotation, label};
 use kubeocean_runtime::{clock::Clock, events::EventRecorder, queue::Outcome};
 
 /// Nodes of one engine call (policy spec section 8).
-const BATCH: usize = 256;
+const BATCH: usize = kubeocean_engine::LEASE_ROWS;
+/// Batches that are decided at a time: one that waits for a slow module does not hold up the next.
+const BATCHES: usize = 4;
 /// How long a batch waits for company.
 const LINGER: Duration = Duration::from_millis(5);
 /// Everything is decided again after this time (PO-1004).
@@ -100,6 +102,7 @@ struct Work {
 /// Runs until cancelled, then waits for what is being written.
 pub async fn run(runtime: Arc<NodeRuntime>) {
     let slots = Arc::new(Semaphore::new(runtime.workers.max(1)));
+    let batches = Arc::new(Semaphore::new(BATCHES));
     let tracker = TaskTracker::new();
     let mut refresh = tokio::time::interval(REFRESH);
     refresh.tick().await;
@@ -112,61 +115,84 @@ pub async fn run(runtime: Arc<NodeRuntime>) {
             }
             batch = runtime.store.queue.next_batch(BATCH, LINGER) => batch,
         };
-        let surroundings = Arc::new(runtime.store.surroundings());
-        for work in decide(&runtime, &surroundings, batch).await {
+        let Ok(turn) = Arc::clone(&batches).acquire_owned().await else { return };
+        let (runtime, slots, works) = (Arc::clone(&runtime), Arc::clone(&slots), tracker.clone());
+        tracker.spawn(async move {
+            work_off(&runtime, slots, works, batch).await;
+            drop(turn);
+        });
+    }
+    tracker.close();
+    tracker.wait().await;
+}
+
+/// Decides a batch and starts what follows for each node as soon as it is decided.
+async fn work_off(
+    runtime: &Arc<NodeRuntime>,
+    slots: Arc<Semaphore>,
+    tracker: TaskTracker,
+    batch: Vec<VnodeName>,
+) {
+    let surroundings = Arc::new(runtime.store.surroundings());
+    let (decided, mut works) = mpsc::unbounded_channel();
+    let performing = async {
+        while let Some(work) = works.recv().await {
             let Ok(slot) = Arc::clone(&slots).acquire_owned().await else { return };
-            let (runtime, surroundings) = (Arc::clone(&runtime), Arc::clone(&surroundings));
+            let (runtime, surroundings) = (Arc::clone(runtime), Arc::clone(&surroundings));
             tracker.spawn(async move {
                 let outcome = reconcile(&runtime, &surroundings, &work).await;
                 runtime.store.queue.done(&work.key, outcome);
                 drop(slot);
             });
         }
-    }
-    tracker.close();
-    tracker.wait().await;
+    };
+    tokio::join!(decide(runtime, &surroundings, batch, decided), performing);
 }
 
-/// Snapshots of a batch, and the engine's answers where there is something to ask.
-async fn decide(runtime: &NodeRuntime, surroundings: &Surroundings, batch: Vec<VnodeName>) -> Vec<Work> {
-    let mut works: Vec<Work> = batch
-        .into_iter()
-        .map(|key| Work { snapshot: runtime.store.snapshot(&key), key, decision: None })
-        .collect();
-    let Some(worker) = runtime.worker.as_ref().filter(|_| surroundings.readiness == Readiness::Ready) else {
-        return works;
-    };
-    let asked: Vec<usize> = works
-        .iter()
-        .enumerate()
-        .filter(|(_, work)| work.snapshot.pnode.as_ref().is_some_and(|node| is_candidate(node, surroundings)))
-        .map(|(index, _)| index)
-        .collect();
-    let rows: Vec<Arc<NodeFacts>> = asked
-        .iter()
-        .filter_map(|index| {
-            let work = works.get(*index)?;
-            let (pnode, vnode) = (work.snapshot.pnode.as_ref()?, work.snapshot.vnode.as_deref());
-            Some(Arc::new(facts(pnode, &work.key, vnode, &work.snapshot.usage)))
-        })
-        .collect();
-    if rows.is_empty() {
-        return works;
-    }
-    let (host, now) = (Arc::clone(&worker.host), runtime.clock.now());
-    let answers = tokio::task::spawn_blocking(move || host.decide(now, &rows)).await;
-    match answers {
-        Ok(decisions) => {
-            for (index, decision) in asked.into_iter().zip(decisions) {
-                if let Some(work) = works.get_mut(index) {
-                    work.decision = Some(decision);
-                }
-            }
+/// Snapshots of a batch, and the engine's answers where there is something to ask, each as soon as it is there. The
+/// channel holds at most the batch.
+async fn decide(
+    runtime: &NodeRuntime,
+    surroundings: &Surroundings,
+    batch: Vec<VnodeName>,
+    decided: mpsc::UnboundedSender<Work>,
+) {
+    let pass_on = |work: Work| {
+        if decided.send(work).is_err() {
+            tracing::error!("a decided node has nobody who writes it");
         }
-        // Without an answer nothing is planned; the refresh or the next event asks again.
-        Err(error) => tracing::error!(%error, "the policy engine did not answer"),
+    };
+    let worker = runtime.worker.as_ref().filter(|_| surroundings.readiness == Readiness::Ready);
+    let (mut waiting, mut rows) = (Vec::new(), Vec::new());
+    for key in batch {
+        let work = Work { snapshot: runtime.store.snapshot(&key), key, decision: None };
+        let pnode = work.snapshot.pnode.as_ref().filter(|pnode| is_candidate(pnode, surroundings));
+        match pnode.filter(|_| worker.is_some()) {
+            Some(pnode) => {
+                let vnode = work.snapshot.vnode.as_deref();
+                rows.push(Arc::new(facts(pnode, &work.key, vnode, &work.snapshot.usage)));
+                waiting.push(Some(work));
+            }
+            None => pass_on(work),
+        }
     }
-    works
+    let Some(worker) = worker.filter(|_| !rows.is_empty()) else { return };
+    let (host, now) = (Arc::clone(&worker.host), runtime.clock.now());
+    let (tell, mut answers) = mpsc::unbounded_channel::<(usize, Decision)>();
+    let asking = tokio::task::spawn_blocking(move || {
+        // The receiver waits below for as long as the engine works.
+        host.decide_each(now, &rows, |index, decision| drop(tell.send((index, decision))));
+    });
+    while let Some((index, decision)) = answers.recv().await {
+        if let Some(work) = waiting.get_mut(index).and_then(Option::take) {
+            pass_on(Work { decision: Some(decision), ..work });
+        }
+    }
+    if let Err(error) = asking.await {
+        tracing::error!(%error, "the policy engine did not answer");
+    }
+    // Without an answer nothing is planned; the key is tried again.
+    waiting.into_iter().flatten().for_each(pass_on);
 }
 
 /// Only such nodes are asked about; all others are withdrawn, whatever a policy says.
