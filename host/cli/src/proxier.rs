@@ -198,9 +198,19 @@ async fn serve(args: &Args, binding: &str) -> anyhow::Result<()> {
     tasks.spawn(following);
     let (_, serving) = proxier.serve(binding, states, ended.clone());
     tasks.spawn(serving);
+    let stopping = cancel.clone();
+    let unexpected = async {
+        // Some of them end while the Proxier drains.
+        while tasks.join_next().await.is_some() {
+            if !stopping.is_cancelled() {
+                return;
+            }
+        }
+        std::future::pending().await
+    };
     let result = tokio::select! {
         result = proxier.run(cancel) => result.map_err(Into::into),
-        _ = tasks.join_next() => Err(anyhow::anyhow!("a task of the Proxier ended unexpectedly")),
+        () = unexpected => Err(anyhow::anyhow!("a task of the Proxier ended unexpectedly")),
     };
     ended.cancel();
     while tasks.join_next().await.is_some() {}

@@ -68,6 +68,16 @@ pub enum ApplyError {
         /// The server's words.
         message: String,
     },
+    /// The credentials are not accepted, or not any more: new ones may come.
+    #[error("{verb} {object}: the credentials are not accepted: {message}")]
+    Unauthorized {
+        /// What was asked.
+        verb: Verb,
+        /// Which object.
+        object: String,
+        /// The server's words.
+        message: String,
+    },
     /// The server refuses the content (400, 422) and will do so again.
     #[error("{verb} {object} was refused: {message}")]
     Rejected {
@@ -117,6 +127,7 @@ impl ApplyError {
             (403, _) if has_cause(status, "NamespaceTerminating") => {
                 Self::Api { verb, object, source: Box::new(error) }
             }
+            (401, _) => Self::Unauthorized { verb, object, message },
             (403, _) => Self::Forbidden { verb, object, message },
             (400 | 422, _) => Self::Rejected { verb, object, message },
             _ => Self::Api { verb, object, source: Box::new(error) },
@@ -129,6 +140,7 @@ impl ApplyError {
             Self::Conflict { .. } | Self::AlreadyExists { .. } => Outcome::Stale,
             Self::NotFound { .. }
             | Self::Forbidden { .. }
+            | Self::Unauthorized { .. }
             | Self::Rejected { .. }
             | Self::Api { .. }
             | Self::Timeout { .. } => Outcome::Retry,
@@ -174,7 +186,7 @@ mod tests {
     #[case::changed(409, "Conflict", "", "Conflict")]
     #[case::no_right(403, "Forbidden", "", "Forbidden")]
     #[case::namespace_goes(403, "Forbidden", "NamespaceTerminating", "Api")]
-    #[case::token_expired(401, "Unauthorized", "", "Api")]
+    #[case::token_expired(401, "Unauthorized", "", "Unauthorized")]
     #[case::bad(422, "Invalid", "", "Rejected")]
     #[case::busy(429, "TooManyRequests", "", "Api")]
     fn answers_are_classified_by_code_and_reason(

@@ -431,10 +431,10 @@ async fn a_hundred_followers_cost_little_and_leave_nothing() {
     drop(opened);
     wait_until("all connections to be closed", DEADLINE, async || {
         let open = sockets(pid);
-        // The API server keeps connections for reuse, the Proxier ends them when they idle; none leads to the worker.
+        // The API server keeps up to 25 idle connections for reuse; none leads to the worker.
         let text = proxier.metrics().await.map_err(|error| error.to_string())?;
         let none = "kubeocean_proxier_streams{clusterbinding=\"followers\",kind=\"logs\"} 0";
-        if open <= idle + 4 && text.contains(none) { Ok(()) } else { Err(format!("{open} sockets")) }
+        if open <= idle + 25 && text.contains(none) { Ok(()) } else { Err(format!("{open} sockets")) }
     })
     .await;
     println!("all closed after {:?}", gone.elapsed());

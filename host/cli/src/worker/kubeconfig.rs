@@ -242,7 +242,7 @@ async fn try_out(text: &str, endpoint: &Endpoint, account: &Account) -> Result<(
             let why = trust::problem(&*source).unwrap_or_default();
             return Err(Failure::unreachable(format!("{server} cannot be trusted: {why}")));
         }
-        Err(ApplyError::Forbidden { message, .. }) => {
+        Err(ApplyError::Unauthorized { message, .. } | ApplyError::Forbidden { message, .. }) => {
             return Err(Failure::unusable(format!(
                 "{server} does not accept the new token; is it the API server of another cluster? ({message})"
             )));
