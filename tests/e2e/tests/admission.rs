@@ -17,7 +17,7 @@ use kubeocean_harness::chart::{Chart, helm_template};
 use kubeocean_harness::{Cluster, ClusterSpec, wait_until};
 use serde_json::{Value, json};
 
-const DEADLINE: Duration = Duration::from_secs(60);
+const DEADLINE: Duration = Duration::from_mins(1);
 const BINDING: &str = "ClusterBinding";
 const POLICY: &str = "ResourceLeasingPolicy";
 
@@ -47,7 +47,7 @@ fn original(mut crd: Value) -> Value {
         ),
     ] {
         if let Some(properties) = root[part]["properties"].as_object_mut() {
-            added.iter().for_each(|name| drop(properties.remove(*name)));
+            properties.retain(|name, _| !added.contains(&name.as_str()));
         }
     }
     if let Some(conditions) = root["status"]["properties"]["conditions"].as_object_mut() {

@@ -79,6 +79,9 @@ struct OfBinding {
     clusterbinding: String,
 }
 
+/// A counter with no label but the entry: name, help, value.
+type Plain = (&'static str, &'static str, fn(&EntryCounters) -> u64);
+
 /// The engine's counters as a part of the registry.
 #[derive(Debug)]
 pub struct PolicyMetrics {
@@ -177,7 +180,7 @@ impl PolicyMetrics {
         });
         let help = "Failed attempts to load a policy module, by step";
         counters(encoder, "kubeocean_policy_load_failures", help, loads)?;
-        let plain: [(&str, &str, fn(&EntryCounters) -> u64); 3] = [
+        let plain: [Plain; 3] = [
             ("kubeocean_policy_audit_differences", "Decisions an Audit entry would have changed", |n| {
                 n.audit_differences
             }),
