@@ -49,6 +49,9 @@ enum Command {
     Policy(Box<policy::Args>),
     /// Attach worker clusters
     Worker(worker::Args),
+    /// Compile a policy module from stdin within limits, for the Syncer that started this process (PO-906)
+    #[command(name = kubeocean_syncer::config::COMPILE_POLICY, hide = true)]
+    CompilePolicy,
 }
 
 /// Commands for people. Their exit codes are those of [`failure::Failure`]; the programs' end with 1 for any error.
@@ -80,6 +83,7 @@ fn main() -> ExitCode {
         Command::Crd(args) => crd::run(&args),
         Command::Policy(args) => return ended(policy::run(&args)),
         Command::Worker(args) => return ended(worker::run(&args)),
+        Command::CompilePolicy => return kubeocean_engine::compile_child_main(),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

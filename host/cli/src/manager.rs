@@ -81,7 +81,7 @@ async fn serve(args: &Args) -> anyhow::Result<()> {
         tracing::info!("leader election is off: no other Manager or Syncer may run beside this one");
     }
     // The name of the binding is filled in for each.
-    let syncer = args.syncer.config("", &program.system_namespace);
+    let syncer = args.syncer.config("", &program.system_namespace)?;
     let election = program.election(&args.leader_election_id);
     let surroundings = Surroundings {
         system_namespace: program.system_namespace.clone(),

@@ -2,7 +2,9 @@
 
 use std::{net::IpAddr, sync::Arc, time::Duration};
 
+use anyhow::Context;
 use clap::{Args as ClapArgs, ValueEnum};
+use kubeocean_engine::MAX_MODULE_BYTES;
 use kubeocean_syncer::{
     config::{PodEvents, StatusMessages, SyncerConfig},
     process::ProcessConfig,
@@ -45,7 +47,7 @@ pub(crate) struct SyncerFlags {
     #[arg(long, default_value = "kubeocean-worker-system")]
     policy_namespace: String,
     /// Largest policy module, for example 8Mi
-    #[arg(long, default_value = "8Mi", value_parser = bytes)]
+    #[arg(long, default_value = "8Mi", value_parser = module_size)]
     policy_max_module_size: usize,
     /// Load policy modules that are not pinned by digest
     #[arg(long, default_value_t = false, action = clap::ArgAction::Set)]
@@ -116,7 +118,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
 
 async fn serve(args: &Args, binding: &str) -> anyhow::Result<()> {
     let program = &args.program;
-    let config = args.syncer.config(binding, &program.system_namespace);
+    let config = args.syncer.config(binding, &program.system_namespace)?;
     let listeners = program.listeners().await?;
     let computing = computing::connect(program.kubeconfig.as_deref()).await?;
     let cancel = CancellationToken::new();
@@ -130,8 +132,11 @@ async fn serve(args: &Args, binding: &str) -> anyhow::Result<()> {
 
 impl SyncerFlags {
     /// The settings these flags make, for one binding.
-    pub(crate) fn config(&self, binding: &str, system_namespace: &str) -> SyncerConfig {
-        SyncerConfig {
+    pub(crate) fn config(&self, binding: &str, system_namespace: &str) -> anyhow::Result<SyncerConfig> {
+        // Policy modules are compiled by a process of its own, which is this program again (PO-906).
+        let compiler = std::env::current_exe().context("the path of this program is unknown")?;
+        Ok(SyncerConfig {
+            policy_compiler: Some(compiler),
             system_namespace: system_namespace.to_owned(),
             policy_namespace: self.policy_namespace.clone(),
             prometheus_vnode_base_port: self.prometheus_vnode_base_port,
@@ -155,7 +160,7 @@ impl SyncerFlags {
             allow_unpinned_policies: self.allow_unpinned_policies,
             allow_unsafe_kubeconfig: self.allow_unsafe_kubeconfig,
             ..SyncerConfig::new(binding)
-        }
+        })
     }
 }
 
@@ -166,6 +171,14 @@ fn bytes(text: &str) -> Result<usize, String> {
     usize::try_from(quantity.units(Rounding::Down)).map_err(|_| format!("{text} is out of range"))
 }
 
+/// A size a policy module may have.
+fn module_size(text: &str) -> Result<usize, String> {
+    match bytes(text)? {
+        size @ 1..=MAX_MODULE_BYTES => Ok(size),
+        _ => Err(format!("{text} is out of range, expected up to {}Mi", MAX_MODULE_BYTES >> 20)),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -174,5 +187,7 @@ mod tests {
     fn sizes() {
         assert_eq!(bytes("8Mi"), Ok(8 << 20));
         assert!(bytes("-1").is_err() && bytes("x").is_err());
+        assert_eq!(module_size("64Mi"), Ok(64 << 20));
+        assert!(module_size("65Mi").unwrap_err().contains("64Mi") && module_size("0").is_err());
     }
 }

@@ -35,7 +35,7 @@ mod text;
 mod wasm;
 
 pub use answer::{EntryVerdict, Reason, Reclaim};
-pub use compose::{DecisionReason, NodeDecision, Step, Verdict};
+pub use compose::{DecisionReason, NodeDecision, Standing, Step, Verdict};
 pub use config::{
     CompileMode, DEFAULT_MAX_MODULE_BYTES, EngineConfig, EngineError, LEASE_ROWS, MAX_ENTRIES,
     MAX_EVALUATORS, MAX_MODULE_BYTES,
@@ -53,6 +53,7 @@ pub use legacy::{
     LEGACY_TIME_WINDOWS, ModuleSource, OnError, from_binding_selector, from_entry, from_legacy,
 };
 pub use load::builtin::{BUILTINS, builtin};
+pub use load::cache::module_digest;
 pub use load::child::compile_child_main;
 pub use load::error::{LoadCode, LoadError};
 pub use module::{CallFailed, Module, ModuleDescription, ModuleLimits, OpenModule, RowAnswer, Rows};

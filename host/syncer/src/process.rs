@@ -3,12 +3,12 @@
 use std::sync::Arc;
 
 use crate::{
-    config::SyncerConfig,
+    config::{COMPILE_POLICY, SyncerConfig},
     leader::{self, ProxierSource, Surroundings},
     metrics::SyncerMetrics,
 };
 use kube::Client;
-use kubeocean_engine::{Engine, EngineConfig, EngineError};
+use kubeocean_engine::{CompileMode, Engine, EngineConfig, EngineError};
 use kubeocean_runtime::{
     clock::SystemClock,
     election::{Election, ElectionConfig, ElectionTimes},
@@ -88,6 +88,10 @@ pub fn start_engine(config: &SyncerConfig) -> Result<Engine, EngineError> {
     Engine::start(EngineConfig {
         max_module_bytes: config.policy_max_module_bytes,
         allow_unpinned: config.allow_unpinned_policies,
+        compile: match config.policy_compiler.clone() {
+            Some(program) => CompileMode::Child { program, args: vec![COMPILE_POLICY.to_owned()] },
+            None => CompileMode::InProcess,
+        },
         ..EngineConfig::default()
     })
 }

@@ -97,7 +97,7 @@ impl Stores {
             let zone = jiff::tz::TimeZone::system();
             let changed: Box<dyn Fn() + Send + Sync> =
                 Box::new(move || loaded.send_modify(|changes| *changes += 1));
-            PolicyHost::new(engine, facts, zone, changed)?
+            PolicyHost::new(engine, facts, zone, changed)
         };
         host.set_binding_selector(binding.spec.node_selector.as_ref());
         {

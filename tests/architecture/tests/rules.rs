@@ -118,6 +118,23 @@ fn planners_have_no_hash_order_clock_or_log() {
     assert!(wrong.is_empty(), "{wrong:#?}");
 }
 
+/// API-1104. Tests write keys out, so that a constant with a slip in it is noticed.
+#[test]
+fn keys_are_written_in_one_crate() {
+    let prefix = format!("{}/", "kubeocean.io");
+    let mut wrong = Vec::new();
+    for source in ["host", "proxier", "xtask"].iter().flat_map(|folder| sources(folder)) {
+        let own = source.path.starts_with("host/api/");
+        let test = source.path.contains("/tests/") || source.path.ends_with("/tests.rs");
+        if own || test {
+            continue;
+        }
+        let literals = source.code().filter(|(_, line)| line.contains(&prefix));
+        wrong.extend(literals.map(|(line, text)| format!("{}:{line}: {}", source.path, text.trim())));
+    }
+    assert!(wrong.is_empty(), "keys belong into kubeocean_api::keys: {wrong:#?}");
+}
+
 #[test]
 fn every_file_is_compiled() {
     let folders = ["host", "proxier", "policy-sdk", "builtin-policies", "xtask", "tests"];

@@ -195,12 +195,13 @@ fn farewell(screen: &Screen, scene: &Scene<'_>) {
         .map_or_else(|| "kubectl".to_owned(), |path| path.display().to_string());
     let fleet = scene.site.fleet();
     let path = |cluster: &kubeocean_harness::Cluster| cluster.kubeconfig_path().display().to_string();
+    let binding_label = kubeocean_api::keys::label::CLUSTER_BINDING;
     let (computing, east, west) = (path(&fleet.computing), path(&fleet.workers[0]), path(&fleet.workers[1]));
     screen.say(&format!(
         "\nTry, in another terminal:\n\n\
          export KUBECONFIG={computing}\n\
          alias k={kubectl}\n\
-         k get nodes -L kubeocean.io/cluster-binding\n\
+         k get nodes -L {binding_label}\n\
          k get pods -n demo -o wide\n\
          k get node vnode-dc-east-batch-0 -o jsonpath='{{.metadata.annotations.kubeocean\\.io/policy-decision}}'\n\
          k scale -n demo deployment/web --replicas 20\n\

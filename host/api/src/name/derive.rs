@@ -46,6 +46,40 @@ pub fn token_secret_name(pod: &str, volume: &str, pod_uid: &str, namespace: &str
     phys_name(&format!("{pod}-{volume}-{pod_uid}"), namespace)
 }
 
+/// Name of a binding's Syncer Deployment, and of its leader Lease (API section 6).
+///
+/// ```
+/// assert_eq!(kubeocean_api::name::syncer_name("cls-a"), "kubeocean-syncer-cls-a");
+/// ```
+pub fn syncer_name(cluster_id: &str) -> String {
+    format!("kubeocean-syncer-{cluster_id}")
+}
+
+/// Name of a binding's Proxier Deployment (API section 6).
+pub fn proxier_name(cluster_id: &str) -> String {
+    format!("kubeocean-proxier-{cluster_id}")
+}
+
+/// Name of the Service before a binding's Proxier (API section 6).
+pub fn proxier_service_name(cluster_id: &str) -> String {
+    format!("{}-svc", proxier_name(cluster_id))
+}
+
+/// Name of the TLS Secret the system makes for a binding's Proxier (API section 6).
+pub fn proxier_tls_secret_name(cluster_id: &str) -> String {
+    format!("{cluster_id}-logs-proxy-tls")
+}
+
+/// Name of a CertificateSigningRequest of a Proxier pod, unique by its time in unix nanoseconds (API section 6).
+pub fn proxier_csr_name(binding: &str, pod: &str, unix_nanoseconds: i128) -> String {
+    format!("{}{pod}-{unix_nanoseconds}", proxier_csr_prefix(binding))
+}
+
+/// What the names of all CertificateSigningRequests of a binding's Proxiers start with.
+pub fn proxier_csr_prefix(binding: &str) -> String {
+    format!("kubeocean-proxier-{binding}-")
+}
+
 /// A value that fits a label: longer ones are cut to 63 bytes and to a valid last character (BU section 4).
 pub fn fit_label_value(value: &str) -> String {
     let cut = cut_at(value, LABEL_VALUE_MAX_BYTES);

@@ -128,16 +128,19 @@ fn refusal(spec: &EntrySpec, module: &str, outline: &ModuleOutline) -> Option<St
                 "ModuleNotFound: exactly one of builtin, configMap, oci and file is required".to_owned(),
             );
         }
-        ModuleSource::Fetched { digest: Some(wanted), .. } if *wanted != outline.digest => {
+        ModuleSource::Fetched { digest: Some(wanted), .. }
+        | ModuleSource::Builtin { digest: Some(wanted), .. }
+            if *wanted != outline.digest =>
+        {
             return Some(format!(
                 "DigestMismatch: the entry names {wanted}, the module is {}",
                 outline.digest
             ));
         }
-        ModuleSource::Builtin(name) if module != format!("builtin:{name}") => {
+        ModuleSource::Builtin { name, .. } if module != format!("builtin:{name}") => {
             return Some(format!("ModuleNotFound: the entry runs builtin:{name}, not {module}"));
         }
-        ModuleSource::Builtin(_) | ModuleSource::Fetched { .. } => {}
+        ModuleSource::Builtin { .. } | ModuleSource::Fetched { .. } => {}
     }
     let missing: Option<&Decision> =
         spec.decisions.iter().flatten().find(|decision| !outline.decisions.contains(decision));

@@ -91,7 +91,7 @@ impl Evaluation<'_> {
             let (fetched, _) = fetch::read(self.client, &key).await;
             store.fetched(&key, fetched);
         }
-        let (host, loaded) = self.host(&identity)?;
+        let (host, loaded) = self.host(&identity);
         host.set_policies(store.engine_list());
         let at = self.at;
         let (node, explanation, not_running) = tokio::task::spawn_blocking(move || {
@@ -147,7 +147,7 @@ impl Evaluation<'_> {
         Arc::new(facts(&self.worker.node, name, snapshot.vnode.as_deref(), &snapshot.usage))
     }
 
-    fn host(&self, identity: &Identity) -> Result<(PolicyHost, mpsc::Receiver<()>), Failure> {
+    fn host(&self, identity: &Identity) -> (PolicyHost, mpsc::Receiver<()>) {
         let (tell, loaded) = mpsc::channel();
         let binding =
             BindingFacts { name: identity.binding.clone(), cluster_id: identity.cluster_id.clone() };
@@ -155,13 +155,11 @@ impl Evaluation<'_> {
             // Nobody waits any more.
             let _ = tell.send(());
         });
-        let host = PolicyHost::new(self.engine, binding, TimeZone::system(), changed)
-            .context("cannot start the policy engine")
-            .or_unusable()?;
+        let host = PolicyHost::new(self.engine, binding, TimeZone::system(), changed);
         host.set_binding_selector(
             self.computing.and_then(|computing| computing.binding.node_selector.as_ref()),
         );
-        Ok((host, loaded))
+        (host, loaded)
     }
 
     fn report(
