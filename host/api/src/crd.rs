@@ -58,7 +58,7 @@ pub fn resource_leasing_policy() -> Value {
     spec["x-kubernetes-validations"] = json!([
         {"rule": "self.cluster == oldSelf.cluster || self.cluster != ''", "message": "cluster cannot be emptied", "fieldPath": ".cluster"},
         {
-            "rule": "(has(self.gracefulReclaimPeriodSeconds) ? self.gracefulReclaimPeriodSeconds : 0) == (has(oldSelf.gracefulReclaimPeriodSeconds) ? oldSelf.gracefulReclaimPeriodSeconds : 0) || self.gracefulReclaimPeriodSeconds >= 0",
+            "rule": "(has(self.gracefulReclaimPeriodSeconds) ? self.gracefulReclaimPeriodSeconds : 0) == (has(oldSelf.gracefulReclaimPeriodSeconds) ? oldSelf.gracefulReclaimPeriodSeconds : 0) || !has(self.gracefulReclaimPeriodSeconds) || self.gracefulReclaimPeriodSeconds >= 0",
             "message": "gracefulReclaimPeriodSeconds must not be negative",
         },
     ]);
