@@ -189,6 +189,23 @@ async fn binding_says(leasing: &Leasing, status: &str, reason: &str) {
         .await;
 }
 
+/// API-109: our finalizer was on the binding before the first vnode was made.
+fn held_first(leasing: &Leasing, vnode: &str) {
+    let events = leasing.binding.computing().audit_events().unwrap();
+    let first = |verb: &str, resource: &str, name: &str| {
+        let ours = events.iter().filter(|event| {
+            let object = &event.object_ref;
+            event.verb == verb
+                && object.resource == resource
+                && object.name == name
+                && event.response_status.code < 300
+        });
+        ours.map(|event| event.request_received_timestamp.clone()).min().unwrap()
+    };
+    let held = first("patch", "clusterbindings", leasing.binding.name());
+    assert!(held < first("create", "nodes", vnode), "the binding could have gone before its vnode");
+}
+
 #[tokio::test]
 async fn a_withdrawal_drains_is_called_off_and_ends() {
     let shape = NodeShape::new("8", "16Gi");
@@ -208,6 +225,8 @@ async fn a_withdrawal_drains_is_called_off_and_ends() {
             if status["nodes"] == 1 && status["pods"] == 1 { Ok(()) } else { Err(status.to_string()) }
         })
         .await;
+
+    held_first(&leasing, &vnode);
 
     // The policy goes at once, its node waits for the grace period it promised.
     leasing.delete_policy("reclaim-drain").await;
