@@ -312,7 +312,7 @@ mod tests {
     async fn the_earliest_of_several_delays_wins() {
         let queue = Queue::new("test");
         let start = Instant::now();
-        queue.add_after("a", Duration::from_secs(60));
+        queue.add_after("a", Duration::from_mins(1));
         queue.add_after("a", Duration::from_secs(5));
         queue.add_after("a", Duration::from_secs(30));
         assert_eq!(queue.next().await, "a");

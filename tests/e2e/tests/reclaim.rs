@@ -70,15 +70,11 @@ impl<'a> Users<'a> {
         self.leasing.binding.computing().apply_objects(vec![pod]).await.unwrap();
         self.leasing
             .until(&format!("the pod {name} to run"), DEADLINE, async || match self.pods.get(name).await {
-                Ok(pod) if self.phase(&pod) == "Running" => Ok(pod.uid().unwrap()),
+                Ok(pod) if phase(&pod) == "Running" => Ok(pod.uid().unwrap()),
                 Ok(pod) => Err(format!("{:?}", pod.status)),
                 Err(error) => Err(error.to_string()),
             })
             .await
-    }
-
-    fn phase<'p>(&self, pod: &'p Pod) -> &'p str {
-        pod.status.as_ref().and_then(|status| status.phase.as_deref()).unwrap_or_default()
     }
 
     /// Whether the pod of this UID is there and nobody asked it to go.
@@ -109,6 +105,10 @@ async fn told(leasing: &Leasing, home: &str, object: &str, reason: &str) {
             if reasons.iter().any(|one| one == reason) { Ok(()) } else { Err(reasons.join(", ")) }
         })
         .await;
+}
+
+fn phase(pod: &Pod) -> &str {
+    pod.status.as_ref().and_then(|status| status.phase.as_deref()).unwrap_or_default()
 }
 
 fn effect<'n>(vnode: &'n Node, key: &str) -> Option<&'n str> {
