@@ -23,6 +23,7 @@ mod facts;
 mod fault;
 mod frame;
 mod host;
+mod inspect;
 mod legacy;
 mod load;
 mod module;
@@ -46,6 +47,7 @@ pub use entry::slot::EntryState;
 pub use facts::{BindingFacts, NodeFacts, Published};
 pub use fault::{Fault, FaultKind};
 pub use host::{ModuleFetch, OnChange, PolicyHost, PolicySpec};
+pub use inspect::ModuleOutline;
 pub use legacy::{
     BINDING_SELECTOR, Decision, Enforcement, EntrySpec, LEGACY_NODE_SELECTOR, LEGACY_RESOURCE_LIMITS,
     LEGACY_TIME_WINDOWS, ModuleSource, OnError, from_binding_selector, from_entry, from_legacy,

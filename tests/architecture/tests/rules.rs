@@ -32,7 +32,9 @@ const TALKS: &[(&str, &str)] = &[
     ("host/syncer/src/pods/workload.rs", "looks up one ReplicaSet before a creation"),
     ("host/syncer/src/pods/create.rs", "the part of apply that creates"),
     ("host/syncer/src/policies/fetch.rs", "a watch and a read of one ConfigMap per module"),
-    ("host/manager/src/lib.rs", "wiring"),
+    ("host/manager/src/process.rs", "wiring"),
+    ("host/manager/src/worker/ask.rs", "asks a worker what it grants; changes nothing"),
+    ("host/manager/src/worker/attend.rs", "the loop around those questions"),
     ("proxier/src/", "relays requests between clusters; that is its work"),
 ];
 

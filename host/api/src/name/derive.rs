@@ -5,6 +5,8 @@ use md5::{Digest, Md5};
 
 /// Longest label value Kubernetes accepts.
 pub const LABEL_VALUE_MAX_BYTES: usize = 63;
+/// What is left of a long value before its hash.
+const DISTINCT_PREFIX_BYTES: usize = 54;
 
 /// How much of a readable name survives in a hashed one.
 const PREFIX_BYTES: usize = 30;
@@ -48,6 +50,17 @@ pub fn token_secret_name(pod: &str, volume: &str, pod_uid: &str, namespace: &str
 pub fn fit_label_value(value: &str) -> String {
     let cut = cut_at(value, LABEL_VALUE_MAX_BYTES);
     cut.trim_end_matches(|c: char| !c.is_ascii_alphanumeric()).to_owned()
+}
+
+/// A value that fits a label and stays distinct: longer ones are cut to 54 bytes, `-` and 8 hex digits of their
+/// SHA-256 (TD section 5).
+pub fn distinct_label_value(value: &str) -> String {
+    if value.len() <= LABEL_VALUE_MAX_BYTES {
+        return fit_label_value(value);
+    }
+    let digest = hex::encode(sha2::Sha256::digest(value.as_bytes()));
+    let digits = digest.get(..8).unwrap_or(&digest);
+    format!("{}-{digits}", cut_at(value, DISTINCT_PREFIX_BYTES))
 }
 
 fn prefixed_hash(readable: &str, hashed: &str) -> String {

@@ -8,7 +8,8 @@ mod port;
 mod tests;
 
 pub use derive::{
-    LABEL_VALUE_MAX_BYTES, fit_label_value, phys_name, token_secret_name, vnode_name, vnode_name_prefix,
+    LABEL_VALUE_MAX_BYTES, distinct_label_value, fit_label_value, phys_name, token_secret_name, vnode_name,
+    vnode_name_prefix,
 };
 pub use port::{PORT_MAX, PORT_MIN, PortTable, PortsExhausted, preferred_port};
 
