@@ -85,7 +85,7 @@ mod tests {
         assert!(!health.is_ready(), "there was no answer yet");
         health.answered();
         assert!(health.is_ready());
-        tokio::time::advance(Duration::from_secs(60)).await;
+        tokio::time::advance(Duration::from_mins(1)).await;
         assert!(!health.is_ready() && health.is_alive());
         health.answered();
         assert!(health.is_ready());

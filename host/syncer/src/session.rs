@@ -118,7 +118,7 @@ impl Stores {
         {
             let objects = Arc::clone(&objects);
             pods.on_references_change(move |namespace, references| {
-                objects.references_changed(namespace, references)
+                objects.references_changed(namespace, references);
             });
         }
         Ok(Self {

@@ -13,7 +13,7 @@ use kubeocean_harness::{
 use serde_json::json;
 
 /// For what takes a second or two on an idle machine.
-const DEADLINE: Duration = Duration::from_secs(60);
+const DEADLINE: Duration = Duration::from_mins(1);
 /// What the product promises for a repaired connection and for a clean stop; asserted five times as long.
 const PROMISE: Duration = Duration::from_secs(5);
 

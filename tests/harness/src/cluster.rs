@@ -220,6 +220,22 @@ impl Cluster {
         }
     }
 
+    /// Stops a program in its tracks: connections stay open and nothing answers, until [`Cluster::thaw`].
+    ///
+    /// # Errors
+    /// It does not run.
+    pub fn freeze(&self, component: Component) -> Result<()> {
+        self.signal(component, rustix::process::Signal::STOP)
+    }
+
+    /// Lets a frozen program go on.
+    ///
+    /// # Errors
+    /// It does not run.
+    pub fn thaw(&self, component: Component) -> Result<()> {
+        self.signal(component, rustix::process::Signal::CONT)
+    }
+
     /// Sends a signal to a program; SIGSTOP makes a server that accepts and never answers, SIGCONT revives it.
     ///
     /// # Errors

@@ -425,14 +425,14 @@ fn a_crash_between_any_two_writes_ends_the_same(
         model.perform(stop);
         model.written = None;
         model.settle();
-        let parts = |m: &Model| (timeless(&m.vnode), m.pnode.clone(), m.pods.clone());
+        let parts = |m: &Model| (timeless(m.vnode.as_ref()), m.pnode.clone(), m.pods.clone());
         assert_eq!(parts(&model), parts(&whole), "stopped after {stop} of {writes} writes");
     }
 }
 
 /// A vnode without what tells when and how often it was written.
-fn timeless(vnode: &Option<Value>) -> Option<Value> {
-    let mut vnode = vnode.clone()?;
+fn timeless(vnode: Option<&Value>) -> Option<Value> {
+    let mut vnode = vnode.cloned()?;
     let metadata = vnode["metadata"].as_object_mut().unwrap();
     metadata.remove("resourceVersion");
     metadata["annotations"].as_object_mut().unwrap().remove(annotation::LAST_SYNC_TIME);

@@ -299,8 +299,12 @@ impl PolicyStore {
         self.wanted_modules.notify_one();
     }
 
-    /// The policy as an answer or the watch shows it.
+    /// The policy as an answer or the watch shows it. The answer to the release of the last finalizer shows one that is
+    /// gone, and may come after the event that says so.
     pub fn saw(&self, policy: PolicyView) {
+        if policy.deleting() && policy.metadata.finalizers.as_ref().is_none_or(Vec::is_empty) {
+            return;
+        }
         let name = policy.name().to_owned();
         let relevant = {
             let mut state = self.state.lock();

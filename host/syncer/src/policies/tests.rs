@@ -401,6 +401,19 @@ fn the_engine_gets_our_policies_only() {
 }
 
 #[test]
+fn a_late_answer_does_not_bring_a_policy_back() {
+    let store = store();
+    let policy = named("p", "dc-east", Some("me"));
+    store.apply(policy.clone());
+    store.delete(policy.clone());
+    let mut answer = policy;
+    answer.metadata.finalizers = None;
+    answer.metadata.deletion_timestamp = Some(serde_json::from_value(json!("2027-01-15T08:00:00Z")).unwrap());
+    store.saw(answer);
+    assert_eq!(store.resolution().reason, "NoPolicy");
+}
+
+#[test]
 fn a_policy_that_moves_to_another_binding_is_released_by_us() {
     let store = store();
     store.apply(named("p", "dc-east", Some("me")));

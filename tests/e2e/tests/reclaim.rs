@@ -1,0 +1,437 @@
+//! Taking back what was leased: forced reclaim with and without grace, withdrawal with pods, bindings that end, are given
+//! up, or share a worker.
+
+#![expect(clippy::unwrap_used, reason = "a step that fails is a failed test")]
+
+use std::time::{Duration, Instant};
+
+use jiff::{Timestamp, ToSpan, tz::TimeZone};
+use k8s_openapi::api::coordination::v1::Lease;
+use k8s_openapi::api::core::v1::{Event, Node, Pod};
+use kube::api::{DeleteParams, ListParams};
+use kube::{Api, ResourceExt};
+use kubeocean_api::keys::{annotation, condition_type, finalizer, label, namespace, taint};
+use kubeocean_e2e::leasing::{
+    DEADLINE, Leasing, amount, condition, is_offered, is_withheld_gently, merge, percent, taint_of,
+};
+use kubeocean_e2e::rights::assert_rights;
+use kubeocean_harness::{BindingSpec, NodeShape, shared_site};
+use serde_json::{Value, json};
+
+/// Half of the cpu, with what is said besides.
+fn half(mut fields: Value) -> Value {
+    fields["resourceLimits"] = json!([percent("cpu", 50)]);
+    fields
+}
+
+/// A policy that is closed today and reclaims.
+fn closed(grace: Option<u32>) -> Value {
+    let day = (Timestamp::now().to_zoned(TimeZone::UTC) + 3.days()).strftime("%A").to_string();
+    let mut policy = half(json!({
+        "timeZone": "UTC", "forceReclaim": true,
+        "timeWindows": [{"start": "00:00", "end": "23:59", "days": [day]}],
+    }));
+    if let Some(seconds) = grace {
+        policy["gracefulReclaimPeriodSeconds"] = json!(seconds);
+    }
+    policy
+}
+
+/// Pods of a user of the computing cluster, on one vnode.
+struct Users<'a> {
+    leasing: &'a Leasing,
+    home: String,
+    pods: Api<Pod>,
+}
+
+impl<'a> Users<'a> {
+    async fn of(leasing: &'a Leasing) -> Self {
+        let home = format!("{}-users", leasing.binding.name());
+        let computing = leasing.binding.computing();
+        computing.create_namespace(&home).await.unwrap();
+        let pods = Api::namespaced(computing.client().await.unwrap(), &home);
+        Self { leasing, home, pods }
+    }
+
+    /// A running pod that tolerates vnodes, and `more` taints with every effect. Returns its UID.
+    async fn run(&self, name: &str, vnode: &str, more: &[&str]) -> String {
+        let tolerations: Vec<Value> = [&[taint::VNODE], more]
+            .concat()
+            .iter()
+            .map(|key| json!({"key": key, "operator": "Exists"}))
+            .collect();
+        let pod = json!({
+            "apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, "namespace": self.home},
+            "spec": {
+                "nodeName": vnode, "tolerations": tolerations, "terminationGracePeriodSeconds": 1,
+                "containers": [{"name": "c", "image": "batch:1", "resources": {"requests": {"cpu": "1"}}}],
+            },
+        });
+        self.leasing.binding.computing().apply_objects(vec![pod]).await.unwrap();
+        self.leasing
+            .until(&format!("the pod {name} to run"), DEADLINE, async || match self.pods.get(name).await {
+                Ok(pod) if phase(&pod) == "Running" => Ok(pod.uid().unwrap()),
+                Ok(pod) => Err(format!("{:?}", pod.status)),
+                Err(error) => Err(error.to_string()),
+            })
+            .await
+    }
+
+    /// Whether the pod of this UID is there and nobody asked it to go.
+    async fn stays(&self, name: &str, uid: &str) -> bool {
+        let pod = self.pods.get_opt(name).await.unwrap();
+        pod.is_some_and(|pod| pod.uid().as_deref() == Some(uid) && pod.metadata.deletion_timestamp.is_none())
+    }
+
+    /// Waits until the pod is gone.
+    async fn gone(&self, name: &str) {
+        self.leasing
+            .until(&format!("the pod {name} to go"), DEADLINE, async || match self.pods.get_opt(name).await {
+                Ok(None) => Ok(()),
+                other => Err(format!("{:?}", other.map(|pod| pod.map(|pod| pod.metadata)))),
+            })
+            .await;
+    }
+}
+
+/// Waits for an event of this reason on an object.
+async fn told(leasing: &Leasing, home: &str, object: &str, reason: &str) {
+    let events: Api<Event> = Api::namespaced(leasing.binding.computing().client().await.unwrap(), home);
+    let of = ListParams::default().fields(&format!("involvedObject.name={object}"));
+    leasing
+        .until(&format!("the event {reason} on {object}"), DEADLINE, async || {
+            let all = events.list(&of).await.map_err(|error| error.to_string())?;
+            let reasons: Vec<_> = all.into_iter().filter_map(|event| event.reason).collect();
+            if reasons.iter().any(|one| one == reason) { Ok(()) } else { Err(reasons.join(", ")) }
+        })
+        .await;
+}
+
+fn phase(pod: &Pod) -> &str {
+    pod.status.as_ref().and_then(|status| status.phase.as_deref()).unwrap_or_default()
+}
+
+fn effect<'n>(vnode: &'n Node, key: &str) -> Option<&'n str> {
+    taint_of(vnode, key).map(|taint| taint.effect.as_str())
+}
+
+#[tokio::test]
+async fn a_forced_reclaim_waits_for_its_grace_and_spares_what_tolerates_it() {
+    const GRACE: u32 = 20;
+    let shape = NodeShape::new("8", "16Gi");
+    let mut leasing = Leasing::start("reclaim-force", 1, &shape, half(json!({}))).await;
+    let node = leasing.nodes[0].clone();
+    let vnode = leasing.vnode_name(&node);
+    leasing.one(&node, "an open vnode", is_offered).await;
+    let users = Users::of(&leasing).await;
+    let batch = users.run("batch", &vnode, &[]).await;
+    let patient = users.run("patient", &vnode, &[taint::OUT_OF_TIME_WINDOWS]).await;
+
+    // Graceful: no new pods at once, eviction after the grace period, also when the Syncer starts anew in between.
+    leasing.edit(closed(Some(GRACE))).await;
+    let shown = leasing.one(&node, "a closing vnode", is_withheld_gently).await;
+    let since: Timestamp = shown.annotations()[annotation::RECLAIM_SINCE].parse().unwrap();
+    assert!(users.stays("batch", &batch).await);
+    drop(users);
+    leasing.syncer.restart().unwrap();
+    leasing.syncer.wait_ready().await;
+    let users = Users::of(&leasing).await;
+    let execute = |vnode: &Node| effect(vnode, taint::OUT_OF_TIME_WINDOWS) == Some("NoExecute");
+    let shown = leasing
+        .until("eviction", DEADLINE, async || {
+            let shown = leasing.vnode(&node).await.ok_or("no vnode")?;
+            if execute(&shown) {
+                return Ok(shown);
+            }
+            let early = Timestamp::now() < since + jiff::SignedDuration::from_secs(i64::from(GRACE));
+            assert!(!early || users.stays("batch", &batch).await, "evicted within the grace period");
+            Err("still within the grace period")
+        })
+        .await;
+    let waited = Timestamp::now().duration_since(since).as_secs_f64();
+    println!("evicted {waited:.1} s after the window closed, the grace period is {GRACE} s");
+    assert!(waited >= f64::from(GRACE) - 1.0, "{waited}");
+    assert_eq!(shown.annotations()[annotation::RECLAIM_SINCE], since.to_string(), "kept over the restart");
+    users.gone("batch").await;
+    assert!(users.stays("patient", &patient).await, "it tolerates the taint");
+    told(&leasing, "default", &vnode, "LeaseReclaimed").await;
+    told(&leasing, &users.home, "batch", "LeaseReclaimed").await;
+
+    // Open again: no trace is left, and pods run again.
+    leasing.edit(half(json!({}))).await;
+    let shown = leasing.one(&node, "an open vnode", is_offered).await;
+    assert!(!shown.annotations().contains_key(annotation::RECLAIM_SINCE));
+    users.run("batch", &vnode, &[]).await;
+
+    // By force: at once.
+    leasing.edit(closed(None)).await;
+    leasing.one(&node, "a closed vnode", execute).await;
+    users.gone("batch").await;
+    assert!(users.stays("patient", &patient).await);
+    let page = leasing.syncer.metrics().await.unwrap();
+    let evicted = page.lines().find(|line| line.contains("reclaim_pods_total") && line.contains("reclaimed"));
+    assert!(evicted.is_some_and(|line| !line.ends_with(" 0")), "{page}");
+    assert_rights(&leasing.binding);
+}
+
+/// A condition of the binding: status and reason.
+async fn binding_condition(leasing: &Leasing, of_type: &str) -> Option<(String, String)> {
+    let binding = leasing.bindings().await.get_opt(leasing.binding.name()).await.unwrap()?;
+    let conditions = binding.data["status"]["conditions"].as_array()?.clone();
+    let found = conditions.into_iter().find(|condition| condition["type"] == of_type)?;
+    Some((found["status"].as_str()?.to_owned(), found["reason"].as_str()?.to_owned()))
+}
+
+async fn binding_says(leasing: &Leasing, status: &str, reason: &str) {
+    leasing
+        .until(&format!("PoliciesResolved {status} {reason}"), DEADLINE, async || {
+            let shown = binding_condition(leasing, "PoliciesResolved").await;
+            if shown == Some((status.to_owned(), reason.to_owned())) { Ok(()) } else { Err(shown) }
+        })
+        .await;
+}
+
+/// API-109: our finalizer was on the binding before the first vnode was made.
+fn held_first(leasing: &Leasing, vnode: &str) {
+    let events = leasing.binding.computing().audit_events().unwrap();
+    let first = |verb: &str, resource: &str, name: &str| {
+        let ours = events.iter().filter(|event| {
+            let object = &event.object_ref;
+            event.verb == verb
+                && object.resource == resource
+                && object.name == name
+                && event.response_status.code < 300
+        });
+        ours.map(|event| event.request_received_timestamp.clone()).min().unwrap()
+    };
+    let held = first("patch", "clusterbindings", leasing.binding.name());
+    assert!(held < first("create", "nodes", vnode), "the binding could have gone before its vnode");
+}
+
+#[tokio::test]
+async fn a_withdrawal_drains_is_called_off_and_ends() {
+    let shape = NodeShape::new("8", "16Gi");
+    // Announces five minutes of grace for the case that the lease ends.
+    let policy = half(json!({"forceReclaim": true, "gracefulReclaimPeriodSeconds": 300}));
+    let leasing = Leasing::start("reclaim-drain", 1, &shape, policy.clone()).await;
+    let node = leasing.nodes[0].clone();
+    let vnode = leasing.vnode_name(&node);
+    let first = leasing.one(&node, "an open vnode", is_offered).await;
+    let users = Users::of(&leasing).await;
+    let batch = users.run("batch", &vnode, &[]).await;
+    binding_says(&leasing, "True", "Resolved").await;
+    leasing
+        .until("the binding's numbers", Duration::from_secs(90), async || {
+            let binding = leasing.bindings().await.get("reclaim-drain").await.unwrap();
+            let status = &binding.data["status"];
+            if status["nodes"] == 1 && status["pods"] == 1 { Ok(()) } else { Err(status.to_string()) }
+        })
+        .await;
+
+    held_first(&leasing, &vnode);
+
+    // The policy goes at once, its node waits for the grace period it promised.
+    leasing.delete_policy("reclaim-drain").await;
+    let draining =
+        |vnode: &Node| condition(vnode, condition_type::DRAINING).map(|(_, reason)| reason.to_owned());
+    let shown = leasing
+        .one(&node, "a draining vnode", |vnode| draining(vnode).as_deref() == Some("PolicyLost"))
+        .await;
+    assert_eq!(effect(&shown, taint::VNODE_DELETING), Some("NoSchedule"));
+    assert_eq!(shown.spec.as_ref().unwrap().unschedulable, Some(true));
+    leasing
+        .until("the policy to go", DEADLINE, async || leasing.policy("reclaim-drain").await.is_none())
+        .await;
+    binding_says(&leasing, "False", "NoPolicy").await;
+    assert!(users.stays("batch", &batch).await);
+    assert!(shown.metadata.deletion_timestamp.is_none());
+
+    // Called off.
+    leasing.edit(policy).await;
+    let shown =
+        leasing.one(&node, "an open vnode", |vnode| is_offered(vnode) && draining(vnode).is_none()).await;
+    assert_eq!((shown.uid(), effect(&shown, taint::VNODE_DELETING)), (first.uid(), None));
+    assert!(users.stays("batch", &batch).await);
+
+    // A user deletes the vnode: its pods end, it goes, and it comes back because the node is still leased.
+    leasing.binding.computing().kubectl_text(&["delete", "node", "--wait=false", &vnode]).await.unwrap();
+    users.gone("batch").await;
+    let second =
+        leasing.one(&node, "a new vnode", |vnode| vnode.uid() != first.uid() && is_offered(vnode)).await;
+
+    // The worker node is made anew under its name: so is the vnode.
+    let workers = leasing.worker_nodes().await;
+    workers.delete(&node, &DeleteParams::default()).await.unwrap();
+    leasing.withdrawn(&node).await;
+    leasing.binding.worker().create_nodes("reclaim-drain", 1, &shape).await.unwrap();
+    let third = leasing.one(&node, "a vnode of the new node", is_offered).await;
+    assert_ne!(third.uid(), second.uid());
+
+    // It becomes a vnode of somebody else: it is leased no more, and loses our mark.
+    merge(&workers, &node, json!({"metadata": {"labels": {label::TYPE: "virtual-kubelet"}}})).await;
+    leasing.withdrawn(&node).await;
+    leasing
+        .until("the worker node to lose its mark", DEADLINE, async || {
+            !workers.get(&node).await.unwrap().labels().contains_key(label::POLICY_APPLIED)
+        })
+        .await;
+    let log = leasing.syncer.log();
+    for line in ["create vnode", "patch taints", "delete vnode", "release vnode"] {
+        assert!(log.contains(line), "the log names what was done: {line}");
+    }
+    assert_rights(&leasing.binding);
+}
+
+async fn lease(leasing: &Leasing, node: &str) -> Option<Lease> {
+    let client = leasing.binding.computing().client().await.unwrap();
+    let leases: Api<Lease> = Api::namespaced(client, namespace::NODE_LEASE);
+    leases.get_opt(&leasing.vnode_name(node)).await.unwrap()
+}
+
+/// Waits until the vnode's Lease was renewed after `since`.
+async fn renewed_since(leasing: &Leasing, node: &str, since: Timestamp) -> Lease {
+    leasing
+        .until("a renewed Lease", DEADLINE, async || {
+            let lease = lease(leasing, node).await.ok_or("no Lease")?;
+            let at = lease.spec.as_ref().and_then(|spec| spec.renew_time.as_ref()).map(|time| time.0);
+            if at.is_some_and(|at| at > since) { Ok(lease) } else { Err("not renewed") }
+        })
+        .await
+}
+
+#[tokio::test]
+async fn a_binding_given_up_is_left_alone_and_its_successor_is_served() {
+    let shape = NodeShape::new("8", "16Gi");
+    let leasing = Leasing::start("reclaim-detach", 1, &shape, half(json!({}))).await;
+    let node = leasing.nodes[0].clone();
+    let first = leasing.one(&node, "an open vnode", is_offered).await;
+    let held = renewed_since(&leasing, &node, Timestamp::UNIX_EPOCH).await;
+    let spec = held.spec.as_ref().unwrap();
+    assert_eq!(spec.holder_identity.as_deref(), Some(first.name_any().as_str()));
+    assert_eq!(spec.lease_duration_seconds, Some(40));
+    let owner = &held.metadata.owner_references.as_ref().unwrap()[0];
+    assert_eq!((owner.kind.as_str(), Some(owner.uid.clone())), ("Node", first.uid()));
+    // A Lease that somebody deletes comes back with the next renewal.
+    let client = leasing.binding.computing().client().await.unwrap();
+    let leases: Api<Lease> = Api::namespaced(client, namespace::NODE_LEASE);
+    leases.delete(&first.name_any(), &DeleteParams::default()).await.unwrap();
+    let again = renewed_since(&leasing, &node, Timestamp::UNIX_EPOCH).await;
+    assert_eq!(again.metadata.owner_references, held.metadata.owner_references);
+
+    // A user gives the worker up. From then on the Syncer writes nothing; another finalizer keeps the binding.
+    let bindings = leasing.bindings().await;
+    let held_by = json!({"metadata": {
+        "annotations": {annotation::FORCE_DETACH: "true"},
+        "finalizers": [finalizer::BINDING_SYNCER, "e2e.test/keep"],
+    }});
+    merge(&bindings, "reclaim-detach", held_by).await;
+    bindings.delete("reclaim-detach", &DeleteParams::default()).await.unwrap();
+    leasing.syncer.wait_log("detached by force", DEADLINE).await;
+    let mark = leasing.binding.computing().audit_mark().unwrap();
+    let quiet = Instant::now();
+    leasing.until("two missed renewals", DEADLINE, async || quiet.elapsed() > Duration::from_secs(21)).await;
+    let writes: Vec<String> = leasing
+        .binding
+        .computing()
+        .audit_events_since(mark)
+        .unwrap()
+        .into_iter()
+        .filter(|event| event.is_write() && event.object_ref.name.contains("reclaim-detach"))
+        .filter(|event| event.user.username.ends_with("kubeocean-syncer"))
+        .map(|event| format!("{} {}", event.verb, event.uri))
+        .collect();
+    assert_eq!(writes, Vec::<String>::new());
+    assert_eq!(leasing.vnode(&node).await.unwrap().uid(), first.uid());
+    assert_eq!(leasing.syncer.health("/healthz").await.unwrap().0, 200);
+
+    // The binding goes and is made anew: the same Syncer serves it, and takes over what is there.
+    merge(&bindings, "reclaim-detach", json!({"metadata": {"finalizers": null}})).await;
+    leasing
+        .until("the binding to go", DEADLINE, async || {
+            bindings.get_opt("reclaim-detach").await.unwrap().is_none()
+        })
+        .await;
+    let born = Timestamp::now();
+    let spec = BindingSpec::new("reclaim-detach").mount_namespace(leasing.binding.mount_namespace());
+    shared_site().await.bind(spec).await.unwrap();
+    renewed_since(&leasing, &node, born).await;
+    leasing.edit(json!({"resourceLimits": [percent("cpu", 25)]})).await;
+    let shown = leasing.one(&node, "cpu 2", |vnode| amount(vnode, "cpu") == Some("2")).await;
+    assert_eq!(shown.uid(), first.uid());
+    let binding = bindings.get("reclaim-detach").await.unwrap();
+    assert!(binding.finalizers().iter().any(|held| held == finalizer::BINDING_SYNCER));
+    assert_rights(&leasing.binding);
+}
+
+#[tokio::test]
+async fn two_bindings_share_a_node_and_one_leaves_without_the_other() {
+    let shape = NodeShape::new("8", "16Gi");
+    let all = json!({"resourceLimits": [percent("cpu", 100)]});
+    let one = Leasing::start("reclaim-one", 1, &shape, all.clone()).await;
+    let node = one.nodes[0].clone();
+    let selector = json!({"nodeSelectorTerms": [
+        {"matchExpressions": [{"key": "harness.test/node-set", "operator": "In", "values": ["reclaim-one"]}]},
+    ]});
+    let spec = BindingSpec::new("reclaim-two")
+        .field("nodeSelector", selector)
+        .mount_namespace(one.binding.mount_namespace());
+    let binding = shared_site().await.bind(spec).await.unwrap();
+    binding.policy("reclaim-two", all).await.unwrap();
+    let started = Instant::now();
+    let mut syncer = binding.syncer(&[]).await.unwrap();
+    syncer.wait_ready().await;
+    let two = Leasing { binding, syncer, nodes: vec![node.clone()], started };
+    for leasing in [&one, &two] {
+        leasing.one(&node, "cpu 8", |vnode| amount(vnode, "cpu") == Some("8")).await;
+    }
+
+    // Each counts the other's pods as used, and not its own.
+    let (ones, twos) = (Users::of(&one).await, Users::of(&two).await);
+    ones.run("batch", &one.vnode_name(&node), &[]).await;
+    let kept = twos.run("batch", &two.vnode_name(&node), &[]).await;
+    for leasing in [&one, &two] {
+        leasing.one(&node, "cpu 7", |vnode| amount(vnode, "cpu") == Some("7")).await;
+    }
+    foreign_pods(&one, &node).await;
+
+    // One leaves: the other's pod in the same mount namespace neither goes nor keeps it.
+    let bindings = one.bindings().await;
+    bindings.delete("reclaim-one", &DeleteParams::default()).await.unwrap();
+    one.until("the binding to go", Duration::from_mins(2), async || {
+        match bindings.get_opt("reclaim-one").await.unwrap() {
+            None => Ok(()),
+            Some(binding) => Err(binding.data["status"].to_string()),
+        }
+    })
+    .await;
+    ones.gone("batch").await;
+    assert!(twos.stays("batch", &kept).await);
+    two.one(&node, "cpu 8", |vnode| amount(vnode, "cpu") == Some("8")).await;
+    assert_rights(&two.binding);
+}
+
+/// A pod of the worker's users counts with what its largest phase asks for, until it has completed.
+async fn foreign_pods(leasing: &Leasing, node: &str) {
+    let worker = leasing.binding.worker();
+    let home = "reclaim-foreign";
+    worker.create_namespace(home).await.unwrap();
+    let requests = |cpu: &str| json!({"requests": {"cpu": cpu}});
+    let pod = json!({
+        "apiVersion": "v1", "kind": "Pod", "metadata": {"name": "online", "namespace": home},
+        "spec": {
+            "nodeName": node, "restartPolicy": "Never",
+            "initContainers": [
+                {"name": "s", "image": "s:1", "restartPolicy": "Always", "resources": requests("500m")},
+                {"name": "i", "image": "i:1", "resources": requests("3")},
+            ],
+            "containers": [{"name": "c", "image": "c:1", "resources": requests("1")}],
+        },
+    });
+    worker.apply_objects(vec![pod]).await.unwrap();
+    leasing.one(node, "cpu 3500m", |vnode| amount(vnode, "cpu") == Some("3500m")).await;
+    let pods: Api<Pod> = Api::namespaced(worker.client().await.unwrap(), home);
+    let done = json!({"status": {"phase": "Succeeded"}});
+    let parameters = kube::api::PatchParams::default();
+    pods.patch_status("online", &parameters, &kube::api::Patch::Merge(&done)).await.unwrap();
+    leasing.one(node, "cpu 7 again", |vnode| amount(vnode, "cpu") == Some("7")).await;
+}
