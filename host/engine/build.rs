@@ -15,11 +15,18 @@ fn main() {
     let manifest = PathBuf::from(env::var_os("CARGO_MANIFEST_DIR").expect("cargo sets it"));
     let root = manifest.join("../..").canonicalize().expect("the workspace root exists");
     let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets it"));
-    for watched in ["policy-sdk/src", "policy-sdk/wit", "policy-sdk/Cargo.toml"] {
+    for watched in [
+        "policy-sdk/src",
+        "policy-sdk/wit",
+        "policy-sdk/component-types",
+        "policy-sdk/Cargo.toml",
+        "Cargo.toml",
+        "Cargo.lock",
+    ] {
         println!("cargo::rerun-if-changed={}", root.join(watched).display());
     }
     for module in MODULES {
-        for watched in ["src", "Cargo.toml"] {
+        for watched in ["src", "settings.schema.json", "Cargo.toml"] {
             println!(
                 "cargo::rerun-if-changed={}",
                 root.join("builtin-policies").join(module).join(watched).display()

@@ -74,20 +74,25 @@ fn set(names: &[&str]) -> BTreeSet<String> {
     names.iter().map(|name| (*name).to_owned()).collect()
 }
 
-const LEASE: [&str; 2] = ["kubeocean:policy/lease@1.0.0", "kubeocean:policy/meta@1.0.0"];
+const LEASE: &[&str] = &["kubeocean:policy/lease@1.0.0", "kubeocean:policy/meta@1.0.0"];
+const PLACE: &[&str] = &["kubeocean:policy/place@1.0.0", "kubeocean:policy/meta@1.0.0"];
+const BOTH: &[&str] =
+    &["kubeocean:policy/lease@1.0.0", "kubeocean:policy/place@1.0.0", "kubeocean:policy/meta@1.0.0"];
 
 #[test]
 fn modules_export_their_world_and_import_only_the_log() {
     // Profile and largest size in KiB: what a node's owner downloads and every Syncer compiles stays small.
-    for (folder, package, profile, most) in [
-        (".", "cpu-percentage", "policy", 192),
-        (".", "time-windows", "policy", 192),
-        (".", "node-labels", "policy", 192),
-        ("examples/policies/night-gpu", "night-gpu", "release", 256),
+    for (folder, package, profile, most, world) in [
+        (".", "cpu-percentage", "policy", 192, LEASE),
+        (".", "time-windows", "policy", 192, LEASE),
+        (".", "node-labels", "policy", 192, LEASE),
+        (".", "kubeocean-policy-place-only", "policy", 256, PLACE),
+        (".", "kubeocean-policy-lease-and-place", "policy", 256, BOTH),
+        ("examples/policies/night-gpu", "night-gpu", "release", 256, LEASE),
     ] {
         let module = build(folder, package, profile);
         let (imports, exports) = surface(&module);
-        assert_eq!(exports, set(&LEASE), "{package}");
+        assert_eq!(exports, set(world), "{package}");
         assert!(
             imports.is_subset(&set(&["kubeocean:policy/host@1.0.0#log"])),
             "{package} imports {imports:?}"

@@ -11,7 +11,7 @@ use kubeocean_policy_sdk::{CapColumn, NumberColumn, parse_plain_settings};
 
 pub use settings::{Base, Limit, Settings};
 
-/// The policy with its columns looked up.
+/// Caps on resources: a share of what is free, a fixed amount, a reserve that stays.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(try_from = "Settings")]
 #[schemars(with = "Settings")]

@@ -32,7 +32,7 @@ pub enum OnMismatch {
     Withhold,
 }
 
-/// The policy with its selector compiled.
+/// Selects nodes by their labels or names.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(try_from = "Settings")]
 #[schemars(with = "Settings")]

@@ -11,7 +11,7 @@ use kubeocean_policy_sdk::prelude::*;
 
 pub use settings::{Day, EndMinute, Overnight, Settings, Time, TimeWindow};
 
-/// The policy with its windows merged.
+/// Leases inside weekly time windows, in the zone of the policy.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(try_from = "Settings")]
 #[schemars(with = "Settings")]

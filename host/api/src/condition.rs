@@ -61,10 +61,38 @@ pub mod policy_type {
     pub const PINNED: &str = "Pinned";
 }
 
-/// Condition types the Syncer writes on a ClusterBinding (API-802).
+/// Condition types of a ClusterBinding (API-106, API-802). The last two are the Syncer's, the others the Manager's.
 pub mod binding_type {
+    /// The binding leases.
+    pub const READY: &str = "Ready";
+    /// The worker's API answers.
+    pub const CONNECTED: &str = "Connected";
+    /// The Syncer of the binding runs.
+    pub const SYNCER_READY: &str = "SyncerReady";
+    /// The Proxier of the binding runs.
+    pub const PROXIER_READY: &str = "ProxierReady";
+    /// On its way to `Ready`; present only while True.
+    pub const RECONCILING: &str = "Reconciling";
+    /// Somebody must act; present only while True.
+    pub const STALLED: &str = "Stalled";
+    /// The spec can be served.
+    pub const SPEC_VALID: &str = "SpecValid";
+    /// The worker accepts the kubeconfig and grants what is needed.
+    pub const CREDENTIALS_VALID: &str = "CredentialsValid";
+    /// Deletion is in progress; present only while True.
+    pub const TERMINATING: &str = "Terminating";
     /// Summary over all policies of the binding.
     pub const POLICIES_RESOLVED: &str = "PoliciesResolved";
     /// Progress of the Syncer's share in deletion.
     pub const SYNCER_CLEANUP: &str = "SyncerCleanup";
+}
+
+/// Values of a binding's `status.phase`.
+pub mod phase {
+    /// On its way.
+    pub const PENDING: &str = "Pending";
+    /// Condition `Ready` is True.
+    pub const READY: &str = "Ready";
+    /// Somebody must act.
+    pub const FAILED: &str = "Failed";
 }

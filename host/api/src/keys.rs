@@ -54,6 +54,28 @@ pub mod label {
     pub const HOSTPORT_FAKE_POD: &str = "kubeocean.io/hostport-fake-pod";
     /// `true` on Secrets that a PersistentVolume uses.
     pub const USED_BY_PV: &str = "kubeocean.io/used-by-pv";
+    /// Name of the virtual LogConfig, on its copy.
+    pub const VIRTUAL_LOGCONFIG: &str = "kubeocean.io/virtual-logconfig";
+    /// `logs-proxy` on CertificateSigningRequests, `worker` or `syncer` on objects of the worker chart.
+    pub const COMPONENT: &str = "kubeocean.io/component";
+    /// `spec.clusterID` of the binding, on CertificateSigningRequests.
+    pub const CLUSTER_ID: &str = "kubeocean.io/cluster-id";
+    /// Binding name, on CertificateSigningRequests. The key is the original's.
+    pub const NODE_NAME: &str = "kubeocean.io/node-name";
+    /// `kubeocean-syncer` or `kubeocean-proxier`, on what the Manager renders.
+    pub const APP_NAME: &str = "app.kubernetes.io/name";
+    /// Binding name, on what the Manager renders.
+    pub const APP_INSTANCE: &str = "app.kubernetes.io/instance";
+    /// `syncer`, `proxier` or `tls`, on what the Manager renders.
+    pub const APP_COMPONENT: &str = "app.kubernetes.io/component";
+    /// [`MANAGED_BY_VALUE`], on what the Manager renders.
+    pub const APP_PART_OF: &str = "app.kubernetes.io/part-of";
+    /// [`super::manager::MANAGER`], on what the Manager renders.
+    pub const APP_MANAGED_BY: &str = "app.kubernetes.io/managed-by";
+    /// Deployment name, on component pods; part of their immutable selector.
+    pub const K8S_APP: &str = "k8s-app";
+    /// `kubeocean-manager`, on Manager pods and their namespace.
+    pub const CONTROL_PLANE: &str = "control-plane";
     /// Prefix of [`super::synced_by`].
     pub const SYNCED_BY_PREFIX: &str = "kubeocean.io/synced-by-";
 }
@@ -122,6 +144,34 @@ pub mod annotation {
     pub const RUNNING_DAEMONSET: &str = "kubeocean.io/running-daemonset";
     /// `true`, set by users on a binding whose worker is gone for ever.
     pub const FORCE_DETACH: &str = "kubeocean.io/force-detach";
+    /// `true`, set by users on a binding: the Proxier serves with the Secret named by the next two.
+    pub const LOGS_PROXY_ENABLED: &str = "kubeocean.io/logs-proxy-enabled";
+    /// Secret with `tls.crt` and `tls.key`, set by users on a binding.
+    pub const LOGS_PROXY_SECRET_NAME: &str = "kubeocean.io/logs-proxy-secret-name";
+    /// Namespace of that Secret, by default that of the components.
+    pub const LOGS_PROXY_SECRET_NAMESPACE: &str = "kubeocean.io/logs-proxy-secret-namespace";
+    /// RFC 3339 time of the last renewal, on a TLS Secret the system made.
+    pub const CERTIFICATE_RENEWED: &str = "kubeocean.io/certificate-renewed";
+    /// `auto-renewal`, on a TLS Secret the system made.
+    pub const RENEWAL_REASON: &str = "kubeocean.io/renewal-reason";
+    /// UID of the worker's CSINode, on its copy.
+    pub const PHYSICAL_CSINODE_UID: &str = "kubeocean.io/physical-csinode-uid";
+    /// Where a Syncer answers questions about policies, on its leader Lease (PO-608, added).
+    pub const POLICY_ENDPOINT: &str = "kubeocean.io/policy-endpoint";
+    /// Hex SHA-256 of the rendered object, on what the Manager renders (added).
+    pub const RENDERED_HASH: &str = "kubeocean.io/rendered-hash";
+    /// `disabled`, set by users on a kubeconfig Secret (MC section 10, added).
+    pub const TOKEN_ROTATION: &str = "kubeocean.io/token-rotation";
+    /// Resources of the Syncer's container, set by users on a binding (MC section 4, added).
+    pub const SYNCER_RESOURCES: &str = "kubeocean.io/syncer-resources";
+    /// Resources of the Proxier's container, set by users on a binding (MC section 4, added).
+    pub const PROXIER_RESOURCES: &str = "kubeocean.io/proxier-resources";
+    /// Generation whose change is let through, set by users on a policy (PO-607, added).
+    pub const APPROVE_GENERATION: &str = "kubeocean.io/approve-generation";
+    /// Kubernetes' own: ServiceAccount of a token Secret.
+    pub const SERVICE_ACCOUNT_NAME: &str = "kubernetes.io/service-account.name";
+    /// kubectl's own: the container that `logs` and `exec` mean by default.
+    pub const DEFAULT_CONTAINER: &str = "kubectl.kubernetes.io/default-container";
     /// kubectl's copy of what was applied; never mirrored or copied (it may hold Secret content).
     pub const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
 }
@@ -173,6 +223,9 @@ pub mod condition_type {
     /// On a vpod: whether the placement policies admit it.
     pub const POLICY_ADMITTED: &str = "PolicyAdmitted";
 }
+
+/// Leader Lease of the Managers (API section 6).
+pub const MANAGER_LEASE: &str = "kubeocean-manager-leader";
 
 /// Server-side apply and patch field managers (API-811).
 pub mod manager {
@@ -262,6 +315,66 @@ pub fn is_internal(key: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// API section 5, in its order. Objects of the original carry these.
+    #[test]
+    fn keys_are_the_originals() {
+        let labels = [
+            (label::MANAGED_BY, "managed-by"),
+            (label::CLUSTER_BINDING, "cluster-binding"),
+            (label::PHYSICAL_CLUSTER_ID, "physical-cluster-id"),
+            (label::PHYSICAL_NODE_NAME, "physical-node-name"),
+            (label::PHYSICAL_NODE_UID, "physical-node-uid"),
+            (label::PHYSICAL_NODE_INNER_IP, "physical-node-innerip"),
+            (label::PROXIER_PORT, "proxier_port"),
+            (label::POLICY_APPLIED, "policy-applied"),
+            (label::VIRTUAL_NAMESPACE, "virtual-namespace"),
+            (label::WORKLOAD_TYPE, "workload-type"),
+            (label::WORKLOAD_NAME, "workload-name"),
+            (label::SERVICE_ACCOUNT_TOKEN, "service-account-token"),
+            (label::HOSTPORT_FAKE_POD, "hostport-fake-pod"),
+            (label::USED_BY_PV, "used-by-pv"),
+            (label::VIRTUAL_LOGCONFIG, "virtual-logconfig"),
+            (label::COMPONENT, "component"),
+            (label::CLUSTER_ID, "cluster-id"),
+            (label::NODE_NAME, "node-name"),
+        ];
+        let annotations = [
+            (annotation::LAST_SYNC_TIME, "last-sync-time"),
+            (annotation::EXPECTED_METADATA, "expected-metadata"),
+            (annotation::DELETION_TAINT_TIME, "deletion-taint-time"),
+            (annotation::PHYSICAL_CSINODE_UID, "physical-csinode-uid"),
+            (annotation::RUNNING_DAEMONSET, "running-daemonset"),
+            (annotation::LOGS_PROXY_ENABLED, "logs-proxy-enabled"),
+            (annotation::LOGS_PROXY_SECRET_NAME, "logs-proxy-secret-name"),
+            (annotation::LOGS_PROXY_SECRET_NAMESPACE, "logs-proxy-secret-namespace"),
+            (annotation::CERTIFICATE_RENEWED, "certificate-renewed"),
+            (annotation::RENEWAL_REASON, "renewal-reason"),
+            (annotation::POLICY_ENDPOINT, "policy-endpoint"),
+            (annotation::RENDERED_HASH, "rendered-hash"),
+            (annotation::FORCE_DETACH, "force-detach"),
+            (annotation::TOKEN_ROTATION, "token-rotation"),
+            (annotation::SYNCER_RESOURCES, "syncer-resources"),
+            (annotation::PROXIER_RESOURCES, "proxier-resources"),
+            (annotation::APPROVE_GENERATION, "approve-generation"),
+        ];
+        for (key, rest) in labels.into_iter().chain(annotations) {
+            assert_eq!(key, format!("{PREFIX}{rest}"));
+        }
+        assert_eq!(
+            [
+                label::APP_NAME,
+                label::APP_INSTANCE,
+                label::APP_COMPONENT,
+                label::APP_PART_OF,
+                label::APP_MANAGED_BY
+            ],
+            ["name", "instance", "component", "part-of", "managed-by"]
+                .map(|key| format!("app.kubernetes.io/{key}"))
+        );
+        assert_eq!(annotation::SERVICE_ACCOUNT_NAME, "kubernetes.io/service-account.name");
+        assert_eq!(annotation::DEFAULT_CONTAINER, "kubectl.kubernetes.io/default-container");
+    }
 
     #[test]
     fn internal_keys_do_not_include_what_users_schedule_on() {

@@ -3,7 +3,7 @@
 //! Texts and order of the original's messages are kept where it had one (API-107, API-205).
 
 use crate::{
-    ClusterBindingSpec, ResourceLeasingPolicySpec,
+    ClusterBindingSpec, NodeSelector, ResourceLeasingPolicySpec,
     policy::{ResourceLimit, TimeWindow},
     quantity::Quantity,
 };
@@ -11,6 +11,51 @@ use crate::{
 /// Day names accepted in a time window, in any letter case.
 pub const DAY_NAMES: [&str; 7] =
     ["monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday"];
+
+/// Windows of one policy; the module that evaluates them takes no more.
+pub const MAX_TIME_WINDOWS: usize = 64;
+/// Distinct resources with a limit in one policy.
+pub const MAX_LIMITED_RESOURCES: usize = 32;
+/// Distinct label keys, and the name, that one selector may look at.
+pub const MAX_SELECTOR_FACTS: usize = 64;
+/// Longest name of a binding or policy; it becomes the value of a label.
+pub const MAX_NAME: usize = 63;
+
+/// The first problem of a binding that is created or whose spec changes: what definition and admission policy refuse
+/// (API-903, API-905). Stored objects may have such problems and are judged by [`binding`] alone.
+pub fn new_binding(name: &str, spec: &ClusterBindingSpec) -> Result<(), String> {
+    short_name(name)?;
+    binding(spec)?;
+    let namespace = &spec.mount_namespace;
+    crate::name::check("mountNamespace", namespace, MAX_NAME, crate::name::Syntax::Dns1123Label)
+        .map_err(|_| format!("mountNamespace {namespace:?} must be a DNS-1123 label"))
+}
+
+/// The same of a policy.
+pub fn new_policy(name: &str, spec: &ResourceLeasingPolicySpec) -> Result<(), String> {
+    const OPERATORS: [&str; 6] = ["In", "NotIn", "Exists", "DoesNotExist", "Gt", "Lt"];
+    short_name(name)?;
+    if spec.cluster.is_empty() {
+        return Err("cluster is required".to_owned());
+    }
+    policy(spec)?;
+    let terms = spec.node_selector.iter().flat_map(|selector| &selector.node_selector_terms);
+    let requirements = terms.flat_map(|term| term.match_expressions.iter().chain(&term.match_fields));
+    match requirements.map(|one| one.operator.as_str()).find(|operator| !OPERATORS.contains(operator)) {
+        Some(operator) => Err(format!(
+            "unknown operator {operator:?} in nodeSelector, expected one of: [{}]",
+            OPERATORS.join(" ")
+        )),
+        None => Ok(()),
+    }
+}
+
+fn short_name(name: &str) -> Result<(), String> {
+    if name.len() <= MAX_NAME {
+        return Ok(());
+    }
+    Err(format!("the name has {} characters, at most {MAX_NAME} are possible", name.len()))
+}
 
 /// The first problem of a binding's spec, without what needs other objects (API-107).
 pub fn binding(spec: &ClusterBindingSpec) -> Result<(), String> {
@@ -20,15 +65,16 @@ pub fn binding(spec: &ClusterBindingSpec) -> Result<(), String> {
     required(!spec.secret_ref.name.is_empty(), "secretRef.name")?;
     required(!spec.secret_ref.namespace.is_empty(), "secretRef.namespace")?;
     required(!spec.mount_namespace.is_empty(), "mountNamespace")?;
-    match spec.service_namespaces.iter().position(String::is_empty) {
-        Some(index) => Err(format!("serviceNamespaces[{index}] cannot be empty")),
-        None => Ok(()),
+    if let Some(index) = spec.service_namespaces.iter().position(String::is_empty) {
+        return Err(format!("serviceNamespaces[{index}] cannot be empty"));
     }
+    selector_size(spec.node_selector.as_ref())
 }
 
 /// The first problem of a policy's legacy fields and time zone (PO-526). A policy with a problem still governs its
 /// nodes, leases nothing new and evicts nothing.
 pub fn policy(spec: &ResourceLeasingPolicySpec) -> Result<(), String> {
+    policy_sizes(spec)?;
     for (index, window) in spec.time_windows.iter().enumerate() {
         time_window(index, window)?;
     }
@@ -45,6 +91,37 @@ pub fn policy(spec: &ResourceLeasingPolicySpec) -> Result<(), String> {
         return Err(format!("unknown timeZone {zone:?}, expected an IANA name such as Europe/Rome"));
     }
     Ok(())
+}
+
+/// What the built-in modules take of the legacy fields. Said here, because a module would name its own settings.
+fn policy_sizes(spec: &ResourceLeasingPolicySpec) -> Result<(), String> {
+    selector_size(spec.node_selector.as_ref())?;
+    let windows = spec.time_windows.len();
+    if windows > MAX_TIME_WINDOWS {
+        return Err(format!("timeWindows has {windows} items, at most {MAX_TIME_WINDOWS} are possible"));
+    }
+    let resources: std::collections::BTreeSet<&str> =
+        spec.resource_limits.iter().map(|limit| limit.resource.as_str()).collect();
+    if resources.len() > MAX_LIMITED_RESOURCES {
+        return Err(format!(
+            "resourceLimits names {} resources, at most {MAX_LIMITED_RESOURCES} are possible",
+            resources.len()
+        ));
+    }
+    Ok(())
+}
+
+fn selector_size(selector: Option<&NodeSelector>) -> Result<(), String> {
+    let facts = selector.map_or(0, NodeSelector::facts);
+    if facts <= MAX_SELECTOR_FACTS {
+        return Ok(());
+    }
+    Err(format!("nodeSelector looks at {facts} labels, at most {MAX_SELECTOR_FACTS} are possible"))
+}
+
+/// Terms of a selector that can match no node, each with the reason (PO-531).
+pub fn selector_mistakes(selector: Option<&NodeSelector>) -> Vec<String> {
+    selector.map(NodeSelector::mistakes).unwrap_or_default()
 }
 
 /// Resources of which a policy asks to lease nothing by an explicit zero (PO-513), each once, in order.
@@ -181,6 +258,75 @@ mod tests {
     )]
     fn invalid(#[case] yaml: &str, #[case] message: &str) {
         check(yaml, Err(message));
+    }
+
+    #[test]
+    fn more_than_the_modules_take_is_named_by_its_field() {
+        let many = |count: usize, item: &dyn Fn(usize) -> String| {
+            (0..count).map(item).collect::<Vec<_>>().join(", ")
+        };
+        let windows = |n| {
+            format!(
+                "{{cluster: a, timeWindows: [{}]}}",
+                many(n, &|_| "{start: '01:00', end: '02:00'}".into())
+            )
+        };
+        check(&windows(64), Ok(()));
+        check(&windows(65), Err("timeWindows has 65 items, at most 64 are possible"));
+        let limits = |n| {
+            format!(
+                "{{cluster: a, resourceLimits: [{}]}}",
+                many(n, &|i| format!("{{resource: r{i}, percent: 1}}"))
+            )
+        };
+        check(&limits(32), Ok(()));
+        check(&limits(33), Err("resourceLimits names 33 resources, at most 32 are possible"));
+        let keys = |n| {
+            let keys = many(n, &|i| format!("{{key: k{i}, operator: Exists}}"));
+            format!("{{cluster: a, nodeSelector: {{nodeSelectorTerms: [{{matchExpressions: [{keys}]}}]}}}}")
+        };
+        check(&keys(64), Ok(()));
+        check(&keys(65), Err("nodeSelector looks at 65 labels, at most 64 are possible"));
+    }
+
+    #[rstest]
+    #[case("p", "{cluster: a}", Ok(()))]
+    #[case("p", "{cluster: ''}", Err("cluster is required"))]
+    #[case(
+        "p",
+        "{cluster: a, resourceLimits: [{resource: cpu, percent: 101}]}",
+        Err("invalid percent in resource limit 0 (cpu): 101, expected 0 to 100")
+    )]
+    #[case(
+        "p",
+        "{cluster: a, nodeSelector: {nodeSelectorTerms: [{matchExpressions: [{key: k, operator: in}]}]}}",
+        Err(
+            "unknown operator \"in\" in nodeSelector, expected one of: [In NotIn Exists DoesNotExist Gt Lt]"
+        )
+    )]
+    #[case(
+        "a123456789b123456789c123456789d123456789e123456789f123456789abcd",
+        "{cluster: a}",
+        Err("the name has 64 characters, at most 63 are possible")
+    )]
+    fn what_admission_refuses_of_a_policy(
+        #[case] name: &str,
+        #[case] yaml: &str,
+        #[case] expected: Result<(), &str>,
+    ) {
+        let spec: ResourceLeasingPolicySpec = serde_saphyr::from_str(yaml).unwrap();
+        assert_eq!(new_policy(name, &spec), expected.map_err(str::to_owned));
+    }
+
+    #[rstest]
+    #[case("lease-area", Ok(()))]
+    #[case("Lease", Err("mountNamespace \"Lease\" must be a DNS-1123 label"))]
+    fn what_admission_refuses_of_a_binding(#[case] namespace: &str, #[case] expected: Result<(), &str>) {
+        let yaml =
+            format!("{{clusterID: a, secretRef: {{name: n, namespace: m}}, mountNamespace: {namespace}}}");
+        let spec: ClusterBindingSpec = serde_saphyr::from_str(&yaml).unwrap();
+        assert_eq!(new_binding("b", &spec), expected.map_err(str::to_owned));
+        assert_eq!(binding(&spec), Ok(()), "a stored one goes on");
     }
 
     #[test]

@@ -11,8 +11,18 @@ use kube::{
 
 /// Connects as the flags and the environment say.
 pub(crate) async fn connect(kubeconfig: Option<&Path>) -> anyhow::Result<Client> {
+    client(config(kubeconfig).await?)
+}
+
+/// A client of a configuration.
+pub(crate) fn client(config: Config) -> anyhow::Result<Client> {
+    kubeocean_runtime::binding::connection::client(config).context("the kubeconfig's data cannot be used")
+}
+
+/// Where the computing cluster is, and who we are there.
+pub(crate) async fn config(kubeconfig: Option<&Path>) -> anyhow::Result<Config> {
     let options = KubeConfigOptions::default();
-    let config = match kubeconfig {
+    Ok(match kubeconfig {
         Some(path) => {
             let file = Kubeconfig::read_from(path)
                 .with_context(|| format!("cannot read --kubeconfig {}", path.display()))?;
@@ -32,6 +42,5 @@ pub(crate) async fn connect(kubeconfig: Option<&Path>) -> anyhow::Result<Client>
                 )?,
             },
         },
-    };
-    kubeocean_runtime::binding::connection::client(config).context("the kubeconfig's data cannot be used")
+    })
 }

@@ -32,6 +32,13 @@ fn a_syncer_without_a_binding_name_says_which_flag_is_missing() {
 }
 
 #[test]
+fn a_proxier_without_a_binding_name_says_which_flag_is_missing() {
+    let output = kubeocean(&["proxier"]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(text(&output.stderr).contains("--cluster-binding-name"), "{}", text(&output.stderr));
+}
+
+#[test]
 fn an_unknown_flag_is_refused_by_name() {
     let output = kubeocean(&["syncer", "--cluster-binding-nam=a"]);
     assert_eq!(output.status.code(), Some(1));

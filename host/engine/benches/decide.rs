@@ -126,8 +126,7 @@ fn modules(c: &mut Criterion) {
 
 fn host(c: &mut Criterion) {
     let engine = Engine::start(EngineConfig::default()).expect("the engine starts");
-    let host =
-        PolicyHost::new(&engine, BindingFacts::default(), UTC, Box::new(|| {})).expect("a host starts");
+    let host = PolicyHost::new(&engine, BindingFacts::default(), UTC, Box::new(|| {}));
     let spec = json!({
         "nodeSelector": selector(), "timeWindows": windows()["windows"],
         "resourceLimits": [{"resource": "cpu", "percent": 50, "quantity": "40"}, {"resource": "memory", "percent": 80}]
@@ -137,6 +136,7 @@ fn host(c: &mut Criterion) {
         spec["resourceLimits"][0]["percent"] = percent.into();
         PolicySpec {
             name: "p".to_owned(),
+            uid: String::new(),
             created_unix: 0,
             generation,
             spec: serde_json::from_value(spec).expect("a valid spec"),

@@ -4,7 +4,8 @@
 //! Invariant: an entry that is not asked to change is not touched.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use jiff::tz::TimeZone;
@@ -14,11 +15,11 @@ use parking_lot::Mutex;
 use crate::civil::civil_now;
 use crate::config::{MAX_ENTRIES, MAX_EVALUATORS};
 use crate::engine::Engine;
-use crate::entry::slot::{Slot, Wanted, Wish};
+use crate::entry::slot::{Loaded, Slot, Wanted, Wish};
 use crate::facts::{NodeFacts, PolicyFacts};
 use crate::host::{ModuleFetch, OnChange, PolicySpec};
 use crate::legacy::{self, Enforcement, EntrySpec, LEGACY_NODE_SELECTOR, ModuleSource, from_entry};
-use crate::load::builtin::builtin_with_digest;
+use crate::load::builtin::{builtin_of_digest, builtin_with_digest};
 use crate::load::cache::Digest;
 use crate::load::error::{LoadCode, LoadError};
 use crate::load::prepare::{Bytes, LoadInput};
@@ -43,6 +44,8 @@ pub(crate) struct Inner {
     pub(crate) slots: Mutex<Slots>,
     pub(crate) samples: Mutex<VecDeque<Arc<NodeFacts>>>,
     pub(crate) recorder: Arc<Recorder>,
+    /// Digests of fetched modules that somebody still holds: every edit of a policy passes all of them again.
+    pub(crate) digests: Mutex<Vec<(Weak<[u8]>, Digest)>>,
 }
 
 /// A load that is due.
@@ -89,6 +92,7 @@ impl Inner {
             generation: spec.generation,
             zero_limits: validate::zero_limits(&spec.spec),
             name: spec.name,
+            uid: spec.uid,
             facts,
             zone,
             invalid,
@@ -110,18 +114,13 @@ impl Inner {
         due: &mut Vec<Due>,
     ) -> Entry {
         let key = (facts.policy.clone(), spec.name.clone());
-        let slot = slots
-            .entry(key)
-            .or_insert_with(|| Arc::new(Slot::new(&facts.policy, &spec.name, Arc::clone(&self.recorder))));
+        let slot = slots.entry(key).or_insert_with(|| {
+            let every = self.engine.config().recheck_every;
+            Arc::new(Slot::new(&facts.policy, &spec.name, Arc::clone(&self.recorder), every))
+        });
         let slot = Arc::clone(slot);
-        let role = if spec.is_builtin("time-windows") {
-            Role::TimeWindows
-        } else if spec.is_builtin("node-labels") {
-            Role::Selector
-        } else {
-            Role::Ordinary
-        };
-        let (bytes, named_digest, fetch_error) = source(&spec, fetch);
+        let (bytes, named_digest, fetch_error) = self.source(&spec, fetch);
+        let role = role(bytes.as_ref().map(|(_, digest)| *digest));
         let limits = call_limits(ModuleLimits { timeout_ms: spec.timeout_ms, memory_mib: spec.memory_mib });
         let wanted = Wanted {
             digest: bytes.as_ref().map(|(_, digest)| *digest),
@@ -144,7 +143,6 @@ impl Inner {
                 decisions: spec.decisions.clone(),
                 caller: Caller { entry: Arc::clone(&slot.label), limits },
                 facts: PolicyFacts::clone(facts),
-                samples: self.samples.lock().iter().cloned().collect(),
                 now: civil_now(crate::clock::now(), zone),
             };
             due.push(Due { slot: Arc::clone(&slot), generation, input });
@@ -161,7 +159,11 @@ impl Inner {
             .into_iter()
             .map(|due| {
                 let host = Arc::clone(self);
-                let job: Box<dyn FnOnce() -> bool + Send> = Box::new(move || host.load(&due));
+                let job: Box<dyn FnOnce() + Send> = Box::new(move || {
+                    if let Loaded::Again(wait) = host.load(&due) {
+                        host.load_later(wait, due);
+                    }
+                });
                 job
             })
             .collect();
@@ -170,13 +172,28 @@ impl Inner {
         self.pipelines.store(Arc::new(pipelines));
         for due in later {
             let host = Arc::downgrade(self);
-            self.engine.inner.loads.submit(move || {
-                let Some(host) = host.upgrade() else { return };
-                if host.load(&due) {
-                    (host.changed)();
-                }
-            });
+            self.engine.inner.loads.submit(move || Self::load_behind(&host, due));
         }
+    }
+
+    /// One more attempt after a while.
+    fn load_later(self: &Arc<Self>, wait: Duration, due: Due) {
+        let host = Arc::downgrade(self);
+        self.engine.inner.loads.submit_later(wait, move || Self::load_behind(&host, due));
+    }
+
+    /// A load in the background: decisions change with its result.
+    fn load_behind(host: &Weak<Self>, due: Due) {
+        let Some(host) = host.upgrade() else { return };
+        if !due.slot.wants(due.generation) {
+            return;
+        }
+        match host.load(&due) {
+            Loaded::Outdated => return,
+            Loaded::Taken => {}
+            Loaded::Again(wait) => host.load_later(wait, due),
+        }
+        (host.changed)();
     }
 
     fn drop_unused_slots(&self, pipelines: &Pipelines) {
@@ -189,11 +206,13 @@ impl Inner {
         self.slots.lock().retain(|key, _| used.contains(key));
     }
 
-    /// One load. True when its result was taken.
-    fn load(&self, due: &Due) -> bool {
+    /// One load.
+    fn load(&self, due: &Due) -> Loaded {
         let started = crate::clock::stopwatch();
         let loader = self.engine.loader();
-        let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| loader.load(&due.input)))
+        let samples: Vec<Arc<NodeFacts>> = self.samples.lock().iter().cloned().collect();
+        let load = || loader.load(&due.input, &samples);
+        let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(load))
             .unwrap_or_else(|_| Err(LoadError::new(LoadCode::CompileFailed, "loading failed in the host")));
         let entry = &*due.slot.label;
         match &result {
@@ -220,34 +239,63 @@ impl Inner {
 
 fn too_many() -> ModuleFetch {
     let message = format!("at most {MAX_ENTRIES} entries in a policy and {MAX_EVALUATORS} in all policies");
-    ModuleFetch::Failed { code: LoadCode::TooManyPolicies, message }
+    ModuleFetch::Refused { code: LoadCode::TooManyPolicies, message }
+}
+
+/// What an entry is beside an ordinary one, by its code and not by where that comes from.
+fn role(digest: Option<Digest>) -> Role {
+    match digest.and_then(builtin_of_digest) {
+        Some("time-windows") => Role::TimeWindows,
+        Some("node-labels") => Role::Selector,
+        Some(_) | None => Role::Ordinary,
+    }
 }
 
 /// Bytes, the digest the policy names, and why there are no bytes.
-fn source(
-    spec: &EntrySpec,
-    fetch: Option<&ModuleFetch>,
-) -> (Option<(Bytes, Digest)>, Option<String>, Option<LoadError>) {
-    let failed = |code, message: &str| (None, None, Some(LoadError::new(code, message)));
-    if let Some(ModuleFetch::Failed { code: LoadCode::TooManyPolicies, message }) = fetch {
-        return failed(LoadCode::TooManyPolicies, message);
-    }
-    match &spec.module {
-        ModuleSource::Builtin(name) => match builtin_with_digest(name) {
-            Some((bytes, digest)) => (Some((Bytes::Builtin(bytes), digest)), None, None),
-            None => failed(LoadCode::ModuleNotFound, &format!("there is no built-in module {name:?}")),
-        },
-        ModuleSource::Fetched { digest, .. } => match fetch {
-            None | Some(ModuleFetch::Pending) => (None, digest.clone(), None),
-            Some(ModuleFetch::Ready(bytes)) => {
-                (Some((Bytes::Fetched(Arc::clone(bytes)), Digest::of(bytes))), digest.clone(), None)
-            }
-            Some(ModuleFetch::Failed { code, message }) => {
-                (None, digest.clone(), Some(LoadError::new(*code, message)))
-            }
-        },
-        ModuleSource::Missing => {
-            failed(LoadCode::ModuleNotFound, "exactly one of builtin, configMap, oci and file is required")
+type Source = (Option<(Bytes, Digest)>, Option<String>, Option<LoadError>);
+
+impl Inner {
+    fn source(&self, spec: &EntrySpec, fetch: Option<&ModuleFetch>) -> Source {
+        let failed = |error: LoadError| (None, None, Some(error));
+        // Nobody tries again for these: the policy itself has to change.
+        let refused = |code, message: &str| failed(LoadError::new(code, message).lasting());
+        if let Some(ModuleFetch::Refused { code, message }) = fetch {
+            return refused(*code, message);
         }
+        match &spec.module {
+            ModuleSource::Builtin { name, digest } => match builtin_with_digest(name) {
+                Some((bytes, own)) => (Some((Bytes::Builtin(bytes), own)), digest.clone(), None),
+                None => refused(LoadCode::ModuleNotFound, &format!("there is no built-in module {name:?}")),
+            },
+            ModuleSource::Fetched { digest, .. } => match fetch {
+                None | Some(ModuleFetch::Pending | ModuleFetch::Refused { .. }) => {
+                    (None, digest.clone(), None)
+                }
+                Some(ModuleFetch::Ready(bytes)) => {
+                    let own = self.digest_of(bytes);
+                    (Some((Bytes::Fetched(Arc::clone(bytes)), own)), digest.clone(), None)
+                }
+                Some(ModuleFetch::Failed { code, message }) => {
+                    (None, digest.clone(), Some(LoadError::new(*code, message)))
+                }
+            },
+            ModuleSource::Missing => {
+                let message = "exactly one of builtin, configMap, oci and file is required";
+                refused(LoadCode::ModuleNotFound, message)
+            }
+        }
+    }
+
+    /// Hashes a module once for as long as somebody holds it.
+    fn digest_of(&self, bytes: &Arc<[u8]>) -> Digest {
+        let mut digests = self.digests.lock();
+        digests.retain(|(known, _)| known.strong_count() > 0);
+        let same = |known: &Weak<[u8]>| known.upgrade().is_some_and(|known| Arc::ptr_eq(&known, bytes));
+        if let Some((_, digest)) = digests.iter().find(|(known, _)| same(known)) {
+            return *digest;
+        }
+        let digest = Digest::of(bytes);
+        digests.push((Arc::downgrade(bytes), digest));
+        digest
     }
 }

@@ -1,7 +1,8 @@
 //! How the answers of a pipeline become one decision about a node (PO-601 to 603, PO-803, PO-804).
 //!
 //! Pure: answers and stand-ins come in, a [`NodeDecision`] goes out.
-//! Invariant: nothing raises an amount, undoes a withhold, or evicts because of an error.
+//! Invariant: nothing raises an amount, undoes a withhold, or evicts because of an error. What good answers say about
+//! running pods ([`NodeDecision::reclaim`]) and what stands for missing ones ([`NodeDecision::standing`]) never mix.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -9,7 +10,8 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use crate::answer::{Answer, EntryVerdict, Reclaim};
-use crate::entry::evaluate::NoAnswer;
+use crate::decide::Bounds;
+use crate::entry::evaluate::{NoAnswer, Outcome};
 use crate::entry::last_known::StandIn;
 use crate::facts::NodeFacts;
 
@@ -25,6 +27,32 @@ pub enum Verdict {
     /// An earlier state stands, because the governing policy is invalid (PO-526) or an entry gives no answer. The
     /// taint follows [`NodeDecision::withheld`]; running countdowns continue, none is started (PO-804).
     Held,
+}
+
+/// What stands for the reclaim of entries that gave no answer. It continues a countdown that runs and starts none
+/// (PO-804).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Standing {
+    /// The last good answers of these entries say so; `Keep` continues nothing.
+    Mode(Reclaim),
+    /// Nobody remembers what they said: a countdown that runs goes on as the vnode records it.
+    Recorded,
+}
+
+impl Default for Standing {
+    fn default() -> Self {
+        Self::Mode(Reclaim::Keep)
+    }
+}
+
+impl Standing {
+    fn and(self, other: Self) -> Self {
+        match (self, other) {
+            (Self::Mode(a), Self::Mode(b)) => Self::Mode(a.stricter(b)),
+            (Self::Recorded, _) | (_, Self::Recorded) => Self::Recorded,
+        }
+    }
 }
 
 /// Why a node is withheld, held or limited.
@@ -45,6 +73,8 @@ pub struct DecisionReason {
 pub struct NodeDecision {
     /// Policy that governs the node; `None`: none does, the vnode is withdrawn (BU-403).
     pub governed_by: Option<String>,
+    /// Generation of that policy's spec this decision was made by.
+    pub generation: i64,
     /// False: the binding's selector does not match, the vnode is withdrawn.
     pub selected: bool,
     /// Younger policies whose selectors match as well.
@@ -57,13 +87,19 @@ pub struct NodeDecision {
     pub amounts: BTreeMap<String, i64>,
     /// Resource -> entry that made the last reduction.
     pub limited_by: BTreeMap<String, String>,
-    /// What happens to running pods: now if withheld, else announced for a later loss of the policy (PO-208).
+    /// What happens to running pods: now if withheld, else announced for a later loss of the policy (PO-208). From good
+    /// answers only.
     pub reclaim: Reclaim,
+    /// What stands for the reclaim of entries without an answer.
+    pub standing: Standing,
+    /// The policy itself is invalid: a countdown that runs is stopped (PO-526).
+    pub policy_invalid: bool,
     /// `reclaim` comes from a good decision, so it may be written to the vnode (BU-907).
     pub announce: bool,
     /// First unix second at which this decision may change by itself.
     pub valid_until: Option<i64>,
-    /// When to decide again at the latest: `valid_until`, or earlier to probe a quarantined module.
+    /// When to decide again at the latest: `valid_until`, or earlier to ask a module that failed, and ten minutes after
+    /// the oldest answer this is made of (PO-1004).
     pub wake_at: Option<i64>,
     /// Why withheld, held, or limited.
     pub reason: Option<DecisionReason>,
@@ -133,6 +169,8 @@ pub(crate) struct Draft<'n> {
     denied: bool,
     standing: Option<DecisionReason>,
     standing_withheld: bool,
+    standing_reclaim: Standing,
+    invalid: bool,
     may_create: bool,
     loading: bool,
     reclaim_withholding: Reclaim,
@@ -166,6 +204,8 @@ impl<'n> Draft<'n> {
             denied: false,
             standing: None,
             standing_withheld: false,
+            standing_reclaim: Standing::default(),
+            invalid: false,
             may_create: true,
             loading: false,
             reclaim_withholding: Reclaim::Keep,
@@ -184,29 +224,39 @@ impl<'n> Draft<'n> {
     }
 
     /// A policy that does not govern may do so later: its promise bounds the decision as well.
-    pub(crate) fn valid_until(&self) -> Option<i64> {
-        self.valid_until
+    pub(crate) fn bounds(&self) -> Bounds {
+        Bounds { valid_until: self.valid_until, wake_at: earliest(self.valid_until, self.retry_at) }
     }
 
-    pub(crate) fn retry_at(&self) -> Option<i64> {
-        self.retry_at
+    /// Bounds the decision by something outside this pipeline.
+    pub(crate) fn bound(&mut self, bounds: Bounds) {
+        self.valid_until = earliest(self.valid_until, bounds.valid_until);
+        self.retry_at = earliest(self.retry_at, bounds.wake_at);
     }
 
-    /// Bounds the decision by an instant of something outside this pipeline.
-    pub(crate) fn bound(&mut self, valid_until: Option<i64>, retry_at: Option<i64>) {
-        self.valid_until = earliest(self.valid_until, valid_until);
-        self.retry_at = earliest(self.retry_at, retry_at);
+    /// A row is asked again then, whatever its answer promised (PO-1004).
+    pub(crate) fn refresh(&mut self, at: i64) {
+        self.retry_at = earliest(self.retry_at, Some(at));
     }
 
-    /// A good answer of an Enforce entry, or its last good one.
-    pub(crate) fn answer(&mut self, entry: &Arc<str>, answer: &Answer) {
+    /// What a good answer and a last good one have in common: they bound the decision, select, and cap. False when the
+    /// policy does not govern.
+    fn limit(&mut self, entry: &Arc<str>, answer: &Answer) -> bool {
         self.valid_until = earliest(self.valid_until, answer.valid_until);
         if answer.verdict == EntryVerdict::NotApplicable {
             self.not_applicable = true;
-            return;
+            return false;
         }
         for (resource, cap) in answer.caps() {
             self.cap(entry, resource, cap, answer);
+        }
+        true
+    }
+
+    /// A good answer of an Enforce entry.
+    pub(crate) fn answer(&mut self, entry: &Arc<str>, answer: &Answer) {
+        if !self.limit(entry, answer) {
+            return;
         }
         self.reclaim_any = self.reclaim_any.stricter(answer.reclaim);
         if answer.verdict == EntryVerdict::Withhold {
@@ -257,25 +307,29 @@ impl<'n> Draft<'n> {
         match stand_in {
             StandIn::Skip => {}
             StandIn::Last(answer) => {
-                let (withheld, shown) = (self.withheld, self.reason.clone());
-                self.answer(entry, answer);
-                self.standing_withheld |= answer.verdict == EntryVerdict::Withhold;
-                self.withheld = withheld;
-                self.reason = shown;
+                if self.limit(entry, answer) && answer.verdict == EntryVerdict::Withhold {
+                    self.standing_withheld = true;
+                    self.standing_reclaim = self.standing_reclaim.and(Standing::Mode(answer.reclaim));
+                }
                 self.standing.get_or_insert(reason);
             }
             StandIn::Published => {
                 self.cap_at_published(entry);
                 let published = self.node.published.as_ref();
-                self.standing_withheld |= published.is_some_and(|published| !published.offered);
+                if published.is_some_and(|published| !published.offered) {
+                    self.standing_withheld = true;
+                    self.standing_reclaim = Standing::Recorded;
+                }
                 self.valid_until =
                     earliest(self.valid_until, published.and_then(|published| published.valid_until));
                 self.may_create = false;
                 self.standing.get_or_insert(reason);
             }
-            StandIn::Deny => {
+            StandIn::Deny(last) => {
                 self.cap_at_published(entry);
                 self.denied = true;
+                let last = last.map_or(Standing::Recorded, Standing::Mode);
+                self.standing_reclaim = self.standing_reclaim.and(last);
                 self.may_create &= self.node.published.is_some();
                 self.standing.get_or_insert(reason);
             }
@@ -285,6 +339,7 @@ impl<'n> Draft<'n> {
     /// The policy's legacy fields are invalid: it governs, holds what is published, evicts nothing (PO-526).
     pub(crate) fn invalid(&mut self, message: &str) {
         self.cap_at_published(&Arc::from(""));
+        self.invalid = true;
         self.standing_withheld = true;
         self.may_create = false;
         self.standing = Some(DecisionReason {
@@ -324,10 +379,10 @@ impl<'n> Draft<'n> {
     }
 
     /// Notes what an entry did, if somebody wants to know.
-    pub(crate) fn explain(&mut self, entry: &str, audit: bool, outcome: &Result<Arc<Answer>, NoAnswer>) {
+    pub(crate) fn explain(&mut self, entry: &str, audit: bool, outcome: &Outcome) {
         let proposed = self.proposed();
         let Some(steps) = &mut self.steps else { return };
-        let answer = outcome.as_ref().ok();
+        let answer = outcome.as_ref().ok().map(|said| &said.answer);
         steps.push(Step {
             entry: entry.to_owned(),
             audit,
@@ -352,7 +407,7 @@ impl<'n> Draft<'n> {
     }
 
     /// The decision of a policy that governs.
-    pub(crate) fn finish(self, policy: &str) -> NodeDecision {
+    pub(crate) fn finish(self, policy: &str, generation: i64) -> NodeDecision {
         let verdict = match (self.withheld || self.denied, &self.standing) {
             (true, _) => Verdict::Withhold,
             (false, Some(_)) => Verdict::Held,
@@ -376,8 +431,14 @@ impl<'n> Draft<'n> {
             .iter()
             .any(|(resource, leased)| amounts.get(resource).is_some_and(|a| a < leased));
         let announce = self.standing.is_none();
+        // A good answer that withholds also says what happens to pods; what nobody remembers does not overrule it.
+        let standing = match self.standing_reclaim {
+            Standing::Recorded if self.withheld => Standing::default(),
+            standing => standing,
+        };
         NodeDecision {
             governed_by: Some(policy.to_owned()),
+            generation,
             selected: true,
             shadowed: Vec::new(),
             verdict,
@@ -385,6 +446,8 @@ impl<'n> Draft<'n> {
             amounts,
             limited_by,
             reclaim: if withheld { self.reclaim_withholding } else { self.reclaim_any },
+            standing,
+            policy_invalid: self.invalid,
             announce,
             valid_until: self.valid_until,
             wake_at: earliest(self.valid_until, self.retry_at),
@@ -397,22 +460,18 @@ impl<'n> Draft<'n> {
 }
 
 /// The decision about a node no policy governs.
-pub(crate) fn ungoverned(selected: bool, valid_until: Option<i64>, retry_at: Option<i64>) -> NodeDecision {
-    NodeDecision {
-        selected,
-        valid_until,
-        wake_at: earliest(valid_until, retry_at),
-        ..NodeDecision::default()
-    }
+pub(crate) fn ungoverned(selected: bool, bounds: Bounds) -> NodeDecision {
+    let wake_at = earliest(bounds.valid_until, bounds.wake_at);
+    NodeDecision { selected, valid_until: bounds.valid_until, wake_at, ..NodeDecision::default() }
 }
 
 /// The decision about a node the engine itself failed on: what is published stands.
 pub(crate) fn undecided(node: &NodeFacts) -> NodeDecision {
     let why = NoAnswer { text: "the engine failed".into(), loading: false, pending: false, retry_at: None };
-    let stand = if node.published.is_some() { StandIn::Published } else { StandIn::Deny };
+    let stand = if node.published.is_some() { StandIn::Published } else { StandIn::Deny(None) };
     let mut draft = Draft::new(node, false);
     draft.no_answer(&Arc::from(""), &why, &stand);
-    draft.finish("")
+    draft.finish("", 0)
 }
 
 #[cfg(test)]

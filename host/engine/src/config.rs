@@ -15,6 +15,12 @@ pub const LEASE_ROWS: usize = 256;
 pub const MAX_EVALUATORS: usize = 64;
 /// Entries of one policy (PO-710).
 pub const MAX_ENTRIES: usize = 16;
+/// Default time of one call in milliseconds (PO-710 `limits.timeoutMilliseconds`).
+pub(crate) const TIMEOUT_MS: u32 = 100;
+/// Default linear memory in MiB (PO-710 `limits.memoryMiB`).
+pub(crate) const MEMORY_MIB: u32 = 32;
+/// One in so many batches of several rows is run again in reversed order (PO-1005).
+const RECHECK_EVERY: u64 = 1000;
 /// Stack of the threads that run guests. Wasm may use 512 KiB of it (policy spec section 8).
 pub(crate) const THREAD_STACK_BYTES: usize = 4 << 20;
 
@@ -45,8 +51,10 @@ pub struct EngineConfig {
     pub allow_unpinned: bool,
     /// Reserve all guest memories at start. Off for tools that run one module once.
     pub pooling: bool,
-    /// Where modules are compiled.
+    /// Where modules that did not come with the program are compiled.
     pub compile: CompileMode,
+    /// One in so many batches of several rows is run again in reversed order and compared (PO-1005); default 1000.
+    pub recheck_every: u64,
 }
 
 impl Default for EngineConfig {
@@ -58,6 +66,16 @@ impl Default for EngineConfig {
             allow_unpinned: false,
             pooling: true,
             compile: CompileMode::InProcess,
+            recheck_every: RECHECK_EVERY,
+        }
+    }
+}
+
+impl EngineConfig {
+    pub(crate) fn check(&self) -> Result<(), EngineError> {
+        match self.max_module_bytes {
+            1..=MAX_MODULE_BYTES => Ok(()),
+            bytes => Err(EngineError::ModuleSize(bytes)),
         }
     }
 }
@@ -71,12 +89,7 @@ pub enum EngineError {
     /// The operating system refused a thread.
     #[error("start a policy thread")]
     Thread(#[source] std::io::Error),
-    /// A built-in module does not load: the binary itself is broken.
-    #[error("load built-in module {name}: {message}")]
-    Builtin {
-        /// Name of the module.
-        name: &'static str,
-        /// What failed.
-        message: String,
-    },
+    /// The limit of a module's size is out of range.
+    #[error("the largest policy module may have 1 to {MAX_MODULE_BYTES} bytes, not {0}")]
+    ModuleSize(usize),
 }

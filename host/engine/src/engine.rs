@@ -9,6 +9,8 @@ use crate::load::prepare::Loader;
 use crate::pool::Pool;
 use crate::wasm::runtime::{Ticker, start};
 
+/// Threads for policies with a module that may take long: four that loop, and one that answers (policy spec section 14).
+const APART_THREADS: usize = 5;
 /// Threads that load modules, apart from those that decide: a slow compilation must not delay a decision.
 const LOADER_THREADS: usize = 2;
 /// Loads that may wait.
@@ -17,6 +19,7 @@ const LOADER_QUEUE: usize = 256;
 pub(crate) struct Inner {
     // Field order is drop order: threads end before the clock that could still stop a guest on one of them.
     pub(crate) units: Pool,
+    pub(crate) apart: Pool,
     pub(crate) loads: Pool,
     pub(crate) cache: Arc<ModuleCache>,
     pub(crate) wasm: wasmtime::Engine,
@@ -40,10 +43,12 @@ impl Engine {
     /// Starts the runtime and its threads, and begins to compile the built-in modules in the background. Returns in
     /// milliseconds; the first use of a built-in waits for its compilation.
     pub fn start(config: EngineConfig) -> Result<Self, EngineError> {
+        config.check()?;
         let wasm = start(config.pooling)?;
         let ticker = Ticker::start(&wasm)?;
         let inner = Arc::new(Inner {
             units: Pool::start("policy", config.threads, QUEUE_UNITS)?,
+            apart: Pool::start("policy-apart", APART_THREADS, QUEUE_UNITS)?,
             loads: Pool::start("policy-load", LOADER_THREADS, LOADER_QUEUE)?,
             cache: Arc::default(),
             wasm,
@@ -69,7 +74,7 @@ impl Engine {
 
     /// Work units that wait for a thread.
     pub fn queue_depth(&self) -> usize {
-        self.inner.units.depth()
+        self.inner.units.depth() + self.inner.apart.depth()
     }
 
     pub(crate) fn loader(&self) -> Loader<'_> {

@@ -3,8 +3,9 @@
 //! In: specs and module bytes from the Syncer. Out: decisions, status. Blocking calls; guest code runs on the
 //! engine's threads. Invariant: a bad entry stops neither the host nor another entry (PO-704).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::sync::mpsc::{Sender, channel};
 
 use arc_swap::ArcSwap;
 use jiff::Timestamp;
@@ -14,10 +15,10 @@ use parking_lot::Mutex;
 
 use crate::assemble::Inner;
 use crate::compose::NodeDecision;
-use crate::config::{EngineError, LEASE_ROWS, MAX_EVALUATORS};
-use crate::decide::{Explanation, decide_chunk};
+use crate::config::{LEASE_ROWS, MAX_EVALUATORS};
+use crate::decide::{Decided, Explanation, Moment, Open, decide_unit, select};
 use crate::engine::Engine;
-use crate::entry::evaluate::Changed;
+use crate::entry::evaluate::{Lane, Work};
 use crate::entry::slot::Slot;
 use crate::facts::{BindingFacts, NodeFacts, NumberFact, PolicyFacts};
 use crate::legacy::from_binding_selector;
@@ -34,8 +35,15 @@ pub enum ModuleFetch {
     Pending,
     /// Here they are.
     Ready(Arc<[u8]>),
-    /// The fetch failed; the caller may go on trying.
+    /// The fetch failed; the caller goes on trying.
     Failed {
+        /// At which step.
+        code: LoadCode,
+        /// Why.
+        message: String,
+    },
+    /// It cannot be had as the policy stands; nobody tries.
+    Refused {
         /// At which step.
         code: LoadCode,
         /// Why.
@@ -48,6 +56,8 @@ pub enum ModuleFetch {
 pub struct PolicySpec {
     /// `metadata.name`.
     pub name: String,
+    /// `metadata.uid`: a policy deleted and made again is another one.
+    pub uid: String,
     /// `metadata.creationTimestamp` in unix seconds; the oldest policy that applies governs a node.
     pub created_unix: i64,
     /// `metadata.generation`.
@@ -75,13 +85,8 @@ impl std::fmt::Debug for PolicyHost {
 
 impl PolicyHost {
     /// A host without policies. `process_zone` is the zone of policies that name none (PO-525).
-    pub fn new(
-        engine: &Engine,
-        binding: BindingFacts,
-        process_zone: TimeZone,
-        changed: OnChange,
-    ) -> Result<Self, EngineError> {
-        Ok(Self {
+    pub fn new(engine: &Engine, binding: BindingFacts, process_zone: TimeZone, changed: OnChange) -> Self {
+        Self {
             inner: Arc::new(Inner {
                 engine: engine.clone(),
                 binding: Arc::new(PolicyFacts { binding, policy: String::new() }),
@@ -92,8 +97,9 @@ impl PolicyHost {
                 slots: Mutex::default(),
                 samples: Mutex::default(),
                 recorder: Arc::default(),
+                digests: Mutex::default(),
             }),
-        })
+        }
     }
 
     /// Sets the binding's selector, the implicit first entry of every pipeline (PO-532). Blocks while it loads.
@@ -125,82 +131,114 @@ impl PolicyHost {
         inner.commit(pipelines, due);
     }
 
-    /// Decides nodes, in their order. Blocks; large lists are split into work units of 256 rows that run in
-    /// parallel. Never fails: what has no answer gets what `onError` says.
+    /// Decides nodes, in their order. Blocks until the last one is decided, see [`PolicyHost::decide_each`].
     pub fn decide(&self, now: Timestamp, nodes: &[Arc<NodeFacts>]) -> Vec<NodeDecision> {
+        let mut decisions = vec![NodeDecision::default(); nodes.len()];
+        self.decide_each(now, nodes, |index, decision| {
+            if let Some(place) = decisions.get_mut(index) {
+                *place = decision;
+            }
+        });
+        decisions
+    }
+
+    /// Decides nodes and tells each decision with its place in `nodes` as soon as it is there, every place once. Blocks;
+    /// large lists are split into work units of 256 rows that run in parallel, and policies with a module that may take
+    /// long into units of their own, on other threads. Never fails: what has no answer gets what `onError` says.
+    pub fn decide_each(
+        &self,
+        now: Timestamp,
+        nodes: &[Arc<NodeFacts>],
+        mut tell: impl FnMut(usize, NodeDecision),
+    ) {
         let inner = &self.inner;
         inner.remember_samples(nodes);
-        let pipelines = inner.pipelines.load_full();
-        let jobs = nodes
-            .chunks(LEASE_ROWS)
-            .map(|chunk| {
-                let (inner, pipelines, chunk) = (Arc::clone(inner), Arc::clone(&pipelines), chunk.to_vec());
-                let job: Box<dyn FnOnce() -> (Vec<NodeDecision>, Changed) + Send> = Box::new(move || {
-                    let mut changed = Changed::default();
-                    let decisions = decide_chunk(
-                        &pipelines,
-                        &inner.binding,
-                        &inner.zone,
-                        now,
-                        &chunk,
-                        None,
-                        &mut changed,
-                    );
-                    (decisions, changed)
-                });
-                job
-            })
-            .collect();
+        let moment = self.moment(now);
+        let (sender, results) = channel();
+        let all: Vec<(usize, &Arc<NodeFacts>)> = nodes.iter().enumerate().collect();
+        for chunk in all.chunks(LEASE_ROWS) {
+            let open = chunk.iter().map(|(index, node)| Open::new(*index, Arc::clone(node))).collect();
+            let (inner, moment, sender) = (Arc::clone(inner), moment.clone(), sender.clone());
+            self.inner.engine.inner.units.submit(move || {
+                let mut work = Work::default();
+                let (open, unselected) = select(&moment, open, None, &mut work);
+                let decided = decide_unit(&moment, 0, open, None, &mut work);
+                // The receiver waits below for as long as a sender lives.
+                let _: Result<(), _> = sender.send((unselected.done, false));
+                pass_on(&inner, &moment, &sender, decided, work);
+            });
+        }
+        drop(sender);
+        let mut missing: Vec<bool> = vec![true; nodes.len()];
         let mut any_changed = false;
-        let mut decisions = Vec::with_capacity(nodes.len());
-        for (result, chunk) in
-            inner.engine.inner.units.run_all(jobs).into_iter().zip(nodes.chunks(LEASE_ROWS))
-        {
-            match result {
-                Some((chunk_decisions, changed)) => {
-                    any_changed |= changed.0;
-                    decisions.extend(chunk_decisions);
+        for (decisions, changed) in results {
+            any_changed |= changed;
+            for (index, decision) in decisions {
+                if let Some(missing) = missing.get_mut(index) {
+                    *missing = false;
                 }
-                None => decisions.extend(chunk.iter().map(|node| crate::compose::undecided(node))),
+                tell(index, decision);
             }
+        }
+        // A unit that panicked has told nothing.
+        for ((index, node), _) in nodes.iter().enumerate().zip(missing).filter(|(_, missing)| *missing) {
+            tell(index, crate::compose::undecided(node));
         }
         if any_changed {
             (inner.changed)();
         }
-        decisions
+    }
+
+    fn moment(&self, now: Timestamp) -> Moment {
+        Moment {
+            pipelines: self.inner.pipelines.load_full(),
+            binding: Arc::clone(&self.inner.binding),
+            process_zone: self.inner.zone.clone(),
+            now,
+        }
     }
 
     /// Decides one node and tells every step.
     pub fn explain(&self, now: Timestamp, node: &Arc<NodeFacts>) -> Explanation {
-        let (inner, pipelines, node) =
-            (Arc::clone(&self.inner), self.inner.pipelines.load_full(), Arc::clone(node));
+        let (moment, node) = (self.moment(now), Arc::clone(node));
         let fallback = crate::compose::undecided(&node);
         let job: Box<dyn FnOnce() -> Explanation + Send> = Box::new(move || {
             let mut policies = Vec::new();
-            let mut changed = Changed::default();
-            let decision = decide_chunk(
-                &pipelines,
-                &inner.binding,
-                &inner.zone,
-                now,
-                std::slice::from_ref(&node),
-                Some(&mut policies),
-                &mut changed,
-            )
-            .pop()
-            .unwrap_or_default();
-            Explanation { decision, policies }
+            let mut work = Work { lane: Lane::Apart, ..Work::default() };
+            let (open, unselected) =
+                select(&moment, vec![Open::new(0, node)], Some(&mut policies), &mut work);
+            let decided = decide_unit(&moment, 0, open, Some(&mut policies), &mut work);
+            // One node has one decision, of the one or the other.
+            let decision =
+                unselected.done.into_iter().chain(decided.done).map(|(_, decision)| decision).next();
+            Explanation { decision: decision.unwrap_or_default(), policies }
         });
-        let result = self.inner.engine.inner.units.run_all(vec![job]).pop().flatten();
+        let result = self.inner.engine.inner.apart.run_all(vec![job]).pop().flatten();
         result.unwrap_or(Explanation { decision: fallback, policies: Vec::new() })
+    }
+
+    /// Real nodes for the trial call of entries that load before the first decision (PO-703); a few are kept.
+    pub fn remember_nodes(&self, nodes: &[Arc<NodeFacts>]) {
+        self.inner.remember_samples(nodes);
     }
 
     /// A worker node is gone: its last answers are dropped.
     pub fn forget_node(&self, node_name: &str) {
-        for slot in self.inner.slots.lock().values() {
-            slot.known.lock().forget(node_name);
-            slot.audit.lock().remove(node_name);
+        self.forget(|known| known != node_name);
+    }
+
+    /// Drops the last answers about all worker nodes but these.
+    pub fn retain_nodes(&self, node_names: &BTreeSet<&str>) {
+        self.forget(|known| node_names.contains(known));
+    }
+
+    fn forget(&self, keep: impl Fn(&str) -> bool) {
+        let slots: Vec<Arc<Slot>> = self.inner.slots.lock().values().cloned().collect();
+        for slot in slots {
+            slot.known.lock().retain(&keep);
+            slot.audit.lock().retain(|node, _| keep(node));
         }
+        self.inner.samples.lock().retain(|node| keep(&node.node_name));
     }
 
     /// Every Enforce entry runs or has failed; before that nothing is written after a start (PO-704). The limit of
@@ -236,6 +274,11 @@ impl PolicyHost {
         self.inner.engine.inner.units.run_all(jobs).into_iter().flatten().collect()
     }
 
+    /// Work units of the engine that wait for a thread.
+    pub fn queue_depth(&self) -> usize {
+        self.inner.engine.queue_depth()
+    }
+
     /// Numbers of all entries, legacy ones included.
     pub fn metrics(&self) -> Vec<EntryMetrics> {
         let slots: Vec<Arc<Slot>> = self.inner.slots.lock().values().cloned().collect();
@@ -252,5 +295,23 @@ impl PolicyHost {
     /// The last 1,000 guest answers, oldest first (PO-1007).
     pub fn records(&self) -> Vec<Record> {
         self.inner.recorder.snapshot()
+    }
+}
+
+/// Decisions by place, and whether something changed that other nodes must hear about.
+type Told = (Vec<(usize, NodeDecision)>, bool);
+
+/// Tells what a unit decided, and lets the nodes it did not decide go on apart.
+fn pass_on(inner: &Arc<Inner>, moment: &Moment, sender: &Sender<Told>, decided: Decided, work: Work) {
+    // The receiver waits for as long as a sender lives.
+    let _ = sender.send((decided.done, work.changed));
+    for (rank, open) in decided.apart {
+        let (moment, sender) = (moment.clone(), sender.clone());
+        inner.engine.inner.apart.submit(move || {
+            let mut work = Work { lane: Lane::Apart, ..Work::default() };
+            let decided = decide_unit(&moment, rank, open, None, &mut work);
+            // In this lane nothing is put off.
+            let _ = sender.send((decided.done, work.changed));
+        });
     }
 }

@@ -10,6 +10,8 @@ use kubeocean_api::{NodeSelector, ResourceLeasingPolicySpec};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
+use crate::config::{MEMORY_MIB, TIMEOUT_MS};
+
 /// Name of the implicit first entry of every pipeline (PO-532).
 pub const BINDING_SELECTOR: &str = "binding-selector";
 /// Name of the entry made from `spec.nodeSelector`.
@@ -19,17 +21,17 @@ pub const LEGACY_TIME_WINDOWS: &str = "legacy-time-windows";
 /// Name of the entry made from `spec.resourceLimits`.
 pub const LEGACY_RESOURCE_LIMITS: &str = "legacy-resource-limits";
 
-/// Default time of one call in milliseconds.
-const TIMEOUT_MS: i32 = 100;
-/// Default linear memory in MiB.
-const MEMORY_MIB: i32 = 32;
-
 /// Where the bytes of a module come from.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum ModuleSource {
     /// Embedded in the program.
-    Builtin(String),
+    Builtin {
+        /// Its name.
+        name: String,
+        /// `sha256:<hex>` the policy names, if it does: another version of the program may have other bytes.
+        digest: Option<String>,
+    },
     /// Fetched by the caller of the engine.
     Fetched {
         /// `sha256:<hex>` the policy names, if it does.
@@ -110,20 +112,15 @@ impl EntrySpec {
     fn builtin(name: &str, module: &str, settings: Value) -> Self {
         Self {
             name: name.to_owned(),
-            module: ModuleSource::Builtin(module.to_owned()),
+            module: ModuleSource::Builtin { name: module.to_owned(), digest: None },
             settings,
             enforcement: Enforcement::Enforce,
             on_error: OnError::LastKnown,
             decisions: None,
             weight: 1,
-            timeout_ms: 100,
-            memory_mib: 32,
+            timeout_ms: TIMEOUT_MS,
+            memory_mib: MEMORY_MIB,
         }
-    }
-
-    /// The module is the built-in of this name.
-    pub fn is_builtin(&self, name: &str) -> bool {
-        matches!(&self.module, ModuleSource::Builtin(builtin) if builtin == name)
     }
 }
 
@@ -204,16 +201,16 @@ pub fn from_entry(entry: &PolicyEntry) -> EntrySpec {
     let module = &entry.module;
     let digest = module.digest.clone();
     let source = match (&module.builtin, &module.config_map, &module.oci, &module.file) {
-        (Some(name), None, None, None) => ModuleSource::Builtin(name.clone()),
+        (Some(name), None, None, None) => ModuleSource::Builtin { name: name.clone(), digest },
         (None, Some(_), None, None) | (None, None, Some(_), None) => {
             ModuleSource::Fetched { digest, must_pin: true }
         }
         (None, None, None, Some(_)) => ModuleSource::Fetched { digest, must_pin: false },
         _ => ModuleSource::Missing,
     };
-    let limit = |value: Option<i32>, default: i32, max: i32| {
-        let value = value.filter(|value| (1..=max).contains(value)).unwrap_or(default);
-        u32::try_from(value).unwrap_or(1)
+    let limit = |value: Option<i32>, default: u32, max: u32| {
+        let value = value.and_then(|value| u32::try_from(value).ok());
+        value.filter(|value| (1..=max).contains(value)).unwrap_or(default)
     };
     let limits = entry.limits.clone().unwrap_or_default();
     let decisions: Vec<Decision> = entry

@@ -23,6 +23,7 @@ mod facts;
 mod fault;
 mod frame;
 mod host;
+mod inspect;
 mod legacy;
 mod load;
 mod module;
@@ -34,7 +35,7 @@ mod text;
 mod wasm;
 
 pub use answer::{EntryVerdict, Reason, Reclaim};
-pub use compose::{DecisionReason, NodeDecision, Step, Verdict};
+pub use compose::{DecisionReason, NodeDecision, Standing, Step, Verdict};
 pub use config::{
     CompileMode, DEFAULT_MAX_MODULE_BYTES, EngineConfig, EngineError, LEASE_ROWS, MAX_ENTRIES,
     MAX_EVALUATORS, MAX_MODULE_BYTES,
@@ -46,11 +47,13 @@ pub use entry::slot::EntryState;
 pub use facts::{BindingFacts, NodeFacts, Published};
 pub use fault::{Fault, FaultKind};
 pub use host::{ModuleFetch, OnChange, PolicyHost, PolicySpec};
+pub use inspect::ModuleOutline;
 pub use legacy::{
     BINDING_SELECTOR, Decision, Enforcement, EntrySpec, LEGACY_NODE_SELECTOR, LEGACY_RESOURCE_LIMITS,
     LEGACY_TIME_WINDOWS, ModuleSource, OnError, from_binding_selector, from_entry, from_legacy,
 };
 pub use load::builtin::{BUILTINS, builtin};
+pub use load::cache::module_digest;
 pub use load::child::compile_child_main;
 pub use load::error::{LoadCode, LoadError};
 pub use module::{CallFailed, Module, ModuleDescription, ModuleLimits, OpenModule, RowAnswer, Rows};

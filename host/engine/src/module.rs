@@ -12,6 +12,7 @@ use serde_json::Value;
 
 use crate::answer::{Answer, EntryVerdict, Reason, Reclaim};
 use crate::civil::civil_now;
+use crate::config::{MEMORY_MIB, TIMEOUT_MS};
 use crate::engine::Engine;
 use crate::entry::running::Running;
 use crate::facts::{NodeFacts, PolicyFacts};
@@ -33,7 +34,7 @@ pub struct ModuleLimits {
 
 impl Default for ModuleLimits {
     fn default() -> Self {
-        Self { timeout_ms: 100, memory_mib: 32 }
+        Self { timeout_ms: TIMEOUT_MS, memory_mib: MEMORY_MIB }
     }
 }
 
@@ -124,10 +125,9 @@ impl Engine {
             decisions: None,
             caller: Caller { entry: Arc::from("module"), limits: call_limits(limits) },
             facts: facts.clone(),
-            samples: samples.to_vec(),
             now: civil_now(crate::clock::now(), &TimeZone::UTC),
         };
-        let running = self.loader().load(&input)?;
+        let running = self.loader().load(&input, samples)?;
         Ok(Module { running: Arc::new(running), facts: Arc::new(facts) })
     }
 }

@@ -33,12 +33,20 @@ impl Entry {
     pub(crate) fn on_error(&self) -> OnError {
         self.spec.on_error
     }
+
+    /// It runs code from elsewhere that has not shown lately that it answers in time.
+    fn may_take_long(&self, now: i64) -> bool {
+        self.slot
+            .running()
+            .is_some_and(|running| !running.digest.is_builtin() && !running.health.lock().is_proven(now))
+    }
 }
 
 /// One policy.
 #[derive(Clone, Debug)]
 pub(crate) struct Policy {
     pub(crate) name: String,
+    pub(crate) uid: String,
     pub(crate) generation: i64,
     pub(crate) facts: Arc<PolicyFacts>,
     pub(crate) zone: TimeZone,
@@ -51,6 +59,13 @@ pub(crate) struct Policy {
     pub(crate) audit: Vec<Entry>,
     /// Items of `spec.policies` in their order, for status.
     pub(crate) listed: Vec<Entry>,
+}
+
+impl Policy {
+    /// Its nodes are decided apart from those of other policies.
+    pub(crate) fn may_take_long(&self, now: i64) -> bool {
+        self.enforce.iter().chain(&self.audit).any(|entry| entry.may_take_long(now))
+    }
 }
 
 /// All policies of a binding.

@@ -5,6 +5,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
 
@@ -15,7 +16,19 @@ type Job = Box<dyn FnOnce() + Send>;
 #[derive(Default)]
 struct Queue {
     jobs: VecDeque<Job>,
+    /// Jobs that are not due yet, unordered: there are a handful.
+    later: Vec<(Instant, Job)>,
     closed: bool,
+}
+
+impl Queue {
+    /// Queues what is due by now; how long until the next one is.
+    fn make_due(&mut self, now: Instant) -> Option<Duration> {
+        for (_, job) in self.later.extract_if(.., |(at, _)| *at <= now) {
+            self.jobs.push_back(job);
+        }
+        self.later.iter().map(|(at, _)| at.saturating_duration_since(now)).min()
+    }
 }
 
 struct Shared {
@@ -25,7 +38,7 @@ struct Shared {
     capacity: usize,
 }
 
-/// See the module documentation. Dropping it finishes queued jobs and joins the threads.
+/// See the module documentation. Dropping it finishes queued jobs, forgets those not due yet, and joins the threads.
 pub(crate) struct Pool {
     shared: Arc<Shared>,
     threads: Vec<JoinHandle<()>>,
@@ -63,6 +76,12 @@ impl Pool {
         self.shared.added.notify_one();
     }
 
+    /// Queues a job after a while, without a bound: the caller has one such job per thing it waits for.
+    pub(crate) fn submit_later(&self, wait: Duration, job: impl FnOnce() + Send + 'static) {
+        self.shared.queue.lock().later.push((crate::clock::stopwatch() + wait, Box::new(job)));
+        self.shared.added.notify_one();
+    }
+
     /// Runs all jobs and returns their results in order; `None` for one that panicked.
     pub(crate) fn run_all<T: Send + 'static>(
         &self,
@@ -97,13 +116,19 @@ fn work(shared: &Shared) {
     loop {
         let mut queue = shared.queue.lock();
         let job = loop {
+            let next = queue.make_due(crate::clock::stopwatch());
             if let Some(job) = queue.jobs.pop_front() {
                 break job;
             }
             if queue.closed {
                 return;
             }
-            shared.added.wait(&mut queue);
+            match next {
+                Some(wait) => {
+                    shared.added.wait_for(&mut queue, wait);
+                }
+                None => shared.added.wait(&mut queue),
+            }
         };
         drop(queue);
         shared.taken.notify_one();
@@ -143,5 +168,19 @@ mod tests {
         assert_eq!(results[3], None);
         assert_eq!(results.iter().flatten().copied().collect::<Vec<_>>(), [0, 1, 2, 4, 5, 6, 7, 8, 9]);
         assert_eq!(pool.depth(), 0);
+    }
+
+    #[test]
+    fn a_later_job_runs_when_it_is_due_and_dies_with_the_pool() {
+        let pool = Pool::start("test", 1, 1).unwrap();
+        let (sender, receiver) = std::sync::mpsc::channel();
+        for (wait, name) in [(Duration::from_hours(1), "never"), (Duration::from_millis(1), "soon")] {
+            let sender = sender.clone();
+            pool.submit_later(wait, move || sender.send(name).unwrap());
+        }
+        drop(sender);
+        assert_eq!(receiver.recv().unwrap(), "soon");
+        drop(pool);
+        assert!(receiver.recv().is_err());
     }
 }

@@ -6,10 +6,13 @@ use kubeocean_api::policy::{AuditStatus, PolicyEntryStatus};
 use crate::answer::EntryVerdict;
 use crate::civil::civil_now;
 use crate::entry::counters::EntryCounters;
-use crate::entry::evaluate::{Ask, Changed, Instant, evaluate};
+use crate::entry::evaluate::{Ask, Instant, Work, evaluate};
 use crate::entry::slot::{EntryState, Slot};
 use crate::facts::NodeFacts;
-use crate::legacy::{Decision, Enforcement};
+use crate::legacy::{
+    Decision, Enforcement, LEGACY_NODE_SELECTOR, LEGACY_RESOURCE_LIMITS, LEGACY_TIME_WINDOWS,
+};
+use crate::load::error::LoadError;
 use crate::pipeline::{Entry, Policy, Role};
 use crate::wasm::unit::Description;
 
@@ -21,6 +24,8 @@ const AUDIT_SAMPLES: usize = 5;
 pub struct PolicyStatus {
     /// Its name.
     pub name: String,
+    /// UID of the object this speaks about.
+    pub uid: String,
     /// Generation of the spec this speaks about.
     pub generation: i64,
     /// Legacy fields and time zone (PO-526); the text is that of condition `Valid` after its prefix.
@@ -69,7 +74,9 @@ pub struct EntryStatus {
     pub decisions: Vec<Decision>,
     /// Whether it counts.
     pub enforcement: Enforcement,
-    /// `<code>: <text>` and when.
+    /// Why the wanted version does not run.
+    pub failure: Option<LoadError>,
+    /// `<code>: <text>` of the last error of any kind, and when.
     pub last_error: Option<(String, Timestamp)>,
     /// Number of nodes an Audit entry would change, and some of the changes.
     pub audit: Option<(usize, Vec<String>)>,
@@ -129,11 +136,11 @@ pub(crate) fn policy_status(policy: &Policy, now: Timestamp) -> PolicyStatus {
         let asks = [Ask { node: &node, amounts: &[] }];
         let running = entry.slot.running();
         let outcome =
-            evaluate(&entry.slot, running.as_ref(), &policy.facts, &at, &asks, &mut Changed::default()).pop();
+            evaluate(&entry.slot, running.as_ref(), &policy.facts, &at, &asks, &mut Work::default()).pop();
         match outcome {
-            Some(Ok(answer)) => {
-                active &= answer.verdict == EntryVerdict::Offer;
-                next_change = [next_change, answer.valid_until].into_iter().flatten().min();
+            Some(Ok(said)) => {
+                active &= said.answer.verdict == EntryVerdict::Offer;
+                next_change = [next_change, said.answer.valid_until].into_iter().flatten().min();
             }
             _ => active = false,
         }
@@ -141,8 +148,12 @@ pub(crate) fn policy_status(policy: &Policy, now: Timestamp) -> PolicyStatus {
     let slots = || policy.enforce.iter().map(|entry| &entry.slot);
     PolicyStatus {
         name: policy.name.clone(),
+        uid: policy.uid.clone(),
         generation: policy.generation,
-        valid: policy.invalid.clone().map_or(Ok(()), Err),
+        valid: match policy.invalid.clone().or_else(|| legacy_failure(policy)) {
+            Some(error) => Err(error),
+            None => Ok(()),
+        },
         zero_limits: policy.zero_limits.clone(),
         active,
         next_change,
@@ -151,6 +162,20 @@ pub(crate) fn policy_status(policy: &Policy, now: Timestamp) -> PolicyStatus {
         pinned: policy.pinned,
         stale: slots().any(|slot| slot.known.lock().is_stale(at.unix())),
     }
+}
+
+/// Legacy fields a built-in module refuses although they passed validation: the user knows them by their own names.
+fn legacy_failure(policy: &Policy) -> Option<String> {
+    const FIELDS: [(&str, &str); 3] = [
+        (LEGACY_NODE_SELECTOR, "nodeSelector"),
+        (LEGACY_TIME_WINDOWS, "timeWindows"),
+        (LEGACY_RESOURCE_LIMITS, "resourceLimits"),
+    ];
+    policy.enforce.iter().find_map(|entry| {
+        let (_, field) = FIELDS.iter().find(|(name, _)| *name == entry.spec.name)?;
+        let failure = entry.slot.failure().filter(|failure| !failure.passing)?;
+        Some(format!("{field}: {failure}"))
+    })
 }
 
 fn entry_status(entry: &Entry) -> EntryStatus {
@@ -180,6 +205,7 @@ fn entry_status(entry: &Entry) -> EntryStatus {
         digest,
         decisions: decisions.unwrap_or_default(),
         enforcement: entry.spec.enforcement,
+        failure: slot.failure(),
         last_error: slot.last_error(),
         audit,
         counters: counters_of(slot),

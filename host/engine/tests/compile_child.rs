@@ -4,11 +4,13 @@
 
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Duration;
 
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use kubeocean_engine::{
-    CompileMode, Engine, EngineConfig, LoadCode, ModuleLimits, NodeFacts, builtin, compile_child_main,
+    BindingFacts, CompileMode, Engine, EngineConfig, EntryState, LoadCode, ModuleFetch, ModuleLimits,
+    NodeFacts, PolicyHost, PolicySpec, builtin, compile_child_main, module_digest,
 };
 use kubeocean_hostile_policies::guest;
 use serde_json::json;
@@ -23,7 +25,8 @@ fn main() -> ExitCode {
     a_module_compiled_by_the_child_decides(&engine);
     errors_of_the_child_keep_their_code(&engine);
     a_compile_bomb_kills_only_the_child(&engine);
-    println!("compile_child: 3 checks passed");
+    a_compiler_that_cannot_start_is_tried_again();
+    println!("compile_child: 4 checks passed");
     ExitCode::SUCCESS
 }
 
@@ -66,6 +69,45 @@ fn a_compile_bomb_kills_only_the_child(engine: &Engine) {
     }
     let grown = resident_bytes().saturating_sub(before);
     assert!(grown < 256 << 20, "the parent grew by {grown} bytes");
+}
+
+/// PO-1502: what the machine hindered is not the module's fault and passes without an edit of the policy.
+fn a_compiler_that_cannot_start_is_tried_again() {
+    let folder = std::env::temp_dir().join(format!("kubeocean-compile-child-{}", std::process::id()));
+    std::fs::create_dir_all(&folder).unwrap();
+    let program = folder.join("compiler");
+    let compile = CompileMode::Child { program: program.clone(), args: vec!["compile".to_owned()] };
+    let engine = Engine::start(EngineConfig { compile, threads: 1, ..EngineConfig::default() }).unwrap();
+    let (sender, changes) = std::sync::mpsc::channel();
+    let on_change = Box::new(move || {
+        // The test may be over.
+        let _ = sender.send(());
+    });
+    let host = PolicyHost::new(&engine, BindingFacts::default(), TimeZone::UTC, on_change);
+    let bytes = guest().bytes();
+    let entry = json!({"name": "x", "module": {"configMap": {"name": "m"}, "digest": module_digest(&bytes)}});
+    host.set_policies(vec![PolicySpec {
+        name: "p".into(),
+        uid: "u".into(),
+        created_unix: 0,
+        generation: 1,
+        spec: serde_json::from_value(json!({"cluster": "c", "policies": [entry]})).unwrap(),
+        modules: [("x".to_owned(), ModuleFetch::Ready(bytes))].into(),
+    }]);
+    let entry = || host.status(Timestamp::UNIX_EPOCH).remove(0).entries.remove(0);
+    let wait = || changes.recv_timeout(Duration::from_mins(1)).unwrap();
+    wait();
+    let failing = entry();
+    assert_eq!(failing.state, EntryState::Loading, "{failing:?}");
+    assert!(failing.failure.unwrap().message.starts_with("start the compiler process"));
+    assert!(!host.ready(), "the entry is waited for");
+    std::os::unix::fs::symlink(std::env::current_exe().unwrap(), &program).unwrap();
+    while entry().state == EntryState::Loading {
+        wait();
+    }
+    let healed = entry();
+    assert_eq!((healed.state, healed.failure), (EntryState::Active, None));
+    std::fs::remove_dir_all(&folder).unwrap();
 }
 
 fn resident_bytes() -> u64 {

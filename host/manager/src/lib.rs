@@ -1,6 +1,20 @@
-//! The Manager: lifecycle of ClusterBindings, placement service, webhooks.
+//! The Manager: lifecycle of ClusterBindings (MC sections 1 to 6).
 //!
-//! Its place in the workspace is settled, so that nothing of it grows elsewhere; the code comes with the program. Until
-//! then each binding is served by a `kubeocean syncer` started for it.
+//! It follows all bindings and their kubeconfig Secrets, asks every worker cluster whether it answers and grants what is
+//! needed, has the components of each accepted binding run, and says on the binding what is and what is missing. How
+//! components run is behind the trait [`components::Components`].
+//!
+//! ```text
+//! bindings/ watch ─► index ─► snapshot ─► plan ─► apply ──► finalizer, status, events
+//!                      ▲                            ├────► worker/  one attendant per binding: Secret, probe, report
+//!                      └──── reports, changes ──────┴────► components (a Syncer and a Proxier per binding)
+//! ```
 
 #![forbid(unsafe_code)]
+
+pub mod bindings;
+pub mod components;
+pub mod config;
+pub mod metrics;
+pub mod process;
+pub mod worker;

@@ -201,7 +201,7 @@ impl Leadership {
     /// fails for the deadline. Returns whether leadership was lost.
     pub async fn hold(mut self, cancel: &CancellationToken) -> Ended {
         let (since, config) = (self.since, self.election.config.clone());
-        let ended = keep(since, &config, cancel, async || self.renew().await).await;
+        let ended = keep(since, &config, cancel, &mut self).await;
         match ended {
             Ended::Released => self.release().await,
             Ended::Lost => tracing::error!(
@@ -212,6 +212,25 @@ impl Leadership {
         ended
     }
 
+    async fn release(self) {
+        let patch = json!({
+            "metadata": {"resourceVersion": self.resource_version},
+            "spec": {"holderIdentity": "", "leaseDurationSeconds": 1},
+        });
+        let path = paths::lease(&self.election.config.namespace, &self.election.config.lease);
+        if let Err(error) = merge_patch(&self.election.client, &path, &patch).await {
+            tracing::debug!(error = error.chain(), "lease not released, it will expire");
+        }
+    }
+}
+
+/// Something that is ours as long as it is renewed. A trait and no async closure, whose future could not be moved to
+/// another thread.
+trait Renew {
+    fn renew(&mut self) -> impl Future<Output = Result<(), ApplyError>> + Send;
+}
+
+impl Renew for Leadership {
     async fn renew(&mut self) -> Result<(), ApplyError> {
         let patch = json!({
             "metadata": {"resourceVersion": self.resource_version},
@@ -236,27 +255,16 @@ impl Leadership {
             Err(error) => Err(error),
         }
     }
-
-    async fn release(self) {
-        let patch = json!({
-            "metadata": {"resourceVersion": self.resource_version},
-            "spec": {"holderIdentity": "", "leaseDurationSeconds": 1},
-        });
-        let path = paths::lease(&self.election.config.namespace, &self.election.config.lease);
-        if let Err(error) = merge_patch(&self.election.client, &path, &patch).await {
-            tracing::debug!(error = error.chain(), "lease not released, it will expire");
-        }
-    }
 }
 
-/// Calls `renew` until `cancel`, or until no call that was begun within the deadline has succeeded. The deadline runs
+/// Renews until `cancel`, or until no renewal that was begun within the deadline has succeeded. The deadline runs
 /// from the start of the last successful request, which is never later than what the Lease says, and cuts a request
 /// that hangs: with the deadline below the Lease's duration, this process stops before another one may begin.
 async fn keep(
     since: Instant,
     config: &ElectionConfig,
     cancel: &CancellationToken,
-    mut renew: impl AsyncFnMut() -> Result<(), ApplyError>,
+    ours: &mut impl Renew,
 ) -> Ended {
     let mut renewed = since;
     loop {
@@ -269,7 +277,7 @@ async fn keep(
             return Ended::Lost;
         }
         let begun = Instant::now();
-        match tokio::time::timeout_at(lost, renew()).await {
+        match tokio::time::timeout_at(lost, ours.renew()).await {
             Ok(Ok(())) => renewed = begun,
             Ok(Err(ApplyError::Conflict { .. } | ApplyError::NotFound { .. })) | Err(_) => {
                 return Ended::Lost;
@@ -327,20 +335,32 @@ mod tests {
         ApplyError::Timeout { verb: Verb::Patch, object: "lease".into(), seconds: 1 }
     }
 
+    /// Calls itself to renew.
+    struct Calls<F>(F);
+
+    impl<F: FnMut() -> Fut + Send, Fut: Future<Output = Result<(), ApplyError>> + Send> Renew for Calls<F> {
+        fn renew(&mut self) -> impl Future<Output = Result<(), ApplyError>> + Send {
+            self.0()
+        }
+    }
+
     /// Renewals 1 to `good` succeed after a moment, the next ones do what `then` says.
     async fn lost_after(good: u32, hang: bool) -> Duration {
         let (start, cancel) = (Instant::now(), CancellationToken::new());
         let mut calls = 0;
-        let ended = keep(start, &config(15_000, 10_000, 2000), &cancel, async || {
+        let mut renewals = Calls(|| {
             calls += 1;
-            tokio::time::sleep(Duration::from_millis(100)).await;
-            match (calls > good, hang) {
-                (false, _) => Ok(()),
-                (true, false) => Err(failed()),
-                (true, true) => std::future::pending().await,
+            let bad = calls > good;
+            async move {
+                tokio::time::sleep(Duration::from_millis(100)).await;
+                match (bad, hang) {
+                    (false, _) => Ok(()),
+                    (true, false) => Err(failed()),
+                    (true, true) => std::future::pending().await,
+                }
             }
-        })
-        .await;
+        });
+        let ended = keep(start, &config(15_000, 10_000, 2000), &cancel, &mut renewals).await;
         assert_eq!(ended, Ended::Lost);
         start.elapsed()
     }
@@ -357,10 +377,10 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_leader_stops_at_once_when_another_process_wrote_the_lease() {
         let (start, cancel) = (Instant::now(), CancellationToken::new());
-        let ended = keep(start, &config(15_000, 10_000, 2000), &cancel, async || {
-            Err(ApplyError::Conflict { verb: Verb::Patch, object: "lease".into() })
-        })
-        .await;
+        let mut renewals = Calls(|| {
+            std::future::ready(Err(ApplyError::Conflict { verb: Verb::Patch, object: "lease".into() }))
+        });
+        let ended = keep(start, &config(15_000, 10_000, 2000), &cancel, &mut renewals).await;
         assert_eq!(ended, Ended::Lost);
         assert_eq!(start.elapsed(), Duration::from_secs(2));
     }

@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use kube::core::Status;
+
 use super::queue::Outcome;
 
 /// What was asked of the API server.
@@ -66,6 +68,16 @@ pub enum ApplyError {
         /// The server's words.
         message: String,
     },
+    /// The credentials are not accepted, or not any more: new ones may come.
+    #[error("{verb} {object}: the credentials are not accepted: {message}")]
+    Unauthorized {
+        /// What was asked.
+        verb: Verb,
+        /// Which object.
+        object: String,
+        /// The server's words.
+        message: String,
+    },
     /// The server refuses the content (400, 422) and will do so again.
     #[error("{verb} {object} was refused: {message}")]
     Rejected {
@@ -111,7 +123,12 @@ impl ApplyError {
             (404, _) => Self::NotFound { verb, object },
             (409, "AlreadyExists") => Self::AlreadyExists { object },
             (409, _) => Self::Conflict { verb, object },
-            (401 | 403, _) => Self::Forbidden { verb, object, message },
+            // The namespace goes, not the right: what was refused is asked again, or not needed any more.
+            (403, _) if has_cause(status, "NamespaceTerminating") => {
+                Self::Api { verb, object, source: Box::new(error) }
+            }
+            (401, _) => Self::Unauthorized { verb, object, message },
+            (403, _) => Self::Forbidden { verb, object, message },
             (400 | 422, _) => Self::Rejected { verb, object, message },
             _ => Self::Api { verb, object, source: Box::new(error) },
         }
@@ -123,6 +140,7 @@ impl ApplyError {
             Self::Conflict { .. } | Self::AlreadyExists { .. } => Outcome::Stale,
             Self::NotFound { .. }
             | Self::Forbidden { .. }
+            | Self::Unauthorized { .. }
             | Self::Rejected { .. }
             | Self::Api { .. }
             | Self::Timeout { .. } => Outcome::Retry,
@@ -139,5 +157,45 @@ impl ApplyError {
             source = cause.source();
         }
         text
+    }
+}
+
+fn has_cause(status: &Status, reason: &str) -> bool {
+    status.details.as_ref().is_some_and(|details| details.causes.iter().any(|cause| cause.reason == reason))
+}
+
+#[cfg(test)]
+mod tests {
+    use rstest::rstest;
+    use serde_json::json;
+
+    use super::*;
+
+    fn classified(code: u16, reason: &str, cause: &str) -> ApplyError {
+        let status = json!({
+            "status": "Failure", "code": code, "reason": reason, "message": "words",
+            "details": {"causes": [{"reason": cause}]},
+        });
+        let status: Status = serde_json::from_value(status).unwrap();
+        ApplyError::from_kube(Verb::Create, "pods/a", kube::Error::Api(Box::new(status)))
+    }
+
+    #[rstest]
+    #[case::gone(404, "NotFound", "", "NotFound")]
+    #[case::there(409, "AlreadyExists", "", "AlreadyExists")]
+    #[case::changed(409, "Conflict", "", "Conflict")]
+    #[case::no_right(403, "Forbidden", "", "Forbidden")]
+    #[case::namespace_goes(403, "Forbidden", "NamespaceTerminating", "Api")]
+    #[case::token_expired(401, "Unauthorized", "", "Unauthorized")]
+    #[case::bad(422, "Invalid", "", "Rejected")]
+    #[case::busy(429, "TooManyRequests", "", "Api")]
+    fn answers_are_classified_by_code_and_reason(
+        #[case] code: u16,
+        #[case] reason: &str,
+        #[case] cause: &str,
+        #[case] expected: &str,
+    ) {
+        let error = format!("{:?}", classified(code, reason, cause));
+        assert!(error.starts_with(expected), "{error}");
     }
 }

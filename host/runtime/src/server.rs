@@ -18,7 +18,39 @@ pub struct ListenError {
     source: std::io::Error,
 }
 
-/// Opens the metrics and health listeners. `:8080` means port 8080 of every address; `0` opens none.
+/// The two listeners of a process. Opened before anything else, so that a port in use ends the start with a clear message.
+#[derive(Debug)]
+pub struct Listeners {
+    metrics: Option<TcpListener>,
+    health: Option<TcpListener>,
+}
+
+impl Listeners {
+    /// Opens both; `0` turns one off.
+    pub async fn open(metrics: &str, health: &str) -> Result<Self, ListenError> {
+        Ok(Self {
+            metrics: listen(metrics, "metrics", "--metrics-bind-address").await?,
+            health: listen(health, "health probes", "--health-probe-bind-address").await?,
+        })
+    }
+
+    /// Serves both until `cancel`.
+    pub async fn serve(self, metrics: MetricsText, health: Arc<Health>, cancel: CancellationToken) {
+        let metrics = async {
+            if let Some(listener) = self.metrics {
+                serve_metrics(listener, metrics, cancel.clone()).await;
+            }
+        };
+        let health = async {
+            if let Some(listener) = self.health {
+                serve_health(listener, health, cancel.clone()).await;
+            }
+        };
+        tokio::join!(metrics, health);
+    }
+}
+
+/// Opens a listener. `:8080` means port 8080 of every address; `0` opens none.
 pub async fn listen(
     address: &str,
     purpose: &'static str,
@@ -55,7 +87,7 @@ pub async fn serve_metrics(listener: TcpListener, metrics: MetricsText, cancel: 
 }
 
 /// Serves `/healthz` and `/readyz` until `cancel`.
-pub async fn serve_health(listener: TcpListener, health: Arc<Health>, cancel: CancellationToken) {
+async fn serve_health(listener: TcpListener, health: Arc<Health>, cancel: CancellationToken) {
     let answer =
         |good: bool| if good { (StatusCode::OK, "ok") } else { (StatusCode::SERVICE_UNAVAILABLE, "not ok") };
     let router = Router::new()

@@ -90,9 +90,14 @@ impl Workers {
         Self { set: JoinSet::new(), at_a_time: at_a_time.max(1) }
     }
 
+    /// Whether none more may start now.
+    pub fn is_full(&self) -> bool {
+        self.set.len() >= self.at_a_time
+    }
+
     /// Waits until another one may start.
     pub async fn free(&mut self) {
-        while self.set.len() >= self.at_a_time {
+        while self.is_full() {
             self.one().await;
         }
     }

@@ -1,6 +1,6 @@
 //! Settings of one Syncer. The CLI fills them from flags (MC-701, MC-705); nothing else reads flags or environment.
 
-use std::{net::IpAddr, time::Duration};
+use std::{net::IpAddr, path::PathBuf, time::Duration};
 
 use kubeocean_api::keys::namespace;
 
@@ -23,6 +23,9 @@ pub enum PodEvents {
     /// Also one Normal event when the ppod is created (one more request a pod).
     All,
 }
+
+/// Hidden subcommand of the binary: compiles one policy module for its parent (PO-906).
+pub const COMPILE_POLICY: &str = "compile-policy";
 
 /// Everything a Syncer can be told.
 #[derive(Debug, Clone)]
@@ -57,6 +60,9 @@ pub struct SyncerConfig {
     pub object_workers: usize,
     /// Largest policy module in bytes (PO section 8).
     pub policy_max_module_bytes: usize,
+    /// Program that compiles policy modules with argument [`COMPILE_POLICY`], normally this one; `None` compiles them in
+    /// this process, which trusts whoever may write policies.
+    pub policy_compiler: Option<PathBuf>,
     /// Whether modules without a digest are loaded (PO-706).
     pub allow_unpinned_policies: bool,
     /// Whether a kubeconfig may run programs or read files (MC section 3).
@@ -81,7 +87,8 @@ impl SyncerConfig {
             node_workers: 50,
             pod_workers: 100,
             object_workers: 50,
-            policy_max_module_bytes: 8 << 20,
+            policy_max_module_bytes: kubeocean_engine::DEFAULT_MAX_MODULE_BYTES,
+            policy_compiler: None,
             allow_unpinned_policies: false,
             allow_unsafe_kubeconfig: false,
         }

@@ -10,7 +10,7 @@
 //!       └── connect, once per kubeconfig ── node loop without a worker, then a session
 //! ```
 
-use std::sync::Arc;
+use std::{net::IpAddr, sync::Arc};
 
 use crate::{
     bindings::status::{self, Cleanup},
@@ -57,6 +57,19 @@ pub struct Surroundings {
     pub health: Arc<Health>,
     /// Metrics.
     pub metrics: Arc<SyncerMetrics>,
+    /// Ports of all vnodes of the process (MC-134).
+    pub ports: Arc<Mutex<PortTable>>,
+    /// Where addresses of Proxiers come from, if the settings name none.
+    pub proxiers: ProxierSource,
+}
+
+/// Where a binding's Syncer learns the addresses of its Proxiers (MC-133).
+#[derive(Debug, Clone)]
+pub enum ProxierSource {
+    /// From the Proxier's pods.
+    Pods,
+    /// From the Proxier in the same process; empty while it does not serve.
+    Told(watch::Receiver<Vec<IpAddr>>),
 }
 
 /// What the tasks of a leader share while they serve one binding object.
@@ -82,6 +95,7 @@ pub struct Leader {
     pub stores: Arc<Stores>,
     /// Progress of the binding's deletion, for its status.
     pub(crate) cleanup: Arc<watch::Sender<Option<Cleanup>>>,
+    proxiers: ProxierSource,
 }
 
 impl std::fmt::Debug for Leader {
@@ -101,7 +115,7 @@ struct Office {
 
 /// Runs until `cancel`, or fails when a task ends by itself: half alive is worse than dead.
 pub async fn run(
-    config: &Arc<SyncerConfig>,
+    config: Arc<SyncerConfig>,
     computing: Client,
     engine: Engine,
     surroundings: Surroundings,
@@ -131,7 +145,7 @@ pub async fn run(
             .await;
         });
     }
-    let office = Office { config: Arc::clone(config), computing, engine, events, surroundings };
+    let office = Office { config, computing, engine, events, surroundings };
     tasks.spawn_owner("bindings", async move { office.serve_all(states, cancel).await });
     tasks.join().await
 }
@@ -241,7 +255,7 @@ impl Office {
             cluster_id: binding.cluster_id.clone(),
             computing_uid: computing_uid.clone(),
         };
-        let ports = Arc::new(Mutex::new(PortTable::default()));
+        let ports = Arc::clone(&self.surroundings.ports);
         let nodes = NodeStore::new(identity.clone(), binding_view(binding), ports);
         nodes.set_proxier(self.config.proxier_addresses.iter().copied());
         let stores =
@@ -258,6 +272,7 @@ impl Office {
             metrics: Arc::clone(&self.surroundings.metrics),
             stores,
             cleanup: Arc::new(watch::Sender::new(None)),
+            proxiers: self.surroundings.proxiers.clone(),
         })
     }
 }
@@ -290,9 +305,14 @@ fn start_computing_side(leader: &Leader, tasks: &mut Tasks, cancel: &Cancellatio
         let (computing, nodes, config) =
             (leader.computing.clone(), Arc::clone(nodes), Arc::clone(&leader.config));
         let cancel = cancel.clone();
-        tasks.spawn("proxier pods", async move {
-            watch_proxiers(computing, &config.system_namespace, nodes, cancel).await;
-        });
+        match leader.proxiers.clone() {
+            ProxierSource::Pods => tasks.spawn("proxier pods", async move {
+                watch_proxiers(computing, &config.system_namespace, nodes, cancel).await;
+            }),
+            ProxierSource::Told(addresses) => tasks.spawn("proxier", async move {
+                follow_proxier(addresses, &nodes, &cancel).await;
+            }),
+        }
     }
     {
         let (health, cancel) = (Arc::clone(&leader.health), cancel.clone());
@@ -312,6 +332,26 @@ fn start_computing_side(leader: &Leader, tasks: &mut Tasks, cancel: &Cancellatio
         })
         .await;
     });
+}
+
+/// Hands the addresses of the Proxier in this process to the vnodes.
+async fn follow_proxier(
+    mut addresses: watch::Receiver<Vec<IpAddr>>,
+    nodes: &NodeStore,
+    cancel: &CancellationToken,
+) {
+    loop {
+        let now = addresses.borrow_and_update().clone();
+        nodes.set_proxier(now);
+        tokio::select! {
+            () = cancel.cancelled() => return,
+            changed = addresses.changed() => if changed.is_err() {
+                // Nobody tells any more; what was told last stands.
+                cancel.cancelled().await;
+                return;
+            },
+        }
+    }
 }
 
 /// The node planner's view of the binding.

@@ -3,21 +3,21 @@
 use std::sync::Arc;
 
 use crate::{
-    config::SyncerConfig,
-    leader::{self, Surroundings},
+    config::{COMPILE_POLICY, SyncerConfig},
+    leader::{self, ProxierSource, Surroundings},
     metrics::SyncerMetrics,
 };
 use kube::Client;
-use kubeocean_engine::{Engine, EngineConfig, EngineError};
+use kubeocean_engine::{CompileMode, Engine, EngineConfig, EngineError};
 use kubeocean_runtime::{
-    clock::{Clock, SystemClock},
-    election::{Election, ElectionConfig, ElectionTimes, Ended},
+    clock::SystemClock,
+    election::{Election, ElectionConfig, ElectionTimes},
     health::Health,
-    server::{ListenError, MetricsText, listen, serve_health, serve_metrics},
+    leading::{Term, lead},
+    server::Listeners,
     tasks::TaskEnded,
 };
-use tokio::net::TcpListener;
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tokio_util::sync::CancellationToken;
 
 /// What surrounds a Syncer that runs as a process of its own.
 #[derive(Debug)]
@@ -26,23 +26,6 @@ pub struct ProcessConfig {
     pub election: Option<ElectionConfig>,
     /// Opened listeners.
     pub listeners: Listeners,
-}
-
-/// The process's listeners. Opened before anything else, so that a port in use ends the start with a clear message.
-#[derive(Debug)]
-pub struct Listeners {
-    metrics: Option<TcpListener>,
-    health: Option<TcpListener>,
-}
-
-impl Listeners {
-    /// Opens both; `0` turns one off.
-    pub async fn open(metrics: &str, health: &str) -> Result<Self, ListenError> {
-        Ok(Self {
-            metrics: listen(metrics, "metrics", "--metrics-bind-address").await?,
-            health: listen(health, "health probes", "--health-probe-bind-address").await?,
-        })
-    }
 }
 
 /// Why a Syncer ended by itself.
@@ -70,75 +53,101 @@ pub async fn run(
     cancel: CancellationToken,
 ) -> Result<(), SyncerError> {
     process.election.as_ref().map_or(Ok(()), ElectionConfig::validate)?;
-    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let health = Arc::new(Health::default());
     let metrics = Arc::new(SyncerMetrics::new(&config.binding_name));
-    let tracker = TaskTracker::new();
     let serving = cancel.child_token();
-    if let Some(listener) = process.listeners.metrics {
-        tracker.spawn(serve_metrics(listener, metrics_text(&metrics), serving.clone()));
-    }
-    if let Some(listener) = process.listeners.health {
-        tracker.spawn(serve_health(listener, Arc::clone(&health), serving.clone()));
-    }
-    let result =
-        lead(&config, process.election, computing, Surroundings { clock, health, metrics }, &cancel).await;
+    let text = {
+        let metrics = Arc::clone(&metrics);
+        Arc::new(move || metrics.encode())
+    };
+    let listening = tokio::spawn(process.listeners.serve(text, Arc::clone(&health), serving.clone()));
+    let service = Service {
+        engine: start_engine(&config)?,
+        config,
+        election: process.election,
+        standby: Standby::Ready,
+        computing,
+        surroundings: Surroundings {
+            clock: Arc::new(SystemClock),
+            health,
+            metrics,
+            ports: Arc::default(),
+            proxiers: ProxierSource::Pods,
+        },
+    };
+    let result = serve_binding(service, &cancel).await;
     serving.cancel();
-    tracker.close();
-    tracker.wait().await;
+    if let Err(error) = listening.await {
+        tracing::error!(%error, "a listener failed");
+    }
     result
 }
 
-fn metrics_text(metrics: &Arc<SyncerMetrics>) -> MetricsText {
-    let metrics = Arc::clone(metrics);
-    Arc::new(move || metrics.encode())
-}
-
-async fn lead(
-    config: &Arc<SyncerConfig>,
-    election: Option<ElectionConfig>,
-    computing: Client,
-    surroundings: Surroundings,
-    cancel: &CancellationToken,
-) -> Result<(), SyncerError> {
-    let engine = Engine::start(EngineConfig {
+/// The policy engine as the settings want it. A process has one, however many bindings it serves.
+pub fn start_engine(config: &SyncerConfig) -> Result<Engine, EngineError> {
+    Engine::start(EngineConfig {
         max_module_bytes: config.policy_max_module_bytes,
         allow_unpinned: config.allow_unpinned_policies,
+        compile: match config.policy_compiler.clone() {
+            Some(program) => CompileMode::Child { program, args: vec![COMPILE_POLICY.to_owned()] },
+            None => CompileMode::InProcess,
+        },
         ..EngineConfig::default()
-    })?;
-    let Some(election) = election else {
-        leader::run(config, computing, engine, surroundings, cancel.child_token()).await?;
-        return Ok(());
-    };
-    let participant = Election::new(computing.clone(), election, Arc::clone(&surroundings.clock));
+    })
+}
+
+/// One binding to serve, and with what.
+pub struct Service {
+    /// Settings.
+    pub config: Arc<SyncerConfig>,
+    /// `None` acts without an election.
+    pub election: Option<ElectionConfig>,
+    /// What the health says while another process leads.
+    pub standby: Standby,
+    /// Client of the computing cluster.
+    pub computing: Client,
+    /// The process's policy engine.
+    pub engine: Engine,
+    /// The rest.
+    pub surroundings: Surroundings,
+}
+
+/// What the health says of a Syncer that waits for leadership and can read the Lease.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Standby {
+    /// Ready: a process that takes over as soon as it must.
+    Ready,
+    /// Not ready: the binding is not served from here.
+    NotReady,
+}
+
+impl std::fmt::Debug for Service {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Service").field("config", &self.config).finish_non_exhaustive()
+    }
+}
+
+/// Serves one binding until `cancel` or a failure, as the leader of its election. In a process of its own and as a task
+/// of a Manager alike (MC-130). The binding's health is ready when its leader is.
+pub async fn serve_binding(service: Service, cancel: &CancellationToken) -> Result<(), SyncerError> {
+    let Service { config, election, standby, computing, engine, surroundings } = service;
+    let participant =
+        election.map(|election| Election::new(computing.clone(), election, Arc::clone(&surroundings.clock)));
     let health = Arc::clone(&surroundings.health);
-    // A standby that can read the Lease is ready: it takes over as soon as it must.
-    let attempted = |answered| {
+    let attempted = move |answered: bool| {
         health.progress();
         if answered {
             health.answered();
-            health.set_ready(true);
+            health.set_ready(standby == Standby::Ready);
         }
     };
-    let Some(leadership) = participant.acquire(cancel, attempted).await else { return Ok(()) };
-    health.set_ready(false);
-    let leading = cancel.child_token();
-    let work = leader::run(config, computing, engine, surroundings, leading.clone());
-    // The Lease is released only after the last write: until then nobody else may act.
-    let releasing = CancellationToken::new();
-    let holding = leadership.hold(&releasing);
-    tokio::pin!(work, holding);
-    tokio::select! {
-        result = &mut work => {
-            releasing.cancel();
-            holding.await;
-            result.map_err(Into::into)
-        }
-        ended = &mut holding => {
-            debug_assert_eq!(ended, Ended::Lost, "the lease is only released on request");
-            // Writers stop at once; what is under way is dropped with the process.
-            leading.cancel();
-            Err(SyncerError::LeadershipLost)
-        }
+    let term = lead(participant, cancel, attempted, move |leading| {
+        surroundings.health.set_ready(false);
+        leader::run(config, computing, engine, surroundings, leading)
+    });
+    match term.await {
+        Term::NeverLed => Ok(()),
+        Term::Lost => Err(SyncerError::LeadershipLost),
+        Term::Ended(result) => result.map_err(Into::into),
     }
 }

@@ -97,7 +97,7 @@ impl Stores {
             let zone = jiff::tz::TimeZone::system();
             let changed: Box<dyn Fn() + Send + Sync> =
                 Box::new(move || loaded.send_modify(|changes| *changes += 1));
-            PolicyHost::new(engine, facts, zone, changed)?
+            PolicyHost::new(engine, facts, zone, changed)
         };
         host.set_binding_selector(binding.spec.node_selector.as_ref());
         {
@@ -195,6 +195,7 @@ struct Session<'a> {
     worker_events: EventRecorder,
     lists: NodeLists,
     pods: Arc<PodHealth>,
+    objects: ObjectHealth,
     cancel: CancellationToken,
 }
 
@@ -226,6 +227,7 @@ pub(crate) async fn run(leader: &Leader, worker: Client, cancel: CancellationTok
         worker_events,
         lists: NodeLists::default(),
         pods: Arc::default(),
+        objects: ObjectHealth::default(),
         cancel,
     };
     session.start_node_watches(&mut tasks);
@@ -343,7 +345,13 @@ impl Session<'_> {
         });
         let watching = watch_pods(Arc::clone(&sync), Arc::clone(&self.pods), self.cancel.clone());
         tasks.spawn("pod watches", watching);
-        let (gate, workers, cancel) = (self.complete(), leader.config.pod_workers, self.cancel.clone());
+        // Pods also wait for what they refer to: before the lists are complete everything seems to be missing.
+        let (lists, objects) = (self.complete(), self.objects.clone());
+        let gate = async move {
+            lists.await;
+            objects.synced().await;
+        };
+        let (workers, cancel) = (leader.config.pod_workers, self.cancel.clone());
         tasks.spawn("pods", async move {
             tokio::select! {
                 () = cancel.cancelled() => return,
@@ -361,7 +369,7 @@ impl Session<'_> {
             run_objects(
                 Arc::clone(&self.clusters),
                 Arc::clone(&self.leader.stores.objects),
-                ObjectHealth::default(),
+                self.objects.clone(),
                 self.complete(),
                 config.object_workers,
                 idle,

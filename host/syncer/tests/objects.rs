@@ -343,7 +343,7 @@ async fn a_pod_with_tokens_is_accepted_by_the_worker_and_its_tokens_are_kept() {
             priority_class: "system-node-critical",
             workload_type: "pod",
             workload_name: "",
-            expected_metadata: "e30=",
+            expected_metadata: Some("e30="),
             services: &services,
         },
     )

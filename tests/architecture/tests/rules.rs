@@ -32,7 +32,9 @@ const TALKS: &[(&str, &str)] = &[
     ("host/syncer/src/pods/workload.rs", "looks up one ReplicaSet before a creation"),
     ("host/syncer/src/pods/create.rs", "the part of apply that creates"),
     ("host/syncer/src/policies/fetch.rs", "a watch and a read of one ConfigMap per module"),
-    ("host/manager/src/lib.rs", "wiring"),
+    ("host/manager/src/process.rs", "wiring"),
+    ("host/manager/src/worker/ask.rs", "asks a worker what it grants; changes nothing"),
+    ("host/manager/src/worker/attend.rs", "the loop around those questions"),
     ("proxier/src/", "relays requests between clusters; that is its work"),
 ];
 
@@ -114,6 +116,23 @@ fn planners_have_no_hash_order_clock_or_log() {
         }
     }
     assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+/// API-1104. Tests write keys out, so that a constant with a slip in it is noticed.
+#[test]
+fn keys_are_written_in_one_crate() {
+    let prefix = format!("{}/", "kubeocean.io");
+    let mut wrong = Vec::new();
+    for source in ["host", "proxier", "xtask"].iter().flat_map(|folder| sources(folder)) {
+        let own = source.path.starts_with("host/api/");
+        let test = source.path.contains("/tests/") || source.path.ends_with("/tests.rs");
+        if own || test {
+            continue;
+        }
+        let literals = source.code().filter(|(_, line)| line.contains(&prefix));
+        wrong.extend(literals.map(|(line, text)| format!("{}:{line}: {}", source.path, text.trim())));
+    }
+    assert!(wrong.is_empty(), "keys belong into kubeocean_api::keys: {wrong:#?}");
 }
 
 #[test]

@@ -145,13 +145,30 @@ pub struct Stage {
 impl Stage {
     /// Binds `nodes` new worker nodes and starts a Syncer for them.
     pub async fn start(spec: BindingSpec, nodes: usize) -> Self {
+        Self::serve(Self::bind(spec, nodes).await, nodes, &[]).await
+    }
+
+    /// As [`Stage::start`], with a Proxier that serves the vnodes.
+    pub async fn start_with_proxier(spec: BindingSpec, nodes: usize, args: &[&str]) -> (Self, Program) {
+        let binding = Self::bind(spec, nodes).await;
+        let mut proxier = binding.proxier(args).await.expect("a Proxier");
+        proxier.wait_ready().await;
+        let address = format!("--proxier-address={}", proxier.ip());
+        (Self::serve(binding, nodes, &[&address]).await, proxier)
+    }
+
+    async fn bind(spec: BindingSpec, nodes: usize) -> Binding<'static> {
         let name = spec.name.clone();
         let binding = shared_site().await.bind(spec).await.expect("a binding");
         let shape = NodeShape::new("32", "128Gi");
         binding.worker().create_nodes(&name, nodes, &shape).await.expect("worker nodes");
         let all = json!({"resourceLimits": [{"resource": "cpu", "percent": 100}]});
         binding.policy(&name, all).await.expect("a policy");
-        let mut syncer = binding.syncer(&[]).await.expect("a Syncer");
+        binding
+    }
+
+    async fn serve(binding: Binding<'static>, nodes: usize, syncer: &[&str]) -> Self {
+        let mut syncer = binding.syncer(syncer).await.expect("a Syncer");
         syncer.wait_ready().await;
         let stage = Self { binding, syncer, nodes };
         stage.wait_vnodes().await;

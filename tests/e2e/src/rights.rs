@@ -26,14 +26,48 @@ pub fn requests(binding: &Binding<'_>) -> (Vec<AuditEvent>, Vec<AuditEvent>) {
 pub fn assert_rights(binding: &Binding<'_>) {
     let (computing, worker) = requests(binding);
     assert!(!computing.is_empty() && !worker.is_empty(), "the audit log has the Syncer's requests");
-    for event in computing.iter().chain(&worker) {
+    assert_allowed(computing.iter().chain(&worker), &[]);
+}
+
+/// The cluster's own roles for whoever authenticates callers in its name, as Proxiers do.
+const DELEGATED: [&str; 2] =
+    ["of ClusterRole \"system:auth-delegator\"", "of Role \"extension-apiserver-authentication-reader\""];
+
+/// The same of a Manager that serves bindings in its own process, with its own account.
+///
+/// # Panics
+/// One was.
+pub fn assert_manager_rights(computing: &Cluster) {
+    assert_account(computing, "system:serviceaccount:kubeocean-system:kubeocean-manager");
+}
+
+/// The same of the Proxiers of the computing cluster. In the worker cluster a Proxier is its binding's Syncer: see
+/// [`assert_rights`].
+///
+/// # Panics
+/// One was.
+pub fn assert_proxier_rights(binding: &Binding<'_>) {
+    assert_account(binding.computing(), "system:serviceaccount:kubeocean-system:kubeocean-proxier");
+}
+
+fn assert_account(computing: &Cluster, account: &str) {
+    let events = computing.audit_events().expect("an audit log");
+    let mine: Vec<_> = events.iter().filter(|event| event.user.username == account).collect();
+    assert!(!mine.is_empty(), "the audit log has requests of {account}");
+    assert_allowed(mine, &DELEGATED);
+}
+
+fn assert_allowed<'a>(events: impl IntoIterator<Item = &'a AuditEvent>, more: &[&str]) {
+    for event in events {
         let code = event.response_status.code;
         assert!(![400, 401, 403, 405, 422].contains(&code), "{code} {}: {event:#?}", event.uri);
         let reason = event.annotations.get("authorization.k8s.io/reason").map_or("", String::as_str);
         let by_chart =
             reason.contains("of ClusterRole \"kubeocean-") || reason.contains("of Role \"kubeocean-");
-        // Every authenticated user may ask what the server is and serves.
-        let by_everyone = event.verb == "get" && event.object_ref.resource.is_empty();
+        let by_chart = by_chart || more.iter().any(|role| reason.contains(role));
+        // Every authenticated user may ask what the server is and serves, and who he is himself.
+        let asked_who_it_is = event.object_ref.resource == "selfsubjectreviews";
+        let by_everyone = asked_who_it_is || event.verb == "get" && event.object_ref.resource.is_empty();
         assert!(by_chart || by_everyone, "{} {} is allowed by {reason:?}", event.verb, event.uri);
     }
 }

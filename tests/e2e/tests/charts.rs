@@ -146,6 +146,24 @@ fn rights_that_values_change() {
     let subjects: Vec<&str> = syncer.expect("the Syncer's binding").lines().take(2).map(str::trim).collect();
     assert_eq!(subjects, ["kubeocean-system/kubeocean-syncer", "kubeocean-system/kubeocean-manager"]);
 
+    // One account does the work of all three: each binding of the Syncer and of the Proxier names it, too.
+    let objects = render(COMPUTING, &["--set", "manager.runtime=in-process"]);
+    let of_component = |binding: &&Value| {
+        let component = text(binding, "/metadata/labels/app.kubernetes.io~1component");
+        ["syncer", "proxier"].contains(&component)
+    };
+    let bindings = of_kind(&objects, "ClusterRoleBinding").chain(of_kind(&objects, "RoleBinding"));
+    let bindings: Vec<&Value> = bindings.filter(of_component).collect();
+    assert!(bindings.len() >= 6, "{bindings:?}");
+    for binding in bindings {
+        let subjects = binding["subjects"].as_array().expect("a binding has subjects");
+        assert!(
+            subjects.iter().any(|one| text(one, "/name") == "kubeocean-manager"),
+            "{}",
+            identity(binding)
+        );
+    }
+
     let without_detach = render(COMPUTING, &["--set", "manager.forcedDetach.enabled=false"]);
     assert!(!rights(&without_detach).contains("kubeocean-manager-detach"));
 

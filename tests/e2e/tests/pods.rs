@@ -534,6 +534,9 @@ async fn what_cannot_be_created_is_said_and_unusual_pods_run() {
     assert!(message.contains("data"), "{message}");
     scene.wait_event("claims", "FailedCreatePod").await;
     assert!(scene.worker.get(&scene.ppod("claims")).await.is_none());
+    let refused_pod = scene.computing.get(&scene.vpod("claims")).await.unwrap();
+    let mapping = &refused_pod["metadata"]["annotations"][annotation::PHYSICAL_POD_NAME];
+    assert!(mapping.is_null(), "never half-built: {refused_pod:#}");
     scene.computing.delete(&scene.vpod("claims"), None).await;
     scene.computing.wait_gone(&scene.vpod("claims")).await;
 

@@ -3,8 +3,6 @@
 //! Every test has a binding, nodes and a Syncer of its own on the shared fleet. Modules come from three places: the
 //! built-in ones, `examples/policies/night-gpu` built as its author would, and hostile ones written by hand.
 
-use std::path::{Path, PathBuf};
-use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
@@ -21,6 +19,7 @@ use kubeocean_e2e::leasing::{
 };
 use kubeocean_e2e::rights::assert_rights;
 use kubeocean_engine::builtin;
+use kubeocean_harness::author::example_module;
 use kubeocean_harness::{Cluster, NodeShape};
 use kubeocean_hostile_policies::{Guest, digest, guest};
 use serde_json::{Value, json};
@@ -150,55 +149,6 @@ async fn a_builtin_from_a_config_map_changes_no_vnode() {
     assert_rights(&leasing.binding);
 }
 
-/// Builds `examples/policies/night-gpu` outside the workspace, as its author would, and returns the module. What was
-/// compiled is kept in the user's cache, so that only the first time is slow.
-async fn night_gpu() -> Vec<u8> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").canonicalize().unwrap();
-    let example = root.join("examples/policies/night-gpu");
-    let project = tempfile::tempdir().unwrap();
-    let sdk = root.join("policy-sdk");
-    let manifest = std::fs::read_to_string(example.join("Cargo.toml")).unwrap();
-    let manifest = manifest.replace("../../../policy-sdk", sdk.to_str().unwrap());
-    assert!(manifest.contains(sdk.to_str().unwrap()), "the example no longer names the SDK by path");
-    std::fs::write(project.path().join("Cargo.toml"), manifest).unwrap();
-    std::fs::copy(example.join("Cargo.lock"), project.path().join("Cargo.lock")).unwrap();
-    std::fs::create_dir(project.path().join("src")).unwrap();
-    std::fs::copy(example.join("src/lib.rs"), project.path().join("src/lib.rs")).unwrap();
-    // The workspace's toolchain has the target; a project elsewhere would get the user's default one.
-    std::fs::copy(root.join("rust-toolchain.toml"), project.path().join("rust-toolchain.toml")).unwrap();
-
-    let target = cache().join("kubeocean/example-policies");
-    let mut command = tokio::process::Command::new("cargo");
-    for (name, _) in std::env::vars_os() {
-        let text = name.to_string_lossy();
-        let registry = ["CARGO_HOME", "CARGO_NET_", "CARGO_HTTP_", "CARGO_REGISTR", "CARGO_SOURCE_"];
-        if (text.starts_with("CARGO") || text.starts_with("RUST"))
-            && !registry.iter().any(|kept| text.starts_with(kept))
-            && text != "RUSTUP_HOME"
-        {
-            command.env_remove(&name);
-        }
-    }
-    let started = Instant::now();
-    let output = command
-        .args(["build", "--quiet", "--target", "wasm32-unknown-unknown", "--release"])
-        .env("CARGO_TARGET_DIR", &target)
-        .current_dir(project.path())
-        .stdin(Stdio::null())
-        .kill_on_drop(true)
-        .output()
-        .await
-        .unwrap();
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    println!("night-gpu built in {:?}", started.elapsed());
-    std::fs::read(target.join("wasm32-unknown-unknown/release/night_gpu.wasm")).unwrap()
-}
-
-fn cache() -> PathBuf {
-    let set = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from).filter(|path| path.is_absolute());
-    set.unwrap_or_else(|| PathBuf::from(std::env::var_os("HOME").expect("HOME is set")).join(".cache"))
-}
-
 /// Settings of night-gpu whose night began `since` hours ago (negative: begins) and lasts for six hours, in UTC.
 fn night(since: i32) -> Value {
     let hour = i32::from(Timestamp::now().to_zoned(TimeZone::UTC).hour());
@@ -208,7 +158,7 @@ fn night(since: i32) -> Value {
 
 #[tokio::test]
 async fn a_module_built_by_its_author_decides_within_two_seconds() {
-    let module = night_gpu().await;
+    let module = example_module("night-gpu").await.unwrap();
     println!("night-gpu has {} KiB", module.len() / 1024);
     let shape = NodeShape::new("32", "64Gi").gpus(6);
     let policy = json!({"timeZone": "UTC", "resourceLimits": [percent("cpu", 50)]});

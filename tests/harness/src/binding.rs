@@ -181,6 +181,28 @@ impl<'a> Binding<'a> {
     /// # Errors
     /// The program cannot be built or started.
     pub async fn proxier(&self, args: &[&str]) -> Result<Program> {
+        self.computing
+            .apply_objects(self.proxier_rights().into())
+            .await
+            .context("giving the Proxier its Secret")?;
         Program::start(self.computing, ProgramSpec::proxier(self.name()).args(args)).await
+    }
+
+    /// What the Manager gives a binding's Proxier in the Deployment form: the kubeconfig Secret, by name (PX-1102).
+    fn proxier_rights(&self) -> [Value; 2] {
+        let metadata = json!({"name": format!("kubeocean-proxier-{}", self.cluster_id()), "namespace": SYSTEM_NAMESPACE});
+        let role = json!({
+            "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "Role", "metadata": metadata,
+            "rules": [{
+                "apiGroups": [""], "resources": ["secrets"], "resourceNames": [self.secret_name()],
+                "verbs": ["get", "list", "watch"],
+            }],
+        });
+        let binding = json!({
+            "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "RoleBinding", "metadata": metadata,
+            "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": metadata["name"]},
+            "subjects": [{"kind": "ServiceAccount", "name": "kubeocean-proxier", "namespace": SYSTEM_NAMESPACE}],
+        });
+        [role, binding]
     }
 }

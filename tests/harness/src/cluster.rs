@@ -12,8 +12,9 @@ pub(crate) mod start;
 pub mod tools;
 
 use std::collections::{BTreeMap, HashMap};
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
@@ -22,6 +23,7 @@ use kube::core::GroupVersionKind;
 use kube::discovery::{ApiCapabilities, ApiResource};
 use kube::{Client, Config};
 
+use crate::kubelet::{Network, WhyNot};
 use crate::pki::Pki;
 use crate::process::Process;
 use crate::reaper;
@@ -43,6 +45,8 @@ pub struct ClusterSpec {
     pub name: String,
     /// Run kwok for nodes made by [`Cluster::create_nodes`]. Other nodes are left alone.
     pub kwok: bool,
+    /// See [`ClusterSpec::real_nodes`].
+    pub real_nodes: bool,
     /// Write the audit log; costs a file write a request.
     pub audit: bool,
     /// How long a node may be silent before it is marked unknown. Long, because a busy machine makes nodes late.
@@ -61,6 +65,7 @@ impl ClusterSpec {
         Self {
             name: "computing".to_owned(),
             kwok: false,
+            real_nodes: false,
             audit: true,
             node_monitor_grace: Duration::from_mins(10),
             scheduler_extenders: Vec::new(),
@@ -72,6 +77,14 @@ impl ClusterSpec {
     /// A cluster with kwok.
     pub fn worker(name: impl Into<String>) -> Self {
         Self { name: name.into(), kwok: true, ..Self::computing() }
+    }
+
+    /// The same on a network of its own instead of loopback, for [`Cluster::start_real_node`] and for clients in pods of
+    /// real nodes. On a machine that cannot run real nodes it starts on loopback as any other.
+    #[must_use]
+    pub fn real_nodes(mut self) -> Self {
+        self.real_nodes = true;
+        self
     }
 }
 
@@ -88,13 +101,15 @@ pub struct Cluster {
     /// Kind to resource, asked once from the server.
     resources: Mutex<HashMap<GroupVersionKind, (ApiResource, ApiCapabilities)>>,
     start_time: Duration,
+    /// After the programs and the directory have gone, or when the last real node has.
+    network: Result<Arc<Network>, WhyNot>,
 }
 
-/// The ports of one cluster, on 127.0.0.1.
+/// Where the programs of one cluster listen: ports on 127.0.0.1, but for the API server.
 #[derive(Clone, Copy, Debug)]
 struct Ports {
     etcd: u16,
-    apiserver: u16,
+    apiserver: SocketAddr,
     kwok: u16,
 }
 
@@ -107,14 +122,27 @@ impl Cluster {
         self.spec.kwok
     }
 
-    /// The API server's URL, `https://127.0.0.1:<port>`.
+    pub(crate) fn network(&self) -> &Result<Arc<Network>, WhyNot> {
+        &self.network
+    }
+
+    pub(crate) fn pki(&self) -> &Pki {
+        &self.pki
+    }
+
+    /// The API server's URL, `https://<address>:<port>`.
     pub fn server(&self) -> &str {
         &self.server
     }
 
-    /// The API server's port on 127.0.0.1.
+    /// The API server's address: 127.0.0.1, or that of the network for real nodes.
+    pub fn address(&self) -> IpAddr {
+        self.ports.apiserver.ip()
+    }
+
+    /// The API server's port on [`Cluster::address`].
     pub fn port(&self) -> u16 {
-        self.ports.apiserver
+        self.ports.apiserver.port()
     }
 
     /// The port of the fake nodes' kubelet API on 127.0.0.1; meaningless without kwok.

@@ -10,21 +10,25 @@
 //! ```text
 //! Fleet ─┬─ Cluster "computing" ── etcd, apiserver, controller-manager, scheduler
 //!        └─ Cluster "worker-n"  ── the same and kwok (fake nodes with a kubelet API)
+//!                                  or RealNode (kubelet, containerd and containers in namespaces)
 //! Site ──── both charts installed in a Fleet ── Binding ── Program (syncer, proxier, manager)
 //! ```
 //!
 //! Invariants:
-//! - No process outlives the test process, however that ends: see [`reaper`].
+//! - No process outlives the test process, however that ends: see [`reaper`]. The same holds for what a real node is
+//!   made of: see [`kubelet`].
 //! - Nothing sleeps a fixed time; everything waits for a condition with a deadline: see [`wait::wait_until`].
-//! - Ports come from the kernel, directories are new each time, so any number of test processes can run side by side.
+//! - Ports come from the kernel, directories are new each time, addresses and subnets are locked, so any number of test processes can run side by side.
 
 pub mod assets;
 pub mod audit;
+pub mod author;
 pub mod binding;
 pub mod chart;
 pub mod cluster;
 pub mod fleet;
 mod http_get;
+pub mod kubelet;
 mod loopback;
 mod manifest;
 pub mod nodes;
@@ -40,6 +44,7 @@ pub use audit::{AuditEvent, AuditMark};
 pub use binding::{Binding, BindingSpec};
 pub use cluster::{Cluster, ClusterSpec, Component};
 pub use fleet::{Fleet, shared};
+pub use kubelet::{RealNode, WhyNot};
 pub use loopback::LoopbackAddress;
 pub use nodes::NodeShape;
 pub use program::{Program, ProgramSpec};

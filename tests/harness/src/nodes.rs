@@ -163,7 +163,7 @@ impl Cluster {
 }
 
 /// Ready, and the taint that new nodes get is gone.
-fn schedulable(node: &Node) -> bool {
+pub(crate) fn schedulable(node: &Node) -> bool {
     let conditions = node.status.iter().flat_map(|status| status.conditions.iter().flatten());
     let ready = conditions.into_iter().any(|c| c.type_ == "Ready" && c.status == "True");
     let taints = node.spec.iter().flat_map(|spec| spec.taints.iter().flatten());

@@ -1,5 +1,6 @@
 //! The certificates and keys of one cluster: its own authority, a serving certificate, an admin, a key for tokens.
 
+use std::net::IpAddr;
 use std::path::Path;
 
 use anyhow::{Context, Result};
@@ -19,14 +20,15 @@ pub(crate) struct Pki {
 
 /// A certificate with its key, both PEM.
 #[derive(Clone, Debug)]
-struct Pair {
-    certificate: String,
-    key: String,
+pub(crate) struct Pair {
+    pub(crate) certificate: String,
+    pub(crate) key: String,
 }
 
 impl Pki {
-    /// Makes everything new and writes the files that the programs read (see `flags.rs`) into `directory`.
-    pub(crate) fn create(directory: &Path) -> Result<Self> {
+    /// Makes everything new and writes the files that the programs read (see `flags.rs`) into `directory`. The API server
+    /// is known by loopback names and by `address`.
+    pub(crate) fn create(directory: &Path, address: IpAddr) -> Result<Self> {
         let mut params = CertificateParams::default();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         params.distinguished_name = name("kubeocean-harness", None);
@@ -35,13 +37,10 @@ impl Pki {
         let ca =
             CertifiedIssuer::self_signed(params, KeyPair::generate()?).context("signing the authority")?;
 
-        let mut serving = CertificateParams::new(
-            ["127.0.0.1", "::1", "localhost", "kubernetes", "kubernetes.default", "kubernetes.default.svc"]
-                .map(str::to_owned),
-        )?;
-        serving.distinguished_name = name("kube-apiserver", None);
-        serving.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
-        let serving = issue(&ca, &serving)?;
+        let loopback =
+            ["127.0.0.1", "::1", "localhost", "kubernetes", "kubernetes.default", "kubernetes.default.svc"];
+        let names = loopback.map(str::to_owned).into_iter().chain([address.to_string()]).collect();
+        let serving = serving_pair(&ca, "kube-apiserver", names)?;
         let admin = client_pair(&ca, "kubernetes-admin", "system:masters")?;
         let kubelet_client = client_pair(&ca, "kube-apiserver-kubelet-client", "system:masters")?;
         let tokens = KeyPair::generate()?;
@@ -59,6 +58,16 @@ impl Pki {
             std::fs::write(directory.join(file), content).with_context(|| format!("writing {file}"))?;
         }
         Ok(Self { ca, admin })
+    }
+
+    /// The authority's certificate, PEM.
+    pub(crate) fn authority(&self) -> String {
+        self.ca.pem()
+    }
+
+    /// What a kubelet serves with.
+    pub(crate) fn kubelet_serving(&self, node: &str, address: IpAddr) -> Result<Pair> {
+        serving_pair(&self.ca, &format!("system:node:{node}"), vec![node.to_owned(), address.to_string()])
     }
 
     /// A kubeconfig with all rights.
@@ -110,6 +119,13 @@ fn certificate_user(pair: &Pair) -> String {
         STANDARD.encode(&pair.certificate),
         STANDARD.encode(&pair.key)
     )
+}
+
+fn serving_pair(ca: &CertifiedIssuer<'static, KeyPair>, server: &str, names: Vec<String>) -> Result<Pair> {
+    let mut params = CertificateParams::new(names)?;
+    params.distinguished_name = name(server, None);
+    params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+    issue(ca, &params)
 }
 
 fn client_pair(ca: &CertifiedIssuer<'static, KeyPair>, user: &str, group: &str) -> Result<Pair> {

@@ -116,10 +116,22 @@ impl Process {
     /// # Errors
     /// It does not run, or is still there after `patience` (it is killed then).
     pub async fn stop(&mut self, patience: Duration) -> Result<ExitStatus> {
+        self.end(Signal::TERM, patience).await
+    }
+
+    /// SIGINT, and waits for the end. What a terminal does on Ctrl-C.
+    ///
+    /// # Errors
+    /// As [`Process::stop`].
+    pub async fn interrupt(&mut self, patience: Duration) -> Result<ExitStatus> {
+        self.end(Signal::INT, patience).await
+    }
+
+    async fn end(&mut self, signal: Signal, patience: Duration) -> Result<ExitStatus> {
         let name = self.spec.name.clone();
         let Some(child) = self.child.as_mut() else { bail!("{name} does not run") };
-        self::signal(child.id(), Signal::TERM)?;
-        let ended = try_wait_until(&format!("{name} to end after SIGTERM"), patience, async || {
+        self::signal(child.id(), signal)?;
+        let ended = try_wait_until(&format!("{name} to end after {signal:?}"), patience, async || {
             child.try_wait().map_err(|error| error.to_string())?.ok_or_else(|| "it still runs".to_owned())
         })
         .await;

@@ -263,6 +263,14 @@ impl Program {
         self.process.stop(Duration::from_secs(30)).await
     }
 
+    /// SIGINT, as Ctrl-C sends it; waits for the end, 30 seconds at most.
+    ///
+    /// # Errors
+    /// It does not run or does not end.
+    pub async fn interrupt(&mut self) -> Result<ExitStatus> {
+        self.process.interrupt(Duration::from_secs(30)).await
+    }
+
     /// Starts it again with the same arguments, on the same address, after killing what runs.
     ///
     /// # Errors

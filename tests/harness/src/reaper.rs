@@ -1,8 +1,8 @@
 //! No process and no directory outlives the test process, however it ends: return, panic, Ctrl-C, SIGTERM, SIGKILL.
 //!
 //! All children join one process group. A watchdog, a small shell in a group of its own, reads a pipe whose only write
-//! end is held by this process; the kernel closes it when this process ends, and the watchdog then kills the group and
-//! removes the directory. So statics need no destructor, and no signal handler is installed in somebody else's program.
+//! end is held by this process; the kernel closes it when this process ends, and the watchdog then kills the group, runs
+//! what was asked for by `at_exit` and removes the directory. So statics need no destructor, and no signal handler is installed in somebody else's program.
 //! (The kernel's parent-death signal would not do: it follows the *thread* that started the child.)
 //!
 //! After a panic anywhere in the process the directory is kept, with all logs, and its path is printed.
@@ -23,9 +23,14 @@ trap '' HUP INT TERM
 cat >/dev/null
 kill -KILL -"$1" 2>/dev/null
 tries=0
-while kill -0 -"$1" 2>/dev/null && [ "$tries" -lt 20 ]; do tries=$((tries + 1)); sleep 0.05; done
+while kill -0 -"$1" 2>/dev/null && [ "$tries" -lt 60 ]; do tries=$((tries + 1)); sleep 0.05; done
+for script in "$2"/at-exit/*; do [ -f "$script" ] && sh "$script"; done
 [ -e "$2/keep" ] || rm -rf "$2"
 "#;
+
+/// Names in the directory, which the watchdog knows, too.
+const KEEP: &str = "keep";
+const AT_EXIT: &str = "at-exit";
 
 static PANICKED: AtomicBool = AtomicBool::new(false);
 
@@ -78,7 +83,7 @@ fn keep_logs_of_a_panic(directory: PathBuf) {
         previous(info);
         if !PANICKED.swap(true, Ordering::SeqCst) {
             // In a panic hook there is nobody to report a failure to.
-            let _ = std::fs::write(directory.join("keep"), "");
+            let _ = std::fs::write(directory.join(KEEP), "");
             let _ = writeln!(std::io::stderr(), "control plane: logs are kept in {}", directory.display());
         }
     }));
@@ -108,6 +113,26 @@ pub(crate) fn remove_directory(directory: &Path) {
     if !PANICKED.load(Ordering::SeqCst) && !std::thread::panicking() {
         // What is left is removed with the parent directory when the process ends.
         let _ = std::fs::remove_dir_all(directory);
+    }
+}
+
+/// Whether the directory of a test process, possibly another's, is kept as evidence.
+pub(crate) fn is_kept(directory: &Path) -> bool {
+    directory.join(KEEP).exists()
+}
+
+/// Has the watchdog run a shell script when this process has ended, for what is neither a process nor in the directory.
+pub(crate) fn at_exit(name: &str, script: &str) -> Result<()> {
+    let folder = reaper()?.directory.join(AT_EXIT);
+    std::fs::create_dir_all(&folder).with_context(|| format!("creating {}", folder.display()))?;
+    std::fs::write(folder.join(name), script).with_context(|| format!("writing the script {name}"))
+}
+
+/// Takes back [`at_exit`]: the work is done.
+pub(crate) fn not_at_exit(name: &str) {
+    if let Ok(reaper) = reaper() {
+        // A script that stays finds nothing to do.
+        let _ = std::fs::remove_file(reaper.directory.join(AT_EXIT).join(name));
     }
 }
 

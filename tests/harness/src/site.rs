@@ -129,7 +129,9 @@ fn tenant_namespace(number: usize) -> String {
 }
 
 async fn install_computing(cluster: &Cluster) -> Result<()> {
-    let yaml = helm_template(Chart::Kubeocean, "kubeocean", SYSTEM_NAMESPACE, &json!({})).await?;
+    // The Manager of a test runs Syncers in its process; a Syncer that runs alone has its own account all the same.
+    let values = json!({"manager": {"runtime": "in-process"}});
+    let yaml = helm_template(Chart::Kubeocean, "kubeocean", SYSTEM_NAMESPACE, &values).await?;
     let mut objects = manifest::parse(&yaml)?;
     for object in &mut objects {
         // The programs run as processes of the test, not as pods; the Deployment stays, to be looked at.
@@ -160,7 +162,7 @@ async fn intranet_service(
     });
     cluster.apply_objects(vec![service]).await?;
     let services: Api<Service> = Api::namespaced(cluster.client().await?, namespace);
-    let status: Value = json!({"status": {"loadBalancer": {"ingress": [{"ip": "127.0.0.1"}]}}});
+    let status: Value = json!({"status": {"loadBalancer": {"ingress": [{"ip": cluster.address()}]}}});
     services
         .patch_status(name, &PatchParams::default(), &Patch::Merge(&status))
         .await

@@ -1,7 +1,7 @@
 //! `cargo demo`: two worker clusters lease their nodes to a computing cluster, on this machine, in front of your eyes.
 //!
 //! In: nothing but a Rust toolchain and Go. Out: a live table and `kubectl` commands to try, or with `--once` a list of
-//! checked results and an exit code. The control planes, the charts, the Syncers and the custom policy are real; the
+//! checked results and an exit code. The control planes, the charts, the Manager and the custom policy are real; the
 //! nodes are kwok's.
 //!
 //! ```text
@@ -90,7 +90,8 @@ async fn demo(args: &Args, report: &mut Report, up: &Cell<bool>) -> Result<End> 
     let fleet = timed(&screen, "one computing and two worker clusters started", start_fleet()).await?;
     let site = timed(&screen, "charts installed", Site::install(&fleet)).await?;
     let mut scene =
-        timed(&screen, "nodes, bindings, policies, Syncers", Scene::set(&site, module, args.once)).await?;
+        timed(&screen, "nodes, bindings, policies, Manager", Box::pin(Scene::set(&site, module, args.once)))
+            .await?;
     up.set(true);
     let latency = Latency::default();
     let end = {
@@ -118,10 +119,10 @@ async fn demo(args: &Args, report: &mut Report, up: &Cell<bool>) -> Result<End> 
     if end.is_err() || report.failed() {
         scene.show_logs(&screen);
     }
-    // Gracefully: a Syncer that does not end within its time is a failed result, too.
+    // Gracefully: a Manager that does not end within its time is a failed result, too.
     let stopped = scene.stop().await;
     if args.once {
-        report.note("every Syncer stops on SIGTERM", stopped);
+        report.note("the Manager and all it runs stop on SIGTERM", stopped);
     }
     end
 }
@@ -194,12 +195,13 @@ fn farewell(screen: &Screen, scene: &Scene<'_>) {
         .map_or_else(|| "kubectl".to_owned(), |path| path.display().to_string());
     let fleet = scene.site.fleet();
     let path = |cluster: &kubeocean_harness::Cluster| cluster.kubeconfig_path().display().to_string();
+    let binding_label = kubeocean_api::keys::label::CLUSTER_BINDING;
     let (computing, east, west) = (path(&fleet.computing), path(&fleet.workers[0]), path(&fleet.workers[1]));
     screen.say(&format!(
         "\nTry, in another terminal:\n\n\
          export KUBECONFIG={computing}\n\
          alias k={kubectl}\n\
-         k get nodes -L kubeocean.io/cluster-binding\n\
+         k get nodes -L {binding_label}\n\
          k get pods -n demo -o wide\n\
          k get node vnode-dc-east-batch-0 -o jsonpath='{{.metadata.annotations.kubeocean\\.io/policy-decision}}'\n\
          k scale -n demo deployment/web --replicas 20\n\

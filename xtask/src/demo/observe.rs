@@ -53,7 +53,7 @@ pub(crate) struct Snapshot {
     pub(crate) workers: Vec<WorkerPods>,
     /// Pods of the demo's namespace by phase.
     pub(crate) phases: BTreeMap<String, usize>,
-    /// Decisions about nodes since the Syncers started: answers of modules and of the memo.
+    /// Decisions about nodes since the Manager started: answers of modules and of the memo.
     pub(crate) decisions: u64,
 }
 
@@ -91,9 +91,7 @@ pub(crate) async fn look(scene: &Scene<'_>) -> Result<Snapshot> {
         snapshot.vnodes.push(vnode);
     }
     snapshot.vnodes.sort_by(|a, b| (&a.binding, &a.node).cmp(&(&b.binding, &b.node)));
-    for syncer in &scene.syncers {
-        snapshot.decisions += decisions(&syncer.metrics().await?);
-    }
+    snapshot.decisions = decisions(&scene.manager.metrics().await?);
     Ok(snapshot)
 }
 

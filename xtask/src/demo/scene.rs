@@ -1,4 +1,4 @@
-//! What exists before anything happens: nodes, other people's pods, bindings, policies, Syncers.
+//! What exists before anything happens: nodes, other people's pods, bindings, policies, the Manager.
 //!
 //! | Worker | Nodes | Policy | What it shows |
 //! |---|---|---|---|
@@ -25,14 +25,15 @@ pub(crate) const NAMESPACE: &str = "demo";
 /// Namespace of pods that are not leased, in the workers.
 const SHOP: &str = "shop";
 const GPU: &str = "nvidia.com/gpu";
-/// How long a Syncer may take until it is ready.
+/// How long the Manager and a binding may take until they are ready.
 const READY: Duration = Duration::from_secs(90);
 
 /// Everything that exists.
 pub(crate) struct Scene<'a> {
     pub(crate) site: &'a Site<'a>,
     pub(crate) bindings: [Binding<'a>; 2],
-    pub(crate) syncers: Vec<Program>,
+    /// Serves all bindings in one process.
+    pub(crate) manager: Program,
     pub(crate) computing: Client,
     pub(crate) workers: [Client; 2],
     /// Digest of the custom module.
@@ -130,47 +131,51 @@ impl<'a> Scene<'a> {
         bindings[1].policy(module::NAME, night_gpu).await?;
 
         let level = if quiet { "--log-level=info" } else { "--log-level=warn" };
-        let mut syncers = Vec::new();
-        for binding in &bindings {
-            syncers.push(binding.syncer(&[level]).await?);
-        }
+        let manager = site.manager(&[level]).await?;
         let mut scene = Self {
             site,
             computing: fleet.computing.client().await?,
             workers: [east.client().await?, west.client().await?],
             bindings,
-            syncers,
+            manager,
             digest,
         };
         scene.wait_ready().await?;
         Ok(scene)
     }
 
+    /// Waits until the Manager says of both bindings that they are Ready.
     async fn wait_ready(&mut self) -> Result<()> {
-        for (binding, syncer) in self.bindings.iter().zip(&mut self.syncers) {
-            if let Err(error) = syncer.try_wait_ready(READY).await {
-                let log = syncer.process().log_tail(30);
-                return Err(error.context(format!("the Syncer of {} says:\n{log}", binding.name())));
+        let ready = async {
+            self.manager.try_wait_ready(READY).await?;
+            for binding in &self.bindings {
+                let wait = format!("cb/{}", binding.name());
+                let patience = format!("--timeout={}s", READY.as_secs());
+                binding
+                    .computing()
+                    .kubectl_text(&["wait", "--for=condition=Ready", &patience, &wait])
+                    .await?;
             }
+            Ok::<_, anyhow::Error>(())
+        };
+        if let Err(error) = ready.await {
+            let log = self.manager.process().log_tail(30);
+            return Err(error.context(format!("the Manager says:\n{log}")));
         }
         Ok(())
     }
 
-    /// Ends the Syncers as a kubelet would.
+    /// Ends the Manager, and with it all it runs, as a kubelet would.
     pub(crate) async fn stop(&mut self) -> Result<()> {
-        for (binding, syncer) in self.bindings.iter().zip(&mut self.syncers) {
-            let status = syncer.stop().await?;
-            anyhow::ensure!(status.success(), "the Syncer of {} ended with {status}", binding.name());
-        }
+        let status = self.manager.stop().await?;
+        anyhow::ensure!(status.success(), "the Manager ended with {status}");
         Ok(())
     }
 
-    /// The last words of the Syncers, when something went wrong.
+    /// The last words of the Manager, when something went wrong.
     pub(crate) fn show_logs(&mut self, screen: &Screen) {
-        for (binding, syncer) in self.bindings.iter().zip(&mut self.syncers) {
-            let tail = syncer.process().log_tail(40);
-            screen.say(&format!("--- the Syncer of {} says:\n{tail}", binding.name()));
-        }
+        let tail = self.manager.process().log_tail(40);
+        screen.say(&format!("--- the Manager says:\n{tail}"));
     }
 }
 

@@ -88,7 +88,7 @@ pub(crate) async fn show(screen: &Screen, scene: &Scene<'_>, latency: &Latency) 
         frames.tick().await;
         let snapshot = match look(scene).await {
             Ok(snapshot) => snapshot,
-            // A cluster or a Syncer that does not answer now may answer the next time.
+            // A cluster or a Manager that does not answer now may answer the next time.
             Err(error) => {
                 screen.say(&format!("  .. {error:#}"));
                 continue;

@@ -69,7 +69,7 @@ async fn vnodes(scene: &Scene<'_>, screen: &Screen, report: &mut Report) {
             compare(&seen(scene).await?, &expected(&clock::now(), 50))
         })
         .await;
-    report.figure("vnodes as expected after the Syncers were ready", seconds(took));
+    report.figure("vnodes as expected after the Manager was ready", seconds(took));
     report
         .expect(screen, "a node that no policy covers is not leased", PATIENCE, async || {
             match seen(scene).await?.vnode("dc-west", "plain-0") {

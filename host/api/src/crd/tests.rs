@@ -68,6 +68,75 @@ fn policy_fields_keep_the_originals_constraints() {
     assert_eq!(at(spec, "/properties/policies/x-kubernetes-list-map-keys"), &json!(["name"]));
 }
 
+/// API-101, API-102, API-201, API-202: what `kubectl` shows and how it finds the kinds.
+#[test]
+fn names_columns_and_subresources_are_the_originals() {
+    for (crd, names, own_columns) in [
+        (
+            cluster_binding(),
+            ["ClusterBinding", "ClusterBindingList", "clusterbindings", "clusterbinding", "cb"],
+            ["ClusterID", "Phase", "Age"].as_slice(),
+        ),
+        (
+            resource_leasing_policy(),
+            [
+                "ResourceLeasingPolicy",
+                "ResourceLeasingPolicyList",
+                "resourceleasingpolicies",
+                "resourceleasingpolicy",
+                "rlp",
+            ],
+            ["Cluster", "Phase", "Active", "Age"].as_slice(),
+        ),
+    ] {
+        let [kind, list, plural, singular, short] = names;
+        assert_eq!(at(&crd, "/metadata/name"), &json!(format!("{plural}.cloud.tencent.com")));
+        assert_eq!(at(&crd, "/spec/group"), "cloud.tencent.com");
+        assert_eq!(at(&crd, "/spec/scope"), "Cluster");
+        let expected = json!({
+            "kind": kind, "listKind": list, "plural": plural, "singular": singular, "shortNames": [short],
+        });
+        assert_eq!(at(&crd, "/spec/names"), &expected);
+        let versions = at(&crd, "/spec/versions").as_array().unwrap();
+        assert_eq!(versions.len(), 1);
+        let version = &versions[0];
+        assert_eq!(
+            (&version["name"], &version["served"], &version["storage"]),
+            (&json!("v1beta1"), &json!(true), &json!(true))
+        );
+        assert_eq!(version["subresources"], json!({"status": {}}), "no scale");
+        let columns = version["additionalPrinterColumns"].as_array().unwrap();
+        let shown: Vec<&str> = columns
+            .iter()
+            .filter(|column| column.get("priority").is_none())
+            .map(|column| column["name"].as_str().unwrap())
+            .collect();
+        assert_eq!(shown, own_columns, "columns we add have priority 1");
+        assert_eq!(columns.last().unwrap()["name"], "Age", "the last one stays the last one");
+    }
+}
+
+/// API-901: rules about fields the original had only compare with what was stored; rules about fields we add may judge.
+#[test]
+fn only_transitions_of_original_fields_are_judged() {
+    fn walk(path: &str, schema: &Value) {
+        for rule in schema["x-kubernetes-validations"].as_array().into_iter().flatten() {
+            let added = path.starts_with(".spec.policies");
+            assert!(rule["rule"].as_str().unwrap().contains("oldSelf") != added, "{path}: {rule}");
+            assert!(rule.get("optionalOldSelf").is_none(), "{path} needs a newer server");
+        }
+        for (name, property) in schema["properties"].as_object().into_iter().flatten() {
+            walk(&format!("{path}.{name}"), property);
+        }
+        if let Some(items) = schema.get("items") {
+            walk(path, items);
+        }
+    }
+    for crd in [cluster_binding(), resource_leasing_policy()] {
+        walk("", schema(&crd));
+    }
+}
+
 /// Every property has a description and none has a default or a null alternative (API-807, API-103).
 #[test]
 fn every_field_is_explained_and_nothing_has_a_default() {

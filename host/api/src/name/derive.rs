@@ -5,6 +5,8 @@ use md5::{Digest, Md5};
 
 /// Longest label value Kubernetes accepts.
 pub const LABEL_VALUE_MAX_BYTES: usize = 63;
+/// What is left of a long value before its hash.
+const DISTINCT_PREFIX_BYTES: usize = 54;
 
 /// How much of a readable name survives in a hashed one.
 const PREFIX_BYTES: usize = 30;
@@ -44,10 +46,55 @@ pub fn token_secret_name(pod: &str, volume: &str, pod_uid: &str, namespace: &str
     phys_name(&format!("{pod}-{volume}-{pod_uid}"), namespace)
 }
 
+/// Name of a binding's Syncer Deployment, and of its leader Lease (API section 6).
+///
+/// ```
+/// assert_eq!(kubeocean_api::name::syncer_name("cls-a"), "kubeocean-syncer-cls-a");
+/// ```
+pub fn syncer_name(cluster_id: &str) -> String {
+    format!("kubeocean-syncer-{cluster_id}")
+}
+
+/// Name of a binding's Proxier Deployment (API section 6).
+pub fn proxier_name(cluster_id: &str) -> String {
+    format!("kubeocean-proxier-{cluster_id}")
+}
+
+/// Name of the Service before a binding's Proxier (API section 6).
+pub fn proxier_service_name(cluster_id: &str) -> String {
+    format!("{}-svc", proxier_name(cluster_id))
+}
+
+/// Name of the TLS Secret the system makes for a binding's Proxier (API section 6).
+pub fn proxier_tls_secret_name(cluster_id: &str) -> String {
+    format!("{cluster_id}-logs-proxy-tls")
+}
+
+/// Name of a CertificateSigningRequest of a Proxier pod, unique by its time in unix nanoseconds (API section 6).
+pub fn proxier_csr_name(binding: &str, pod: &str, unix_nanoseconds: i128) -> String {
+    format!("{}{pod}-{unix_nanoseconds}", proxier_csr_prefix(binding))
+}
+
+/// What the names of all CertificateSigningRequests of a binding's Proxiers start with.
+pub fn proxier_csr_prefix(binding: &str) -> String {
+    format!("kubeocean-proxier-{binding}-")
+}
+
 /// A value that fits a label: longer ones are cut to 63 bytes and to a valid last character (BU section 4).
 pub fn fit_label_value(value: &str) -> String {
     let cut = cut_at(value, LABEL_VALUE_MAX_BYTES);
     cut.trim_end_matches(|c: char| !c.is_ascii_alphanumeric()).to_owned()
+}
+
+/// A value that fits a label and stays distinct: longer ones are cut to 54 bytes, `-` and 8 hex digits of their
+/// SHA-256 (TD section 5).
+pub fn distinct_label_value(value: &str) -> String {
+    if value.len() <= LABEL_VALUE_MAX_BYTES {
+        return fit_label_value(value);
+    }
+    let digest = hex::encode(sha2::Sha256::digest(value.as_bytes()));
+    let digits = digest.get(..8).unwrap_or(&digest);
+    format!("{}-{digits}", cut_at(value, DISTINCT_PREFIX_BYTES))
 }
 
 fn prefixed_hash(readable: &str, hashed: &str) -> String {

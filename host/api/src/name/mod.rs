@@ -8,7 +8,9 @@ mod port;
 mod tests;
 
 pub use derive::{
-    LABEL_VALUE_MAX_BYTES, fit_label_value, phys_name, token_secret_name, vnode_name, vnode_name_prefix,
+    LABEL_VALUE_MAX_BYTES, distinct_label_value, fit_label_value, phys_name, proxier_csr_name,
+    proxier_csr_prefix, proxier_name, proxier_service_name, proxier_tls_secret_name, syncer_name,
+    token_secret_name, vnode_name, vnode_name_prefix,
 };
 pub use port::{PORT_MAX, PORT_MIN, PortTable, PortsExhausted, preferred_port};
 
@@ -35,7 +37,7 @@ pub enum Syntax {
     Dns1123Subdomain,
 }
 
-fn check(kind: &'static str, value: &str, max: usize, syntax: Syntax) -> Result<(), InvalidName> {
+pub(crate) fn check(kind: &'static str, value: &str, max: usize, syntax: Syntax) -> Result<(), InvalidName> {
     let problem = |problem| Err(InvalidName { kind, value: value.to_owned(), problem });
     if value.is_empty() {
         return problem("it is empty");

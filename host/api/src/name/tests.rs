@@ -38,6 +38,28 @@ fn token_secret_names() {
     );
 }
 
+/// TD-301: thirty bytes are kept whole, whatever follows.
+#[rstest]
+#[case::thirty("abcdefghijklmnopqrstuvwxyz0123", "abcdefghijklmnopqrstuvwxyz0123")]
+#[case::thirty_one("abcdefghijklmnopqrstuvwxyz01234", "abcdefghijklmnopqrstuvwxyz0123")]
+fn a_copy_keeps_thirty_bytes_of_a_name(#[case] name: &str, #[case] prefix: &str) {
+    let derived = phys_name(name, "ns");
+    assert_eq!(derived.rsplit_once('-').unwrap().0, prefix);
+    assert_eq!(derived.len(), 63);
+    assert_ne!(derived, phys_name(prefix, "other"));
+}
+
+/// API section 6.
+#[test]
+fn component_names() {
+    assert_eq!(syncer_name("cls-a"), "kubeocean-syncer-cls-a");
+    assert_eq!(proxier_name("cls-a"), "kubeocean-proxier-cls-a");
+    assert_eq!(proxier_service_name("cls-a"), "kubeocean-proxier-cls-a-svc");
+    assert_eq!(proxier_tls_secret_name("cls-a"), "cls-a-logs-proxy-tls");
+    assert_eq!(proxier_csr_name("dc-east", "pod-0", 17), "kubeocean-proxier-dc-east-pod-0-17");
+    assert!(proxier_csr_name("dc-east", "pod-0", 17).starts_with(&proxier_csr_prefix("dc-east")));
+}
+
 #[test]
 fn a_prefix_that_ends_in_a_dot_ends_in_a_dash_instead() {
     let name = format!("{}.b", "a".repeat(29));

@@ -1,5 +1,7 @@
 use std::collections::BTreeMap;
 
+use proptest::prelude::*;
+
 use super::*;
 use crate::answer::Reason;
 use crate::facts::Published;
@@ -29,7 +31,7 @@ fn finish(node: &NodeFacts, answers: &[(&str, Answer)]) -> NodeDecision {
     for (name, answer) in answers {
         draft.answer(&Arc::from(*name), answer);
     }
-    draft.finish("p")
+    draft.finish("p", 1)
 }
 
 const OFFER: EntryVerdict = EntryVerdict::Offer;
@@ -102,4 +104,87 @@ fn a_decision_survives_json() {
     let decision = finish(&node, &[("a", answer(WITHHOLD, Reclaim::Graceful(5), 1, None))]);
     let text = serde_json::to_string(&decision).unwrap();
     assert_eq!(serde_json::from_str::<NodeDecision>(&text).unwrap(), decision);
+}
+
+/// What one entry contributes.
+#[derive(Clone, Debug)]
+enum Contribution {
+    Good(Answer),
+    Failing(StandIn),
+}
+
+fn reclaims() -> impl Strategy<Value = Reclaim> {
+    prop_oneof![Just(Reclaim::Keep), (1..100_u32).prop_map(Reclaim::Graceful), Just(Reclaim::Force)]
+}
+
+fn answers() -> impl Strategy<Value = Answer> {
+    (prop::sample::select(vec![OFFER, WITHHOLD]), reclaims(), -1..1000_i64)
+        .prop_map(|(verdict, reclaim, cpu)| answer(verdict, reclaim, cpu, None))
+}
+
+fn failures() -> impl Strategy<Value = StandIn> {
+    prop_oneof![
+        Just(StandIn::Skip),
+        Just(StandIn::Published),
+        answers().prop_map(|answer| StandIn::Last(Arc::new(answer))),
+        prop::option::of(reclaims()).prop_map(StandIn::Deny),
+    ]
+}
+
+fn contributions() -> impl Strategy<Value = Vec<Contribution>> {
+    let one = prop_oneof![answers().prop_map(Contribution::Good), failures().prop_map(Contribution::Failing)];
+    prop::collection::vec(one, 0..5)
+}
+
+fn compose(node: &NodeFacts, contributions: &[Contribution]) -> NodeDecision {
+    let mut draft = Draft::new(node, false);
+    let why = NoAnswer { text: "Trap".into(), loading: false, pending: false, retry_at: None };
+    for contribution in contributions {
+        match contribution {
+            Contribution::Good(answer) => draft.answer(&Arc::from("e"), answer),
+            Contribution::Failing(stand) => draft.no_answer(&Arc::from("e"), &why, stand),
+        }
+    }
+    draft.finish("p", 1)
+}
+
+/// What evicts pods although nobody does so yet.
+fn starts(decision: &NodeDecision) -> Reclaim {
+    if decision.withheld { decision.reclaim } else { Reclaim::Keep }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(2000))]
+
+    /// PO-108, PO-601, PO-804: one entry more never opens a node, raises an amount or weakens the reclaim; one that fails
+    /// starts no eviction; and what starts one is a good answer that withholds.
+    #[test]
+    fn an_entry_more_only_tightens_and_an_error_evicts_nobody(
+        before in contributions(),
+        good in answers(),
+        failing in failures(),
+        place in any::<prop::sample::Index>(),
+        offered in any::<bool>(),
+    ) {
+        let mut node = node();
+        node.published = Some(Published { amounts: [("cpu".to_owned(), 300)].into(), offered, valid_until: None });
+        let with = |one: Contribution| {
+            let mut all = before.clone();
+            all.insert(place.index(before.len() + 1), one);
+            compose(&node, &all)
+        };
+        let was = compose(&node, &before);
+        for now in [with(Contribution::Good(good.clone())), with(Contribution::Failing(failing.clone()))] {
+            prop_assert!(now.withheld || !was.withheld, "{now:?} opens {was:?}");
+            prop_assert!(now.amounts.iter().all(|(resource, amount)| amount <= &was.amounts[resource]));
+            prop_assert_eq!(starts(&now).stricter(starts(&was)), starts(&now), "weaker than {:?}", was);
+        }
+        let failed = with(Contribution::Failing(failing));
+        prop_assert_eq!(starts(&failed), starts(&was), "an error starts an eviction");
+        let withholding = before.iter().filter_map(|one| match one {
+            Contribution::Good(answer) if answer.verdict == WITHHOLD => Some(answer.reclaim),
+            Contribution::Good(_) | Contribution::Failing(_) => None,
+        });
+        prop_assert_eq!(starts(&was), withholding.fold(Reclaim::Keep, Reclaim::stricter));
+    }
 }

@@ -20,6 +20,8 @@ pub(crate) struct Counters {
     pub(crate) not_applicable: AtomicU64,
     pub(crate) errors: AtomicU64,
     pub(crate) calls: AtomicU64,
+    /// Good calls with more than one row.
+    batches: AtomicU64,
     pub(crate) memo_hits: AtomicU64,
     pub(crate) memo_misses: AtomicU64,
     pub(crate) memo_expired: AtomicU64,
@@ -84,6 +86,11 @@ impl Counters {
             EntryVerdict::NotApplicable => &self.not_applicable,
         };
         add(counter, 1);
+    }
+
+    /// One more good call with several rows; how many there were.
+    pub(crate) fn batch(&self) -> u64 {
+        self.batches.fetch_add(1, Ordering::Relaxed) + 1
     }
 
     pub(crate) fn fault(&self, kind: FaultKind) {

@@ -1,7 +1,8 @@
 //! One work unit of one entry: memo, guest call for what is missing, faults, quarantine (PO-801, PO-802, PO-1001).
 //!
 //! In: at most [`crate::config::LEASE_ROWS`] nodes with what earlier entries left of them. Out: per node an answer
-//! or why there is none. Caller: `compose`, on a worker thread.
+//! or why there is none. Caller: `decide`, on a worker thread. Invariant: an entry in quarantine answers nothing, not
+//! even from its memo, because its `onError` says what holds.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -10,18 +11,15 @@ use jiff::Timestamp;
 
 use super::counters::add;
 use super::health::{MAX_FAULTS, Permission};
-use super::memo::Lookup;
+use super::memo::{Lookup, Memo};
 use super::running::Running;
 use super::slot::Slot;
 use crate::answer::Answer;
 use crate::compose::Amount;
 use crate::facts::{NodeFacts, PolicyFacts};
-use crate::fault::{CallError, Fault};
+use crate::fault::{CallError, Fault, FaultKind};
 use crate::frame::{RowKey, project};
 use crate::wasm::bindings::types;
-
-/// One in so many guest batches is run again with its rows reversed (PO-1005).
-const AUDIT_EVERY: u64 = 1000;
 
 /// Why a row has no answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -35,8 +33,16 @@ pub(crate) struct NoAnswer {
     pub(crate) retry_at: Option<i64>,
 }
 
+/// A good answer about one row.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Said {
+    pub(crate) answer: Arc<Answer>,
+    /// Unix second at which the row is asked again whatever the answer promised (PO-1004).
+    pub(crate) refresh_at: i64,
+}
+
 /// Outcome of one row.
-pub(crate) type Outcome = Result<Arc<Answer>, NoAnswer>;
+pub(crate) type Outcome = Result<Said, NoAnswer>;
 
 /// One node to ask about.
 pub(crate) struct Ask<'n> {
@@ -58,9 +64,23 @@ impl Instant {
     }
 }
 
-/// Whether something changed that other nodes must hear about.
+/// Where a work unit runs, and so how much time it may lose.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Changed(pub(crate) bool);
+pub(crate) enum Lane {
+    /// Beside the units of every other policy: after the first timeout of an entry its rows wait for a later unit.
+    #[default]
+    Common,
+    /// On the threads of entries that may take long: after a fault its rows are tried one by one (PO-801).
+    Apart,
+}
+
+/// One work unit.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Work {
+    pub(crate) lane: Lane,
+    /// Something changed that other nodes must hear about.
+    pub(crate) changed: bool,
+}
 
 /// Rows that are asked together: distinct keys, and which asks wait for each.
 struct Missing {
@@ -76,36 +96,51 @@ pub(crate) fn evaluate(
     facts: &PolicyFacts,
     now: &Instant,
     asks: &[Ask<'_>],
-    changed: &mut Changed,
+    work: &mut Work,
 ) -> Vec<Outcome> {
+    let nobody = |none: &NoAnswer| asks.iter().map(|_| Err(none.clone())).collect();
     let Some(running) = running else {
         let failure = slot.failure();
-        let pending = failure.is_none();
-        let loading = failure.as_ref().is_none_or(|error| error.code.is_fetch());
+        let pending = !slot.settled();
+        let loading = failure.as_ref().is_none_or(|error| error.passing);
         let text: Arc<str> = failure.map_or_else(|| "Loading".to_owned(), |error| error.to_string()).into();
-        let none = NoAnswer { text, loading, pending, retry_at: None };
-        return asks.iter().map(|_| Err(none.clone())).collect();
+        return nobody(&NoAnswer { text, loading, pending, retry_at: None });
     };
+    let Some(first) = asks.first() else { return Vec::new() };
+    let permission = running.health.lock().ask(now.unix());
+    match permission {
+        Permission::Call => {}
+        Permission::Stay => return nobody(&quarantined(running)),
+        Permission::Probe => {
+            if !probe(slot, running, facts, now, first, work) {
+                return nobody(&quarantined(running));
+            }
+        }
+    }
     let mut outcomes: Vec<Option<Outcome>> = vec![None; asks.len()];
     let missing = look_up(slot, running, facts, now, asks, &mut outcomes);
     if !missing.keys.is_empty() {
-        let answers = ask_guest(slot, running, now, &missing.keys, changed);
+        let answers = batch(slot, running, now, &missing.keys, work);
         let mut memo = running.memo.lock();
         let nodes = slot.known.lock().len().max(asks.len());
         for (((key, promised), waiting), outcome) in
             missing.keys.into_iter().zip(missing.promised).zip(missing.waiting).zip(answers)
         {
-            match &outcome {
+            let outcome = match outcome {
                 Ok(answer) => {
-                    if promised.is_some_and(|before| !before.same_decision(answer)) {
-                        broken_promise(slot, &mut memo, now);
+                    if promised.is_some_and(|before| !before.same_decision(&answer)) {
+                        broken_promise(slot, &mut memo, now, work);
                     }
                     slot.counters.row(answer.verdict);
-                    slot.recorder.record(slot, running, now, &key, answer);
-                    memo.store(key, Arc::clone(answer), now.unix(), nodes);
+                    slot.recorder.record(slot, running, now, &key, &answer);
+                    memo.store(key, Arc::clone(&answer), now.unix(), nodes);
+                    Ok(Said { answer, refresh_at: now.unix().saturating_add(memo.refresh_seconds()) })
                 }
-                Err(_) => add(&slot.counters.errors, 1),
-            }
+                Err(none) => {
+                    add(&slot.counters.errors, 1);
+                    Err(none)
+                }
+            };
             for index in waiting {
                 if let Some(place) = outcomes.get_mut(index) {
                     *place = Some(outcome.clone());
@@ -132,19 +167,11 @@ fn look_up(
     let (mut hits, mut misses, mut expired) = (0, 0, 0);
     let memo = running.memo.lock();
     for (index, (ask, outcome)) in asks.iter().zip(outcomes).enumerate() {
-        key.clear();
-        project(
-            &running.needs,
-            ask.node,
-            facts,
-            &|r| Amount::proposed_of(ask.amounts, r),
-            now.civil.utc_offset_seconds,
-            &mut key,
-        );
+        row(running, facts, now, ask, &mut key);
         let promised = match memo.look_up(&key, now.unix()) {
-            Lookup::Hit(answer) => {
+            Lookup::Hit(answer, refresh_at) => {
                 hits += 1;
-                *outcome = Some(Ok(answer));
+                *outcome = Some(Ok(Said { answer, refresh_at }));
                 continue;
             }
             Lookup::Promised(answer) => {
@@ -177,49 +204,53 @@ fn look_up(
     missing
 }
 
+/// Writes the row of one node to `key`.
+fn row(running: &Running, facts: &PolicyFacts, now: &Instant, ask: &Ask<'_>, key: &mut Vec<u8>) {
+    key.clear();
+    let proposed = |resource: &str| Amount::proposed_of(ask.amounts, resource);
+    project(&running.needs, ask.node, facts, &proposed, now.civil.utc_offset_seconds, key);
+}
+
 fn learn(slot: &Slot, now: &Instant, asks: &[Ask<'_>], outcomes: &[Option<Outcome>]) {
     let mut known = slot.known.lock();
     for (ask, outcome) in asks.iter().zip(outcomes) {
-        if let Some(Ok(answer)) = outcome {
-            known.learn(&ask.node.node_name, answer, now.unix());
+        if let Some(Ok(said)) = outcome {
+            known.learn(&ask.node.node_name, &said.answer, now.unix());
         }
     }
 }
 
-fn broken_promise(slot: &Slot, memo: &mut super::memo::Memo, now: &Instant) {
+/// Rows are asked more often from now on, so every node has to hear when.
+fn broken_promise(slot: &Slot, memo: &mut Memo, now: &Instant, work: &mut Work) {
     memo.distrust();
+    work.changed = true;
     add(&slot.counters.impure, 1);
     let text = "NotPure: an answer changed before its valid-until";
     slot.note_error(text.to_owned(), now.at);
     tracing::warn!(entry = &*slot.label, refresh_seconds = memo.refresh_seconds(), "{text}");
 }
 
-/// Distinct rows to the guest, if it may be called.
-fn ask_guest(
+/// One row to an entry in quarantine. True when it answers: back to work.
+fn probe(
     slot: &Slot,
     running: &Arc<Running>,
+    facts: &PolicyFacts,
     now: &Instant,
-    keys: &[RowKey],
-    changed: &mut Changed,
-) -> Vec<Outcome> {
-    let permission = running.health.lock().ask(now.unix());
-    match permission {
-        Permission::Call => batch(slot, running, now, keys, changed),
-        Permission::Stay => keys.iter().map(|_| Err(quarantined(running))).collect(),
-        Permission::Probe => {
-            let Some((probe, _)) = keys.split_first() else { return Vec::new() };
-            match call(slot, running, now, std::slice::from_ref(probe)) {
-                Ok(_) => {
-                    running.health.lock().recover();
-                    tracing::info!(entry = &*slot.label, "policy entry left quarantine");
-                    changed.0 = true;
-                    batch(slot, running, now, keys, changed)
-                }
-                Err(error) => {
-                    fault(slot, running, now, &error, changed);
-                    keys.iter().map(|_| Err(quarantined(running))).collect()
-                }
-            }
+    first: &Ask<'_>,
+    work: &mut Work,
+) -> bool {
+    let mut key = Vec::new();
+    row(running, facts, now, first, &mut key);
+    match call(slot, running, now, &[RowKey::from(key)]) {
+        Ok(_) => {
+            running.health.lock().recover();
+            tracing::info!(entry = &*slot.label, "policy entry left quarantine");
+            work.changed = true;
+            true
+        }
+        Err(error) => {
+            failed(slot, running, now, &error, work);
+            false
         }
     }
 }
@@ -240,8 +271,8 @@ fn batch(
     running: &Arc<Running>,
     now: &Instant,
     keys: &[RowKey],
-    changed: &mut Changed,
-) -> Vec<Outcome> {
+    work: &mut Work,
+) -> Vec<Result<Arc<Answer>, NoAnswer>> {
     let error = match call(slot, running, now, keys) {
         Ok(answers) => {
             recheck(slot, running, now, keys, &answers);
@@ -249,49 +280,62 @@ fn batch(
         }
         Err(error) => error,
     };
-    let is_fault = fault(slot, running, now, &error, changed);
+    failed(slot, running, now, &error, work);
     // The module's own `Err` speaks about all rows, and one row alone would fault again: it gets the same input.
-    if !is_fault || keys.len() == 1 {
-        return keys.iter().map(|_| Err(no_answer(running, &error))).collect();
+    if matches!(error, CallError::Policy(_)) || keys.len() == 1 || !has_time(work.lane, &error) {
+        return keys.iter().map(|_| Err(no_answer(running, now, &error))).collect();
     }
     let mut faults = 1;
+    let mut last = error;
     keys.iter()
         .map(|key| {
-            if faults >= MAX_FAULTS {
-                return Err(no_answer(running, &error));
+            if faults >= MAX_FAULTS || !has_time(work.lane, &last) {
+                return Err(no_answer(running, now, &last));
             }
             let one = call(slot, running, now, std::slice::from_ref(key));
             match one.map(|mut answers| answers.pop()) {
                 Ok(Some(answer)) => Ok(answer),
-                Ok(None) => Err(no_answer(running, &error)),
+                Ok(None) => Err(no_answer(running, now, &last)),
                 Err(error) => {
-                    faults += usize::from(fault(slot, running, now, &error, changed));
-                    Err(no_answer(running, &error))
+                    failed(slot, running, now, &error, work);
+                    faults += usize::from(matches!(error, CallError::Fault(_)));
+                    let none = no_answer(running, now, &error);
+                    last = error;
+                    Err(none)
                 }
             }
         })
         .collect()
 }
 
-fn no_answer(running: &Running, error: &CallError) -> NoAnswer {
-    let retry_at = running.health.lock().next_probe();
+/// Beside the units of other policies one lost time limit is all an entry gets (policy spec section 14).
+fn has_time(lane: Lane, error: &CallError) -> bool {
+    lane == Lane::Apart || !matches!(error, CallError::Fault(fault) if fault.kind == FaultKind::Timeout)
+}
+
+fn no_answer(running: &Running, now: &Instant, error: &CallError) -> NoAnswer {
+    let retry_at = Some(running.health.lock().retry_at(now.unix()));
     NoAnswer { text: error.to_string().into(), loading: false, pending: false, retry_at }
 }
 
-/// Notes a failed call. True for a fault, false for the module's own `Err`.
-fn fault(slot: &Slot, running: &Running, now: &Instant, error: &CallError, changed: &mut Changed) -> bool {
+/// Notes a failed call.
+fn failed(slot: &Slot, running: &Running, now: &Instant, error: &CallError, work: &mut Work) {
     match error {
         CallError::Policy(text) => {
+            running.health.lock().failed();
             slot.note_error(format!("Err: {}", crate::text::printable(text, 512)), now.at);
-            false
         }
         CallError::Fault(fault) => {
             slot.note_fault(fault, now.at);
-            if running.health.lock().fault(now.unix()) {
-                tracing::warn!(entry = &*slot.label, %fault, "policy entry is quarantined");
-                changed.0 = true;
+            let mut health = running.health.lock();
+            health.failed();
+            if fault.kind == FaultKind::Timeout {
+                health.timed_out(now.unix());
             }
-            true
+            if health.fault(now.unix()) {
+                tracing::warn!(entry = &*slot.label, %fault, "policy entry is quarantined");
+                work.changed = true;
+            }
         }
     }
 }
@@ -311,19 +355,23 @@ fn call(
             Err(Fault::new(crate::FaultKind::Trap, "the host failed while it ran the module").into())
         });
     slot.counters.call(started.elapsed());
+    if answers.is_ok() {
+        running.health.lock().answered();
+    }
     answers
 }
 
-/// Runs one in [`AUDIT_EVERY`] batches again with the rows reversed. Reports, changes nothing (PO-1005).
+/// Runs one in so many batches of several rows again with the rows reversed. Reports, changes nothing (PO-1005).
 fn recheck(slot: &Slot, running: &Running, now: &Instant, keys: &[RowKey], answers: &[Arc<Answer>]) {
-    let calls = slot.counters.calls.load(std::sync::atomic::Ordering::Relaxed);
-    if keys.len() < 2 || !calls.is_multiple_of(AUDIT_EVERY) {
+    if keys.len() < 2 || !slot.counters.batch().is_multiple_of(slot.recheck_every.max(1)) {
         return;
     }
     let reversed: Vec<RowKey> = keys.iter().rev().cloned().collect();
-    let again = running.run(now.civil, &reversed);
-    if again.is_ok_and(|again| again.iter().rev().eq(answers)) {
-        return;
+    match running.run(now.civil, &reversed) {
+        Ok(again) if again.iter().rev().eq(answers) => return,
+        // A busy machine, not another answer.
+        Err(CallError::Fault(fault)) if fault.kind == FaultKind::Timeout => return,
+        Ok(_) | Err(_) => {}
     }
     add(&slot.counters.impure, 1);
     let text = "NotPure: the same rows in another order got other answers";

@@ -8,6 +8,10 @@ use std::collections::VecDeque;
 pub(crate) const MAX_FAULTS: usize = 3;
 /// Seconds in which the faults count.
 const WINDOW_SECONDS: i64 = 60;
+/// First wait until rows without an answer are asked again, in seconds; doubles with every failed call.
+const FIRST_RETRY_SECONDS: i64 = 2;
+/// Longest such wait, in seconds.
+const LAST_RETRY_SECONDS: i64 = 300;
 /// First wait for a probe, in seconds.
 const FIRST_PROBE_SECONDS: i64 = 30;
 /// Longest wait for a probe, in seconds.
@@ -35,6 +39,12 @@ struct Quarantine {
 pub(crate) struct Health {
     faults: VecDeque<i64>,
     quarantine: Option<Quarantine>,
+    /// Failed calls since the last one that answered, the module's own `Err` included.
+    failed_in_a_row: u32,
+    /// It answered a call for a decision.
+    answered: bool,
+    /// Last time it ran into its time limit.
+    timed_out: Option<i64>,
 }
 
 impl Health {
@@ -47,6 +57,33 @@ impl Health {
         quarantine.wait_seconds = (quarantine.wait_seconds * 2).min(LAST_PROBE_SECONDS);
         quarantine.next_probe = now + quarantine.wait_seconds;
         Permission::Probe
+    }
+
+    /// A call answered.
+    pub(crate) fn answered(&mut self) {
+        self.answered = true;
+        self.failed_in_a_row = 0;
+    }
+
+    /// A call failed, by a fault or by the module's own `Err`.
+    pub(crate) fn failed(&mut self) {
+        self.failed_in_a_row = self.failed_in_a_row.saturating_add(1);
+    }
+
+    /// A call ran into its time limit.
+    pub(crate) fn timed_out(&mut self, now: i64) {
+        self.timed_out = Some(now);
+    }
+
+    /// It has shown that it answers in time: the entry may run beside others (policy spec section 14).
+    pub(crate) fn is_proven(&self, now: i64) -> bool {
+        self.answered && self.timed_out.is_none_or(|at| now - at > WINDOW_SECONDS)
+    }
+
+    /// When rows without an answer are asked again: at the next probe, else soon, with growing intervals.
+    pub(crate) fn retry_at(&self, now: i64) -> i64 {
+        let wait = FIRST_RETRY_SECONDS << self.failed_in_a_row.saturating_sub(1).min(8);
+        self.next_probe().unwrap_or(now + wait.min(LAST_RETRY_SECONDS))
     }
 
     /// One fault at `now`. True when it led to quarantine.
@@ -63,7 +100,7 @@ impl Health {
 
     /// The probe answered: back to work.
     pub(crate) fn recover(&mut self) {
-        *self = Self::default();
+        *self = Self { timed_out: self.timed_out, ..Self::default() };
     }
 
     pub(crate) fn is_quarantined(&self) -> bool {
@@ -98,5 +135,34 @@ mod tests {
         }
         health.recover();
         assert_eq!(health.ask(at), Permission::Call);
+    }
+
+    #[test]
+    fn rows_without_an_answer_are_asked_again_soon_and_then_less_often() {
+        let mut health = Health::default();
+        let mut waits = Vec::new();
+        for _ in 0..10 {
+            health.failed();
+            waits.push(health.retry_at(1000) - 1000);
+        }
+        assert_eq!(waits, [2, 4, 8, 16, 32, 64, 128, 256, 300, 300]);
+        health.answered();
+        health.failed();
+        assert_eq!(health.retry_at(1000), 1002, "a good answer begins anew");
+        for _ in 0..3 {
+            health.fault(0);
+        }
+        assert_eq!(health.retry_at(1), 30, "a quarantined entry is probed");
+    }
+
+    #[test]
+    fn an_entry_is_proven_by_an_answer_until_it_runs_out_of_time() {
+        let mut health = Health::default();
+        assert!(!health.is_proven(0));
+        health.answered();
+        assert!(health.is_proven(0));
+        health.timed_out(10);
+        assert!(!health.is_proven(70));
+        assert!(health.is_proven(71));
     }
 }

@@ -5,7 +5,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use crate::answer::Answer;
+use crate::answer::{Answer, EntryVerdict, Reclaim};
 use crate::facts::Published;
 use crate::legacy::OnError;
 
@@ -23,6 +23,8 @@ struct Known {
 #[derive(Debug, Default)]
 pub(crate) struct LastKnown {
     nodes: HashMap<String, Known, ahash::RandomState>,
+    /// How many of them stand for a new answer.
+    standing: usize,
 }
 
 impl LastKnown {
@@ -33,22 +35,53 @@ impl LastKnown {
                 known.answer = Arc::clone(answer);
             }
             known.at = now;
-            known.standing = false;
+            if std::mem::take(&mut known.standing) {
+                self.standing -= 1;
+            }
         } else {
             let known = Known { answer: Arc::clone(answer), at: now, standing: false };
             self.nodes.insert(node.to_owned(), known);
         }
     }
 
-    /// The last good answer, now needed because no new one came.
-    pub(crate) fn stand(&mut self, node: &str) -> Option<Arc<Answer>> {
-        let known = self.nodes.get_mut(node)?;
-        known.standing = true;
-        Some(Arc::clone(&known.answer))
+    /// The last good answer.
+    pub(crate) fn last(&self, node: &str) -> Option<Arc<Answer>> {
+        self.nodes.get(node).map(|known| Arc::clone(&known.answer))
     }
 
-    pub(crate) fn forget(&mut self, node: &str) {
-        self.nodes.remove(node);
+    /// The last good answer stands, because no new one came.
+    pub(crate) fn stand(&mut self, node: &str) {
+        if let Some(known) = self.nodes.get_mut(node)
+            && !std::mem::replace(&mut known.standing, true)
+        {
+            self.standing += 1;
+        }
+    }
+
+    /// Some answer stands.
+    pub(crate) fn stands(&self) -> bool {
+        self.standing > 0
+    }
+
+    /// The entry has no say about this node now: nothing stands for its answer.
+    pub(crate) fn rest(&mut self, node: &str) {
+        if self.standing > 0
+            && let Some(known) = self.nodes.get_mut(node)
+            && std::mem::take(&mut known.standing)
+        {
+            self.standing -= 1;
+        }
+    }
+
+    /// Keeps what is known about these nodes only.
+    pub(crate) fn retain(&mut self, keep: impl Fn(&str) -> bool) {
+        self.nodes.retain(|node, known| {
+            let kept = keep(node);
+            if !kept && known.standing {
+                self.standing -= 1;
+            }
+            kept
+        });
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -57,7 +90,7 @@ impl LastKnown {
 
     /// An answer older than an hour stands for a new one somewhere.
     pub(crate) fn is_stale(&self, now: i64) -> bool {
-        self.nodes.values().any(|known| known.standing && now - known.at > STALE_SECONDS)
+        self.standing > 0 && self.nodes.values().any(|known| known.standing && now - known.at > STALE_SECONDS)
     }
 }
 
@@ -70,8 +103,9 @@ pub(crate) enum StandIn {
     Last(Arc<Answer>),
     /// What the vnode publishes, as it is.
     Published,
-    /// Withheld without reclaim, amounts as published; without a vnode none is made.
-    Deny,
+    /// Withheld without reclaim, amounts as published; without a vnode none is made. A countdown the entry started
+    /// before continues: the reclaim of its last good answer if that withheld, `None` when it never gave one.
+    Deny(Option<Reclaim>),
 }
 
 /// Chooses by `onError`; pure.
@@ -82,18 +116,21 @@ pub(crate) fn stand_in(
     now: i64,
 ) -> StandIn {
     let holds = |until: Option<i64>| until.is_none_or(|until| now < until);
+    let deny = StandIn::Deny(last.as_ref().map(|answer| match answer.verdict {
+        EntryVerdict::Withhold => answer.reclaim,
+        EntryVerdict::Offer | EntryVerdict::NotApplicable => Reclaim::Keep,
+    }));
     match (on_error, last, published) {
         (OnError::Ignore, _, _) => StandIn::Skip,
         (OnError::LastKnown, Some(answer), _) if holds(answer.valid_until) => StandIn::Last(answer),
         (OnError::LastKnown, None, Some(published)) if holds(published.valid_until) => StandIn::Published,
-        (OnError::LastKnown | OnError::Deny, _, _) => StandIn::Deny,
+        (OnError::LastKnown | OnError::Deny, _, _) => deny,
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::answer::{EntryVerdict, Reclaim};
 
     fn answer(valid_until: Option<i64>) -> Arc<Answer> {
         Arc::new(Answer {
@@ -111,12 +148,13 @@ mod tests {
         let published = Published { valid_until: Some(50), ..Published::default() };
         let choose = |on_error, last, published, now| stand_in(on_error, last, published, now);
         assert_eq!(choose(OnError::Ignore, None, Some(&published), 0), StandIn::Skip);
-        assert_eq!(choose(OnError::Deny, Some(answer(None)), Some(&published), 0), StandIn::Deny);
+        let (never, offered) = (StandIn::Deny(None), StandIn::Deny(Some(Reclaim::Keep)));
+        assert_eq!(choose(OnError::Deny, Some(answer(None)), Some(&published), 0), offered);
         assert!(matches!(choose(OnError::LastKnown, Some(answer(Some(10))), None, 9), StandIn::Last(_)));
-        assert_eq!(choose(OnError::LastKnown, Some(answer(Some(10))), Some(&published), 10), StandIn::Deny);
+        assert_eq!(choose(OnError::LastKnown, Some(answer(Some(10))), Some(&published), 10), offered);
         assert_eq!(choose(OnError::LastKnown, None, Some(&published), 49), StandIn::Published);
-        assert_eq!(choose(OnError::LastKnown, None, Some(&published), 50), StandIn::Deny);
-        assert_eq!(choose(OnError::LastKnown, None, None, 0), StandIn::Deny);
+        assert_eq!(choose(OnError::LastKnown, None, Some(&published), 50), never);
+        assert_eq!(choose(OnError::LastKnown, None, None, 0), never);
     }
 
     #[test]
@@ -124,13 +162,19 @@ mod tests {
         let mut known = LastKnown::default();
         known.learn("a", &answer(None), 0);
         assert!(!known.is_stale(9999));
-        assert!(known.stand("a").is_some());
+        known.stand("a");
         assert!(!known.is_stale(3600));
         assert!(known.is_stale(3601));
         known.learn("a", &answer(None), 4000);
         assert!(!known.is_stale(9999));
-        known.forget("a");
-        assert_eq!(known.len(), 0);
-        assert!(known.stand("a").is_none());
+        known.stand("a");
+        assert!(known.is_stale(9999));
+        known.rest("a");
+        assert!(!known.is_stale(9999), "it has no say about the node any more");
+        assert!(known.last("a").is_some(), "and would stand again");
+        known.stand("a");
+        known.retain(|node| node != "a");
+        assert_eq!((known.len(), known.stands()), (0, false));
+        assert!(known.last("a").is_none());
     }
 }

@@ -19,8 +19,8 @@ const MIN_LINES: usize = 512;
 /// What a lookup found.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Lookup {
-    /// Still holds.
-    Hit(Arc<Answer>),
+    /// Still holds; asked again at this unix second whatever it promised.
+    Hit(Arc<Answer>, i64),
     /// Was asked too long ago, but promised to hold still: the new answer must be the same.
     Promised(Arc<Answer>),
     /// May have changed.
@@ -52,8 +52,9 @@ impl Memo {
     pub(crate) fn look_up(&self, key: &[u8], now: i64) -> Lookup {
         let Some(line) = self.lines.get(key) else { return Lookup::Miss };
         let promised = line.from <= now && line.answer.valid_until.is_none_or(|until| now < until);
-        match (promised, now < line.from.saturating_add(self.refresh_seconds)) {
-            (true, true) => Lookup::Hit(Arc::clone(&line.answer)),
+        let refresh_at = line.from.saturating_add(self.refresh_seconds);
+        match (promised, now < refresh_at) {
+            (true, true) => Lookup::Hit(Arc::clone(&line.answer), refresh_at),
             (true, false) => Lookup::Promised(Arc::clone(&line.answer)),
             (false, _) => Lookup::Expired,
         }
@@ -115,13 +116,14 @@ mod tests {
         let mut memo = Memo::default();
         memo.store(Arc::from(*b"a"), answer(Some(150)), 100, 1);
         memo.store(Arc::from(*b"b"), answer(None), 100, 1);
-        assert!(matches!(memo.look_up(b"a", 149), Lookup::Hit(_)));
+        assert!(matches!(memo.look_up(b"a", 149), Lookup::Hit(_, 700)));
         assert_eq!(memo.look_up(b"a", 150), Lookup::Expired);
         assert_eq!(memo.look_up(b"a", 99), Lookup::Expired, "the clock stepped back");
-        assert!(matches!(memo.look_up(b"b", 699), Lookup::Hit(_)));
+        assert!(matches!(memo.look_up(b"b", 699), Lookup::Hit(_, 700)));
         assert!(matches!(memo.look_up(b"b", 700), Lookup::Promised(_)));
         assert_eq!(memo.look_up(b"c", 100), Lookup::Miss);
         memo.distrust();
+        assert!(matches!(memo.look_up(b"b", 399), Lookup::Hit(_, 400)));
         assert!(matches!(memo.look_up(b"b", 400), Lookup::Promised(_)));
         (0..9).for_each(|_| memo.distrust());
         assert_eq!(memo.refresh_seconds(), MIN_REFRESH_SECONDS);

@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
 use jiff::Timestamp;
@@ -22,6 +23,13 @@ use crate::load::error::{LoadCode, LoadError};
 use crate::record::Recorder;
 use crate::wasm::unit::CallLimits;
 
+/// Failed attempts after which a failure that may pass is shown as one for good. It is tried again all the same.
+const PATIENT_ATTEMPTS: u32 = 4;
+/// Wait after the first failed attempt; four times as long after each further one.
+const FIRST_RETRY: Duration = Duration::from_millis(250);
+/// Longest wait between two attempts.
+const LAST_RETRY: Duration = Duration::from_mins(10);
+
 /// State of an entry (PO-1502).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum EntryState {
@@ -38,6 +46,10 @@ pub enum EntryState {
 }
 
 impl EntryState {
+    /// All states.
+    pub const ALL: [Self; 5] =
+        [Self::Loading, Self::Active, Self::Degraded, Self::Invalid, Self::Quarantined];
+
     /// The exact name.
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -70,6 +82,8 @@ struct State {
     /// Counts wishes; a load that finishes late for an older wish is ignored.
     generation: u64,
     failure: Option<LoadError>,
+    /// Failed attempts to load what is wanted.
+    attempts: u32,
     last_error: Option<(String, Timestamp)>,
     failures: BTreeMap<LoadCode, u64>,
 }
@@ -88,6 +102,8 @@ pub(crate) struct Slot {
     /// Audit: node -> difference.
     pub(crate) audit: Mutex<BTreeMap<String, String>>,
     pub(crate) recorder: Arc<Recorder>,
+    /// One in so many batches is run again in reversed order (PO-1005).
+    pub(crate) recheck_every: u64,
 }
 
 /// What to do after a wish.
@@ -101,8 +117,19 @@ pub(crate) enum Wish {
     Wait,
 }
 
+/// What became of a load.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Loaded {
+    /// The wish has changed meanwhile.
+    Outdated,
+    /// The result was taken.
+    Taken,
+    /// It failed and may succeed after this time.
+    Again(Duration),
+}
+
 impl Slot {
-    pub(crate) fn new(policy: &str, entry: &str, recorder: Arc<Recorder>) -> Self {
+    pub(crate) fn new(policy: &str, entry: &str, recorder: Arc<Recorder>, recheck_every: u64) -> Self {
         let label = if policy.is_empty() { entry.to_owned() } else { format!("{policy}/{entry}") };
         Self {
             policy: policy.into(),
@@ -114,6 +141,7 @@ impl Slot {
             counters: Counters::default(),
             audit: Mutex::default(),
             recorder,
+            recheck_every,
         }
     }
 
@@ -136,15 +164,26 @@ impl Slot {
             *state.failures.entry(error.code).or_default() += 1;
         }
         state.failure = failure;
+        state.attempts = 0;
         state.wanted = Some(wanted);
         if loadable { Wish::Load(state.generation) } else { Wish::Wait }
     }
 
-    /// Takes the result of a load. False when the wish has changed meanwhile.
-    pub(crate) fn loaded(&self, generation: u64, result: Result<Running, LoadError>, now: Timestamp) -> bool {
+    /// The load of this wish is still wanted.
+    pub(crate) fn wants(&self, generation: u64) -> bool {
+        self.state.lock().generation == generation
+    }
+
+    /// Takes the result of a load.
+    pub(crate) fn loaded(
+        &self,
+        generation: u64,
+        result: Result<Running, LoadError>,
+        now: Timestamp,
+    ) -> Loaded {
         let mut state = self.state.lock();
         if state.generation != generation {
-            return false;
+            return Loaded::Outdated;
         }
         match result {
             Ok(running) => {
@@ -154,10 +193,18 @@ impl Slot {
             Err(error) => {
                 *state.failures.entry(error.code).or_default() += 1;
                 state.last_error = Some((error.to_string(), now));
-                state.failure = Some(error);
+                if !error.passing {
+                    state.failure = Some(error);
+                    return Loaded::Taken;
+                }
+                state.attempts += 1;
+                let wait = FIRST_RETRY * 4_u32.pow((state.attempts - 1).min(8));
+                let patient = state.attempts < PATIENT_ATTEMPTS;
+                state.failure = Some(if patient { error } else { error.lasting() });
+                return Loaded::Again(wait.min(LAST_RETRY));
             }
         }
-        true
+        Loaded::Taken
     }
 
     /// A guest failed or refused; shown in status.
@@ -177,14 +224,16 @@ impl Slot {
             (Some(running), _) if running.health.lock().is_quarantined() => EntryState::Quarantined,
             (Some(_), Some(_)) => EntryState::Degraded,
             (Some(_), None) => EntryState::Active,
-            (None, Some(failure)) if !failure.code.is_fetch() => EntryState::Invalid,
+            (None, Some(failure)) if !failure.passing => EntryState::Invalid,
             (None, _) => EntryState::Loading,
         }
     }
 
-    /// It runs, or the wanted version has failed: nothing to wait for (PO-704).
+    /// It runs, or the wanted version has failed: nothing to wait for (PO-704). A load that the machine hindered is
+    /// waited for; a failed fetch is not, because it may take for ever.
     pub(crate) fn settled(&self) -> bool {
-        self.running.load().is_some() || self.state.lock().failure.is_some()
+        let failed = |failure: &LoadError| !failure.passing || failure.code.is_fetch();
+        self.running.load().is_some() || self.state.lock().failure.as_ref().is_some_and(failed)
     }
 
     /// Why the wanted version does not run.

@@ -57,7 +57,9 @@ fn legacy_fields_become(#[case] given: Value, #[case] expected: Value) {
     let entries: Vec<Value> = from_legacy(&spec(given))
         .into_iter()
         .map(|entry| {
-            let ModuleSource::Builtin(module) = entry.module else { panic!("legacy entries are built in") };
+            let ModuleSource::Builtin { name: module, .. } = entry.module else {
+                panic!("legacy entries are built in")
+            };
             assert_eq!((entry.enforcement, entry.on_error), (Enforcement::Enforce, OnError::LastKnown));
             json!([entry.name, module, entry.settings])
         })

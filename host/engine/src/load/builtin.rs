@@ -13,12 +13,22 @@ pub const BUILTINS: [(&str, &[u8]); 3] = [
     ("node-labels", include_bytes!(concat!(env!("OUT_DIR"), "/node-labels.wasm"))),
 ];
 
-/// Bytes and digest of a built-in; the digest is computed once.
-pub(crate) fn builtin_with_digest(name: &str) -> Option<(&'static [u8], Digest)> {
+/// Digests in the order of [`BUILTINS`], computed once.
+fn digests() -> &'static [Digest; BUILTINS.len()] {
     static DIGESTS: OnceLock<[Digest; BUILTINS.len()]> = OnceLock::new();
+    DIGESTS.get_or_init(|| BUILTINS.map(|(_, bytes)| Digest::of(bytes)))
+}
+
+/// Bytes and digest of a built-in.
+pub(crate) fn builtin_with_digest(name: &str) -> Option<(&'static [u8], Digest)> {
     let index = BUILTINS.iter().position(|(known, _)| *known == name)?;
-    let digests = DIGESTS.get_or_init(|| BUILTINS.map(|(_, bytes)| Digest::of(bytes)));
-    Some((BUILTINS.get(index)?.1, *digests.get(index)?))
+    Some((BUILTINS.get(index)?.1, *digests().get(index)?))
+}
+
+/// Name of the built-in with these bytes.
+pub(crate) fn builtin_of_digest(digest: Digest) -> Option<&'static str> {
+    let index = digests().iter().position(|known| *known == digest)?;
+    BUILTINS.get(index).map(|(name, _)| *name)
 }
 
 /// The component of a built-in, `None` for an unknown name.

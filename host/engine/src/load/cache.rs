@@ -6,10 +6,16 @@ use std::sync::{Arc, OnceLock};
 use parking_lot::Mutex;
 use sha2::Digest as _;
 
+use super::builtin::builtin_of_digest;
 use super::component::{componentize, link};
 use super::error::{LoadCode, LoadError};
 use crate::config::{CompileMode, MAX_EVALUATORS};
 use crate::wasm::unit::Prepared;
+
+/// `sha256:<hex>` of a module, as a policy names it in `module.digest`.
+pub fn module_digest(bytes: &[u8]) -> String {
+    Digest::of(bytes).to_string()
+}
 
 /// SHA-256 of wasm bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -18,6 +24,11 @@ pub(crate) struct Digest([u8; 32]);
 impl Digest {
     pub(crate) fn of(bytes: &[u8]) -> Self {
         Self(sha2::Sha256::digest(bytes).into())
+    }
+
+    /// Code that came with the program, wherever these bytes were read.
+    pub(crate) fn is_builtin(self) -> bool {
+        builtin_of_digest(self).is_some()
     }
 }
 
@@ -36,7 +47,8 @@ pub(crate) struct ModuleCache {
 }
 
 impl ModuleCache {
-    /// The linked module of these bytes. A second caller waits for the first instead of compiling again.
+    /// The linked module of these bytes. A second caller waits for the first instead of compiling again. A failure that
+    /// may pass is not remembered.
     pub(crate) fn get(
         &self,
         engine: &wasmtime::Engine,
@@ -45,7 +57,11 @@ impl ModuleCache {
         bytes: &[u8],
     ) -> Result<Prepared, LoadError> {
         let slot = self.slot(digest);
-        slot.get_or_init(|| compile(engine, mode, bytes)).clone()
+        let prepared = slot.get_or_init(|| compile(engine, mode, bytes)).clone();
+        if prepared.as_ref().is_err_and(|error| error.passing) {
+            self.slots.lock().retain(|(_, known)| !Arc::ptr_eq(known, &slot));
+        }
+        prepared
     }
 
     fn slot(&self, digest: Digest) -> Slot {

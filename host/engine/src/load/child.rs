@@ -40,6 +40,11 @@ fn failed(text: &str) -> LoadError {
     LoadError::new(LoadCode::CompileFailed, text)
 }
 
+/// The machine may be the cause: no process, no pipe, no time. A limit on CPU time or memory is the module's fault.
+fn hindered(text: &str) -> LoadError {
+    failed(text).passing()
+}
+
 /// Compiles `bytes` in `program args`.
 pub(crate) fn compile(
     engine: &wasmtime::Engine,
@@ -55,7 +60,7 @@ pub(crate) fn compile(
         .stdout(Stdio::piped())
         .stderr(Stdio::null())
         .spawn()
-        .map_err(|error| failed(&format!("start the compiler process: {error}")))?;
+        .map_err(|error| hindered(&format!("start the compiler process: {error}")))?;
     let answer = exchange(child, bytes)?;
     let (status, payload) = answer.split_first().ok_or_else(|| failed("the compiler exceeded its limits"))?;
     let code = match *status {
@@ -77,7 +82,7 @@ fn deserialize(engine: &wasmtime::Engine, code: &[u8]) -> Result<Component, Load
 /// Sends the module, reads the answer, and kills the child when it takes too long.
 fn exchange(mut child: Child, bytes: &[u8]) -> Result<Vec<u8>, LoadError> {
     let (Some(mut stdin), Some(stdout)) = (child.stdin.take(), child.stdout.take()) else {
-        return Err(failed("the compiler process has no pipes"));
+        return Err(hindered("the compiler process has no pipes"));
     };
     let (done, finished) = channel::<()>();
     std::thread::scope(|scope| {
@@ -97,12 +102,12 @@ fn exchange(mut child: Child, bytes: &[u8]) -> Result<Vec<u8>, LoadError> {
             let _ = child.kill();
         }
         let waited = child.wait();
-        let answer = reader.join().map_err(|_| failed("reading from the compiler failed"))?;
+        let answer = reader.join().map_err(|_| hindered("reading from the compiler failed"))?;
         if late {
-            return Err(failed("the compiler took longer than 30 s"));
+            return Err(hindered("the compiler took longer than 30 s"));
         }
-        waited.map_err(|error| failed(&error.to_string()))?;
-        answer.map_err(|error| failed(&error.to_string()))
+        waited.map_err(|error| hindered(&error.to_string()))?;
+        answer.map_err(|error| hindered(&error.to_string()))
     })
 }
 

@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::fault::{CallError, FaultKind};
+
 /// Step at which loading failed. The names are part of the interface: they appear in `lastError`, conditions,
 /// events and metrics.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -66,8 +68,7 @@ impl LoadCode {
         }
     }
 
-    /// A failed fetch goes on being retried, so the entry stays `Loading`; every other failure is final for these
-    /// bytes and settings (PO-1502).
+    /// A step of fetching, which whoever fetches goes on trying (PO-705).
     pub const fn is_fetch(self) -> bool {
         matches!(self, Self::ModuleNotFound | Self::FetchFailed | Self::FetchForbidden)
     }
@@ -90,11 +91,33 @@ pub struct LoadError {
     pub code: LoadCode,
     /// What was wrong.
     pub message: String,
+    /// It may pass by itself and is tried again, so the entry stays `Loading` (PO-1502): a fetch, or a machine that was
+    /// too busy. Every other failure is final for these bytes and settings.
+    pub passing: bool,
 }
 
 impl LoadError {
     /// An error of `code`; the message is cut and made one line.
     pub fn new(code: LoadCode, message: &str) -> Self {
-        Self { code, message: crate::text::printable(message, MESSAGE_BYTES) }
+        Self { code, message: crate::text::printable(message, MESSAGE_BYTES), passing: code.is_fetch() }
+    }
+
+    /// The same, but the machine and not the module may be the cause.
+    pub(crate) fn passing(self) -> Self {
+        Self { passing: true, ..self }
+    }
+
+    /// The same, but nobody tries again.
+    pub(crate) fn lasting(self) -> Self {
+        Self { passing: false, ..self }
+    }
+
+    /// A guest failed in this step. On a machine without time every guest may run into its time limit.
+    pub(crate) fn of_guest(code: LoadCode, error: &CallError) -> Self {
+        let failed = Self::new(code, &error.to_string());
+        match error {
+            CallError::Fault(fault) if fault.kind == FaultKind::Timeout => failed.passing(),
+            CallError::Fault(_) | CallError::Policy(_) => failed,
+        }
     }
 }

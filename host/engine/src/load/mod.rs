@@ -1,7 +1,7 @@
 //! From bytes to an entry that may decide: the steps of PO-703, in that order, each with its own error code.
 //!
-//! In: module bytes, settings, limits, sample nodes. Out: [`crate::entry::Running`], or a [`LoadError`].
-//! Caller: the loader threads of `host`. Invariant: nothing that failed a step is ever called for a decision.
+//! In: module bytes, settings, limits, sample nodes. Out: a `Running`, or a `LoadError`.
+//! Caller: `assemble`, on loader threads. Invariant: nothing that failed a step is ever called for a decision.
 
 pub(crate) mod builtin;
 pub(crate) mod cache;

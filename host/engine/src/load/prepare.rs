@@ -29,7 +29,6 @@ pub(crate) struct LoadInput {
     pub(crate) decisions: Option<Vec<Decision>>,
     pub(crate) caller: Caller,
     pub(crate) facts: PolicyFacts,
-    pub(crate) samples: Vec<Arc<NodeFacts>>,
     pub(crate) now: types::Now,
 }
 
@@ -58,8 +57,9 @@ pub(crate) struct Loader<'e> {
 }
 
 impl Loader<'_> {
-    /// All steps. The epoch deadline of the entry covers every one that runs guest code.
-    pub(crate) fn load(&self, input: &LoadInput) -> Result<Running, LoadError> {
+    /// All steps. The epoch deadline of the entry covers every one that runs guest code. `samples`: real nodes for the
+    /// trial call.
+    pub(crate) fn load(&self, input: &LoadInput, samples: &[Arc<NodeFacts>]) -> Result<Running, LoadError> {
         let bytes = input.bytes.as_ref();
         if bytes.len() > self.max_module_bytes {
             let text = format!("{} bytes, the limit is {}", bytes.len(), self.max_module_bytes);
@@ -83,7 +83,7 @@ impl Loader<'_> {
             }
         }
         let description = describe(&prepared, &input.caller)
-            .map_err(|fault| LoadError::new(LoadCode::DescribeFailed, &fault.to_string()))?;
+            .map_err(|fault| LoadError::of_guest(LoadCode::DescribeFailed, &fault.into()))?;
         let schema = Schema::compile(&description.settings_schema)?;
         let settings: Arc<str> = canonical(&input.settings)?.into();
         schema.check(&input.settings)?;
@@ -93,7 +93,7 @@ impl Loader<'_> {
         running.place &= wanted(Decision::Place);
         if running.lease {
             running.needs = lease_needs(&running)?;
-            trial(&running, &input.facts, &input.samples, input.now)?;
+            trial(&running, &input.facts, samples, input.now)?;
         }
         Ok(running)
     }
@@ -118,8 +118,8 @@ fn lease_needs(running: &Running) -> Result<Needs, LoadError> {
     let mut unit =
         LeaseUnit::create(pre, &running.caller, &running.settings).map_err(|error| match error {
             CallError::Policy(text) => LoadError::new(LoadCode::SettingsRejected, &text),
-            CallError::Fault(fault) => LoadError::new(LoadCode::SettingsRejected, &fault.to_string()),
+            CallError::Fault(_) => LoadError::of_guest(LoadCode::SettingsRejected, &error),
         })?;
-    let said = unit.needs().map_err(|fault| LoadError::new(LoadCode::TrialFailed, &fault.to_string()))?;
+    let said = unit.needs().map_err(|fault| LoadError::of_guest(LoadCode::TrialFailed, &fault.into()))?;
     Needs::of_lease(&said).map_err(|error| LoadError::new(LoadCode::UnknownFact, &error.to_string()))
 }

@@ -57,7 +57,7 @@ pub(crate) fn trial(
             key.into()
         })
         .collect();
-    let failed = |error: crate::fault::CallError| LoadError::new(LoadCode::TrialFailed, &error.to_string());
+    let failed = |error: crate::fault::CallError| LoadError::of_guest(LoadCode::TrialFailed, &error);
     let forwards = running.run(now, &keys).map_err(failed)?;
     let reversed: Vec<RowKey> = keys.iter().rev().cloned().collect();
     let backwards = running.run(now, &reversed).map_err(failed)?;

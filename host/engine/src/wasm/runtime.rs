@@ -11,7 +11,7 @@ use crate::config::EngineError;
 
 /// Length of one epoch; time limits are multiples of it.
 pub(crate) const EPOCH: Duration = Duration::from_millis(10);
-/// Component instances alive at once. Units run on at most four threads, loads on two more.
+/// Component instances alive at once. Units run on at most nine threads, loads on two more.
 const POOL_INSTANCES: u32 = 32;
 /// Guest memory that stays mapped between two units.
 const KEEP_RESIDENT_BYTES: usize = 64 << 10;

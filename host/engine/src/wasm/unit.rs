@@ -64,7 +64,7 @@ pub(crate) struct Prepared {
 }
 
 impl Prepared {
-    fn any(&self) -> Option<&InstancePre<HostState>> {
+    pub(crate) fn any(&self) -> Option<&InstancePre<HostState>> {
         self.lease
             .as_ref()
             .map(LeasePolicyPre::instance_pre)

@@ -32,6 +32,50 @@ fn the_worked_example_of_the_specification() {
     assert_eq!(decision.valid_until, None);
 }
 
+/// Every row of the worked example of PO-601: entries only shrink, withholding goes on to the end, and the strictest
+/// reclaim of those that withhold counts.
+#[test]
+fn all_rows_of_the_worked_example() {
+    let withhold = |seconds: i64| json!({"windows": [{"start": "01:00", "end": "02:00"}], "reclaim": {"mode": "Graceful", "graceSeconds": seconds}});
+    let limits =
+        |resource: &str, quantity: &str| json!({"limits": [{"resource": resource, "quantity": quantity}]});
+    let rows: [(&str, &str, serde_json::Value, [i64; 3]); 5] = [
+        (
+            "share",
+            "cpu-percentage",
+            json!({"limits": [{"resource": "cpu", "percent": 50, "quantity": 8}, {"resource": "memory", "quantity": "25Gi"}]}),
+            [5900, 25, 6],
+        ),
+        ("night-gpu", "cpu-percentage", limits("nvidia.com/gpu", "0"), [5900, 25, 0]),
+        ("team-a", "cpu-percentage", limits("cpu", "6"), [5900, 25, 0]),
+        ("closed", "time-windows", withhold(600), [5900, 25, 0]),
+        ("maintenance", "time-windows", withhold(60), [5900, 25, 0]),
+    ];
+    for count in 1..=rows.len() {
+        let with = |policy, (name, module, settings, _): &(&str, &str, serde_json::Value, [i64; 3])| {
+            PolicyExt::builtin(policy, name, module, settings.clone())
+        };
+        let host = host(vec![rows.iter().take(count).fold(policy(json!({})), with)]);
+        let decision = host.one(noon(), node("a"));
+        let amounts = [cpu(&decision), decision.amounts["memory"] >> 30, decision.amounts["nvidia.com/gpu"]];
+        assert_eq!(amounts, rows[count - 1].3, "after {}", rows[count - 1].0);
+        let (withheld, reclaim) = match count {
+            4 => (true, Reclaim::Graceful(600)),
+            5 => (true, Reclaim::Graceful(60)),
+            _ => (false, Reclaim::Keep),
+        };
+        assert_eq!((decision.withheld, decision.reclaim), (withheld, reclaim), "after {}", rows[count - 1].0);
+        assert_eq!(decision.limited_by["cpu"], "share");
+        assert_eq!(
+            decision.limited_by.get("nvidia.com/gpu").map(String::as_str),
+            (count > 1).then_some("night-gpu")
+        );
+        if withheld {
+            assert_eq!(decision.reason.unwrap().entry, "closed", "the first that withholds");
+        }
+    }
+}
+
 #[test]
 fn a_policy_without_anything_offers_all_that_is_free() {
     let decision = host(vec![policy(json!({}))]).one(noon(), node("a"));
@@ -237,6 +281,56 @@ fn audit_reports_and_changes_nothing() {
     assert_eq!(host.entry("zero").audit.unwrap().0, 1);
 }
 
+/// BU-403: what an Audit entry would change counts only where its policy governs.
+#[test]
+fn audit_forgets_nodes_its_policy_does_not_govern() {
+    let audit = json!({"name": "zero", "module": {"builtin": "cpu-percentage"}, "settings": {"cpuPercent": 0}, "enforcement": "Audit"});
+    let audited = || policy(json!({"nodeSelector": selector("online")})).raw(audit.clone(), None);
+    let host = host(vec![audited()]);
+    let affected = || host.entry("zero").audit.unwrap().0;
+    host.one(noon(), node("a"));
+    host.one(noon(), node("b"));
+    assert_eq!(affected(), 2);
+    let mut moved = node("a");
+    moved.labels.insert("pool".into(), "batch".into());
+    host.one(noon(), moved);
+    assert_eq!(affected(), 1, "the selector no longer covers a");
+    host.set(vec![audited(), policy(json!({})).named("older", 0)]);
+    host.one(noon(), node("b"));
+    assert_eq!(affected(), 0, "an older policy governs b");
+}
+
+/// PO-544 and the rule about shadowed policies are about code, not about where it comes from.
+#[test]
+fn a_copy_of_a_builtin_has_its_role() {
+    let copy = |name: &str| -> Arc<[u8]> { builtin(name).unwrap().into() };
+    let shut = json!({"settings": {"windows": [{"start": "01:00", "end": "02:00"}]}});
+    let of_batch = json!({"settings": {"nodeSelector": selector("batch")}});
+    let host = host(vec![
+        policy(json!({})).module("windows", &copy("time-windows"), shut).named("old", 1),
+        policy(json!({})).module("select", &copy("node-labels"), of_batch).named("young", 2),
+    ]);
+    let status = host.host.status(noon());
+    assert!(!status[0].active && status[0].next_change.is_some());
+    assert_eq!(host.one(noon(), node("a")).shadowed, [""; 0], "young does not cover the node");
+    let mut batch = node("b");
+    batch.labels.insert("pool".into(), "batch".into());
+    assert_eq!(host.one(noon(), batch).shadowed, ["young"]);
+}
+
+/// PO-542: legacy fields have no entry in the status, so what a module refuses of them is told in `Valid`.
+#[test]
+fn a_legacy_field_a_module_refuses_makes_the_policy_invalid() {
+    let long: Vec<_> = (0..300).map(|i| format!("{i:063}")).collect();
+    let terms: Vec<_> = (0..10)
+        .map(|_| json!({"matchExpressions": [{"key": "pool", "operator": "NotIn", "values": long}]}))
+        .collect();
+    let host = host(vec![policy(json!({"nodeSelector": {"nodeSelectorTerms": terms}}))]);
+    let status = &host.host.status(noon())[0];
+    let error = status.valid.as_ref().unwrap_err();
+    assert!(error.starts_with("nodeSelector: SettingsInvalid: settings: "), "{error}");
+}
+
 fn host_of_half() -> Host {
     host(vec![policy(half())])
 }
@@ -274,8 +368,13 @@ fn explain_tells_every_step_and_records_can_be_read() {
 }
 
 #[rstest]
-#[case::unknown_builtin(json!({"name": "x", "module": {"builtin": "nope"}}), EntryState::Loading, "ModuleNotFound")]
-#[case::no_source(json!({"name": "x", "module": {}}), EntryState::Loading, "ModuleNotFound")]
+#[case::unknown_builtin(json!({"name": "x", "module": {"builtin": "nope"}}), EntryState::Invalid, "ModuleNotFound")]
+#[case::no_source(json!({"name": "x", "module": {}}), EntryState::Invalid, "ModuleNotFound")]
+#[case::another_version_of_a_builtin(
+    json!({"name": "x", "module": {"builtin": "cpu-percentage", "digest": format!("sha256:{}", "0".repeat(64))}}),
+    EntryState::Invalid,
+    "DigestMismatch: the module is sha256:"
+)]
 #[case::settings_against_the_schema(
     json!({"name": "x", "module": {"builtin": "cpu-percentage"}, "settings": {"cpuPercent": 150}}),
     EntryState::Invalid,
@@ -300,7 +399,10 @@ fn a_wrong_entry_is_named(#[case] entry: serde_json::Value, #[case] state: Entry
     let host = host(vec![policy(json!({})).raw(entry, None)]);
     assert!(host.error("x").starts_with(error), "{}", host.error("x"));
     assert_eq!(host.state("x"), state);
+    assert_eq!(host.entry("x").failure.unwrap().to_string(), host.error("x"));
     assert!(host.host.ready());
+    let decision = host.one(noon(), published("a", 4000, true));
+    assert!(decision.reason.is_none_or(|reason| reason.code == "ModuleFailed"), "nothing to wait for");
 }
 
 #[test]

@@ -1,9 +1,13 @@
 //! Modules that want to do harm, each beside a good one whose decisions must not change.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use kubeocean_engine::{EntryState, FaultKind, ModuleFetch, Verdict, builtin};
+use kubeocean_engine::{
+    BindingFacts, Engine, EngineConfig, EngineError, EntryState, FaultKind, ModuleFetch, NodeFacts,
+    PolicyHost, Verdict, builtin,
+};
 use rstest::rstest;
 use serde_json::json;
 
@@ -173,7 +177,10 @@ fn a_fault_in_production_spares_the_other_rows_and_leads_to_quarantine(
     let stays = host.one(seconds(31), unknown);
     assert_eq!((stays.verdict, stays.wake_at), (Verdict::Withhold, Some(seconds(60).as_second())));
     let known = host.one(seconds(31), node("a"));
-    assert_eq!((cpu(&known), known.verdict), (100, Verdict::Offer), "an answer in the memo still holds");
+    assert_eq!((cpu(&known), known.verdict), (100, Verdict::Held), "its last good answer stands");
+    // A node nobody knows has the same row: `onError` holds for it, and not the memo.
+    let twin = host.one(seconds(31), node("twin"));
+    assert_eq!((twin.verdict, twin.may_create), (Verdict::Withhold, false));
     // The first probe fails, the second one succeeds.
     let mut other = poisoned(node("b"));
     other.labels.clear();
@@ -211,6 +218,119 @@ fn four_endless_loops_delay_a_good_policy_only_a_little() {
     });
 }
 
+/// Policy spec section 14: in one host, the rows of a policy that answers do not wait for those of policies that loop.
+#[test]
+fn endless_loops_of_one_host_do_not_hold_up_the_rows_of_a_good_policy() {
+    let select = |pool: &str| json!({"nodeSelector": {"nodeSelectorTerms": [{"matchExpressions": [{"key": "pool", "operator": "In", "values": [pool]}]}]}});
+    let of_pool = |name: &str, pool: &str| {
+        let mut node = node(name);
+        node.labels.insert("pool".into(), pool.into());
+        node
+    };
+    let bytes = guest().with("POISONED", "(call $forever)").bytes();
+    let mut policies: Vec<_> = (0..4)
+        .map(|i| {
+            let limits = json!({"limits": {"timeoutMilliseconds": 300}});
+            policy(select(&format!("bad{i}"))).module("loops", &bytes, limits).named(&format!("bad{i}"), i)
+        })
+        .collect();
+    policies.push(
+        policy(select("built-in"))
+            .builtin("good", "cpu-percentage", json!({"cpuPercent": 50}))
+            .named("built-in", 8),
+    );
+    policies
+        .push(policy(select("custom")).module("good", &guest().cap(7).bytes(), json!({})).named("custom", 9));
+    let host = host(policies);
+    let mut nodes: Vec<Arc<NodeFacts>> = (0..4)
+        .flat_map(|i| {
+            let pool = format!("bad{i}");
+            [Arc::new(poisoned(of_pool(&format!("a{i}"), &pool))), Arc::new(of_pool(&format!("b{i}"), &pool))]
+        })
+        .collect();
+    nodes.push(Arc::new(of_pool("good", "built-in")));
+    nodes.push(Arc::new(of_pool("custom", "custom")));
+    let started = Instant::now();
+    let mut told: BTreeMap<usize, (Duration, Verdict, i64)> = BTreeMap::new();
+    host.host.decide_each(noon(), &nodes, |index, decision| {
+        let entry = (started.elapsed(), decision.verdict, cpu(&decision));
+        assert!(told.insert(index, entry).is_none(), "each node is told once");
+    });
+    assert_eq!(told.len(), nodes.len());
+    assert_eq!((told[&8].2, told[&9].2), (5900, 7));
+    for good in [8, 9] {
+        assert!(told[&good].0.as_millis() < 300, "a good policy waited {:?}", told[&good].0);
+    }
+    assert!(told[&0].0.as_millis() >= 300, "the loops were really on");
+    assert_eq!(told[&0].1, Verdict::Withhold);
+    assert_eq!(
+        (told[&1].1, told[&1].2),
+        (Verdict::Offer, 11_800),
+        "a good row beside a looping one is answered"
+    );
+}
+
+/// PO-711, PO-304: a panic, for example about a fact that was not declared, is told in the module's own words.
+#[test]
+fn the_text_of_a_panic_reaches_the_status() {
+    let undeclared = "(i32.store (i32.const 1152) (i32.const 0)) (call $log (i32.const 4) (i32.const 1200) (i32.const 41)) (unreachable)";
+    let text = "(data (i32.const 1200) \"fact \\22label/x\\22 is not declared in needs()\")";
+    let bytes = guest().with("POISONED", undeclared).with("START", text).bytes();
+    let host = host(vec![policy(json!({})).module("bad", &bytes, json!({}))]);
+    assert_eq!(host.state("bad"), EntryState::Active, "{}", host.error("bad"));
+    host.one(noon(), poisoned(node("a")));
+    assert_eq!(host.error("bad"), "Trap: fact \"label/x\" is not declared in needs()");
+}
+
+/// PO-1005: one in so many batches of several rows is run again with its rows reversed.
+#[rstest]
+#[case::answers_by_position("(i64.store (i32.load (i32.const 284)) (i64.const 1))", 1)]
+#[case::a_pure_one("", 0)]
+fn a_module_that_looks_at_the_order_of_rows_is_reported(#[case] code: &str, #[case] impure: u64) {
+    // Only real nodes, so that the trial call does not see it.
+    let code = format!(
+        "(call $cap_all (local.get $args) (i64.const 9)) (if (i64.lt_u (i64.sub (call $number (local.get $args) (i32.const 0)) (i64.const 1)) (i64.const 99)) (then {code}))"
+    );
+    let bytes = guest().with("LEASE", &code).bytes();
+    let engine = Engine::start(EngineConfig {
+        threads: 1,
+        recheck_every: 2,
+        pooling: false,
+        ..EngineConfig::default()
+    })
+    .unwrap();
+    let (sender, changes) = std::sync::mpsc::channel();
+    let on_change = Box::new(move || {
+        // The test may be over.
+        let _ = sender.send(());
+    });
+    let host = PolicyHost::new(&engine, BindingFacts::default(), jiff::tz::TimeZone::UTC, on_change);
+    host.set_policies(vec![policy(json!({})).module("x", &bytes, json!({}))]);
+    while !host.ready() {
+        changes.recv_timeout(Duration::from_mins(1)).unwrap();
+    }
+    let batch = |first: i64| {
+        let nodes: Vec<Arc<NodeFacts>> = (first..first + 2)
+            .map(|created| Arc::new(NodeFacts { created_unix: created, ..node(&format!("n{created}")) }))
+            .collect();
+        host.decide(noon(), &nodes);
+    };
+    let counted = || host.metrics()[0].counters.impure;
+    batch(1);
+    host.decide(noon(), &[Arc::new(NodeFacts { created_unix: 50, ..node("alone") })]);
+    assert_eq!(counted(), 0, "the first batch is not run again, and a single row is none");
+    batch(3);
+    assert_eq!(counted(), impure);
+}
+
+#[test]
+fn an_engine_refuses_modules_larger_than_it_may_take() {
+    for bytes in [0, (64 << 20) + 1] {
+        let config = EngineConfig { max_module_bytes: bytes, ..EngineConfig::default() };
+        assert!(matches!(Engine::start(config), Err(EngineError::ModuleSize(refused)) if refused == bytes));
+    }
+}
+
 #[test]
 fn a_log_flood_is_cut_and_counted() {
     let host = beside_a_good_one(&guest().with("LEASE", "(call $flood)").bytes());
@@ -238,12 +358,15 @@ fn a_broken_promise_is_noticed_at_the_refresh_and_lasts_ten_minutes() {
     let code =
         "(call $cap_all (local.get $args) (i64.div_s (i64.load offset=8 (local.get $args)) (i64.const 600)))";
     let host = host(vec![policy(json!({})).guest("liar", &guest().with("LEASE", code))]);
-    host.one(noon(), node("a"));
-    host.one(seconds(599), node("a"));
+    let wakes = |now: i64| host.one(seconds(now), node("a")).wake_at.unwrap() - noon().as_second();
+    assert_eq!((wakes(0), wakes(599)), (600, 600), "the refresh does not wait for another event");
     assert_eq!(host.numbers("p/liar").counters.impure, 0);
-    host.one(seconds(600), node("a"));
+    assert_eq!(wakes(600), 900);
+    host.wait(|_| true);
     assert_eq!(host.numbers("p/liar").counters.impure, 1);
     assert!(host.error("liar").starts_with("NotPure"));
+    assert_eq!(host.state("liar"), EntryState::Active);
+    assert_eq!(wakes(601), 900, "all nodes hear of the shorter period");
     host.one(seconds(901), node("a"));
     assert_eq!(host.numbers("p/liar").counters.calls, 3, "asked twice as often from now on");
 }

@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use kubeocean_engine::{LoadCode, ModuleFetch, NodeDecision, NodeFacts, PolicySpec, Reclaim, Verdict};
+use kubeocean_engine::{
+    LoadCode, ModuleFetch, NodeDecision, NodeFacts, PolicySpec, Reclaim, Standing, Verdict,
+};
 use rstest::rstest;
 use serde_json::json;
 
@@ -150,7 +152,9 @@ fn the_last_good_answer_of_a_node_stands(
     let good = host.one(noon(), node("a"));
     assert_eq!((cpu(&good), good.withheld, good.announce), (700, withheld, true));
     let bad = host.one(seconds(1), poisoned(node("a")));
-    assert_eq!((cpu(&bad), bad.verdict, bad.withheld, bad.reclaim), (700, verdict, withheld, reclaim));
+    assert_eq!((cpu(&bad), bad.verdict, bad.withheld), (700, verdict, withheld));
+    let standing = Standing::Mode(reclaim);
+    assert_eq!((bad.reclaim, bad.standing), (Reclaim::Keep, standing), "an error starts no eviction");
     assert!(!bad.announce, "an error announces nothing");
     assert!(bad.may_create);
     assert!(!host.host.status(seconds(3600))[0].stale);
@@ -158,6 +162,69 @@ fn the_last_good_answer_of_a_node_stands(
     let mut small = poisoned(node("a"));
     small.used.insert("cpu".into(), 15_500);
     assert_eq!(cpu(&host.one(seconds(2), small)), 500, "clamped by what is free today");
+}
+
+/// PO-801 and PO-803: a node without an answer is asked again soon, and less often while the entry goes on failing.
+#[rstest]
+#[case::a_fault("(unreachable)")]
+#[case::its_own_err(
+    "(i32.store8 (i32.const 272) (i32.const 1)) (i32.store (i32.const 276) (i32.const 1120)) (i32.store (i32.const 280) (i32.const 7))"
+)]
+fn a_node_without_an_answer_is_decided_again_soon(#[case] code: &str) {
+    let host =
+        host(vec![policy(json!({})).module("bad", &guest().with("POISONED", code).bytes(), json!({}))]);
+    let mut now = 0;
+    for wait in [2, 4] {
+        let decision = host.one(seconds(now), poisoned(node("a")));
+        assert_eq!((decision.may_create, decision.wake_at), (false, Some(seconds(now + wait).as_second())));
+        now += 61;
+    }
+    host.one(seconds(now), node("b"));
+    let decision = host.one(seconds(now), poisoned(node("a")));
+    assert_eq!(decision.wake_at, Some(seconds(now + 2).as_second()), "a good answer begins anew");
+}
+
+/// PO-804: what stands for a node ends when the entry has no say about it any more.
+#[test]
+fn a_policy_that_lost_its_nodes_is_not_stale() {
+    let bytes = guest().with("POISONED", "(unreachable)").bytes();
+    let selector = json!({"nodeSelectorTerms": [{"matchExpressions": [{"key": "pool", "operator": "In", "values": ["online"]}]}]});
+    let spec = || policy(json!({"nodeSelector": selector})).module("bad", &bytes, json!({}));
+    let host = host(vec![spec()]);
+    host.one(noon(), node("a"));
+    host.one(seconds(1), poisoned(node("a")));
+    assert!(host.host.status(seconds(3700))[0].stale);
+    let mut moved = poisoned(node("a"));
+    moved.labels.insert("pool".into(), "batch".into());
+    host.one(seconds(2), moved);
+    assert!(!host.host.status(seconds(3700))[0].stale, "the selector no longer covers the node");
+    host.one(seconds(3), poisoned(node("a")));
+    assert!(host.host.status(seconds(3700))[0].stale);
+    host.set(vec![spec(), policy(json!({})).named("older", 0)]);
+    host.one(seconds(4), poisoned(node("a")));
+    assert!(!host.host.status(seconds(3700))[1].stale, "an older policy governs the node");
+    host.set(vec![spec()]);
+    host.one(seconds(5), poisoned(node("a")));
+    host.host.retain_nodes(&["b"].into());
+    assert!(!host.host.status(seconds(3700))[0].stale, "the node is gone");
+}
+
+/// PO-704: only what is loading and has a say holds a node back; policies of built-in modules never do.
+#[test]
+fn loading_is_told_per_node_and_for_enforce_entries() {
+    let batch = json!({"nodeSelectorTerms": [{"matchExpressions": [{"key": "pool", "operator": "In", "values": ["batch"]}]}]});
+    let entry = |name: &str, enforcement: &str| json!({"name": name, "module": {"configMap": {"name": "m"}, "digest": digest(b"x")}, "enforcement": enforcement});
+    let host = unsettled(vec![
+        policy(json!({"nodeSelector": batch})).named("waits", 1).raw(entry("x", "Enforce"), None),
+        policy(json!({"resourceLimits": [{"resource": "cpu", "percent": 50}]}))
+            .named("built-in", 2)
+            .raw(entry("y", "Audit"), None),
+    ]);
+    let mut of_batch = node("b");
+    of_batch.labels.insert("pool".into(), "batch".into());
+    assert!(host.one(noon(), of_batch).loading);
+    let other = host.one(noon(), node("a"));
+    assert_eq!((other.loading, other.governed_by.as_deref()), (false, Some("built-in")));
 }
 
 #[test]

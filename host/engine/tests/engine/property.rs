@@ -84,9 +84,11 @@ proptest! {
     }
 }
 
+/// The answers are compared, not how long a busy machine takes for them.
 fn module(name: &str, settings: &Value) -> kubeocean_engine::Module {
     let bytes: Arc<[u8]> = builtin(name).unwrap().into();
-    engine().load_module(&bytes, settings, ModuleLimits::default(), &[]).unwrap()
+    let patient = ModuleLimits { timeout_ms: 60_000, ..ModuleLimits::default() };
+    engine().load_module(&bytes, settings, patient, &[]).unwrap()
 }
 
 proptest! {
@@ -163,5 +165,65 @@ proptest! {
         node.labels = labels.iter().map(|(key, value)| (KEYS[*key].to_owned(), VALUES[*value].to_owned())).collect();
         let answer = module("node-labels", &json!({ "nodeSelector": selector })).lease(noon(), &TimeZone::UTC, std::slice::from_ref(&node)).unwrap();
         prop_assert_eq!(answer[0].verdict == EntryVerdict::Offer, node_labels(&selector, &node.labels, "a"));
+    }
+}
+
+/// Host and SDK read quantities and selectors with code of their own, because a module knows nothing of the host.
+mod host_and_sdk {
+    use kubeocean_api::quantity as host;
+    use kubeocean_policy_sdk as sdk;
+    use rstest::rstest;
+
+    use super::*;
+
+    fn compare(text: &str) -> Result<(), TestCaseError> {
+        let (host, module) = (text.parse::<host::Quantity>(), text.parse::<sdk::Quantity>());
+        prop_assert_eq!(host.is_ok(), module.is_ok(), "{}", text);
+        if let (Ok(host), Ok(module)) = (host, module) {
+            for (up, down) in [(true, "cpu"), (false, "cpu"), (true, "memory"), (false, "memory")] {
+                let of_host = if up { host::Rounding::Up } else { host::Rounding::Down };
+                let of_module = if up { sdk::Rounding::Up } else { sdk::Rounding::Down };
+                let expected = if down == "cpu" { host.millis(of_host) } else { host.units(of_host) };
+                prop_assert_eq!(module.base_units(down, of_module), expected, "{} of {}", text, down);
+            }
+        }
+        Ok(())
+    }
+
+    #[rstest]
+    fn every_suffix_of_the_schema(
+        #[values(
+            "n", "u", "m", "", "k", "M", "G", "T", "P", "E", "Ki", "Mi", "Gi", "Ti", "Pi", "Ei", "e3", "E-3",
+            "e+2"
+        )]
+        suffix: &str,
+        #[values("1", "-1.5", "+2.", ".5", "0", "007", "9999999999999999999")] number: &str,
+    ) {
+        let text = format!("{number}{suffix}");
+        assert!(text.parse::<host::Quantity>().is_ok(), "{text}");
+        compare(&text).unwrap();
+    }
+
+    proptest! {
+        #[test]
+        fn quantities_mean_the_same(text in "[+-]?[0-9]{0,20}\\.?[0-9]{0,11}(n|u|m|k|M|G|T|P|E|Ki|Mi|Gi|Ti|Pi|Ei|[eE][+-]?[0-9]{1,2}|x)?") {
+            compare(&text)?;
+        }
+
+        #[test]
+        fn a_selector_term_is_useless_to_both(
+            key in prop::sample::select(vec!["pool", "a.b/c", "-x", "A/b", "", "metadata.name", "spec.x"]),
+            operator in prop::sample::select(vec!["In", "NotIn", "Exists", "DoesNotExist", "Gt", "Lt", "in", ""]),
+            values in prop::collection::vec(prop::sample::select(vec!["a", "5", "-3", "", "a b"]), 0..3),
+            field in any::<bool>(),
+        ) {
+            let part = if field { "matchFields" } else { "matchExpressions" };
+            let requirement = json!({"key": key, "operator": operator, "values": values});
+            let selector = json!({"nodeSelectorTerms": [{(part): [requirement]}]});
+            let host: kubeocean_api::NodeSelector = serde_json::from_value(selector.clone()).unwrap();
+            let module: sdk::NodeSelector = serde_json::from_value(selector.clone()).unwrap();
+            let compiled = sdk::Selector::new(Some(&module), &mut sdk::Needs::new());
+            prop_assert_eq!(host.mistakes().is_empty(), compiled.warnings().is_empty(), "{}", selector);
+        }
     }
 }

@@ -50,7 +50,7 @@ pub(crate) fn host(policies: Vec<PolicySpec>) -> Host {
         // A host may outlive the test that waits for it.
         let _ = sender.send(());
     });
-    let host = PolicyHost::new(engine(), binding, TimeZone::UTC, on_change).unwrap();
+    let host = PolicyHost::new(engine(), binding, TimeZone::UTC, on_change);
     let this = Host { host, changes };
     this.set(policies);
     this
@@ -106,6 +106,7 @@ impl Host {
 pub(crate) fn policy(spec: Value) -> PolicySpec {
     PolicySpec {
         name: "p".into(),
+        uid: "u".into(),
         created_unix: 1,
         generation: 1,
         spec: serde_json::from_value(spec).unwrap(),

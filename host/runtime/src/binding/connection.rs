@@ -47,8 +47,23 @@ pub enum ConnectError {
     },
 }
 
+/// A proven connection: a client, and what further connections of another kind are made from.
+#[derive(Clone)]
+pub struct Connection {
+    /// The client that was proven.
+    pub client: Client,
+    /// What it was made from.
+    pub config: kube::Config,
+}
+
+impl std::fmt::Debug for Connection {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Connection").field("server", &self.config.cluster_url).finish_non_exhaustive()
+    }
+}
+
 /// Connects to the worker, or says why not. `secret` is `namespace/name`.
-async fn connect(secret: &str, state: &SecretState, allow_unsafe: bool) -> Result<Client, ConnectError> {
+async fn connect(secret: &str, state: &SecretState, allow_unsafe: bool) -> Result<Connection, ConnectError> {
     let data = match state {
         SecretState::Unknown | SecretState::Missing => {
             return Err(KubeconfigError::NotFound(secret.to_owned()).into());
@@ -65,13 +80,13 @@ async fn connect(secret: &str, state: &SecretState, allow_unsafe: bool) -> Resul
         .await
         .map_err(|error| invalid(Box::new(error)))?;
     let server = config.cluster_url.to_string();
-    let client = client(config).map_err(|error| invalid(Box::new(error)))?;
+    let client = client(config.clone()).map_err(|error| invalid(Box::new(error)))?;
     let unreachable =
         |detail: String| ConnectError::Unreachable { secret: secret.to_owned(), server, detail };
     match tokio::time::timeout(PROBE_TIMEOUT, client.apiserver_version()).await {
         Ok(Ok(version)) => {
             tracing::info!(version = version.git_version, "connected to the worker cluster");
-            Ok(client)
+            Ok(Connection { client, config })
         }
         Ok(Err(error)) => Err(unreachable(root_cause(&error))),
         Err(_) => Err(unreachable(format!("no answer within {} s", PROBE_TIMEOUT.as_secs()))),
@@ -100,14 +115,25 @@ pub async fn connected(
     states: &mut watch::Receiver<SecretState>,
     allow_unsafe: bool,
     cancel: &CancellationToken,
-    mut failed: impl FnMut(&ConnectError),
+    failed: impl FnMut(&ConnectError),
 ) -> Option<Client> {
+    connection(secret, states, allow_unsafe, cancel, failed).await.map(|connection| connection.client)
+}
+
+/// As [`connected`], with what is needed to open connections of one's own.
+pub async fn connection(
+    secret: &str,
+    states: &mut watch::Receiver<SecretState>,
+    allow_unsafe: bool,
+    cancel: &CancellationToken,
+    mut failed: impl FnMut(&ConnectError),
+) -> Option<Connection> {
     let mut pause = RETRY_FIRST;
     loop {
         let state = states.borrow_and_update().clone();
         if state != SecretState::Unknown {
             match connect(secret, &state, allow_unsafe).await {
-                Ok(client) => return Some(client),
+                Ok(connection) => return Some(connection),
                 Err(error) => failed(&error),
             }
         }

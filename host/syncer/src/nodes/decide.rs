@@ -11,7 +11,8 @@ use std::{
 
 use jiff::Timestamp;
 use kube::Client;
-use kubeocean_engine::{NodeFacts, PolicyHost};
+use kubeocean_engine::PolicyHost;
+use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -38,7 +39,9 @@ use kubeocean_runtime::{
 };
 
 /// Nodes of one engine call (policy spec section 8).
-const BATCH: usize = 256;
+const BATCH: usize = kubeocean_engine::LEASE_ROWS;
+/// Batches that are decided at a time: one that waits for a slow module does not hold up the next.
+const BATCHES: usize = 4;
 /// How long a batch waits for company.
 const LINGER: Duration = Duration::from_millis(5);
 /// Everything is decided again after this time (PO-1004).
@@ -112,9 +115,15 @@ struct Work {
     decision: Option<Decision>,
 }
 
+/// A decided key, and what surrounded the decision.
+type DecidedWork = (Arc<Surroundings>, Work);
+
 /// Runs until cancelled, then waits for what is being written.
 pub async fn run(runtime: Arc<NodeRuntime>) {
-    let mut workers = Workers::new(runtime.workers);
+    let mut batches = Workers::new(BATCHES);
+    let mut writers = Workers::new(runtime.workers);
+    // Holds at most what the batches in work hold.
+    let (decided, mut works) = mpsc::unbounded_channel::<DecidedWork>();
     let mut refresh = tokio::time::interval(REFRESH);
     let mut pulse = tokio::time::interval(PULSE);
     refresh.tick().await;
@@ -127,62 +136,69 @@ pub async fn run(runtime: Arc<NodeRuntime>) {
                 continue;
             }
             _ = pulse.tick() => continue,
-            () = workers.attend() => continue,
-            batch = runtime.store.queue.next_batch(BATCH, LINGER) => batch,
+            () = batches.attend() => continue,
+            () = writers.attend() => continue,
+            Some((surroundings, work)) = works.recv() => {
+                writers.free().await;
+                let runtime = Arc::clone(&runtime);
+                writers.start(async move {
+                    let outcome = reconcile(&runtime, &surroundings, &work).await;
+                    runtime.store.queue.done(&work.key, outcome);
+                });
+                continue;
+            }
+            batch = runtime.store.queue.next_batch(BATCH, LINGER), if !batches.is_full() => batch,
         };
-        let surroundings = Arc::new(runtime.store.surroundings());
-        for work in decide(&runtime, &surroundings, batch).await {
-            workers.free().await;
-            let (runtime, surroundings) = (Arc::clone(&runtime), Arc::clone(&surroundings));
-            workers.start(async move {
-                let outcome = reconcile(&runtime, &surroundings, &work).await;
-                runtime.store.queue.done(&work.key, outcome);
-            });
-        }
+        let (runtime, decided) = (Arc::clone(&runtime), decided.clone());
+        batches.start(async move { decide(&runtime, batch, decided).await });
     }
-    workers.finish().await;
+    batches.finish().await;
+    // Whoever comes next decides them anew.
+    while let Ok((_, work)) = works.try_recv() {
+        runtime.store.queue.done(&work.key, Outcome::Stale);
+    }
+    writers.finish().await;
 }
 
-/// Snapshots of a batch, and the engine's answers where there is something to ask.
-async fn decide(runtime: &NodeRuntime, surroundings: &Surroundings, batch: Vec<VnodeName>) -> Vec<Work> {
-    let mut works: Vec<Work> = batch
-        .into_iter()
-        .map(|key| Work { snapshot: runtime.store.snapshot(&key), key, decision: None })
-        .collect();
-    let Some(worker) = runtime.worker.as_ref().filter(|_| surroundings.readiness == Readiness::Ready) else {
-        return works;
+/// Snapshots of a batch, and the engine's answers where there is something to ask, each as soon as it is there.
+async fn decide(runtime: &NodeRuntime, batch: Vec<VnodeName>, decided: mpsc::UnboundedSender<DecidedWork>) {
+    let surroundings = Arc::new(runtime.store.surroundings());
+    let surroundings = &surroundings;
+    let pass_on = |work: Work| {
+        // The receiver outlives every batch.
+        let _ = decided.send((Arc::clone(surroundings), work));
     };
-    let asked: Vec<usize> = works
-        .iter()
-        .enumerate()
-        .filter(|(_, work)| work.snapshot.pnode.as_ref().is_some_and(|node| is_candidate(node, surroundings)))
-        .map(|(index, _)| index)
-        .collect();
-    let rows: Vec<Arc<NodeFacts>> = asked
-        .iter()
-        .filter_map(|index| {
-            let work = works.get(*index)?;
-            let (pnode, vnode) = (work.snapshot.pnode.as_ref()?, work.snapshot.vnode.as_deref());
-            Some(Arc::new(facts(pnode, &work.key, vnode, &work.snapshot.usage)))
-        })
-        .collect();
-    if rows.is_empty() {
-        return works;
-    }
-    let (host, now) = (Arc::clone(&worker.host), runtime.clock.now());
-    let answers = tokio::task::spawn_blocking(move || host.decide(now, &rows)).await;
-    match answers {
-        Ok(decisions) => {
-            for (index, decision) in asked.into_iter().zip(decisions) {
-                if let Some(work) = works.get_mut(index) {
-                    work.decision = Some(decision);
-                }
+    let worker = runtime.worker.as_ref().filter(|_| surroundings.readiness == Readiness::Ready);
+    let (mut waiting, mut rows) = (Vec::new(), Vec::new());
+    for key in batch {
+        let work = Work { snapshot: runtime.store.snapshot(&key), key, decision: None };
+        let pnode = work.snapshot.pnode.as_ref().filter(|pnode| is_candidate(pnode, surroundings));
+        match pnode.filter(|_| worker.is_some()) {
+            Some(pnode) => {
+                let vnode = work.snapshot.vnode.as_deref();
+                rows.push(Arc::new(facts(pnode, &work.key, vnode, &work.snapshot.usage)));
+                waiting.push(Some(work));
             }
+            None => pass_on(work),
         }
-        // Without an answer nothing is planned; the refresh or the next event asks again.
-        Err(error) => tracing::error!(%error, "the policy engine did not answer"),
     }
-    works
+    let Some(worker) = worker.filter(|_| !rows.is_empty()) else { return };
+    let (host, now) = (Arc::clone(&worker.host), runtime.clock.now());
+    let (tell, mut answers) = mpsc::unbounded_channel::<(usize, Decision)>();
+    let asking = tokio::task::spawn_blocking(move || {
+        // The receiver waits below for as long as the engine works.
+        host.decide_each(now, &rows, |index, decision| drop(tell.send((index, decision))));
+    });
+    while let Some((index, decision)) = answers.recv().await {
+        if let Some(work) = waiting.get_mut(index).and_then(Option::take) {
+            pass_on(Work { decision: Some(decision), ..work });
+        }
+    }
+    if let Err(error) = asking.await {
+        tracing::error!(%error, "the policy engine did not answer");
+    }
+    // Without an answer nothing is planned; the key is tried again.
+    waiting.into_iter().flatten().for_each(pass_on);
 }
 
 /// Only such nodes are asked about; all others are withdrawn, whatever a policy says.

@@ -2,7 +2,4 @@
 //!
 //! The type is the engine's; the planners see it under this name, so that they have one place to look.
 
-pub use kubeocean_engine::{DecisionReason, NodeDecision as Decision, Reclaim, Verdict};
-
-/// Reason code of a policy with validation errors (PO-526).
-pub const POLICY_INVALID: &str = "PolicyInvalid";
+pub use kubeocean_engine::{DecisionReason, NodeDecision as Decision, Reclaim, Standing, Verdict};

@@ -9,7 +9,7 @@ use jiff::{SignedDuration, Timestamp};
 use kubeocean_api::keys::{annotation, taint};
 
 use super::{
-    decision::{Decision, POLICY_INVALID, Reclaim, Verdict},
+    decision::{Decision, Reclaim, Standing, Verdict},
     view::{NO_EXECUTE, NO_SCHEDULE, NodeView, Taint},
 };
 use kubeocean_runtime::clock::{parse_rfc3339, rfc3339};
@@ -96,13 +96,10 @@ pub fn reclaiming(decision: &Decision, observed: &Observed, now: Timestamp) -> R
         return Reclaiming { state, taint: None, since: None };
     }
     let resting = if decision.verdict == Verdict::Held { LeaseState::Held } else { LeaseState::Withheld };
-    let invalid = decision.reason.as_ref().is_some_and(|reason| reason.code == POLICY_INVALID);
-    let (mode, since) = match (decision.reclaim, observed.running_since()) {
-        _ if invalid => (Reclaim::Keep, None),
-        (Reclaim::Keep, Some(since)) if !decision.announce => {
-            (observed.announced.unwrap_or(Reclaim::Keep), Some(since))
-        }
-        (mode, since) => (mode, since),
+    let (mode, since) = match observed.running_since() {
+        _ if decision.policy_invalid => (Reclaim::Keep, None),
+        Some(since) => (decision.reclaim.stricter(standing(decision, observed)), Some(since)),
+        None => (decision.reclaim, None),
     };
     let Some(grace) = grace_of(mode) else {
         return Reclaiming {
@@ -119,6 +116,14 @@ pub fn reclaiming(decision: &Decision, observed: &Observed, now: Timestamp) -> R
         (LeaseState::Closing { until }, NO_SCHEDULE)
     };
     Reclaiming { state, taint: Some(withholding(effect, observed, now)), since: Some(since) }
+}
+
+/// What entries without an answer add to a countdown that runs.
+fn standing(decision: &Decision, observed: &Observed) -> Reclaim {
+    match decision.standing {
+        Standing::Mode(mode) => mode,
+        Standing::Recorded => observed.announced.unwrap_or(Reclaim::Keep),
+    }
 }
 
 /// The taint, with the time it was first set.
@@ -169,6 +174,12 @@ mod tests {
         Decision { verdict, withheld, reclaim, announce, reason: Some(reason), ..Decision::default() }
     }
 
+    /// An entry gives no answer, and what stands for it withholds.
+    fn held(standing: Standing) -> Decision {
+        let held = decision(Verdict::Held, true, Reclaim::Keep, false, "ModuleFailed");
+        Decision { standing, ..held }
+    }
+
     fn closed(reclaim: Reclaim) -> Decision {
         decision(Verdict::Withhold, true, reclaim, true, "OutsideTimeWindow")
     }
@@ -195,7 +206,12 @@ mod tests {
         None
     )]
     #[case::invalid(
-        decision(Verdict::Held, true, Reclaim::Keep, false, POLICY_INVALID),
+        Decision { policy_invalid: true, ..held(Standing::Recorded) },
+        LeaseState::Held,
+        Some("NoSchedule")
+    )]
+    #[case::held_by_force_starts_nothing(
+        held(Standing::Mode(Reclaim::Force)),
         LeaseState::Held,
         Some("NoSchedule")
     )]
@@ -253,23 +269,37 @@ mod tests {
         assert_eq!(answer, Reclaiming { state: LeaseState::Open, taint: None, since: None });
     }
 
+    const GRACEFUL: Standing = Standing::Mode(Reclaim::Graceful(60));
+
     #[rstest]
-    #[case::an_error_continues_a_countdown("ModuleFailed", at(60), LeaseState::Closed)]
-    #[case::and_does_not_hurry_it("ModuleFailed", at(59), LeaseState::Closing { until: at(60) })]
-    #[case::an_invalid_policy_stops_it(POLICY_INVALID, at(60), LeaseState::Held)]
-    fn countdown_under_an_error(#[case] code: &str, #[case] now: Timestamp, #[case] state: LeaseState) {
+    #[case::an_error_continues_a_countdown(held(GRACEFUL), 60, LeaseState::Closed)]
+    #[case::and_does_not_hurry_it(held(GRACEFUL), 59, LeaseState::Closing { until: at(60) })]
+    #[case::nobody_remembers_but_the_vnode(held(Standing::Recorded), 59, LeaseState::Closing { until: at(60) })]
+    #[case::the_entry_kept_pods(held(Standing::default()), 60, LeaseState::Held)]
+    #[case::a_good_answer_keeps_pods(
+        Decision { verdict: Verdict::Withhold, ..held(Standing::default()) }, 60, LeaseState::Withheld
+    )]
+    #[case::a_good_answer_is_stricter(
+        Decision { verdict: Verdict::Withhold, reclaim: Reclaim::Graceful(10), ..held(GRACEFUL) }, 10, LeaseState::Closed
+    )]
+    #[case::an_invalid_policy_stops_it(
+        Decision { policy_invalid: true, ..held(GRACEFUL) }, 60, LeaseState::Held
+    )]
+    fn countdown_under_an_error(#[case] failed: Decision, #[case] second: i64, #[case] state: LeaseState) {
         let closing = reclaiming(&closed(Reclaim::Graceful(60)), &Observed::default(), at(0));
-        let failed = decision(Verdict::Held, true, Reclaim::Keep, false, code);
-        let answer = reclaiming(&failed, &written(&closing, Reclaim::Graceful(60)), now);
+        let answer = reclaiming(&failed, &written(&closing, Reclaim::Graceful(60)), at(second));
         assert_eq!(answer.state, state);
     }
 
-    #[test]
-    fn an_error_starts_no_countdown() {
+    #[rstest]
+    fn an_error_starts_no_countdown(
+        #[values(Standing::Recorded, Standing::Mode(Reclaim::Force), GRACEFUL)] standing: Standing,
+        #[values(Verdict::Held, Verdict::Withhold)] verdict: Verdict,
+    ) {
         let withheld = reclaiming(&closed(Reclaim::Keep), &Observed::default(), at(0));
         let vnode = Observed { announced: Some(Reclaim::Force), ..written(&withheld, Reclaim::Force) };
-        let failed = decision(Verdict::Withhold, true, Reclaim::Keep, false, "ModuleFailed");
-        assert_eq!(reclaiming(&failed, &vnode, at(5)).state, LeaseState::Withheld);
+        let answer = reclaiming(&Decision { verdict, ..held(standing) }, &vnode, at(5));
+        assert_eq!((effect(&answer), answer.since), (Some("NoSchedule"), None));
     }
 
     #[rstest]

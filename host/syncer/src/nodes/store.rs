@@ -15,13 +15,14 @@ use kubeocean_api::{
     keys::{annotation, label},
     name::PortTable,
 };
+use kubeocean_engine::NodeFacts;
 use parking_lot::Mutex;
 use tokio::{sync::watch, time::Instant};
 
 use super::{
     decide::POLICIES_WAIT,
     index::{Decided, Identity, Index, Snapshot, VnodeName},
-    snapshot::{Amounts, Usage},
+    snapshot::{Amounts, Usage, facts},
     view::NodeView,
     vnode::{BindingView, Written},
 };
@@ -375,6 +376,24 @@ impl NodeStore {
             .collect();
         numbers.sort_by(|a, b| a.vnode.cmp(&b.vnode));
         numbers
+    }
+
+    /// Facts about some worker nodes, at most `most`, for trial calls of policy modules (PO-703).
+    pub fn some_facts(&self, most: usize) -> Vec<Arc<NodeFacts>> {
+        let state = self.state.lock();
+        let some = state.index.keys().into_iter().filter_map(|vnode| {
+            let snapshot = state.index.snapshot(&vnode);
+            let pnode = snapshot.pnode.as_deref()?;
+            Some(Arc::new(facts(pnode, &vnode, snapshot.vnode.as_deref(), &snapshot.usage)))
+        });
+        some.take(most).collect()
+    }
+
+    /// Names of all worker nodes.
+    pub fn worker_node_names(&self) -> BTreeSet<String> {
+        let state = self.state.lock();
+        let pnode = |vnode: &VnodeName| Some(state.index.snapshot(vnode).pnode?.name().to_owned());
+        state.index.keys().iter().filter_map(pnode).collect()
     }
 
     /// Names of all vnodes that exist.

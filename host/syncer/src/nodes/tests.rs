@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use super::{
     action::{Action, PodDeletion},
-    decision::{Decision, DecisionReason, Reclaim, Verdict},
+    decision::{Decision, DecisionReason, Reclaim, Standing, Verdict},
     plan::{Knowledge, LabelOwner, NodeInput, NodePlan, plan_node},
     snapshot::{Amounts, available, base},
     view::{NodeView, Taint},
@@ -70,12 +70,7 @@ impl Model {
             used: Amounts::new(),
             decision: Some(offer(&[])),
             node_known: true,
-            policy: Some(GoverningPolicy {
-                name: "p".into(),
-                generation: 3,
-                details: "p".into(),
-                held: true,
-            }),
+            policy: Some(GoverningPolicy { name: "p".into(), details: "p".into(), held: true }),
             owner: LabelOwner::OursOrNobody,
             proxier: vec!["192.0.2.1".parse().unwrap()],
             unreachable: false,
@@ -242,6 +237,7 @@ fn merge(target: &mut Value, patch: &Value) {
 fn offer(amounts: &[(&str, i64)]) -> Decision {
     Decision {
         governed_by: Some("p".into()),
+        generation: 3,
         selected: true,
         amounts: amounts.iter().map(|(resource, amount)| ((*resource).to_owned(), *amount)).collect(),
         announce: true,
@@ -265,6 +261,8 @@ fn held(code: &str, withheld: bool) -> Decision {
         verdict: Verdict::Held,
         withheld,
         announce: false,
+        standing: Standing::Recorded,
+        policy_invalid: code == "PolicyInvalid",
         may_create: false,
         reason: Some(reason(code)),
         ..offer(&[])

@@ -52,8 +52,6 @@ pub struct Settings {
 pub struct GoverningPolicy {
     /// Name.
     pub name: String,
-    /// Generation decided by.
-    pub generation: i64,
     /// Value of annotation `policy-details`.
     pub details: String,
     /// Our finalizer is on it.
@@ -250,7 +248,7 @@ fn decision_text(policy: &GoverningPolicy, decision: &Decision) -> String {
     let mut limited_by: BTreeMap<&String, &String> = decision.limited_by.iter().collect();
     loop {
         let mut value = json!({
-            "rlp": policy.name, "generation": policy.generation, "verdict": verdict, "limitedBy": limited_by,
+            "rlp": policy.name, "generation": decision.generation, "verdict": verdict, "limitedBy": limited_by,
         });
         if let Some(reason) = &decision.reason {
             value["reason"] = reason.code.as_str().into();

@@ -79,12 +79,6 @@ pub enum EnsureError {
         /// By whom.
         owner: String,
     },
-    /// The pod asks for what is not mapped. Nothing was written.
-    #[error("not supported on leased nodes: {}", what.join(", "))]
-    Unsupported {
-        /// In words for the pod's owner.
-        what: Vec<String>,
-    },
     /// A request failed.
     #[error(transparent)]
     Apply(#[from] ApplyError),
@@ -96,7 +90,6 @@ impl EnsureError {
         match self {
             Self::Missing { .. } => Some("DependencyMissing"),
             Self::Foreign { .. } | Self::Replacing { .. } => Some("NameConflict"),
-            Self::Unsupported { .. } => Some("NotSupported"),
             Self::Apply(_) => None,
         }
     }
@@ -121,19 +114,13 @@ impl Leftovers {
 }
 
 impl ObjectStore {
-    /// Makes sure that every object `pod` refers to has an up-to-date copy. Objects that are in order cost no request;
-    /// a pod that asks for something that is not mapped is refused before anything is written.
+    /// Makes sure that every object `pod` refers to has an up-to-date copy. Objects that are in order cost no request.
     pub async fn ensure(
         &self,
         clusters: &Clusters,
         references: &References,
         pod: &ObjectKey,
     ) -> Result<(), EnsureError> {
-        let mut what = references.unsupported.clone();
-        what.extend(references.claims.iter().map(|claim| format!("PersistentVolumeClaim {claim:?}")));
-        if !what.is_empty() {
-            return Err(EnsureError::Unsupported { what });
-        }
         for (kind, name, need) in references.objects() {
             let object = ObjectRef::new(kind, &pod.namespace, name);
             if self.is_ready(&object) {

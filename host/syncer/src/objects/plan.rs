@@ -40,7 +40,7 @@ pub enum Purpose {
     Release,
 }
 
-/// One write. Content of objects is not part of it: [`super::apply`] takes it from the snapshot.
+/// One write. Content of objects is not part of it: the apply stage takes it from the snapshot.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub enum Action {
     /// Puts finalizer, label and mapping on the vobj.

@@ -20,7 +20,7 @@ use super::{
     view::{MetadataOf, Revision, original_of},
 };
 use crate::pods::{
-    service_environment::watch_services,
+    service_environment::{ServiceHealth, watch_services},
     tokens::{TokenSecret, sweep},
 };
 use kubeocean_runtime::{
@@ -32,7 +32,7 @@ use kubeocean_runtime::{
 /// How often token Secrets are compared with the running pods, for what events did not tell (TD-1201).
 const SWEEP_EVERY: Duration = Duration::from_mins(30);
 
-/// Health of the four streams that must have delivered a complete list before anything may be released.
+/// Health of the streams that must have delivered a complete list before anything is released, or missed.
 #[derive(Debug, Clone, Default)]
 pub struct ObjectHealth {
     /// Labelled ConfigMaps of the computing cluster.
@@ -43,12 +43,15 @@ pub struct ObjectHealth {
     pub config_map_copies: Arc<WatchHealth>,
     /// Copies of Secrets, and token Secrets.
     pub secret_copies: Arc<WatchHealth>,
+    /// The Services whose addresses pods are given.
+    pub services: ServiceHealth,
 }
 
 impl ObjectHealth {
-    /// Waits until all four lists are complete.
+    /// Waits until all lists are complete.
     pub async fn synced(&self) {
-        for health in [&self.config_maps, &self.secrets, &self.config_map_copies, &self.secret_copies] {
+        let lists = [&self.config_maps, &self.secrets, &self.config_map_copies, &self.secret_copies];
+        for health in lists.into_iter().chain(self.services.lists()) {
             health.synced().await;
         }
     }
@@ -318,7 +321,12 @@ pub async fn run_objects(
             cancel.clone()
         ),
         watch_copies::<Secret>(clusters(), shared(), Arc::clone(&health.secret_copies), cancel.clone()),
-        watch_services(computing.clone(), Arc::clone(&store.services), cancel.clone()),
+        watch_services(
+            computing.clone(),
+            Arc::clone(&store.services),
+            health.services.clone(),
+            cancel.clone(),
+        ),
         watch_missing(computing, shared(), cancel.clone()),
         work,
     );

@@ -1,6 +1,6 @@
 //! The writes and live reads a pod plan may ask for.
 //!
-//! One action is one request (creation: two or three), carries its preconditions, and is idempotent. The same value
+//! An action is one request, or few that belong together, carries its preconditions, and is idempotent. The same value
 //! feeds tests, logs and dry runs.
 
 use std::fmt;
@@ -121,6 +121,8 @@ pub enum DeleteReason {
     Misplaced,
     /// The worker's scheduler found no place in time.
     Unschedulable,
+    /// Its vpod has ended.
+    VpodEnded,
 }
 
 /// Why there is no ppod yet, in the terms of condition `WorkerPodCreated` (API-809).

@@ -20,7 +20,7 @@ use super::{
     create::CreateError,
     index::PodStore,
     metadata::{KeyChanges, MetadataChange},
-    ownership::Owned,
+    ownership::{self, Owned},
     plan::plan_pod,
     priority_class::DefaultPriorityClass,
     snapshot::{PodSnapshot, VnodeState},
@@ -193,8 +193,22 @@ impl PodSync {
     async fn confirm_ppod_gone(&self, snapshot: &PodSnapshot) -> Result<Step, ApplyError> {
         let place = snapshot.ppod_key();
         let live = read_pod(&self.clusters.worker, &place).await?;
-        match live.as_ref().and_then(managed_ppod) {
-            Some(ppod) => self.store.feed_ppod(ppod),
+        let Some(ppod) = live.as_ref().and_then(Ppod::from_json) else {
+            self.store.confirm_ppod_gone(&snapshot.key);
+            return Ok(Step::Replan);
+        };
+        if is_managed(&ppod) {
+            self.store.feed_ppod(ppod);
+            return Ok(Step::Replan);
+        }
+        match ownership::lost_label(&ppod, &snapshot.scope.stamp, snapshot.claim()) {
+            // Somebody took the label the watch selects by; with it the copy is seen again.
+            Some(owned) => {
+                tracing::info!(vpod = %snapshot.key, ppod = %place, "ppod had lost its label, restored");
+                let label = [(label::MANAGED_BY.to_owned(), Some(label::MANAGED_BY_VALUE.to_owned()))];
+                let change = MetadataChange { labels: label.into(), ..MetadataChange::default() };
+                self.patch_ppod(&owned, &change, None).await?;
+            }
             None => self.store.confirm_ppod_gone(&snapshot.key),
         }
         Ok(Step::Replan)
@@ -506,9 +520,11 @@ impl Refusal {
 
 /// A ppod that the watch would show too.
 pub(super) fn managed_ppod(pod: &Value) -> Option<Ppod> {
-    Ppod::from_json(pod).filter(|ppod| {
-        ppod.labels.get(label::MANAGED_BY).is_some_and(|value| value == label::MANAGED_BY_VALUE)
-    })
+    Ppod::from_json(pod).filter(is_managed)
+}
+
+fn is_managed(ppod: &Ppod) -> bool {
+    ppod.labels.get(label::MANAGED_BY).is_some_and(|value| value == label::MANAGED_BY_VALUE)
 }
 
 /// Reads a pod of the worker cluster.

@@ -43,10 +43,12 @@ impl From<ApplyError> for CreateError {
 impl From<EnsureError> for CreateError {
     fn from(error: EnsureError) -> Self {
         let reason = match error {
+            EnsureError::Apply(ApplyError::Rejected { .. } | ApplyError::Forbidden { .. }) => {
+                RefusalReason::Rejected
+            }
             EnsureError::Apply(error) => return Self::Apply(error),
-            EnsureError::Missing { .. } => RefusalReason::DependencyMissing,
-            EnsureError::Replacing { .. } | EnsureError::Foreign { .. } => RefusalReason::NameConflict,
-            EnsureError::Unsupported { .. } => RefusalReason::NotSupported,
+            EnsureError::Missing { .. } | EnsureError::Replacing { .. } => RefusalReason::DependencyMissing,
+            EnsureError::Foreign { .. } => RefusalReason::NameConflict,
         };
         Self::Refused(Refusal::new(reason, error))
     }
@@ -57,6 +59,9 @@ impl From<TokenError> for CreateError {
         match error {
             TokenError::Apply(error @ ApplyError::NotFound { .. }) => {
                 Self::Refused(Refusal::new(RefusalReason::DependencyMissing, error))
+            }
+            TokenError::Apply(error @ (ApplyError::Rejected { .. } | ApplyError::Forbidden { .. })) => {
+                Self::Refused(Refusal::new(RefusalReason::Rejected, error))
             }
             TokenError::Apply(error) => Self::Apply(error),
             error @ TokenError::Foreign { .. } => {
@@ -91,9 +96,8 @@ impl PodSync {
         worker_node: &str,
     ) -> Result<Ppod, CreateError> {
         let services = self.objects.services.environment(&vpod.key, dns_need(&whole["spec"])).await?;
-        let workload = self.workloads.of(&self.clusters.computing, vpod).await?;
-        let expected = Expected::of(&vpod.labels, &vpod.annotations).encode().unwrap_or_default();
-        // Before anything is written: a pod that cannot be mapped leaves nothing behind.
+        let workload = self.workloads.of(&self.clusters.computing, vpod).await;
+        let expected = Expected::of(&vpod.labels, &vpod.annotations).encode();
         let context = TransformContext {
             binding: &scope.stamp.binding,
             computing_uid: &scope.stamp.computing_cluster_uid,
@@ -103,7 +107,7 @@ impl PodSync {
             priority_class: self.priority_class_name(&scope.priority_class_name).await?,
             workload_type: &workload.kind,
             workload_name: &workload.name,
-            expected_metadata: &expected,
+            expected_metadata: expected.as_deref(),
             services: &services,
         };
         let ppod = to_worker_pod(whole, &context)?;
@@ -168,6 +172,9 @@ impl PodSync {
         let live = read_pod(&self.clusters.worker, key).await?;
         let Some(live) = live.filter(|live| live["metadata"]["uid"] == *ppod.uid()) else { return Ok(None) };
         let mut all = live["spec"]["ephemeralContainers"].as_array().cloned().unwrap_or_default();
+        // An answer that was lost left them there already.
+        let missing = |new: &Value| all.iter().all(|present| present["name"] != new["name"]);
+        let containers: Vec<Value> = containers.into_iter().filter(missing).collect();
         all.extend(containers);
         let patch = json!({
             "metadata": {"uid": ppod.uid(), "resourceVersion": live["metadata"]["resourceVersion"]},

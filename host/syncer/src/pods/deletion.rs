@@ -85,7 +85,7 @@ fn plan_finish(snapshot: &PodSnapshot, vpod: &Vpod, deletion: Deletion) -> PodPl
         vpod.annotation(annotation::PHYSICAL_POD_NAME).is_none() && vpod.recorded_uid().is_none();
     let mut plan = PodPlan::default();
     match &snapshot.absence {
-        Absence::Unproven if !never_mapped || !vpod.status.blank => {
+        absence if !absence.is_proven() && (!never_mapped || !vpod.status.blank) => {
             plan.actions.push(PodAction::ConfirmPpodGone);
             return plan;
         }

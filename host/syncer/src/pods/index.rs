@@ -96,6 +96,15 @@ enum Origin {
     Read,
 }
 
+/// How sure it is that a ppod does not exist any more.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Proof {
+    /// It was being deleted, the API server said so, or another pod has its name.
+    Certain,
+    /// The watch shows it no more.
+    NotShown,
+}
+
 /// What became of a version of a vpod.
 enum Put {
     /// It was known, or older than what is known.
@@ -315,16 +324,17 @@ impl PodStore {
     /// A live read found no ppod where the copy of this vpod belongs.
     pub(super) fn confirm_ppod_gone(&self, key: &ObjectKey) {
         let mut index = self.index.lock();
-        if let Some(entry) = index.vpods.get_mut(key)
-            && matches!(entry.absence, Absence::Unproven)
-        {
-            entry.absence = Absence::Confirmed;
+        let Some(entry) = index.vpods.get_mut(key) else { return };
+        match &mut entry.absence {
+            Absence::Unproven => entry.absence = Absence::Confirmed,
+            Absence::Confirmed => {}
+            Absence::Witnessed(lost) => Arc::make_mut(lost).certain = true,
         }
     }
 
     /// The API server said that a ppod is gone.
     pub(super) fn ppod_gone(&self, ppod: &ObjectKey, uid: &str) {
-        self.remove_ppod(ppod, uid, None);
+        self.remove_ppod(ppod, uid, None, Proof::Certain);
     }
 
     /// A deletion was accepted; its event follows.
@@ -409,11 +419,13 @@ impl PodStore {
         }
     }
 
-    fn remove_ppod(&self, key: &ObjectKey, uid: &str, last: Option<PpodStatus>) {
+    fn remove_ppod(&self, key: &ObjectKey, uid: &str, last: Option<PpodStatus>, proof: Proof) {
         let (vpod, vnode) = {
             let mut index = self.index.lock();
-            index.gone_ppods.insert(uid);
-            let Some(vpod) = index.remove_ppod(key, uid, last) else { return };
+            if proof == Proof::Certain {
+                index.gone_ppods.insert(uid);
+            }
+            let Some(vpod) = index.remove_ppod(key, uid, last, proof) else { return };
             let vnode = index.vpods.get(&vpod).map(|entry| entry.vpod.node.clone());
             (vpod, vnode)
         };
@@ -504,7 +516,8 @@ impl Sink<PpodObject> for PodStore {
 
     fn delete(&self, object: PpodObject) {
         let ppod = *object.view;
-        self.remove_ppod(&ppod.key, &ppod.uid, Some(ppod.status));
+        let proof = if ppod.deletion.is_some() { Proof::Certain } else { Proof::NotShown };
+        self.remove_ppod(&ppod.key, &ppod.uid, Some(ppod.status), proof);
     }
 
     fn reset(&self, all: Vec<PpodObject>) {
@@ -535,6 +548,8 @@ impl Index {
                 }
                 self.vpods.remove(&key)
             }
+            // A late event of a predecessor; versions of one kind are ordered across objects, too.
+            Some(old) if !is_newer(&vpod.resource_version, &old.vpod.resource_version) => return Put::Old,
             Some(old) => {
                 let uid = old.vpod.uid.clone();
                 self.gone_vpods.insert(&uid);
@@ -590,10 +605,12 @@ impl Index {
                 if !news_of_status {
                     ppod.status.fields.clone_from(&old.status.fields);
                 }
+            } else if !is_newer(&ppod.resource_version, &old.resource_version) {
+                return None;
             } else {
                 let uid = old.uid.clone();
                 self.gone_ppods.insert(&uid);
-                self.remove_ppod(&key, &uid, None);
+                self.remove_ppod(&key, &uid, None, Proof::Certain);
             }
         }
         let old_reference = self.ppods.get(&key).and_then(|old| old.back_reference());
@@ -617,8 +634,14 @@ impl Index {
         vpod
     }
 
-    /// A ppod is gone for sure. `last` is its last status, if the event told it.
-    fn remove_ppod(&mut self, key: &ObjectKey, uid: &str, last: Option<PpodStatus>) -> Option<ObjectKey> {
+    /// A ppod is gone, for sure or as far as a watch shows. `last` is its last status, if the event told it.
+    fn remove_ppod(
+        &mut self,
+        key: &ObjectKey,
+        uid: &str,
+        last: Option<PpodStatus>,
+        proof: Proof,
+    ) -> Option<ObjectKey> {
         if self.ppods.get(key).is_some_and(|ppod| *ppod.uid != *uid) {
             return None;
         }
@@ -629,6 +652,7 @@ impl Index {
             entry.absence = Absence::Witnessed(Arc::new(LostPpod {
                 uid: uid.into(),
                 virtual_uid: ppod.annotation(annotation::VIRTUAL_POD_UID).unwrap_or_default().into(),
+                certain: proof == Proof::Certain,
                 status: last.unwrap_or_else(|| ppod.status.clone()),
             }));
         }

@@ -96,10 +96,9 @@ pub fn plan_down(vpod: &Vpod, ppod: &Ppod) -> MetadataChange {
         labels: down(&previous.labels, &current.labels, &ppod.labels),
         annotations: down(&previous.annotations, &current.annotations, &ppod.annotations),
     };
-    if current != previous
-        && let Some(encoded) = current.encode()
-    {
-        change.annotations.insert(annotation::EXPECTED_METADATA.to_owned(), Some(encoded));
+    if current != previous {
+        // Without the annotation the copy is not followed from now on, in either direction.
+        change.annotations.insert(annotation::EXPECTED_METADATA.to_owned(), current.encode());
     }
     change
 }

@@ -82,6 +82,16 @@ impl Ownership {
     }
 }
 
+/// Whether a pod that is not marked as managed is the stamped copy of exactly this vpod: then it has lost its label.
+pub fn lost_label(ppod: &Ppod, stamp: &Stamp, claim: Claim<'_>) -> Option<Owned> {
+    let mut marked = ppod.clone();
+    marked.labels.insert(label::MANAGED_BY.to_owned(), label::MANAGED_BY_VALUE.to_owned());
+    match check(&marked, stamp, claim) {
+        Ownership::Ours(owned) => Some(owned),
+        Ownership::Legacy(_) | Ownership::Stale(_) | Ownership::Foreign(_) => None,
+    }
+}
+
 /// Says whose copy a ppod is.
 pub fn check(ppod: &Ppod, stamp: &Stamp, claim: Claim<'_>) -> Ownership {
     let foreign = |why: String| Ownership::Foreign(why);

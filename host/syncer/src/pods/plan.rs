@@ -24,6 +24,7 @@ use super::{
     status::{self, REASON_LOST, StatusFields, StatusPlan},
     view::{Ppod, Vpod},
 };
+use crate::config::StatusMessages;
 
 /// Least time between two status writes that are not urgent, and how long the first one waits for a second: a kubelet
 /// reports several times while a pod starts.
@@ -121,16 +122,31 @@ fn plan_absent(snapshot: &PodSnapshot, vpod: &Vpod, occupied: Option<&str>) -> P
     if !creatable || deleting || scope.binding_deleting {
         return nothing;
     }
+    let refuse = |reason, message| PodPlan {
+        actions: vec![PodAction::Refuse(Refusal { reason, message })],
+        wake: Wake::Backoff,
+        mirrored: false,
+    };
     let ppod = snapshot.ppod_key();
     if let Some(why) = occupied {
-        let message = format!("pod {ppod} in the worker cluster has the name this pod needs, and {why}");
-        return PodPlan {
-            actions: vec![PodAction::Refuse(Refusal { reason: RefusalReason::NameConflict, message })],
-            wake: Wake::Backoff,
-            mirrored: false,
+        let message = match scope.messages {
+            StatusMessages::Full => {
+                format!("pod {ppod} in the worker cluster has the name this pod needs, and {why}")
+            }
+            StatusMessages::ReasonOnly => {
+                format!("pod {ppod} in the worker cluster has the name this pod needs and is not its copy")
+            }
         };
+        return refuse(RefusalReason::NameConflict, message);
     }
-    let Some(worker_node) = worker_node else { return PodPlan { wake: Wake::Backoff, ..nothing } };
+    // Before anything is written: a pod that cannot be mapped leaves nothing behind.
+    if let Some(message) = vpod.references.not_mapped() {
+        return refuse(RefusalReason::NotSupported, message);
+    }
+    let Some(worker_node) = worker_node else {
+        let message = format!("node {} does not say which worker node it stands for", vpod.node);
+        return refuse(RefusalReason::DependencyMissing, message);
+    };
     let mut plan = PodPlan::default();
     let clear_uid = vpod.recorded_uid().is_some();
     if clear_uid || !vpod.is_mapped_to(&ppod) {
@@ -147,10 +163,10 @@ fn plan_absent(snapshot: &PodSnapshot, vpod: &Vpod, occupied: Option<&str>) -> P
 
 fn plan_lost(snapshot: &PodSnapshot, vpod: &Vpod, occupied: bool) -> PodPlan {
     let action = match &snapshot.absence {
+        absence if !occupied && !absence.is_proven() => Some(PodAction::ConfirmPpodGone),
         Absence::Witnessed(lost) if *lost.virtual_uid == *vpod.uid && lost.status.phase.is_terminal() => {
             deletion::final_report(snapshot, vpod, lost)
         }
-        Absence::Unproven if !occupied => Some(PodAction::ConfirmPpodGone),
         _ => None,
     };
     let action = action.unwrap_or_else(|| PodAction::FailVpod {
@@ -169,11 +185,17 @@ fn plan_present(
     owned: &Owned,
     stamps: &MetadataChange,
 ) -> PodPlan {
-    if let Some(plan) = plan_unscheduled(snapshot, vpod, ppod, owned) {
-        return plan;
+    let alive = ppod.deletion.is_none() && !ppod.status.phase.is_terminal();
+    if alive && vpod.status.phase.is_terminal() {
+        // The vpod ended first, and the Syncer stopped before the deletion. Its workload has a successor already.
+        let actions = vec![delete(owned.clone(), None, DeleteReason::VpodEnded)];
+        return PodPlan { actions, ..PodPlan::default() };
+    }
+    if alive && !ppod.scheduled && snapshot.now >= scheduling_deadline(snapshot, ppod) {
+        return plan_unscheduled(snapshot, vpod, ppod, owned);
     }
     let mut plan = PodPlan::default();
-    if ppod.deletion.is_none() && !ppod.status.phase.is_terminal() {
+    if alive {
         plan_follow(vpod, ppod, owned, stamps, &mut plan);
     }
     if !ppod.scheduled && ppod.deletion.is_none() {
@@ -183,28 +205,20 @@ fn plan_present(
 }
 
 /// TD-804. The vpod ends first: if the Syncer stops in between, the vpod is not taken for one that never started.
-fn plan_unscheduled(snapshot: &PodSnapshot, vpod: &Vpod, ppod: &Ppod, owned: &Owned) -> Option<PodPlan> {
-    if ppod.scheduled || ppod.deletion.is_some() || ppod.status.phase.is_terminal() {
-        return None;
-    }
-    if snapshot.now < scheduling_deadline(snapshot, ppod) && !vpod.status.phase.is_terminal() {
-        return None;
-    }
-    let mut plan = PodPlan::default();
-    if !vpod.status.phase.is_terminal() {
+fn plan_unscheduled(snapshot: &PodSnapshot, vpod: &Vpod, ppod: &Ppod, owned: &Owned) -> PodPlan {
+    let seconds = snapshot.scope.scheduling_timeout.as_secs();
+    let mut message = format!("the worker cluster did not schedule pod {} within {seconds} s", ppod.key);
+    if snapshot.scope.messages == StatusMessages::Full {
         let why = ppod.status.unscheduled_message.as_deref().unwrap_or("its scheduler did not say why");
-        plan.actions.push(PodAction::FailVpod {
-            uid: (&*vpod.uid).into(),
-            message: format!(
-                "the worker cluster did not schedule pod {} within {} s: {why}",
-                ppod.key,
-                snapshot.scope.scheduling_timeout.as_secs()
-            ),
-            event: Some(EVENT_FAILED_SCHEDULING),
-        });
+        message.push_str(": ");
+        message.push_str(why);
     }
-    plan.actions.push(delete(owned.clone(), None, DeleteReason::Unschedulable));
-    Some(plan)
+    let uid = (&*vpod.uid).into();
+    let actions = vec![
+        PodAction::FailVpod { uid, message, event: Some(EVENT_FAILED_SCHEDULING) },
+        delete(owned.clone(), None, DeleteReason::Unschedulable),
+    ];
+    PodPlan { actions, ..PodPlan::default() }
 }
 
 fn scheduling_deadline(snapshot: &PodSnapshot, ppod: &Ppod) -> Timestamp {

@@ -1,7 +1,7 @@
 //! Which objects a pod refers to by name (TD-1001, TD-1002), and which of its needs cannot be met in another cluster.
 //!
 //! One table of places in a pod spec serves both readers: [`references`] collects the names, and the transformation
-//! renames exactly the same places ([`rename`]), so a name can never be rewritten without its object being copied.
+//! renames exactly the same places (`rename`), so a name can never be rewritten without its object being copied.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -32,6 +32,13 @@ pub struct References {
 }
 
 impl References {
+    /// What keeps a pod from being mapped, for its owner; `None` when nothing does.
+    pub fn not_mapped(&self) -> Option<String> {
+        let mut features = self.unsupported.clone();
+        features.extend(self.claims.iter().map(|claim| format!("PersistentVolumeClaim {claim}")));
+        (!features.is_empty()).then(|| format!("not supported on leased nodes: {}", features.join(", ")))
+    }
+
     /// The referenced names of one kind.
     pub fn of(&self, kind: ObjectKind) -> &BTreeMap<String, Need> {
         match kind {

@@ -88,6 +88,18 @@ pub enum Absence {
     Witnessed(Arc<LostPpod>),
 }
 
+impl Absence {
+    /// Whether nothing is there for sure. A pod also leaves a watch when it loses the label the watch selects by, so
+    /// the event of one that was not being deleted proves nothing by itself.
+    pub fn is_proven(&self) -> bool {
+        match self {
+            Self::Unproven => false,
+            Self::Confirmed => true,
+            Self::Witnessed(lost) => lost.certain,
+        }
+    }
+}
+
 /// The last that was seen of a ppod.
 #[derive(Clone, Debug)]
 pub struct LostPpod {
@@ -95,6 +107,8 @@ pub struct LostPpod {
     pub uid: Arc<str>,
     /// UID of the vpod it named.
     pub virtual_uid: Box<str>,
+    /// It was being deleted when it vanished, or a live read found nothing since.
+    pub certain: bool,
     /// Its last status.
     pub status: PpodStatus,
 }

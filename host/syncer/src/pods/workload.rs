@@ -10,7 +10,7 @@ use std::{
 
 use ahash::RandomState;
 use kube::Client;
-use kubeocean_api::name::fit_label_value;
+use kubeocean_api::name::{distinct_label_value, fit_label_value};
 use parking_lot::Mutex;
 use serde_json::Value;
 
@@ -54,13 +54,17 @@ impl Workloads {
         Arc::new(Self { known: Mutex::default(), lanes: Default::default(), hasher: RandomState::new() })
     }
 
-    /// The workload of a vpod of the cluster `computing`.
-    pub async fn of(&self, computing: &Client, vpod: &Vpod) -> Result<Workload, ApplyError> {
+    /// The workload of a vpod of the cluster `computing`. A look-up that fails holds up no pod: its ReplicaSet counts.
+    pub async fn of(&self, computing: &Client, vpod: &Vpod) -> Workload {
         match vpod.owner.as_ref() {
             Some(owner) if &*owner.kind == "ReplicaSet" => {
-                self.of_replica_set(computing, &vpod.key.namespace, owner).await
+                let found = self.of_replica_set(computing, &vpod.key.namespace, owner).await;
+                found.unwrap_or_else(|error| {
+                    tracing::debug!(vpod = %vpod.key, error = error.chain(), "ReplicaSet not read");
+                    plain(Some(owner))
+                })
             }
-            owner => Ok(plain(owner)),
+            owner => plain(owner),
         }
     }
 
@@ -103,14 +107,15 @@ impl Known {
 fn deployment(replica_set: &Value) -> Option<Workload> {
     let owners = replica_set["metadata"]["ownerReferences"].as_array()?;
     let owner = owners.iter().find(|owner| owner["kind"] == "Deployment")?;
-    Some(Workload { kind: "deployment".to_owned(), name: fit_label_value(owner["name"].as_str()?) })
+    Some(Workload { kind: "deployment".to_owned(), name: distinct_label_value(owner["name"].as_str()?) })
 }
 
 fn plain(owner: Option<&Owner>) -> Workload {
     match owner {
-        Some(owner) => {
-            Workload { kind: fit_label_value(&owner.kind.to_lowercase()), name: fit_label_value(&owner.name) }
-        }
+        Some(owner) => Workload {
+            kind: fit_label_value(&owner.kind.to_lowercase()),
+            name: distinct_label_value(&owner.name),
+        },
         None => Workload { kind: "pod".to_owned(), name: String::new() },
     }
 }
@@ -129,10 +134,12 @@ mod tests {
     }
 
     #[test]
-    fn other_owners_keep_kind_and_name_and_long_names_are_cut() {
+    fn other_owners_keep_kind_and_name_and_long_names_stay_distinct() {
         let owner = Owner { kind: "SparkApplication".into(), name: "x".repeat(80).into(), uid: "u".into() };
         let workload = plain(Some(&owner));
         assert_eq!((workload.kind.as_str(), workload.name.len()), ("sparkapplication", 63));
+        let other = Owner { name: format!("{}y", "x".repeat(79)).into(), ..owner };
+        assert_ne!(workload.name, plain(Some(&other)).name, "they differ behind the cut only");
         assert_eq!(plain(None), Workload { kind: "pod".into(), name: String::new() });
     }
 }

@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use kube::{Api, Client, runtime::watcher::Config};
-use kubeocean_engine::PolicyHost;
+use kubeocean_engine::{PolicyHost, PolicyStatus};
 use serde_json::{Value, json};
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
@@ -15,7 +15,7 @@ use super::{
     store::PolicyStore,
     view::{PolicyView, instant},
 };
-use crate::nodes::store::NodeStore;
+use crate::nodes::store::{NodeStore, Readiness};
 use kubeocean_api::keys::manager;
 use kubeocean_runtime::{
     clock::Clock,
@@ -30,6 +30,9 @@ use kubeocean_runtime::{
 const STATUS_PERIOD: Duration = Duration::from_secs(30);
 /// How often the engine is asked for news that it does not announce: counters, staleness.
 const LOOK: Duration = Duration::from_mins(1);
+
+/// Real nodes the engine gets for trial calls with each list of policies (PO-703).
+const TRIAL_NODES: usize = 3;
 
 /// What the tasks of this concern work with.
 #[derive(Clone)]
@@ -78,7 +81,12 @@ pub async fn feed_engine(runtime: PolicyRuntime, listed: Arc<WatchHealth>, first
     }
     loop {
         let (host, list) = (Arc::clone(&runtime.host), runtime.store.engine_list());
-        if let Err(error) = tokio::task::spawn_blocking(move || host.set_policies(list)).await {
+        let some = runtime.nodes.some_facts(TRIAL_NODES);
+        let feeding = tokio::task::spawn_blocking(move || {
+            host.remember_nodes(&some);
+            host.set_policies(list);
+        });
+        if let Err(error) = feeding.await {
             tracing::error!(%error, "the policy engine did not take the policies");
         }
         first.notify_one();
@@ -101,9 +109,17 @@ pub async fn follow_engine(runtime: PolicyRuntime) {
                 Ok(()) => runtime.nodes.wake_all(),
                 Err(_) => return,
             },
-            _ = look.tick() => {}
+            _ = look.tick() => forget_lost_nodes(&runtime),
         }
         refresh(&runtime).await;
+    }
+}
+
+/// Nodes that went without a vnode, or while nobody decided, leave no other trace.
+fn forget_lost_nodes(runtime: &PolicyRuntime) {
+    if runtime.nodes.readiness() == Readiness::Ready {
+        let names = runtime.nodes.worker_node_names();
+        runtime.host.retain_nodes(&names.iter().map(String::as_str).collect());
     }
 }
 
@@ -113,7 +129,10 @@ async fn refresh(runtime: &PolicyRuntime) {
     let Ok(statuses) = tokio::task::spawn_blocking(move || host.status(now)).await else { return };
     for (before, status) in runtime.store.set_engine_status(statuses) {
         let Some(policy) = runtime.store.get(&status.name) else { continue };
-        for item in news(before.as_ref(), &status) {
+        if policy.uid() != status.uid {
+            continue;
+        }
+        for item in news(before.as_ref(), &status, &policy.status) {
             runtime.events.publish(Event {
                 regarding: reference(&policy),
                 severity: if item.warning { Severity::Warning } else { Severity::Normal },
@@ -125,7 +144,7 @@ async fn refresh(runtime: &PolicyRuntime) {
 }
 
 fn reference(policy: &PolicyView) -> Regarding {
-    Regarding::policy(policy.name(), policy.metadata.uid.as_deref().unwrap_or_default())
+    Regarding::policy(policy.name(), policy.uid())
 }
 
 /// Writes finalizers and status until cancelled.
@@ -156,7 +175,10 @@ async fn reconcile(runtime: &PolicyRuntime, name: &str) -> Result<Outcome, Apply
     }
     release_if_unused(runtime, name).await?;
     let Some(policy) = runtime.store.get(name) else { return Ok(Outcome::Done) };
-    let Some(engine) = runtime.store.engine_status(name) else { return Ok(Outcome::Done) };
+    let Some(engine) = runtime.store.engine_status(name).filter(|engine| speaks_of(engine, &policy)) else {
+        // The engine's next word about this policy wakes it again.
+        return Ok(Outcome::Done);
+    };
     let now = runtime.clock.now();
     let due = engine.next_change.and_then(instant).map(|at| Duration::try_from(at.duration_since(now)));
     let at_edge = due.map(|wait| wait.unwrap_or(Duration::ZERO));
@@ -175,7 +197,11 @@ async fn reconcile(runtime: &PolicyRuntime, name: &str) -> Result<Outcome, Apply
         let wait = STATUS_PERIOD.saturating_sub(since);
         return Ok(Outcome::After(at_edge.map_or(wait, |edge| edge.min(wait))));
     }
-    let body = json!({"metadata": {"uid": policy.metadata.uid}, "status": whole(&change.status)});
+    // The conditions are replaced as a list, so nobody else's may get lost between reading and writing.
+    let body = json!({
+        "metadata": {"uid": policy.metadata.uid, "resourceVersion": policy.metadata.resource_version},
+        "status": whole(&change.status),
+    });
     let path = format!("{}?fieldManager={}", paths::policy_status(name), manager::SYNCER);
     match merge_patch(&runtime.worker, &path, &body).await {
         Ok(answer) => saw(&runtime.store, answer),
@@ -184,6 +210,11 @@ async fn reconcile(runtime: &PolicyRuntime, name: &str) -> Result<Outcome, Apply
     }
     runtime.store.set_status_written(name, now);
     Ok(next)
+}
+
+/// The engine speaks of the spec this object has, and not of an earlier one or of an object deleted since.
+pub(super) fn speaks_of(engine: &PolicyStatus, policy: &PolicyView) -> bool {
+    engine.generation == policy.generation() && engine.uid == policy.uid()
 }
 
 /// The status as a merge patch that also removes what it no longer says.

@@ -105,16 +105,21 @@ async fn fetch(worker: Client, store: Arc<PolicyStore>, key: ModuleKey) -> Outco
     if !store.wanted().contains_key(&key) {
         return Outcome::Done;
     }
+    let (fetched, outcome) = read(&worker, &key).await;
+    store.fetched(&key, fetched);
+    outcome
+}
+
+/// What the worker cluster holds under `key` now, and whether asking again may give more.
+pub async fn read(worker: &Client, key: &ModuleKey) -> (ModuleFetch, Outcome) {
     let path = paths::core("configmaps", &key.namespace, &key.name);
-    let (fetched, outcome) = match get_json(&worker, &path).await {
-        Ok(config_map) => (from_config_map(config_map.as_ref(), &key), Outcome::Done),
+    match get_json(worker, &path).await {
+        Ok(config_map) => (from_config_map(config_map.as_ref(), key), Outcome::Done),
         Err(error @ ApplyError::Forbidden { .. }) => {
             (failed(LoadCode::FetchForbidden, &error), Outcome::Retry)
         }
         Err(error) => (failed(LoadCode::FetchFailed, &error), Outcome::Retry),
-    };
-    store.fetched(&key, fetched);
-    outcome
+    }
 }
 
 fn failed(code: LoadCode, error: &ApplyError) -> ModuleFetch {

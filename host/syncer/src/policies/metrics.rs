@@ -4,41 +4,79 @@
 
 use std::fmt;
 use std::sync::{Arc, Weak};
+use std::time::Duration;
 
-use kubeocean_engine::{EntryMetrics, FaultKind, PolicyHost};
+use kubeocean_engine::{DURATION_BUCKETS_US, EntryCounters, EntryMetrics, EntryState, FaultKind, PolicyHost};
 use parking_lot::Mutex;
 use prometheus_client::{
     collector::Collector,
     encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric},
-    metrics::{MetricType, counter::ConstCounter},
+    metrics::{MetricType, counter::ConstCounter, gauge::ConstGauge},
 };
 
 /// The only kind of decision there is so far.
 const LEASE: &str = "lease";
 
-/// Labels of what is counted per entry.
+/// Labels of what belongs to an entry.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct EntryLabels {
+struct OfEntry {
+    clusterbinding: String,
+    entry: String,
+}
+
+/// Labels of calls.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OfCalls {
     clusterbinding: String,
     entry: String,
     kind: &'static str,
 }
 
-/// Labels of rows and memo look-ups.
+/// Labels of rows.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct ResultLabels {
+struct OfRows {
     clusterbinding: String,
     entry: String,
     kind: &'static str,
     result: &'static str,
 }
 
+/// Labels of memo look-ups.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OfMemo {
+    clusterbinding: String,
+    entry: String,
+    result: &'static str,
+}
+
 /// Labels of faults.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct FaultLabels {
+struct OfFaults {
     clusterbinding: String,
     entry: String,
     fault: &'static str,
+}
+
+/// Labels of failed loads.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OfLoads {
+    clusterbinding: String,
+    entry: String,
+    step: &'static str,
+}
+
+/// Labels of an entry's state.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OfState {
+    clusterbinding: String,
+    entry: String,
+    state: &'static str,
+}
+
+/// Labels of what belongs to no entry.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OfBinding {
+    clusterbinding: String,
 }
 
 /// The engine's counters as a part of the registry.
@@ -59,13 +97,23 @@ impl PolicyMetrics {
         *self.host.lock() = Arc::downgrade(host);
     }
 
-    fn encode_entries(&self, encoder: &mut DescriptorEncoder<'_>, entries: &[EntryMetrics]) -> fmt::Result {
-        let result = |entry: &EntryMetrics, result| ResultLabels {
-            clusterbinding: self.binding.clone(),
-            entry: entry.entry.clone(),
-            kind: LEASE,
-            result,
-        };
+    fn encode_all(
+        &self,
+        encoder: &mut DescriptorEncoder<'_>,
+        entries: &[EntryMetrics],
+        queue_depth: usize,
+    ) -> fmt::Result {
+        self.encode_calls(encoder, entries)?;
+        self.encode_troubles(encoder, entries)?;
+        self.encode_states(encoder, entries)?;
+        let help = "Work units of policy modules that wait for a thread";
+        let mut metric =
+            encoder.encode_descriptor("kubeocean_policy_queue_depth", help, None, MetricType::Gauge)?;
+        let labels = OfBinding { clusterbinding: self.binding.clone() };
+        ConstGauge::new(i64::try_from(queue_depth).unwrap_or(i64::MAX)).encode(metric.encode_family(&labels)?)
+    }
+
+    fn encode_calls(&self, encoder: &mut DescriptorEncoder<'_>, entries: &[EntryMetrics]) -> fmt::Result {
         let rows = entries.iter().flat_map(|entry| {
             let n = &entry.counters;
             [
@@ -74,40 +122,109 @@ impl PolicyMetrics {
                 ("not_applicable", n.not_applicable),
                 ("error", n.errors),
             ]
-            .map(|(outcome, count)| (result(entry, outcome), count))
+            .map(|(result, count)| {
+                let (clusterbinding, entry) = self.names(entry);
+                (OfRows { clusterbinding, entry, kind: LEASE, result }, count)
+            })
         });
         counters(encoder, "kubeocean_policy_rows", "Rows that policy modules evaluated", rows)?;
         let memo = entries.iter().flat_map(|entry| {
             let n = &entry.counters;
-            [("hit", n.memo_hits), ("miss", n.memo_misses), ("expired", n.memo_expired)]
-                .map(|(outcome, count)| (result(entry, outcome), count))
+            [("hit", n.memo_hits), ("miss", n.memo_misses), ("expired", n.memo_expired)].map(
+                |(result, count)| {
+                    let (clusterbinding, entry) = self.names(entry);
+                    (OfMemo { clusterbinding, entry, result }, count)
+                },
+            )
         });
         counters(encoder, "kubeocean_policy_memo", "Rows looked up among known answers", memo)?;
-        let calls = entries.iter().map(|entry| {
-            let labels =
-                EntryLabels { clusterbinding: self.binding.clone(), entry: entry.entry.clone(), kind: LEASE };
-            (labels, entry.counters.calls)
-        });
+        let calls = entries.iter().map(|entry| (self.of_calls(entry), entry.counters.calls));
         counters(encoder, "kubeocean_policy_calls", "Calls of policy modules", calls)?;
-        let faults = entries.iter().flat_map(|entry| {
-            FaultKind::ALL.into_iter().zip(entry.counters.faults).map(move |(fault, count)| {
-                let labels = FaultLabels {
-                    clusterbinding: self.binding.clone(),
-                    entry: entry.entry.clone(),
-                    fault: fault.as_str(),
-                };
-                (labels, count)
+        let mut durations = encoder.encode_descriptor(
+            "kubeocean_policy_call_duration_seconds",
+            "Duration of calls of policy modules, with a fresh instance each",
+            None,
+            MetricType::Histogram,
+        )?;
+        for entry in entries {
+            let n = &entry.counters;
+            let bounds = DURATION_BUCKETS_US.iter().map(|us| Duration::from_micros(*us).as_secs_f64());
+            let buckets: Vec<(f64, u64)> = bounds.chain([f64::INFINITY]).zip(n.durations).collect();
+            let sum = Duration::from_micros(n.duration_us).as_secs_f64();
+            durations.encode_family(&self.of_calls(entry))?.encode_histogram::<OfCalls>(
+                sum,
+                n.durations.iter().sum(),
+                &buckets,
+                None,
+            )?;
+        }
+        Ok(())
+    }
+
+    fn encode_troubles(&self, encoder: &mut DescriptorEncoder<'_>, entries: &[EntryMetrics]) -> fmt::Result {
+        let faults = entries.iter().flat_map(|of| {
+            FaultKind::ALL.into_iter().zip(of.counters.faults).map(|(fault, count)| {
+                let (clusterbinding, entry) = self.names(of);
+                (OfFaults { clusterbinding, entry, fault: fault.as_str() }, count)
             })
         });
-        counters(encoder, "kubeocean_policy_faults", "Calls of policy modules that failed", faults)
+        counters(encoder, "kubeocean_policy_faults", "Calls of policy modules that failed", faults)?;
+        let loads = entries.iter().flat_map(|of| {
+            of.counters.load_failures.iter().map(|(step, count)| {
+                let (clusterbinding, entry) = self.names(of);
+                (OfLoads { clusterbinding, entry, step: step.as_str() }, *count)
+            })
+        });
+        let help = "Failed attempts to load a policy module, by step";
+        counters(encoder, "kubeocean_policy_load_failures", help, loads)?;
+        let plain: [(&str, &str, fn(&EntryCounters) -> u64); 3] = [
+            ("kubeocean_policy_audit_differences", "Decisions an Audit entry would have changed", |n| {
+                n.audit_differences
+            }),
+            ("kubeocean_policy_impure", "Answers that broke a promise or depended on other rows", |n| {
+                n.impure
+            }),
+            ("kubeocean_policy_log_dropped", "Log lines of policy modules over the limit", |n| n.log_dropped),
+        ];
+        for (name, help, value) in plain {
+            counters(encoder, name, help, entries.iter().map(|of| (self.of_entry(of), value(&of.counters))))?;
+        }
+        Ok(())
+    }
+
+    fn encode_states(&self, encoder: &mut DescriptorEncoder<'_>, entries: &[EntryMetrics]) -> fmt::Result {
+        let help = "1 for the state an entry is in";
+        let mut metric =
+            encoder.encode_descriptor("kubeocean_policy_entry_state", help, None, MetricType::Gauge)?;
+        for of in entries {
+            for state in EntryState::ALL {
+                let (clusterbinding, entry) = self.names(of);
+                let labels = OfState { clusterbinding, entry, state: state.as_str() };
+                ConstGauge::new(i64::from(state == of.state)).encode(metric.encode_family(&labels)?)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn names(&self, of: &EntryMetrics) -> (String, String) {
+        (self.binding.clone(), of.entry.clone())
+    }
+
+    fn of_entry(&self, of: &EntryMetrics) -> OfEntry {
+        let (clusterbinding, entry) = self.names(of);
+        OfEntry { clusterbinding, entry }
+    }
+
+    fn of_calls(&self, of: &EntryMetrics) -> OfCalls {
+        let (clusterbinding, entry) = self.names(of);
+        OfCalls { clusterbinding, entry, kind: LEASE }
     }
 }
 
 impl Collector for PolicyMetrics {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
-        let host = self.host.lock().upgrade();
-        let entries = host.map(|host| host.metrics()).unwrap_or_default();
-        self.encode_entries(&mut encoder, &entries)
+        let Some(host) = self.host.lock().upgrade() else { return Ok(()) };
+        self.encode_all(&mut encoder, &host.metrics(), host.queue_depth())
     }
 }
 
@@ -126,7 +243,9 @@ fn counters<L: EncodeLabelSet>(
 
 #[cfg(test)]
 mod tests {
-    use kubeocean_engine::{EntryCounters, EntryState};
+    use std::collections::BTreeMap;
+
+    use kubeocean_engine::LoadCode;
     use prometheus_client::{encoding::text::encode, registry::Registry};
 
     use super::*;
@@ -136,17 +255,24 @@ mod tests {
 
     impl Collector for Fixed {
         fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
-            self.0.encode_entries(&mut encoder, &self.1)
+            self.0.encode_all(&mut encoder, &self.1, 3)
         }
     }
 
-    #[test]
-    fn entries_are_told_under_the_documented_names() {
+    fn scraped() -> String {
+        let mut durations = [0; DURATION_BUCKETS_US.len() + 1];
+        (durations[0], durations[DURATION_BUCKETS_US.len()]) = (2, 1);
         let counters = EntryCounters {
             offered: 3,
             memo_hits: 7,
-            calls: 1,
+            calls: 3,
+            impure: 4,
+            audit_differences: 5,
+            log_dropped: 6,
             faults: [0, 2, 0, 0, 0],
+            load_failures: [(LoadCode::FetchFailed, 8)].into(),
+            durations,
+            duration_us: 2_500_000,
             ..EntryCounters::default()
         };
         let entry = EntryMetrics { entry: "rlp/half".to_owned(), state: EntryState::Active, counters };
@@ -154,11 +280,50 @@ mod tests {
         registry.register_collector(Box::new(Fixed(PolicyMetrics::new("b"), vec![entry])));
         let mut text = String::new();
         encode(&mut text, &registry).unwrap();
+        text
+    }
+
+    /// PO-1501, without what needs more than one host's counters.
+    #[test]
+    fn these_metrics_there_are() {
+        let text = scraped();
+        let listed: BTreeMap<&str, &str> =
+            text.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split_once(' ')).collect();
+        let expected = [
+            ("kubeocean_policy_audit_differences", "counter"),
+            ("kubeocean_policy_call_duration_seconds", "histogram"),
+            ("kubeocean_policy_calls", "counter"),
+            ("kubeocean_policy_entry_state", "gauge"),
+            ("kubeocean_policy_faults", "counter"),
+            ("kubeocean_policy_impure", "counter"),
+            ("kubeocean_policy_load_failures", "counter"),
+            ("kubeocean_policy_log_dropped", "counter"),
+            ("kubeocean_policy_memo", "counter"),
+            ("kubeocean_policy_queue_depth", "gauge"),
+            ("kubeocean_policy_rows", "counter"),
+        ];
+        assert_eq!(listed, expected.into());
+    }
+
+    #[test]
+    fn values_are_told_under_the_documented_names() {
+        let text = scraped();
         for line in [
             r#"kubeocean_policy_rows_total{clusterbinding="b",entry="rlp/half",kind="lease",result="offer"} 3"#,
-            r#"kubeocean_policy_memo_total{clusterbinding="b",entry="rlp/half",kind="lease",result="hit"} 7"#,
-            r#"kubeocean_policy_calls_total{clusterbinding="b",entry="rlp/half",kind="lease"} 1"#,
+            r#"kubeocean_policy_memo_total{clusterbinding="b",entry="rlp/half",result="hit"} 7"#,
+            r#"kubeocean_policy_calls_total{clusterbinding="b",entry="rlp/half",kind="lease"} 3"#,
             r#"kubeocean_policy_faults_total{clusterbinding="b",entry="rlp/half",fault="Timeout"} 2"#,
+            r#"kubeocean_policy_load_failures_total{clusterbinding="b",entry="rlp/half",step="FetchFailed"} 8"#,
+            r#"kubeocean_policy_entry_state{clusterbinding="b",entry="rlp/half",state="Active"} 1"#,
+            r#"kubeocean_policy_entry_state{clusterbinding="b",entry="rlp/half",state="Quarantined"} 0"#,
+            r#"kubeocean_policy_impure_total{clusterbinding="b",entry="rlp/half"} 4"#,
+            r#"kubeocean_policy_audit_differences_total{clusterbinding="b",entry="rlp/half"} 5"#,
+            r#"kubeocean_policy_log_dropped_total{clusterbinding="b",entry="rlp/half"} 6"#,
+            r#"kubeocean_policy_call_duration_seconds_sum{clusterbinding="b",entry="rlp/half",kind="lease"} 2.5"#,
+            r#"kubeocean_policy_call_duration_seconds_count{clusterbinding="b",entry="rlp/half",kind="lease"} 3"#,
+            r#"kubeocean_policy_call_duration_seconds_bucket{le="1.0",clusterbinding="b",entry="rlp/half",kind="lease"} 2"#,
+            r#"kubeocean_policy_call_duration_seconds_bucket{le="+Inf",clusterbinding="b",entry="rlp/half",kind="lease"} 3"#,
+            r#"kubeocean_policy_queue_depth{clusterbinding="b"} 3"#,
         ] {
             assert!(text.contains(line), "{line} is missing in\n{text}");
         }

@@ -9,9 +9,8 @@ use kubeocean_api::{
     keys::{label, namespace},
     policy::{ModuleRef, PolicyEntry},
 };
-use kubeocean_engine::{LoadCode, ModuleFetch};
+use kubeocean_engine::{LoadCode, ModuleFetch, module_digest};
 use serde_json::Value;
-use sha2::{Digest, Sha256};
 
 /// Default key in `binaryData`.
 const DEFAULT_KEY: &str = "policy.wasm";
@@ -58,6 +57,10 @@ fn failed(code: LoadCode, message: impl Into<String>) -> ModuleFetch {
     ModuleFetch::Failed { code, message: message.into() }
 }
 
+fn refused(code: LoadCode, message: impl Into<String>) -> Source {
+    Source::Refused(ModuleFetch::Refused { code, message: message.into() })
+}
+
 /// Source of an entry's module.
 pub fn source(entry: &PolicyEntry, namespaces: &ModuleNamespaces) -> Source {
     let ModuleRef { builtin, config_map, oci, file, .. } = &entry.module;
@@ -68,7 +71,7 @@ pub fn source(entry: &PolicyEntry, namespaces: &ModuleNamespaces) -> Source {
         let place = config_map.namespace.clone().unwrap_or_else(|| namespaces.default.clone());
         if place == namespaces.mount {
             let message = format!("namespace {place} can be written by users of the computing cluster");
-            return Source::Refused(failed(LoadCode::FetchForbidden, message));
+            return refused(LoadCode::FetchForbidden, message);
         }
         return Source::ConfigMap(ModuleKey {
             namespace: place,
@@ -81,7 +84,7 @@ pub fn source(entry: &PolicyEntry, namespaces: &ModuleNamespaces) -> Source {
         (_, Some(_)) => "modules in files need a policy development directory",
         _ => "the entry names no module",
     };
-    Source::Refused(failed(LoadCode::ModuleNotFound, message))
+    refused(LoadCode::ModuleNotFound, message)
 }
 
 /// What the ConfigMap holds for `key`. A copy made for a user of the computing cluster is refused (PO-707).
@@ -113,16 +116,13 @@ pub fn from_config_map(config_map: Option<&Value>, key: &ModuleKey) -> ModuleFet
 /// A failed fetch does not take away bytes that are exactly what the policy names (PO-705).
 pub fn keep_pinned(known: Option<&ModuleFetch>, new: ModuleFetch, digests: &[String]) -> ModuleFetch {
     match (known, &new) {
-        (Some(ModuleFetch::Ready(bytes)), ModuleFetch::Failed { .. }) if digests.contains(&digest(bytes)) => {
+        (Some(ModuleFetch::Ready(bytes)), ModuleFetch::Failed { .. })
+            if digests.contains(&module_digest(bytes)) =>
+        {
             ModuleFetch::Ready(Arc::clone(bytes))
         }
         _ => new,
     }
-}
-
-/// `sha256:<hex>` of a module.
-pub fn digest(bytes: &[u8]) -> String {
-    format!("sha256:{}", hex::encode(Sha256::digest(bytes)))
 }
 
 #[cfg(test)]
@@ -137,7 +137,7 @@ mod tests {
 
     fn code(fetch: &ModuleFetch) -> Option<LoadCode> {
         match fetch {
-            ModuleFetch::Failed { code, .. } => Some(*code),
+            ModuleFetch::Failed { code, .. } | ModuleFetch::Refused { code, .. } => Some(*code),
             ModuleFetch::Ready(_) | ModuleFetch::Pending => None,
         }
     }
@@ -175,8 +175,11 @@ mod tests {
         let bytes: Arc<[u8]> = Arc::from(&b"\0asm"[..]);
         let ready = ModuleFetch::Ready(Arc::clone(&bytes));
         let lost = || failed(LoadCode::ModuleNotFound, "");
-        assert_eq!(code(&keep_pinned(Some(&ready), lost(), &[digest(&bytes)])), None);
+        assert_eq!(code(&keep_pinned(Some(&ready), lost(), &[module_digest(&bytes)])), None);
         assert_eq!(code(&keep_pinned(Some(&ready), lost(), &[])), Some(LoadCode::ModuleNotFound));
-        assert_eq!(code(&keep_pinned(None, lost(), &[digest(&bytes)])), Some(LoadCode::ModuleNotFound));
+        assert_eq!(
+            code(&keep_pinned(None, lost(), &[module_digest(&bytes)])),
+            Some(LoadCode::ModuleNotFound)
+        );
     }
 }

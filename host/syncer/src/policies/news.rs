@@ -2,7 +2,8 @@
 //!
 //! Pure. In: what the engine said before and says now. Out: events, in the entries' order.
 
-use kubeocean_engine::{EntryState, EntryStatus, PolicyStatus};
+use kubeocean_api::{ResourceLeasingPolicyStatus, condition::policy_type};
+use kubeocean_engine::{EntryState, EntryStatus, LoadCode, LoadError, PolicyStatus};
 
 /// An event on a policy.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -15,18 +16,29 @@ pub struct News {
     pub message: String,
 }
 
-/// See the module documentation.
-pub fn news(before: Option<&PolicyStatus>, now: &PolicyStatus) -> Vec<News> {
+/// See the module documentation. `stored` is what the object's status says: what an earlier process told there is told.
+pub fn news(
+    before: Option<&PolicyStatus>,
+    now: &PolicyStatus,
+    stored: &ResourceLeasingPolicyStatus,
+) -> Vec<News> {
     let mut all: Vec<News> = now
         .entries
         .iter()
-        .filter_map(|entry| {
+        .flat_map(|entry| {
             let earlier =
                 before.and_then(|before| before.entries.iter().find(|other| other.name == entry.name));
-            of_entry(earlier, entry)
+            let known = earlier.is_none() && is_stored(entry, stored);
+            let of_state = if known { None } else { of_entry(earlier, entry) };
+            of_state.into_iter().chain(impurity(earlier, entry))
         })
         .collect();
-    let told = before.is_some_and(|before| before.generation == now.generation);
+    let told = match before {
+        Some(before) => before.generation == now.generation,
+        None => stored.conditions.iter().any(|condition| {
+            condition.type_ == policy_type::VALID && condition.observed_generation == Some(now.generation)
+        }),
+    };
     if !now.zero_limits.is_empty() && !told {
         all.push(News {
             warning: true,
@@ -35,6 +47,22 @@ pub fn news(before: Option<&PolicyStatus>, now: &PolicyStatus) -> Vec<News> {
         });
     }
     all
+}
+
+/// The object says already that this module runs.
+fn is_stored(entry: &EntryStatus, stored: &ResourceLeasingPolicyStatus) -> bool {
+    entry.state == EntryState::Active
+        && stored.policies.iter().any(|known| {
+            known.name == entry.name
+                && known.state.as_deref() == Some(EntryState::Active.as_str())
+                && known.digest == entry.digest
+        })
+}
+
+/// An entry that goes on deciding gave answers it may not give (PO-1005, PO-1006).
+fn impurity(before: Option<&EntryStatus>, now: &EntryStatus) -> Option<News> {
+    let known = before.map_or(0, |before| before.counters.impure);
+    (now.counters.impure > known).then(|| failure("PolicyNotPure", now))
 }
 
 fn of_entry(before: Option<&EntryStatus>, now: &EntryStatus) -> Option<News> {
@@ -54,10 +82,11 @@ fn of_entry(before: Option<&EntryStatus>, now: &EntryStatus) -> Option<News> {
             Some(failure("PolicyQuarantined", now))
         }
         (_, EntryState::Degraded | EntryState::Invalid | EntryState::Loading) => {
-            let error = now.last_error.as_ref()?;
-            let told =
-                before.and_then(|before| before.last_error.as_ref()).is_some_and(|known| known.0 == error.0);
-            (!told).then(|| failure(failure_reason(&error.0), now))
+            let error = now.failure.as_ref()?;
+            let same = |known: &LoadError| known.code == error.code && known.message == error.message;
+            let told = before.and_then(|before| before.failure.as_ref()).is_some_and(same);
+            let message = format!("{}: {error}", now.name);
+            (!told).then(|| News { warning: true, reason: failure_reason(error.code), message })
         }
         _ => None,
     }
@@ -68,13 +97,12 @@ fn failure(reason: &'static str, entry: &EntryStatus) -> News {
     News { warning: true, reason, message: format!("{}: {text}", entry.name) }
 }
 
-/// The code before the colon decides the reason.
-fn failure_reason(error: &str) -> &'static str {
-    match error.split(':').next().unwrap_or_default() {
-        "SettingsInvalid" => "SettingsInvalid",
-        "SignatureRejected" => "SignatureRejected",
-        "DigestMismatch" => "DigestMismatch",
-        "NotPure" => "PolicyNotPure",
+fn failure_reason(code: LoadCode) -> &'static str {
+    match code {
+        LoadCode::SettingsInvalid => "SettingsInvalid",
+        LoadCode::SignatureRejected => "SignatureRejected",
+        LoadCode::DigestMismatch => "DigestMismatch",
+        LoadCode::NotPure => "PolicyNotPure",
         _ => "PolicyLoadFailed",
     }
 }

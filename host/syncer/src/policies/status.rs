@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use kubeocean_api::{
     Condition, ResourceLeasingPolicyStatus, condition::policy_type, policy::PolicyEntryStatus, validate,
 };
-use kubeocean_engine::PolicyStatus;
+use kubeocean_engine::{EntryState, LoadCode, PolicyStatus};
 
 use super::view::PolicyView;
 use crate::nodes::store::PolicyUsage;
@@ -68,7 +68,7 @@ pub fn plan_status(
             condition(policy_type::ACTIVE, false, "InactiveTimeWindow", message.to_owned())
         }
     });
-    set(applied_condition(engine, usage, &condition));
+    set(applied_condition(engine, valid.is_ok(), usage, &condition));
     if engine.entries.is_empty() {
         conditions.retain(|c| c.type_ != policy_type::POLICIES_READY && c.type_ != policy_type::PINNED);
     } else {
@@ -127,9 +127,8 @@ fn valid_condition(
         );
     }
     let bad_settings = engine.entries.iter().find_map(|entry| {
-        let (text, _) = entry.last_error.as_ref()?;
-        let of_now = entry.state != kubeocean_engine::EntryState::Active;
-        (of_now && text.starts_with("SettingsInvalid")).then(|| format!("{}: {text}", entry.name))
+        let failure = entry.failure.as_ref()?;
+        (failure.code == LoadCode::SettingsInvalid).then(|| format!("{}: {failure}", entry.name))
     });
     if let Some(error) = bad_settings {
         return condition(
@@ -149,13 +148,20 @@ fn valid_condition(
     };
     note("a limit of 0 leases nothing of", &engine.zero_limits);
     note("limits are applied one after the other to", &validate::repeated_limits(&policy.spec.spec));
+    note("matches nothing:", &validate::selector_mistakes(policy.spec.spec.node_selector.as_ref()));
     condition(policy_type::VALID, true, "ValidationPassed", message)
 }
 
-fn applied_condition(engine: &PolicyStatus, usage: &PolicyUsage, condition: Make<'_>) -> Condition {
+fn applied_condition(
+    engine: &PolicyStatus,
+    valid: bool,
+    usage: &PolicyUsage,
+    condition: Make<'_>,
+) -> Condition {
     let nodes = |count: usize| if count == 1 { "1 node".to_owned() } else { format!("{count} nodes") };
     let failing = engine.not_ready().map(|entry| entry.name.as_str()).collect::<Vec<_>>().join(", ");
-    if usage.failed > 0 && !failing.is_empty() {
+    // The entries of an invalid policy are not asked, so they cannot be what fails.
+    if valid && usage.failed > 0 && !failing.is_empty() {
         let message = format!("{failing} does not decide for {}", nodes(usage.failed));
         return condition(policy_type::APPLIED, false, "ModuleFailed", message);
     }
@@ -167,6 +173,10 @@ fn applied_condition(engine: &PolicyStatus, usage: &PolicyUsage, condition: Make
         (0, _, _) => {
             condition(policy_type::APPLIED, false, "NoMatchingNodes", "no node is covered".to_owned())
         }
+        (governed, _, _) if usage.built == 0 => {
+            let message = format!("{} covered, none is leased", nodes(governed));
+            condition(policy_type::APPLIED, false, "NoMatchingNodes", message)
+        }
         (governed, _, _) => condition(policy_type::APPLIED, true, "NodesLeased", nodes(governed)),
     }
 }
@@ -177,9 +187,7 @@ fn ready_condition(engine: &PolicyStatus, condition: Make<'_>) -> Condition {
         return condition(policy_type::POLICIES_READY, true, "AllActive", String::new());
     }
     let names = waiting.iter().map(|entry| format!("{} ({})", entry.name, entry.state.as_str()));
-    let loading = waiting
-        .iter()
-        .all(|entry| entry.state == kubeocean_engine::EntryState::Loading && entry.last_error.is_none());
+    let loading = waiting.iter().all(|entry| entry.state == EntryState::Loading && entry.failure.is_none());
     let reason = if loading { "Loading" } else { "EntryFailed" };
     condition(policy_type::POLICIES_READY, false, reason, names.collect::<Vec<_>>().join(", "))
 }

@@ -10,7 +10,7 @@ use std::{
 
 use jiff::Timestamp;
 use kubeocean_api::name::fit_label_value;
-use kubeocean_engine::{ModuleFetch, PolicySpec, PolicyStatus};
+use kubeocean_engine::{LoadCode, LoadError, ModuleFetch, PolicySpec, PolicyStatus};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
@@ -99,7 +99,6 @@ impl PolicyStore {
         let policy = self.get(name)?;
         Some(GoverningPolicy {
             name: name.to_owned(),
-            generation: policy.generation(),
             details: policy.details(),
             held: finalizer::is_held(&policy, &self.identity.computing_uid),
         })
@@ -138,6 +137,7 @@ impl PolicyStore {
         let ours = state.policies.values().filter(|policy| self.is_ours(policy) && !policy.deleting());
         ours.map(|policy| PolicySpec {
             name: policy.name().to_owned(),
+            uid: policy.uid().to_owned(),
             created_unix: policy.created_unix(),
             generation: policy.generation(),
             spec: policy.spec.spec.clone(),
@@ -279,9 +279,8 @@ impl PolicyStore {
             return not("PolicyInvalid", listed(&invalid));
         }
         let missing = failing(&|status| {
-            status
-                .not_ready()
-                .any(|e| e.last_error.as_ref().is_some_and(|(text, _)| text.starts_with("ModuleNotFound")))
+            let not_found = |error: &LoadError| error.code == LoadCode::ModuleNotFound;
+            status.not_ready().any(|entry| entry.failure.as_ref().is_some_and(not_found))
         });
         if !missing.is_empty() {
             return not("ModuleNotFound", listed(&missing));

@@ -1,15 +1,21 @@
 //! Planners of the policy concern, in tables.
 
 use jiff::Timestamp;
-use kubeocean_api::keys::{annotation, finalizer as keys};
-use kubeocean_engine::{Enforcement, EntryCounters, EntryState, EntryStatus, PolicyStatus};
+use kubeocean_api::{
+    ResourceLeasingPolicyStatus,
+    keys::{annotation, finalizer as keys},
+};
+use kubeocean_engine::{
+    Enforcement, EntryCounters, EntryState, EntryStatus, LoadCode, LoadError, PolicyStatus,
+};
 use rstest::rstest;
 use serde_json::{Value, json};
 
 use super::{
+    apply::speaks_of,
     finalizer::{FinalizerChange, hold, release},
     modules::ModuleNamespaces,
-    news::news,
+    news::{News, news},
     status::plan_status,
     store::PolicyStore,
     view::PolicyView,
@@ -29,6 +35,7 @@ fn policy(spec: &Value) -> PolicyView {
 fn engine(active: bool) -> PolicyStatus {
     PolicyStatus {
         name: "p".into(),
+        uid: "u".into(),
         generation: 2,
         valid: Ok(()),
         zero_limits: Vec::new(),
@@ -42,7 +49,7 @@ fn engine(active: bool) -> PolicyStatus {
 }
 
 fn governed(nodes: usize) -> PolicyUsage {
-    PolicyUsage { governed: nodes, ..PolicyUsage::default() }
+    PolicyUsage { governed: nodes, built: nodes, ..PolicyUsage::default() }
 }
 
 /// Condition as `type=status/reason message`.
@@ -112,6 +119,7 @@ fn counters_that_begin_anew_after_a_restart_are_no_news() {
             desired_digest: None,
             decisions: Vec::new(),
             enforcement: Enforcement::Enforce,
+            failure: None,
             last_error: None,
             audit: None,
             counters: EntryCounters { offered, ..EntryCounters::default() },
@@ -201,9 +209,160 @@ fn when_a_policy_is_released(
 #[test]
 fn zero_limits_are_news_once_per_generation() {
     let zero = PolicyStatus { zero_limits: vec!["cpu".into()], ..engine(true) };
-    assert_eq!(news(None, &zero).len(), 1);
-    assert_eq!(news(Some(&zero), &zero), []);
-    assert_eq!(news(Some(&zero), &PolicyStatus { generation: 3, ..zero.clone() }).len(), 1);
+    let nothing = ResourceLeasingPolicyStatus::default();
+    assert_eq!(news(None, &zero, &nothing).len(), 1);
+    assert_eq!(news(Some(&zero), &zero, &nothing), []);
+    assert_eq!(news(Some(&zero), &PolicyStatus { generation: 3, ..zero.clone() }, &nothing).len(), 1);
+    let stored = written(&policy(&json!({"cluster": "c"})), &zero, &governed(1), at(0)).status;
+    assert_eq!(news(None, &zero, &stored), [], "an earlier process told it");
+    assert_eq!(news(None, &PolicyStatus { generation: 3, ..zero.clone() }, &stored).len(), 1);
+}
+
+fn entry(state: EntryState) -> EntryStatus {
+    EntryStatus {
+        name: "half".into(),
+        state,
+        module: Some("cpu-percentage".into()),
+        version: Some("0.2.0".into()),
+        digest: Some("sha256:1".into()),
+        desired_digest: None,
+        decisions: Vec::new(),
+        enforcement: Enforcement::Enforce,
+        failure: None,
+        last_error: None,
+        audit: None,
+        counters: EntryCounters::default(),
+    }
+}
+
+fn failing(state: EntryState, code: LoadCode, text: &str) -> EntryStatus {
+    let error = LoadError::new(code, text);
+    let last_error = Some((error.to_string(), at(0)));
+    EntryStatus { failure: Some(error), last_error, ..entry(state) }
+}
+
+fn with(entry: EntryStatus) -> PolicyStatus {
+    PolicyStatus { entries: vec![entry], ..engine(true) }
+}
+
+fn impure(times: u64) -> EntryStatus {
+    let counters = EntryCounters { impure: times, ..EntryCounters::default() };
+    let last_error = Some(("NotPure: an answer changed before its valid-until".into(), at(0)));
+    EntryStatus { counters, last_error, ..entry(EntryState::Active) }
+}
+
+fn quarantined() -> EntryStatus {
+    EntryStatus { last_error: Some(("Trap: on purpose".into(), at(0))), ..entry(EntryState::Quarantined) }
+}
+
+#[rstest]
+#[case::a_load(Some(entry(EntryState::Loading)), entry(EntryState::Active), &["Normal PolicyLoaded half: cpu-percentage 0.2.0 decides"])]
+#[case::the_first_look(None, entry(EntryState::Active), &["Normal PolicyLoaded half: cpu-percentage 0.2.0 decides"])]
+#[case::nothing_new(Some(entry(EntryState::Active)), entry(EntryState::Active), &[])]
+#[case::another_module(Some(EntryStatus { digest: Some("sha256:0".into()), ..entry(EntryState::Active) }), entry(EntryState::Active), &["Normal PolicyLoaded half: cpu-percentage 0.2.0 decides"])]
+#[case::quarantine(Some(entry(EntryState::Active)), quarantined(), &["Warning PolicyQuarantined half: Trap: on purpose"])]
+#[case::still_in_quarantine(Some(quarantined()), quarantined(), &[])]
+#[case::recovery(Some(quarantined()), entry(EntryState::Active), &["Normal PolicyRecovered half: cpu-percentage answers again"])]
+#[case::a_failed_load(Some(entry(EntryState::Loading)), failing(EntryState::Invalid, LoadCode::CompileFailed, "x"), &["Warning PolicyLoadFailed half: CompileFailed: x"])]
+#[case::a_failed_fetch(None, failing(EntryState::Loading, LoadCode::FetchFailed, "x"), &["Warning PolicyLoadFailed half: FetchFailed: x"])]
+#[case::the_same_failure(Some(failing(EntryState::Loading, LoadCode::FetchFailed, "x")), failing(EntryState::Invalid, LoadCode::FetchFailed, "x"), &[])]
+#[case::a_failed_update(Some(entry(EntryState::Active)), failing(EntryState::Degraded, LoadCode::DigestMismatch, "x"), &["Warning DigestMismatch half: DigestMismatch: x"])]
+#[case::bad_settings(None, failing(EntryState::Invalid, LoadCode::SettingsInvalid, "x"), &["Warning SettingsInvalid half: SettingsInvalid: x"])]
+#[case::a_signature(None, failing(EntryState::Invalid, LoadCode::SignatureRejected, "x"), &["Warning SignatureRejected half: SignatureRejected: x"])]
+#[case::impure_at_once(None, failing(EntryState::Invalid, LoadCode::NotPure, "x"), &["Warning PolicyNotPure half: NotPure: x"])]
+#[case::impure_later(Some(entry(EntryState::Active)), impure(1), &["Warning PolicyNotPure half: NotPure: an answer changed before its valid-until"])]
+#[case::told_already(Some(impure(1)), impure(1), &[])]
+#[case::impure_again(Some(impure(1)), impure(2), &["Warning PolicyNotPure half: NotPure: an answer changed before its valid-until"])]
+fn events_about_an_entry(
+    #[case] before: Option<EntryStatus>,
+    #[case] now: EntryStatus,
+    #[case] expected: &[&str],
+) {
+    let told = news(before.map(with).as_ref(), &with(now), &ResourceLeasingPolicyStatus::default());
+    let line = |news: &News| {
+        let severity = if news.warning { "Warning" } else { "Normal" };
+        format!("{severity} {} {}", news.reason, news.message)
+    };
+    assert_eq!(told.iter().map(line).collect::<Vec<_>>(), expected);
+}
+
+#[test]
+fn a_module_the_object_names_already_is_no_news_after_a_restart() {
+    let running = with(entry(EntryState::Active));
+    let stored = written(&policy(&json!({"cluster": "c"})), &running, &governed(1), at(0)).status;
+    assert_eq!(news(None, &running, &stored), []);
+    let other = with(EntryStatus { digest: Some("sha256:2".into()), ..entry(EntryState::Active) });
+    assert_eq!(news(None, &other, &stored).len(), 1);
+}
+
+#[rstest]
+#[case::active(entry(EntryState::Active), governed(2), &[
+    "Valid=True/ValidationPassed Policy validation passed successfully", "Applied=True/NodesLeased 2 nodes",
+    "PoliciesReady=True/AllActive ",
+])]
+#[case::loading(entry(EntryState::Loading), PolicyUsage { failed: 2, ..governed(2) }, &[
+    "Valid=True/ValidationPassed Policy validation passed successfully",
+    "Applied=False/ModuleFailed half does not decide for 2 nodes", "PoliciesReady=False/Loading half (Loading)",
+])]
+#[case::a_fetch_fails(failing(EntryState::Loading, LoadCode::FetchFailed, "x"), governed(2), &[
+    "Valid=True/ValidationPassed Policy validation passed successfully", "Applied=True/NodesLeased 2 nodes",
+    "PoliciesReady=False/EntryFailed half (Loading)",
+])]
+#[case::bad_settings(failing(EntryState::Degraded, LoadCode::SettingsInvalid, "settings.cpuPercent: no"), governed(2), &[
+    "Valid=False/SettingsInvalid Policy validation failed: half: SettingsInvalid: settings.cpuPercent: no",
+    "Applied=True/NodesLeased 2 nodes", "PoliciesReady=False/EntryFailed half (Degraded)",
+])]
+#[case::an_error_text_like_a_failure(EntryStatus { last_error: Some(("SettingsInvalid: of long ago".into(), at(0))), ..entry(EntryState::Quarantined) }, governed(2), &[
+    "Valid=True/ValidationPassed Policy validation passed successfully", "Applied=True/NodesLeased 2 nodes",
+    "PoliciesReady=False/EntryFailed half (Quarantined)",
+])]
+#[case::no_vnode_is_built(entry(EntryState::Active), PolicyUsage { built: 0, ..governed(2) }, &[
+    "Valid=True/ValidationPassed Policy validation passed successfully",
+    "Applied=False/NoMatchingNodes 2 nodes covered, none is leased", "PoliciesReady=True/AllActive ",
+])]
+fn conditions_follow_the_entries(
+    #[case] entry: EntryStatus,
+    #[case] usage: PolicyUsage,
+    #[case] expected: &[&str],
+) {
+    let policy = written(&policy(&json!({"cluster": "c"})), &with(entry), &usage, at(0));
+    let mut lines = conditions(&policy);
+    lines.retain(|line| !line.starts_with("Active=") && !line.starts_with("Pinned="));
+    assert_eq!(lines, expected);
+}
+
+#[test]
+fn an_invalid_policy_blames_no_module() {
+    let invalid = PolicyStatus { valid: Err("bad".into()), ..with(entry(EntryState::Loading)) };
+    let usage = PolicyUsage { failed: 2, ..governed(2) };
+    let policy = written(&policy(&json!({"cluster": "c"})), &invalid, &usage, at(0));
+    assert!(conditions(&policy).contains(&"Applied=True/NodesLeased 2 nodes".to_owned()), "{policy:?}");
+}
+
+#[test]
+fn a_selector_term_that_matches_nothing_is_told_in_valid() {
+    let spec = json!({"cluster": "c", "nodeSelector": {"nodeSelectorTerms": [
+        {"matchExpressions": [{"key": "pool", "operator": "in", "values": ["a"]}]},
+    ]}});
+    let policy = written(&policy(&spec), &engine(true), &governed(0), at(0));
+    assert_eq!(
+        conditions(&policy)[0],
+        "Valid=True/ValidationPassed Policy validation passed successfully; matches nothing: nodeSelectorTerms[0] has the unknown operator \"in\""
+    );
+}
+
+/// API-204: `observedGeneration` never names a spec the engine has not seen.
+#[rstest]
+#[case::the_same(2, "u", true)]
+#[case::an_edit_the_engine_has_not_seen(1, "u", false)]
+#[case::deleted_and_made_again(2, "other", false)]
+fn the_engine_speaks_of_one_spec_of_one_object(
+    #[case] generation: i64,
+    #[case] uid: &str,
+    #[case] same: bool,
+) {
+    let said = PolicyStatus { generation, uid: uid.into(), ..engine(true) };
+    assert_eq!(speaks_of(&said, &policy(&json!({"cluster": "c"}))), same);
 }
 
 fn store() -> std::sync::Arc<PolicyStore> {

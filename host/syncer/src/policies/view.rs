@@ -70,6 +70,11 @@ impl PolicyView {
         self.metadata.name.as_deref().unwrap_or_default()
     }
 
+    /// `metadata.uid`.
+    pub fn uid(&self) -> &str {
+        self.metadata.uid.as_deref().unwrap_or_default()
+    }
+
     /// `metadata.generation`.
     pub fn generation(&self) -> i64 {
         self.metadata.generation.unwrap_or_default()

@@ -61,11 +61,11 @@ fn etcd(data: &str, ports: Ports) -> Vec<String> {
 fn apiserver(spec: &ClusterSpec, file: &dyn Fn(&str) -> String, ports: Ports) -> Vec<String> {
     let mut args = vec![
         format!("--etcd-servers=http://127.0.0.1:{}", ports.etcd),
-        "--bind-address=127.0.0.1".to_owned(),
+        format!("--bind-address={}", ports.apiserver.ip()),
         // Loopback is no valid endpoint of the Service `kubernetes`, so nobody writes one.
-        "--advertise-address=127.0.0.1".to_owned(),
+        format!("--advertise-address={}", ports.apiserver.ip()),
         "--endpoint-reconciler-type=none".to_owned(),
-        format!("--secure-port={}", ports.apiserver),
+        format!("--secure-port={}", ports.apiserver.port()),
         format!("--tls-cert-file={}", file("apiserver.crt")),
         format!("--tls-private-key-file={}", file("apiserver.key")),
         format!("--client-ca-file={}", file("ca.crt")),
@@ -74,6 +74,7 @@ fn apiserver(spec: &ClusterSpec, file: &dyn Fn(&str) -> String, ports: Ports) ->
         format!("--kubelet-client-key={}", file("kubelet-client.key")),
         "--kubelet-preferred-address-types=InternalIP".to_owned(),
         "--authorization-mode=Node,RBAC".to_owned(),
+        "--enable-admission-plugins=NodeRestriction".to_owned(),
         "--allow-privileged=true".to_owned(),
         "--service-account-issuer=https://kubernetes.default.svc".to_owned(),
         format!("--service-account-signing-key-file={}", file("tokens.key")),
@@ -183,8 +184,9 @@ fn audit_policy() -> Value {
     })
 }
 
-/// What kwok's kubelet API answers: logs from a file, commands on this machine, attach to the same file.
-fn kubelet_api(log: &str) -> [Value; 3] {
+/// What kwok's kubelet API answers: logs from a file, commands on this machine, attach to the same file, an echo on every
+/// port.
+fn kubelet_api(log: &str) -> [Value; 4] {
     let document = |kind: &str, spec: Value| {
         json!({
             "apiVersion": "kwok.x-k8s.io/v1alpha1",
@@ -197,5 +199,6 @@ fn kubelet_api(log: &str) -> [Value; 3] {
         document("ClusterLogs", json!({"logs": [{"logsFile": log, "follow": true}]})),
         document("ClusterExec", json!({"execs": [{"local": {}}]})),
         document("ClusterAttach", json!({"attaches": [{"logsFile": log}]})),
+        document("ClusterPortForward", json!({"forwards": [{"command": ["cat"]}]})),
     ]
 }

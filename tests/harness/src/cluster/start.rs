@@ -4,8 +4,9 @@
 //! the default ServiceAccount, without which no pod can be created. A lost race for a port means a new try.
 
 use std::collections::{BTreeMap, HashMap};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail};
@@ -14,6 +15,7 @@ use kube::Api;
 
 use super::{Cluster, ClusterSpec, Component, Ports, flags};
 use crate::assets::{self, Binary};
+use crate::kubelet::{Network, WhyNot};
 use crate::pki::Pki;
 use crate::process::{Process, ProcessSpec};
 use crate::wait::try_wait_until;
@@ -79,9 +81,20 @@ impl Cluster {
     async fn prepare(spec: ClusterSpec) -> Result<Self> {
         let prepare = move || -> Result<Self> {
             let directory = reaper::new_directory(&spec.name)?;
-            let pki = Pki::create(&directory)?;
-            let [etcd, apiserver, kwok] = ports::free()?;
-            let server = format!("https://127.0.0.1:{apiserver}");
+            let network = if spec.real_nodes {
+                Network::take().map(Arc::new)
+            } else {
+                Err(WhyNot::NotHere(
+                    "the cluster was not started for it, see ClusterSpec::real_nodes".to_owned(),
+                ))
+            };
+            let address =
+                network.as_ref().map_or(IpAddr::V4(Ipv4Addr::LOCALHOST), |network| network.address());
+            let pki = Pki::create(&directory, address)?;
+            let [etcd, kwok] = ports::free()?;
+            let [apiserver] = ports::free_on(address)?;
+            let apiserver = SocketAddr::new(address, apiserver);
+            let server = format!("https://{apiserver}");
             let admin_kubeconfig = pki.admin_kubeconfig(&server);
             let path = directory.join(flags::ADMIN_KUBECONFIG);
             std::fs::write(&path, &admin_kubeconfig)
@@ -97,6 +110,7 @@ impl Cluster {
                 processes: Mutex::new(BTreeMap::new()),
                 resources: Mutex::new(HashMap::new()),
                 start_time: Duration::ZERO,
+                network,
             })
         };
         tokio::task::spawn_blocking(prepare).await.context("preparing a cluster")?

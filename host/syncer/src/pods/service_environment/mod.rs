@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 pub(super) use dns::set_dns;
 pub use dns::{DnsNeed, dns_need};
-pub use watch::{ServiceStore, watch_services};
+pub use watch::{ServiceHealth, ServiceStore, watch_services};
 
 /// Namespace and name of the Service that leads to the computing cluster's API server (TD-105).
 pub const API_SERVICE: (&str, &str) = ("default", "kubernetes-intranet");

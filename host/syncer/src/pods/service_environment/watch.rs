@@ -254,18 +254,37 @@ impl Sink<ServiceView> for ServiceSink {
     }
 }
 
+/// Health of the two streams.
+#[derive(Debug, Clone, Default)]
+pub struct ServiceHealth {
+    api: Arc<WatchHealth>,
+    dns: Arc<WatchHealth>,
+}
+
+impl ServiceHealth {
+    /// Both.
+    pub fn lists(&self) -> [&Arc<WatchHealth>; 2] {
+        [&self.api, &self.dns]
+    }
+}
+
 /// Follows both Services of the computing cluster until `cancel`.
-pub async fn watch_services(client: Client, store: Arc<ServiceStore>, cancel: CancellationToken) {
-    let run = |which, (namespace, name): (&'static str, &'static str)| {
+pub async fn watch_services(
+    client: Client,
+    store: Arc<ServiceStore>,
+    health: ServiceHealth,
+    cancel: CancellationToken,
+) {
+    let run = |which, (namespace, name): (&'static str, &'static str), health| {
         let spec = WatchSpec::<ServiceView> {
             name,
             api: Api::namespaced(client.clone(), namespace),
             config: watcher::Config::default().fields(&format!("metadata.name={name}")),
         };
         let sink = Arc::new(ServiceSink { store: Arc::clone(&store), which });
-        watch_into(spec, sink, Arc::new(WatchHealth::default()), cancel.clone())
+        watch_into(spec, sink, health, cancel.clone())
     };
-    tokio::join!(run(Which::Api, API_SERVICE), run(Which::Dns, DNS_SERVICE));
+    tokio::join!(run(Which::Api, API_SERVICE, health.api), run(Which::Dns, DNS_SERVICE, health.dns));
 }
 
 #[cfg(test)]

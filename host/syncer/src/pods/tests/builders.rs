@@ -65,6 +65,10 @@ impl Pod {
     pub(super) fn label(self, key: &str, value: &str) -> Self {
         self.set(&["metadata", "labels", key], value)
     }
+    pub(super) fn without_label(mut self, key: &str) -> Self {
+        self.0["metadata"]["labels"].as_object_mut().unwrap().remove(key);
+        self
+    }
     pub(super) fn phase(self, phase: &str) -> Self {
         self.set(&["status", "phase"], phase)
     }
@@ -158,6 +162,14 @@ pub(super) fn witnessed(ppod: &Pod) -> Absence {
     Absence::Witnessed(Arc::new(LostPpod {
         uid: ppod.uid.clone(),
         virtual_uid: ppod.back_reference().unwrap().uid,
+        certain: true,
         status: ppod.status,
     }))
+}
+
+/// The same event of a ppod that was not being deleted: it may only have lost its label.
+pub(super) fn not_shown(ppod: &Pod) -> Absence {
+    let Absence::Witnessed(mut lost) = witnessed(ppod) else { return Absence::Unproven };
+    Arc::make_mut(&mut lost).certain = false;
+    Absence::Witnessed(lost)
 }

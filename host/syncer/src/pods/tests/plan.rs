@@ -65,6 +65,55 @@ fn without_a_copy(#[case] pod: Pod, #[case] expected: &[&str]) {
     check_words(&snapshot(Some(&pod), None), expected);
 }
 
+#[rstest]
+#[case::claim(json!([{"name": "d", "persistentVolumeClaim": {"claimName": "data"}}]), "PersistentVolumeClaim data")]
+fn a_pod_that_is_not_mapped_is_refused_before_anything_is_written(
+    #[case] volumes: serde_json::Value,
+    #[case] what: &str,
+) {
+    let plan = plan_pod(&snapshot(Some(&vpod().set(&["spec", "volumes"], volumes)), None));
+    let [PodAction::Refuse(refusal)] = plan.actions.as_slice() else { panic!("{plan:#?}") };
+    assert_eq!(refusal.reason, RefusalReason::NotSupported);
+    assert!(refusal.message.contains(what), "{}", refusal.message);
+}
+
+#[test]
+fn a_copy_that_outlived_its_vpod_is_deleted_wherever_it_got_to() {
+    for copy in [ppod(), ppod().set(&["spec"], json!({}))] {
+        let ended = recorded().running().phase("Failed");
+        let plan = plan_pod(&snapshot(Some(&ended), Some(&copy)));
+        let ended =
+            matches!(plan.actions.as_slice(), [PodAction::DeletePpod { why: DeleteReason::VpodEnded, .. }]);
+        assert!(ended, "{plan:#?}");
+    }
+    check_words(
+        &snapshot(Some(&recorded().running().phase("Failed")), Some(&ppod().phase("Succeeded"))),
+        &[],
+    );
+}
+
+#[test]
+fn the_deletion_event_of_a_copy_that_was_not_being_deleted_is_no_proof() {
+    let mut seen = snapshot(Some(&recorded().running()), None);
+    seen.absence = not_shown(&ppod().phase("Running"));
+    check_words(&seen, &["confirm-ppod"]);
+    seen.absence = witnessed(&ppod().phase("Running"));
+    check_words(&seen, &["fail"]);
+}
+
+#[test]
+fn a_copy_that_lost_its_label_is_known_by_stamp_and_uid() {
+    let bare = ppod().without_label(label::MANAGED_BY).ppod();
+    let scope = scope();
+    let vpod = vpod().vpod();
+    let claim = crate::pods::ownership::Claim { key: &vpod.key, uid: Some(&vpod.uid) };
+    assert!(crate::pods::ownership::lost_label(&bare, &scope.stamp, claim).is_some());
+    let other = crate::pods::ownership::Claim { key: &vpod.key, uid: Some("another") };
+    assert!(crate::pods::ownership::lost_label(&bare, &scope.stamp, other).is_none(), "an earlier pod's");
+    let unstamped = ppod().without_label(label::MANAGED_BY).without_label(label::CLUSTER_BINDING).ppod();
+    assert!(crate::pods::ownership::lost_label(&unstamped, &scope.stamp, claim).is_none());
+}
+
 fn daemonset() -> Pod {
     vpod().set(
         &["metadata", "ownerReferences"],
@@ -85,7 +134,7 @@ fn a_binding_that_runs_daemonsets_creates_their_pods() {
 #[case::vnode_gone(VnodeState::Missing, &[], Wake::OnEvent)]
 #[case::vnode_of_another_binding(VnodeState::NotOurs, &[], Wake::OnEvent)]
 #[case::vnode_withdrawn(VnodeState::Ours { worker_node: Some("n".into()), deleting: true }, &[], Wake::OnEvent)]
-#[case::vnode_without_its_label(VnodeState::Ours { worker_node: None, deleting: false }, &[], Wake::Backoff)]
+#[case::vnode_without_its_label(VnodeState::Ours { worker_node: None, deleting: false }, &["refuse"], Wake::Backoff)]
 fn unmapped_pod_by_vnode(#[case] vnode: VnodeState, #[case] expected: &[&str], #[case] wake: Wake) {
     let mut snapshot = snapshot(Some(&vpod()), None);
     snapshot.vnode = vnode;

@@ -46,10 +46,12 @@ pub(super) fn metadata(vpod: &Value, identity: &VpodIdentity, ctx: &TransformCon
         (annotation::VIRTUAL_POD_NAME, &*identity.key.name),
         (annotation::VIRTUAL_POD_UID, identity.uid.as_str()),
         (annotation::VIRTUAL_NODE_NAME, vnode),
-        (annotation::EXPECTED_METADATA, ctx.expected_metadata),
         (annotation::COMPUTING_CLUSTER_UID, ctx.computing_uid),
     ];
     annotations.extend(own_annotations.iter().map(owned));
+    if let Some(expected) = ctx.expected_metadata {
+        annotations.insert(annotation::EXPECTED_METADATA.to_owned(), expected.to_owned());
+    }
 
     json!({
         "name": phys_name(&identity.key.name, &identity.key.namespace),

@@ -47,7 +47,7 @@ pub struct TransformContext<'a> {
     /// Label value (TD-508); empty writes no label.
     pub workload_name: &'a str,
     /// Encoded metadata for later three-way merges (TD-801).
-    pub expected_metadata: &'a str,
+    pub expected_metadata: Option<&'a str>,
     /// Addresses of the computing cluster's API server and DNS.
     pub services: &'a ServiceEnvironment,
 }

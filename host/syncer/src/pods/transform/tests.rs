@@ -22,7 +22,7 @@ fn context(services: &ServiceEnvironment) -> TransformContext<'_> {
         priority_class: "kubeocean-default",
         workload_type: "deployment",
         workload_name: "web",
-        expected_metadata: "e30=",
+        expected_metadata: Some("e30="),
         services,
     }
 }

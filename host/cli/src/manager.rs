@@ -1,0 +1,132 @@
+//! `kubeocean manager`: flags of MC-101 and MC-109, and the process around the Manager.
+
+use std::{sync::Arc, time::Duration};
+
+use clap::{Args as ClapArgs, ValueEnum};
+use kubeocean_manager::{
+    components::Components,
+    config::ManagerConfig,
+    process::{OtherMetrics, ProcessConfig},
+};
+use kubeocean_proxier::Proxier;
+use kubeocean_syncer::process::start_engine;
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    computing,
+    in_process::{Handle, InProcess, Settings},
+    logging, process,
+    program::{ProgramFlags, duration},
+    proxier::{ServingArgs, Surroundings},
+    syncer::SyncerFlags,
+};
+
+/// Flags of the Manager. Each is also an environment variable `KUBEOCEAN_<FLAG>`; the flag wins.
+#[derive(Debug, ClapArgs)]
+pub(crate) struct Args {
+    /// How Syncers and Proxiers run: as Deployments, or as tasks of this process
+    #[arg(long, default_value = "deployment")]
+    runtime: Runtime,
+    #[command(flatten)]
+    program: ProgramFlags,
+    /// Name of the leader Lease
+    #[arg(long, default_value = "kubeocean-manager-leader")]
+    leader_election_id: String,
+    /// Namespaces in which bindings may have their kubeconfig Secret, beside the system namespace [default: any]
+    #[arg(long, value_delimiter = ',', value_name = "NAMESPACE,...")]
+    kubeconfig_namespaces: Vec<String>,
+    /// How often each worker cluster is asked whether it answers
+    #[arg(long, default_value = "60s", value_parser = duration)]
+    worker_probe_interval: Duration,
+    /// Requests per second to the computing cluster; accepted for compatibility, 0 is unlimited
+    #[arg(long, default_value_t = 0.0, hide_short_help = true)]
+    kube_client_qps: f64,
+    /// Accepted for compatibility
+    #[arg(long, default_value_t = 0, hide_short_help = true)]
+    kube_client_burst: u32,
+    #[command(flatten, next_help_heading = "Syncers in this process")]
+    syncer: SyncerFlags,
+    #[command(flatten, next_help_heading = "Proxiers in this process")]
+    serving: ServingArgs,
+    #[command(flatten)]
+    log: logging::LogFlags,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Runtime {
+    Deployment,
+    InProcess,
+}
+
+pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
+    if args.runtime == Runtime::Deployment {
+        anyhow::bail!(
+            "--runtime=deployment is not part of this version; run with --runtime=in-process, or start a `kubeocean \
+             syncer` for each binding"
+        );
+    }
+    logging::start(&args.log)?;
+    process::block_on(serve(args))
+}
+
+async fn serve(args: &Args) -> anyhow::Result<()> {
+    let program = &args.program;
+    let listeners = program.listeners().await?;
+    let connection = computing::config(program.kubeconfig.as_deref()).await?;
+    let server = connection.cluster_url.clone();
+    let computing = computing::client(connection)?;
+    let cancel = CancellationToken::new();
+    process::stop_on_signal(cancel.clone())?;
+    if !program.leader_elect {
+        tracing::info!("leader election is off: no other Manager or Syncer may run beside this one");
+    }
+    // The name of the binding is filled in for each.
+    let syncer = args.syncer.config("", &program.system_namespace)?;
+    let election = program.election(&args.leader_election_id);
+    let surroundings = Surroundings {
+        system_namespace: program.system_namespace.clone(),
+        allow_unsafe_kubeconfig: args.syncer.allow_unsafe_kubeconfig,
+        bind_address: None,
+        // Callers find this process by the vnodes' address, not by a Service that must first forget it.
+        drain_delay: Duration::ZERO,
+        termination_grace_period: Duration::from_secs(5),
+        // Readiness is said per binding, in its condition.
+        ready_with_bindings: false,
+    };
+    let serving = args.serving.config(&server, surroundings)?;
+    let (proxier, proxier_events) = Proxier::start(serving, computing.clone()).await?;
+    let components = InProcess::new(Settings {
+        engine: start_engine(&syncer)?,
+        syncer,
+        // Its Leases are beside those of Syncers that run as Deployments.
+        election: program.election("kubeocean-syncer"),
+        kubeconfig: program.kubeconfig.clone(),
+        computing: computing.clone(),
+        proxier,
+    });
+    components.run_proxier(proxier_events);
+    let config = ManagerConfig {
+        system_namespace: program.system_namespace.clone(),
+        kubeconfig_namespaces: args
+            .kubeconfig_namespaces
+            .iter()
+            .filter(|one| !one.is_empty())
+            .cloned()
+            .collect(),
+        allow_unsafe_kubeconfig: args.syncer.allow_unsafe_kubeconfig,
+        worker_probe_interval: non_zero(args.worker_probe_interval)?,
+    };
+    let others: OtherMetrics = {
+        let components = Arc::clone(&components);
+        Arc::new(move |text| components.metrics(text))
+    };
+    let components: Arc<dyn Components> = Arc::new(Handle(components));
+    let surroundings = ProcessConfig { election, listeners };
+    kubeocean_manager::process::run(config, surroundings, computing, (components, others), cancel).await?;
+    Ok(())
+}
+
+fn non_zero(interval: Duration) -> anyhow::Result<Duration> {
+    anyhow::ensure!(interval >= Duration::from_secs(1), "--worker-probe-interval must be at least 1s");
+    Ok(interval)
+}

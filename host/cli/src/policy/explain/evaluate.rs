@@ -1,0 +1,285 @@
+//! From what was gathered to a decision with its steps, by the Syncer's own index, store and engine.
+
+use std::{
+    sync::{Arc, mpsc},
+    time::{Duration, Instant},
+};
+
+use anyhow::Context;
+use jiff::{Timestamp, tz::TimeZone};
+use kube::Client;
+use kubeocean_api::name::vnode_name;
+use kubeocean_engine::{
+    BindingFacts, Engine, EntryState, Explanation, NodeDecision, NodeFacts, PolicyHost, Step,
+};
+use kubeocean_syncer::{
+    nodes::{
+        index::{Identity, Index},
+        snapshot::{available, facts},
+        view::Stamp,
+    },
+    policies::{fetch, modules::ModuleNamespaces, store::PolicyStore, view::PolicyView},
+};
+use serde::Serialize;
+
+use super::gather::{Computing, Worker};
+use crate::failure::{Failure, OrFailure};
+
+/// How long modules may take to load.
+const LOADING: Duration = Duration::from_mins(1);
+
+/// One node, one binding, one moment.
+pub(super) struct Evaluation<'a> {
+    pub(super) engine: &'a Engine,
+    pub(super) client: &'a Client,
+    pub(super) worker: &'a Worker,
+    pub(super) computing: Option<&'a Computing>,
+    pub(super) binding: &'a str,
+    pub(super) policy_namespace: &'a str,
+    pub(super) at: Timestamp,
+}
+
+/// An entry that does not run, which explains why it gives no answer.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub(super) struct NotRunning {
+    pub(super) policy: String,
+    pub(super) entry: String,
+    pub(super) error: String,
+}
+
+/// Steps of one policy.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub(super) struct PolicySteps {
+    /// Empty for the binding's selector.
+    pub(super) policy: String,
+    pub(super) steps: Vec<Step>,
+}
+
+/// See the module documentation.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Report {
+    pub(super) node: String,
+    pub(super) binding: String,
+    /// Known only with the computing cluster.
+    pub(super) vnode: Option<String>,
+    pub(super) at: Timestamp,
+    /// IANA name of the zone of the policy that governs.
+    pub(super) zone: String,
+    /// What was decided from.
+    pub(super) facts: NodeFacts,
+    pub(super) available: std::collections::BTreeMap<String, i64>,
+    pub(super) policies: Vec<PolicySteps>,
+    pub(super) decision: NodeDecision,
+    pub(super) not_running: Vec<NotRunning>,
+    /// What a reader has to know about this explanation.
+    pub(super) notes: Vec<String>,
+}
+
+impl Evaluation<'_> {
+    pub(super) async fn run(&self) -> Result<Report, Failure> {
+        let identity = self.identity();
+        let node = self.facts(&identity);
+        let mount = self.computing.map(|computing| computing.binding.mount_namespace.clone());
+        let namespaces =
+            ModuleNamespaces { default: self.policy_namespace.to_owned(), mount: mount.unwrap_or_default() };
+        let store = PolicyStore::new(identity.clone(), namespaces);
+        for policy in &self.worker.policies {
+            store.saw(policy.clone());
+        }
+        for key in store.wanted().into_keys() {
+            let (fetched, _) = fetch::read(self.client, &key).await;
+            store.fetched(&key, fetched);
+        }
+        let (host, loaded) = self.host(&identity);
+        host.set_policies(store.engine_list());
+        let at = self.at;
+        let (node, explanation, not_running) = tokio::task::spawn_blocking(move || {
+            wait_loaded(&host, &loaded);
+            let explanation = host.explain(at, &node);
+            let not_running = not_running(&host, at);
+            (node, explanation, not_running)
+        })
+        .await
+        .context("the policy engine failed")
+        .or_unusable()?;
+        Ok(self.report(&identity, &node, explanation, not_running))
+    }
+
+    /// Who the Syncer of this binding is. Without the computing cluster the policies know who holds them.
+    fn identity(&self) -> Identity {
+        let policies = &self.worker.policies;
+        let holder = || {
+            policies
+                .iter()
+                .filter(|policy| policy.spec.spec.cluster == self.binding)
+                .find_map(PolicyView::holder)
+        };
+        let (cluster_id, computing_uid) = match self.computing {
+            Some(computing) => (computing.binding.cluster_id.clone(), computing.uid.clone()),
+            None => (self.cluster_id_of_pods().unwrap_or_default(), holder().unwrap_or_default().to_owned()),
+        };
+        Identity { binding: self.binding.to_owned(), cluster_id, computing_uid }
+    }
+
+    /// Pods of the original name their vnode, which tells the clusterID.
+    fn cluster_id_of_pods(&self) -> Option<String> {
+        let node = self.worker.node.name();
+        self.worker.pods.iter().find_map(|pod| {
+            let Stamp::Legacy { vnode } = &pod.stamp else { return None };
+            let id = vnode.strip_prefix("vnode-")?.strip_suffix(node)?.strip_suffix('-')?;
+            (vnode_name(id, node) == *vnode).then(|| id.to_owned())
+        })
+    }
+
+    /// What the engine is told about the node, summed up as the Syncer does.
+    fn facts(&self, identity: &Identity) -> Arc<NodeFacts> {
+        let mut index = Index::new(identity.clone());
+        let key = index.set_pnode(self.worker.node.clone());
+        for pod in &self.worker.pods {
+            index.set_pod(pod.clone());
+        }
+        if let Some(vnode) = self.computing.and_then(|computing| computing.vnode.clone()) {
+            index.set_vnode(vnode);
+        }
+        let snapshot = index.snapshot(&key);
+        let name = if identity.cluster_id.is_empty() { "" } else { &*key };
+        Arc::new(facts(&self.worker.node, name, snapshot.vnode.as_deref(), &snapshot.usage))
+    }
+
+    fn host(&self, identity: &Identity) -> (PolicyHost, mpsc::Receiver<()>) {
+        let (tell, loaded) = mpsc::channel();
+        let binding =
+            BindingFacts { name: identity.binding.clone(), cluster_id: identity.cluster_id.clone() };
+        let changed = Box::new(move || {
+            // Nobody waits any more.
+            let _ = tell.send(());
+        });
+        let host = PolicyHost::new(self.engine, binding, TimeZone::system(), changed);
+        host.set_binding_selector(
+            self.computing.and_then(|computing| computing.binding.node_selector.as_ref()),
+        );
+        (host, loaded)
+    }
+
+    fn report(
+        &self,
+        identity: &Identity,
+        node: &Arc<NodeFacts>,
+        explanation: Explanation,
+        not_running: Vec<NotRunning>,
+    ) -> Report {
+        let governing = explanation.decision.governed_by.as_deref();
+        let policy = self.worker.policies.iter().find(|policy| Some(policy.name()) == governing);
+        let named = policy.and_then(|policy| policy.spec.spec.time_zone.clone());
+        let mut notes = self.notes(node);
+        if policy.is_some() && named.is_none() {
+            notes.push(
+                "the policy names no timeZone, so the Syncer's own decides; here it is this machine's"
+                    .to_owned(),
+            );
+        }
+        let zone = named.filter(|name| TimeZone::get(name).is_ok()).unwrap_or_else(local_zone);
+        Report {
+            node: node.node_name.clone(),
+            binding: identity.binding.clone(),
+            vnode: (!node.vnode_name.is_empty()).then(|| node.vnode_name.clone()),
+            at: self.at,
+            zone,
+            available: available(&node.allocatable, &node.used),
+            facts: NodeFacts::clone(node),
+            policies: explanation
+                .policies
+                .into_iter()
+                .map(|(policy, steps)| PolicySteps { policy, steps })
+                .collect(),
+            decision: explanation.decision,
+            not_running,
+            notes,
+        }
+    }
+
+    fn notes(&self, node: &NodeFacts) -> Vec<String> {
+        let mut notes = Vec::new();
+        if self.worker.node.terminating() {
+            notes.push("the node is being deleted, so it is withdrawn whatever a policy says".to_owned());
+        }
+        if self.worker.node.excluded() {
+            notes.push("nodes of this type are never leased, whatever a policy says".to_owned());
+        }
+        let named = |policy: &&PolicyView| policy.spec.spec.cluster == self.binding;
+        match self.computing {
+            None => {
+                notes.push(
+                    "without --computing-context the binding's selector is left out, and what the virtual node publishes"
+                        .to_owned(),
+                );
+                if node.leased.is_empty()
+                    && !self.worker.policies.iter().filter(named).any(|p| p.holder().is_some())
+                {
+                    notes.push(
+                        "no computing cluster holds the policies yet, so all pods count as others'"
+                            .to_owned(),
+                    );
+                }
+            }
+            Some(computing) => {
+                for policy in self.worker.policies.iter().filter(named).filter(|p| p.taken(&computing.uid)) {
+                    notes
+                        .push(format!("{} is held by another computing cluster and not used", policy.name()));
+                }
+            }
+        }
+        for policy in self.worker.policies.iter().filter(named).filter(|policy| policy.deleting()) {
+            notes.push(format!("{} is being deleted and not used", policy.name()));
+        }
+        for policy in self.worker.policies.iter().filter(named) {
+            if let Some(error) = &policy.spec.unreadable {
+                notes.push(format!("{} cannot be read: {error}", policy.name()));
+            }
+        }
+        notes
+    }
+}
+
+fn local_zone() -> String {
+    TimeZone::system().iana_name().unwrap_or("UTC").to_owned()
+}
+
+/// Until every entry, also one that only reports, runs or has failed.
+fn wait_loaded(host: &PolicyHost, loaded: &mpsc::Receiver<()>) {
+    let started = Instant::now();
+    let settled = || {
+        let statuses = host.status(Timestamp::now());
+        let mut entries = statuses.iter().flat_map(|status| &status.entries);
+        host.ready() && entries.all(|entry| entry.state != EntryState::Loading || entry.last_error.is_some())
+    };
+    while !settled() {
+        let left = LOADING.saturating_sub(started.elapsed());
+        if left.is_zero() || loaded.recv_timeout(left).is_err() {
+            return;
+        }
+    }
+}
+
+fn not_running(host: &PolicyHost, at: Timestamp) -> Vec<NotRunning> {
+    let mut all = Vec::new();
+    for status in host.status(at) {
+        if let Err(error) = &status.valid {
+            all.push(NotRunning {
+                policy: status.name.clone(),
+                entry: String::new(),
+                error: format!("PolicyInvalid: {error}"),
+            });
+        }
+        for entry in status.entries.iter().filter(|entry| entry.state != EntryState::Active) {
+            let error = entry.last_error.as_ref().map(|(text, _)| text.clone());
+            all.push(NotRunning {
+                policy: status.name.clone(),
+                entry: entry.name.clone(),
+                error: error.unwrap_or_else(|| entry.state.as_str().to_owned()),
+            });
+        }
+    }
+    all
+}

@@ -1,0 +1,42 @@
+//! `kubeocean policy`: write, check and understand leasing policies (policy spec section 11).
+//!
+//! Everything that decides is the engine the Syncer runs, and everything that is read from a cluster is read by the
+//! Syncer's own code, so what these commands say is what would happen.
+
+mod check;
+mod explain;
+mod inspect;
+mod module;
+mod new;
+
+use clap::{Args as ClapArgs, Subcommand};
+
+use crate::failure::Failure;
+
+/// What to do with a policy.
+#[derive(Debug, ClapArgs)]
+pub(crate) struct Args {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Write a Cargo project of a new policy, which builds and passes its tests as it is
+    New(new::Args),
+    /// Load a module as the Syncer does, and test that it is pure and keeps its promises
+    Check(check::Args),
+    /// Tell step by step what the policies of a worker cluster decide about one of its nodes
+    Explain(explain::Args),
+    /// Show what a module is: what it does, what it reads, what its settings are
+    Inspect(inspect::Args),
+}
+
+pub(crate) fn run(args: &Args) -> Result<(), Failure> {
+    match &args.command {
+        Command::New(args) => new::run(args),
+        Command::Check(args) => check::run(args),
+        Command::Explain(args) => explain::run(args),
+        Command::Inspect(args) => inspect::run(args),
+    }
+}

@@ -1,0 +1,78 @@
+//! Modules as a command line names them, settings as a person writes them, and the engine to run them.
+
+use std::{path::Path, sync::Arc};
+
+use anyhow::Context;
+use kubeocean_engine::{BUILTINS, Engine, EngineConfig, LoadError, builtin};
+use serde_json::Value;
+
+use crate::failure::{Failure, OrFailure};
+
+/// What `MODULE` means in help texts.
+pub(super) const MODULE_HELP: &str = "The module: the path of a wasm file, or builtin:NAME";
+
+/// The bytes of a module, by path or `builtin:NAME`.
+pub(super) fn read(module: &str) -> Result<Arc<[u8]>, Failure> {
+    if module.starts_with("oci://") {
+        return Err(Failure::unusable(format!(
+            "{module}: modules in OCI registries are not part of this version; give a path or builtin:NAME"
+        )));
+    }
+    if let Some(name) = module.strip_prefix("builtin:") {
+        let known = BUILTINS.map(|(name, _)| name).join(", ");
+        return builtin(name).map(Arc::from).ok_or_else(|| {
+            Failure::unusable(format!(
+                "ModuleNotFound: there is no built-in module {name:?}, there are {known}"
+            ))
+        });
+    }
+    std::fs::read(Path::new(module))
+        .map(Arc::from)
+        .with_context(|| format!("ModuleNotFound: cannot read {module}"))
+        .or_unusable()
+}
+
+/// Settings as JSON or YAML text.
+pub(super) fn settings(text: &str) -> Result<Value, String> {
+    match serde_saphyr::from_str::<Value>(text) {
+        Ok(Value::Null) => Ok(Value::Object(serde_json::Map::new())),
+        Ok(value @ Value::Object(_)) => Ok(value),
+        Ok(_) => Err("settings are an object, for example {\"percent\": 50}".to_owned()),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+/// An engine for one short command: memory is reserved when it is used.
+pub(super) fn engine() -> Result<Engine, Failure> {
+    let config = EngineConfig { pooling: false, threads: 2, ..EngineConfig::default() };
+    Engine::start(config).context("cannot start the policy engine").or_unusable()
+}
+
+/// A module that does not load is nothing to work with.
+pub(super) fn load_failure(error: &LoadError) -> Failure {
+    Failure::unusable(error.to_string())
+}
+
+/// `71 KiB`.
+pub(super) fn size(bytes: usize) -> String {
+    if bytes < 1024 { format!("{bytes} B") } else { format!("{} KiB", bytes.div_ceil(1024)) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn settings_are_an_object_in_json_or_yaml() {
+        assert_eq!(settings(r#"{"percent": 50}"#), Ok(json!({"percent": 50})));
+        assert_eq!(settings("percent: 50\nfrom: 22\n"), Ok(json!({"percent": 50, "from": 22})));
+        assert_eq!(settings(""), Ok(json!({})));
+        assert!(settings("[1]").is_err() && settings("{").is_err());
+    }
+
+    #[test]
+    fn sizes_are_rounded_up() {
+        assert_eq!((size(1023).as_str(), size(1025).as_str()), ("1023 B", "2 KiB"));
+    }
+}

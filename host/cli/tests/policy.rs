@@ -1,0 +1,302 @@
+//! `kubeocean policy` without any cluster, as an author of policies uses it: from `new` to a module that passed `check`.
+//!
+//! Exit codes are the interface of scripts: 1 the module misbehaves, 2 it does not load or the command is wrong.
+
+use std::{
+    path::{Path, PathBuf},
+    process::{Command, Output},
+};
+
+use kubeocean_harness::author::{PolicyProject, example_module, repository};
+use kubeocean_hostile_policies::{Guest, digest, guest};
+use rstest::rstest;
+use serde_json::Value;
+use tempfile::TempDir;
+
+fn kubeocean(args: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_kubeocean"))
+        .args(args)
+        .env("KUBECONFIG", "/nowhere/kubeconfig")
+        .output()
+        .expect("the binary runs")
+}
+
+/// Exit code, standard output and standard error.
+fn said(args: &[&str]) -> (i32, String, String) {
+    let output = kubeocean(args);
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    (output.status.code().unwrap_or(-1), text(&output.stdout), text(&output.stderr))
+}
+
+fn json(args: &[&str]) -> (i32, Value) {
+    let (code, out, error) = said(args);
+    (code, serde_json::from_str(&out).unwrap_or_else(|_| panic!("{code}: {out}{error}")))
+}
+
+/// A file in a folder that lives as long as the test.
+fn file(directory: &TempDir, name: &str, content: &[u8]) -> String {
+    let path = directory.path().join(name);
+    std::fs::write(&path, content).unwrap();
+    path.to_str().unwrap().to_owned()
+}
+
+fn module_file(directory: &TempDir, guest: &Guest) -> String {
+    file(directory, "module.wasm", &guest.bytes())
+}
+
+/// The versions of dependencies that the examples are tested with, so that a test asks no registry.
+fn lock(project: &Path, name: &str) {
+    let example = repository().unwrap().join("examples/policies/night-gpu/Cargo.lock");
+    let text = std::fs::read_to_string(example).unwrap();
+    let own = "name = \"night-gpu\"\nversion = \"1.2.0\"";
+    assert!(text.contains(own));
+    let text = text.replace(own, &format!("name = \"{name}\"\nversion = \"0.1.0\""));
+    std::fs::write(project.join("Cargo.lock"), text).unwrap();
+}
+
+fn new(directory: &TempDir, name: &str, kind: &str) -> PathBuf {
+    let folder = directory.path().join(name);
+    let sdk = repository().unwrap().join("policy-sdk");
+    let (code, out, error) = said(&[
+        "policy",
+        "new",
+        name,
+        "--kind",
+        kind,
+        "--path",
+        folder.to_str().unwrap(),
+        "--sdk",
+        sdk.to_str().unwrap(),
+    ]);
+    assert_eq!(code, 0, "{error}");
+    assert!(out.contains("cargo test"), "{out}");
+    lock(&folder, name);
+    folder
+}
+
+#[tokio::test]
+async fn a_new_policy_builds_passes_its_tests_and_is_a_module_that_checks() {
+    let directory = tempfile::tempdir().unwrap();
+    let folder = new(&directory, "cheap-nights", "lease");
+    let project = PolicyProject::in_folder("cheap-nights", &folder);
+    project.cargo(&["fmt", "--check"]).await.unwrap();
+    let tests = project.test().await.unwrap();
+    assert!(tests.contains("3 passed"), "{tests}");
+    let module = project.build().await.unwrap();
+    let module = module.to_str().unwrap();
+    let rlp = folder.join("rlp.yaml");
+    let rlp = rlp.to_str().unwrap();
+
+    let (code, out, error) = said(&["policy", "check", module, "-f", rlp]);
+    assert_eq!(code, 0, "{out}{error}");
+    for part in [
+        "cheap-nights 0.1.0",
+        "reads available/cpu; caps cpu",
+        "1000 random nodes",
+        "pin the module with digest: sha256:",
+    ] {
+        assert!(out.contains(part), "{part}: {out}");
+    }
+    assert!(!out.contains("FAIL"), "{out}");
+
+    let (code, _, error) = said(&["policy", "check", module]);
+    assert_eq!(code, 2);
+    assert!(error.contains("SettingsInvalid") && error.contains("-f rlp.yaml or --settings"), "{error}");
+
+    // Pinned to its digest the same file is complete, and with another digest it is refused.
+    let bytes = std::fs::read(module).unwrap();
+    let text = std::fs::read_to_string(rlp).unwrap();
+    let pinned = text.replace("# digest: sha256:...", &format!("digest: {}", digest(&bytes)));
+    let (code, out, _) =
+        said(&["policy", "check", module, "-f", &file(&directory, "pinned.yaml", pinned.as_bytes())]);
+    assert_eq!((code, out.contains("note")), (0, false), "{out}");
+    let other = text.replace("# digest: sha256:...", &format!("digest: {}", digest(b"other")));
+    let (code, _, error) =
+        said(&["policy", "check", module, "-f", &file(&directory, "other.yaml", other.as_bytes())]);
+    assert_eq!(code, 2);
+    assert!(error.contains("DigestMismatch"), "{error}");
+
+    let (code, shown) =
+        json(&["policy", "inspect", module, "-ojson", "--settings", "{percent: 5, from: 0, until: 0}"]);
+    assert_eq!(code, 0);
+    assert_eq!((&shown["name"], &shown["world"]), (&"cheap-nights".into(), &"lease-policy".into()));
+    assert_eq!(shown["digest"], digest(&bytes));
+    assert_eq!(shown["reads"]["facts"], serde_json::json!(["available/cpu"]));
+    assert_eq!(shown["settingsSchema"]["properties"]["percent"]["maximum"], 100);
+    let (code, text, _) = said(&["policy", "inspect", module]);
+    assert_eq!(code, 0);
+    assert!(text.contains("kubeocean:policy/lease-policy") && text.contains("give --settings"), "{text}");
+
+    // A second time nobody's work is overwritten.
+    let (code, _, error) = said(&["policy", "new", "cheap-nights", "--path", folder.to_str().unwrap()]);
+    assert_eq!(code, 2);
+    assert!(error.contains("exists already"), "{error}");
+}
+
+#[tokio::test]
+async fn policies_for_placement_build_and_load() {
+    for (name, kind, world) in [("own-pods", "place", "place-policy"), ("own-nights", "both", "policy")] {
+        let directory = tempfile::tempdir().unwrap();
+        let folder = new(&directory, name, kind);
+        let project = PolicyProject::in_folder(name, &folder);
+        project.cargo(&["fmt", "--check"]).await.unwrap();
+        project.test().await.unwrap();
+        let module = project.build().await.unwrap();
+        let module = module.to_str().unwrap();
+        let rlp = folder.join("rlp.yaml");
+        let (code, out, error) = said(&["policy", "check", module, "-f", rlp.to_str().unwrap()]);
+        assert_eq!(code, 0, "{out}{error}");
+        assert_eq!(out.contains("placement is not run by this version"), kind == "place", "{out}");
+        let (code, shown) = json(&["policy", "inspect", module, "-o", "json"]);
+        assert_eq!((code, &shown["world"]), (0, &world.into()));
+    }
+}
+
+#[rstest]
+#[case("night-gpu", "{from: 22, until: 7, percent: 50}", "caps nvidia.com/gpu")]
+#[case(
+    "keep-headroom",
+    "{reserve: [{resource: cpu, percent: 10}, {resource: memory, quantity: 4Gi}], closeAbovePercent: 60}",
+    "used/memory"
+)]
+#[case("drain-window", "{aheadMinutes: 30}", "annotation/maintenance/from")]
+#[tokio::test]
+async fn the_examples_load_are_pure_and_keep_their_promises(
+    #[case] name: &str,
+    #[case] settings: &str,
+    #[case] shown: &str,
+) {
+    let directory = tempfile::tempdir().unwrap();
+    let module = file(&directory, "example.wasm", &example_module(name).await.unwrap());
+    for seed in ["1", "2"] {
+        let (code, out, error) = said(&["policy", "check", &module, "--settings", settings, "--seed", seed]);
+        assert_eq!(code, 0, "{out}{error}");
+        assert!(out.contains(shown) && out.contains("promises"), "{out}");
+    }
+}
+
+#[rstest]
+#[case::time_windows("builtin:time-windows", r#"{"windows": [{"start": "22:00", "end": "06:00"}]}"#)]
+#[case::cpu_percentage("builtin:cpu-percentage", r#"{"limits": [{"resource": "cpu", "percent": 50}]}"#)]
+fn built_in_modules_check(#[case] module: &str, #[case] settings: &str) {
+    let (code, report) = json(&["policy", "check", module, "--settings", settings, "-o", "json"]);
+    assert_eq!(code, 0, "{report:#}");
+    let steps = report["steps"].as_array().unwrap();
+    assert!(steps.len() >= 6 && steps.iter().all(|step| step["ok"] == true), "{report:#}");
+}
+
+#[rstest]
+#[case::no_module(None, "{}", 2, "NotAPolicy", "module")]
+#[case::wasi(
+    Some(guest().with("IMPORTS", "(import \"wasi:clocks/wall-clock@0.2.0\" \"now\" (func (param i32)))")),
+    "{}", 2, "WrongWorld: import wasi:clocks/wall-clock@0.2.0 is not allowed", "module"
+)]
+#[case::describe_traps(Some(guest().with("DESCRIBE", "(unreachable)")), "{}", 2, "DescribeFailed", "module")]
+#[case::rejects_settings(
+    Some(guest().with("CREATE", "(unreachable)")), "{}", 2, "SettingsRejected", "settings"
+)]
+#[case::unknown_fact(
+    Some(guest().with("NEEDS", "(i32.store8 (i32.const 1088) (i32.const 120))")), "{}", 2, "UnknownFact", "facts"
+)]
+#[case::loops(Some(guest().with("LEASE", "(call $forever)")), "{}", 2, "TrialFailed: Timeout", "trial")]
+#[case::impure(
+    Some(guest().with("LEASE", "(call $cap_all (local.get $args) (i64.extend_i32_u (call $rows (local.get $args))))")),
+    "{}", 1, "NotPure", "purity"
+)]
+#[case::breaks_its_promise(
+    Some(guest().with("LEASE", "(call $cap_all (local.get $args) (i64.div_s (i64.load offset=8 (local.get $args)) (i64.const 3600)))")),
+    "{}", 1, "NotPure", "promises"
+)]
+fn a_bad_module_fails_at_its_step_with_its_code(
+    #[case] guest: Option<Guest>,
+    #[case] settings: &str,
+    #[case] code: i32,
+    #[case] error: &str,
+    #[case] step: &str,
+) {
+    let directory = tempfile::tempdir().unwrap();
+    let module = match &guest {
+        Some(guest) => module_file(&directory, guest),
+        None => file(&directory, "module.wasm", b"#!/bin/sh\n"),
+    };
+    let args = ["policy", "check", module.as_str(), "--settings", settings];
+    let (found, out, told) = said(&args);
+    assert_eq!(found, code, "{out}{told}");
+    assert!(told.contains(error), "{told}");
+    assert!(out.lines().any(|line| line.starts_with("FAIL") && line.contains(step)), "{out}");
+    let (found, report) = json(&[&args[..], &["-o", "json"]].concat());
+    assert_eq!(found, code);
+    let last = report["steps"].as_array().unwrap().last().unwrap().clone();
+    assert_eq!((&last["ok"], &last["step"]), (&false.into(), &step.into()));
+}
+
+#[test]
+fn bad_settings_are_refused_by_member() {
+    let settings = r#"{"limits": [{"resource": "cpu", "percent": 150}]}"#;
+    let (code, out, error) = said(&["policy", "check", "builtin:cpu-percentage", "--settings", settings]);
+    assert_eq!(code, 2, "{out}");
+    assert!(error.contains("SettingsInvalid") && error.contains("150"), "{error}");
+    let (code, _, error) = said(&["policy", "inspect", "builtin:cpu-percentage", "--settings", settings]);
+    assert_eq!(code, 2);
+    assert!(error.contains("SettingsInvalid"), "{error}");
+}
+
+#[rstest]
+#[case::no_such_file(&["check", "/nowhere/m.wasm"], "ModuleNotFound: cannot read /nowhere/m.wasm")]
+#[case::no_such_builtin(&["inspect", "builtin:x"], "cpu-percentage, time-windows, node-labels")]
+#[case::registry(&["check", "oci://example.com/p:1"], "not part of this version")]
+#[case::no_such_policy_file(&["check", "builtin:node-labels", "-f", "/nowhere/rlp.yaml"], "/nowhere/rlp.yaml")]
+#[case::bad_name(&["new", "Night_GPU"], "Night_GPU")]
+#[case::no_sdk(&["new", "p", "--sdk", "/nowhere"], "no SDK in /nowhere")]
+#[case::unknown_flag(&["check", "builtin:node-labels", "--sttings", "{}"], "--sttings")]
+#[case::no_module(&["check"], "MODULE")]
+#[case::no_kubeconfig(&["explain", "n"], "/nowhere/kubeconfig")]
+#[case::kind(&["new", "p", "--kind", "both-of-them"], "both-of-them")]
+fn a_wrong_command_ends_with_2_and_says_what_is_wrong(#[case] args: &[&str], #[case] expected: &str) {
+    let (code, out, error) = said(&[&["policy"], args].concat());
+    assert_eq!(code, 2, "{out}{error}");
+    assert!(error.contains(expected), "{error}");
+}
+
+#[test]
+fn a_cluster_that_does_not_answer_ends_with_3() {
+    let directory = tempfile::tempdir().unwrap();
+    // Bound and not listening: nothing else can take the port, and nobody answers.
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = taken.local_addr().unwrap().port();
+    drop(taken);
+    let kubeconfig = format!(
+        "apiVersion: v1\nkind: Config\ncurrent-context: c\ncontexts: [{{name: c, context: {{cluster: c, user: c}}}}]\n\
+         clusters: [{{name: c, cluster: {{server: 'https://127.0.0.1:{port}'}}}}]\nusers: [{{name: c, user: {{token: t}}}}]\n"
+    );
+    let kubeconfig = file(&directory, "kubeconfig", kubeconfig.as_bytes());
+    let (code, _, error) = said(&["policy", "explain", "n", "--kubeconfig", &kubeconfig]);
+    assert_eq!(code, 3, "{error}");
+    let (code, _, error) = said(&["worker", "kubeconfig", "--kubeconfig", &kubeconfig, "--secret", "s"]);
+    assert_eq!(code, 3, "{error}");
+    let (code, _, error) =
+        said(&["policy", "explain", "n", "--kubeconfig", &kubeconfig, "--context", "other"]);
+    assert_eq!(code, 2);
+    assert!(error.contains("no context \"other\"") && error.contains(": c"), "{error}");
+}
+
+#[test]
+fn as_a_kubectl_plugin_it_is_the_same_program() {
+    let directory = tempfile::tempdir().unwrap();
+    let plugin = directory.path().join("kubectl-kubeocean");
+    std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_kubeocean"), &plugin).unwrap();
+    let output = Command::new(&plugin).args(["policy", "check", "--help"]).output().unwrap();
+    let help = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success() && help.contains("Usage: kubectl kubeocean policy check"), "{help}");
+}
+
+#[test]
+fn a_kubeconfig_for_nobody_is_not_made() {
+    let (code, _, error) = said(&["worker", "kubeconfig"]);
+    assert_eq!(code, 2);
+    assert!(error.contains("--binding-name"), "{error}");
+    let plain = ["worker", "kubeconfig", "--secret", "s", "--server", "http://203.0.113.7"];
+    let (code, _, error) = said(&plain);
+    assert_eq!(code, 2);
+    assert!(error.contains("https://"), "{error}");
+}

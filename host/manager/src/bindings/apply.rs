@@ -1,0 +1,170 @@
+//! Carries out plans: one request per action, each with the binding's UID as precondition.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use kube::Client;
+use kubeocean_api::{
+    ClusterBindingStatus, GROUP, VERSION,
+    keys::{finalizer::BINDING_MANAGER, manager},
+};
+use kubeocean_runtime::{
+    binding::Binding,
+    clock::Clock,
+    error::ApplyError,
+    events::{Event, EventRecorder, Regarding},
+    queue::Outcome,
+    request::{Force, apply_patch, get_json, merge_patch, paths},
+};
+use serde_json::{Value, json};
+
+use super::{
+    action::{Action, News},
+    index::Index,
+    plan::{plan_absent, plan_binding},
+};
+use crate::{components::Components, metrics::ManagerMetrics, worker::attend::Attendants};
+
+/// What reconciling needs.
+pub struct Reconciler {
+    /// Client of the computing cluster.
+    pub computing: Client,
+    /// All bindings.
+    pub index: Arc<Index>,
+    /// Who asks the workers.
+    pub attendants: Arc<Attendants>,
+    /// Who runs components.
+    pub components: Arc<dyn Components>,
+    /// Events on bindings.
+    pub events: EventRecorder,
+    /// Clock.
+    pub clock: Arc<dyn Clock>,
+    /// Metrics.
+    pub metrics: Arc<ManagerMetrics>,
+}
+
+/// Whether a finalizer is to be there.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Finalizer {
+    Present,
+    Absent,
+}
+
+impl std::fmt::Debug for Reconciler {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Reconciler").field("index", &self.index).finish_non_exhaustive()
+    }
+}
+
+impl Reconciler {
+    /// Brings one binding to what its snapshot asks for.
+    pub async fn reconcile(&self, name: &str) -> Outcome {
+        let started = Instant::now();
+        let running = self.components.look(name);
+        let snapshot = self.index.snapshot(name, running.clone(), self.clock.now());
+        let Some(snapshot) = snapshot else {
+            for action in plan_absent(&running) {
+                // There is no binding to write to, so nothing of this can fail.
+                let _ = self.perform(&Binding { name: name.to_owned(), ..Binding::default() }, action).await;
+            }
+            self.metrics.forget(name);
+            return Outcome::Done;
+        };
+        let plan = plan_binding(&snapshot);
+        let mut result = Ok(());
+        for action in plan.actions {
+            result = self.perform(&snapshot.managed.binding, action).await;
+            if result.is_err() {
+                break;
+            }
+        }
+        self.metrics.synced(name, started.elapsed(), result.is_err());
+        match result {
+            Ok(()) => plan.again.map_or(Outcome::Done, Outcome::After),
+            Err(error) => {
+                tracing::warn!(binding = name, error = error.chain(), "binding not reconciled, retrying");
+                error.outcome()
+            }
+        }
+    }
+
+    async fn perform(&self, binding: &Binding, action: Action) -> Result<(), ApplyError> {
+        match action {
+            Action::Attend(target) => self.attendants.attend(&target),
+            Action::Leave => self.attendants.leave(&binding.name),
+            Action::AddFinalizer => self.finalizer(binding, Finalizer::Present).await?,
+            Action::RemoveFinalizer => {
+                self.finalizer(binding, Finalizer::Absent).await?;
+                tracing::info!(binding = binding.name, "binding released");
+            }
+            Action::WriteStatus(status) => self.write_status(binding, &status).await?,
+            Action::Start(identity) => {
+                tracing::info!(
+                    binding = binding.name,
+                    cluster_id = identity.cluster_id,
+                    "starting components"
+                );
+                self.components.start(&identity);
+            }
+            Action::Stop(component) => {
+                tracing::info!(binding = binding.name, %component, "stopping component");
+                self.components.stop(&binding.name, component).await;
+            }
+            Action::Tell(news) => self.tell(binding, news),
+        }
+        Ok(())
+    }
+
+    /// Server-side apply: conditions and fields of others stay (API-806).
+    async fn write_status(&self, binding: &Binding, status: &ClusterBindingStatus) -> Result<(), ApplyError> {
+        let object = json!({
+            "apiVersion": format!("{GROUP}/{VERSION}"),
+            "kind": "ClusterBinding",
+            "metadata": {"name": binding.name, "uid": binding.uid},
+            "status": status,
+        });
+        let path = paths::binding_status(&binding.name);
+        match apply_patch(&self.computing, &path, manager::MANAGER, Force::Yes, &object).await {
+            Ok(_) => {
+                tracing::info!(binding = binding.name, phase = status.phase, "status written");
+                Ok(())
+            }
+            // Gone meanwhile: the watch says so.
+            Err(ApplyError::NotFound { .. }) => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Changes our finalizer on a fresh copy of the binding, so that others' finalizers stay.
+    async fn finalizer(&self, binding: &Binding, wanted: Finalizer) -> Result<(), ApplyError> {
+        let path = paths::binding(&binding.name);
+        let Some(object) = get_json(&self.computing, &path).await? else { return Ok(()) };
+        if object.pointer("/metadata/uid").and_then(Value::as_str) != Some(binding.uid.as_str()) {
+            return Ok(());
+        }
+        let mut finalizers: Vec<Value> =
+            object.pointer("/metadata/finalizers").and_then(Value::as_array).cloned().unwrap_or_default();
+        let present = finalizers.iter().any(|one| one == BINDING_MANAGER);
+        match wanted {
+            Finalizer::Present if !present => finalizers.push(BINDING_MANAGER.into()),
+            Finalizer::Absent if present => finalizers.retain(|one| one != BINDING_MANAGER),
+            Finalizer::Present | Finalizer::Absent => return Ok(()),
+        }
+        let patch = json!({"metadata": {
+            "uid": binding.uid,
+            "resourceVersion": object.pointer("/metadata/resourceVersion"),
+            "finalizers": finalizers,
+        }});
+        let path = format!("{path}?fieldManager={}", manager::MANAGER);
+        merge_patch(&self.computing, &path, &patch).await.map(drop)
+    }
+
+    fn tell(&self, binding: &Binding, news: News) {
+        self.events.publish(Event {
+            regarding: Regarding::binding(&binding.name, &binding.uid),
+            severity: news.severity,
+            reason: news.reason,
+            message: news.message,
+        });
+    }
+}

@@ -1,0 +1,96 @@
+//! The plan for a binding that is being deleted (MC section 5). Pure.
+//!
+//! The Syncer goes first: it drains the vnodes, releases the copies and takes its finalizer off. Until then its components
+//! run, and are started where they do not. Then the components end, Syncer before Proxier, and the Manager's finalizer
+//! goes last, so that whoever sees the binding gone knows that nothing of it runs.
+
+use std::time::Duration;
+
+use jiff::SignedDuration;
+use kubeocean_api::condition::binding_type::TERMINATING;
+
+use super::{
+    action::{Action, Plan},
+    conditions::{Is, Verdict, Verdicts, status},
+    plan::{attend, normal, say, since, stale, start},
+    snapshot::Snapshot,
+};
+use crate::components::{Component, State};
+
+/// After this long without a worker the condition says what can be done.
+const HINT_AFTER: SignedDuration = SignedDuration::from_mins(10);
+
+/// The plan.
+pub(super) fn plan_deletion(snapshot: &Snapshot) -> Plan {
+    let binding = &snapshot.managed.binding;
+    let verdicts = Verdicts::of(snapshot);
+    if binding.has_finalizer {
+        return wait_for_syncer(snapshot, &verdicts);
+    }
+    let mut actions = Vec::new();
+    let runs = |state: &State| *state != State::Stopped;
+    if runs(&snapshot.running.syncer) || runs(&snapshot.running.proxier) {
+        let message = "the Syncer has finished; its components are being stopped";
+        let terminating = Verdict::new(TERMINATING, Is::True, "DeletingComponents", message);
+        actions.extend(say(snapshot, status(snapshot, &verdicts, Some(terminating)).0, &verdicts));
+        actions.push(Action::Tell(normal("Cleanup", message.to_owned())));
+        actions.extend([Action::Stop(Component::Syncer), Action::Stop(Component::Proxier)]);
+    }
+    actions.push(Action::Leave);
+    if snapshot.managed.has_manager_finalizer {
+        actions.push(Action::RemoveFinalizer);
+        actions.push(Action::Tell(normal("Deleted", "ClusterBinding has been cleaned up".to_owned())));
+    }
+    Plan { actions, again: None }
+}
+
+fn wait_for_syncer(snapshot: &Snapshot, verdicts: &Verdicts) -> Plan {
+    let (terminating, again) = terminating(snapshot, verdicts);
+    let known = snapshot.managed.condition(TERMINATING);
+    let first = known.is_none();
+    let message = terminating.message.clone();
+    let mut actions = stale(snapshot);
+    actions.extend(attend(snapshot));
+    actions.extend(start(snapshot, verdicts));
+    actions.extend(say(snapshot, status(snapshot, verdicts, Some(terminating)).0, verdicts));
+    if first {
+        actions.push(Action::Tell(normal("WaitingSyncerCleanup", message)));
+    }
+    Plan { actions, again }
+}
+
+fn terminating(snapshot: &Snapshot, verdicts: &Verdicts) -> (Verdict, Option<Duration>) {
+    let binding = &snapshot.managed.binding;
+    let mut again = None;
+    let (reason, mut text) = if let Some(owner) = &snapshot.owner {
+        let text =
+            format!("the clusterID belongs to ClusterBinding {owner}, so nothing is cleaned up under it");
+        ("WaitingForSyncer", text)
+    } else if verdicts.worker_usable() || snapshot.report.is_none() {
+        let text =
+            "the Syncer is removing virtual nodes and copies; condition SyncerCleanup says how far it is";
+        ("WaitingForSyncer", text.to_owned())
+    } else {
+        let mut text = format!(
+            "the Syncer cannot clean up since {}, because the worker cannot be used: {}",
+            since(snapshot),
+            verdicts.ready().message
+        );
+        let waited =
+            snapshot.managed.deleted_at.map(|at| snapshot.now.duration_since(at)).unwrap_or_default();
+        if waited >= HINT_AFTER {
+            text.push_str("; it goes on as soon as the worker can be used again");
+        } else {
+            again = Duration::try_from(HINT_AFTER - waited).ok();
+        }
+        ("WorkerUnreachable", text)
+    };
+    if binding.force_detach {
+        // The Syncer holds still while the annotation is there, so it must be said that nobody else acts.
+        text.push_str(
+            "; forced detach is not part of this version: remove annotation kubeocean.io/force-detach, which only \
+             stops the Syncer",
+        );
+    }
+    (Verdict::new(TERMINATING, Is::True, reason, text), again)
+}

@@ -1,0 +1,23 @@
+//! Everything one plan is made from.
+
+use std::sync::Arc;
+
+use jiff::Timestamp;
+
+use super::view::ManagedBinding;
+use crate::{components::Running, worker::report::Report};
+
+/// One binding and what is known around it.
+#[derive(Debug, Clone)]
+pub struct Snapshot {
+    /// The binding.
+    pub managed: Arc<ManagedBinding>,
+    /// Name of the older binding that has the same clusterID, if there is one (API-108).
+    pub owner: Option<String>,
+    /// What its worker answered; `None` until it has been asked.
+    pub report: Option<Report>,
+    /// How its components are.
+    pub running: Running,
+    /// The time.
+    pub now: Timestamp,
+}

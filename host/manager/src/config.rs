@@ -1,0 +1,70 @@
+//! Settings of the Manager. The CLI fills them from flags (MC-109); nothing else reads flags or environment.
+
+use std::time::Duration;
+
+use kubeocean_api::keys::namespace;
+
+/// Everything the Manager can be told.
+#[derive(Debug, Clone)]
+pub struct ManagerConfig {
+    /// Namespace of the components in the computing cluster (MC-132).
+    pub system_namespace: String,
+    /// Namespaces in which bindings may have their kubeconfig Secret, beside the system namespace; empty is any.
+    pub kubeconfig_namespaces: Vec<String>,
+    /// Whether a kubeconfig may read files (MC section 3).
+    pub allow_unsafe_kubeconfig: bool,
+    /// How often a worker is asked, give or take a tenth.
+    pub worker_probe_interval: Duration,
+}
+
+impl Default for ManagerConfig {
+    fn default() -> Self {
+        Self {
+            system_namespace: namespace::SYSTEM.to_owned(),
+            kubeconfig_namespaces: Vec::new(),
+            allow_unsafe_kubeconfig: false,
+            worker_probe_interval: Duration::from_mins(1),
+        }
+    }
+}
+
+/// What the Manager may do with the Secrets of a namespace; the chart's roles follow the same rule (MC-822).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SecretAccess {
+    /// They are watched.
+    Watch,
+    /// They are read with each probe.
+    Read,
+    /// Bindings must not refer to them.
+    Denied,
+}
+
+impl ManagerConfig {
+    /// The rule for `namespace`.
+    pub fn secret_access(&self, namespace: &str) -> SecretAccess {
+        if namespace == self.system_namespace || self.kubeconfig_namespaces.iter().any(|one| one == namespace)
+        {
+            SecretAccess::Watch
+        } else if self.kubeconfig_namespaces.is_empty() {
+            SecretAccess::Read
+        } else {
+            SecretAccess::Denied
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn named_namespaces_exclude_all_others() {
+        let open = ManagerConfig::default();
+        assert_eq!(open.secret_access("kubeocean-system"), SecretAccess::Watch);
+        assert_eq!(open.secret_access("team-a"), SecretAccess::Read);
+        let named = ManagerConfig { kubeconfig_namespaces: vec!["team-a".into()], ..open };
+        assert_eq!(named.secret_access("kubeocean-system"), SecretAccess::Watch);
+        assert_eq!(named.secret_access("team-a"), SecretAccess::Watch);
+        assert_eq!(named.secret_access("team-b"), SecretAccess::Denied);
+    }
+}

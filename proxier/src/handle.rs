@@ -1,0 +1,243 @@
+//! One request: who calls, what is asked of which vnode, may it, and who serves it. The order is the security of the whole
+//! program: nothing is looked up for a caller that did not prove who it is, nothing is told to one without rights.
+
+use std::sync::Arc;
+
+use http::{Method, Request, StatusCode, header::CONTENT_TYPE};
+use http_body_util::BodyExt;
+use hyper::body::Incoming;
+use kube::client::Body;
+use serde_json::json;
+
+use crate::{
+    answer::{Answer, BodyError, Refusal, empty, json as json_answer, text},
+    authn::User,
+    authz::{METHODS, attributes},
+    listen::connection::{Caller, Door},
+    logs::{self, options::LogOptions},
+    path::NormalPath,
+    proxier::Shared,
+    resolve::{self, PodView},
+    route::{PodOperation, PodRoute, Route},
+    stream::{self, TunnelContext, slots::StreamFacts, tunnel::TunnelLimits},
+    vnodes::Vnode,
+};
+
+const USE_NODE_PORT: &str = "use the port of the node: status.daemonEndpoints.kubeletEndpoint.port";
+const NO_METRICS: &str = "metrics and statistics of virtual nodes are not served by this version";
+
+/// What an access line and the request counter say beside the code.
+#[derive(Debug, Default)]
+struct Seen {
+    route: &'static str,
+    user: String,
+    vnode: String,
+    binding: String,
+}
+
+/// Answers a request.
+pub(crate) async fn handle(shared: Arc<Shared>, caller: Arc<Caller>, request: Request<Incoming>) -> Answer {
+    let mut seen = Seen { route: "unknown", ..Seen::default() };
+    let answer = answer(&shared, &caller, request, &mut seen).await;
+    let answer = answer.unwrap_or_else(Answer::from);
+    let code = answer.status().as_u16();
+    shared.metrics.request(&seen.binding, seen.route, code);
+    let Seen { route, user, vnode, .. } = &seen;
+    // Probes every few seconds are no news, and a stream has a line of its own when it ends.
+    if *route == "health" || matches!(code, 101 | 200) {
+        tracing::debug!(route, user, vnode, code, "request");
+    } else {
+        tracing::info!(route, user, vnode, code, "request refused");
+    }
+    answer
+}
+
+async fn answer(
+    shared: &Arc<Shared>,
+    caller: &Caller,
+    request: Request<Incoming>,
+    seen: &mut Seen,
+) -> Result<Answer, Refusal> {
+    let path = NormalPath::parse(request.uri().path());
+    let route = path.as_ref().map_or(Route::Unknown, Route::of);
+    seen.route = route.label();
+    // Kubelet probes cannot authenticate (PX-412).
+    if caller.door == Door::Shared && request.method() == Method::GET {
+        match route {
+            Route::Live => return Ok(text(StatusCode::OK, "ok")),
+            Route::Ready => return Ok(readiness(shared)),
+            _ => {}
+        }
+    }
+    let user = shared.authn.user(&caller.certificates, request.headers()).await;
+    let user = user.ok_or_else(Refusal::unauthorized)?;
+    seen.user.clone_from(&user.name);
+    let path = path.map_err(|_| Refusal::new(StatusCode::BAD_REQUEST, "invalid path"))?;
+    let asked = attributes(request.method(), &path).ok_or_else(|| Refusal::method(METHODS))?;
+
+    let target = target(shared, caller.door, &route).await?;
+    let name = target.vnode.as_ref().map_or_else(|| Arc::from(""), |vnode| Arc::clone(&vnode.name));
+    if let Some(vnode) = &target.vnode {
+        seen.vnode = vnode.name.to_string();
+        vnode.binding.name().clone_into(&mut seen.binding);
+    }
+    shared.authz.check(&user, asked, &name).await?;
+
+    if route == Route::Unknown {
+        return Err(Refusal::unknown_path());
+    }
+    if !route.takes(request.method()) {
+        return Err(Refusal::method(route.allow()));
+    }
+    match route {
+        Route::Pod(route) => pod(shared, &user, &route, target, request).await,
+        Route::Run => Err(Refusal::new(StatusCode::NOT_IMPLEMENTED, "not supported on virtual nodes")),
+        Route::Live => Ok(text(StatusCode::OK, "ok")),
+        Route::Ready => Ok(readiness(shared)),
+        Route::Version => Ok(version(target.vnode.as_deref())),
+        Route::Pods | Route::Metrics | Route::Root => {
+            let Door::Vnode(port) = caller.door else {
+                return Err(Refusal::new(StatusCode::NOT_FOUND, USE_NODE_PORT));
+            };
+            match route {
+                Route::Pods => pods(shared, &name).await,
+                Route::Root => Ok(root(port)),
+                _ => Err(Refusal::new(StatusCode::NOT_FOUND, NO_METRICS)),
+            }
+        }
+        Route::Unknown => Err(Refusal::unknown_path()),
+    }
+}
+
+/// What a request is about.
+#[derive(Debug)]
+struct Target {
+    vnode: Option<Arc<Vnode>>,
+    /// Read already if the shared port had to know where the pod is.
+    vpod: Option<PodView>,
+}
+
+/// The vnode of a request: that of the port, or on the shared port that of the pod (PX-510). A pod that leads to none is
+/// asked about as "any vnode", so that only callers with rights learn that there is no such pod.
+async fn target(shared: &Shared, door: Door, route: &Route) -> Result<Target, Refusal> {
+    match (door, route) {
+        (Door::Vnode(port), _) => {
+            let vnode = shared.vnodes.on_port(port).ok_or_else(|| {
+                Refusal::new(
+                    StatusCode::SERVICE_UNAVAILABLE,
+                    "no virtual node is served on this port any more",
+                )
+            })?;
+            Ok(Target { vnode: Some(vnode), vpod: None })
+        }
+        (Door::Shared, Route::Pod(route)) => {
+            let vpod = resolve::vpod(&shared.computing, route).await?;
+            let vnode = vpod.as_ref().and_then(|vpod| shared.vnodes.named(&vpod.spec.node_name));
+            Ok(Target { vnode, vpod })
+        }
+        (Door::Shared, _) => Ok(Target { vnode: None, vpod: None }),
+    }
+}
+
+/// Logs and tunnels.
+async fn pod(
+    shared: &Arc<Shared>,
+    user: &User,
+    route: &PodRoute,
+    target: Target,
+    request: Request<Incoming>,
+) -> Result<Answer, Refusal> {
+    enum Work {
+        Logs(LogOptions),
+        Tunnel(stream::Prepared),
+    }
+    if shared.refusing.is_cancelled() {
+        return Err(Refusal::draining());
+    }
+    // What is wrong with the request itself is said before anybody is asked.
+    let work = match route.operation {
+        PodOperation::Logs => Work::Logs(LogOptions::parse(request.uri().query().unwrap_or_default())?),
+        _ => Work::Tunnel(stream::check(route, &request)?),
+    };
+    let not_found = || resolve::refusal(route, resolve::Unresolved::NotFound);
+    let vnode = target.vnode.ok_or_else(not_found)?;
+    let vpod = match target.vpod {
+        Some(vpod) => vpod,
+        None => resolve::vpod(&shared.computing, route).await?.ok_or_else(not_found)?,
+    };
+    resolve::check(route, &vpod, &vnode.name)?;
+    let worker = vnode.binding.worker().ok_or_else(Refusal::unreachable)?;
+    let resolved = resolve::resolve(route, &vpod, &vnode.name, &worker, vnode.binding.ppods()).await?;
+    let facts = StreamFacts {
+        kind: route.operation.label(),
+        binding: vnode.binding.shared_name(),
+        vnode: Arc::clone(&vnode.name),
+        user: user.name.clone(),
+        namespace: route.namespace.clone(),
+        pod: route.pod.clone(),
+        container: route.container.clone().unwrap_or_default(),
+        uid: vpod.uid().to_owned(),
+    };
+    let slot = shared.slots.open(facts).ok_or_else(Refusal::too_many_streams)?;
+    let (cut, stop) = (vnode.cut.clone(), shared.stop.clone());
+    match work {
+        Work::Logs(options) => logs::open(route, &resolved, &worker, &options, slot, [cut, stop]).await,
+        Work::Tunnel(prepared) => {
+            let idle = shared.config.stream_idle_timeout;
+            let limits =
+                TunnelLimits { idle: (!idle.is_zero()).then_some(idle), linger: shared.config.stream_linger };
+            let context = TunnelContext { limits, cut, stop, tasks: shared.tasks.clone() };
+            stream::open(route, &resolved, &worker, prepared, request, slot, context).await
+        }
+    }
+}
+
+/// `/readyz`: `ok`, or a reason per line (PX-1201).
+fn readiness(shared: &Shared) -> Answer {
+    let reasons = shared.not_ready();
+    if reasons.is_empty() {
+        text(StatusCode::OK, "ok")
+    } else {
+        text(StatusCode::SERVICE_UNAVAILABLE, reasons.join("\n"))
+    }
+}
+
+fn version(vnode: Option<&Vnode>) -> Answer {
+    let version = vnode.map_or(concat!("v", env!("CARGO_PKG_VERSION")), |vnode| &vnode.kubelet_version);
+    json_answer(&json!({"kubeletVersion": version}))
+}
+
+/// As the original's, without the worker's address.
+fn root(port: u16) -> Answer {
+    json_answer(&json!({
+        "port": port.to_string(),
+        "available_endpoints": [
+            "/containerLogs/{namespace}/{pod}/{container}", "/exec/{namespace}/{pod}/{container}",
+            "/attach/{namespace}/{pod}/{container}", "/portForward/{namespace}/{pod}", "/pods", "/healthz", "/version",
+        ],
+        "status": "running",
+    }))
+}
+
+/// The pods bound to a vnode, as the computing cluster lists them, streamed through.
+async fn pods(shared: &Shared, vnode: &str) -> Result<Answer, Refusal> {
+    let path = format!("/api/v1/pods?fieldSelector=spec.nodeName%3D{vnode}");
+    let failed = |error: String| {
+        tracing::warn!(error, "the pods of a virtual node cannot be listed");
+        Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, "the pods could not be listed")
+    };
+    let request = Request::get(path).body(Body::empty()).map_err(|error| failed(error.to_string()))?;
+    let sending = tokio::time::timeout(std::time::Duration::from_secs(30), shared.computing.send(request));
+    let response = match sending.await {
+        Ok(Ok(response)) if response.status() == StatusCode::OK => response,
+        Ok(Ok(response)) => return Err(failed(format!("status {}", response.status()))),
+        Ok(Err(error)) => return Err(failed(error.to_string())),
+        Err(_) => return Err(failed("no answer in time".to_owned())),
+    };
+    let (parts, body) = response.into_parts();
+    let mut answer = empty(StatusCode::OK).map(|_| body.map_err(BodyError::from).boxed_unsync());
+    if let Some(kind) = parts.headers.get(CONTENT_TYPE) {
+        answer.headers_mut().insert(CONTENT_TYPE, kind.clone());
+    }
+    Ok(answer)
+}

@@ -1,0 +1,518 @@
+//! The kubelet API of vnodes: `kubectl logs`, `exec` and `port-forward` through a real API server, who is let in and who
+//! is not, whose pods one can reach, what a hundred followers cost, and how it ends.
+//!
+//! In: one binding with a Syncer and a Proxier that most tests share, kwok's kubelet behind it. What kwok's kubelet cannot
+//! do (exit codes, end of input, attach) is tested on a real one.
+
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use futures::{AsyncBufReadExt, StreamExt, TryStreamExt};
+use http::Method;
+use k8s_openapi::api::core::v1::Pod;
+use kube::Api;
+use kube::api::LogParams;
+use kubeocean_api::keys::annotation;
+use kubeocean_e2e::kubelet::Kubelet;
+use kubeocean_e2e::pods::{DEADLINE, Scene, Stage};
+use kubeocean_e2e::rights::{assert_proxier_rights, assert_rights};
+use kubeocean_harness::{BindingSpec, Program, wait_until};
+use serde_json::{Value, json};
+use tokio::io::{AsyncBufReadExt as _, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::net::TcpStream;
+use tokio::sync::OnceCell;
+
+struct Served {
+    stage: Stage,
+    proxier: Program,
+}
+
+async fn served() -> &'static Served {
+    static SERVED: OnceCell<Served> = OnceCell::const_new();
+    SERVED
+        .get_or_init(async || {
+            let (stage, proxier) = Stage::start_with_proxier(BindingSpec::new("proxier"), 2, &[]).await;
+            Served { stage, proxier }
+        })
+        .await
+}
+
+impl Served {
+    /// A namespace with a running pod, whose vnode is known to the Proxier.
+    async fn scene(&self, namespace: &str, pod: &str) -> Scene<'_> {
+        let scene = self.stage.scene(namespace).await;
+        let (vpod, _) = scene.run_pod(pod, json!({})).await;
+        self.listening(port_of(&scene, &vpod).await).await;
+        scene
+    }
+
+    /// Waits until a vnode's port is open.
+    async fn listening(&self, port: u16) {
+        let address = SocketAddr::new(self.proxier.ip(), port);
+        wait_until("the vnode's port", DEADLINE, async || {
+            TcpStream::connect(address).await.map(drop).map_err(|error| error.to_string())
+        })
+        .await;
+    }
+
+    async fn caller(&self, port: u16, kubeconfig: Option<&str>) -> Kubelet {
+        Kubelet::at(SocketAddr::new(self.proxier.ip(), port), kubeconfig).await.expect("a caller")
+    }
+}
+
+/// The port of the vnode a pod runs on, as the API server reads it.
+async fn port_of(scene: &Scene<'_>, vpod: &Value) -> u16 {
+    let path = format!("/api/v1/nodes/{}", vpod["spec"]["nodeName"].as_str().expect("a node"));
+    let vnode = scene.computing.get(&path).await.expect("the vnode");
+    let port = vnode["status"]["daemonEndpoints"]["kubeletEndpoint"]["Port"].as_u64().expect("a port");
+    u16::try_from(port).expect("a port")
+}
+
+/// The client certificate of the API server.
+fn apiserver(scene: &Scene<'_>) -> String {
+    let computing = scene.stage.binding.computing();
+    computing.user_kubeconfig("kube-apiserver-kubelet-client", "system:masters").expect("a certificate")
+}
+
+async fn kubectl(scene: &Scene<'_>, args: &[&str]) -> Result<String, String> {
+    let args = [&["-n", scene.namespace.as_str()], args].concat();
+    let output = scene.stage.binding.computing().kubectl(&args).await.expect("kubectl runs");
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    if output.status.success() { Ok(text(&output.stdout)) } else { Err(text(&output.stderr)) }
+}
+
+/// Makes all containers of kwok's nodes write a line.
+fn write_log(scene: &Scene<'_>, text: &str) {
+    use std::io::Write as _;
+    let path = scene.stage.binding.worker().pod_log_path();
+    let mut file = std::fs::File::options().append(true).open(path).expect("the log");
+    writeln!(file, "2026-01-02T03:04:06.000000000Z stdout F {text}").expect("a written line");
+}
+
+#[tokio::test]
+async fn logs_and_exec_work_through_the_api_server() {
+    let served = served().await;
+    let scene = served.scene("through", "web").await;
+    let logs = kubectl(&scene, &["logs", "web"]).await.expect("logs");
+    assert!(logs.contains("hello from a fake container"), "{logs}");
+    let stamped = kubectl(&scene, &["logs", "web", "--tail=1", "--timestamps"]).await.expect("logs");
+    assert!(stamped.starts_with("2026-01-02T03:04:"), "{stamped}");
+
+    let computing = scene.stage.binding.computing();
+    let mut follow = computing
+        .kubectl_command(&["-n", "through", "logs", "web", "-f", "--tail=0"])
+        .expect("kubectl")
+        .spawn()
+        .expect("kubectl starts");
+    let mut lines = BufReader::new(follow.stdout.take().expect("its output")).lines();
+    served.wait_streams("logs", "1").await;
+    let written = Instant::now();
+    write_log(&scene, "news for the follower");
+    loop {
+        // All containers of kwok's nodes write the same log, so another test may be heard as well.
+        let line = tokio::time::timeout(DEADLINE, lines.next_line()).await.expect("a line in time");
+        let line = line.expect("readable").expect("a line");
+        assert!(!line.contains("hello from"), "nothing old: {line}");
+        if line == "news for the follower" {
+            break;
+        }
+    }
+    println!("a written line was seen after {:?}", written.elapsed());
+    follow.kill().await.expect("killed");
+    served.wait_streams("logs", "0").await;
+
+    // WebSocket between kubectl and the API server, SPDY from there; then SPDY all the way.
+    let output = kubectl(&scene, &["exec", "web", "--", "echo", "a b", "c&d"]).await.expect("exec");
+    assert_eq!(output, "a b c&d\n");
+    let mut old =
+        computing.kubectl_command(&["-n", "through", "exec", "web", "--", "echo", "spdy"]).expect("kubectl");
+    let output = old.env("KUBECTL_REMOTE_COMMAND_WEBSOCKETS", "false").output().await.expect("kubectl runs");
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "spdy\n", "{output:?}");
+
+    served.wait_streams("exec", "0").await;
+    assert_rights(&served.stage.binding);
+    assert_proxier_rights(&served.stage.binding);
+}
+
+impl Served {
+    /// Waits until the gauge of open streams has a value.
+    async fn wait_streams(&self, kind: &str, count: &str) {
+        let wanted =
+            format!("kubeocean_proxier_streams{{clusterbinding=\"proxier\",kind=\"{kind}\"}} {count}");
+        wait_until(&format!("{count} open {kind}"), DEADLINE, async || {
+            let text = self.proxier.metrics().await.map_err(|error| error.to_string())?;
+            let found = text
+                .lines()
+                .find(|line| line.starts_with("kubeocean_proxier_streams{") && line.contains(kind));
+            if found == Some(&wanted) { Ok(()) } else { Err(format!("{found:?}")) }
+        })
+        .await;
+    }
+}
+
+#[tokio::test]
+async fn ports_are_forwarded_both_ways() {
+    let served = served().await;
+    let scene = served.scene("forward", "echo").await;
+    for web_sockets in ["true", "false"] {
+        let mut forward = scene
+            .stage
+            .binding
+            .computing()
+            .kubectl_command(&["-n", "forward", "port-forward", "pod/echo", ":8080"])
+            .expect("kubectl")
+            .env("KUBECTL_PORT_FORWARD_WEBSOCKETS", web_sockets)
+            .spawn()
+            .expect("kubectl starts");
+        let mut lines = BufReader::new(forward.stdout.take().expect("its output")).lines();
+        let line = tokio::time::timeout(DEADLINE, lines.next_line()).await.expect("a line in time");
+        let line = line.expect("readable").expect("a line");
+        let local: SocketAddr =
+            line.split_whitespace().nth(2).and_then(|word| word.parse().ok()).expect("an address");
+        let mut stream = TcpStream::connect(local).await.expect("the forwarded port");
+        let sent: Vec<u8> = (0..100_000_u32).flat_map(u32::to_le_bytes).collect();
+        let mut received = vec![0; sent.len()];
+        let (mut reading, mut writing) = stream.split();
+        let (read, written) = tokio::join!(
+            tokio::time::timeout(DEADLINE, reading.read_exact(&mut received)),
+            writing.write_all(&sent)
+        );
+        read.expect("in time").expect("an echo");
+        written.expect("written");
+        assert!(received == sent, "the bytes came back as they went, WebSockets {web_sockets}");
+        drop(stream);
+        forward.kill().await.expect("killed");
+    }
+    served.wait_streams("portforward", "0").await;
+    assert_rights(&served.stage.binding);
+}
+
+/// A ServiceAccount with rights on all nodes, and its kubeconfig.
+async fn account(scene: &Scene<'_>, name: &str, resources: &[&str]) -> String {
+    let namespace = &scene.namespace;
+    let role = format!("{namespace}-{name}");
+    let mut objects = vec![json!({
+        "apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": name, "namespace": namespace},
+    })];
+    if !resources.is_empty() {
+        objects.push(json!({
+            "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRole", "metadata": {"name": role},
+            "rules": [{"apiGroups": [""], "resources": resources, "verbs": ["get"]}],
+        }));
+        objects.push(json!({
+            "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRoleBinding", "metadata": {"name": role},
+            "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": role},
+            "subjects": [{"kind": "ServiceAccount", "name": name, "namespace": namespace}],
+        }));
+    }
+    let computing = scene.stage.binding.computing();
+    computing.apply_objects(objects).await.expect("rights");
+    computing.service_account_kubeconfig(namespace, name).await.expect("a token")
+}
+
+#[tokio::test]
+async fn only_callers_with_rights_are_served() {
+    let served = served().await;
+    let scene = served.scene("callers", "web").await;
+    let (vpod, _) = scene.wait_running("web").await;
+    let port = port_of(&scene, &vpod).await;
+    let logs = "/containerLogs/callers/web/main";
+    let exec = "/exec/callers/web/main?command=id&output=1";
+    let web_socket = [
+        ("connection", "Upgrade"),
+        ("upgrade", "websocket"),
+        ("sec-websocket-version", "13"),
+        ("sec-websocket-key", "dGhlIHNhbXBsZSBub25jZQ=="),
+        ("sec-websocket-protocol", "v4.channel.k8s.io"),
+    ];
+
+    // Nobody.
+    for listener in [port, 10250] {
+        let nobody = served.caller(listener, None).await;
+        for path in
+            ["/pods", "/metrics", logs, exec, "/", "/version", "/nothing", "/pods/../exec", "/run/a/b/c"]
+        {
+            assert_eq!(nobody.get(path).await, (401, "Unauthorized".to_owned()), "{listener} {path}");
+        }
+        let headers = [("x-remote-user", "admin"), ("x-remote-group", "system:masters")];
+        assert_eq!(nobody.ask(Method::GET, logs, &headers).await.0, 401);
+        let expected = if listener == 10250 { 200 } else { 401 };
+        for path in ["/healthz", "/livez", "/readyz"] {
+            assert_eq!(nobody.get(path).await.0, expected, "{listener} {path}");
+        }
+        let forged = served.caller(listener, Some(&token_kubeconfig("forged"))).await;
+        assert_eq!(forged.get(logs).await, (401, "Unauthorized".to_owned()));
+    }
+
+    // Somebody without rights, also one that wants to be somebody else.
+    let without = account(&scene, "without", &[]).await;
+    for listener in [port, 10250] {
+        let without = served.caller(listener, Some(&without)).await;
+        let (code, text) = without.get(logs).await;
+        let user = "system:serviceaccount:callers:without";
+        let expected = format!("Forbidden (user={user}, verb=get, resource=nodes, subresource(s)=[proxy])");
+        assert_eq!((code, text), (403, expected));
+        let as_admin = [("impersonate-user", "admin"), ("impersonate-group", "system:masters")];
+        assert_eq!(without.ask(Method::GET, logs, &as_admin).await.0, 403);
+        let absent = without.get("/containerLogs/callers/absent/main").await;
+        assert_eq!(absent.0, 403, "a caller without rights does not learn which pods there are");
+    }
+
+    // A reader of logs is not one who runs commands, whatever the method.
+    let reader = account(&scene, "reader", &["nodes/proxy"]).await;
+    let reader = served.caller(port, Some(&reader)).await;
+    let (code, text) = reader.get(logs).await;
+    assert_eq!(code, 200, "{text}");
+    assert_eq!(reader.ask(Method::GET, exec, &web_socket).await.0, 403);
+    assert_eq!(
+        reader.ask(Method::GET, "/%65xec/callers/web/main?command=id&output=1", &web_socket).await.0,
+        403
+    );
+    assert_eq!(reader.ask(Method::POST, exec, &[]).await.0, 403);
+
+    // Finer rights.
+    let lister = account(&scene, "lister", &["nodes/pods"]).await;
+    let lister = served.caller(port, Some(&lister)).await;
+    let (code, text) = lister.get("/pods").await;
+    assert_eq!(code, 200, "{text}");
+    let list: Value = serde_json::from_str(&text).expect("JSON");
+    let names: Vec<_> =
+        list["items"].as_array().expect("items").iter().map(|pod| &pod["metadata"]["name"]).collect();
+    assert!(names.contains(&&json!("web")), "{names:?}");
+    assert_eq!(lister.get(logs).await.0, 403);
+
+    what_the_api_server_may(&scene, served, port).await;
+    assert_proxier_rights(&served.stage.binding);
+}
+
+/// Everything; and what is wrong with a request is said.
+async fn what_the_api_server_may(scene: &Scene<'_>, served: &Served, port: u16) {
+    let logs = "/containerLogs/callers/web/main";
+    let kubeconfig = apiserver(scene);
+    let node = served.caller(port, Some(&kubeconfig)).await;
+    let shared = served.caller(10250, Some(&kubeconfig)).await;
+    for caller in [&node, &shared] {
+        assert_eq!(caller.get(logs).await.0, 200);
+        for path in ["/pods/../exec", "/metrics/%2e%2e/pods", "//pods", "/pods%00", "/pods%zz"] {
+            assert_eq!(caller.get(path).await.0, 400, "{path}");
+        }
+        for (method, path, code) in [
+            (Method::POST, logs, 405),
+            (Method::DELETE, "/pods", 405),
+            (Method::OPTIONS, "/pods", 405),
+            (Method::POST, "/run/callers/web/main", 501),
+            (Method::GET, "/configz", 404),
+            (Method::GET, "/logs/messages", 404),
+            (Method::GET, "/metrics", 404),
+            (Method::GET, "/exec/callers/web/main?command=id&output=1", 400),
+            (Method::GET, "/containerLogs/callers/web/main?tailLines=x", 400),
+            (Method::GET, "/containerLogs/callers/web/main?tailLines=-1", 422),
+        ] {
+            let (found, text) = caller.ask(method.clone(), path, &[]).await;
+            assert_eq!(found, code, "{method} {path}: {text}");
+        }
+        for (path, text) in [
+            ("/containerLogs/callers/absent/main", "pod \"absent\" does not exist"),
+            ("/containerLogs/callers/web/side", "container \"side\" not found in pod \"web\""),
+        ] {
+            assert_eq!(caller.get(path).await, (404, text.to_owned()));
+        }
+    }
+    assert_eq!(shared.get("/pods").await.0, 404, "the shared port has no node");
+    assert!(node.get("/version").await.1.contains("kubeletVersion"));
+    let root = node.get("/").await.1;
+    assert!(root.contains(&port.to_string()) && !root.contains("nodeIP"), "{root}");
+}
+
+fn token_kubeconfig(token: &str) -> String {
+    format!(
+        "apiVersion: v1\nkind: Config\ncurrent-context: c\ncontexts: [{{name: c, context: {{cluster: c, user: u}}}}]\n\
+         clusters: [{{name: c, cluster: {{server: 'https://127.0.0.1:1'}}}}]\nusers: [{{name: u, user: {{token: {token}}}}}]\n"
+    )
+}
+
+#[tokio::test]
+async fn nobody_reaches_another_pod_by_what_is_written_on_ones_own() {
+    let served = served().await;
+    let scene = served.scene("forged", "victim").await;
+    let (victim, victim_copy) = scene.wait_running("victim").await;
+    let port = port_of(&scene, &victim).await;
+    let node = served.caller(port, Some(&apiserver(&scene))).await;
+
+    // A pod on the same vnode that never got a copy, because it waits for a ConfigMap, and says that the victim's is its.
+    let waiting = json!({
+        "nodeName": victim["spec"]["nodeName"],
+        "volumes": [{"name": "never", "configMap": {"name": "never"}}],
+    });
+    scene.create_pod(&scene.pod("attacker", waiting)).await;
+    let logs = "/containerLogs/forged/attacker/main";
+    let exec = "/exec/forged/attacker/main?command=id&output=1";
+    let upgrade = [
+        ("connection", "Upgrade"),
+        ("upgrade", "SPDY/3.1"),
+        ("x-stream-protocol-version", "v4.channel.k8s.io"),
+    ];
+    let forged = json!({"metadata": {"annotations": {
+        annotation::PHYSICAL_POD_NAMESPACE: scene.stage.binding.mount_namespace(),
+        annotation::PHYSICAL_POD_NAME: victim_copy["metadata"]["name"],
+        annotation::PHYSICAL_POD_UID: victim_copy["metadata"]["uid"],
+    }}});
+    for _ in 0..5 {
+        // The Syncer may put its own annotations back between the two; no answer may ever be the victim's.
+        scene.computing.merge(&scene.vpod("attacker"), &forged).await;
+        let (code, text) = node.get(logs).await;
+        assert!([400, 404].contains(&code) && !text.contains("victim"), "{code} {text}");
+        let (code, text) = node.ask(Method::POST, exec, &upgrade).await;
+        assert!([404, 500].contains(&code) && !text.contains("victim"), "{code} {text}");
+    }
+    let refused = kubectl(&scene, &["logs", "attacker"]).await.expect_err("no logs");
+    assert!(!refused.contains(scene.stage.binding.mount_namespace()), "{refused}");
+
+    // The victim's own name works, its former incarnation's UID does not.
+    assert_eq!(node.get("/containerLogs/forged/victim/main").await.0, 200);
+    let old = "/exec/forged/victim/00000000-0000-0000-0000-000000000000/main?command=id&output=1";
+    assert_eq!(node.ask(Method::POST, old, &upgrade).await, (404, "pod not found".to_owned()));
+
+    // Through another vnode's port there is no such pod.
+    let vnodes = served.stage.wait_vnodes().await;
+    let other = vnodes.iter().find(|vnode| vnode["metadata"]["name"] != victim["spec"]["nodeName"]);
+    let other = &other.expect("another vnode")["status"]["daemonEndpoints"]["kubeletEndpoint"]["Port"];
+    let other = u16::try_from(other.as_u64().expect("a port")).expect("a port");
+    served.listening(other).await;
+    let other = served.caller(other, Some(&apiserver(&scene))).await;
+    let expected = (404, "pod \"victim\" does not exist".to_owned());
+    assert_eq!(other.get("/containerLogs/forged/victim/main").await, expected);
+    scene.computing.delete(&scene.vpod("attacker"), Some(0)).await;
+}
+
+/// Open sockets of a process.
+fn sockets(pid: u32) -> usize {
+    let files = std::fs::read_dir(format!("/proc/{pid}/fd")).expect("a running Proxier");
+    let is_socket = |path: std::path::PathBuf| {
+        std::fs::read_link(path).is_ok_and(|target| target.to_string_lossy().starts_with("socket:"))
+    };
+    files.filter_map(Result::ok).filter(|file| is_socket(file.path())).count()
+}
+
+#[tokio::test]
+async fn a_hundred_followers_cost_little_and_leave_nothing() {
+    let (stage, mut proxier) = Stage::start_with_proxier(BindingSpec::new("followers"), 1, &[]).await;
+    let scene = stage.scene("followers").await;
+    for pod in ["a", "b"] {
+        scene.run_pod(pod, json!({})).await;
+    }
+    wait_until("the first log", DEADLINE, async || kubectl(&scene, &["logs", "a"]).await).await;
+    let pid = proxier.process().id().expect("it runs");
+    let (before, idle) = (proxier.process().rss_kib().expect("memory"), sockets(pid));
+
+    let client = stage.binding.computing().client().await.expect("a client");
+    let pods: Api<Pod> = Api::namespaced(client, "followers");
+    let follow = LogParams { follow: true, tail_lines: Some(1), ..LogParams::default() };
+    let opened = futures::stream::iter(0..100)
+        .map(|number| {
+            let (pods, follow) = (pods.clone(), follow.clone());
+            async move {
+                let mut lines =
+                    pods.log_stream(["a", "b"][number % 2], &follow).await.expect("a log").lines();
+                lines.try_next().await.expect("readable").expect("a line");
+                lines
+            }
+        })
+        .buffer_unordered(20)
+        .collect::<Vec<_>>()
+        .await;
+    let after = proxier.process().rss_kib().expect("memory");
+    let open = sockets(pid);
+    println!("100 followers: {before} -> {after} KiB, {idle} -> {open} sockets");
+    assert!(open >= idle + 200, "one connection to each side a follower");
+    assert!(after - before < 20 * 1024, "{before} -> {after} KiB");
+
+    let gone = Instant::now();
+    drop(opened);
+    wait_until("all connections to be closed", DEADLINE, async || {
+        let open = sockets(pid);
+        // The API server keeps up to 25 idle connections for reuse; none leads to the worker.
+        let text = proxier.metrics().await.map_err(|error| error.to_string())?;
+        let none = "kubeocean_proxier_streams{clusterbinding=\"followers\",kind=\"logs\"} 0";
+        if open <= idle + 25 && text.contains(none) { Ok(()) } else { Err(format!("{open} sockets")) }
+    })
+    .await;
+    println!("all closed after {:?}", gone.elapsed());
+    assert!(gone.elapsed() < kubeocean_e2e::leasing::generous(Duration::from_secs(2)));
+    assert_rights(&stage.binding);
+    assert_proxier_rights(&stage.binding);
+}
+
+#[tokio::test]
+async fn credentials_change_under_running_streams_and_the_end_is_orderly() {
+    let args = ["--drain-delay=1s", "--termination-grace-period=8s"];
+    let (stage, mut proxier) = Stage::start_with_proxier(BindingSpec::new("rotation"), 1, &args).await;
+    let scene = stage.scene("rotation").await;
+    scene.run_pod("web", json!({})).await;
+    wait_until("the first log", DEADLINE, async || kubectl(&scene, &["logs", "web"]).await).await;
+    let client = stage.binding.computing().client().await.expect("a client");
+    let pods: Api<Pod> = Api::namespaced(client, "rotation");
+    let follow = LogParams { follow: true, tail_lines: Some(1), ..LogParams::default() };
+    let mut lines = pods.log_stream("web", &follow).await.expect("a log").lines();
+    lines.try_next().await.expect("readable").expect("a line");
+
+    // A kubeconfig that would run a program is refused, and what works goes on.
+    let worker = stage.binding.worker();
+    let account =
+        worker.service_account_kubeconfig(stage.binding.mount_namespace(), "kubeocean-syncer").await;
+    let account = account.expect("a kubeconfig");
+    let (head, _) = account.split_once("token:").expect("a token");
+    let tail = account.split_once("contexts:").expect("contexts").1;
+    let evil = format!(
+        "{head}exec: {{command: touch, apiVersion: client.authentication.k8s.io/v1}}\ncontexts:{tail}"
+    );
+    stage.binding.write_kubeconfig(&evil).await.expect("written");
+    proxier.wait_log("users[].user.exec", DEADLINE).await;
+    assert!(kubectl(&scene, &["logs", "web"]).await.is_ok(), "the former credentials are still good");
+
+    // A new token is used without a restart.
+    stage.binding.write_kubeconfig(&account).await.expect("written");
+    let connections = |log: &str| log.matches("connected to the worker cluster").count();
+    wait_until("the second connection", DEADLINE, async || {
+        let count = connections(&proxier.log());
+        if count >= 2 { Ok(()) } else { Err(count) }
+    })
+    .await;
+    assert!(kubectl(&scene, &["logs", "web"]).await.is_ok());
+    write_log(&scene, "after the change");
+    let line = tokio::time::timeout(DEADLINE, async {
+        loop {
+            let line = lines.try_next().await.expect("the stream lives").expect("a line");
+            if line == "after the change" {
+                return line;
+            }
+        }
+    });
+    assert!(line.await.is_ok());
+
+    // Told to stop: unready at once, no new streams a little later, the running one until its grace is over.
+    let stopping = Instant::now();
+    let address = proxier.health_address();
+    let stopped = async {
+        let status = proxier.stop().await.expect("it ends");
+        (status, stopping.elapsed())
+    };
+    let draining = async {
+        let nobody = Kubelet::at(address, None).await.expect("a caller");
+        wait_until("it to be unready", DEADLINE, async || {
+            let (code, text) = nobody.get("/readyz").await;
+            if code == 503 && text == "shutting down" { Ok(()) } else { Err(text) }
+        })
+        .await;
+        assert_eq!(nobody.get("/healthz").await.0, 200);
+    };
+    let ((status, took), ()) = tokio::join!(stopped, draining);
+    assert!(status.success(), "{status}");
+    println!("ended after {took:?}");
+    assert!(took >= Duration::from_secs(2), "the running stream had its grace: {took:?}");
+    assert!(lines.try_next().await.map_or(true, |line| line.is_none()), "and was cut then");
+    let log = proxier.log();
+    for secret in ["Bearer", "Authorization", "authorization:", "eyJ"] {
+        assert!(!log.contains(secret), "{secret} in the log");
+    }
+}
