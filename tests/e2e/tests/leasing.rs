@@ -4,6 +4,8 @@
 //! Every test has a binding, nodes and a Syncer of its own on the shared fleet. What is bounded in time is measured and
 //! printed.
 
+#![expect(clippy::unwrap_used, reason = "a step that fails is a failed test")]
+
 use std::time::{Duration, Instant};
 
 use jiff::{Timestamp, ToSpan, tz::TimeZone};

@@ -1,6 +1,8 @@
 //! Taking back what was leased: forced reclaim with and without grace, withdrawal with pods, bindings that end, are given
 //! up, or share a worker.
 
+#![expect(clippy::unwrap_used, reason = "a step that fails is a failed test")]
+
 use std::time::{Duration, Instant};
 
 use jiff::{Timestamp, ToSpan, tz::TimeZone};

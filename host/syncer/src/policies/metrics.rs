@@ -79,6 +79,9 @@ struct OfBinding {
     clusterbinding: String,
 }
 
+/// One counter of an entry.
+type Count = fn(&EntryCounters) -> u64;
+
 /// The engine's counters as a part of the registry.
 #[derive(Debug)]
 pub struct PolicyMetrics {
@@ -177,7 +180,7 @@ impl PolicyMetrics {
         });
         let help = "Failed attempts to load a policy module, by step";
         counters(encoder, "kubeocean_policy_load_failures", help, loads)?;
-        let plain: [(&str, &str, fn(&EntryCounters) -> u64); 3] = [
+        let plain: [(&str, &str, Count); 3] = [
             ("kubeocean_policy_audit_differences", "Decisions an Audit entry would have changed", |n| {
                 n.audit_differences
             }),
