@@ -162,9 +162,7 @@ impl Office {
             let Some(binding) = self.usable_binding(&mut states, &cancel).await else { return Ok(()) };
             let Some(computing_uid) = self.computing_uid(&cancel).await else { return Ok(()) };
             let (sender, receiver) = watch::channel(Arc::clone(&binding));
-            let leader = self.leader(&binding, receiver, computing_uid).map_err(|error| {
-                TaskEnded::new(format!("the policy engine cannot serve this binding: {error}"))
-            })?;
+            let leader = self.leader(&binding, receiver, computing_uid);
             serve(leader, states.clone(), sender, cancel.child_token()).await?;
             if cancel.is_cancelled() {
                 return Ok(());
@@ -249,7 +247,7 @@ impl Office {
         binding: &Arc<Binding>,
         receiver: watch::Receiver<Arc<Binding>>,
         computing_uid: String,
-    ) -> Result<Leader, kubeocean_engine::EngineError> {
+    ) -> Leader {
         let identity = Identity {
             binding: binding.name.clone(),
             cluster_id: binding.cluster_id.clone(),
@@ -259,9 +257,9 @@ impl Office {
         let nodes = NodeStore::new(identity.clone(), binding_view(binding), ports);
         nodes.set_proxier(self.config.proxier_addresses.iter().copied());
         let stores =
-            Arc::new(Stores::new(&self.config, binding, identity, nodes, &self.engine, &self.surroundings)?);
+            Arc::new(Stores::new(&self.config, binding, identity, nodes, &self.engine, &self.surroundings));
         self.surroundings.metrics.follow(&stores);
-        Ok(Leader {
+        Leader {
             config: Arc::clone(&self.config),
             computing: self.computing.clone(),
             binding: receiver,
@@ -273,7 +271,7 @@ impl Office {
             stores,
             cleanup: Arc::new(watch::Sender::new(None)),
             proxiers: self.surroundings.proxiers.clone(),
-        })
+        }
     }
 }
 

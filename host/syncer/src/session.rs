@@ -35,7 +35,7 @@ use crate::{
     },
 };
 use kube::Client;
-use kubeocean_engine::{BindingFacts, Engine, EngineError, PolicyHost};
+use kubeocean_engine::{BindingFacts, Engine, PolicyHost};
 use kubeocean_runtime::{
     binding::Binding,
     events::EventRecorder,
@@ -80,7 +80,7 @@ impl Stores {
         nodes: Arc<NodeStore>,
         engine: &Engine,
         surroundings: &Surroundings,
-    ) -> Result<Self, EngineError> {
+    ) -> Self {
         let pods =
             PodStore::new(&identity.cluster_id, PodScope::of(binding, config, &identity.computing_uid));
         let objects = Arc::new(ObjectStore::new(Arc::clone(&surroundings.clock)));
@@ -121,7 +121,7 @@ impl Stores {
                 objects.references_changed(namespace, references);
             });
         }
-        Ok(Self {
+        Self {
             identity,
             nodes,
             pods,
@@ -133,7 +133,7 @@ impl Stores {
             worker: Reachability::default(),
             pace: Arc::new(Pace::new(config.reclaim_max_nodes_per_minute)),
             workloads: Workloads::new(),
-        })
+        }
     }
 
     /// Takes a changed binding: every mutable field counts from now on (API-111).

@@ -3,6 +3,8 @@
 //! Every test has a binding, nodes and a Syncer of its own on the shared fleet. Modules come from three places: the
 //! built-in ones, `examples/policies/night-gpu` built as its author would, and hostile ones written by hand.
 
+#![expect(clippy::unwrap_used, reason = "a step that fails is a failed test")]
+
 use std::time::{Duration, Instant};
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
