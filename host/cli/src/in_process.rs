@@ -55,12 +55,15 @@ pub(crate) struct Settings {
     pub(crate) proxier: Proxier,
 }
 
+/// Who is told, by name of the binding, that there is news.
+type Told = Box<dyn Fn(&str) + Send + Sync>;
+
 /// The components of all bindings.
 pub(crate) struct InProcess {
     settings: Settings,
     ports: Arc<Mutex<PortTable>>,
     serving: Mutex<BTreeMap<String, Serving>>,
-    told: OnceLock<Box<dyn Fn(&str) + Send + Sync>>,
+    told: OnceLock<Told>,
     failure: FirstFailure,
     tracker: TaskTracker,
     cancel: CancellationToken,
