@@ -130,7 +130,7 @@ pub struct Proxier {
 impl Proxier {
     /// Opens the shared port, so that a port in use ends the start with a clear message. Nothing is served before
     /// [`Proxier::run`].
-    pub async fn start(
+    pub fn start(
         config: ProxierConfig,
         computing: Client,
     ) -> Result<(Self, impl Future<Output = ()> + Send + use<>), StartError> {
@@ -196,7 +196,7 @@ impl Proxier {
         let task = async move {
             let allow_unsafe = shared.config.allow_unsafe_kubeconfig;
             let (computing, vnodes) = (shared.computing.clone(), Arc::clone(&shared.vnodes));
-            Arc::clone(&part).serve(computing, vnodes, states, allow_unsafe, cancel).await;
+            Box::pin(Arc::clone(&part).serve(computing, vnodes, states, allow_unsafe, cancel)).await;
             let mut bindings = shared.bindings.lock();
             if bindings.get(&name).is_some_and(|current| Arc::ptr_eq(current, &part)) {
                 bindings.remove(&name);

@@ -94,7 +94,7 @@ async fn serve(args: &Args) -> anyhow::Result<()> {
         ready_with_bindings: false,
     };
     let serving = args.serving.config(&server, surroundings)?;
-    let (proxier, proxier_events) = Proxier::start(serving, computing.clone()).await?;
+    let (proxier, proxier_events) = Proxier::start(serving, computing.clone())?;
     let components = InProcess::new(Settings {
         engine: start_engine(&syncer)?,
         syncer,

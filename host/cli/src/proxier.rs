@@ -186,7 +186,7 @@ async fn serve(args: &Args, binding: &str) -> anyhow::Result<()> {
         ready_with_bindings: true,
     };
     let config = args.serving.config(&server, surroundings)?;
-    let (proxier, events) = Proxier::start(config, computing.clone()).await?;
+    let (proxier, events) = Proxier::start(config, computing.clone())?;
     // What feeds the Proxier lives until it has drained.
     let ended = CancellationToken::new();
     let mut tasks = JoinSet::new();
@@ -206,7 +206,7 @@ async fn serve(args: &Args, binding: &str) -> anyhow::Result<()> {
                 return;
             }
         }
-        std::future::pending().await
+        std::future::pending::<()>().await;
     };
     let result = tokio::select! {
         result = proxier.run(cancel) => result.map_err(Into::into),

@@ -2,6 +2,8 @@
 //!
 //! Exit codes are the interface of scripts: 1 the module misbehaves, 2 it does not load or the command is wrong.
 
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a step that fails is a failed test")]
+
 use std::{
     path::{Path, PathBuf},
     process::{Command, Output},

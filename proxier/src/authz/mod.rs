@@ -116,10 +116,8 @@ async fn review(
     });
     let answer = create_json(computing, PATH, &body).await.map_err(|error| refused(&error))?;
     let allowed = answer.pointer("/status/allowed").and_then(serde_json::Value::as_bool);
-    match allowed.ok_or_else(|| "an answer that is no SubjectAccessReview".to_owned())? {
-        true => Ok((true, allowed_for)),
-        false => Ok((false, denied_for)),
-    }
+    let allowed = allowed.ok_or_else(|| "an answer that is no SubjectAccessReview".to_owned())?;
+    Ok((allowed, if allowed { allowed_for } else { denied_for }))
 }
 
 fn failed(user: &User, verb: &str, subresource: &str) -> Refusal {

@@ -112,13 +112,11 @@ async fn logs_and_exec_work_through_the_api_server() {
         // All containers of kwok's nodes write the same log, so another test may be heard as well.
         // kwok may miss a write while it follows for others: it is told again.
         let line = wait_until("a line", DEADLINE, async || {
-            match tokio::time::timeout(Duration::from_secs(3), lines.next_line()).await {
-                Ok(line) => Ok(line),
-                Err(_) => {
-                    write_log(&scene, "news for the follower");
-                    Err("none yet")
-                }
-            }
+            let line = tokio::time::timeout(Duration::from_secs(3), lines.next_line()).await;
+            line.map_err(|_| {
+                write_log(&scene, "news for the follower");
+                "none yet"
+            })
         })
         .await;
         let line = line.expect("readable").expect("a line");

@@ -1,6 +1,8 @@
 //! The commands for people on real clusters: what `policy explain` says is what the Syncer does, and a Syncer runs with
 //! nothing but what `worker kubeconfig` printed.
 
+#![expect(clippy::unwrap_used, reason = "a step that fails is a failed test")]
+
 use std::path::Path;
 use std::process::{Output, Stdio};
 
@@ -152,7 +154,10 @@ async fn an_explanation_is_what_the_vnode_publishes() {
     let worker_config = path_of(leasing.binding.worker());
     let computing_config = path_of(leasing.binding.computing());
     let from_worker = ["policy", "explain", &node, "--kubeconfig", &worker_config];
-    let both = [&from_worker[..], &["--computing-kubeconfig", &computing_config, "-o", "json"]].concat();
+    // The same moment for all, because a decision says until when it holds.
+    let now = Timestamp::now().to_string();
+    let both = [&from_worker[..], &["--at", &now, "--computing-kubeconfig", &computing_config, "-o", "json"]]
+        .concat();
     let told: Value =
         serde_json::from_str(&printed(&[&both[..], &["--binding", "tool-explain"]].concat()).await).unwrap();
     assert_eq!(told["decision"]["amounts"], published(&vnode), "{told:#}");
@@ -167,13 +172,17 @@ async fn an_explanation_is_what_the_vnode_publishes() {
     let chosen: Value = serde_json::from_str(&printed(&both).await).unwrap();
     assert_eq!(chosen["decision"], told["decision"]);
     let alone: Value = serde_json::from_str(
-        &printed(&[&from_worker[..], &["--binding", "tool-explain", "-ojson"]].concat()).await,
+        &printed(&[&from_worker[..], &["--at", &now, "--binding", "tool-explain", "-ojson"]].concat()).await,
     )
     .unwrap();
     assert_eq!(alone["decision"]["amounts"], told["decision"]["amounts"]);
     assert_eq!(alone["facts"]["leased"], told["facts"]["leased"], "pods of the binding are its own");
 
-    let text = printed(&[&both[..both.len() - 2], &["--at", "2026-03-07T14:02"]].concat()).await;
+    let text = printed(
+        &[&from_worker[..], &["--computing-kubeconfig", &computing_config, "--at", "2026-03-07T14:02"]]
+            .concat(),
+    )
+    .await;
     println!("{text}");
     let first = text.lines().next().unwrap();
     assert!(

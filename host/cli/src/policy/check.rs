@@ -43,8 +43,9 @@ pub(crate) struct Args {
 /// One step and what came of it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 struct Step {
-    /// Name of the step; of an entry's steps `<entry>: <step>`.
-    step: String,
+    /// Its name; of an entry's steps `<entry>: <step>`.
+    #[serde(rename = "step")]
+    name: String,
     /// Whether the module passed.
     ok: bool,
     /// What was found, or what is wrong.
@@ -62,11 +63,11 @@ struct Report {
 
 impl Report {
     fn ok(&mut self, step: impl Into<String>, detail: impl Into<String>) {
-        self.steps.push(Step { step: step.into(), ok: true, detail: detail.into() });
+        self.steps.push(Step { name: step.into(), ok: true, detail: detail.into() });
     }
 
     fn fail(&mut self, step: impl Into<String>, detail: impl Into<String>) {
-        self.steps.push(Step { step: step.into(), ok: false, detail: detail.into() });
+        self.steps.push(Step { name: step.into(), ok: false, detail: detail.into() });
     }
 }
 
@@ -186,7 +187,7 @@ fn text(report: &Report) -> String {
         .iter()
         .map(|step| {
             let mark = if step.ok { "ok" } else { "FAIL" };
-            vec![mark.to_owned(), step.step.clone(), step.detail.clone()]
+            vec![mark.to_owned(), step.name.clone(), step.detail.clone()]
         })
         .chain(report.notes.iter().map(|note| vec!["note".to_owned(), String::new(), note.clone()]))
         .collect();

@@ -154,8 +154,8 @@ fn moment(text: Option<&str>, policies: &[&PolicyView]) -> Result<Timestamp, Fai
 mod tests {
     use super::*;
 
-    fn policy(json: serde_json::Value) -> PolicyView {
-        serde_json::from_value(serde_json::json!({"metadata": {"name": "p"}, "spec": json})).unwrap()
+    fn policy(spec: &serde_json::Value) -> PolicyView {
+        serde_json::from_value(serde_json::json!({"metadata": {"name": "p"}, "spec": spec})).unwrap()
     }
 
     fn at(text: &str, policies: &[&PolicyView]) -> Result<String, String> {
@@ -165,8 +165,8 @@ mod tests {
     #[test]
     fn a_local_time_is_the_policies() {
         let (rome, shanghai) = (
-            policy(serde_json::json!({"cluster": "b", "timeZone": "Europe/Rome"})),
-            policy(serde_json::json!({"cluster": "b", "timeZone": "Asia/Shanghai"})),
+            policy(&serde_json::json!({"cluster": "b", "timeZone": "Europe/Rome"})),
+            policy(&serde_json::json!({"cluster": "b", "timeZone": "Asia/Shanghai"})),
         );
         assert_eq!(at("2026-03-07T14:02", &[&rome]).as_deref(), Ok("2026-03-07T13:02:00Z"));
         assert_eq!(at("2026-03-07 14:02", &[&shanghai]).as_deref(), Ok("2026-03-07T06:02:00Z"));
@@ -177,7 +177,8 @@ mod tests {
 
     #[test]
     fn bindings_come_from_the_policies() {
-        let all = [policy(serde_json::json!({"cluster": "b"})), policy(serde_json::json!({"cluster": "a"}))];
+        let all =
+            [policy(&serde_json::json!({"cluster": "b"})), policy(&serde_json::json!({"cluster": "a"}))];
         assert_eq!(bindings(&all, None).unwrap(), ["a", "b"]);
         assert_eq!(bindings(&all, Some("c")).unwrap(), ["c"]);
         assert!(bindings(&[], None).is_err());

@@ -7,7 +7,7 @@
 use std::time::Duration;
 
 use jiff::SignedDuration;
-use kubeocean_api::condition::binding_type::TERMINATING;
+use kubeocean_api::{condition::binding_type::TERMINATING, keys::annotation};
 
 use super::{
     action::{Action, Plan},
@@ -87,10 +87,9 @@ fn terminating(snapshot: &Snapshot, verdicts: &Verdicts) -> (Verdict, Option<Dur
     };
     if binding.force_detach {
         // The Syncer holds still while the annotation is there, so it must be said that nobody else acts.
-        text.push_str(
-            "; forced detach is not part of this version: remove annotation kubeocean.io/force-detach, which only \
-             stops the Syncer",
-        );
+        let key = annotation::FORCE_DETACH;
+        let hint = "; forced detach is not part of this version: remove annotation ";
+        text.extend([hint, key, ", which only stops the Syncer"]);
     }
     (Verdict::new(TERMINATING, Is::True, reason, text), again)
 }

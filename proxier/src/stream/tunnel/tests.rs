@@ -153,7 +153,7 @@ proptest! {
             let running = tokio::spawn(tunnel(near, far, LIMITS, std::future::pending()));
             let ((caller_in, caller_out), (worker_in, worker_out)) =
                 (tokio::io::split(caller), tokio::io::split(worker));
-            let (_, _, at_worker, at_caller) = tokio::join!(
+            let ((), (), at_worker, at_caller) = tokio::join!(
                 feed(caller_out, up.clone()), feed(worker_out, down.clone()), drain(worker_in), drain(caller_in),
             );
             assert_eq!(at_worker, up.concat());

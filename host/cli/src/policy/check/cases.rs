@@ -78,22 +78,19 @@ fn choose<'e>(
         let found = entries.iter().find(|entry| entry.name == name);
         return found.map(|entry| vec![entry]).ok_or_else(|| format!("spec.policies has no entry {name:?}"));
     }
-    let chosen: Vec<&PolicyEntry> = match module.strip_prefix("builtin:") {
-        Some(name) => entries.iter().filter(|e| e.module.builtin.as_deref() == Some(name)).collect(),
-        None => {
-            let custom = entries.iter().filter(|entry| entry.module.builtin.is_none());
-            let pinned: Vec<_> =
-                custom.clone().filter(|entry| entry.module.digest.as_deref() == Some(digest)).collect();
-            match (pinned.is_empty(), custom.clone().count()) {
-                (false, _) => pinned,
-                (true, 0 | 1) => custom.collect(),
-                (true, _) => {
-                    let names: Vec<_> = custom.map(|entry| entry.name.as_str()).collect();
-                    let names = names.join(", ");
-                    return Err(format!(
-                        "several entries could run the module, choose with --entry: {names}"
-                    ));
-                }
+    let chosen: Vec<&PolicyEntry> = if let Some(name) = module.strip_prefix("builtin:") {
+        entries.iter().filter(|e| e.module.builtin.as_deref() == Some(name)).collect()
+    } else {
+        let custom = entries.iter().filter(|entry| entry.module.builtin.is_none());
+        let pinned: Vec<_> =
+            custom.clone().filter(|entry| entry.module.digest.as_deref() == Some(digest)).collect();
+        match (pinned.is_empty(), custom.clone().count()) {
+            (false, _) => pinned,
+            (true, 0 | 1) => custom.collect(),
+            (true, _) => {
+                let names: Vec<_> = custom.map(|entry| entry.name.as_str()).collect();
+                let names = names.join(", ");
+                return Err(format!("several entries could run the module, choose with --entry: {names}"));
             }
         }
     };

@@ -30,10 +30,11 @@ pub(super) fn text(report: &Report) -> String {
     out.push_str(&columns(&rows(report, &zone)));
     for entry in &report.not_running {
         let name = [entry.policy.as_str(), entry.entry.as_str()].into_iter().filter(|part| !part.is_empty());
-        out.push_str(&format!("{} does not run: {}\n", name.collect::<Vec<_>>().join("/"), entry.error));
+        let name = name.collect::<Vec<_>>().join("/");
+        out.extend([&name, " does not run: ", &entry.error, "\n"]);
     }
     for note in &report.notes {
-        out.push_str(&format!("note: {note}\n"));
+        out.extend(["note: ", note, "\n"]);
     }
     out
 }

@@ -27,8 +27,8 @@ fn step(entry: &str) -> Step {
     }
 }
 
-fn reason(code: &str, message: &str) -> Option<Reason> {
-    Some(Reason { code: code.into(), message: message.into() })
+fn reason(code: &str, message: &str) -> Reason {
+    Reason { code: code.into(), message: message.into() }
 }
 
 fn at(text: &str) -> Timestamp {
@@ -59,7 +59,7 @@ fn report() -> Report {
                     Step {
                         audit: true,
                         caps: BTreeMap::from([("nvidia.com/gpu".into(), 0)]),
-                        reason: reason("NightGpu", "GPUs are leased at night only"),
+                        reason: Some(reason("NightGpu", "GPUs are leased at night only")),
                         valid_until: Some(until),
                         ..step("night-gpu")
                     },
@@ -98,7 +98,7 @@ fn a_node_that_is_withheld_and_an_entry_that_does_not_run() {
         Step {
             verdict: Some(EntryVerdict::Withhold),
             reclaim: Reclaim::Graceful(600),
-            reason: reason("Closed", "by day"),
+            reason: Some(reason("Closed", "by day")),
             valid_until: Some(at("2026-03-07T23:00:30Z").as_second()),
             ..step("hours")
         },
@@ -121,7 +121,7 @@ fn a_node_no_policy_governs() {
     report.policies[1].steps.truncate(1);
     report.policies[1].steps[0] = Step {
         verdict: Some(EntryVerdict::NotApplicable),
-        reason: reason("NotSelected", "no term matches"),
+        reason: Some(reason("NotSelected", "no term matches")),
         ..step("legacy-node-selector")
     };
     insta::assert_snapshot!(text(&report));
