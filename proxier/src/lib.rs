@@ -13,7 +13,7 @@
 //! vnodes, ppods and the connection to the worker, added and removed at run time ([`Proxier::serve`]).
 //!
 //! Invariants: no request reaches the worker for a caller that is not authenticated and authorized; only a ppod that says
-//! itself whose it is can be asked for ([`resolve`]); no text of the worker's machines reaches a caller; memory of a
+//! itself whose it is can be asked for (`resolve`); no text of the worker's machines reaches a caller; memory of a
 //! stream is constant; no header, command or token is logged.
 //!
 //! Source: `docs/spec/proxier.md`. Metrics and statistics of pods, and certificates signed by the cluster, are not here

@@ -54,7 +54,7 @@ pub(crate) struct ServingArgs {
     /// Port shared by all virtual nodes: probes, and any node's pods
     #[arg(long, default_value_t = 10250)]
     listen_port: u16,
-    /// Address of all listeners of the kubelet API [default: [::], in a Manager the advertised address]
+    /// Address of all listeners of the kubelet API [default: `::`, in a Manager the advertised address]
     #[arg(long, value_parser = address)]
     bind_address: Option<IpAddr>,
     /// Address by which the computing API server reaches this process [default: that of the way to it]

@@ -1,4 +1,4 @@
-//! The leader's work: follow the binding, keep the vnodes' Leases, and run one [`session`] per worker connection.
+//! The leader's work: follow the binding, keep the vnodes' Leases, and run one [session](crate::session) per worker connection.
 //!
 //! What needs only the computing cluster lives here, so that vnodes stay Ready while the worker cannot be reached
 //! (BU section 1, *Do better*). Stores live as long as the binding: a new connection finds them filled and corrects

@@ -51,7 +51,7 @@ pub struct SyncerMetrics {
 }
 
 impl SyncerMetrics {
-    /// Nothing until [`SyncerMetrics::follow`].
+    /// Nothing until `SyncerMetrics::follow`.
     pub fn new(binding: &str) -> Self {
         let mut metrics = Self {
             registry: Registry::default(),

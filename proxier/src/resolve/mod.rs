@@ -1,4 +1,4 @@
-//! From a vpod to its ppod (PX section 6): [`check`] decides, [`index`] finds, this file asks.
+//! From a vpod to its ppod (PX section 6): [`mod@check`] decides, [`index`] finds, this file asks.
 
 mod check;
 mod index;
@@ -37,7 +37,7 @@ pub(crate) fn check(route: &PodRoute, vpod: &PodView, vnode: &str) -> Result<(),
         .map_err(|why| refusal(route, why))
 }
 
-/// The ppod of a vpod that was [`check`]ed, proven, or what the caller reads instead.
+/// The ppod of a vpod that was [checked](fn@check), proven, or what the caller reads instead.
 pub(crate) async fn resolve(
     route: &PodRoute,
     vpod: &PodView,

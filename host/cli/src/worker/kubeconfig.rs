@@ -54,7 +54,7 @@ pub(crate) struct Args {
     /// How long the token is valid; the server may grant less
     #[arg(long, default_value = "168h", value_parser = duration)]
     ttl: Duration,
-    /// ClusterBinding the Secret is for; it is then called <NAME>-kubeconfig
+    /// ClusterBinding the Secret is for; it is then called `NAME-kubeconfig`
     #[arg(long, value_name = "NAME")]
     binding_name: Option<String>,
     /// Name of the Secret
