@@ -288,13 +288,9 @@ mod tests {
     use super::*;
     use crate::nodes::snapshot::Usage;
 
-    /// Name and type of every metric, as MC-704, BU-1601, TD-1702 and PO-1501 document them.
+    /// Name and type of every metric, as MC-704, BU-1601 and TD-1702 document them; those of PO-1501 are `policies::metrics`.
     const DOCUMENTED: &str = "
         kubeocean_build_info gauge
-        kubeocean_policy_calls counter
-        kubeocean_policy_faults counter
-        kubeocean_policy_memo counter
-        kubeocean_policy_rows counter
         kubeocean_syncer_cluster_available_resource gauge
         kubeocean_syncer_cluster_origin_resource gauge
         kubeocean_syncer_cluster_physical_usage gauge
