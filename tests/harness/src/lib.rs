@@ -26,6 +26,7 @@ pub mod author;
 pub mod binding;
 pub mod chart;
 pub mod cluster;
+pub mod exec;
 pub mod fleet;
 mod http_get;
 pub mod kubelet;

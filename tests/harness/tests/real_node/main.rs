@@ -8,25 +8,17 @@ mod killed;
 mod pods;
 mod traces;
 
-use std::process::{Output, Stdio};
+use std::process::Output;
 use std::time::Duration;
 
+use kubeocean_harness::exec::{Protocol, Target};
 use kubeocean_harness::kubelet::BUSYBOX_IMAGE;
 use kubeocean_harness::{Cluster, ClusterSpec, RealNode, wait_until};
 use serde_json::{Value, json};
-use tokio::io::AsyncWriteExt;
 use tokio::sync::OnceCell;
 
 /// Two busy cores start a container in seconds; a test machine may be busier.
 const DEADLINE: Duration = Duration::from_mins(1);
-
-#[derive(Clone, Copy, Debug)]
-enum Protocol {
-    Spdy,
-    WebSocket,
-}
-
-const PROTOCOLS: [Protocol; 2] = [Protocol::Spdy, Protocol::WebSocket];
 
 /// The cluster and its node that the tests of this process share, if this machine can run it.
 async fn shared() -> Option<&'static (Cluster, RealNode)> {
@@ -75,22 +67,8 @@ async fn exec(
     command: &[&str],
     input: Option<&[u8]>,
 ) -> Output {
-    let mut args = vec!["exec", "p", "-n", namespace];
-    args.extend(input.map(|_| "-i"));
-    args.push("--");
-    args.extend(command);
-    let sockets = matches!(protocol, Protocol::WebSocket).to_string();
-    let mut kubectl = cluster.kubectl_command(&args).expect("kubectl exists");
-    kubectl.env("KUBECTL_REMOTE_COMMAND_WEBSOCKETS", sockets);
-    let mut child = kubectl.stdin(Stdio::piped()).spawn().expect("kubectl runs");
-    let mut stdin = child.stdin.take().expect("a pipe");
-    let feed = async {
-        // A command that does not read all its input has its reason; the test looks at its output.
-        let _ = stdin.write_all(input.unwrap_or_default()).await;
-        drop(stdin);
-    };
-    let (output, ()) = tokio::join!(child.wait_with_output(), feed);
-    output.expect("kubectl ends")
+    let target = Target { namespace, pod: "p" };
+    cluster.exec(protocol, target, command, input).await.expect("kubectl ends")
 }
 
 fn text(bytes: &[u8]) -> &str {

@@ -3,12 +3,13 @@
 use std::collections::BTreeSet;
 use std::time::Instant;
 
+use kubeocean_harness::exec::{PROTOCOLS, Protocol, noise};
 use kubeocean_harness::{Cluster, ClusterSpec, WhyNot, wait_until};
 use serde_json::json;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpStream;
 
-use super::{DEADLINE, PROTOCOLS, Protocol, exec, run_pod, shared, text};
+use super::{DEADLINE, exec, run_pod, shared, text};
 
 #[tokio::test]
 async fn logs_are_what_the_container_wrote() {
@@ -55,17 +56,7 @@ async fn exec_carries_output_errors_exit_code_and_the_end_of_input() {
 async fn a_hundred_mebibytes_come_back_through_exec_unchanged() {
     let Some((cluster, node)) = shared().await else { return };
     run_pod(cluster, node.name(), "bulk", "sleep 1000", json!({})).await;
-    // Not periodic, so that a lost or doubled piece is seen.
-    let mut state = 1_u64;
-    let sent: Vec<u8> = std::iter::repeat_with(|| {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        state.to_le_bytes()
-    })
-    .take((100 << 20) / 8)
-    .flatten()
-    .collect();
+    let sent = noise(100 << 20);
     for protocol in PROTOCOLS {
         let started = Instant::now();
         let output = exec(cluster, protocol, "bulk", &["cat"], Some(&sent)).await;

@@ -5,10 +5,11 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use kubeocean_harness::exec::Protocol;
 use kubeocean_harness::{Cluster, RealNode, wait_until};
 use serde_json::json;
 
-use super::{DEADLINE, Protocol, exec, run_pod, shared, text};
+use super::{DEADLINE, exec, run_pod, shared, text};
 
 /// What a node or a network has on this machine, to be looked for when it is gone.
 pub(crate) struct Traces {
