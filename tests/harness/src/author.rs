@@ -80,7 +80,7 @@ impl PolicyProject {
         self.cargo(&["build", "--quiet", "--target", TARGET, "--release"]).await?;
         println!("{} built in {:?}", self.name, started.elapsed());
         let file = format!("{}.wasm", self.name.replace('-', "_"));
-        Ok(target_folder()?.join(TARGET).join("release").join(file))
+        Ok(cache_folder()?.join(TARGET).join("release").join(file))
     }
 
     /// Runs cargo in the project and returns what it printed.
@@ -101,7 +101,7 @@ impl PolicyProject {
         }
         let output = command
             .args(args)
-            .env("CARGO_TARGET_DIR", target_folder()?)
+            .env("CARGO_TARGET_DIR", cache_folder()?)
             .current_dir(&self.folder)
             .stdin(Stdio::null())
             .kill_on_drop(true)
@@ -125,7 +125,11 @@ pub async fn example_module(name: &str) -> Result<Vec<u8>> {
     std::fs::read(&path).with_context(|| format!("reading {}", path.display()))
 }
 
-fn target_folder() -> Result<PathBuf> {
+/// Where compiled policies of tests are kept.
+///
+/// # Errors
+/// There is no home folder.
+pub fn cache_folder() -> Result<PathBuf> {
     let set = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from).filter(|path| path.is_absolute());
     let cache = match set {
         Some(cache) => cache,

@@ -56,6 +56,8 @@ pub(crate) fn compile(
     let child = Command::new(program)
         .args(args)
         .env_clear()
+        // Programs with mimalloc reserve 1 GiB of addresses when they start, which is all that the child may have.
+        .env("MIMALLOC_ARENA_RESERVE", "0")
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::null())

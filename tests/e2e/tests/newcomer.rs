@@ -1,0 +1,207 @@
+//! The README as a newcomer follows it: its commands are run as they stand there, on clusters that have nothing of
+//! Kubeocean, with nothing but two contexts of an administrator.
+//!
+//! Blocks marked `sh` are run in order in one shell, the block marked `diff` is applied. Blocks marked `console` are not:
+//! they build what this test run has built already, and start the Manager, which the test starts itself.
+
+#![expect(clippy::unwrap_used, reason = "a step that fails is a failed test")]
+
+use std::path::Path;
+use std::process::{Output, Stdio};
+
+use kubeocean_e2e::pods::{DEADLINE, Objects, condition};
+use kubeocean_e2e::rights::assert_manager_rights;
+use kubeocean_harness::assets::{Binary, find};
+use kubeocean_harness::author::{cache_folder, repository};
+use kubeocean_harness::chart::helm;
+use kubeocean_harness::program::kubeocean_binary;
+use kubeocean_harness::{Cluster, Fleet, NodeShape, Program, ProgramSpec, wait_until};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+/// A fenced block of the README.
+struct Block {
+    /// `sh` or `diff`.
+    kind: String,
+    text: String,
+}
+
+/// The blocks to run below a heading of the second level.
+fn blocks(readme: &str, heading: &str) -> Vec<Block> {
+    let start = readme.find(&format!("\n## {heading}\n")).expect("the heading") + 4;
+    let section = &readme[start..];
+    let section = section.find("\n## ").map_or(section, |end| &section[..end]);
+    let mut blocks = Vec::new();
+    let mut parts = section.split("\n```");
+    parts.next();
+    while let (Some(block), _) = (parts.next(), parts.next()) {
+        let (kind, text) = block.split_once('\n').expect("a block with content");
+        if ["sh", "diff"].contains(&kind) {
+            blocks.push(Block { kind: kind.to_owned(), text: format!("{text}\n") });
+        }
+    }
+    blocks
+}
+
+/// A newcomer's home folder: a kubeconfig with both contexts, the programs of the README on the PATH.
+struct Newcomer {
+    home: TempDir,
+}
+
+impl Newcomer {
+    fn new(fleet: &Fleet) -> Self {
+        let home = tempfile::tempdir().unwrap();
+        let kubeconfig = kubeconfig(&[("main", &fleet.computing), ("east", fleet.worker())]);
+        std::fs::write(home.path().join("kubeconfig"), kubeconfig.to_string()).unwrap();
+        let programs = home.path().join("bin");
+        std::fs::create_dir(&programs).unwrap();
+        let kubectl = find(Binary::Kubectl).unwrap().unwrap();
+        let helm = find(Binary::Helm).unwrap().unwrap();
+        for (name, program) in
+            [("kubeocean", kubeocean_binary().unwrap()), ("kubectl", kubectl), ("helm", helm)]
+        {
+            std::os::unix::fs::symlink(program, programs.join(name)).unwrap();
+        }
+        Self { home }
+    }
+
+    fn path(&self, name: &str) -> String {
+        self.home.path().join(name).to_str().unwrap().to_owned()
+    }
+
+    /// Runs a script in the home folder, printing each command with its duration; returns what it printed.
+    async fn run(&self, script: &str) -> String {
+        let root = repository().unwrap();
+        let path = format!("{}:{}", self.path("bin"), std::env::var("PATH").unwrap());
+        let mut shell = tokio::process::Command::new("bash");
+        for (name, _) in std::env::vars_os() {
+            // What cargo sets for this test is not a newcomer's.
+            let text = name.to_string_lossy();
+            let kept =
+                ["CARGO_HOME", "CARGO_NET_", "CARGO_HTTP_", "CARGO_REGISTR", "CARGO_SOURCE_", "RUSTUP_HOME"];
+            if (text.starts_with("CARGO") || text.starts_with("RUST"))
+                && !kept.iter().any(|kept| text.starts_with(kept))
+            {
+                shell.env_remove(&name);
+            }
+        }
+        let output: Output = shell
+            .args(["-euo", "pipefail", "-c", script])
+            .current_dir(self.home.path())
+            .env("PATH", path)
+            .env("KUBECONFIG", self.path("kubeconfig"))
+            .env("KUBEOCEAN", &root)
+            .stdin(Stdio::null())
+            .kill_on_drop(true)
+            .output()
+            .await
+            .unwrap();
+        let (out, error) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+        println!("{out}{error}");
+        assert!(output.status.success(), "{script}\nended with {}:\n{out}{error}", output.status);
+        out.into_owned()
+    }
+}
+
+/// One kubeconfig with a context for each cluster.
+fn kubeconfig(clusters: &[(&str, &Cluster)]) -> Value {
+    let (mut parts, mut contexts, mut users) = (Vec::new(), Vec::new(), Vec::new());
+    for (name, cluster) in clusters {
+        let one: Value = serde_saphyr::from_str(cluster.kubeconfig()).unwrap();
+        parts.push(json!({"name": name, "cluster": one["clusters"][0]["cluster"]}));
+        users.push(json!({"name": name, "user": one["users"][0]["user"]}));
+        contexts.push(json!({"name": name, "context": {"cluster": name, "user": name}}));
+    }
+    json!({"apiVersion": "v1", "kind": "Config", "clusters": parts, "contexts": contexts, "users": users})
+}
+
+#[tokio::test]
+async fn the_readme_leads_from_nothing_to_a_policy_of_ones_own() {
+    let root = repository().unwrap();
+    let readme = std::fs::read_to_string(root.join("README.md")).unwrap();
+    let (install, policy) = (blocks(&readme, "Install"), blocks(&readme, "Your own policy in ten minutes"));
+    assert_eq!((install.len(), policy.len()), (4, 5), "blocks to run in the README");
+
+    let fleet = Fleet::start(1).await.unwrap();
+    fleet.worker().create_nodes("east", 2, &NodeShape::new("8", "16Gi")).await.unwrap();
+    // Built if it is not there yet.
+    helm(&["version"], "").await.unwrap();
+    let newcomer = Newcomer::new(&fleet);
+
+    // The charts, the binding, the Manager's kubeconfig; files of the checkout are not written.
+    let script = install[..3].iter().map(|block| block.text.as_str()).collect::<String>();
+    let home = newcomer.path("");
+    newcomer
+        .run(&script.replace("cd \"$KUBEOCEAN\"", "cp -r \"$KUBEOCEAN/charts\" \"$KUBEOCEAN/examples\" ."))
+        .await;
+    let account = std::fs::read_to_string(Path::new(&home).join("manager.kubeconfig")).unwrap();
+    let spec = ProgramSpec::manager().kubeconfig(&account);
+    let mut manager = Program::start(&fleet.computing, spec).await.unwrap();
+    manager.wait_ready().await;
+    newcomer.run(&install[3].text).await;
+    let computing = Objects::of(&fleet.computing).await;
+    wait_for_vnodes(&computing, "half of the free cpu", |vnode| vnode["status"]["allocatable"]["cpu"] == "4")
+        .await;
+
+    own_policy(&newcomer, &policy).await;
+    // One node, in maintenance, is closed, the other one goes on.
+    wait_until("one closed vnode", DEADLINE, async || {
+        let vnodes = vnodes(&computing).await;
+        let reasons: Vec<_> =
+            vnodes.iter().map(|vnode| condition(vnode, "kubeocean.io/Lease")["reason"].clone()).collect();
+        let closed = reasons.iter().filter(|reason| *reason == "Maintenance").count();
+        if closed == 1 && reasons.len() == 2 { Ok(()) } else { Err(reasons) }
+    })
+    .await;
+    assert_manager_rights(&fleet.computing);
+}
+
+/// From `policy new` to `explain`.
+async fn own_policy(newcomer: &Newcomer, blocks: &[Block]) {
+    let started = std::time::Instant::now();
+    let mut script = String::new();
+    for (number, block) in blocks.iter().enumerate() {
+        script.push_str(&format!("echo \"== {number} at $SECONDS s\"\n"));
+        match block.kind.as_str() {
+            "diff" => script.push_str(&format!("git apply - <<'EDIT'\n{}EDIT\n", block.text)),
+            _ => script.push_str(&block.text),
+        }
+        if number == 0 {
+            // Dependencies that are compiled already, in the versions that the examples are tested with.
+            let (new, test) = block.text.split_once("cargo test").expect("the first block tests");
+            script.truncate(script.len() - block.text.len());
+            script.push_str(&format!("{new}{}\ncargo test{test}", prepared(newcomer)));
+        }
+    }
+    let said = newcomer.run(&script).await;
+    println!("from policy new to explain in {:?}", started.elapsed());
+    let (before, after) = said.rsplit_once("governed by cheap-nights").expect("an explanation of a node");
+    assert!(before.contains("governed by cheap-nights") && before.contains("offer"), "{before}");
+    assert!(before.contains("1000 random nodes"), "{before}");
+    assert!(after.contains("withhold") && after.contains("Maintenance"), "{after}");
+}
+
+/// Commands that spare the test the registry and most of the compilation.
+fn prepared(newcomer: &Newcomer) -> String {
+    let example = repository().unwrap().join("examples/policies/night-gpu/Cargo.lock");
+    let lock = std::fs::read_to_string(example).unwrap();
+    let own = "name = \"night-gpu\"\nversion = \"1.2.0\"";
+    assert!(lock.contains(own));
+    let file = newcomer.path("prepared.lock");
+    std::fs::write(&file, lock.replace(own, "name = \"cheap-nights\"\nversion = \"0.1.0\"")).unwrap();
+    let target = cache_folder().unwrap();
+    format!("cp {file} Cargo.lock\nln -s {} target\n", target.display())
+}
+
+async fn vnodes(computing: &Objects) -> Vec<Value> {
+    computing.list("/api/v1/nodes?labelSelector=kubeocean.io%2Fcluster-binding%3Ddc-east").await
+}
+
+async fn wait_for_vnodes(computing: &Objects, what: &str, fits: impl Fn(&Value) -> bool) {
+    wait_until(&format!("two vnodes with {what}"), DEADLINE, async || {
+        let vnodes = vnodes(computing).await;
+        let good = vnodes.iter().filter(|vnode| condition(vnode, "Ready")["status"] == "True" && fits(vnode));
+        if good.count() == 2 { Ok(()) } else { Err(vnodes) }
+    })
+    .await;
+}
