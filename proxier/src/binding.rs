@@ -8,6 +8,7 @@ use kube::{Api, Client, runtime::watcher};
 use kubeocean_api::{binding::SecretRef, keys::label, validate};
 use kubeocean_runtime::{
     binding::{
+        KubeconfigRules,
         connection::connection,
         watch::{BindingState, SecretState, follow_secret},
     },
@@ -95,7 +96,7 @@ impl BindingPart {
         computing: Client,
         vnodes: Arc<Vnodes>,
         states: watch::Receiver<BindingState>,
-        allow_unsafe_kubeconfig: bool,
+        rules: KubeconfigRules,
         cancel: CancellationToken,
     ) {
         let sink = Arc::new(VnodeSink { vnodes: Arc::clone(&vnodes), binding: Arc::clone(&self) });
@@ -103,7 +104,7 @@ impl BindingPart {
         let follow = Follow {
             part: Arc::clone(&self),
             computing: computing.clone(),
-            allow_unsafe_kubeconfig,
+            rules,
             vnodes_listed: Arc::clone(&listed),
             cancel: cancel.clone(),
         };
@@ -118,7 +119,7 @@ impl BindingPart {
 struct Follow {
     part: Arc<BindingPart>,
     computing: Client,
-    allow_unsafe_kubeconfig: bool,
+    rules: KubeconfigRules,
     vnodes_listed: Arc<WatchHealth>,
     cancel: CancellationToken,
 }
@@ -128,7 +129,8 @@ impl Follow {
         while let Some(place) = self.place(&mut states).await {
             let following = self.cancel.child_token();
             let SecretRef { name, namespace } = &place.secret;
-            let (secrets, watching) = follow_secret(&self.computing, namespace, name, following.clone());
+            let (secrets, watching) =
+                follow_secret(&self.computing, &self.rules, namespace, name, following.clone());
             let work = self.keep_connected(&place, secrets, following.clone());
             tokio::select! {
                 // Ends only when cancelled.
@@ -182,16 +184,10 @@ impl Follow {
         let mut _watching: Option<DropGuard> = None;
         loop {
             self.part.waits("no connection to the worker cluster yet");
-            let connected = connection(
-                &secret,
-                &mut secrets,
-                self.allow_unsafe_kubeconfig,
-                &cancel,
-                |error| {
-                    tracing::warn!(binding = self.part.name(), %error, "no connection to the worker cluster, retrying");
-                    self.part.waits(error.to_string());
-                },
-            );
+            let connected = connection(&secret, &mut secrets, self.rules.allow_unsafe, &cancel, |error| {
+                tracing::warn!(binding = self.part.name(), %error, "no connection to the worker cluster, retrying");
+                self.part.waits(error.to_string());
+            });
             let Some(connected) = connected.await else { return };
             match WorkerLink::new(&connected, &place.mount_namespace) {
                 Ok(link) => {

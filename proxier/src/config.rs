@@ -4,6 +4,7 @@
 use std::{net::IpAddr, path::PathBuf, time::Duration};
 
 use kubeocean_api::keys::namespace;
+use kubeocean_runtime::binding::KubeconfigRules;
 
 /// What callers may (PX-417).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -51,8 +52,8 @@ pub struct ProxierConfig {
     pub drain_delay: Duration,
     /// How long after the order to stop running streams are left alone.
     pub stream_grace: Duration,
-    /// Whether a kubeconfig may read files (MC section 3).
-    pub allow_unsafe_kubeconfig: bool,
+    /// Which kubeconfig Secrets may be used.
+    pub kubeconfig_rules: KubeconfigRules,
     /// Whether `/readyz` waits for every binding: right for a process of one binding, wrong for one of many (MC-137).
     pub ready_with_bindings: bool,
 }
@@ -77,7 +78,7 @@ impl ProxierConfig {
             max_streams_per_pod: 64,
             drain_delay: Duration::from_secs(10),
             stream_grace: Duration::from_secs(55),
-            allow_unsafe_kubeconfig: false,
+            kubeconfig_rules: KubeconfigRules::default(),
             ready_with_bindings: true,
         }
     }

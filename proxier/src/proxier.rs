@@ -194,9 +194,9 @@ impl Proxier {
         shared.bindings.lock().insert(name.to_owned(), Arc::clone(&part));
         let name = name.to_owned();
         let task = async move {
-            let allow_unsafe = shared.config.allow_unsafe_kubeconfig;
+            let rules = shared.config.kubeconfig_rules.clone();
             let (computing, vnodes) = (shared.computing.clone(), Arc::clone(&shared.vnodes));
-            Box::pin(Arc::clone(&part).serve(computing, vnodes, states, allow_unsafe, cancel)).await;
+            Box::pin(Arc::clone(&part).serve(computing, vnodes, states, rules, cancel)).await;
             let mut bindings = shared.bindings.lock();
             if bindings.get(&name).is_some_and(|current| Arc::ptr_eq(current, &part)) {
                 bindings.remove(&name);

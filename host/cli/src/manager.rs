@@ -80,12 +80,24 @@ async fn serve(args: &Args) -> anyhow::Result<()> {
     if !program.leader_elect {
         tracing::info!("leader election is off: no other Manager or Syncer may run beside this one");
     }
+    let config = ManagerConfig {
+        system_namespace: program.system_namespace.clone(),
+        kubeconfig_namespaces: args
+            .kubeconfig_namespaces
+            .iter()
+            .filter(|one| !one.is_empty())
+            .cloned()
+            .collect(),
+        allow_unsafe_kubeconfig: args.syncer.allow_unsafe_kubeconfig,
+        worker_probe_interval: non_zero(args.worker_probe_interval)?,
+    };
     // The name of the binding is filled in for each.
-    let syncer = args.syncer.config("", &program.system_namespace)?;
+    let mut syncer = args.syncer.config("", &program.system_namespace)?;
+    syncer.kubeconfig_rules = config.kubeconfig_rules();
     let election = program.election(&args.leader_election_id);
     let surroundings = Surroundings {
         system_namespace: program.system_namespace.clone(),
-        allow_unsafe_kubeconfig: args.syncer.allow_unsafe_kubeconfig,
+        kubeconfig_rules: config.kubeconfig_rules(),
         bind_address: None,
         // Callers find this process by the vnodes' address, not by a Service that must first forget it.
         drain_delay: Duration::ZERO,
@@ -105,17 +117,6 @@ async fn serve(args: &Args) -> anyhow::Result<()> {
         proxier,
     });
     components.run_proxier(proxier_events);
-    let config = ManagerConfig {
-        system_namespace: program.system_namespace.clone(),
-        kubeconfig_namespaces: args
-            .kubeconfig_namespaces
-            .iter()
-            .filter(|one| !one.is_empty())
-            .cloned()
-            .collect(),
-        allow_unsafe_kubeconfig: args.syncer.allow_unsafe_kubeconfig,
-        worker_probe_interval: non_zero(args.worker_probe_interval)?,
-    };
     let others: OtherMetrics = {
         let components = Arc::clone(&components);
         Arc::new(move |text| components.metrics(text))

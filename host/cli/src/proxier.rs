@@ -11,7 +11,7 @@ use anyhow::Context;
 use clap::{ArgAction, Args as ClapArgs, ValueEnum};
 use kubeocean_proxier::{AuthorizationMode, Proxier, ProxierConfig};
 use kubeocean_runtime::{
-    binding::watch::follow_binding,
+    binding::{KubeconfigRules, watch::follow_binding},
     server::{listen, serve_metrics},
 };
 use tokio::task::JoinSet;
@@ -106,8 +106,8 @@ pub(crate) struct ServingArgs {
 pub(crate) struct Surroundings {
     /// Namespace of Kubeocean's components in the computing cluster.
     pub(crate) system_namespace: String,
-    /// Whether a worker kubeconfig may refer to files.
-    pub(crate) allow_unsafe_kubeconfig: bool,
+    /// Which kubeconfig Secrets may be used.
+    pub(crate) kubeconfig_rules: KubeconfigRules,
     /// Where to listen; `None` is the advertised address.
     pub(crate) bind_address: Option<IpAddr>,
     /// How long after the order to stop callers are still served.
@@ -179,7 +179,10 @@ async fn serve(args: &Args, binding: &str) -> anyhow::Result<()> {
     process::stop_on_signal(cancel.clone())?;
     let surroundings = Surroundings {
         system_namespace: args.system_namespace.clone(),
-        allow_unsafe_kubeconfig: args.allow_unsafe_kubeconfig,
+        kubeconfig_rules: KubeconfigRules {
+            allow_unsafe: args.allow_unsafe_kubeconfig,
+            ..KubeconfigRules::default()
+        },
         bind_address: Some(IpAddr::V6(Ipv6Addr::UNSPECIFIED)),
         drain_delay: Duration::from_secs(10),
         termination_grace_period: Duration::from_mins(1),
@@ -245,7 +248,7 @@ impl ServingArgs {
             max_streams_per_pod: self.max_streams_per_pod,
             drain_delay: self.drain_delay.unwrap_or(around.drain_delay),
             stream_grace: grace.saturating_sub(LAST_SECONDS),
-            allow_unsafe_kubeconfig: around.allow_unsafe_kubeconfig,
+            kubeconfig_rules: around.kubeconfig_rules,
             ready_with_bindings: around.ready_with_bindings,
             ..ProxierConfig::new(advertise_address)
         })

@@ -5,6 +5,7 @@ use std::{net::IpAddr, sync::Arc, time::Duration};
 use anyhow::Context;
 use clap::{Args as ClapArgs, ValueEnum};
 use kubeocean_engine::MAX_MODULE_BYTES;
+use kubeocean_runtime::binding::KubeconfigRules;
 use kubeocean_syncer::{
     config::{PodEvents, StatusMessages, SyncerConfig},
     process::ProcessConfig,
@@ -158,7 +159,10 @@ impl SyncerFlags {
             object_workers: self.object_workers,
             policy_max_module_bytes: self.policy_max_module_size,
             allow_unpinned_policies: self.allow_unpinned_policies,
-            allow_unsafe_kubeconfig: self.allow_unsafe_kubeconfig,
+            kubeconfig_rules: KubeconfigRules {
+                allow_unsafe: self.allow_unsafe_kubeconfig,
+                ..KubeconfigRules::default()
+            },
             ..SyncerConfig::new(binding)
         })
     }

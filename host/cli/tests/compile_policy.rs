@@ -1,7 +1,5 @@
 //! The program as the compiler of policy modules (PO-906): it fits its own limits, every time.
 
-#![expect(clippy::unwrap_used, reason = "a step that fails is a failed test")]
-
 use std::sync::Arc;
 
 use kubeocean_engine::{CompileMode, Engine, EngineConfig, ModuleLimits, builtin};

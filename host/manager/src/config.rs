@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use kubeocean_api::keys::namespace;
+use kubeocean_runtime::binding::KubeconfigRules;
 
 /// Everything the Manager can be told.
 #[derive(Debug, Clone)]
@@ -40,15 +41,24 @@ pub enum SecretAccess {
 }
 
 impl ManagerConfig {
+    /// The same for whoever reads Secrets because a binding names them, this process' Syncers and Proxiers among them.
+    pub fn kubeconfig_rules(&self) -> KubeconfigRules {
+        let mut namespaces = self.kubeconfig_namespaces.clone();
+        if !namespaces.is_empty() {
+            namespaces.push(self.system_namespace.clone());
+        }
+        KubeconfigRules { allow_unsafe: self.allow_unsafe_kubeconfig, namespaces }
+    }
+
     /// The rule for `namespace`.
     pub fn secret_access(&self, namespace: &str) -> SecretAccess {
-        if namespace == self.system_namespace || self.kubeconfig_namespaces.iter().any(|one| one == namespace)
-        {
-            SecretAccess::Watch
-        } else if self.kubeconfig_namespaces.is_empty() {
-            SecretAccess::Read
-        } else {
+        let named = self.kubeconfig_namespaces.iter().any(|one| one == namespace);
+        if !self.kubeconfig_rules().permit(namespace) {
             SecretAccess::Denied
+        } else if named || namespace == self.system_namespace {
+            SecretAccess::Watch
+        } else {
+            SecretAccess::Read
         }
     }
 }

@@ -3,6 +3,7 @@
 use std::{net::IpAddr, path::PathBuf, time::Duration};
 
 use kubeocean_api::keys::namespace;
+use kubeocean_runtime::binding::KubeconfigRules;
 
 /// How much of the worker's status texts reaches the computing cluster (BU section 15).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -65,8 +66,8 @@ pub struct SyncerConfig {
     pub policy_compiler: Option<PathBuf>,
     /// Whether modules without a digest are loaded (PO-706).
     pub allow_unpinned_policies: bool,
-    /// Whether a kubeconfig may run programs or read files (MC section 3).
-    pub allow_unsafe_kubeconfig: bool,
+    /// Which kubeconfig Secrets may be used.
+    pub kubeconfig_rules: KubeconfigRules,
 }
 
 impl SyncerConfig {
@@ -90,7 +91,7 @@ impl SyncerConfig {
             policy_max_module_bytes: kubeocean_engine::DEFAULT_MAX_MODULE_BYTES,
             policy_compiler: None,
             allow_unpinned_policies: false,
-            allow_unsafe_kubeconfig: false,
+            kubeconfig_rules: KubeconfigRules::default(),
         }
     }
 }

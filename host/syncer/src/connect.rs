@@ -32,8 +32,13 @@ pub(crate) async fn run(leader: Leader, cancel: CancellationToken) -> Result<(),
         let reference = binding.borrow_and_update().spec.secret_ref.clone();
         let over = cancel.child_token();
         let mut tasks = Tasks::new(over.clone());
-        let (secrets, following) =
-            follow_secret(&leader.computing, &reference.namespace, &reference.name, over.clone());
+        let (secrets, following) = follow_secret(
+            &leader.computing,
+            &leader.config.kubeconfig_rules,
+            &reference.namespace,
+            &reference.name,
+            over.clone(),
+        );
         tasks.spawn("kubeconfig secret", following);
         let connection = Connection { leader: leader.clone(), binding: binding.clone(), reference };
         tasks.spawn_owner("connection", async move {
@@ -64,7 +69,7 @@ impl Connection {
         leader.stores.nodes.set_readiness(Readiness::Listing);
         let waiting = cancel.child_token();
         let connecting = async {
-            let unsafe_too = leader.config.allow_unsafe_kubeconfig;
+            let unsafe_too = leader.config.kubeconfig_rules.allow_unsafe;
             let connect = connected(&secret, &mut secrets, unsafe_too, cancel, |error| tell(&leader, error));
             let worker = tokio::select! {
                 worker = connect => worker,

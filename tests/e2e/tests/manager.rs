@@ -154,7 +154,8 @@ async fn one_process_serves_all_bindings_and_a_broken_one_concerns_only_itself()
     // Nothing listens on the discard port of this machine.
     c.write_kubeconfig(&good.replace(c.worker().server(), "https://127.0.0.1:9")).await.expect("a Secret");
 
-    let mut manager = site.manager(&["--leader-elect=true"]).await.expect("a Manager");
+    let flags = ["--leader-elect=true", "--kubeconfig-namespaces=elsewhere"];
+    let mut manager = site.manager(&flags).await.expect("a Manager");
     manager.wait_ready().await;
     let started = Instant::now();
     for binding in [&a, &b] {
@@ -204,11 +205,44 @@ async fn one_process_serves_all_bindings_and_a_broken_one_concerns_only_itself()
         metrics.lines().filter(|line| line.starts_with("# TYPE kubeocean_syncer_vnode_total ")).count();
     assert_eq!(types, 1, "one description for the samples of all bindings");
 
+    a_binding_reaches_no_secret_of_others(&site, &computing, &good).await;
     restart(&computing, &mut manager, &[&a, &b, &c]).await;
     delete(&computing, &fleet.computing, &b, &a).await;
     let released = manager.log().contains("binding released");
     assert!(released, "{}", manager.log());
     assert_manager_rights(&fleet.computing);
+}
+
+/// MC-822: whoever may write bindings cannot make the Manager use a Secret of a namespace that is not among those named,
+/// also not by a finalizer that says that the binding was served before.
+async fn a_binding_reaches_no_secret_of_others(site: &Site<'_>, computing: &Objects, kubeconfig: &str) {
+    site.computing().create_namespace("private").await.expect("a namespace");
+    let secret = json!({
+        "apiVersion": "v1", "kind": "Secret", "metadata": {"name": "theirs", "namespace": "private"},
+        "stringData": {"kubeconfig": kubeconfig},
+    });
+    site.computing().apply_objects(vec![secret]).await.expect("a Secret");
+    let mark = site.computing().audit_mark().expect("an audit log");
+    let reference = json!({"name": "theirs", "namespace": "private"});
+    let spec = BindingSpec::new("curious").field("secretRef", reference);
+    let curious = bind(site, spec, 1).await;
+    let served = json!({"metadata": {"finalizers": [finalizer::BINDING_SYNCER]}});
+    computing.merge(&binding_path(curious.name()), &served).await;
+    let forbidden = "False/SecretForbidden";
+    let message = wait_condition(computing, curious.name(), "CredentialsValid", forbidden).await;
+    assert!(message.contains("private") && message.contains("--kubeconfig-namespaces"), "{message}");
+    // Its Syncer runs, since it may have something to clean up, and says the same.
+    let event = "WorkerConnectionFailed";
+    wait_event(computing, curious.name(), event).await;
+    assert!(computing.list(&vnodes_path(curious.name())).await.is_empty());
+    let events = site.computing().audit_events_since(mark).expect("an audit log");
+    let read = events.iter().filter(|one| one.user.username.ends_with(":kubeocean-manager"));
+    let read: Vec<_> = read.filter(|one| one.object_ref.namespace == "private").collect();
+    assert!(read.is_empty(), "{read:#?}");
+    let released = json!({"metadata": {"finalizers": null}});
+    computing.merge(&binding_path(curious.name()), &released).await;
+    computing.delete(&binding_path(curious.name()), None).await;
+    computing.wait_gone(&binding_path(curious.name())).await;
 }
 
 /// When each vnode's Lease was renewed last, by name.

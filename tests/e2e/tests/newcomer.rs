@@ -159,20 +159,18 @@ async fn the_readme_leads_from_nothing_to_a_policy_of_ones_own() {
 /// From `policy new` to `explain`.
 async fn own_policy(newcomer: &Newcomer, blocks: &[Block]) {
     let started = std::time::Instant::now();
-    let mut script = String::new();
-    for (number, block) in blocks.iter().enumerate() {
-        script.push_str(&format!("echo \"== {number} at $SECONDS s\"\n"));
-        match block.kind.as_str() {
-            "diff" => script.push_str(&format!("git apply - <<'EDIT'\n{}EDIT\n", block.text)),
-            _ => script.push_str(&block.text),
-        }
-        if number == 0 {
-            // Dependencies that are compiled already, in the versions that the examples are tested with.
-            let (new, test) = block.text.split_once("cargo test").expect("the first block tests");
-            script.truncate(script.len() - block.text.len());
-            script.push_str(&format!("{new}{}\ncargo test{test}", prepared(newcomer)));
-        }
-    }
+    let commands = |(number, block): (usize, &Block)| {
+        let text = match (number, block.kind.as_str()) {
+            (0, _) => {
+                let (new, test) = block.text.split_once("cargo test").expect("the first block tests");
+                format!("{new}{}\ncargo test{test}", prepared(newcomer))
+            }
+            (_, "diff") => format!("git apply - <<'EDIT'\n{}EDIT\n", block.text),
+            _ => block.text.clone(),
+        };
+        format!("echo \"== {number} at $SECONDS s\"\n{text}")
+    };
+    let script: String = blocks.iter().enumerate().map(commands).collect();
     let said = newcomer.run(&script).await;
     println!("from policy new to explain in {:?}", started.elapsed());
     let (before, after) = said.rsplit_once("governed by cheap-nights").expect("an explanation of a node");

@@ -104,7 +104,9 @@ impl<'a> Binding<'a> {
         let mut fields = self.spec.fields.clone();
         fields["clusterID"] = json!(self.spec.cluster_id);
         fields["mountNamespace"] = json!(self.mount_namespace);
-        fields["secretRef"] = json!({"name": self.secret_name(), "namespace": SYSTEM_NAMESPACE});
+        if fields["secretRef"].is_null() {
+            fields["secretRef"] = json!({"name": self.secret_name(), "namespace": SYSTEM_NAMESPACE});
+        }
         json!({
             "apiVersion": API_VERSION,
             "kind": "ClusterBinding",

@@ -153,8 +153,13 @@ impl Attendant {
         let mut watched = None;
         if access == SecretAccess::Watch {
             let secret = &self.target.secret;
-            let (states, watching) =
-                follow_secret(&all.computing, &secret.namespace, &secret.name, self.cancel.clone());
+            let (states, watching) = follow_secret(
+                &all.computing,
+                &all.config.kubeconfig_rules(),
+                &secret.namespace,
+                &secret.name,
+                self.cancel.clone(),
+            );
             all.tracker.spawn(watching);
             watched = Some(states);
         }
@@ -225,14 +230,8 @@ impl Attendant {
     }
 
     fn denied(&self) -> Credentials {
-        Credentials::Invalid {
-            reason: "SecretForbidden",
-            message: format!(
-                "failed to read kubeconfig secret: bindings may not use secrets of namespace {}; it is not among \
-                 --kubeconfig-namespaces",
-                self.target.secret.namespace
-            ),
-        }
+        let error = KubeconfigError::NotPermitted(self.target.secret.namespace.clone());
+        Credentials::Invalid { reason: "SecretForbidden", message: error.to_string() }
     }
 
     /// The Secret as watched, or read where it is not watched or the watch has not begun.
@@ -344,6 +343,7 @@ impl Attendant {
             SecretState::Forbidden => {
                 return Err(invalid("SecretForbidden", KubeconfigError::Forbidden(secret).to_string()));
             }
+            SecretState::NotPermitted(_) => return Err(self.denied()),
             SecretState::Unknown | SecretState::Missing => {
                 return Err(invalid("SecretNotFound", KubeconfigError::NotFound(secret).to_string()));
             }
@@ -398,7 +398,7 @@ fn valid(worker: &Worker, optional: &str, now: Timestamp) -> Credentials {
 fn reason(error: &KubeconfigError) -> &'static str {
     match error {
         KubeconfigError::NotFound(_) => "SecretNotFound",
-        KubeconfigError::Forbidden(_) => "SecretForbidden",
+        KubeconfigError::Forbidden(_) | KubeconfigError::NotPermitted(_) => "SecretForbidden",
         KubeconfigError::KeyMissing(_) | KubeconfigError::Empty(_) => "KeyMissing",
         KubeconfigError::Invalid { .. } => "KubeconfigInvalid",
         KubeconfigError::Unsafe { .. } => "KubeconfigUnsafe",

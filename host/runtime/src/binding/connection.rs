@@ -69,6 +69,9 @@ async fn connect(secret: &str, state: &SecretState, allow_unsafe: bool) -> Resul
             return Err(KubeconfigError::NotFound(secret.to_owned()).into());
         }
         SecretState::Forbidden => return Err(KubeconfigError::Forbidden(secret.to_owned()).into()),
+        SecretState::NotPermitted(namespace) => {
+            return Err(KubeconfigError::NotPermitted(namespace.clone()).into());
+        }
         SecretState::Present(data) => data.as_deref(),
     };
     let kubeconfig = kubeconfig::parse(secret, data, allow_unsafe)?;

@@ -18,9 +18,14 @@ pub enum KubeconfigError {
     NotFound(String),
     /// The role does not allow reading the Secret.
     #[error(
-        "failed to read kubeconfig secret: reading secret {0} is not permitted; grant the Syncer `get` and `watch` on it"
+        "failed to read kubeconfig secret: reading secret {0} is not permitted; grant this program's account `get`, `list` and `watch` on it"
     )]
     Forbidden(String),
+    /// Bindings may not use Secrets of its namespace.
+    #[error(
+        "failed to read kubeconfig secret: bindings may not use secrets of namespace {0}; it is not among --kubeconfig-namespaces"
+    )]
+    NotPermitted(String),
     /// The Secret has no such key.
     #[error("failed to read kubeconfig secret: kubeconfig key not found in secret {0}")]
     KeyMissing(String),

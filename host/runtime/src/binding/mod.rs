@@ -2,7 +2,9 @@
 
 pub mod connection;
 pub mod kubeconfig;
+mod rules;
 pub mod view;
 pub mod watch;
 
+pub use rules::KubeconfigRules;
 pub use view::Binding;

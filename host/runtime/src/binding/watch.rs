@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use super::{Binding, kubeconfig::KUBECONFIG_KEY};
+use super::{Binding, KubeconfigRules, kubeconfig::KUBECONFIG_KEY};
 use crate::{
     meta::trimmed_meta,
     partial_resource,
@@ -84,6 +84,8 @@ pub enum SecretState {
     Missing,
     /// We may not read it.
     Forbidden,
+    /// Bindings may not use Secrets of its namespace, which is said here.
+    NotPermitted(String),
     /// The Secret; `None` if it lacks the key.
     Present(Option<Arc<[u8]>>),
 }
@@ -94,6 +96,7 @@ impl std::fmt::Debug for SecretState {
             Self::Unknown => "Unknown",
             Self::Missing => "Missing",
             Self::Forbidden => "Forbidden",
+            Self::NotPermitted(_) => "NotPermitted",
             Self::Present(_) => "Present(redacted)",
         })
     }
@@ -155,20 +158,35 @@ impl Sink<KubeconfigSecret> for SecretSink {
     }
 }
 
-/// Follows the kubeconfig Secret; the task is the caller's to spawn.
+/// Follows the kubeconfig Secret that a binding names; the task is the caller's to spawn. What the rules do not permit is
+/// never read, whatever rights this process has.
 pub fn follow_secret(
     client: &Client,
+    rules: &KubeconfigRules,
     namespace: &str,
     name: &str,
     cancel: CancellationToken,
 ) -> (watch::Receiver<SecretState>, impl Future<Output = ()> + Send + use<>) {
-    let (sender, receiver) = watch::channel(SecretState::Unknown);
+    let permitted = rules.permit(namespace);
+    let first =
+        if permitted { SecretState::Unknown } else { SecretState::NotPermitted(namespace.to_owned()) };
+    let (sender, receiver) = watch::channel(first);
     let spec = WatchSpec {
         name: "kubeconfig secret",
         api: Api::<KubeconfigSecret>::namespaced(client.clone(), namespace),
         config: watcher::Config::default().fields(&format!("metadata.name={name}")),
     };
-    (receiver, watch_into(spec, Arc::new(SecretSink(sender)), Arc::default(), cancel))
+    let sink = Arc::new(SecretSink(sender));
+    let watching = async move {
+        if permitted {
+            watch_into(spec, sink, Arc::default(), cancel).await;
+        } else {
+            cancel.cancelled().await;
+            // Until then the receiver must not think that nobody follows.
+            drop(sink);
+        }
+    };
+    (receiver, watching)
 }
 
 #[cfg(test)]
