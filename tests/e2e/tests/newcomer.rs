@@ -6,14 +6,19 @@
 
 #![expect(clippy::unwrap_used, reason = "a step that fails is a failed test")]
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::process::{Output, Stdio};
 
+use k8s_openapi::api::authorization::v1::{SelfSubjectRulesReview, SelfSubjectRulesReviewSpec};
+use kube::Api;
+use kube::api::PostParams;
 use kubeocean_e2e::pods::{DEADLINE, Objects, condition};
 use kubeocean_e2e::rights::assert_manager_rights;
 use kubeocean_harness::assets::{Binary, find};
 use kubeocean_harness::author::{cache_folder, repository};
-use kubeocean_harness::chart::helm;
+use kubeocean_harness::chart::{Chart, helm, helm_template};
+use kubeocean_harness::cluster::client_of;
 use kubeocean_harness::program::kubeocean_binary;
 use kubeocean_harness::{Cluster, Fleet, NodeShape, Program, ProgramSpec, wait_until};
 use serde_json::{Value, json};
@@ -143,6 +148,7 @@ async fn the_readme_leads_from_nothing_to_a_policy_of_ones_own() {
     wait_for_vnodes(&computing, "half of the free cpu", |vnode| vnode["status"]["allocatable"]["cpu"] == "4")
         .await;
 
+    rights_are_those_of_the_chart(&newcomer, fleet.worker()).await;
     own_policy(&newcomer, &policy).await;
     // One node, in maintenance, is closed, the other one goes on.
     wait_until("one closed vnode", DEADLINE, async || {
@@ -154,6 +160,65 @@ async fn the_readme_leads_from_nothing_to_a_policy_of_ones_own() {
     })
     .await;
     assert_manager_rights(&fleet.computing);
+}
+
+/// What `kubectl auth can-i --list` says with the printed kubeconfig is what the worker chart's roles say, neither more nor
+/// less, in each namespace that they name.
+async fn rights_are_those_of_the_chart(newcomer: &Newcomer, worker: &Cluster) {
+    newcomer.run("kubeocean worker kubeconfig --context east --format kubeconfig -o syncer.kubeconfig").await;
+    let printed = std::fs::read_to_string(newcomer.path("syncer.kubeconfig")).unwrap();
+    let account = json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "nobody", "namespace": "default"}});
+    worker.apply_objects(vec![account]).await.unwrap();
+    let nobody = worker.service_account_kubeconfig("default", "nobody").await.unwrap();
+    let chart =
+        helm_template(Chart::KubeoceanWorker, "kubeocean-worker", "kubeocean-worker", &json!({})).await;
+    let roles: Vec<Value> = serde_saphyr::from_multiple(&chart.unwrap()).unwrap();
+    for namespace in ["kubeocean-worker", "kubeocean-worker-system", "default", "kube-system"] {
+        let of_the_chart: BTreeSet<String> = roles
+            .iter()
+            .filter(|role| match role["kind"].as_str() {
+                Some("ClusterRole") => role["metadata"]["name"] == "kubeocean-syncer",
+                Some("Role") => {
+                    let name = role["metadata"]["name"].as_str().unwrap();
+                    name.starts_with("kubeocean-syncer") && role["metadata"]["namespace"] == namespace
+                }
+                _ => false,
+            })
+            .flat_map(|role| role["rules"].as_array().unwrap())
+            .flat_map(rights)
+            .collect();
+        let everyone = rules(&nobody, namespace).await;
+        let granted: BTreeSet<String> =
+            rules(&printed, namespace).await.difference(&everyone).cloned().collect();
+        assert_eq!(granted, of_the_chart, "in {namespace}");
+        assert!(granted.len() > 30, "{granted:?}");
+    }
+}
+
+/// A rule as one line for each verb and resource.
+fn rights(rule: &Value) -> Vec<String> {
+    let list = |key: &str| -> Vec<String> {
+        let items = rule[key].as_array().into_iter().flatten();
+        items.map(|item| item.as_str().unwrap().to_owned()).collect()
+    };
+    let names = list("resourceNames").join(",");
+    let mut all = Vec::new();
+    for (group, resource) in list("apiGroups")
+        .iter()
+        .flat_map(|group| list("resources").into_iter().map(move |resource| (group.clone(), resource)))
+    {
+        all.extend(list("verbs").iter().map(|verb| format!("{verb} {resource}.{group} [{names}]")));
+    }
+    all
+}
+
+/// What the account of a kubeconfig may do in a namespace.
+async fn rules(kubeconfig: &str, namespace: &str) -> BTreeSet<String> {
+    let api: Api<SelfSubjectRulesReview> = Api::all(client_of(kubeconfig).await.unwrap());
+    let spec = SelfSubjectRulesReviewSpec { namespace: Some(namespace.to_owned()) };
+    let review = SelfSubjectRulesReview { spec, ..SelfSubjectRulesReview::default() };
+    let status = api.create(&PostParams::default(), &review).await.unwrap().status.unwrap();
+    status.resource_rules.iter().flat_map(|rule| rights(&serde_json::to_value(rule).unwrap())).collect()
 }
 
 /// From `policy new` to `explain`.

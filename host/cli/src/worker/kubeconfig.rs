@@ -29,7 +29,10 @@ use crate::{
 };
 
 /// How a refusal for want of the account is remedied.
-const INSTALL: &str = "install the worker chart first: helm upgrade --install kubeocean-worker charts/kubeocean-worker -n kubeocean-worker --create-namespace";
+const INSTALL: [&str; 2] = [
+    "install the worker chart first: helm upgrade --install kubeocean-worker charts/kubeocean-worker -n kubeocean-worker --create-namespace",
+    "install the chart of the computing cluster first: helm upgrade --install kubeocean charts/kubeocean -n kubeocean-system --create-namespace",
+];
 
 /// Which account of which cluster, and where the result goes.
 #[derive(Debug, ClapArgs)]
@@ -113,6 +116,12 @@ async fn make(args: &Args) -> Result<String, Failure> {
     let account = Account { namespace: args.namespace.clone(), name: args.service_account.clone() };
     let token = request_token(&client, &account, args.ttl).await?;
     let endpoint = endpoint(args, &admin, &client).await?;
+    if !endpoint.server.starts_with("https://") {
+        let server = &endpoint.server;
+        return Err(Failure::unusable(format!(
+            "the context's server {server} is not https, a token does not travel in the clear: give --server"
+        )));
+    }
     let text = yaml(&manifest::kubeconfig(&endpoint, &account, &token.text))?;
     try_out(&text, &endpoint, &account).await?;
     eprintln!("{} answers as {}, the token is valid until {}", endpoint.server, account.user(), token.until);
@@ -167,7 +176,9 @@ async fn missing(client: &Client, account: &Account) -> Failure {
         Ok(None) => format!("namespace {}", account.namespace),
         _ => format!("ServiceAccount {}/{}", account.namespace, account.name),
     };
-    Failure::unusable(format!("the worker cluster has no {what}; {INSTALL}"))
+    // The Manager's account, too, is given to a Manager outside of the cluster by this command.
+    let install = INSTALL[usize::from(account.namespace == namespace::SYSTEM)];
+    Failure::unusable(format!("the cluster has no {what}; {install}"))
 }
 
 /// From the flags, then the admin's context, then the cluster.
@@ -190,6 +201,12 @@ async fn endpoint(args: &Args, admin: &Kubeconfig, client: &Client) -> Result<En
             None => None,
         },
     };
+    if args.server.is_none() && cluster.proxy_url.is_some() {
+        return Err(Failure::unusable(
+            "the context reaches its cluster through proxy-url, which is for this machine only: give --server with an \
+             address that the computing cluster reaches without a proxy",
+        ));
+    }
     // The context's name of the certificate belongs to its address.
     let known_name = if args.server.is_some() { None } else { cluster.tls_server_name };
     Ok(Endpoint {
