@@ -20,7 +20,8 @@ use crate::settings;
 pub trait LeasePolicy: DeserializeOwned + JsonSchema + 'static {
     /// Makes the policy from an owner's JSON. The default checks it against the schema of the type and names the member
     /// that is wrong ([`crate::parse_settings`]). Replace it, with [`crate::parse_plain_settings`] and own checks, only
-    /// if module size matters more: the schema code is more than half of a small module.
+    /// if module size matters more: the schema code is more than half of a small module. A test with
+    /// `assert_parser_follows_schema` keeps the two alike.
     fn parse_settings(settings: &str) -> Result<Self, String> {
         settings::parse(settings)
     }

@@ -62,7 +62,9 @@ mod selector;
 mod settings;
 
 #[cfg(not(target_arch = "wasm32"))]
-pub use harness::{Fixture, Harness, LeaseAnswer, Moment, PlaceAnswer, ReasonAnswer};
+pub use harness::{
+    Fixture, Harness, LeaseAnswer, Moment, PlaceAnswer, ReasonAnswer, assert_parser_follows_schema,
+};
 pub use lease::{CapKey, Lease, LeasePolicy, Verdict};
 pub use log::{Level, log};
 pub use needs::{CapColumn, Needs, NumberColumn, TextColumn};

@@ -5,6 +5,7 @@
 mod answer;
 mod fixture;
 mod moment;
+mod settings;
 
 use std::collections::BTreeMap;
 use std::fmt::Display;
@@ -19,6 +20,7 @@ use crate::place::{PlacePolicy, Stage};
 pub use answer::{LeaseAnswer, PlaceAnswer, ReasonAnswer};
 pub use fixture::Fixture;
 pub use moment::Moment;
+pub use settings::assert_parser_follows_schema;
 
 /// Describes a node in the form of the YAML test cases: `node! { "labels": {...}, "allocatable": {...} }`.
 ///
