@@ -39,6 +39,9 @@ use crate::computing;
 /// How often readiness of components is compared with what was told. It can end by time alone, so nothing reports it.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 
+/// Twice as long as streams of a vnode that is gone may go on.
+const STOP_WITHIN: Duration = Duration::from_mins(1);
+
 /// What all components of the process are made with.
 pub(crate) struct Settings {
     /// Settings of every Syncer, but for the name of its binding.
@@ -98,13 +101,6 @@ struct Task {
     ended: CancellationToken,
 }
 
-impl Task {
-    async fn stop(&self) {
-        self.cancel.cancel();
-        self.ended.cancelled().await;
-    }
-}
-
 impl std::fmt::Debug for InProcess {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let bindings: Vec<String> = self.serving.lock().keys().cloned().collect();
@@ -113,6 +109,15 @@ impl std::fmt::Debug for InProcess {
 }
 
 impl InProcess {
+    /// Ends a component. One that hangs ends the process, because nothing else makes its binding go on.
+    async fn stop(&self, component: Component, binding: &str, task: &Task) {
+        task.cancel.cancel();
+        if tokio::time::timeout(STOP_WITHIN, task.ended.cancelled()).await.is_err() {
+            let within = STOP_WITHIN.as_secs();
+            self.failure.report(format!("the {component} of {binding} did not end within {within} s"));
+        }
+    }
+
     /// Nothing runs yet.
     pub(crate) fn new(settings: Settings) -> Arc<Self> {
         let all = Arc::new(Self {
@@ -327,7 +332,7 @@ impl Components for Handle {
                 Component::Syncer => {
                     let syncer = self.0.serving.lock().get(binding).and_then(|one| one.syncer.clone());
                     if let Some(syncer) = syncer {
-                        syncer.task.stop().await;
+                        self.0.stop(component, binding, &syncer.task).await;
                     }
                     if let Some(one) = self.0.serving.lock().get_mut(binding) {
                         one.syncer = None;
@@ -337,7 +342,7 @@ impl Components for Handle {
                 Component::Proxier => {
                     let task = self.0.serving.lock().get(binding).map(|one| one.proxier.task.clone());
                     if let Some(task) = task {
-                        task.stop().await;
+                        self.0.stop(component, binding, &task).await;
                     }
                     self.0.serving.lock().remove(binding);
                 }
