@@ -20,7 +20,7 @@ use kubeocean_api::{
 use parking_lot::{Mutex, RwLock};
 
 use super::{
-    ownership::is_made_by_us,
+    ownership::{self, Claim, Ownership, Stamp},
     plan::{is_creatable, is_never_mapped},
     references::References,
     snapshot::{Absence, LostPpod, PodScope, PodSnapshot, VnodeState, ppod_key},
@@ -223,7 +223,7 @@ impl PodStore {
     /// How many ppods of this binding exist (API-804). Other bindings may share the mount namespace.
     pub fn ppod_count(&self) -> usize {
         let scope = self.scope();
-        self.index.lock().ppods.values().filter(|ppod| is_made_by_us(ppod, &scope.stamp)).count()
+        self.index.lock().own_ppods(&scope.stamp).count()
     }
 
     /// This binding's vpods that are, or are to be, copied, and its ppods (BU-1601).
@@ -234,7 +234,7 @@ impl PodStore {
         for vpod in index.vpods.values().map(|entry| &entry.vpod).filter(|vpod| is_creatable(&scope, vpod)) {
             *vpods.entry(vpod.status.phase).or_default() += 1;
         }
-        for ppod in index.ppods.values().filter(|ppod| is_made_by_us(ppod, &scope.stamp)) {
+        for ppod in index.own_ppods(&scope.stamp) {
             *ppods.entry(ppod.status.phase).or_default() += 1;
         }
         (vpods, ppods)
@@ -538,6 +538,16 @@ impl Sink<PpodObject> for PodStore {
 }
 
 impl Index {
+    /// The ppods of this binding: copies of vpods we have, and stamped ones of vpods that are gone.
+    fn own_ppods(&self, stamp: &Stamp) -> impl Iterator<Item = &Arc<Ppod>> {
+        self.ppods.values().filter(|ppod| {
+            let Some(reference) = ppod.back_reference() else { return false };
+            let uid = self.vpods.get(&reference.key).map(|entry| &*entry.vpod.uid);
+            let claim = Claim { key: &reference.key, uid };
+            !matches!(ownership::check(ppod, stamp, claim), Ownership::Foreign(_))
+        })
+    }
+
     fn put_vpod(&mut self, vpod: Vpod) -> Put {
         let key = vpod.key.clone();
         let mut replaced = None;

@@ -3,7 +3,7 @@
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use jiff::Timestamp;
-use kubeocean_api::name::{ObjectKey, phys_name, vnode_name_prefix};
+use kubeocean_api::name::{ObjectKey, phys_name};
 
 use super::{
     ownership::{Claim, Stamp},
@@ -45,7 +45,6 @@ impl PodScope {
             stamp: Stamp {
                 binding: binding.name.as_str().into(),
                 computing_cluster_uid: computing_cluster_uid.into(),
-                vnode_prefix: vnode_name_prefix(&binding.cluster_id).into(),
             },
             mount_namespace: binding.spec.mount_namespace.as_str().into(),
             binding_deleting: binding.deleting,

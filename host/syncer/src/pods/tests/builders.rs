@@ -31,11 +31,7 @@ pub(super) fn key() -> ObjectKey {
 
 pub(super) fn scope() -> PodScope {
     PodScope {
-        stamp: Stamp {
-            binding: "east".into(),
-            computing_cluster_uid: "computing".into(),
-            vnode_prefix: "vnode-cls-a-".into(),
-        },
+        stamp: Stamp { binding: "east".into(), computing_cluster_uid: "computing".into() },
         mount_namespace: MOUNT.into(),
         binding_deleting: false,
         direct_scheduling: false,
@@ -137,6 +133,13 @@ pub(super) fn ppod() -> Pod {
         "spec": {"nodeName": "node-1"},
         "status": {"phase": "Pending"},
     }))
+}
+
+/// The same, as the original made it.
+pub(super) fn unstamped() -> Pod {
+    let mut pod = ppod().without_label(label::CLUSTER_BINDING);
+    pod.0["metadata"]["annotations"].as_object_mut().unwrap().remove(annotation::COMPUTING_CLUSTER_UID);
+    pod
 }
 
 /// What the planner sees of a vpod and, unless absent, its ppod.
