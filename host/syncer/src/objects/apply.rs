@@ -69,8 +69,10 @@ pub enum EnsureError {
         /// Name in the pod's namespace.
         name: String,
     },
-    /// The name of the copy is taken.
-    #[error("the name of the copy of {kind} {name:?} is taken in the worker cluster by {owner}")]
+    /// The name of the copy is taken. By whom is for the log: the pod's owner may not see the worker cluster.
+    #[error(
+        "the name of the copy of {kind} {name:?} is taken in the worker cluster; the object must be removed there"
+    )]
     Foreign {
         /// Kind.
         kind: ObjectKind,
@@ -82,17 +84,6 @@ pub enum EnsureError {
     /// A request failed.
     #[error(transparent)]
     Apply(#[from] ApplyError),
-}
-
-impl EnsureError {
-    /// Reason of the condition `WorkerPodCreated` (API-809); `None` for failures that are not the user's.
-    pub fn condition_reason(&self) -> Option<&'static str> {
-        match self {
-            Self::Missing { .. } => Some("DependencyMissing"),
-            Self::Foreign { .. } | Self::Replacing { .. } => Some("NameConflict"),
-            Self::Apply(_) => None,
-        }
-    }
 }
 
 /// What of this binding is left in the two clusters.

@@ -16,8 +16,8 @@ use kubeocean_api::{
 use serde_json::{Map, Value, json};
 
 use super::{
-    action::{PodAction, PodPlan, Refusal, RefusalReason, Wake},
-    create::CreateError,
+    action::{PodAction, PodPlan, Refusal, Wake},
+    create::{CreateError, rejection},
     index::PodStore,
     metadata::{KeyChanges, MetadataChange},
     ownership::{self, Owned},
@@ -270,7 +270,8 @@ impl PodSync {
             }
             Err(CreateError::Apply(error)) => {
                 self.metrics.create_pod_errors.inc();
-                self.publish(key, uid, Severity::Warning, "FailedCreatePod", status::cut(&error.chain()));
+                let message = format!("not created yet: {}; trying again", error.reason());
+                self.publish(key, uid, Severity::Warning, "FailedCreatePod", message);
                 Err(error)
             }
         }
@@ -337,13 +338,8 @@ impl PodSync {
             Ok(None) => Ok(Step::Next),
             Err(error @ (ApplyError::Rejected { .. } | ApplyError::Forbidden { .. })) => {
                 tracing::warn!(vpod = %key, error = error.chain(), "debug containers not started");
-                self.publish(
-                    key,
-                    &vpod.uid,
-                    Severity::Warning,
-                    "FailedCreatePod",
-                    status::cut(&error.chain()),
-                );
+                let message = rejection("a debug container", &error).message;
+                self.publish(key, &vpod.uid, Severity::Warning, "FailedCreatePod", message);
                 Ok(Step::Refused)
             }
             Err(error) => Err(error),
@@ -469,7 +465,7 @@ impl PodSync {
         };
         let reason = refusal.reason.as_str();
         let kind = condition_type::WORKER_POD_CREATED;
-        tracing::info!(vpod = %key, reason, message, "ppod not created");
+        tracing::info!(vpod = %key, reason, message, particulars = refusal.particulars, "ppod not created");
         self.publish(key, &vpod.uid, Severity::Warning, "FailedCreatePod", message.clone());
         if status::set_condition(&mut conditions, kind, "False", reason, &message, self.clock.now()) {
             let patch = json!({
@@ -509,12 +505,6 @@ impl PodSync {
 impl fmt::Debug for PodSync {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("PodSync").field("store", &self.store).finish_non_exhaustive()
-    }
-}
-
-impl Refusal {
-    pub(super) fn new(reason: RefusalReason, message: impl fmt::Display) -> Self {
-        Self { reason, message: message.to_string() }
     }
 }
 

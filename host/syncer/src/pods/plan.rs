@@ -33,6 +33,10 @@ pub const STATUS_INTERVAL: Duration = Duration::from_secs(1);
 /// Event reason of TD-804.
 pub const EVENT_FAILED_SCHEDULING: &str = "FailedSchedulingPod";
 
+/// What the owner of a pod is told whose copy finds its place taken.
+pub(super) const NAME_TAKEN: &str = "a pod of somebody else has the name in the worker cluster that the copy of this pod \
+                                     needs; it must be removed there";
+
 /// What to do for one pod.
 pub fn plan_pod(snapshot: &PodSnapshot) -> PodPlan {
     let Some(vpod) = snapshot.vpod.as_deref() else { return plan_without_vpod(snapshot) };
@@ -122,30 +126,21 @@ fn plan_absent(snapshot: &PodSnapshot, vpod: &Vpod, occupied: Option<&str>) -> P
     if !creatable || deleting || scope.binding_deleting {
         return nothing;
     }
-    let refuse = |reason, message| PodPlan {
-        actions: vec![PodAction::Refuse(Refusal { reason, message })],
-        wake: Wake::Backoff,
-        mirrored: false,
-    };
+    let refuse =
+        |refusal| PodPlan { actions: vec![PodAction::Refuse(refusal)], wake: Wake::Backoff, mirrored: false };
     let ppod = snapshot.ppod_key();
     if let Some(why) = occupied {
-        let message = match scope.messages {
-            StatusMessages::Full => {
-                format!("pod {ppod} in the worker cluster has the name this pod needs, and {why}")
-            }
-            StatusMessages::ReasonOnly => {
-                format!("pod {ppod} in the worker cluster has the name this pod needs and is not its copy")
-            }
-        };
-        return refuse(RefusalReason::NameConflict, message);
+        return refuse(
+            Refusal::new(RefusalReason::NameConflict, NAME_TAKEN).particulars(format!("pod {ppod}: {why}")),
+        );
     }
     // Before anything is written: a pod that cannot be mapped leaves nothing behind.
     if let Some(message) = vpod.references.not_mapped() {
-        return refuse(RefusalReason::NotSupported, message);
+        return refuse(Refusal::new(RefusalReason::NotSupported, message));
     }
     let Some(worker_node) = worker_node else {
         let message = format!("node {} does not say which worker node it stands for", vpod.node);
-        return refuse(RefusalReason::DependencyMissing, message);
+        return refuse(Refusal::new(RefusalReason::DependencyMissing, message));
     };
     let mut plan = PodPlan::default();
     let clear_uid = vpod.recorded_uid().is_some();

@@ -210,10 +210,12 @@ fn foreign_pods_are_never_written(#[case] copy: Pod) {
     let mut seen = snapshot(Some(&vpod()), Some(&copy));
     seen.gone_vpods.insert("v0".into());
     let plan = plan_pod(&seen);
-    assert!(
-        matches!(&*plan.actions, [PodAction::Refuse(refusal)] if refusal.reason == RefusalReason::NameConflict),
-        "{plan:#?}"
-    );
+    let [PodAction::Refuse(refusal)] = plan.actions.as_slice() else { panic!("{plan:#?}") };
+    assert_eq!(refusal.reason, RefusalReason::NameConflict);
+    for hidden in [MOUNT, "west", "web-1", "other"] {
+        assert!(!refusal.message.contains(hidden), "{}", refusal.message);
+    }
+    assert!(refusal.particulars.as_ref().is_some_and(|it| it.contains(MOUNT)), "the log tells which pod");
     assert_eq!(plan.wake, Wake::Backoff);
     // Whatever state the vpod is in, and with forged annotations too.
     for pod in [recorded(), recorded().running(), recorded().deleting(30), recorded().phase("Failed")] {

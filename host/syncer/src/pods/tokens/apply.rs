@@ -22,14 +22,22 @@ use kubeocean_runtime::{
 /// Why a vpod's tokens could not be provided.
 #[derive(Debug, thiserror::Error)]
 pub enum TokenError {
-    /// A request failed. `NotFound` means that the ServiceAccount does not exist.
+    /// A request failed.
     #[error(transparent)]
     Apply(#[from] ApplyError),
-    /// A Secret of that name belongs to somebody else.
-    #[error("Secret {secret} in the worker cluster belongs to somebody else")]
+    /// A Secret of the name that is needed belongs to somebody else.
+    #[error(
+        "the name of the Secret for the pod's token is taken in the worker cluster; the Secret must be removed there"
+    )]
     Foreign {
         /// Name of the Secret.
         secret: String,
+    },
+    /// The pod's ServiceAccount does not exist.
+    #[error("ServiceAccount {service_account} does not exist")]
+    NoAccount {
+        /// The account.
+        service_account: String,
     },
     /// The API server's answer has no token.
     #[error("the token request of ServiceAccount {service_account} was answered without a token")]
@@ -123,9 +131,16 @@ impl TokenStore {
         let mut tokens: Vec<(String, Issued)> = Vec::with_capacity(volume.sources.len());
         for source in &volume.sources {
             let path = paths::service_account_token(&owner.key.namespace, account);
-            let answer = create_json(&clusters.computing, &path, &plan::request_body(&owner, source)).await?;
+            let service_account = || account.to_owned();
+            let body = plan::request_body(&owner, source);
+            let answer = match create_json(&clusters.computing, &path, &body).await {
+                Err(ApplyError::NotFound { .. }) => {
+                    return Err(TokenError::NoAccount { service_account: service_account() });
+                }
+                answer => answer?,
+            };
             let issued = plan::issued(&answer)
-                .ok_or_else(|| TokenError::NoToken { service_account: account.to_owned() })?;
+                .ok_or_else(|| TokenError::NoToken { service_account: service_account() })?;
             tokens.push((source.key.clone(), issued));
         }
         let manifest = plan::manifest(&clusters.scope, &owner, account, &volume.secret, &tokens);
