@@ -17,7 +17,7 @@ use crate::{
         watch::{watch_reachability, watch_worker_nodes, watch_worker_pods},
         withdraw::PodOnVnode,
     },
-    objects::{Clusters, ObjectHealth, ObjectStore, Scope, run_objects},
+    objects::{Clusters, ObjectHealth, ObjectStore, ObjectSync, Scope, run_objects},
     pods::{
         apply::{PodSync, VnodeDirectory},
         index::PodStore,
@@ -364,18 +364,14 @@ impl Session<'_> {
     fn start_objects(&self, tasks: &mut Tasks) {
         let config = &self.leader.config;
         let idle = (!config.gc_idle_objects.is_zero()).then_some(config.gc_idle_objects);
-        tasks.spawn(
-            "objects",
-            run_objects(
-                Arc::clone(&self.clusters),
-                Arc::clone(&self.leader.stores.objects),
-                self.objects.clone(),
-                self.complete(),
-                config.object_workers,
-                idle,
-                self.cancel.clone(),
-            ),
-        );
+        let sync = Arc::new(ObjectSync {
+            clusters: Arc::clone(&self.clusters),
+            store: Arc::clone(&self.leader.stores.objects),
+            events: self.leader.events.clone(),
+            idle,
+        });
+        let (health, gate, cancel) = (self.objects.clone(), self.complete(), self.cancel.clone());
+        tasks.spawn("objects", run_objects(sync, health, gate, config.object_workers, cancel));
     }
 
     fn start_binding(&self, tasks: &mut Tasks) {

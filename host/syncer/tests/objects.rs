@@ -15,12 +15,13 @@ use kubeocean_api::name::{ObjectKey, phys_name};
 use kubeocean_harness::{Fleet, shared, wait_until};
 use kubeocean_runtime::{
     clock::SystemClock,
+    events::EventRecorder,
     request::{DeleteOptions, create_json, delete_json, get_json, merge_patch, paths},
 };
 use kubeocean_syncer::{
     objects::{
-        Clusters, EnsureError, ObjectHealth, ObjectKind, ObjectRef, ObjectStore, PodDirectory, Scope,
-        run_objects,
+        Clusters, EnsureError, ObjectHealth, ObjectKind, ObjectRef, ObjectStore, ObjectSync, PodDirectory,
+        Scope, run_objects,
     },
     pods::{
         references::{References, references},
@@ -44,6 +45,13 @@ struct Directory {
 impl PodDirectory for Directory {
     fn uses(&self, object: &ObjectRef) -> bool {
         self.used.lock().unwrap().contains(object)
+    }
+    fn users(&self, object: &ObjectRef, _: usize) -> Vec<TokenOwner> {
+        let user = || TokenOwner {
+            key: ObjectKey::new(Arc::clone(&object.key.namespace), "web"),
+            uid: "web-uid".to_owned(),
+        };
+        self.uses(object).then(user).into_iter().collect()
     }
     fn runs(&self, _: &ObjectKey, _: &str) -> bool {
         true
@@ -84,15 +92,16 @@ impl World {
         store.connect(Arc::clone(&directory) as Arc<dyn PodDirectory>);
         let cancel = CancellationToken::new();
         let health = ObjectHealth::default();
-        tokio::spawn(run_objects(
-            Arc::clone(&clusters),
-            Arc::clone(&store),
-            health.clone(),
-            std::future::ready(()),
-            10,
-            idle,
+        let (events, sending) = EventRecorder::new(
+            clusters.computing.clone(),
+            "kubeocean-syncer-test".to_owned(),
+            Arc::new(SystemClock),
             cancel.clone(),
-        ));
+        );
+        tokio::spawn(sending);
+        let sync = ObjectSync { clusters: Arc::clone(&clusters), store: Arc::clone(&store), events, idle };
+        let gate = std::future::ready(());
+        tokio::spawn(run_objects(Arc::new(sync), health.clone(), gate, 10, cancel.clone()));
         health.synced().await;
         Self { fleet, clusters, store, directory, namespace, _stop: cancel.drop_guard() }
     }
@@ -275,6 +284,37 @@ async fn an_unused_copy_goes_and_a_foreign_object_stays() {
     let error = world.ensure(&references, "web").await.unwrap_err();
     assert!(matches!(error, EnsureError::Foreign { .. }), "{error}");
     assert_eq!(world.copy(ObjectKind::ConfigMap, "settings").await.unwrap()["data"], json!({"theirs": "1"}));
+}
+
+#[tokio::test]
+async fn a_copy_that_somebody_takes_over_is_told_and_tried_again() {
+    let world = World::new("taken", None).await;
+    world.create(ObjectKind::ConfigMap, "settings", json!({"data": {"a": "1"}})).await;
+    let references = world.refer(&config_map_volume("settings"));
+    world.ensure(&references, "web").await.unwrap();
+    let path = world.copy_path(ObjectKind::ConfigMap, "settings");
+    let theirs = json!({"metadata": {
+        "labels": {"kubeocean.io/managed-by": null},
+        "annotations": {"kubeocean.io/computing-cluster-uid": null},
+    }});
+    merge_patch(&world.clusters.worker, &path, &theirs).await.unwrap();
+
+    let message = wait_until("the event on the pod", DEADLINE, async || {
+        let path = paths::events(&world.namespace);
+        let events = get_json(&world.clusters.computing, &path).await.unwrap().unwrap();
+        let told = events["items"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .find(|event| event["reason"] == "NameConflict" && event["involvedObject"]["name"] == "web");
+        told.map(|event| event["message"].as_str().unwrap().to_owned()).ok_or(events)
+    })
+    .await;
+    assert!(message.contains("settings") && !message.contains("mount-taken"), "{message}");
+
+    // It is nobody's now, so no watch tells when it goes.
+    delete_json(&world.clusters.worker, &path, &DeleteOptions::default()).await.unwrap();
+    world.wait_copy("the copy to be back", "settings", |copy| copy["data"] == json!({"a": "1"})).await;
 }
 
 #[tokio::test]

@@ -1,9 +1,8 @@
 //! Reads one object in both clusters, performs its plan, and answers the pods that ask for copies.
 
-use std::{collections::BTreeSet, sync::Arc, time::Duration};
+use std::collections::BTreeSet;
 
 use futures::{StreamExt, stream};
-use jiff::SignedDuration;
 use kube::Client;
 use kubeocean_api::{
     keys::{self, label},
@@ -21,7 +20,6 @@ use super::{
 use crate::pods::references::{Need, References};
 use kubeocean_runtime::{
     error::ApplyError,
-    queue::Outcome,
     request::{DeleteOptions, Deletion, create_json, delete_json, get_json, merge_patch, paths},
 };
 
@@ -146,53 +144,8 @@ impl ObjectStore {
         self.converge(clusters, object, Purpose::Keep).await
     }
 
-    /// One look at one object, for the queue.
-    pub(super) async fn reconcile(
-        &self,
-        clusters: &Clusters,
-        object: &ObjectRef,
-        idle: Option<Duration>,
-    ) -> Outcome {
-        let used = !self.is_releasing_all() && self.pods.uses(object);
-        let purpose = if used {
-            self.is_used(object);
-            Purpose::Keep
-        } else {
-            self.not_missing(object);
-            if !self.is_known(object) {
-                self.forget_if_empty(object);
-                return Outcome::Done;
-            }
-            if !self.is_releasing_all() && self.is_intact(object) {
-                let Some(idle) = idle else { return Outcome::Done };
-                let now = self.clock.now();
-                let unused = now.duration_since(self.idle_since(object, now));
-                let rest = SignedDuration::try_from(idle).unwrap_or(SignedDuration::MAX) - unused;
-                if let Ok(rest) = Duration::try_from(rest)
-                    && !rest.is_zero()
-                {
-                    return Outcome::After(rest);
-                }
-            }
-            Purpose::Release
-        };
-        match self.converge(clusters, object, purpose).await {
-            Ok(verdict) => {
-                if verdict == Verdict::Missing && used {
-                    self.is_missing(object, None);
-                }
-                self.forget_if_empty(object);
-                Outcome::Done
-            }
-            Err(error) => {
-                tracing::debug!(%object, error = error.chain(), "object not converged");
-                error.outcome()
-            }
-        }
-    }
-
     /// Reads the object in both clusters and performs its plan, as often as others interfere.
-    async fn converge(
+    pub(super) async fn converge(
         &self,
         clusters: &Clusters,
         object: &ObjectRef,
@@ -392,16 +345,4 @@ async fn listed(clusters: &Clusters) -> Result<BTreeSet<ObjectRef>, ApplyError> 
         found.extend(items(copies).iter().filter_map(|item| original_of(kind, &item.metadata)));
     }
     Ok(found)
-}
-
-/// Keeps one store's queues going; see [`super::run_objects`].
-pub(super) fn reconcile_with(
-    store: Arc<ObjectStore>,
-    clusters: Arc<Clusters>,
-    idle: Option<Duration>,
-) -> impl Fn(ObjectRef) -> futures::future::BoxFuture<'static, Outcome> {
-    move |object| {
-        let (store, clusters) = (Arc::clone(&store), Arc::clone(&clusters));
-        Box::pin(async move { store.reconcile(&clusters, &object, idle).await })
-    }
 }

@@ -8,11 +8,14 @@ use std::{
 use kubeocean_api::name::ObjectKey;
 
 use super::kind::ObjectRef;
+use crate::pods::vpod_identity::VpodIdentity;
 
 /// Implemented by the store of pods. Methods are synchronous and cheap: they look into an index.
 pub trait PodDirectory: Send + Sync {
     /// Whether a vpod that this binding runs, or is about to run, refers to the object.
     fn uses(&self, object: &ObjectRef) -> bool;
+    /// The vpods that use the object in that sense, at most `limit`.
+    fn users(&self, object: &ObjectRef, limit: usize) -> Vec<VpodIdentity>;
     /// Whether this binding knows a vpod of that name and UID that has not ended.
     fn runs(&self, pod: &ObjectKey, uid: &str) -> bool;
     /// Brings vpods back to their queue.
@@ -33,6 +36,11 @@ impl Pods {
     /// See [`PodDirectory::uses`].
     pub fn uses(&self, object: &ObjectRef) -> bool {
         self.0.get().is_none_or(|pods| pods.uses(object))
+    }
+
+    /// See [`PodDirectory::users`].
+    pub fn users(&self, object: &ObjectRef, limit: usize) -> Vec<VpodIdentity> {
+        self.0.get().map(|pods| pods.users(object, limit)).unwrap_or_default()
     }
 
     /// See [`PodDirectory::runs`].

@@ -25,6 +25,7 @@ use super::{
     references::References,
     snapshot::{Absence, LostPpod, PodScope, PodSnapshot, VnodeState, ppod_key},
     view::{Deletion, Phase, Ppod, PpodObject, PpodStatus, Vpod, VpodObject},
+    vpod_identity::VpodIdentity,
 };
 use crate::objects::{ObjectRef, PodDirectory};
 use kubeocean_runtime::{queue::Queue, sink::Sink};
@@ -448,6 +449,15 @@ impl PodStore {
 impl PodDirectory for PodStore {
     fn uses(&self, object: &ObjectRef) -> bool {
         self.index.lock().by_object.contains_key(object)
+    }
+
+    fn users(&self, object: &ObjectRef, limit: usize) -> Vec<VpodIdentity> {
+        let index = self.index.lock();
+        let keys = index.by_object.get(object).into_iter().flatten();
+        keys.filter_map(|key| index.vpods.get(key))
+            .map(|entry| VpodIdentity { key: entry.vpod.key.clone(), uid: entry.vpod.uid.to_string() })
+            .take(limit)
+            .collect()
     }
 
     fn runs(&self, pod: &ObjectKey, uid: &str) -> bool {
