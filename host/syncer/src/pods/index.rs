@@ -174,13 +174,14 @@ impl PodStore {
         let daemonsets = old.running_daemonset_by_default != new.running_daemonset_by_default;
         let all = old.binding_deleting != new.binding_deleting;
         if daemonsets || all {
-            let index = self.index.lock();
-            let keys = index
-                .vpods
-                .iter()
-                .filter(|(_, entry)| all || entry.vpod.daemonset)
-                .map(|(key, _)| key.clone());
-            self.queue.add_all(keys.collect::<Vec<_>>());
+            let vpods: Vec<_> = {
+                let index = self.index.lock();
+                let vpods = index.vpods.values().map(|entry| &entry.vpod);
+                vpods.filter(|vpod| all || vpod.daemonset).cloned().collect()
+            };
+            self.queue.add_all(vpods.iter().map(|vpod| vpod.key.clone()));
+            // Whether they will run decides whether they use what they refer to.
+            vpods.iter().for_each(|vpod| self.tell_references(vpod));
         }
     }
 
@@ -389,16 +390,22 @@ impl PodStore {
     /// Takes a version of a vpod and tells who is concerned; says whether it was news.
     fn put_vpod(&self, vpod: Vpod) -> bool {
         let (key, vnode) = (vpod.key.clone(), vpod.node.clone());
-        let (put, present) = {
+        let scope = self.scope();
+        let (put, present, need_changed) = {
             let mut index = self.index.lock();
+            let need = |index: &Index| {
+                index.vpods.get(&key).is_some_and(|entry| index.needs_objects(&scope, &entry.vpod))
+            };
+            let needed = need(&index);
             let put = index.put_vpod(vpod);
-            (put, index.vpods.get(&key).map(|entry| entry.vpod.clone()))
+            let need_changed = needed != need(&index);
+            (put, index.vpods.get(&key).map(|entry| entry.vpod.clone()), need_changed)
         };
         let Put::News { references_changed, replaced } = put else { return false };
         if let Some(replaced) = replaced {
             self.tell_references(&replaced);
         }
-        if let Some(present) = present.filter(|_| references_changed) {
+        if let Some(present) = present.filter(|_| references_changed || need_changed) {
             self.tell_references(&present);
         }
         self.tell(&vnode);
@@ -421,23 +428,31 @@ impl PodStore {
     }
 
     fn remove_ppod(&self, key: &ObjectKey, uid: &str, last: Option<PpodStatus>, proof: Proof) {
-        let (vpod, vnode) = {
+        let (key, vpod) = {
             let mut index = self.index.lock();
             if proof == Proof::Certain {
                 index.gone_ppods.insert(uid);
             }
             let Some(vpod) = index.remove_ppod(key, uid, last, proof) else { return };
-            let vnode = index.vpods.get(&vpod).map(|entry| entry.vpod.node.clone());
-            (vpod, vnode)
+            let entry = index.vpods.get(&vpod).map(|entry| entry.vpod.clone());
+            (vpod, entry)
         };
-        self.queue.add(vpod);
-        if let Some(vnode) = vnode {
-            self.tell(&vnode);
+        self.queue.add(key);
+        if let Some(vpod) = vpod {
+            self.tell_ended(&vpod);
+            self.tell(&vpod.node);
         }
     }
 
     fn tell(&self, vnode: &str) {
         self.vnode_listeners.read().iter().for_each(|listener| listener(vnode));
+    }
+
+    /// The ppod of this vpod is gone. If the vpod ended before, it used its objects up to now.
+    fn tell_ended(&self, vpod: &Vpod) {
+        if vpod.status.phase.is_terminal() {
+            self.tell_references(vpod);
+        }
     }
 
     fn tell_references(&self, vpod: &Vpod) {
@@ -448,14 +463,16 @@ impl PodStore {
 
 impl PodDirectory for PodStore {
     fn uses(&self, object: &ObjectRef) -> bool {
-        self.index.lock().by_object.contains_key(object)
+        let scope = self.scope();
+        self.index.lock().users(&scope, object).next().is_some()
     }
 
     fn users(&self, object: &ObjectRef, limit: usize) -> Vec<VpodIdentity> {
+        let scope = self.scope();
         let index = self.index.lock();
-        let keys = index.by_object.get(object).into_iter().flatten();
-        keys.filter_map(|key| index.vpods.get(key))
-            .map(|entry| VpodIdentity { key: entry.vpod.key.clone(), uid: entry.vpod.uid.to_string() })
+        index
+            .users(&scope, object)
+            .map(|vpod| VpodIdentity { key: vpod.key.clone(), uid: vpod.uid.to_string() })
             .take(limit)
             .collect()
     }
@@ -541,8 +558,16 @@ impl Sink<PpodObject> for PodStore {
             index.ppods.values().filter(|ppod| !listed.contains(&ppod.key)).cloned().collect()
         };
         for ppod in vanished {
-            let vpod = self.index.lock().forget_ppod(&ppod.key);
-            self.queue.add_all(vpod);
+            let (key, vpod) = {
+                let mut index = self.index.lock();
+                let Some(key) = index.forget_ppod(&ppod.key) else { continue };
+                let vpod = index.vpods.get(&key).map(|entry| entry.vpod.clone());
+                (key, vpod)
+            };
+            self.queue.add(key);
+            if let Some(vpod) = vpod {
+                self.tell_ended(&vpod);
+            }
         }
     }
 }
@@ -556,6 +581,23 @@ impl Index {
             let claim = Claim { key: &reference.key, uid };
             !matches!(ownership::check(ppod, stamp, claim), Ownership::Foreign(_))
         })
+    }
+
+    /// The vpods whose ppods may mount the object, now or later.
+    fn users<'a>(&'a self, scope: &'a PodScope, object: &ObjectRef) -> impl Iterator<Item = &'a Arc<Vpod>> {
+        let keys = self.by_object.get(object).into_iter().flatten();
+        keys.filter_map(|key| self.vpods.get(key))
+            .map(|entry| &entry.vpod)
+            .filter(|vpod| self.needs_objects(scope, vpod))
+    }
+
+    /// Whether a vpod runs here or is going to: one that has ended, or is never mapped, needs nothing unless its ppod
+    /// lives on.
+    fn needs_objects(&self, scope: &PodScope, vpod: &Vpod) -> bool {
+        let wanted =
+            !vpod.status.phase.is_terminal() && is_creatable(scope, vpod) && vpod.references.is_mapped();
+        let lives = |copy: &ObjectKey| self.ppods.get(copy).is_some_and(|it| !it.status.phase.is_terminal());
+        wanted || self.by_back_reference.get(&vpod.key).into_iter().flatten().any(lives)
     }
 
     fn put_vpod(&mut self, vpod: Vpod) -> Put {

@@ -1,15 +1,22 @@
 //! What the store says of pods without a plan: whose they are and what they use.
 
-use std::sync::Arc;
+use std::sync::{
+    Arc,
+    atomic::{AtomicUsize, Ordering},
+};
 
 use kubeocean_api::keys::{annotation, label};
 use rstest::rstest;
 use serde::Deserialize;
+use serde_json::json;
 
 use super::builders::*;
-use crate::pods::{
-    index::PodStore,
-    view::{PpodObject, VpodObject},
+use crate::{
+    objects::{ObjectKind, ObjectRef, PodDirectory},
+    pods::{
+        index::PodStore,
+        view::{PpodObject, VpodObject},
+    },
 };
 use kubeocean_runtime::sink::Sink;
 
@@ -39,4 +46,61 @@ fn only_ppods_that_will_be_ended_here_are_counted(#[case] copy: Pod, #[case] exp
 fn a_stamped_ppod_is_counted_after_its_vpod_is_gone() {
     assert_eq!(store(&[], &[ppod()]).ppod_count(), 1);
     assert_eq!(store(&[], &[unstamped()]).ppod_count(), 0);
+}
+
+/// A vpod that mounts ConfigMap `settings`.
+fn mounting(pod: Pod) -> Pod {
+    pod.set(&["spec", "volumes"], json!([{"name": "v", "configMap": {"name": "settings"}}]))
+}
+
+fn settings() -> ObjectRef {
+    ObjectRef::new(ObjectKind::ConfigMap, "default", "settings")
+}
+
+#[rstest]
+#[case::waits(vpod(), None, true)]
+#[case::runs(recorded().running(), Some(ppod().running()), true)]
+#[case::has_ended(recorded().running().phase("Succeeded"), Some(ppod().phase("Succeeded")), false)]
+#[case::has_ended_before_its_copy(recorded().running().phase("Failed"), Some(ppod().running()), true)]
+#[case::ended_unmapped(vpod().phase("Failed"), None, false)]
+#[case::daemonset_pod_that_is_not_run(
+    vpod().set(&["metadata", "ownerReferences"], json!([
+        {"apiVersion": "apps/v1", "kind": "DaemonSet", "name": "agent", "uid": "d"}
+    ])), None, false
+)]
+#[case::port_reservation(vpod().label(label::HOSTPORT_FAKE_POD, "true"), None, false)]
+fn an_object_is_used_by_pods_that_run_or_will(
+    #[case] pod: Pod,
+    #[case] copy: Option<Pod>,
+    #[case] expected: bool,
+) {
+    let store = store(&[mounting(pod)], copy.as_slice());
+    assert_eq!(store.uses(&settings()), expected);
+    assert_eq!(!store.users(&settings(), 9).is_empty(), expected);
+}
+
+#[test]
+fn a_pod_that_is_refused_whole_uses_nothing() {
+    let volumes = json!([
+        {"name": "v", "configMap": {"name": "settings"}},
+        {"name": "d", "persistentVolumeClaim": {"claimName": "data"}},
+    ]);
+    assert!(!store(&[vpod().set(&["spec", "volumes"], volumes)], &[]).uses(&settings()));
+}
+
+#[test]
+fn the_end_of_a_pod_and_of_its_copy_are_told_to_those_who_keep_its_objects() {
+    let (running, copy) = (mounting(recorded().running()), ppod().running());
+    let store = store(std::slice::from_ref(&running), std::slice::from_ref(&copy));
+    let told = Arc::new(AtomicUsize::new(0));
+    let counter = Arc::clone(&told);
+    store.on_references_change(move |_, _| {
+        counter.fetch_add(1, Ordering::Relaxed);
+    });
+    let ended = running.phase("Failed").set(&["metadata", "resourceVersion"], "11");
+    store.apply(VpodObject::deserialize(&ended.0).unwrap());
+    assert!(store.uses(&settings()), "its copy lives");
+    store.delete(PpodObject::deserialize(&copy.0).unwrap());
+    assert!(!store.uses(&settings()));
+    assert_eq!(told.load(Ordering::Relaxed), 1);
 }
