@@ -21,7 +21,7 @@ use crate::{
     pods::{
         apply::{PodSync, VnodeDirectory},
         index::PodStore,
-        priority_class::DefaultPriorityClass,
+        priority_class::PriorityClasses,
         snapshot::{PodScope, VnodeState},
         view::Phase,
         watch::{PodHealth, run_pods, watch_pods},
@@ -337,7 +337,7 @@ impl Session<'_> {
             objects: Arc::clone(&stores.objects),
             vnodes: Arc::new(Vnodes(self.nodes())),
             workloads: Arc::clone(&stores.workloads),
-            priority_class: DefaultPriorityClass::default(),
+            priority_classes: PriorityClasses::default(),
             events: leader.events.clone(),
             pod_events: leader.config.pod_events,
             metrics: Arc::clone(&leader.metrics),

@@ -10,19 +10,19 @@ use std::{fmt, sync::Arc};
 use jiff::Timestamp;
 use kube::Client;
 use kubeocean_api::{
-    keys::{DEFAULT_PRIORITY_CLASS, annotation, condition_type, label},
+    keys::{annotation, condition_type, label},
     name::ObjectKey,
 };
 use serde_json::{Map, Value, json};
 
 use super::{
-    action::{PodAction, PodPlan, Refusal, Wake},
+    action::{PodAction, PodPlan, Refusal, RefusalReason, Wake},
     create::{CreateError, rejection},
     index::PodStore,
     metadata::{KeyChanges, MetadataChange},
     ownership::{self, Owned},
     plan::plan_pod,
-    priority_class::DefaultPriorityClass,
+    priority_class::{self, PriorityClasses},
     snapshot::{PodSnapshot, VnodeState},
     status::{self, StatusFields},
     view::{Deletion, Ppod, Vpod},
@@ -65,8 +65,8 @@ pub struct PodSync {
     pub vnodes: Arc<dyn VnodeDirectory>,
     /// Workloads by owner.
     pub workloads: Arc<Workloads>,
-    /// Default PriorityClass.
-    pub priority_class: DefaultPriorityClass,
+    /// The worker's PriorityClasses.
+    pub priority_classes: PriorityClasses,
     /// Events in the computing cluster.
     pub events: EventRecorder,
     /// Which of them.
@@ -268,6 +268,11 @@ impl PodSync {
                 self.refuse(snapshot, &refusal).await?;
                 Ok(Step::Stop(Outcome::Retry))
             }
+            Err(CreateError::NoPriorityClass) => {
+                self.metrics.create_pod_errors.inc();
+                self.refuse(snapshot, &no_priority_class(&snapshot.scope.priority_class_name)).await?;
+                Ok(Step::Stop(Outcome::After(priority_class::LOOK_AGAIN)))
+            }
             Err(CreateError::Apply(error)) => {
                 self.metrics.create_pod_errors.inc();
                 let message = format!("not created yet: {}; trying again", error.reason());
@@ -328,7 +333,7 @@ impl PodSync {
                 self.publish(key, &vpod.uid, Severity::Warning, "FailedCreatePod", status::cut(&message));
                 return Ok(Step::Refused);
             }
-            Err(CreateError::Occupied(_)) => return Ok(Step::Replan),
+            Err(CreateError::Occupied(_) | CreateError::NoPriorityClass) => return Ok(Step::Replan),
         };
         match added {
             Ok(Some(ppod)) => {
@@ -458,6 +463,7 @@ impl PodSync {
         let key = &snapshot.key;
         let present = self.store.snapshot(key, self.clock.now(), |_| VnodeState::Missing).vpod;
         let Some(vpod) = present else { return Ok(()) };
+        self.store.refused(key);
         let message = status::cut(&refusal.message);
         let mut conditions = match status::parse_conditions(&vpod.status.conditions) {
             Value::Array(list) => list,
@@ -491,21 +497,17 @@ impl PodSync {
             message,
         });
     }
-
-    /// The PriorityClass of new ppods.
-    pub(super) async fn priority_class_name<'a>(&self, configured: &'a str) -> Result<&'a str, ApplyError> {
-        if !configured.is_empty() {
-            return Ok(configured);
-        }
-        self.priority_class.ensure(&self.clusters.worker).await?;
-        Ok(DEFAULT_PRIORITY_CLASS)
-    }
 }
 
 impl fmt::Debug for PodSync {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("PodSync").field("store", &self.store).finish_non_exhaustive()
     }
+}
+
+fn no_priority_class(class: &str) -> Refusal {
+    let message = "the PriorityClass that the ClusterBinding names does not exist in the worker cluster";
+    Refusal::new(RefusalReason::DependencyMissing, message).particulars(class)
 }
 
 /// A ppod that the watch would show too.

@@ -31,6 +31,8 @@ pub(super) enum CreateError {
     Occupied(Box<Ppod>),
     /// The pod's owner must do something, or wait.
     Refused(Refusal),
+    /// The worker has no PriorityClass of the name that the binding gives.
+    NoPriorityClass,
     /// A request failed.
     Apply(ApplyError),
 }
@@ -119,13 +121,15 @@ impl PodSync {
         let services = self.objects.services.environment(&vpod.key, dns_need(&whole["spec"])).await?;
         let workload = self.workloads.of(&self.clusters.computing, vpod).await;
         let expected = Expected::of(&vpod.labels, &vpod.annotations).encode();
+        let (classes, worker) = (&self.priority_classes, &self.clusters.worker);
+        let class = classes.name(worker, &scope.priority_class_name).await?;
         let context = TransformContext {
             binding: &scope.stamp.binding,
             computing_uid: &scope.stamp.computing_cluster_uid,
             mount_namespace: &scope.mount_namespace,
             worker_node,
             scheduling: if scope.direct_scheduling { Scheduling::Direct } else { Scheduling::ByAffinity },
-            priority_class: self.priority_class_name(&scope.priority_class_name).await?,
+            priority_class: class.ok_or(CreateError::NoPriorityClass)?,
             workload_type: &workload.kind,
             workload_name: &workload.name,
             expected_metadata: expected.as_deref(),
@@ -145,8 +149,9 @@ impl PodSync {
                 Err(self.occupied(&ppod_key(&scope.mount_namespace, &vpod.key), object).await)
             }
             Err(error @ (ApplyError::Rejected { .. } | ApplyError::Forbidden { .. })) => {
-                // The class may have been deleted since; look again next time.
-                self.priority_class.forget().await;
+                if classes.explains_refusal(worker, &scope.priority_class_name).await? {
+                    return Err(CreateError::NoPriorityClass);
+                }
                 Err(CreateError::Refused(rejection("the pod", &error)))
             }
             Err(error) => Err(error.into()),

@@ -24,7 +24,7 @@ use super::{
     plan::{is_creatable, is_never_mapped},
     references::References,
     snapshot::{Absence, LostPpod, PodScope, PodSnapshot, VnodeState, ppod_key},
-    view::{Deletion, Phase, Ppod, PpodObject, PpodStatus, Vpod, VpodObject},
+    view::{BackReference, Deletion, Phase, Ppod, PpodObject, PpodStatus, Vpod, VpodObject},
     vpod_identity::VpodIdentity,
 };
 use crate::objects::{ObjectRef, PodDirectory};
@@ -77,6 +77,8 @@ struct Index {
     by_object: Map<ObjectRef, BTreeSet<ObjectKey>>,
     ppods: Map<ObjectKey, Arc<Ppod>>,
     by_back_reference: Map<ObjectKey, BTreeSet<ObjectKey>>,
+    /// Vpods that were refused a ppod, by the place it would have.
+    refused: Map<ObjectKey, ObjectKey>,
     gone_vpods: RecentUids,
     gone_ppods: RecentUids,
 }
@@ -86,6 +88,8 @@ struct VpodEntry {
     absence: Absence,
     mirrored: Option<u64>,
     status_written: Option<Timestamp>,
+    /// The place of the ppod it was refused.
+    refused: Option<ObjectKey>,
 }
 
 /// Where a version of a ppod comes from.
@@ -167,12 +171,14 @@ impl PodStore {
     }
 
     /// Takes a changed binding. DaemonSet pods are looked at again when their treatment changed, all pods when the
-    /// deletion of the binding was called off or began.
+    /// deletion of the binding was called off or began, and refused pods in any case: what was wrong may be right now.
     pub fn set_scope(&self, scope: PodScope) {
         let new = Arc::new(scope);
         let old = std::mem::replace(&mut *self.scope.write(), Arc::clone(&new));
         let daemonsets = old.running_daemonset_by_default != new.running_daemonset_by_default;
         let all = old.binding_deleting != new.binding_deleting;
+        let refused: Vec<_> = self.index.lock().refused.values().cloned().collect();
+        self.queue.add_all(refused);
         if daemonsets || all {
             let vpods: Vec<_> = {
                 let index = self.index.lock();
@@ -281,6 +287,16 @@ impl PodStore {
             snapshot.vnode = vnode(&vpod.node);
         }
         snapshot
+    }
+
+    /// There is no ppod for this vpod, until the binding or who sits in its place changes.
+    pub(super) fn refused(&self, key: &ObjectKey) {
+        let place = ppod_key(&self.scope().mount_namespace, key);
+        let index = &mut *self.index.lock();
+        if let Some(entry) = index.vpods.get_mut(key) {
+            entry.refused = Some(place.clone());
+            index.refused.insert(place, key.clone());
+        }
     }
 
     /// The answer of a write on a vpod, or a live read.
@@ -433,6 +449,7 @@ impl PodStore {
             if proof == Proof::Certain {
                 index.gone_ppods.insert(uid);
             }
+            self.queue.add_all(index.refused.get(key).cloned());
             let Some(vpod) = index.remove_ppod(key, uid, last, proof) else { return };
             let entry = index.vpods.get(&vpod).map(|entry| entry.vpod.clone());
             (vpod, entry)
@@ -537,8 +554,12 @@ impl Sink<VpodObject> for PodStore {
 
 impl Sink<PpodObject> for PodStore {
     fn apply(&self, object: PpodObject) {
-        let woken = self.index.lock().put_ppod(*object.view, Origin::Event);
-        self.queue.add_all(woken);
+        let mut index = self.index.lock();
+        // Whoever sits in the place of another pod's copy may have become somebody else.
+        let refused = index.refused.get(&object.view.key).cloned();
+        let woken = index.put_ppod(*object.view, Origin::Event);
+        drop(index);
+        self.queue.add_all(woken.into_iter().chain(refused));
     }
 
     fn delete(&self, object: PpodObject) {
@@ -560,6 +581,7 @@ impl Sink<PpodObject> for PodStore {
         for ppod in vanished {
             let (key, vpod) = {
                 let mut index = self.index.lock();
+                self.queue.add_all(index.refused.get(&ppod.key).cloned());
                 let Some(key) = index.forget_ppod(&ppod.key) else { continue };
                 let vpod = index.vpods.get(&key).map(|entry| entry.vpod.clone());
                 (key, vpod)
@@ -631,7 +653,13 @@ impl Index {
         }
         let entry = match kept {
             Some(old) => VpodEntry { vpod, ..old },
-            None => VpodEntry { vpod, absence: Absence::Unproven, mirrored: None, status_written: None },
+            None => VpodEntry {
+                vpod,
+                absence: Absence::Unproven,
+                mirrored: None,
+                status_written: None,
+                refused: None,
+            },
         };
         self.vpods.insert(key, entry);
         Put::News { references_changed, replaced }
@@ -642,6 +670,9 @@ impl Index {
             return None;
         }
         let entry = self.vpods.remove(key)?;
+        if let Some(place) = &entry.refused {
+            self.refused.remove(place);
+        }
         self.unlink(&entry.vpod);
         Some(entry.vpod)
     }
@@ -682,18 +713,22 @@ impl Index {
         {
             remove_from(&mut self.by_back_reference, &old.key, &key);
         }
-        let vpod = reference.map(|reference| reference.key);
-        if let Some(vpod) = &vpod {
+        if let Some(BackReference { key: vpod, uid }) = &reference {
             self.by_back_reference.entry(vpod.clone()).or_default().insert(key.clone());
             if let Some(entry) = self.vpods.get_mut(vpod) {
                 entry.absence = Absence::Unproven;
+                if *entry.vpod.uid == **uid
+                    && let Some(place) = entry.refused.take()
+                {
+                    self.refused.remove(&place);
+                }
                 if news_of_status {
                     entry.mirrored = None;
                 }
             }
         }
         self.ppods.insert(key, Arc::new(ppod));
-        vpod
+        reference.map(|reference| reference.key)
     }
 
     /// A ppod is gone, for sure or as far as a watch shows. `last` is its last status, if the event told it.

@@ -15,6 +15,7 @@ use crate::{
     objects::{ObjectKind, ObjectRef, PodDirectory},
     pods::{
         index::PodStore,
+        snapshot::PodScope,
         view::{PpodObject, VpodObject},
     },
 };
@@ -103,4 +104,46 @@ fn the_end_of_a_pod_and_of_its_copy_are_told_to_those_who_keep_its_objects() {
     store.delete(PpodObject::deserialize(&copy.0).unwrap());
     assert!(!store.uses(&settings()));
     assert_eq!(told.load(Ordering::Relaxed), 1);
+}
+
+/// A store in which [`vpod`] was refused, with nothing left in its queue.
+async fn refused(ppods: &[Pod]) -> Arc<PodStore> {
+    let store = store(&[vpod()], ppods);
+    drain(&store).await;
+    store.refused(&key());
+    store
+}
+
+async fn drain(store: &PodStore) -> usize {
+    let mut keys = 0;
+    while !store.queue().is_empty() {
+        let key = store.queue().next().await;
+        store.queue().done(&key, kubeocean_runtime::queue::Outcome::Done);
+        keys += 1;
+    }
+    keys
+}
+
+#[tokio::test]
+async fn a_refused_pod_is_looked_at_again_when_the_binding_changes() {
+    let store = refused(&[]).await;
+    store.set_scope(PodScope { priority_class_name: "batch".into(), ..scope() });
+    assert_eq!(drain(&store).await, 1);
+    store.apply(PpodObject::deserialize(&ppod().0).unwrap());
+    drain(&store).await;
+    store.set_scope(scope());
+    assert_eq!(drain(&store).await, 0, "it has its copy");
+}
+
+#[tokio::test]
+async fn a_refused_pod_is_looked_at_again_when_its_place_becomes_free() {
+    let foreign =
+        ppod().annotate(annotation::VIRTUAL_POD_NAME, "").annotate(annotation::VIRTUAL_POD_UID, "x");
+    let store = refused(std::slice::from_ref(&foreign)).await;
+    store.delete(PpodObject::deserialize(&foreign.0).unwrap());
+    assert_eq!(drain(&store).await, 1);
+
+    let store = refused(std::slice::from_ref(&foreign)).await;
+    store.reset(Vec::<PpodObject>::new());
+    assert_eq!(drain(&store).await, 1, "it went while nobody watched");
 }
