@@ -80,6 +80,8 @@ struct Index {
     /// Vpods that were refused a ppod, by the place it would have.
     refused: Map<ObjectKey, ObjectKey>,
     gone_vpods: RecentUids,
+    /// Of those, the ones that somebody deleted by force.
+    forced_vpods: RecentUids,
     gone_ppods: RecentUids,
 }
 
@@ -268,9 +270,13 @@ impl PodStore {
                 .collect();
             let ppod = index.ppods.get(&place).cloned();
             let named =
-                strays.iter().chain(&ppod).filter_map(|it| it.annotation(annotation::VIRTUAL_POD_UID));
+                || strays.iter().chain(&ppod).filter_map(|it| it.annotation(annotation::VIRTUAL_POD_UID));
+            let among = |uids: &RecentUids| -> BTreeSet<Box<str>> {
+                named().filter(|uid| uids.contains(uid)).map(Into::into).collect()
+            };
             PodSnapshot {
-                gone_vpods: named.filter(|uid| index.gone_vpods.contains(uid)).map(Into::into).collect(),
+                gone_vpods: among(&index.gone_vpods),
+                forced_vpods: among(&index.forced_vpods),
                 key: key.clone(),
                 now,
                 vpod: entry.map(|entry| entry.vpod.clone()),
@@ -522,6 +528,9 @@ impl Sink<VpodObject> for PodStore {
 
     fn delete(&self, object: VpodObject) {
         if let Some(vpod) = object.view.filter(|vpod| self.is_ours(vpod)) {
+            if vpod.deletion.is_some_and(Deletion::is_forced) {
+                self.index.lock().forced_vpods.insert(&vpod.uid);
+            }
             self.remove_vpod(&vpod.key, &vpod.uid);
         }
     }

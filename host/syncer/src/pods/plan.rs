@@ -49,7 +49,7 @@ pub fn plan_pod(snapshot: &PodSnapshot) -> PodPlan {
     let Some(ppod) = snapshot.ppod.as_deref() else { return plan_absent(snapshot, vpod, None) };
     match ownership::check(ppod, &snapshot.scope.stamp, snapshot.claim()) {
         Ownership::Foreign(why) => plan_absent(snapshot, vpod, Some(&why)),
-        Ownership::Stale(owned) => plan_stale(snapshot, ppod, owned, None),
+        Ownership::Stale(owned) => plan_stale(snapshot, ppod, owned),
         Ownership::Legacy(owned) => plan_present(snapshot, vpod, ppod, &owned, &stamps(&snapshot.scope)),
         Ownership::Ours(owned) => plan_present(snapshot, vpod, ppod, &owned, &MetadataChange::default()),
     }
@@ -75,7 +75,7 @@ fn plan_strays(snapshot: &PodSnapshot) -> Option<PodPlan> {
             Ownership::Ours(owned) | Ownership::Legacy(owned) => {
                 actions.push(delete(owned, None, DeleteReason::Misplaced));
             }
-            Ownership::Stale(owned) => return Some(plan_stale(snapshot, stray, owned, None)),
+            Ownership::Stale(owned) => return Some(plan_stale(snapshot, stray, owned)),
             Ownership::Foreign(_) => {}
         }
     }
@@ -84,21 +84,15 @@ fn plan_strays(snapshot: &PodSnapshot) -> Option<PodPlan> {
 
 /// The copy of an earlier vpod of this name (row 5). Its DELETED event wakes the vpod. The vpod it names must be known
 /// to be gone: with two lists of different age the "stale" one could be the newer.
-pub(super) fn plan_stale(
-    snapshot: &PodSnapshot,
-    ppod: &Ppod,
-    owned: Owned,
-    grace_seconds: Option<i64>,
-) -> PodPlan {
+pub(super) fn plan_stale(snapshot: &PodSnapshot, ppod: &Ppod, owned: Owned) -> PodPlan {
     let named = ppod.annotation(annotation::VIRTUAL_POD_UID).unwrap_or_default();
-    let actions = if ppod.deletion.is_some() {
-        Vec::new()
-    } else if named.is_empty() || snapshot.gone_vpods.contains(named) {
-        vec![delete(owned, grace_seconds, DeleteReason::Stale)]
+    let known_gone = named.is_empty() || snapshot.gone_vpods.contains(named);
+    let action = if known_gone {
+        deletion::remove_orphan(snapshot, ppod, owned, DeleteReason::Stale)
     } else {
-        vec![PodAction::ConfirmVpodGone]
+        ppod.deletion.is_none().then_some(PodAction::ConfirmVpodGone)
     };
-    PodPlan { actions, ..PodPlan::default() }
+    PodPlan { actions: action.into_iter().collect(), ..PodPlan::default() }
 }
 
 /// There is no copy: it was lost (row 6), or is to be created (rows 7 and 8). `occupied` says who sits in its place.

@@ -125,6 +125,8 @@ pub struct PodSnapshot {
     pub vpod: Option<Arc<Vpod>>,
     /// UIDs of vpods that are known to be gone, among those the ppods here name.
     pub gone_vpods: BTreeSet<Box<str>>,
+    /// Of those, the ones that were deleted by force: what is left of them is, too.
+    pub forced_vpods: BTreeSet<Box<str>>,
     /// The vpod's vnode; [`VnodeState::Missing`] without a vpod.
     pub vnode: VnodeState,
     /// The pod at the place of the copy.

@@ -150,6 +150,7 @@ pub(super) fn snapshot(vpod: Option<&Pod>, ppod: Option<&Pod>) -> PodSnapshot {
         scope: Arc::new(scope()),
         vpod: vpod.map(|pod| Arc::new(pod.vpod())),
         gone_vpods: BTreeSet::new(),
+        forced_vpods: BTreeSet::new(),
         vnode: VnodeState::Ours { worker_node: Some("node-1".into()), deleting: false },
         ppod: ppod.map(|pod| Arc::new(pod.ppod())),
         strays: Vec::new(),

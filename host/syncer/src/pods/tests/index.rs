@@ -15,7 +15,7 @@ use crate::{
     objects::{ObjectKind, ObjectRef, PodDirectory},
     pods::{
         index::PodStore,
-        snapshot::PodScope,
+        snapshot::{PodScope, VnodeState},
         view::{PpodObject, VpodObject},
     },
 };
@@ -146,4 +146,15 @@ async fn a_refused_pod_is_looked_at_again_when_its_place_becomes_free() {
     let store = refused(std::slice::from_ref(&foreign)).await;
     store.reset(Vec::<PpodObject>::new());
     assert_eq!(drain(&store).await, 1, "it went while nobody watched");
+}
+
+#[rstest]
+#[case::by_force(0, true)]
+#[case::with_grace(30, false)]
+fn how_a_vpod_was_deleted_is_remembered_for_its_ppod(#[case] grace_seconds: i64, #[case] forced: bool) {
+    let store = store(&[recorded()], &[ppod().deleting(30)]);
+    store.delete(VpodObject::deserialize(&recorded().deleting(grace_seconds).0).unwrap());
+    let snapshot = store.snapshot(&key(), now(), |_| VnodeState::Missing);
+    assert!(snapshot.gone_vpods.contains("v1"));
+    assert_eq!(snapshot.forced_vpods.contains("v1"), forced);
 }
