@@ -16,7 +16,7 @@ use kubeocean_harness::{Fleet, shared, wait_until};
 use kubeocean_runtime::{
     clock::SystemClock,
     events::EventRecorder,
-    request::{DeleteOptions, create_json, delete_json, get_json, merge_patch, paths},
+    request::{DeleteOptions, create_json, delete_json, get_json, list_metadata, merge_patch, paths},
 };
 use kubeocean_syncer::{
     objects::{
@@ -327,6 +327,11 @@ async fn a_deleted_binding_leaves_nothing_behind() {
             {"name": "v", "configMap": {"name": name}}, {"name": "w", "secret": {"secretName": name}},
         ]}));
         world.ensure(&references, "web").await.unwrap();
+    }
+    let all = paths::core_all("secrets", &world.clusters.scope.mount_namespace);
+    for page in [1, 2, 500] {
+        let copies = list_metadata(&world.clusters.worker, &all, page).await.unwrap();
+        assert_eq!(copies.len(), 2, "in pages of {page}: {copies:?}");
     }
     let left = world.store.release_all(&world.clusters).await.unwrap();
     assert_eq!((left.total, left.examples), (0, vec![]));

@@ -8,8 +8,7 @@ use kubeocean_api::{
     keys::{self, label},
     name::ObjectKey,
 };
-use serde::Deserialize;
-use serde_json::{Map, Value, json};
+use serde_json::Map;
 
 use super::{
     index::{ObjectStore, Side},
@@ -20,7 +19,9 @@ use super::{
 use crate::pods::references::{Need, References};
 use kubeocean_runtime::{
     error::ApplyError,
-    request::{DeleteOptions, Deletion, create_json, delete_json, get_json, merge_patch, paths},
+    request::{
+        DeleteOptions, Deletion, PAGE, create_json, delete_json, get_json, list_metadata, merge_patch, paths,
+    },
 };
 
 /// Rounds of reading and writing one object before the queue takes over; each conflict with another writer, and each
@@ -315,10 +316,6 @@ async fn perform(clusters: &Clusters, snapshot: &Snapshot<'_>, action: &Action) 
 
 /// Live lists of what carries this binding's label in either cluster.
 async fn listed(clusters: &Clusters) -> Result<BTreeSet<ObjectRef>, ApplyError> {
-    #[derive(Deserialize)]
-    struct Item {
-        metadata: k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta,
-    }
     let scope = &clusters.scope;
     let selector = format!("labelSelector={}=true", keys::synced_by(&scope.cluster_id));
     let mut found = BTreeSet::new();
@@ -331,18 +328,15 @@ async fn listed(clusters: &Clusters) -> Result<BTreeSet<ObjectRef>, ApplyError> 
             label::MANAGED_BY,
             label::MANAGED_BY_VALUE
         );
-        let (originals, copies) =
-            tokio::try_join!(get_json(&clusters.computing, &originals), get_json(&clusters.worker, &copies))?;
-        let items = |list: Option<Value>| -> Vec<Item> {
-            let items =
-                list.unwrap_or_else(|| json!({})).get_mut("items").map(Value::take).unwrap_or_default();
-            serde_json::from_value(items).unwrap_or_default()
-        };
-        found.extend(items(originals).into_iter().map(|item| {
-            let text = |text: Option<String>| text.unwrap_or_default();
-            ObjectRef::new(kind, &text(item.metadata.namespace), &text(item.metadata.name))
+        let (originals, copies) = tokio::try_join!(
+            list_metadata(&clusters.computing, &originals, PAGE),
+            list_metadata(&clusters.worker, &copies, PAGE)
+        )?;
+        found.extend(originals.iter().map(|original| {
+            let text = |text: &Option<String>| text.clone().unwrap_or_default();
+            ObjectRef::new(kind, &text(&original.namespace), &text(&original.name))
         }));
-        found.extend(items(copies).iter().filter_map(|item| original_of(kind, &item.metadata)));
+        found.extend(copies.iter().filter_map(|copy| original_of(kind, copy)));
     }
     Ok(found)
 }
