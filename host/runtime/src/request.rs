@@ -65,7 +65,7 @@ pub async fn list_metadata(client: &Client, path: &str, page: usize) -> Result<V
         let answer = perform(client, Verb::List, &at, request, Vec::new()).await?;
         let list = List::deserialize(&answer)
             .map_err(|error| ApplyError::from_kube(Verb::List, path, kube::Error::SerdeError(error)))?;
-        found.extend(list.items.into_iter().map(|item| item.metadata));
+        found.extend(list.items.into_iter().flatten().map(|item| item.metadata));
         next = list.metadata.next;
         if next.is_empty() {
             return Ok(found);
@@ -78,7 +78,8 @@ pub async fn list_metadata(client: &Client, path: &str, page: usize) -> Result<V
 struct List {
     #[serde(default)]
     metadata: ListMeta,
-    items: Vec<Item>,
+    /// `null` in an empty list of metadata.
+    items: Option<Vec<Item>>,
 }
 
 #[derive(Debug, Default, Deserialize)]
