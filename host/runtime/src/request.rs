@@ -109,6 +109,33 @@ pub async fn create_json(client: &Client, path: &str, object: &Value) -> Result<
     send(client, Verb::Create, Method::POST, path, JSON, Some(object)).await
 }
 
+/// What a role may allow on the core API group's objects.
+#[derive(Debug, Clone, Copy)]
+pub struct Right<'a> {
+    /// For example `patch`.
+    pub verb: &'a str,
+    /// For example `pods`.
+    pub resource: &'a str,
+    /// For example `ephemeralcontainers`; empty for the object itself.
+    pub subresource: &'a str,
+    /// Namespace of the objects.
+    pub namespace: &'a str,
+}
+
+/// Asks the API server whether we have a right; every account may ask that of itself.
+pub async fn is_permitted(client: &Client, right: &Right<'_>) -> Result<bool, ApplyError> {
+    let review = json!({
+        "apiVersion": "authorization.k8s.io/v1",
+        "kind": "SelfSubjectAccessReview",
+        "spec": {"resourceAttributes": {
+            "verb": right.verb, "resource": right.resource, "subresource": right.subresource,
+            "namespace": right.namespace,
+        }},
+    });
+    let answer = create_json(client, paths::ACCESS_REVIEWS, &review).await?;
+    Ok(answer.pointer("/status/allowed") == Some(&Value::Bool(true)))
+}
+
 /// JSON merge patch. Put `metadata.uid` and `metadata.resourceVersion` into the patch as preconditions.
 pub async fn merge_patch(client: &Client, path: &str, patch: &Value) -> Result<Value, ApplyError> {
     send(client, Verb::Patch, Method::PATCH, path, MERGE_PATCH, Some(patch)).await
@@ -196,6 +223,9 @@ async fn perform(
 /// Request paths.
 pub mod paths {
     use kubeocean_api::{GROUP, VERSION};
+
+    /// Where an account asks for its own rights.
+    pub const ACCESS_REVIEWS: &str = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews";
 
     /// A pod.
     pub fn pod(namespace: &str, name: &str) -> String {

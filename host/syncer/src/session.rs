@@ -20,6 +20,7 @@ use crate::{
     objects::{Clusters, ObjectHealth, ObjectStore, ObjectSync, Scope, run_objects},
     pods::{
         apply::{PodSync, VnodeDirectory},
+        features::Features,
         index::PodStore,
         priority_class::PriorityClasses,
         snapshot::{PodScope, VnodeState},
@@ -38,7 +39,7 @@ use kube::Client;
 use kubeocean_engine::{BindingFacts, Engine, PolicyHost};
 use kubeocean_runtime::{
     binding::Binding,
-    events::EventRecorder,
+    events::{EventRecorder, Regarding},
     probe::Reachability,
     tasks::{TaskEnded, Tasks},
     watch::WatchHealth,
@@ -331,6 +332,7 @@ impl Session<'_> {
 
     fn start_pods(&self, tasks: &mut Tasks) {
         let (leader, stores) = (self.leader, &self.leader.stores);
+        let binding = leader.binding.borrow().clone();
         let sync = Arc::new(PodSync {
             clusters: Arc::clone(&self.clusters),
             store: Arc::clone(&stores.pods),
@@ -338,6 +340,7 @@ impl Session<'_> {
             vnodes: Arc::new(Vnodes(self.nodes())),
             workloads: Arc::clone(&stores.workloads),
             priority_classes: PriorityClasses::default(),
+            features: Features::new(Regarding::binding(&binding.name, &binding.uid), leader.events.clone()),
             events: leader.events.clone(),
             pod_events: leader.config.pod_events,
             metrics: Arc::clone(&leader.metrics),

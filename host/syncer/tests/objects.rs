@@ -15,8 +15,11 @@ use kubeocean_api::name::{ObjectKey, phys_name};
 use kubeocean_harness::{Fleet, shared, wait_until};
 use kubeocean_runtime::{
     clock::SystemClock,
-    events::EventRecorder,
-    request::{DeleteOptions, create_json, delete_json, get_json, list_metadata, merge_patch, paths},
+    events::{EventRecorder, Regarding},
+    request::{
+        DeleteOptions, Right, create_json, delete_json, get_json, is_permitted, list_metadata, merge_patch,
+        paths,
+    },
 };
 use kubeocean_syncer::{
     objects::{
@@ -24,6 +27,7 @@ use kubeocean_syncer::{
         Scope, run_objects,
     },
     pods::{
+        features::{Feature, Features},
         references::{References, references},
         service_environment::{ServiceEnvironment, dns_need},
         tokens::TokenOwner,
@@ -67,6 +71,7 @@ struct World {
     clusters: Arc<Clusters>,
     store: Arc<ObjectStore>,
     directory: Arc<Directory>,
+    events: EventRecorder,
     namespace: String,
     _stop: DropGuard,
 }
@@ -99,11 +104,16 @@ impl World {
             cancel.clone(),
         );
         tokio::spawn(sending);
-        let sync = ObjectSync { clusters: Arc::clone(&clusters), store: Arc::clone(&store), events, idle };
+        let sync = ObjectSync {
+            clusters: Arc::clone(&clusters),
+            store: Arc::clone(&store),
+            events: events.clone(),
+            idle,
+        };
         let gate = std::future::ready(());
         tokio::spawn(run_objects(Arc::new(sync), health.clone(), gate, 10, cancel.clone()));
         health.synced().await;
-        Self { fleet, clusters, store, directory, namespace, _stop: cancel.drop_guard() }
+        Self { fleet, clusters, store, directory, events, namespace, _stop: cancel.drop_guard() }
     }
 
     async fn create(&self, kind: ObjectKind, name: &str, fields: Value) {
@@ -315,6 +325,32 @@ async fn a_copy_that_somebody_takes_over_is_told_and_tried_again() {
     // It is nobody's now, so no watch tells when it goes.
     delete_json(&world.clusters.worker, &path, &DeleteOptions::default()).await.unwrap();
     world.wait_copy("the copy to be back", "settings", |copy| copy["data"] == json!({"a": "1"})).await;
+}
+
+#[tokio::test]
+async fn a_feature_without_its_right_is_turned_off_and_told_once() {
+    let world = World::new("features", None).await;
+    let right = Right {
+        verb: "patch",
+        resource: "pods",
+        subresource: "ephemeralcontainers",
+        namespace: &world.clusters.scope.mount_namespace,
+    };
+    assert!(is_permitted(&world.clusters.worker, &right).await.unwrap(), "the tests may do everything");
+
+    let features = Features::new(Regarding::binding("binding-features", "uid"), world.events.clone());
+    assert!(features.turn_off(Feature::DebugContainers));
+    assert!(!features.turn_off(Feature::DebugContainers), "no news");
+    assert!(features.is_off(Feature::DebugContainers) && !features.is_off(Feature::DefaultPriorityClass));
+    wait_until("one event on the binding", DEADLINE, async || {
+        let path = paths::events("default");
+        let events = get_json(&world.clusters.computing, &path).await.unwrap().unwrap();
+        let about = |event: &&Value| event["involvedObject"]["name"] == "binding-features";
+        let told: Vec<_> = events["items"].as_array().unwrap().iter().filter(about).cloned().collect();
+        let good = told.len() == 1 && told[0]["reason"] == "FeatureDisabled";
+        if good { Ok(()) } else { Err(told) }
+    })
+    .await;
 }
 
 #[tokio::test]

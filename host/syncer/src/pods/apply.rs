@@ -18,6 +18,7 @@ use serde_json::{Map, Value, json};
 use super::{
     action::{PodAction, PodPlan, Refusal, RefusalReason, Wake},
     create::{CreateError, rejection},
+    features::{Feature, Features},
     index::PodStore,
     metadata::{KeyChanges, MetadataChange},
     ownership::{self, Owned},
@@ -67,6 +68,8 @@ pub struct PodSync {
     pub workloads: Arc<Workloads>,
     /// The worker's PriorityClasses.
     pub priority_classes: PriorityClasses,
+    /// What the worker's role allows.
+    pub features: Features,
     /// Events in the computing cluster.
     pub events: EventRecorder,
     /// Which of them.
@@ -320,6 +323,10 @@ impl PodSync {
         ppod: &Owned,
         names: &[Box<str>],
     ) -> Result<Step, ApplyError> {
+        if self.features.is_off(Feature::DebugContainers) {
+            self.tell_no_debug_containers(key);
+            return Ok(Step::Refused);
+        }
         let whole = read_pod(&self.clusters.computing, key).await?;
         let Some((whole, vpod)) = whole.and_then(|whole| Vpod::from_json(&whole).map(|vpod| (whole, vpod)))
         else {
@@ -341,6 +348,11 @@ impl PodSync {
                 Ok(Step::Next)
             }
             Ok(None) => Ok(Step::Next),
+            Err(ApplyError::Forbidden { .. }) if !self.may_add_debug_containers().await? => {
+                self.features.turn_off(Feature::DebugContainers);
+                self.tell_no_debug_containers(key);
+                Ok(Step::Refused)
+            }
             Err(error @ (ApplyError::Rejected { .. } | ApplyError::Forbidden { .. })) => {
                 tracing::warn!(vpod = %key, error = error.chain(), "debug containers not started");
                 let message = rejection("a debug container", &error).message;
@@ -349,6 +361,26 @@ impl PodSync {
             }
             Err(error) => Err(error),
         }
+    }
+
+    /// A refusal may also be admission's, of this pod alone.
+    async fn may_add_debug_containers(&self) -> Result<bool, ApplyError> {
+        let right = request::Right {
+            verb: "patch",
+            resource: "pods",
+            subresource: "ephemeralcontainers",
+            namespace: &self.clusters.scope.mount_namespace,
+        };
+        request::is_permitted(&self.clusters.worker, &right).await
+    }
+
+    /// Once per pod: the same news is not told again while it is fresh.
+    fn tell_no_debug_containers(&self, key: &ObjectKey) {
+        let Some(vpod) = self.store.snapshot(key, self.clock.now(), |_| VnodeState::Missing).vpod else {
+            return;
+        };
+        let message = Feature::DebugContainers.to_string();
+        self.publish(key, &vpod.uid, Severity::Warning, "FeatureDisabled", message);
     }
 
     /// Writes to a vpod through its status, where metadata is accepted too (TD-504). `None`: it is gone.

@@ -122,7 +122,7 @@ impl PodSync {
         let workload = self.workloads.of(&self.clusters.computing, vpod).await;
         let expected = Expected::of(&vpod.labels, &vpod.annotations).encode();
         let (classes, worker) = (&self.priority_classes, &self.clusters.worker);
-        let class = classes.name(worker, &scope.priority_class_name).await?;
+        let class = classes.name(worker, &self.features, &scope.priority_class_name).await?;
         let context = TransformContext {
             binding: &scope.stamp.binding,
             computing_uid: &scope.stamp.computing_cluster_uid,

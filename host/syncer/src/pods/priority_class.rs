@@ -11,6 +11,7 @@ use kubeocean_api::keys::{DEFAULT_PRIORITY, DEFAULT_PRIORITY_CLASS, label};
 use serde_json::json;
 use tokio::{sync::Mutex, time::Instant};
 
+use super::features::{Feature, Features};
 use kubeocean_runtime::{
     error::ApplyError,
     request::{create_json, get_json, paths},
@@ -46,10 +47,11 @@ impl PriorityClasses {
     pub async fn name<'a>(
         &self,
         worker: &Client,
+        features: &Features,
         configured: &'a str,
     ) -> Result<Option<&'a str>, ApplyError> {
         if configured.is_empty() {
-            self.ensure_default(worker).await?;
+            self.ensure_default(worker, features).await?;
             return Ok(Some(DEFAULT_PRIORITY_CLASS));
         }
         let suspect = self.missing.lock().await.as_ref().is_some_and(|missing| missing.class == configured);
@@ -82,7 +84,7 @@ impl PriorityClasses {
 
     /// Creates the default class unless it exists. A role that does not allow it is no error here: the creation of the
     /// ppod tells.
-    async fn ensure_default(&self, worker: &Client) -> Result<(), ApplyError> {
+    async fn ensure_default(&self, worker: &Client, features: &Features) -> Result<(), ApplyError> {
         let mut present = self.default_present.lock().await;
         if *present {
             return Ok(());
@@ -99,8 +101,8 @@ impl PriorityClasses {
                     "PriorityClass created in the worker cluster"
                 ),
                 Err(ApplyError::AlreadyExists { .. }) => {}
-                Err(error @ ApplyError::Forbidden { .. }) => {
-                    tracing::warn!(error = error.chain(), "the worker cluster must have this PriorityClass");
+                Err(ApplyError::Forbidden { .. }) => {
+                    features.turn_off(Feature::DefaultPriorityClass);
                 }
                 Err(error) => return Err(error),
             }
