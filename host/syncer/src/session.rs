@@ -122,6 +122,10 @@ impl Stores {
                 objects.references_changed(namespace, references);
             });
         }
+        {
+            let tokens = Arc::clone(&objects.tokens);
+            pods.on_copy_gone(move |vpod| tokens.copy_gone(vpod));
+        }
         Self {
             identity,
             nodes,

@@ -60,6 +60,9 @@ impl PodDirectory for Directory {
     fn runs(&self, _: &ObjectKey, _: &str) -> bool {
         true
     }
+    fn has_copy(&self, _: &TokenOwner) -> bool {
+        true
+    }
     fn wake(&self, pods: Vec<ObjectKey>) {
         self.woken.lock().unwrap().extend(pods);
     }

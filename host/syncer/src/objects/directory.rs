@@ -18,6 +18,8 @@ pub trait PodDirectory: Send + Sync {
     fn users(&self, object: &ObjectRef, limit: usize) -> Vec<VpodIdentity>;
     /// Whether this binding knows a vpod of that name and UID that has not ended.
     fn runs(&self, pod: &ObjectKey, uid: &str) -> bool;
+    /// Whether a ppod of exactly this vpod is known in the worker cluster.
+    fn has_copy(&self, pod: &VpodIdentity) -> bool;
     /// Brings vpods back to their queue.
     fn wake(&self, pods: Vec<ObjectKey>);
 }
@@ -46,6 +48,11 @@ impl Pods {
     /// See [`PodDirectory::runs`].
     pub fn runs(&self, pod: &ObjectKey, uid: &str) -> bool {
         self.0.get().is_none_or(|pods| pods.runs(pod, uid))
+    }
+
+    /// See [`PodDirectory::has_copy`].
+    pub fn has_copy(&self, pod: &VpodIdentity) -> bool {
+        self.0.get().is_none_or(|pods| pods.has_copy(pod))
     }
 
     /// See [`PodDirectory::wake`].

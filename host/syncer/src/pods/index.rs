@@ -36,6 +36,7 @@ const REMEMBERED_UIDS: usize = 8_192;
 type Map<K, V> = HashMap<K, V, RandomState>;
 type VnodeListener = Box<dyn Fn(&str) + Send + Sync>;
 type ReferenceListener = Box<dyn Fn(&str, &References) + Send + Sync>;
+type CopyListener = Box<dyn Fn(&VpodIdentity) + Send + Sync>;
 
 /// All pods of one binding.
 pub struct PodStore {
@@ -45,6 +46,7 @@ pub struct PodStore {
     vnode_prefix: String,
     vnode_listeners: RwLock<Vec<VnodeListener>>,
     reference_listeners: RwLock<Vec<ReferenceListener>>,
+    copy_listeners: RwLock<Vec<CopyListener>>,
 }
 
 /// A vpod as its vnode sees it: what keeps a vnode from being withdrawn, and what must leave it.
@@ -159,6 +161,7 @@ impl PodStore {
             vnode_prefix: vnode_name_prefix(cluster_id),
             vnode_listeners: RwLock::default(),
             reference_listeners: RwLock::default(),
+            copy_listeners: RwLock::default(),
         })
     }
 
@@ -201,6 +204,11 @@ impl PodStore {
     /// Registers who wants to know that pods of a namespace came or ceased to refer to objects.
     pub fn on_references_change(&self, listener: impl Fn(&str, &References) + Send + Sync + 'static) {
         self.reference_listeners.write().push(Box::new(listener));
+    }
+
+    /// Registers who wants to know that a vpod's ppod is gone.
+    pub fn on_copy_gone(&self, listener: impl Fn(&VpodIdentity) + Send + Sync + 'static) {
+        self.copy_listeners.write().push(Box::new(listener));
     }
 
     /// A vnode appeared, changed or vanished.
@@ -450,17 +458,19 @@ impl PodStore {
     }
 
     fn remove_ppod(&self, key: &ObjectKey, uid: &str, last: Option<PpodStatus>, proof: Proof) {
-        let (key, vpod) = {
+        let (key, vpod, owner) = {
             let mut index = self.index.lock();
             if proof == Proof::Certain {
                 index.gone_ppods.insert(uid);
             }
             self.queue.add_all(index.refused.get(key).cloned());
+            let owner = index.ppods.get(key).filter(|ppod| *ppod.uid == *uid).and_then(|ppod| owner_of(ppod));
             let Some(vpod) = index.remove_ppod(key, uid, last, proof) else { return };
             let entry = index.vpods.get(&vpod).map(|entry| entry.vpod.clone());
-            (vpod, entry)
+            (vpod, entry, owner)
         };
         self.queue.add(key);
+        self.tell_copy_gone(owner);
         if let Some(vpod) = vpod {
             self.tell_ended(&vpod);
             self.tell(&vpod.node);
@@ -469,6 +479,12 @@ impl PodStore {
 
     fn tell(&self, vnode: &str) {
         self.vnode_listeners.read().iter().for_each(|listener| listener(vnode));
+    }
+
+    fn tell_copy_gone(&self, owner: Option<VpodIdentity>) {
+        if let Some(owner) = owner {
+            self.copy_listeners.read().iter().for_each(|listener| listener(&owner));
+        }
     }
 
     /// The ppod of this vpod is gone. If the vpod ended before, it used its objects up to now.
@@ -506,6 +522,12 @@ impl PodDirectory for PodStore {
             .vpods
             .get(pod)
             .is_some_and(|entry| *entry.vpod.uid == *uid && !entry.vpod.status.phase.is_terminal())
+    }
+
+    fn has_copy(&self, pod: &VpodIdentity) -> bool {
+        let index = self.index.lock();
+        let copies = index.by_back_reference.get(&pod.key).into_iter().flatten();
+        copies.filter_map(|copy| index.ppods.get(copy)).any(|ppod| owner_of(ppod).as_ref() == Some(pod))
     }
 
     fn wake(&self, pods: Vec<ObjectKey>) {
@@ -596,6 +618,7 @@ impl Sink<PpodObject> for PodStore {
                 (key, vpod)
             };
             self.queue.add(key);
+            self.tell_copy_gone(owner_of(&ppod));
             if let Some(vpod) = vpod {
                 self.tell_ended(&vpod);
             }
@@ -782,6 +805,12 @@ impl fmt::Debug for PodStore {
             .field("ppods", &index.ppods.len())
             .finish_non_exhaustive()
     }
+}
+
+/// The vpod a ppod says it is the copy of.
+fn owner_of(ppod: &Ppod) -> Option<VpodIdentity> {
+    let BackReference { key, uid } = ppod.back_reference()?;
+    Some(VpodIdentity { key, uid: uid.into() })
 }
 
 fn objects(vpod: &Vpod) -> Vec<ObjectRef> {

@@ -15,6 +15,9 @@ impl PodDirectory for Woken {
     fn runs(&self, _: &ObjectKey, _: &str) -> bool {
         true
     }
+    fn has_copy(&self, _: &crate::pods::vpod_identity::VpodIdentity) -> bool {
+        true
+    }
     fn wake(&self, pods: Vec<ObjectKey>) {
         self.0.lock().extend(pods);
     }

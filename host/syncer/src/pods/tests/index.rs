@@ -17,6 +17,7 @@ use crate::{
         index::PodStore,
         snapshot::{PodScope, VnodeState},
         view::{PpodObject, VpodObject},
+        vpod_identity::VpodIdentity,
     },
 };
 use kubeocean_runtime::sink::Sink;
@@ -157,4 +158,18 @@ fn how_a_vpod_was_deleted_is_remembered_for_its_ppod(#[case] grace_seconds: i64,
     let snapshot = store.snapshot(&key(), now(), |_| VnodeState::Missing);
     assert!(snapshot.gone_vpods.contains("v1"));
     assert_eq!(snapshot.forced_vpods.contains("v1"), forced);
+}
+
+#[test]
+fn the_end_of_a_copy_is_told_with_the_pod_it_was_of() {
+    let earlier = ppod().annotate(annotation::VIRTUAL_POD_UID, "v0");
+    let store = store(&[vpod()], std::slice::from_ref(&earlier));
+    let told = Arc::new(parking_lot::Mutex::new(Vec::new()));
+    let ears = Arc::clone(&told);
+    store.on_copy_gone(move |pod| ears.lock().push(pod.uid.clone()));
+    let owner = |uid: &str| VpodIdentity { key: key(), uid: uid.to_owned() };
+    assert!(store.has_copy(&owner("v0")) && !store.has_copy(&owner("v1")));
+    store.delete(PpodObject::deserialize(&earlier.0).unwrap());
+    assert_eq!(*told.lock(), ["v0"]);
+    assert!(!store.has_copy(&owner("v0")));
 }

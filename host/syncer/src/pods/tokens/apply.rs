@@ -100,14 +100,27 @@ impl TokenStore {
         if self.look(owner) == Look::Nothing {
             return Ok(None);
         }
+        let copied = self.pods.has_copy(owner);
+        if !running && copied {
+            // Its Secrets go with its ppod, whose end brings us back here.
+            self.ended(owner);
+            return Ok(None);
+        }
         let path = paths::pod(&owner.key.namespace, &owner.key.name);
         let vpod = get_json(&clusters.computing, &path).await?;
         let Some(vpod) = vpod.filter(|vpod| VpodIdentity::of(vpod).as_ref() == Some(owner)) else {
             self.release(clusters, owner).await?;
             return Ok(None);
         };
-        if !running || has_ended(&vpod) {
-            // Its Secrets go with its ppod.
+        if has_ended(&vpod) {
+            if copied {
+                self.ended(owner);
+            } else {
+                self.release(clusters, owner).await?;
+            }
+            return Ok(None);
+        }
+        if !running {
             self.ended(owner);
             return Ok(None);
         }
