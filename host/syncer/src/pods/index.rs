@@ -192,7 +192,9 @@ impl PodStore {
             };
             self.queue.add_all(vpods.iter().map(|vpod| vpod.key.clone()));
             // Whether they will run decides whether they use what they refer to.
-            vpods.iter().for_each(|vpod| self.tell_references(vpod));
+            for vpod in &vpods {
+                self.tell_references(vpod);
+            }
         }
     }
 
