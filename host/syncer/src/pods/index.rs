@@ -5,13 +5,15 @@
 //! Invariants: an older version never replaces a newer one; the answer of a write counts as an event; what a DELETED
 //! event removed is not brought back by a late answer.
 
+mod sinks;
+mod state;
+
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque},
+    collections::{BTreeMap, BTreeSet},
     fmt,
     sync::Arc,
 };
 
-use ahash::RandomState;
 use jiff::Timestamp;
 use kubeocean_api::{
     keys::annotation,
@@ -19,21 +21,17 @@ use kubeocean_api::{
 };
 use parking_lot::{Mutex, RwLock};
 
+use self::state::{Index, Origin, Proof, Put, RecentUids, owner_of};
 use super::{
-    ownership::{self, Claim, Ownership, Stamp},
     plan::{is_creatable, is_never_mapped},
     references::References,
-    snapshot::{Absence, LostPpod, PodScope, PodSnapshot, VnodeState, ppod_key},
-    view::{BackReference, Deletion, Phase, Ppod, PpodObject, PpodStatus, Vpod, VpodObject},
+    snapshot::{Absence, PodScope, PodSnapshot, VnodeState, ppod_key},
+    view::{Deletion, Phase, Ppod, PpodStatus, Vpod},
     vpod_identity::VpodIdentity,
 };
 use crate::objects::{ObjectRef, PodDirectory};
-use kubeocean_runtime::{queue::Queue, sink::Sink};
+use kubeocean_runtime::queue::Queue;
 
-/// How many UIDs of deleted pods are remembered, per cluster: more than can be deleted while a request is under way.
-const REMEMBERED_UIDS: usize = 8_192;
-
-type Map<K, V> = HashMap<K, V, RandomState>;
 type VnodeListener = Box<dyn Fn(&str) + Send + Sync>;
 type ReferenceListener = Box<dyn Fn(&str, &References) + Send + Sync>;
 type CopyListener = Box<dyn Fn(&VpodIdentity) + Send + Sync>;
@@ -71,85 +69,6 @@ pub struct VpodOnNode {
 
 /// Pods by phase.
 pub type ByPhase = BTreeMap<Phase, usize>;
-
-#[derive(Default)]
-struct Index {
-    vpods: Map<ObjectKey, VpodEntry>,
-    by_vnode: Map<Arc<str>, BTreeSet<ObjectKey>>,
-    by_object: Map<ObjectRef, BTreeSet<ObjectKey>>,
-    ppods: Map<ObjectKey, Arc<Ppod>>,
-    by_back_reference: Map<ObjectKey, BTreeSet<ObjectKey>>,
-    /// Vpods that were refused a ppod, by the place it would have.
-    refused: Map<ObjectKey, ObjectKey>,
-    gone_vpods: RecentUids,
-    /// Of those, the ones that somebody deleted by force.
-    forced_vpods: RecentUids,
-    gone_ppods: RecentUids,
-}
-
-struct VpodEntry {
-    vpod: Arc<Vpod>,
-    absence: Absence,
-    mirrored: Option<u64>,
-    status_written: Option<Timestamp>,
-    /// The place of the ppod it was refused.
-    refused: Option<ObjectKey>,
-}
-
-/// Where a version of a ppod comes from.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Origin {
-    /// A watch, or the answer of a write.
-    Event,
-    /// A read for the sake of its status: taken even if nothing has changed.
-    Read,
-}
-
-/// How sure it is that a ppod does not exist any more.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Proof {
-    /// It was being deleted, the API server said so, or another pod has its name.
-    Certain,
-    /// The watch shows it no more.
-    NotShown,
-}
-
-/// What became of a version of a vpod.
-enum Put {
-    /// It was known, or older than what is known.
-    Old,
-    /// It was taken.
-    News {
-        /// Whether it refers to other objects than before.
-        references_changed: bool,
-        /// The vpod of another UID that had its name.
-        replaced: Option<Arc<Vpod>>,
-    },
-}
-
-/// The latest UIDs that were deleted, in bounded memory.
-#[derive(Default)]
-struct RecentUids {
-    known: HashSet<Box<str>, RandomState>,
-    order: VecDeque<Box<str>>,
-}
-
-impl RecentUids {
-    fn insert(&mut self, uid: &str) {
-        if !uid.is_empty() && self.known.insert(uid.into()) {
-            self.order.push_back(uid.into());
-            if self.order.len() > REMEMBERED_UIDS
-                && let Some(oldest) = self.order.pop_front()
-            {
-                self.known.remove(&oldest);
-            }
-        }
-    }
-
-    fn contains(&self, uid: &str) -> bool {
-        self.known.contains(uid)
-    }
-}
 
 impl PodStore {
     /// An empty store; vpods are recognised by the vnode names of `cluster_id`.
@@ -537,268 +456,6 @@ impl PodDirectory for PodStore {
     }
 }
 
-impl Sink<VpodObject> for PodStore {
-    fn apply(&self, object: VpodObject) {
-        let Some(vpod) = object.view.filter(|vpod| self.is_ours(vpod)) else { return };
-        // Events of a vpod we have finished may still be under way. One with a finalizer is not gone yet.
-        if !vpod.has_finalizers && self.index.lock().gone_vpods.contains(&vpod.uid) {
-            return;
-        }
-        let key = vpod.key.clone();
-        if self.put_vpod(*vpod) {
-            self.queue.add(key);
-        }
-    }
-
-    fn delete(&self, object: VpodObject) {
-        if let Some(vpod) = object.view.filter(|vpod| self.is_ours(vpod)) {
-            if vpod.deletion.is_some_and(Deletion::is_forced) {
-                self.index.lock().forced_vpods.insert(&vpod.uid);
-            }
-            self.remove_vpod(&vpod.key, &vpod.uid);
-        }
-    }
-
-    fn reset(&self, all: Vec<VpodObject>) {
-        let listed: Map<ObjectKey, Arc<str>> = all
-            .iter()
-            .filter_map(|object| object.view.as_ref())
-            .map(|vpod| (vpod.key.clone(), vpod.uid.clone()))
-            .collect();
-        for object in all {
-            self.apply(object);
-        }
-        let vanished: Vec<_> = {
-            let index = self.index.lock();
-            let known = index.vpods.iter().map(|(key, entry)| (key.clone(), entry.vpod.uid.clone()));
-            known.filter(|(key, _)| !listed.contains_key(key)).collect()
-        };
-        // A list is no proof that a pod is gone, so it leaves the index without being remembered as deleted.
-        for (key, uid) in vanished {
-            let removed = self.index.lock().remove_vpod(&key, &uid);
-            self.queue.add(key);
-            if let Some(vpod) = removed {
-                self.tell_references(&vpod);
-                self.tell(&vpod.node);
-            }
-        }
-    }
-}
-
-impl Sink<PpodObject> for PodStore {
-    fn apply(&self, object: PpodObject) {
-        let mut index = self.index.lock();
-        // Whoever sits in the place of another pod's copy may have become somebody else.
-        let refused = index.refused.get(&object.view.key).cloned();
-        let woken = index.put_ppod(*object.view, Origin::Event);
-        drop(index);
-        self.queue.add_all(woken.into_iter().chain(refused));
-    }
-
-    fn delete(&self, object: PpodObject) {
-        let ppod = *object.view;
-        let proof = if ppod.deletion.is_some() { Proof::Certain } else { Proof::NotShown };
-        self.remove_ppod(&ppod.key, &ppod.uid, Some(ppod.status), proof);
-    }
-
-    fn reset(&self, all: Vec<PpodObject>) {
-        let listed: HashSet<ObjectKey, RandomState> =
-            all.iter().map(|object| object.view.key.clone()).collect();
-        for object in all {
-            self.apply(object);
-        }
-        let vanished: Vec<_> = {
-            let index = self.index.lock();
-            index.ppods.values().filter(|ppod| !listed.contains(&ppod.key)).cloned().collect()
-        };
-        for ppod in vanished {
-            let (key, vpod) = {
-                let mut index = self.index.lock();
-                self.queue.add_all(index.refused.get(&ppod.key).cloned());
-                let Some(key) = index.forget_ppod(&ppod.key) else { continue };
-                let vpod = index.vpods.get(&key).map(|entry| entry.vpod.clone());
-                (key, vpod)
-            };
-            self.queue.add(key);
-            self.tell_copy_gone(owner_of(&ppod));
-            if let Some(vpod) = vpod {
-                self.tell_ended(&vpod);
-            }
-        }
-    }
-}
-
-impl Index {
-    /// The ppods of this binding: copies of vpods we have, and stamped ones of vpods that are gone.
-    fn own_ppods(&self, stamp: &Stamp) -> impl Iterator<Item = &Arc<Ppod>> {
-        self.ppods.values().filter(|ppod| {
-            let Some(reference) = ppod.back_reference() else { return false };
-            let uid = self.vpods.get(&reference.key).map(|entry| &*entry.vpod.uid);
-            let claim = Claim { key: &reference.key, uid };
-            !matches!(ownership::check(ppod, stamp, claim), Ownership::Foreign(_))
-        })
-    }
-
-    /// The vpods whose ppods may mount the object, now or later.
-    fn users<'a>(&'a self, scope: &'a PodScope, object: &ObjectRef) -> impl Iterator<Item = &'a Arc<Vpod>> {
-        let keys = self.by_object.get(object).into_iter().flatten();
-        keys.filter_map(|key| self.vpods.get(key))
-            .map(|entry| &entry.vpod)
-            .filter(|vpod| self.needs_objects(scope, vpod))
-    }
-
-    /// Whether a vpod runs here or is going to: one that has ended, or is never mapped, needs nothing unless its ppod
-    /// lives on.
-    fn needs_objects(&self, scope: &PodScope, vpod: &Vpod) -> bool {
-        let wanted =
-            !vpod.status.phase.is_terminal() && is_creatable(scope, vpod) && vpod.references.is_mapped();
-        let lives = |copy: &ObjectKey| self.ppods.get(copy).is_some_and(|it| !it.status.phase.is_terminal());
-        wanted || self.by_back_reference.get(&vpod.key).into_iter().flatten().any(lives)
-    }
-
-    fn put_vpod(&mut self, vpod: Vpod) -> Put {
-        let key = vpod.key.clone();
-        let mut replaced = None;
-        let kept = match self.vpods.get(&key) {
-            Some(old) if old.vpod.uid == vpod.uid => {
-                if !is_newer(&vpod.resource_version, &old.vpod.resource_version) {
-                    return Put::Old;
-                }
-                self.vpods.remove(&key)
-            }
-            // A late event of a predecessor; versions of one kind are ordered across objects, too.
-            Some(old) if !is_newer(&vpod.resource_version, &old.vpod.resource_version) => return Put::Old,
-            Some(old) => {
-                let uid = old.vpod.uid.clone();
-                self.gone_vpods.insert(&uid);
-                replaced = self.remove_vpod(&key, &uid);
-                None
-            }
-            None => None,
-        };
-        if let Some(old) = &kept {
-            self.unlink(&old.vpod);
-        }
-        let references_changed = kept.as_ref().is_none_or(|old| old.vpod.references != vpod.references);
-        let vpod = Arc::new(vpod);
-        self.by_vnode.entry(vpod.node.clone()).or_default().insert(key.clone());
-        for object in objects(&vpod) {
-            self.by_object.entry(object).or_default().insert(key.clone());
-        }
-        let entry = match kept {
-            Some(old) => VpodEntry { vpod, ..old },
-            None => VpodEntry {
-                vpod,
-                absence: Absence::Unproven,
-                mirrored: None,
-                status_written: None,
-                refused: None,
-            },
-        };
-        self.vpods.insert(key, entry);
-        Put::News { references_changed, replaced }
-    }
-
-    fn remove_vpod(&mut self, key: &ObjectKey, uid: &str) -> Option<Arc<Vpod>> {
-        if self.vpods.get(key).is_none_or(|entry| *entry.vpod.uid != *uid) {
-            return None;
-        }
-        let entry = self.vpods.remove(key)?;
-        if let Some(place) = &entry.refused {
-            self.refused.remove(place);
-        }
-        self.unlink(&entry.vpod);
-        Some(entry.vpod)
-    }
-
-    fn unlink(&mut self, vpod: &Vpod) {
-        remove_from(&mut self.by_vnode, &vpod.node, &vpod.key);
-        for object in objects(vpod) {
-            remove_from(&mut self.by_object, &object, &vpod.key);
-        }
-    }
-
-    /// Takes a version of a ppod; returns the vpod to look at, if it was news.
-    fn put_ppod(&mut self, mut ppod: Ppod, origin: Origin) -> Option<ObjectKey> {
-        let key = ppod.key.clone();
-        let mut news_of_status = true;
-        if let Some(old) = self.ppods.get(&key) {
-            if old.uid == ppod.uid {
-                let reread = origin == Origin::Read && ppod.resource_version == old.resource_version;
-                if !is_newer(&ppod.resource_version, &old.resource_version) && !reread {
-                    return None;
-                }
-                news_of_status = old.status.hash != ppod.status.hash || reread;
-                if !news_of_status {
-                    ppod.status.fields.clone_from(&old.status.fields);
-                }
-            } else if !is_newer(&ppod.resource_version, &old.resource_version) {
-                return None;
-            } else {
-                let uid = old.uid.clone();
-                self.gone_ppods.insert(&uid);
-                self.remove_ppod(&key, &uid, None, Proof::Certain);
-            }
-        }
-        let old_reference = self.ppods.get(&key).and_then(|old| old.back_reference());
-        let reference = ppod.back_reference();
-        if old_reference != reference
-            && let Some(old) = old_reference
-        {
-            remove_from(&mut self.by_back_reference, &old.key, &key);
-        }
-        if let Some(BackReference { key: vpod, uid }) = &reference {
-            self.by_back_reference.entry(vpod.clone()).or_default().insert(key.clone());
-            if let Some(entry) = self.vpods.get_mut(vpod) {
-                entry.absence = Absence::Unproven;
-                if *entry.vpod.uid == **uid
-                    && let Some(place) = entry.refused.take()
-                {
-                    self.refused.remove(&place);
-                }
-                if news_of_status {
-                    entry.mirrored = None;
-                }
-            }
-        }
-        self.ppods.insert(key, Arc::new(ppod));
-        reference.map(|reference| reference.key)
-    }
-
-    /// A ppod is gone, for sure or as far as a watch shows. `last` is its last status, if the event told it.
-    fn remove_ppod(
-        &mut self,
-        key: &ObjectKey,
-        uid: &str,
-        last: Option<PpodStatus>,
-        proof: Proof,
-    ) -> Option<ObjectKey> {
-        if self.ppods.get(key).is_some_and(|ppod| *ppod.uid != *uid) {
-            return None;
-        }
-        let ppod = self.ppods.get(key)?.clone();
-        let vpod = self.forget_ppod(key)?;
-        if let Some(entry) = self.vpods.get_mut(&vpod) {
-            entry.mirrored = None;
-            entry.absence = Absence::Witnessed(Arc::new(LostPpod {
-                uid: uid.into(),
-                virtual_uid: ppod.annotation(annotation::VIRTUAL_POD_UID).unwrap_or_default().into(),
-                certain: proof == Proof::Certain,
-                status: last.unwrap_or_else(|| ppod.status.clone()),
-            }));
-        }
-        Some(vpod)
-    }
-
-    /// A ppod is not shown any more, for whatever reason.
-    fn forget_ppod(&mut self, key: &ObjectKey) -> Option<ObjectKey> {
-        let ppod = self.ppods.remove(key)?;
-        let vpod = ppod.back_reference()?.key;
-        remove_from(&mut self.by_back_reference, &vpod, key);
-        Some(vpod)
-    }
-}
-
 impl fmt::Debug for PodStore {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let index = self.index.lock();
@@ -806,32 +463,5 @@ impl fmt::Debug for PodStore {
             .field("vpods", &index.vpods.len())
             .field("ppods", &index.ppods.len())
             .finish_non_exhaustive()
-    }
-}
-
-/// The vpod a ppod says it is the copy of.
-fn owner_of(ppod: &Ppod) -> Option<VpodIdentity> {
-    let BackReference { key, uid } = ppod.back_reference()?;
-    Some(VpodIdentity { key, uid: uid.into() })
-}
-
-fn objects(vpod: &Vpod) -> Vec<ObjectRef> {
-    vpod.references.objects().map(|(kind, name, _)| ObjectRef::new(kind, &vpod.key.namespace, name)).collect()
-}
-
-fn remove_from<K: std::hash::Hash + Eq>(map: &mut Map<K, BTreeSet<ObjectKey>>, at: &K, key: &ObjectKey) {
-    if let Some(set) = map.get_mut(at) {
-        set.remove(key);
-        if set.is_empty() {
-            map.remove(at);
-        }
-    }
-}
-
-/// Resource versions of one object are ordered numbers; anything else counts as newer, so that nothing is missed.
-fn is_newer(new: &str, old: &str) -> bool {
-    match (new.parse::<u64>(), old.parse::<u64>()) {
-        (Ok(new), Ok(old)) => new > old,
-        _ => new != old,
     }
 }
