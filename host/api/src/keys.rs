@@ -132,8 +132,6 @@ pub mod annotation {
     pub const VIRTUAL_NAMESPACE: &str = "kubeocean.io/virtual-namespace";
     /// UID of the vobj, on a pobj (added).
     pub const VIRTUAL_UID: &str = "kubeocean.io/virtual-uid";
-    /// First 32 hex digits of the SHA-256 of what was written to a pobj (added).
-    pub const CONTENT_HASH: &str = "kubeocean.io/content-hash";
     /// UID of the computing cluster's `kube-system` namespace (TD-1103, added).
     pub const COMPUTING_CLUSTER_UID: &str = "kubeocean.io/computing-cluster-uid";
     /// ServiceAccount name, on a token Secret.
@@ -282,7 +280,7 @@ pub fn syncer_manager(cluster_id: &str) -> String {
 /// Whether a label or annotation key is Kubeocean's own bookkeeping, which never travels between the clusters
 /// (TD section 8 *Do better*, BU section 6). Keys meant for users, such as `kubeocean.io/role`, are not internal.
 pub fn is_internal(key: &str) -> bool {
-    const EXACT: [&str; 22] = [
+    const EXACT: [&str; 21] = [
         "managed-by",
         "cluster-binding",
         "last-sync-time",
@@ -298,7 +296,6 @@ pub fn is_internal(key: &str) -> bool {
         "hostport-fake-pod",
         "used-by-pv",
         "computing-cluster-uid",
-        "content-hash",
         "token-expiration",
         "policy-decision",
         "policy-endpoint",

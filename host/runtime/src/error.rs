@@ -85,6 +85,8 @@ pub enum ApplyError {
         verb: Verb,
         /// Which object.
         object: String,
+        /// Fields the server names, such as `spec.containers[0].image`; empty when it names none.
+        fields: Vec<String>,
         /// The server's words.
         message: String,
     },
@@ -129,7 +131,7 @@ impl ApplyError {
             }
             (401, _) => Self::Unauthorized { verb, object, message },
             (403, _) => Self::Forbidden { verb, object, message },
-            (400 | 422, _) => Self::Rejected { verb, object, message },
+            (400 | 422, _) => Self::Rejected { verb, object, fields: fields(status), message },
             _ => Self::Api { verb, object, source: Box::new(error) },
         }
     }
@@ -147,7 +149,25 @@ impl ApplyError {
         }
     }
 
-    /// The error and its causes in one line, for logs and events.
+    /// Why, for people who may see the object concerned but not the cluster that was asked: without names, addresses
+    /// and words of the server, which may speak of other tenants. [`Self::chain`] is for those who run the cluster.
+    pub fn reason(&self) -> String {
+        match self {
+            Self::Conflict { .. } => "it was changed meanwhile".to_owned(),
+            Self::AlreadyExists { .. } => "the name is taken".to_owned(),
+            Self::NotFound { .. } => "the object or its namespace does not exist".to_owned(),
+            Self::Forbidden { .. } => "the API server does not permit it".to_owned(),
+            Self::Unauthorized { .. } => "the API server does not accept the credentials".to_owned(),
+            Self::Rejected { fields, .. } if fields.is_empty() => {
+                "the API server finds it invalid".to_owned()
+            }
+            Self::Rejected { fields, .. } => format!("the API server finds {} invalid", fields.join(", ")),
+            Self::Api { .. } => "the API server failed or could not be reached".to_owned(),
+            Self::Timeout { .. } => "the API server did not answer in time".to_owned(),
+        }
+    }
+
+    /// The error and its causes in one line, for logs.
     pub fn chain(&self) -> String {
         let mut text = self.to_string();
         let mut source = std::error::Error::source(self);
@@ -158,6 +178,16 @@ impl ApplyError {
         }
         text
     }
+}
+
+/// The fields a refusal is about, each once.
+fn fields(status: &Status) -> Vec<String> {
+    let causes = status.details.iter().flat_map(|details| &details.causes);
+    let mut fields: Vec<String> =
+        causes.map(|cause| cause.field.clone()).filter(|field| !field.is_empty()).collect();
+    fields.sort();
+    fields.dedup();
+    fields
 }
 
 fn has_cause(status: &Status, reason: &str) -> bool {
@@ -174,7 +204,10 @@ mod tests {
     fn classified(code: u16, reason: &str, cause: &str) -> ApplyError {
         let status = json!({
             "status": "Failure", "code": code, "reason": reason, "message": "words",
-            "details": {"causes": [{"reason": cause}]},
+            "details": {"causes": [
+                {"reason": cause, "message": "10.0.0.1 says no", "field": "spec.priority"},
+                {"reason": cause, "message": "and again", "field": "spec.priority"},
+            ]},
         });
         let status: Status = serde_json::from_value(status).unwrap();
         ApplyError::from_kube(Verb::Create, "pods/a", kube::Error::Api(Box::new(status)))
@@ -197,5 +230,14 @@ mod tests {
     ) {
         let error = format!("{:?}", classified(code, reason, cause));
         assert!(error.starts_with(expected), "{error}");
+    }
+
+    #[rstest]
+    #[case::names_the_fields(422, "the API server finds spec.priority invalid")]
+    #[case::no_right(403, "the API server does not permit it")]
+    #[case::failed(500, "the API server failed or could not be reached")]
+    fn the_reason_shows_nothing_of_the_server_but_fields(#[case] code: u16, #[case] expected: &str) {
+        let error = classified(code, "", "FieldValueInvalid");
+        assert_eq!(error.reason(), expected);
     }
 }

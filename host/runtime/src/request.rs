@@ -4,8 +4,13 @@
 
 use std::time::Duration;
 
-use http::{Method, Request, header::CONTENT_TYPE};
+use http::{
+    Method, Request,
+    header::{ACCEPT, CONTENT_TYPE},
+};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::Client;
+use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::error::{ApplyError, Verb};
@@ -16,6 +21,11 @@ const JSON: &str = "application/json";
 const MERGE_PATCH: &str = "application/merge-patch+json";
 /// JSON is YAML, so a JSON body is a valid apply configuration.
 const APPLY_PATCH: &str = "application/apply-patch+yaml";
+
+/// A list of which only the objects' metadata is sent.
+const METADATA_LIST: &str = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1";
+/// Objects asked for at a time where a list may be long.
+pub const PAGE: usize = 500;
 
 /// What a deletion met.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,9 +54,86 @@ pub async fn get_json(client: &Client, path: &str) -> Result<Option<Value>, Appl
     }
 }
 
+/// Reads the metadata of a whole list, `page` objects at a time; `path` may have a query. A list that changes meanwhile
+/// is the list as it was when the first page was read.
+pub async fn list_metadata(client: &Client, path: &str, page: usize) -> Result<Vec<ObjectMeta>, ApplyError> {
+    let mut found = Vec::new();
+    let mut next = String::new();
+    loop {
+        let at = page_path(path, page, &next);
+        let request = Request::builder().method(Method::GET).uri(&at).header(ACCEPT, METADATA_LIST);
+        let answer = perform(client, Verb::List, &at, request, Vec::new()).await?;
+        let list = List::deserialize(&answer)
+            .map_err(|error| ApplyError::from_kube(Verb::List, path, kube::Error::SerdeError(error)))?;
+        found.extend(list.items.into_iter().flatten().map(|item| item.metadata));
+        next = list.metadata.next;
+        if next.is_empty() {
+            return Ok(found);
+        }
+    }
+}
+
+/// One page of a list.
+#[derive(Debug, Deserialize)]
+struct List {
+    #[serde(default)]
+    metadata: ListMeta,
+    /// `null` in an empty list of metadata.
+    items: Option<Vec<Item>>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+struct ListMeta {
+    /// Where the next page begins; empty on the last one.
+    #[serde(rename = "continue", default)]
+    next: String,
+}
+
+#[derive(Debug, Deserialize)]
+struct Item {
+    metadata: ObjectMeta,
+}
+
+fn page_path(path: &str, page: usize, next: &str) -> String {
+    let sign = if path.contains('?') { '&' } else { '?' };
+    let mut at = format!("{path}{sign}limit={page}");
+    if !next.is_empty() {
+        at.push_str("&continue=");
+        at.push_str(next);
+    }
+    at
+}
+
 /// Creates an object in the collection `path` and returns it as stored.
 pub async fn create_json(client: &Client, path: &str, object: &Value) -> Result<Value, ApplyError> {
     send(client, Verb::Create, Method::POST, path, JSON, Some(object)).await
+}
+
+/// What a role may allow on the core API group's objects.
+#[derive(Debug, Clone, Copy)]
+pub struct Right<'a> {
+    /// For example `patch`.
+    pub verb: &'a str,
+    /// For example `pods`.
+    pub resource: &'a str,
+    /// For example `ephemeralcontainers`; empty for the object itself.
+    pub subresource: &'a str,
+    /// Namespace of the objects.
+    pub namespace: &'a str,
+}
+
+/// Asks the API server whether we have a right; every account may ask that of itself.
+pub async fn is_permitted(client: &Client, right: &Right<'_>) -> Result<bool, ApplyError> {
+    let review = json!({
+        "apiVersion": "authorization.k8s.io/v1",
+        "kind": "SelfSubjectAccessReview",
+        "spec": {"resourceAttributes": {
+            "verb": right.verb, "resource": right.resource, "subresource": right.subresource,
+            "namespace": right.namespace,
+        }},
+    });
+    let answer = create_json(client, paths::ACCESS_REVIEWS, &review).await?;
+    Ok(answer.pointer("/status/allowed") == Some(&Value::Bool(true)))
 }
 
 /// JSON merge patch. Put `metadata.uid` and `metadata.resourceVersion` into the patch as preconditions.
@@ -112,10 +199,18 @@ async fn send(
     body: Option<&Value>,
 ) -> Result<Value, ApplyError> {
     let body = body.map(|value| value.to_string().into_bytes()).unwrap_or_default();
-    let request = Request::builder()
-        .method(method)
-        .uri(path)
-        .header(CONTENT_TYPE, content_type)
+    let request = Request::builder().method(method).uri(path).header(CONTENT_TYPE, content_type);
+    perform(client, verb, path, request, body).await
+}
+
+async fn perform(
+    client: &Client,
+    verb: Verb,
+    path: &str,
+    request: http::request::Builder,
+    body: Vec<u8>,
+) -> Result<Value, ApplyError> {
+    let request = request
         .body(body)
         .map_err(|error| ApplyError::from_kube(verb, path, kube::Error::HttpError(error)))?;
     let object = path.split('?').next().unwrap_or(path);
@@ -128,6 +223,9 @@ async fn send(
 /// Request paths.
 pub mod paths {
     use kubeocean_api::{GROUP, VERSION};
+
+    /// Where an account asks for its own rights.
+    pub const ACCESS_REVIEWS: &str = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews";
 
     /// A pod.
     pub fn pod(namespace: &str, name: &str) -> String {
@@ -208,5 +306,19 @@ pub mod paths {
     /// The events of a namespace.
     pub fn events(namespace: &str) -> String {
         core_all("events", namespace)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_page_is_asked_for_with_a_limit_and_the_query_stays() {
+        assert_eq!(page_path("/api/v1/pods", 500, ""), "/api/v1/pods?limit=500");
+        assert_eq!(
+            page_path("/api/v1/pods?labelSelector=a", 500, "xyz"),
+            "/api/v1/pods?labelSelector=a&limit=500&continue=xyz"
+        );
     }
 }

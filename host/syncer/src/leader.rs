@@ -363,31 +363,35 @@ pub(crate) fn binding_view(binding: &Binding) -> BindingView {
 }
 
 /// Hands every change of the binding to the stores. When the object is gone, or another one has its name, or a user
-/// gave the worker up, everything that was done for it ends: its identity never changes while it is served.
+/// gave the worker up, everything that was done for it ends: its identity never changes while it is served. A version in
+/// which it does is refused: names, labels and places of everything that exists follow from it.
 async fn pass_on(
     mut states: watch::Receiver<BindingState>,
     sender: watch::Sender<Arc<Binding>>,
     leader: Leader,
     cancel: CancellationToken,
 ) {
-    let uid = leader.binding.borrow().uid.clone();
+    let served = leader.binding.borrow().clone();
     loop {
         let state = states.borrow_and_update().clone();
         match state {
             BindingState::Unknown => {}
-            BindingState::Present(binding) if binding.uid == uid && !binding.force_detach => {
-                if binding.cluster_id == leader.stores.identity.cluster_id {
+            BindingState::Present(binding) if binding.uid == served.uid && !binding.force_detach => {
+                let binding = match identity_change(&served, &binding) {
+                    None => Some(binding),
+                    Some(problem) => {
+                        leader.refuse_change(&binding, problem);
+                        // Its end is followed in any case, by what it was served as.
+                        binding.deleting.then(|| Arc::new(as_served(&served, &binding)))
+                    }
+                };
+                if let Some(binding) = binding {
                     leader.stores.set_binding(&binding, &leader.config, &leader.computing_uid);
                     sender.send_replace(binding);
-                } else {
-                    tracing::error!(
-                        binding = binding.name,
-                        "clusterID was changed, which is not supported; change it back"
-                    );
                 }
             }
             BindingState::Present(_) | BindingState::Missing => {
-                tracing::info!(binding = leader.config.binding_name, uid, "this binding is no longer served");
+                tracing::info!(binding = served.name, uid = served.uid, "this binding is no longer served");
                 cancel.cancel();
                 return;
             }
@@ -399,7 +403,40 @@ async fn pass_on(
     }
 }
 
+/// What is wrong with a changed binding that cannot be followed, naming the field.
+fn identity_change(served: &Binding, changed: &Binding) -> Option<String> {
+    let fields = [
+        ("clusterID", &served.cluster_id, &changed.cluster_id),
+        ("mountNamespace", &served.spec.mount_namespace, &changed.spec.mount_namespace),
+    ];
+    let (field, old, new) = fields.into_iter().find(|(_, old, new)| old != new)?;
+    Some(format!(
+        "spec.{field} was changed from {old:?} to {new:?}, which is not supported: change it back; until then no change \
+         of this binding is followed"
+    ))
+}
+
+/// A version of the binding with the identity it is served with.
+fn as_served(served: &Binding, changed: &Binding) -> Binding {
+    let mut binding = changed.clone();
+    binding.cluster_id.clone_from(&served.cluster_id);
+    binding.spec.cluster_id.clone_from(&served.spec.cluster_id);
+    binding.spec.mount_namespace.clone_from(&served.spec.mount_namespace);
+    binding
+}
+
 impl Leader {
+    /// Tells where its owner looks that a change of the binding is not followed.
+    fn refuse_change(&self, binding: &Binding, problem: String) {
+        tracing::error!(binding = binding.name, problem, "the change of the ClusterBinding is not followed");
+        self.events.publish(Event {
+            regarding: Regarding::binding(&binding.name, &binding.uid),
+            severity: Severity::Warning,
+            reason: "BindingInvalid",
+            message: problem,
+        });
+    }
+
     /// What the node loop works with, with or without a worker.
     pub(crate) fn node_runtime(
         &self,
@@ -423,6 +460,35 @@ impl Leader {
             health: Arc::clone(&self.health),
             workers: self.config.node_workers,
             cancel,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn binding(cluster_id: &str, mount_namespace: &str) -> Binding {
+        let mut binding = Binding { cluster_id: cluster_id.to_owned(), ..Binding::default() };
+        binding.spec.cluster_id = cluster_id.to_owned();
+        binding.spec.mount_namespace = mount_namespace.to_owned();
+        binding
+    }
+
+    #[test]
+    fn a_changed_identity_is_refused_by_name_and_its_end_is_followed_as_served() {
+        let served = binding("east", "mount");
+        let mut other = binding("east", "mount");
+        other.spec.direct_scheduling = true;
+        assert_eq!(identity_change(&served, &other), None);
+        for (changed, field) in [
+            (binding("east", "elsewhere"), "spec.mountNamespace"),
+            (binding("west", "mount"), "spec.clusterID"),
+        ] {
+            let problem = identity_change(&served, &changed).expect("it is refused");
+            assert!(problem.contains(field), "{problem}");
+            let ending = Binding { deleting: true, ..changed };
+            assert_eq!(as_served(&served, &ending), Binding { deleting: true, ..served.clone() });
         }
     }
 }

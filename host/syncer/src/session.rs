@@ -17,11 +17,12 @@ use crate::{
         watch::{watch_reachability, watch_worker_nodes, watch_worker_pods},
         withdraw::PodOnVnode,
     },
-    objects::{Clusters, ObjectHealth, ObjectStore, Scope, run_objects},
+    objects::{Clusters, ObjectHealth, ObjectStore, ObjectSync, Scope, run_objects},
     pods::{
         apply::{PodSync, VnodeDirectory},
+        features::Features,
         index::PodStore,
-        priority_class::DefaultPriorityClass,
+        priority_class::PriorityClasses,
         snapshot::{PodScope, VnodeState},
         view::Phase,
         watch::{PodHealth, run_pods, watch_pods},
@@ -38,7 +39,7 @@ use kube::Client;
 use kubeocean_engine::{BindingFacts, Engine, PolicyHost};
 use kubeocean_runtime::{
     binding::Binding,
-    events::EventRecorder,
+    events::{EventRecorder, Regarding},
     probe::Reachability,
     tasks::{TaskEnded, Tasks},
     watch::WatchHealth,
@@ -120,6 +121,10 @@ impl Stores {
             pods.on_references_change(move |namespace, references| {
                 objects.references_changed(namespace, references);
             });
+        }
+        {
+            let tokens = Arc::clone(&objects.tokens);
+            pods.on_copy_gone(move |vpod| tokens.copy_gone(vpod));
         }
         Self {
             identity,
@@ -331,13 +336,15 @@ impl Session<'_> {
 
     fn start_pods(&self, tasks: &mut Tasks) {
         let (leader, stores) = (self.leader, &self.leader.stores);
+        let binding = leader.binding.borrow().clone();
         let sync = Arc::new(PodSync {
             clusters: Arc::clone(&self.clusters),
             store: Arc::clone(&stores.pods),
             objects: Arc::clone(&stores.objects),
             vnodes: Arc::new(Vnodes(self.nodes())),
             workloads: Arc::clone(&stores.workloads),
-            priority_class: DefaultPriorityClass::default(),
+            priority_classes: PriorityClasses::default(),
+            features: Features::new(Regarding::binding(&binding.name, &binding.uid), leader.events.clone()),
             events: leader.events.clone(),
             pod_events: leader.config.pod_events,
             metrics: Arc::clone(&leader.metrics),
@@ -364,18 +371,14 @@ impl Session<'_> {
     fn start_objects(&self, tasks: &mut Tasks) {
         let config = &self.leader.config;
         let idle = (!config.gc_idle_objects.is_zero()).then_some(config.gc_idle_objects);
-        tasks.spawn(
-            "objects",
-            run_objects(
-                Arc::clone(&self.clusters),
-                Arc::clone(&self.leader.stores.objects),
-                self.objects.clone(),
-                self.complete(),
-                config.object_workers,
-                idle,
-                self.cancel.clone(),
-            ),
-        );
+        let sync = Arc::new(ObjectSync {
+            clusters: Arc::clone(&self.clusters),
+            store: Arc::clone(&self.leader.stores.objects),
+            events: self.leader.events.clone(),
+            idle,
+        });
+        let (health, gate, cancel) = (self.objects.clone(), self.complete(), self.cancel.clone());
+        tasks.spawn("objects", run_objects(sync, health, gate, config.object_workers, cancel));
     }
 
     fn start_binding(&self, tasks: &mut Tasks) {

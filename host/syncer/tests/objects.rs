@@ -15,14 +15,19 @@ use kubeocean_api::name::{ObjectKey, phys_name};
 use kubeocean_harness::{Fleet, shared, wait_until};
 use kubeocean_runtime::{
     clock::SystemClock,
-    request::{DeleteOptions, create_json, delete_json, get_json, merge_patch, paths},
+    events::{EventRecorder, Regarding},
+    request::{
+        DeleteOptions, Right, create_json, delete_json, get_json, is_permitted, list_metadata, merge_patch,
+        paths,
+    },
 };
 use kubeocean_syncer::{
     objects::{
-        Clusters, EnsureError, ObjectHealth, ObjectKind, ObjectRef, ObjectStore, PodDirectory, Scope,
-        run_objects,
+        Clusters, EnsureError, ObjectHealth, ObjectKind, ObjectRef, ObjectStore, ObjectSync, PodDirectory,
+        Scope, run_objects,
     },
     pods::{
+        features::{Feature, Features},
         references::{References, references},
         service_environment::{ServiceEnvironment, dns_need},
         tokens::TokenOwner,
@@ -45,7 +50,17 @@ impl PodDirectory for Directory {
     fn uses(&self, object: &ObjectRef) -> bool {
         self.used.lock().unwrap().contains(object)
     }
+    fn users(&self, object: &ObjectRef, _: usize) -> Vec<TokenOwner> {
+        let user = || TokenOwner {
+            key: ObjectKey::new(Arc::clone(&object.key.namespace), "web"),
+            uid: "web-uid".to_owned(),
+        };
+        self.uses(object).then(user).into_iter().collect()
+    }
     fn runs(&self, _: &ObjectKey, _: &str) -> bool {
+        true
+    }
+    fn has_copy(&self, _: &TokenOwner) -> bool {
         true
     }
     fn wake(&self, pods: Vec<ObjectKey>) {
@@ -59,6 +74,7 @@ struct World {
     clusters: Arc<Clusters>,
     store: Arc<ObjectStore>,
     directory: Arc<Directory>,
+    events: EventRecorder,
     namespace: String,
     _stop: DropGuard,
 }
@@ -84,17 +100,23 @@ impl World {
         store.connect(Arc::clone(&directory) as Arc<dyn PodDirectory>);
         let cancel = CancellationToken::new();
         let health = ObjectHealth::default();
-        tokio::spawn(run_objects(
-            Arc::clone(&clusters),
-            Arc::clone(&store),
-            health.clone(),
-            std::future::ready(()),
-            10,
-            idle,
+        let (events, sending) = EventRecorder::new(
+            clusters.computing.clone(),
+            "kubeocean-syncer-test".to_owned(),
+            Arc::new(SystemClock),
             cancel.clone(),
-        ));
+        );
+        tokio::spawn(sending);
+        let sync = ObjectSync {
+            clusters: Arc::clone(&clusters),
+            store: Arc::clone(&store),
+            events: events.clone(),
+            idle,
+        };
+        let gate = std::future::ready(());
+        tokio::spawn(run_objects(Arc::new(sync), health.clone(), gate, 10, cancel.clone()));
         health.synced().await;
-        Self { fleet, clusters, store, directory, namespace, _stop: cancel.drop_guard() }
+        Self { fleet, clusters, store, directory, events, namespace, _stop: cancel.drop_guard() }
     }
 
     async fn create(&self, kind: ObjectKind, name: &str, fields: Value) {
@@ -278,6 +300,63 @@ async fn an_unused_copy_goes_and_a_foreign_object_stays() {
 }
 
 #[tokio::test]
+async fn a_copy_that_somebody_takes_over_is_told_and_tried_again() {
+    let world = World::new("taken", None).await;
+    world.create(ObjectKind::ConfigMap, "settings", json!({"data": {"a": "1"}})).await;
+    let references = world.refer(&config_map_volume("settings"));
+    world.ensure(&references, "web").await.unwrap();
+    let path = world.copy_path(ObjectKind::ConfigMap, "settings");
+    let theirs = json!({"metadata": {
+        "labels": {"kubeocean.io/managed-by": null},
+        "annotations": {"kubeocean.io/computing-cluster-uid": null},
+    }});
+    merge_patch(&world.clusters.worker, &path, &theirs).await.unwrap();
+
+    let message = wait_until("the event on the pod", DEADLINE, async || {
+        let path = paths::events(&world.namespace);
+        let events = get_json(&world.clusters.computing, &path).await.unwrap().unwrap();
+        let told = events["items"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .find(|event| event["reason"] == "NameConflict" && event["involvedObject"]["name"] == "web");
+        told.map(|event| event["message"].as_str().unwrap().to_owned()).ok_or(events)
+    })
+    .await;
+    assert!(message.contains("settings") && !message.contains("mount-taken"), "{message}");
+
+    // It is nobody's now, so no watch tells when it goes.
+    delete_json(&world.clusters.worker, &path, &DeleteOptions::default()).await.unwrap();
+    world.wait_copy("the copy to be back", "settings", |copy| copy["data"] == json!({"a": "1"})).await;
+}
+
+#[tokio::test]
+async fn a_feature_without_its_right_is_turned_off_and_told_once() {
+    let world = World::new("features", None).await;
+    let right = Right {
+        verb: "patch",
+        resource: "pods",
+        subresource: "ephemeralcontainers",
+        namespace: &world.clusters.scope.mount_namespace,
+    };
+    assert!(is_permitted(&world.clusters.worker, &right).await.unwrap(), "the tests may do everything");
+
+    let features = Features::new(Regarding::binding("binding-features", "uid"), world.events.clone());
+    assert!(features.turn_off(Feature::DebugContainers));
+    assert!(!features.turn_off(Feature::DebugContainers), "no news");
+    assert!(features.is_off(Feature::DebugContainers) && !features.is_off(Feature::DefaultPriorityClass));
+    wait_until("one event on the binding", DEADLINE, async || {
+        let path = paths::events("default");
+        let events = get_json(&world.clusters.computing, &path).await.unwrap().unwrap();
+        let about = |event: &&Value| event["involvedObject"]["name"] == "binding-features";
+        let told: Vec<_> = events["items"].as_array().unwrap().iter().filter(about).cloned().collect();
+        let good = told.len() == 1 && told[0]["reason"] == "FeatureDisabled";
+        if good { Ok(()) } else { Err(told) }
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn a_deleted_binding_leaves_nothing_behind() {
     let world = World::new("leaves", None).await;
     for name in ["a", "b"] {
@@ -287,6 +366,11 @@ async fn a_deleted_binding_leaves_nothing_behind() {
             {"name": "v", "configMap": {"name": name}}, {"name": "w", "secret": {"secretName": name}},
         ]}));
         world.ensure(&references, "web").await.unwrap();
+    }
+    let all = paths::core_all("secrets", &world.clusters.scope.mount_namespace);
+    for page in [1, 2, 500] {
+        let copies = list_metadata(&world.clusters.worker, &all, page).await.unwrap();
+        assert_eq!(copies.len(), 2, "in pages of {page}: {copies:?}");
     }
     let left = world.store.release_all(&world.clusters).await.unwrap();
     assert_eq!((left.total, left.examples), (0, vec![]));

@@ -640,6 +640,29 @@ async fn check_foreign_pod(scene: &Scene<'_>) {
 }
 
 #[tokio::test]
+async fn a_pod_waits_for_the_priority_class_its_binding_names() {
+    let binding = BindingSpec::new("classes").field("podPriorityClassName", json!("late-class"));
+    let stage = Stage::start(binding, 1).await;
+    let scene = stage.scene("classes").await;
+    scene.create_pod(&scene.pod("waiting", json!({}))).await;
+    let missing = |pod: &Value| {
+        let created = condition(pod, condition_type::WORKER_POD_CREATED);
+        (created["reason"] == "DependencyMissing").then(|| text(&created["message"]).to_owned())
+    };
+    let message = scene.computing.wait("the condition", &scene.vpod("waiting"), missing).await;
+    assert!(message.contains("PriorityClass"), "{message}");
+    let class = json!({
+        "apiVersion": "scheduling.k8s.io/v1",
+        "kind": "PriorityClass",
+        "metadata": {"name": "late-class"},
+        "value": -5,
+    });
+    scene.worker.create("/apis/scheduling.k8s.io/v1/priorityclasses", &class).await;
+    let (_, ppod) = scene.wait_running("waiting").await;
+    assert_eq!(ppod["spec"]["priorityClassName"], "late-class");
+}
+
+#[tokio::test]
 async fn pods_of_daemonsets_run_when_asked() {
     let stage = Stage::start(BindingSpec::new("daemons"), 2).await;
     let scene = stage.scene("daemons").await;

@@ -210,10 +210,17 @@ impl NodeStore {
             uid: vnode.uid().to_owned(),
             worker_node: vnode.annotation_or_label(annotation::PHYSICAL_NODE_NAME).map(str::to_owned),
             deleting: vnode.terminating(),
-            ours: vnode.label(label::CLUSTER_BINDING)
-                == Some(kubeocean_api::name::fit_label_value(&self.identity.binding).as_str())
-                && vnode.label(label::PHYSICAL_CLUSTER_ID) == Some(self.identity.cluster_id.as_str()),
+            ours: self.is_ours(vnode),
         })
+    }
+
+    /// Whether a vnode is of this binding (TD-402).
+    fn is_ours(&self, vnode: &NodeView) -> bool {
+        let Identity { binding, cluster_id, .. } = &self.identity;
+        let named = vnode.annotation(annotation::PHYSICAL_CLUSTER_NAME).filter(|name| !name.is_empty());
+        vnode.label(label::CLUSTER_BINDING) == Some(kubeocean_api::name::fit_label_value(binding).as_str())
+            && vnode.label(label::PHYSICAL_CLUSTER_ID) == Some(cluster_id.as_str())
+            && named.is_none_or(|name| name == binding)
     }
 
     /// Calls `listener` with the name of every vnode that changed.
@@ -544,6 +551,23 @@ mod tests {
             "labels": {label::TYPE: "virtual-kubelet", label::PROXIER_PORT: port.to_string()},
         }}))
         .unwrap()
+    }
+
+    #[test]
+    fn a_vnode_that_names_another_binding_is_not_ours() {
+        let store = store();
+        for (version, (name, ours)) in (1..).zip([("", true), ("dc-east", true), ("dc-west", false)]) {
+            let vnode = json!({"metadata": {
+                "name": "vnode-cls-a-n1", "uid": "u", "resourceVersion": version.to_string(),
+                "labels": {
+                    label::TYPE: "virtual-kubelet",
+                    label::CLUSTER_BINDING: "dc-east", label::PHYSICAL_CLUSTER_ID: "cls-a",
+                },
+                "annotations": {annotation::PHYSICAL_CLUSTER_NAME: name},
+            }});
+            store.saw_vnode(serde_json::from_value(vnode).unwrap());
+            assert_eq!(store.vnode("vnode-cls-a-n1").unwrap().ours, ours, "{name:?}");
+        }
     }
 
     #[test]

@@ -1,16 +1,14 @@
 //! Reads one object in both clusters, performs its plan, and answers the pods that ask for copies.
 
-use std::{collections::BTreeSet, sync::Arc, time::Duration};
+use std::collections::BTreeSet;
 
 use futures::{StreamExt, stream};
-use jiff::SignedDuration;
 use kube::Client;
 use kubeocean_api::{
     keys::{self, label},
     name::ObjectKey,
 };
-use serde::Deserialize;
-use serde_json::{Map, Value, json};
+use serde_json::Map;
 
 use super::{
     index::{ObjectStore, Side},
@@ -21,8 +19,9 @@ use super::{
 use crate::pods::references::{Need, References};
 use kubeocean_runtime::{
     error::ApplyError,
-    queue::Outcome,
-    request::{DeleteOptions, Deletion, create_json, delete_json, get_json, merge_patch, paths},
+    request::{
+        DeleteOptions, Deletion, PAGE, create_json, delete_json, get_json, list_metadata, merge_patch, paths,
+    },
 };
 
 /// Rounds of reading and writing one object before the queue takes over; each conflict with another writer, and each
@@ -69,8 +68,10 @@ pub enum EnsureError {
         /// Name in the pod's namespace.
         name: String,
     },
-    /// The name of the copy is taken.
-    #[error("the name of the copy of {kind} {name:?} is taken in the worker cluster by {owner}")]
+    /// The name of the copy is taken. By whom is for the log: the pod's owner may not see the worker cluster.
+    #[error(
+        "the name of the copy of {kind} {name:?} is taken in the worker cluster; the object must be removed there"
+    )]
     Foreign {
         /// Kind.
         kind: ObjectKind,
@@ -82,17 +83,6 @@ pub enum EnsureError {
     /// A request failed.
     #[error(transparent)]
     Apply(#[from] ApplyError),
-}
-
-impl EnsureError {
-    /// Reason of the condition `WorkerPodCreated` (API-809); `None` for failures that are not the user's.
-    pub fn condition_reason(&self) -> Option<&'static str> {
-        match self {
-            Self::Missing { .. } => Some("DependencyMissing"),
-            Self::Foreign { .. } | Self::Replacing { .. } => Some("NameConflict"),
-            Self::Apply(_) => None,
-        }
-    }
 }
 
 /// What of this binding is left in the two clusters.
@@ -155,53 +145,8 @@ impl ObjectStore {
         self.converge(clusters, object, Purpose::Keep).await
     }
 
-    /// One look at one object, for the queue.
-    pub(super) async fn reconcile(
-        &self,
-        clusters: &Clusters,
-        object: &ObjectRef,
-        idle: Option<Duration>,
-    ) -> Outcome {
-        let used = !self.is_releasing_all() && self.pods.uses(object);
-        let purpose = if used {
-            self.is_used(object);
-            Purpose::Keep
-        } else {
-            self.not_missing(object);
-            if !self.is_known(object) {
-                self.forget_if_empty(object);
-                return Outcome::Done;
-            }
-            if !self.is_releasing_all() && self.is_intact(object) {
-                let Some(idle) = idle else { return Outcome::Done };
-                let now = self.clock.now();
-                let unused = now.duration_since(self.idle_since(object, now));
-                let rest = SignedDuration::try_from(idle).unwrap_or(SignedDuration::MAX) - unused;
-                if let Ok(rest) = Duration::try_from(rest)
-                    && !rest.is_zero()
-                {
-                    return Outcome::After(rest);
-                }
-            }
-            Purpose::Release
-        };
-        match self.converge(clusters, object, purpose).await {
-            Ok(verdict) => {
-                if verdict == Verdict::Missing && used {
-                    self.is_missing(object, None);
-                }
-                self.forget_if_empty(object);
-                Outcome::Done
-            }
-            Err(error) => {
-                tracing::debug!(%object, error = error.chain(), "object not converged");
-                error.outcome()
-            }
-        }
-    }
-
     /// Reads the object in both clusters and performs its plan, as often as others interfere.
-    async fn converge(
+    pub(super) async fn converge(
         &self,
         clusters: &Clusters,
         object: &ObjectRef,
@@ -371,10 +316,6 @@ async fn perform(clusters: &Clusters, snapshot: &Snapshot<'_>, action: &Action) 
 
 /// Live lists of what carries this binding's label in either cluster.
 async fn listed(clusters: &Clusters) -> Result<BTreeSet<ObjectRef>, ApplyError> {
-    #[derive(Deserialize)]
-    struct Item {
-        metadata: k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta,
-    }
     let scope = &clusters.scope;
     let selector = format!("labelSelector={}=true", keys::synced_by(&scope.cluster_id));
     let mut found = BTreeSet::new();
@@ -387,30 +328,15 @@ async fn listed(clusters: &Clusters) -> Result<BTreeSet<ObjectRef>, ApplyError> 
             label::MANAGED_BY,
             label::MANAGED_BY_VALUE
         );
-        let (originals, copies) =
-            tokio::try_join!(get_json(&clusters.computing, &originals), get_json(&clusters.worker, &copies))?;
-        let items = |list: Option<Value>| -> Vec<Item> {
-            let items =
-                list.unwrap_or_else(|| json!({})).get_mut("items").map(Value::take).unwrap_or_default();
-            serde_json::from_value(items).unwrap_or_default()
-        };
-        found.extend(items(originals).into_iter().map(|item| {
-            let text = |text: Option<String>| text.unwrap_or_default();
-            ObjectRef::new(kind, &text(item.metadata.namespace), &text(item.metadata.name))
+        let (originals, copies) = tokio::try_join!(
+            list_metadata(&clusters.computing, &originals, PAGE),
+            list_metadata(&clusters.worker, &copies, PAGE)
+        )?;
+        found.extend(originals.iter().map(|original| {
+            let text = |text: &Option<String>| text.clone().unwrap_or_default();
+            ObjectRef::new(kind, &text(&original.namespace), &text(&original.name))
         }));
-        found.extend(items(copies).iter().filter_map(|item| original_of(kind, &item.metadata)));
+        found.extend(copies.iter().filter_map(|copy| original_of(kind, copy)));
     }
     Ok(found)
-}
-
-/// Keeps one store's queues going; see [`super::run_objects`].
-pub(super) fn reconcile_with(
-    store: Arc<ObjectStore>,
-    clusters: Arc<Clusters>,
-    idle: Option<Duration>,
-) -> impl Fn(ObjectRef) -> futures::future::BoxFuture<'static, Outcome> {
-    move |object| {
-        let (store, clusters) = (Arc::clone(&store), Arc::clone(&clusters));
-        Box::pin(async move { store.reconcile(&clusters, &object, idle).await })
-    }
 }

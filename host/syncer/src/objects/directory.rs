@@ -8,13 +8,18 @@ use std::{
 use kubeocean_api::name::ObjectKey;
 
 use super::kind::ObjectRef;
+use crate::pods::vpod_identity::VpodIdentity;
 
 /// Implemented by the store of pods. Methods are synchronous and cheap: they look into an index.
 pub trait PodDirectory: Send + Sync {
     /// Whether a vpod that this binding runs, or is about to run, refers to the object.
     fn uses(&self, object: &ObjectRef) -> bool;
+    /// The vpods that use the object in that sense, at most `limit`.
+    fn users(&self, object: &ObjectRef, limit: usize) -> Vec<VpodIdentity>;
     /// Whether this binding knows a vpod of that name and UID that has not ended.
     fn runs(&self, pod: &ObjectKey, uid: &str) -> bool;
+    /// Whether a ppod of exactly this vpod is known in the worker cluster.
+    fn has_copy(&self, pod: &VpodIdentity) -> bool;
     /// Brings vpods back to their queue.
     fn wake(&self, pods: Vec<ObjectKey>);
 }
@@ -35,9 +40,19 @@ impl Pods {
         self.0.get().is_none_or(|pods| pods.uses(object))
     }
 
+    /// See [`PodDirectory::users`].
+    pub fn users(&self, object: &ObjectRef, limit: usize) -> Vec<VpodIdentity> {
+        self.0.get().map(|pods| pods.users(object, limit)).unwrap_or_default()
+    }
+
     /// See [`PodDirectory::runs`].
     pub fn runs(&self, pod: &ObjectKey, uid: &str) -> bool {
         self.0.get().is_none_or(|pods| pods.runs(pod, uid))
+    }
+
+    /// See [`PodDirectory::has_copy`].
+    pub fn has_copy(&self, pod: &VpodIdentity) -> bool {
+        self.0.get().is_none_or(|pods| pods.has_copy(pod))
     }
 
     /// See [`PodDirectory::wake`].

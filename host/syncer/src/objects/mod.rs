@@ -17,6 +17,7 @@ mod directory;
 mod index;
 mod kind;
 mod plan;
+mod reconcile;
 #[cfg(test)]
 mod tests;
 mod view;
@@ -27,5 +28,6 @@ pub use directory::{PodDirectory, Pods};
 pub use index::ObjectStore;
 pub use kind::{ObjectKind, ObjectRef};
 pub use plan::{Action, Plan, Purpose, Scope, Snapshot, Verdict, plan_object};
+pub use reconcile::ObjectSync;
 pub use view::{MetadataOf, Original, WorkerCopy};
 pub use watch::{ObjectHealth, run_objects};

@@ -317,7 +317,6 @@ fn copy_annotations(scope: &Scope, object: &ObjectRef, original: &Original) -> B
         (annotation::COMPUTING_CLUSTER_UID, scope.computing_uid.as_str()),
     ];
     annotations.extend(own.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())));
-    annotations.insert(annotation::CONTENT_HASH.to_owned(), original.content.hash());
     annotations
 }
 

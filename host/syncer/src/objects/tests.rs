@@ -268,7 +268,7 @@ fn a_copy_of_the_original_system_is_adopted() {
         "labels": {(label::CLUSTER_BINDING): null, "kubeocean.io/synced-by-east": null},
         "annotations": {
             (annotation::COMPUTING_CLUSTER_UID): null, (annotation::VIRTUAL_UID): null,
-            (annotation::CONTENT_HASH): null, (annotation::LAST_APPLIED): "{}",
+            (annotation::LAST_APPLIED): "{}",
         },
     });
     merge(world.copy.as_mut().unwrap(), &json!({"metadata": legacy}));

@@ -13,10 +13,11 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    apply::{Clusters, reconcile_with},
+    apply::Clusters,
     index::{ObjectStore, Side},
     kind::{ObjectKind, ObjectRef},
     plan::Scope,
+    reconcile::{ObjectSync, reconcile_with},
     view::{MetadataOf, Revision, original_of},
 };
 use crate::pods::{
@@ -268,28 +269,21 @@ async fn watch_missing(client: Client, store: Arc<ObjectStore>, cancel: Cancella
 
 /// Everything that runs for the objects of one binding, until `cancel`. Work begins when `gate` is open, that is when
 /// the initial lists of both clusters, of objects and of pods, are complete: before that, absence proves nothing.
-///
-/// `idle` is how long an object that no pod refers to keeps its copy; `None` is for ever.
 pub async fn run_objects(
-    clusters: Arc<Clusters>,
-    store: Arc<ObjectStore>,
+    sync: Arc<ObjectSync>,
     health: ObjectHealth,
     gate: impl Future<Output = ()> + Send,
     workers: usize,
-    idle: Option<Duration>,
     cancel: CancellationToken,
 ) {
+    let (clusters, store) = (Arc::clone(&sync.clusters), Arc::clone(&sync.store));
     let work = async {
         tokio::select! {
             () = cancel.cancelled() => return,
             () = async { health.synced().await; gate.await } => {}
         }
-        let objects = drive(
-            Arc::clone(&store.queue),
-            workers,
-            cancel.clone(),
-            reconcile_with(Arc::clone(&store), Arc::clone(&clusters), idle),
-        );
+        let objects =
+            drive(Arc::clone(&store.queue), workers, cancel.clone(), reconcile_with(Arc::clone(&sync)));
         let tokens = {
             let (tokens, clusters) = (Arc::clone(&store.tokens), Arc::clone(&clusters));
             drive(Arc::clone(&tokens.queue), workers, cancel.clone(), move |owner| {

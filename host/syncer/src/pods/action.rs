@@ -130,8 +130,23 @@ pub enum DeleteReason {
 pub struct Refusal {
     /// Reason of the condition.
     pub reason: RefusalReason,
-    /// What is wrong and what would help.
+    /// What is wrong and what would help, for the pod's owner, who may not see the worker cluster.
     pub message: String,
+    /// The particulars, for the log of the Syncer.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub particulars: Option<String>,
+}
+
+impl Refusal {
+    /// A refusal of which there is no more to say.
+    pub(super) fn new(reason: RefusalReason, message: impl fmt::Display) -> Self {
+        Self { reason, message: message.to_string(), particulars: None }
+    }
+
+    /// The same, with what only the log shows.
+    pub(super) fn particulars(self, particulars: impl Into<String>) -> Self {
+        Self { particulars: Some(particulars.into()), ..self }
+    }
 }
 
 /// Reasons of condition `WorkerPodCreated=False`.

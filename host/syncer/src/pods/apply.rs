@@ -10,19 +10,20 @@ use std::{fmt, sync::Arc};
 use jiff::Timestamp;
 use kube::Client;
 use kubeocean_api::{
-    keys::{DEFAULT_PRIORITY_CLASS, annotation, condition_type, label},
+    keys::{annotation, condition_type, label},
     name::ObjectKey,
 };
 use serde_json::{Map, Value, json};
 
 use super::{
     action::{PodAction, PodPlan, Refusal, RefusalReason, Wake},
-    create::CreateError,
+    create::{CreateError, rejection},
+    features::{Feature, Features},
     index::PodStore,
     metadata::{KeyChanges, MetadataChange},
     ownership::{self, Owned},
     plan::plan_pod,
-    priority_class::DefaultPriorityClass,
+    priority_class::{self, PriorityClasses},
     snapshot::{PodSnapshot, VnodeState},
     status::{self, StatusFields},
     view::{Deletion, Ppod, Vpod},
@@ -65,8 +66,10 @@ pub struct PodSync {
     pub vnodes: Arc<dyn VnodeDirectory>,
     /// Workloads by owner.
     pub workloads: Arc<Workloads>,
-    /// Default PriorityClass.
-    pub priority_class: DefaultPriorityClass,
+    /// The worker's PriorityClasses.
+    pub priority_classes: PriorityClasses,
+    /// What the worker's role allows.
+    pub features: Features,
     /// Events in the computing cluster.
     pub events: EventRecorder,
     /// Which of them.
@@ -268,9 +271,15 @@ impl PodSync {
                 self.refuse(snapshot, &refusal).await?;
                 Ok(Step::Stop(Outcome::Retry))
             }
+            Err(CreateError::NoPriorityClass) => {
+                self.metrics.create_pod_errors.inc();
+                self.refuse(snapshot, &no_priority_class(&snapshot.scope.priority_class_name)).await?;
+                Ok(Step::Stop(Outcome::After(priority_class::LOOK_AGAIN)))
+            }
             Err(CreateError::Apply(error)) => {
                 self.metrics.create_pod_errors.inc();
-                self.publish(key, uid, Severity::Warning, "FailedCreatePod", status::cut(&error.chain()));
+                let message = format!("not created yet: {}; trying again", error.reason());
+                self.publish(key, uid, Severity::Warning, "FailedCreatePod", message);
                 Err(error)
             }
         }
@@ -314,6 +323,10 @@ impl PodSync {
         ppod: &Owned,
         names: &[Box<str>],
     ) -> Result<Step, ApplyError> {
+        if self.features.is_off(Feature::DebugContainers) {
+            self.tell_no_debug_containers(key);
+            return Ok(Step::Refused);
+        }
         let whole = read_pod(&self.clusters.computing, key).await?;
         let Some((whole, vpod)) = whole.and_then(|whole| Vpod::from_json(&whole).map(|vpod| (whole, vpod)))
         else {
@@ -327,7 +340,7 @@ impl PodSync {
                 self.publish(key, &vpod.uid, Severity::Warning, "FailedCreatePod", status::cut(&message));
                 return Ok(Step::Refused);
             }
-            Err(CreateError::Occupied(_)) => return Ok(Step::Replan),
+            Err(CreateError::Occupied(_) | CreateError::NoPriorityClass) => return Ok(Step::Replan),
         };
         match added {
             Ok(Some(ppod)) => {
@@ -335,19 +348,39 @@ impl PodSync {
                 Ok(Step::Next)
             }
             Ok(None) => Ok(Step::Next),
+            Err(ApplyError::Forbidden { .. }) if !self.may_add_debug_containers().await? => {
+                self.features.turn_off(Feature::DebugContainers);
+                self.tell_no_debug_containers(key);
+                Ok(Step::Refused)
+            }
             Err(error @ (ApplyError::Rejected { .. } | ApplyError::Forbidden { .. })) => {
                 tracing::warn!(vpod = %key, error = error.chain(), "debug containers not started");
-                self.publish(
-                    key,
-                    &vpod.uid,
-                    Severity::Warning,
-                    "FailedCreatePod",
-                    status::cut(&error.chain()),
-                );
+                let message = rejection("a debug container", &error).message;
+                self.publish(key, &vpod.uid, Severity::Warning, "FailedCreatePod", message);
                 Ok(Step::Refused)
             }
             Err(error) => Err(error),
         }
+    }
+
+    /// A refusal may also be admission's, of this pod alone.
+    async fn may_add_debug_containers(&self) -> Result<bool, ApplyError> {
+        let right = request::Right {
+            verb: "patch",
+            resource: "pods",
+            subresource: "ephemeralcontainers",
+            namespace: &self.clusters.scope.mount_namespace,
+        };
+        request::is_permitted(&self.clusters.worker, &right).await
+    }
+
+    /// Once per pod: the same news is not told again while it is fresh.
+    fn tell_no_debug_containers(&self, key: &ObjectKey) {
+        let Some(vpod) = self.store.snapshot(key, self.clock.now(), |_| VnodeState::Missing).vpod else {
+            return;
+        };
+        let message = Feature::DebugContainers.to_string();
+        self.publish(key, &vpod.uid, Severity::Warning, "FeatureDisabled", message);
     }
 
     /// Writes to a vpod through its status, where metadata is accepted too (TD-504). `None`: it is gone.
@@ -462,6 +495,7 @@ impl PodSync {
         let key = &snapshot.key;
         let present = self.store.snapshot(key, self.clock.now(), |_| VnodeState::Missing).vpod;
         let Some(vpod) = present else { return Ok(()) };
+        self.store.refused(key);
         let message = status::cut(&refusal.message);
         let mut conditions = match status::parse_conditions(&vpod.status.conditions) {
             Value::Array(list) => list,
@@ -469,7 +503,7 @@ impl PodSync {
         };
         let reason = refusal.reason.as_str();
         let kind = condition_type::WORKER_POD_CREATED;
-        tracing::info!(vpod = %key, reason, message, "ppod not created");
+        tracing::info!(vpod = %key, reason, message, particulars = refusal.particulars, "ppod not created");
         self.publish(key, &vpod.uid, Severity::Warning, "FailedCreatePod", message.clone());
         if status::set_condition(&mut conditions, kind, "False", reason, &message, self.clock.now()) {
             let patch = json!({
@@ -495,15 +529,6 @@ impl PodSync {
             message,
         });
     }
-
-    /// The PriorityClass of new ppods.
-    pub(super) async fn priority_class_name<'a>(&self, configured: &'a str) -> Result<&'a str, ApplyError> {
-        if !configured.is_empty() {
-            return Ok(configured);
-        }
-        self.priority_class.ensure(&self.clusters.worker).await?;
-        Ok(DEFAULT_PRIORITY_CLASS)
-    }
 }
 
 impl fmt::Debug for PodSync {
@@ -512,10 +537,9 @@ impl fmt::Debug for PodSync {
     }
 }
 
-impl Refusal {
-    pub(super) fn new(reason: RefusalReason, message: impl fmt::Display) -> Self {
-        Self { reason, message: message.to_string() }
-    }
+fn no_priority_class(class: &str) -> Refusal {
+    let message = "the PriorityClass that the ClusterBinding names does not exist in the worker cluster";
+    Refusal::new(RefusalReason::DependencyMissing, message).particulars(class)
 }
 
 /// A ppod that the watch would show too.

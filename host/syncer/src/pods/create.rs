@@ -11,6 +11,7 @@ use super::{
     apply::{PodSync, managed_ppod, read_pod},
     metadata::Expected,
     ownership::Owned,
+    plan::NAME_TAKEN,
     service_environment::{MissingService, ServiceEnvironment, dns_need},
     snapshot::{PodScope, ppod_key},
     tokens::TokenError,
@@ -30,6 +31,8 @@ pub(super) enum CreateError {
     Occupied(Box<Ppod>),
     /// The pod's owner must do something, or wait.
     Refused(Refusal),
+    /// The worker has no PriorityClass of the name that the binding gives.
+    NoPriorityClass,
     /// A request failed.
     Apply(ApplyError),
 }
@@ -42,36 +45,56 @@ impl From<ApplyError> for CreateError {
 
 impl From<EnsureError> for CreateError {
     fn from(error: EnsureError) -> Self {
-        let reason = match error {
-            EnsureError::Apply(ApplyError::Rejected { .. } | ApplyError::Forbidden { .. }) => {
-                RefusalReason::Rejected
+        match error {
+            EnsureError::Apply(error) => Self::of_request("a copy of what the pod refers to", error),
+            EnsureError::Foreign { ref owner, .. } => {
+                let owner = owner.clone();
+                Self::Refused(Refusal::new(RefusalReason::NameConflict, error).particulars(owner))
             }
-            EnsureError::Apply(error) => return Self::Apply(error),
-            EnsureError::Missing { .. } | EnsureError::Replacing { .. } => RefusalReason::DependencyMissing,
-            EnsureError::Foreign { .. } => RefusalReason::NameConflict,
-        };
-        Self::Refused(Refusal::new(reason, error))
+            error @ (EnsureError::Missing { .. } | EnsureError::Replacing { .. }) => {
+                Self::Refused(Refusal::new(RefusalReason::DependencyMissing, error))
+            }
+        }
     }
 }
 
 impl From<TokenError> for CreateError {
     fn from(error: TokenError) -> Self {
         match error {
-            TokenError::Apply(error @ ApplyError::NotFound { .. }) => {
-                Self::Refused(Refusal::new(RefusalReason::DependencyMissing, error))
+            TokenError::Apply(error) => Self::of_request("the Secret of the pod's token", error),
+            TokenError::Foreign { ref secret } => {
+                let secret = secret.clone();
+                Self::Refused(Refusal::new(RefusalReason::NameConflict, error).particulars(secret))
             }
-            TokenError::Apply(error @ (ApplyError::Rejected { .. } | ApplyError::Forbidden { .. })) => {
-                Self::Refused(Refusal::new(RefusalReason::Rejected, error))
-            }
-            TokenError::Apply(error) => Self::Apply(error),
-            error @ TokenError::Foreign { .. } => {
-                Self::Refused(Refusal::new(RefusalReason::NameConflict, error))
-            }
-            error @ TokenError::NoToken { .. } => {
+            error @ (TokenError::NoAccount { .. } | TokenError::NoToken { .. }) => {
                 Self::Refused(Refusal::new(RefusalReason::DependencyMissing, error))
             }
         }
     }
+}
+
+impl CreateError {
+    /// What a failed request means: one that the API server will refuse again is told to the pod's owner.
+    fn of_request(what: &str, error: ApplyError) -> Self {
+        match error {
+            ApplyError::Rejected { .. } | ApplyError::Forbidden { .. } => {
+                Self::Refused(rejection(what, &error))
+            }
+            error => Self::Apply(error),
+        }
+    }
+}
+
+/// A refused request: reason and what would help, nothing that only those who run the worker cluster may see.
+pub(super) fn rejection(what: &str, error: &ApplyError) -> Refusal {
+    let advice = match error {
+        ApplyError::Rejected { fields, .. } if !fields.is_empty() => {
+            "change the pod, or ask whoever runs the worker cluster"
+        }
+        _ => "ask whoever runs the worker cluster; the Syncer's log has the words of the API server",
+    };
+    let message = format!("{what} was not accepted: {}; {advice}", error.reason());
+    Refusal::new(RefusalReason::Rejected, message).particulars(error.chain())
 }
 
 impl From<MissingService> for CreateError {
@@ -98,13 +121,15 @@ impl PodSync {
         let services = self.objects.services.environment(&vpod.key, dns_need(&whole["spec"])).await?;
         let workload = self.workloads.of(&self.clusters.computing, vpod).await;
         let expected = Expected::of(&vpod.labels, &vpod.annotations).encode();
+        let (classes, worker) = (&self.priority_classes, &self.clusters.worker);
+        let class = classes.name(worker, &self.features, &scope.priority_class_name).await?;
         let context = TransformContext {
             binding: &scope.stamp.binding,
             computing_uid: &scope.stamp.computing_cluster_uid,
             mount_namespace: &scope.mount_namespace,
             worker_node,
             scheduling: if scope.direct_scheduling { Scheduling::Direct } else { Scheduling::ByAffinity },
-            priority_class: self.priority_class_name(&scope.priority_class_name).await?,
+            priority_class: class.ok_or(CreateError::NoPriorityClass)?,
             workload_type: &workload.kind,
             workload_name: &workload.name,
             expected_metadata: expected.as_deref(),
@@ -124,9 +149,10 @@ impl PodSync {
                 Err(self.occupied(&ppod_key(&scope.mount_namespace, &vpod.key), object).await)
             }
             Err(error @ (ApplyError::Rejected { .. } | ApplyError::Forbidden { .. })) => {
-                // The class may have been deleted since; look again next time.
-                self.priority_class.forget().await;
-                Err(CreateError::Refused(Refusal::new(RefusalReason::Rejected, error)))
+                if classes.explains_refusal(worker, &scope.priority_class_name).await? {
+                    return Err(CreateError::NoPriorityClass);
+                }
+                Err(CreateError::Refused(rejection("the pod", &error)))
             }
             Err(error) => Err(error.into()),
         }
@@ -137,10 +163,10 @@ impl PodSync {
         match read_pod(&self.clusters.worker, place).await {
             Ok(Some(found)) => match managed_ppod(&found) {
                 Some(ppod) => CreateError::Occupied(Box::new(ppod)),
-                None => CreateError::Refused(Refusal::new(
-                    RefusalReason::NameConflict,
-                    format!("pod {place} in the worker cluster has the name this pod needs and is not ours"),
-                )),
+                None => CreateError::Refused(
+                    Refusal::new(RefusalReason::NameConflict, NAME_TAKEN)
+                        .particulars(format!("pod {place} is not managed by Kubeocean")),
+                ),
             },
             Ok(None) => CreateError::Apply(ApplyError::AlreadyExists { object }),
             Err(error) => error.into(),
@@ -183,5 +209,47 @@ impl PodSync {
         let subresource = paths::pod_ephemeral_containers(&key.namespace, &key.name);
         let answer = merge_patch(&self.clusters.worker, &subresource, &patch).await?;
         Ok(managed_ppod(&answer))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rstest::rstest;
+
+    use super::*;
+    use kubeocean_runtime::error::Verb;
+
+    const PATH: &str = "/api/v1/namespaces/worker-a/pods";
+    const WORDS: &str = "admission webhook at 10.0.0.1 denied it for tenant-b";
+
+    fn rejected(fields: &[&str]) -> ApplyError {
+        let fields = fields.iter().map(|field| (*field).to_owned()).collect();
+        ApplyError::Rejected { verb: Verb::Create, object: PATH.into(), fields, message: WORDS.into() }
+    }
+
+    #[rstest]
+    #[case::invalid(rejected(&["spec.containers[0].image"]), "spec.containers[0].image")]
+    #[case::invalid_without_a_field(rejected(&[]), "ask whoever runs the worker cluster")]
+    #[case::not_permitted(
+        ApplyError::Forbidden { verb: Verb::Create, object: PATH.into(), message: WORDS.into() }, "permit"
+    )]
+    fn a_rejection_says_what_helps_and_nothing_of_the_worker(#[case] error: ApplyError, #[case] said: &str) {
+        let refusal = rejection("the pod", &error);
+        assert_eq!(refusal.reason, RefusalReason::Rejected);
+        assert!(refusal.message.contains(said), "{}", refusal.message);
+        assert!(error.chain().contains("worker-a"), "the log has it");
+        for secret in ["worker-a", "10.0.0.1", "tenant-b"] {
+            assert!(!refusal.message.contains(secret), "{}", refusal.message);
+        }
+    }
+
+    #[test]
+    fn somebody_elses_object_is_not_described() {
+        let owner = "tenant-b/settings".to_owned();
+        let kind = crate::objects::ObjectKind::ConfigMap;
+        let error = EnsureError::Foreign { kind, name: "settings".to_owned(), owner };
+        let CreateError::Refused(refusal) = error.into() else { panic!("it is the owner's to know") };
+        assert_eq!(refusal.reason, RefusalReason::NameConflict);
+        assert!(!refusal.message.contains("tenant-b"), "{}", refusal.message);
     }
 }

@@ -25,10 +25,10 @@ pub(super) fn plan_without_vpod(snapshot: &PodSnapshot) -> PodPlan {
             continue;
         };
         let virtual_uid = ppod.annotation(annotation::VIRTUAL_POD_UID).unwrap_or_default();
-        if !snapshot.gone_vpods.contains(virtual_uid) {
+        if snapshot.gone_vpods.contains(virtual_uid) {
+            plan.actions.extend(remove_orphan(snapshot, ppod, owned, DeleteReason::VpodGone));
+        } else {
             unproven = true;
-        } else if ppod.deletion.is_none() {
-            plan.actions.push(delete(owned, None, DeleteReason::VpodGone));
         }
     }
     if unproven {
@@ -46,15 +46,13 @@ pub(super) fn plan_deleting(snapshot: &PodSnapshot, vpod: &Vpod, deletion: Delet
         // A foreign pod has our name: there is no copy of this vpod (TD-905).
         Ownership::Foreign(_) if is_managed(snapshot) => finish(vpod, deletion, PodPlan::default()),
         Ownership::Foreign(_) => PodPlan::default(),
-        Ownership::Stale(owned) => plan::plan_stale(snapshot, ppod, owned, None),
+        Ownership::Stale(owned) => plan::plan_stale(snapshot, ppod, owned),
         Ownership::Ours(owned) | Ownership::Legacy(owned) => {
-            let mut remove =
-                plan_remove(ppod, owned.clone(), deletion.grace_seconds, DeleteReason::VpodDeleting);
-            if remove.actions.is_empty() {
+            match remove(ppod, owned.clone(), deletion.grace_seconds, DeleteReason::VpodDeleting) {
+                Some(action) => PodPlan { actions: vec![action], ..PodPlan::default() },
                 // How it ends still matters, to Jobs above all.
-                remove = plan::plan_mirror(snapshot, vpod, ppod, PodPlan::default());
+                None => plan::plan_mirror(snapshot, vpod, ppod, PodPlan::default()),
             }
-            remove
         }
     }
 }
@@ -65,7 +63,7 @@ fn is_managed(snapshot: &PodSnapshot) -> bool {
 }
 
 /// Deletes a ppod, or shortens a deletion in progress when the vpod asks for less.
-fn plan_remove(ppod: &Ppod, owned: Owned, grace_seconds: Option<i64>, why: DeleteReason) -> PodPlan {
+fn remove(ppod: &Ppod, owned: Owned, grace_seconds: Option<i64>, why: DeleteReason) -> Option<PodAction> {
     let needed = match ppod.deletion {
         None => true,
         Some(running) => match (grace_seconds, running.grace_seconds) {
@@ -73,11 +71,20 @@ fn plan_remove(ppod: &Ppod, owned: Owned, grace_seconds: Option<i64>, why: Delet
             _ => false,
         },
     };
-    let mut plan = PodPlan::default();
-    if needed {
-        plan.actions.push(delete(owned, grace_seconds, why));
-    }
-    plan
+    needed.then(|| delete(owned, grace_seconds, why))
+}
+
+/// Deletes a ppod whose vpod is known to be gone. If that was deleted by force, nobody waits for the worker node, which
+/// may be dead and would keep the ppod for ever.
+pub(super) fn remove_orphan(
+    snapshot: &PodSnapshot,
+    ppod: &Ppod,
+    owned: Owned,
+    why: DeleteReason,
+) -> Option<PodAction> {
+    let named = ppod.annotation(annotation::VIRTUAL_POD_UID).unwrap_or_default();
+    let grace_seconds = snapshot.forced_vpods.contains(named).then_some(0);
+    remove(ppod, owned, grace_seconds, why)
 }
 
 fn plan_finish(snapshot: &PodSnapshot, vpod: &Vpod, deletion: Deletion) -> PodPlan {

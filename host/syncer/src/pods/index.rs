@@ -5,13 +5,15 @@
 //! Invariants: an older version never replaces a newer one; the answer of a write counts as an event; what a DELETED
 //! event removed is not brought back by a late answer.
 
+mod sinks;
+mod state;
+
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque},
+    collections::{BTreeMap, BTreeSet},
     fmt,
     sync::Arc,
 };
 
-use ahash::RandomState;
 use jiff::Timestamp;
 use kubeocean_api::{
     keys::annotation,
@@ -19,22 +21,20 @@ use kubeocean_api::{
 };
 use parking_lot::{Mutex, RwLock};
 
+use self::state::{Index, Origin, Proof, Put, RecentUids, owner_of};
 use super::{
-    ownership::is_made_by_us,
     plan::{is_creatable, is_never_mapped},
     references::References,
-    snapshot::{Absence, LostPpod, PodScope, PodSnapshot, VnodeState, ppod_key},
-    view::{Deletion, Phase, Ppod, PpodObject, PpodStatus, Vpod, VpodObject},
+    snapshot::{Absence, PodScope, PodSnapshot, VnodeState, ppod_key},
+    view::{Deletion, Phase, Ppod, PpodStatus, Vpod},
+    vpod_identity::VpodIdentity,
 };
 use crate::objects::{ObjectRef, PodDirectory};
-use kubeocean_runtime::{queue::Queue, sink::Sink};
+use kubeocean_runtime::queue::Queue;
 
-/// How many UIDs of deleted pods are remembered, per cluster: more than can be deleted while a request is under way.
-const REMEMBERED_UIDS: usize = 8_192;
-
-type Map<K, V> = HashMap<K, V, RandomState>;
 type VnodeListener = Box<dyn Fn(&str) + Send + Sync>;
 type ReferenceListener = Box<dyn Fn(&str, &References) + Send + Sync>;
+type CopyListener = Box<dyn Fn(&VpodIdentity) + Send + Sync>;
 
 /// All pods of one binding.
 pub struct PodStore {
@@ -44,6 +44,7 @@ pub struct PodStore {
     vnode_prefix: String,
     vnode_listeners: RwLock<Vec<VnodeListener>>,
     reference_listeners: RwLock<Vec<ReferenceListener>>,
+    copy_listeners: RwLock<Vec<CopyListener>>,
 }
 
 /// A vpod as its vnode sees it: what keeps a vnode from being withdrawn, and what must leave it.
@@ -69,79 +70,6 @@ pub struct VpodOnNode {
 /// Pods by phase.
 pub type ByPhase = BTreeMap<Phase, usize>;
 
-#[derive(Default)]
-struct Index {
-    vpods: Map<ObjectKey, VpodEntry>,
-    by_vnode: Map<Arc<str>, BTreeSet<ObjectKey>>,
-    by_object: Map<ObjectRef, BTreeSet<ObjectKey>>,
-    ppods: Map<ObjectKey, Arc<Ppod>>,
-    by_back_reference: Map<ObjectKey, BTreeSet<ObjectKey>>,
-    gone_vpods: RecentUids,
-    gone_ppods: RecentUids,
-}
-
-struct VpodEntry {
-    vpod: Arc<Vpod>,
-    absence: Absence,
-    mirrored: Option<u64>,
-    status_written: Option<Timestamp>,
-}
-
-/// Where a version of a ppod comes from.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Origin {
-    /// A watch, or the answer of a write.
-    Event,
-    /// A read for the sake of its status: taken even if nothing has changed.
-    Read,
-}
-
-/// How sure it is that a ppod does not exist any more.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Proof {
-    /// It was being deleted, the API server said so, or another pod has its name.
-    Certain,
-    /// The watch shows it no more.
-    NotShown,
-}
-
-/// What became of a version of a vpod.
-enum Put {
-    /// It was known, or older than what is known.
-    Old,
-    /// It was taken.
-    News {
-        /// Whether it refers to other objects than before.
-        references_changed: bool,
-        /// The vpod of another UID that had its name.
-        replaced: Option<Arc<Vpod>>,
-    },
-}
-
-/// The latest UIDs that were deleted, in bounded memory.
-#[derive(Default)]
-struct RecentUids {
-    known: HashSet<Box<str>, RandomState>,
-    order: VecDeque<Box<str>>,
-}
-
-impl RecentUids {
-    fn insert(&mut self, uid: &str) {
-        if !uid.is_empty() && self.known.insert(uid.into()) {
-            self.order.push_back(uid.into());
-            if self.order.len() > REMEMBERED_UIDS
-                && let Some(oldest) = self.order.pop_front()
-            {
-                self.known.remove(&oldest);
-            }
-        }
-    }
-
-    fn contains(&self, uid: &str) -> bool {
-        self.known.contains(uid)
-    }
-}
-
 impl PodStore {
     /// An empty store; vpods are recognised by the vnode names of `cluster_id`.
     pub fn new(cluster_id: &str, scope: PodScope) -> Arc<Self> {
@@ -152,6 +80,7 @@ impl PodStore {
             vnode_prefix: vnode_name_prefix(cluster_id),
             vnode_listeners: RwLock::default(),
             reference_listeners: RwLock::default(),
+            copy_listeners: RwLock::default(),
         })
     }
 
@@ -166,20 +95,25 @@ impl PodStore {
     }
 
     /// Takes a changed binding. DaemonSet pods are looked at again when their treatment changed, all pods when the
-    /// deletion of the binding was called off or began.
+    /// deletion of the binding was called off or began, and refused pods in any case: what was wrong may be right now.
     pub fn set_scope(&self, scope: PodScope) {
         let new = Arc::new(scope);
         let old = std::mem::replace(&mut *self.scope.write(), Arc::clone(&new));
         let daemonsets = old.running_daemonset_by_default != new.running_daemonset_by_default;
         let all = old.binding_deleting != new.binding_deleting;
+        let refused: Vec<_> = self.index.lock().refused.values().cloned().collect();
+        self.queue.add_all(refused);
         if daemonsets || all {
-            let index = self.index.lock();
-            let keys = index
-                .vpods
-                .iter()
-                .filter(|(_, entry)| all || entry.vpod.daemonset)
-                .map(|(key, _)| key.clone());
-            self.queue.add_all(keys.collect::<Vec<_>>());
+            let vpods: Vec<_> = {
+                let index = self.index.lock();
+                let vpods = index.vpods.values().map(|entry| &entry.vpod);
+                vpods.filter(|vpod| all || vpod.daemonset).cloned().collect()
+            };
+            self.queue.add_all(vpods.iter().map(|vpod| vpod.key.clone()));
+            // Whether they will run decides whether they use what they refer to.
+            for vpod in &vpods {
+                self.tell_references(vpod);
+            }
         }
     }
 
@@ -191,6 +125,11 @@ impl PodStore {
     /// Registers who wants to know that pods of a namespace came or ceased to refer to objects.
     pub fn on_references_change(&self, listener: impl Fn(&str, &References) + Send + Sync + 'static) {
         self.reference_listeners.write().push(Box::new(listener));
+    }
+
+    /// Registers who wants to know that a vpod's ppod is gone.
+    pub fn on_copy_gone(&self, listener: impl Fn(&VpodIdentity) + Send + Sync + 'static) {
+        self.copy_listeners.write().push(Box::new(listener));
     }
 
     /// A vnode appeared, changed or vanished.
@@ -223,7 +162,7 @@ impl PodStore {
     /// How many ppods of this binding exist (API-804). Other bindings may share the mount namespace.
     pub fn ppod_count(&self) -> usize {
         let scope = self.scope();
-        self.index.lock().ppods.values().filter(|ppod| is_made_by_us(ppod, &scope.stamp)).count()
+        self.index.lock().own_ppods(&scope.stamp).count()
     }
 
     /// This binding's vpods that are, or are to be, copied, and its ppods (BU-1601).
@@ -234,7 +173,7 @@ impl PodStore {
         for vpod in index.vpods.values().map(|entry| &entry.vpod).filter(|vpod| is_creatable(&scope, vpod)) {
             *vpods.entry(vpod.status.phase).or_default() += 1;
         }
-        for ppod in index.ppods.values().filter(|ppod| is_made_by_us(ppod, &scope.stamp)) {
+        for ppod in index.own_ppods(&scope.stamp) {
             *ppods.entry(ppod.status.phase).or_default() += 1;
         }
         (vpods, ppods)
@@ -260,9 +199,13 @@ impl PodStore {
                 .collect();
             let ppod = index.ppods.get(&place).cloned();
             let named =
-                strays.iter().chain(&ppod).filter_map(|it| it.annotation(annotation::VIRTUAL_POD_UID));
+                || strays.iter().chain(&ppod).filter_map(|it| it.annotation(annotation::VIRTUAL_POD_UID));
+            let among = |uids: &RecentUids| -> BTreeSet<Box<str>> {
+                named().filter(|uid| uids.contains(uid)).map(Into::into).collect()
+            };
             PodSnapshot {
-                gone_vpods: named.filter(|uid| index.gone_vpods.contains(uid)).map(Into::into).collect(),
+                gone_vpods: among(&index.gone_vpods),
+                forced_vpods: among(&index.forced_vpods),
                 key: key.clone(),
                 now,
                 vpod: entry.map(|entry| entry.vpod.clone()),
@@ -279,6 +222,16 @@ impl PodStore {
             snapshot.vnode = vnode(&vpod.node);
         }
         snapshot
+    }
+
+    /// There is no ppod for this vpod, until the binding or who sits in its place changes.
+    pub(super) fn refused(&self, key: &ObjectKey) {
+        let place = ppod_key(&self.scope().mount_namespace, key);
+        let index = &mut *self.index.lock();
+        if let Some(entry) = index.vpods.get_mut(key) {
+            entry.refused = Some(place.clone());
+            index.refused.insert(place, key.clone());
+        }
     }
 
     /// The answer of a write on a vpod, or a live read.
@@ -388,16 +341,22 @@ impl PodStore {
     /// Takes a version of a vpod and tells who is concerned; says whether it was news.
     fn put_vpod(&self, vpod: Vpod) -> bool {
         let (key, vnode) = (vpod.key.clone(), vpod.node.clone());
-        let (put, present) = {
+        let scope = self.scope();
+        let (put, present, need_changed) = {
             let mut index = self.index.lock();
+            let need = |index: &Index| {
+                index.vpods.get(&key).is_some_and(|entry| index.needs_objects(&scope, &entry.vpod))
+            };
+            let needed = need(&index);
             let put = index.put_vpod(vpod);
-            (put, index.vpods.get(&key).map(|entry| entry.vpod.clone()))
+            let need_changed = needed != need(&index);
+            (put, index.vpods.get(&key).map(|entry| entry.vpod.clone()), need_changed)
         };
         let Put::News { references_changed, replaced } = put else { return false };
         if let Some(replaced) = replaced {
             self.tell_references(&replaced);
         }
-        if let Some(present) = present.filter(|_| references_changed) {
+        if let Some(present) = present.filter(|_| references_changed || need_changed) {
             self.tell_references(&present);
         }
         self.tell(&vnode);
@@ -420,23 +379,40 @@ impl PodStore {
     }
 
     fn remove_ppod(&self, key: &ObjectKey, uid: &str, last: Option<PpodStatus>, proof: Proof) {
-        let (vpod, vnode) = {
+        let (key, vpod, owner) = {
             let mut index = self.index.lock();
             if proof == Proof::Certain {
                 index.gone_ppods.insert(uid);
             }
+            self.queue.add_all(index.refused.get(key).cloned());
+            let owner = index.ppods.get(key).filter(|ppod| *ppod.uid == *uid).and_then(|ppod| owner_of(ppod));
             let Some(vpod) = index.remove_ppod(key, uid, last, proof) else { return };
-            let vnode = index.vpods.get(&vpod).map(|entry| entry.vpod.node.clone());
-            (vpod, vnode)
+            let entry = index.vpods.get(&vpod).map(|entry| entry.vpod.clone());
+            (vpod, entry, owner)
         };
-        self.queue.add(vpod);
-        if let Some(vnode) = vnode {
-            self.tell(&vnode);
+        self.queue.add(key);
+        self.tell_copy_gone(owner);
+        if let Some(vpod) = vpod {
+            self.tell_ended(&vpod);
+            self.tell(&vpod.node);
         }
     }
 
     fn tell(&self, vnode: &str) {
         self.vnode_listeners.read().iter().for_each(|listener| listener(vnode));
+    }
+
+    fn tell_copy_gone(&self, owner: Option<VpodIdentity>) {
+        if let Some(owner) = owner {
+            self.copy_listeners.read().iter().for_each(|listener| listener(&owner));
+        }
+    }
+
+    /// The ppod of this vpod is gone. If the vpod ended before, it used its objects up to now.
+    fn tell_ended(&self, vpod: &Vpod) {
+        if vpod.status.phase.is_terminal() {
+            self.tell_references(vpod);
+        }
     }
 
     fn tell_references(&self, vpod: &Vpod) {
@@ -447,7 +423,18 @@ impl PodStore {
 
 impl PodDirectory for PodStore {
     fn uses(&self, object: &ObjectRef) -> bool {
-        self.index.lock().by_object.contains_key(object)
+        let scope = self.scope();
+        self.index.lock().users(&scope, object).next().is_some()
+    }
+
+    fn users(&self, object: &ObjectRef, limit: usize) -> Vec<VpodIdentity> {
+        let scope = self.scope();
+        let index = self.index.lock();
+        index
+            .users(&scope, object)
+            .map(|vpod| VpodIdentity { key: vpod.key.clone(), uid: vpod.uid.to_string() })
+            .take(limit)
+            .collect()
     }
 
     fn runs(&self, pod: &ObjectKey, uid: &str) -> bool {
@@ -458,213 +445,14 @@ impl PodDirectory for PodStore {
             .is_some_and(|entry| *entry.vpod.uid == *uid && !entry.vpod.status.phase.is_terminal())
     }
 
+    fn has_copy(&self, pod: &VpodIdentity) -> bool {
+        let index = self.index.lock();
+        let copies = index.by_back_reference.get(&pod.key).into_iter().flatten();
+        copies.filter_map(|copy| index.ppods.get(copy)).any(|ppod| owner_of(ppod).as_ref() == Some(pod))
+    }
+
     fn wake(&self, pods: Vec<ObjectKey>) {
         self.queue.add_all(pods);
-    }
-}
-
-impl Sink<VpodObject> for PodStore {
-    fn apply(&self, object: VpodObject) {
-        let Some(vpod) = object.view.filter(|vpod| self.is_ours(vpod)) else { return };
-        // Events of a vpod we have finished may still be under way. One with a finalizer is not gone yet.
-        if !vpod.has_finalizers && self.index.lock().gone_vpods.contains(&vpod.uid) {
-            return;
-        }
-        let key = vpod.key.clone();
-        if self.put_vpod(*vpod) {
-            self.queue.add(key);
-        }
-    }
-
-    fn delete(&self, object: VpodObject) {
-        if let Some(vpod) = object.view.filter(|vpod| self.is_ours(vpod)) {
-            self.remove_vpod(&vpod.key, &vpod.uid);
-        }
-    }
-
-    fn reset(&self, all: Vec<VpodObject>) {
-        let listed: Map<ObjectKey, Arc<str>> = all
-            .iter()
-            .filter_map(|object| object.view.as_ref())
-            .map(|vpod| (vpod.key.clone(), vpod.uid.clone()))
-            .collect();
-        for object in all {
-            self.apply(object);
-        }
-        let vanished: Vec<_> = {
-            let index = self.index.lock();
-            let known = index.vpods.iter().map(|(key, entry)| (key.clone(), entry.vpod.uid.clone()));
-            known.filter(|(key, _)| !listed.contains_key(key)).collect()
-        };
-        // A list is no proof that a pod is gone, so it leaves the index without being remembered as deleted.
-        for (key, uid) in vanished {
-            let removed = self.index.lock().remove_vpod(&key, &uid);
-            self.queue.add(key);
-            if let Some(vpod) = removed {
-                self.tell_references(&vpod);
-                self.tell(&vpod.node);
-            }
-        }
-    }
-}
-
-impl Sink<PpodObject> for PodStore {
-    fn apply(&self, object: PpodObject) {
-        let woken = self.index.lock().put_ppod(*object.view, Origin::Event);
-        self.queue.add_all(woken);
-    }
-
-    fn delete(&self, object: PpodObject) {
-        let ppod = *object.view;
-        let proof = if ppod.deletion.is_some() { Proof::Certain } else { Proof::NotShown };
-        self.remove_ppod(&ppod.key, &ppod.uid, Some(ppod.status), proof);
-    }
-
-    fn reset(&self, all: Vec<PpodObject>) {
-        let listed: HashSet<ObjectKey, RandomState> =
-            all.iter().map(|object| object.view.key.clone()).collect();
-        for object in all {
-            self.apply(object);
-        }
-        let vanished: Vec<_> = {
-            let index = self.index.lock();
-            index.ppods.values().filter(|ppod| !listed.contains(&ppod.key)).cloned().collect()
-        };
-        for ppod in vanished {
-            let vpod = self.index.lock().forget_ppod(&ppod.key);
-            self.queue.add_all(vpod);
-        }
-    }
-}
-
-impl Index {
-    fn put_vpod(&mut self, vpod: Vpod) -> Put {
-        let key = vpod.key.clone();
-        let mut replaced = None;
-        let kept = match self.vpods.get(&key) {
-            Some(old) if old.vpod.uid == vpod.uid => {
-                if !is_newer(&vpod.resource_version, &old.vpod.resource_version) {
-                    return Put::Old;
-                }
-                self.vpods.remove(&key)
-            }
-            // A late event of a predecessor; versions of one kind are ordered across objects, too.
-            Some(old) if !is_newer(&vpod.resource_version, &old.vpod.resource_version) => return Put::Old,
-            Some(old) => {
-                let uid = old.vpod.uid.clone();
-                self.gone_vpods.insert(&uid);
-                replaced = self.remove_vpod(&key, &uid);
-                None
-            }
-            None => None,
-        };
-        if let Some(old) = &kept {
-            self.unlink(&old.vpod);
-        }
-        let references_changed = kept.as_ref().is_none_or(|old| old.vpod.references != vpod.references);
-        let vpod = Arc::new(vpod);
-        self.by_vnode.entry(vpod.node.clone()).or_default().insert(key.clone());
-        for object in objects(&vpod) {
-            self.by_object.entry(object).or_default().insert(key.clone());
-        }
-        let entry = match kept {
-            Some(old) => VpodEntry { vpod, ..old },
-            None => VpodEntry { vpod, absence: Absence::Unproven, mirrored: None, status_written: None },
-        };
-        self.vpods.insert(key, entry);
-        Put::News { references_changed, replaced }
-    }
-
-    fn remove_vpod(&mut self, key: &ObjectKey, uid: &str) -> Option<Arc<Vpod>> {
-        if self.vpods.get(key).is_none_or(|entry| *entry.vpod.uid != *uid) {
-            return None;
-        }
-        let entry = self.vpods.remove(key)?;
-        self.unlink(&entry.vpod);
-        Some(entry.vpod)
-    }
-
-    fn unlink(&mut self, vpod: &Vpod) {
-        remove_from(&mut self.by_vnode, &vpod.node, &vpod.key);
-        for object in objects(vpod) {
-            remove_from(&mut self.by_object, &object, &vpod.key);
-        }
-    }
-
-    /// Takes a version of a ppod; returns the vpod to look at, if it was news.
-    fn put_ppod(&mut self, mut ppod: Ppod, origin: Origin) -> Option<ObjectKey> {
-        let key = ppod.key.clone();
-        let mut news_of_status = true;
-        if let Some(old) = self.ppods.get(&key) {
-            if old.uid == ppod.uid {
-                let reread = origin == Origin::Read && ppod.resource_version == old.resource_version;
-                if !is_newer(&ppod.resource_version, &old.resource_version) && !reread {
-                    return None;
-                }
-                news_of_status = old.status.hash != ppod.status.hash || reread;
-                if !news_of_status {
-                    ppod.status.fields.clone_from(&old.status.fields);
-                }
-            } else if !is_newer(&ppod.resource_version, &old.resource_version) {
-                return None;
-            } else {
-                let uid = old.uid.clone();
-                self.gone_ppods.insert(&uid);
-                self.remove_ppod(&key, &uid, None, Proof::Certain);
-            }
-        }
-        let old_reference = self.ppods.get(&key).and_then(|old| old.back_reference());
-        let reference = ppod.back_reference();
-        if old_reference != reference
-            && let Some(old) = old_reference
-        {
-            remove_from(&mut self.by_back_reference, &old.key, &key);
-        }
-        let vpod = reference.map(|reference| reference.key);
-        if let Some(vpod) = &vpod {
-            self.by_back_reference.entry(vpod.clone()).or_default().insert(key.clone());
-            if let Some(entry) = self.vpods.get_mut(vpod) {
-                entry.absence = Absence::Unproven;
-                if news_of_status {
-                    entry.mirrored = None;
-                }
-            }
-        }
-        self.ppods.insert(key, Arc::new(ppod));
-        vpod
-    }
-
-    /// A ppod is gone, for sure or as far as a watch shows. `last` is its last status, if the event told it.
-    fn remove_ppod(
-        &mut self,
-        key: &ObjectKey,
-        uid: &str,
-        last: Option<PpodStatus>,
-        proof: Proof,
-    ) -> Option<ObjectKey> {
-        if self.ppods.get(key).is_some_and(|ppod| *ppod.uid != *uid) {
-            return None;
-        }
-        let ppod = self.ppods.get(key)?.clone();
-        let vpod = self.forget_ppod(key)?;
-        if let Some(entry) = self.vpods.get_mut(&vpod) {
-            entry.mirrored = None;
-            entry.absence = Absence::Witnessed(Arc::new(LostPpod {
-                uid: uid.into(),
-                virtual_uid: ppod.annotation(annotation::VIRTUAL_POD_UID).unwrap_or_default().into(),
-                certain: proof == Proof::Certain,
-                status: last.unwrap_or_else(|| ppod.status.clone()),
-            }));
-        }
-        Some(vpod)
-    }
-
-    /// A ppod is not shown any more, for whatever reason.
-    fn forget_ppod(&mut self, key: &ObjectKey) -> Option<ObjectKey> {
-        let ppod = self.ppods.remove(key)?;
-        let vpod = ppod.back_reference()?.key;
-        remove_from(&mut self.by_back_reference, &vpod, key);
-        Some(vpod)
     }
 }
 
@@ -675,26 +463,5 @@ impl fmt::Debug for PodStore {
             .field("vpods", &index.vpods.len())
             .field("ppods", &index.ppods.len())
             .finish_non_exhaustive()
-    }
-}
-
-fn objects(vpod: &Vpod) -> Vec<ObjectRef> {
-    vpod.references.objects().map(|(kind, name, _)| ObjectRef::new(kind, &vpod.key.namespace, name)).collect()
-}
-
-fn remove_from<K: std::hash::Hash + Eq>(map: &mut Map<K, BTreeSet<ObjectKey>>, at: &K, key: &ObjectKey) {
-    if let Some(set) = map.get_mut(at) {
-        set.remove(key);
-        if set.is_empty() {
-            map.remove(at);
-        }
-    }
-}
-
-/// Resource versions of one object are ordered numbers; anything else counts as newer, so that nothing is missed.
-fn is_newer(new: &str, old: &str) -> bool {
-    match (new.parse::<u64>(), old.parse::<u64>()) {
-        (Ok(new), Ok(old)) => new > old,
-        _ => new != old,
     }
 }

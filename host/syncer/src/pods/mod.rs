@@ -13,6 +13,7 @@ pub mod action;
 pub mod apply;
 mod create;
 mod deletion;
+pub mod features;
 pub mod index;
 pub mod metadata;
 pub mod ownership;

@@ -21,8 +21,6 @@ pub struct Stamp {
     pub binding: Arc<str>,
     /// UID of the computing cluster's namespace `kube-system`, in annotation `computing-cluster-uid`.
     pub computing_cluster_uid: Arc<str>,
-    /// What the names of this binding's vnodes start with; the original wrote the vnode on each ppod.
-    pub vnode_prefix: Arc<str>,
 }
 
 /// The vpod a ppod should be the copy of.
@@ -124,32 +122,10 @@ pub fn check(ppod: &Ppod, stamp: &Stamp, claim: Claim<'_>) -> Ownership {
         (true, true) => Ownership::Ours(owned),
         (true, false) => Ownership::Stale(owned),
         (false, true) => Ownership::Legacy(owned),
-        // The original did not stamp. A ppod for an earlier vpod of this name that ran on one of our vnodes is a
-        // leftover of an upgrade; whatever else lacks UID and stamp may belong to another cluster.
-        (false, false) if claim.uid.is_some() && !reference.uid.is_empty() && on_our_vnode(ppod, stamp) => {
-            Ownership::Stale(owned)
-        }
+        // The original did not stamp. Without the UID of a vpod we have, it may be the copy of another cluster's pod:
+        // names of vnodes and pods are no proof, two computing clusters can have the same.
         (false, false) => foreign("it carries neither our stamp nor the UID of the pod".to_owned()),
     }
-}
-
-/// Whether this binding made a ppod, whatever became of its vpod: by the stamp, and where the original left none, by the
-/// name of the vnode.
-pub fn is_made_by_us(ppod: &Ppod, stamp: &Stamp) -> bool {
-    let binding = ppod.labels.get(label::CLUSTER_BINDING).filter(|value| !value.is_empty());
-    let cluster = ppod.annotation(annotation::COMPUTING_CLUSTER_UID);
-    match (binding, cluster) {
-        (Some(binding), Some(cluster)) => {
-            **binding == *stamp.binding && *cluster == *stamp.computing_cluster_uid
-        }
-        (None, None) => on_our_vnode(ppod, stamp),
-        (Some(_), None) | (None, Some(_)) => false,
-    }
-}
-
-fn on_our_vnode(ppod: &Ppod, stamp: &Stamp) -> bool {
-    ppod.annotation(annotation::VIRTUAL_NODE_NAME)
-        .is_some_and(|vnode| vnode.starts_with(&*stamp.vnode_prefix))
 }
 
 /// Serialises anything by its text form.

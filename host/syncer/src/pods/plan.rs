@@ -33,6 +33,10 @@ pub const STATUS_INTERVAL: Duration = Duration::from_secs(1);
 /// Event reason of TD-804.
 pub const EVENT_FAILED_SCHEDULING: &str = "FailedSchedulingPod";
 
+/// What the owner of a pod is told whose copy finds its place taken.
+pub(super) const NAME_TAKEN: &str = "a pod of somebody else has the name in the worker cluster that the copy of this pod \
+                                     needs; it must be removed there";
+
 /// What to do for one pod.
 pub fn plan_pod(snapshot: &PodSnapshot) -> PodPlan {
     let Some(vpod) = snapshot.vpod.as_deref() else { return plan_without_vpod(snapshot) };
@@ -45,7 +49,7 @@ pub fn plan_pod(snapshot: &PodSnapshot) -> PodPlan {
     let Some(ppod) = snapshot.ppod.as_deref() else { return plan_absent(snapshot, vpod, None) };
     match ownership::check(ppod, &snapshot.scope.stamp, snapshot.claim()) {
         Ownership::Foreign(why) => plan_absent(snapshot, vpod, Some(&why)),
-        Ownership::Stale(owned) => plan_stale(snapshot, ppod, owned, None),
+        Ownership::Stale(owned) => plan_stale(snapshot, ppod, owned),
         Ownership::Legacy(owned) => plan_present(snapshot, vpod, ppod, &owned, &stamps(&snapshot.scope)),
         Ownership::Ours(owned) => plan_present(snapshot, vpod, ppod, &owned, &MetadataChange::default()),
     }
@@ -71,7 +75,7 @@ fn plan_strays(snapshot: &PodSnapshot) -> Option<PodPlan> {
             Ownership::Ours(owned) | Ownership::Legacy(owned) => {
                 actions.push(delete(owned, None, DeleteReason::Misplaced));
             }
-            Ownership::Stale(owned) => return Some(plan_stale(snapshot, stray, owned, None)),
+            Ownership::Stale(owned) => return Some(plan_stale(snapshot, stray, owned)),
             Ownership::Foreign(_) => {}
         }
     }
@@ -80,21 +84,15 @@ fn plan_strays(snapshot: &PodSnapshot) -> Option<PodPlan> {
 
 /// The copy of an earlier vpod of this name (row 5). Its DELETED event wakes the vpod. The vpod it names must be known
 /// to be gone: with two lists of different age the "stale" one could be the newer.
-pub(super) fn plan_stale(
-    snapshot: &PodSnapshot,
-    ppod: &Ppod,
-    owned: Owned,
-    grace_seconds: Option<i64>,
-) -> PodPlan {
+pub(super) fn plan_stale(snapshot: &PodSnapshot, ppod: &Ppod, owned: Owned) -> PodPlan {
     let named = ppod.annotation(annotation::VIRTUAL_POD_UID).unwrap_or_default();
-    let actions = if ppod.deletion.is_some() {
-        Vec::new()
-    } else if named.is_empty() || snapshot.gone_vpods.contains(named) {
-        vec![delete(owned, grace_seconds, DeleteReason::Stale)]
+    let known_gone = named.is_empty() || snapshot.gone_vpods.contains(named);
+    let action = if known_gone {
+        deletion::remove_orphan(snapshot, ppod, owned, DeleteReason::Stale)
     } else {
-        vec![PodAction::ConfirmVpodGone]
+        ppod.deletion.is_none().then_some(PodAction::ConfirmVpodGone)
     };
-    PodPlan { actions, ..PodPlan::default() }
+    PodPlan { actions: action.into_iter().collect(), ..PodPlan::default() }
 }
 
 /// There is no copy: it was lost (row 6), or is to be created (rows 7 and 8). `occupied` says who sits in its place.
@@ -122,30 +120,21 @@ fn plan_absent(snapshot: &PodSnapshot, vpod: &Vpod, occupied: Option<&str>) -> P
     if !creatable || deleting || scope.binding_deleting {
         return nothing;
     }
-    let refuse = |reason, message| PodPlan {
-        actions: vec![PodAction::Refuse(Refusal { reason, message })],
-        wake: Wake::Backoff,
-        mirrored: false,
-    };
+    let refuse =
+        |refusal| PodPlan { actions: vec![PodAction::Refuse(refusal)], wake: Wake::Backoff, mirrored: false };
     let ppod = snapshot.ppod_key();
     if let Some(why) = occupied {
-        let message = match scope.messages {
-            StatusMessages::Full => {
-                format!("pod {ppod} in the worker cluster has the name this pod needs, and {why}")
-            }
-            StatusMessages::ReasonOnly => {
-                format!("pod {ppod} in the worker cluster has the name this pod needs and is not its copy")
-            }
-        };
-        return refuse(RefusalReason::NameConflict, message);
+        return refuse(
+            Refusal::new(RefusalReason::NameConflict, NAME_TAKEN).particulars(format!("pod {ppod}: {why}")),
+        );
     }
     // Before anything is written: a pod that cannot be mapped leaves nothing behind.
     if let Some(message) = vpod.references.not_mapped() {
-        return refuse(RefusalReason::NotSupported, message);
+        return refuse(Refusal::new(RefusalReason::NotSupported, message));
     }
     let Some(worker_node) = worker_node else {
         let message = format!("node {} does not say which worker node it stands for", vpod.node);
-        return refuse(RefusalReason::DependencyMissing, message);
+        return refuse(Refusal::new(RefusalReason::DependencyMissing, message));
     };
     let mut plan = PodPlan::default();
     let clear_uid = vpod.recorded_uid().is_some();

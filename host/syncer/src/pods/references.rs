@@ -32,6 +32,11 @@ pub struct References {
 }
 
 impl References {
+    /// Whether nothing keeps the pod from being mapped.
+    pub fn is_mapped(&self) -> bool {
+        self.claims.is_empty() && self.unsupported.is_empty()
+    }
+
     /// What keeps a pod from being mapped, for its owner; `None` when nothing does.
     pub fn not_mapped(&self) -> Option<String> {
         let mut features = self.unsupported.clone();

@@ -3,7 +3,7 @@
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use jiff::Timestamp;
-use kubeocean_api::name::{ObjectKey, phys_name, vnode_name_prefix};
+use kubeocean_api::name::{ObjectKey, phys_name};
 
 use super::{
     ownership::{Claim, Stamp},
@@ -45,7 +45,6 @@ impl PodScope {
             stamp: Stamp {
                 binding: binding.name.as_str().into(),
                 computing_cluster_uid: computing_cluster_uid.into(),
-                vnode_prefix: vnode_name_prefix(&binding.cluster_id).into(),
             },
             mount_namespace: binding.spec.mount_namespace.as_str().into(),
             binding_deleting: binding.deleting,
@@ -126,6 +125,8 @@ pub struct PodSnapshot {
     pub vpod: Option<Arc<Vpod>>,
     /// UIDs of vpods that are known to be gone, among those the ppods here name.
     pub gone_vpods: BTreeSet<Box<str>>,
+    /// Of those, the ones that were deleted by force: what is left of them is, too.
+    pub forced_vpods: BTreeSet<Box<str>>,
     /// The vpod's vnode; [`VnodeState::Missing`] without a vpod.
     pub vnode: VnodeState,
     /// The pod at the place of the copy.

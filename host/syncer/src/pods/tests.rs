@@ -2,6 +2,7 @@
 
 mod builders;
 mod deletion;
+mod index;
 mod metadata;
 mod plan;
 mod simulation;

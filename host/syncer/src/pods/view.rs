@@ -168,6 +168,13 @@ pub struct Deletion {
     pub grace_seconds: Option<i64>,
 }
 
+impl Deletion {
+    /// Whether nobody waits for the containers to end.
+    pub fn is_forced(self) -> bool {
+        self.grace_seconds == Some(0)
+    }
+}
+
 /// The first owner reference (TD-508).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Owner {

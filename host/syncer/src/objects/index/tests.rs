@@ -9,7 +9,13 @@ impl PodDirectory for Woken {
     fn uses(&self, _: &ObjectRef) -> bool {
         true
     }
+    fn users(&self, _: &ObjectRef, _: usize) -> Vec<crate::pods::vpod_identity::VpodIdentity> {
+        Vec::new()
+    }
     fn runs(&self, _: &ObjectKey, _: &str) -> bool {
+        true
+    }
+    fn has_copy(&self, _: &crate::pods::vpod_identity::VpodIdentity) -> bool {
         true
     }
     fn wake(&self, pods: Vec<ObjectKey>) {

@@ -31,11 +31,7 @@ pub(super) fn key() -> ObjectKey {
 
 pub(super) fn scope() -> PodScope {
     PodScope {
-        stamp: Stamp {
-            binding: "east".into(),
-            computing_cluster_uid: "computing".into(),
-            vnode_prefix: "vnode-cls-a-".into(),
-        },
+        stamp: Stamp { binding: "east".into(), computing_cluster_uid: "computing".into() },
         mount_namespace: MOUNT.into(),
         binding_deleting: false,
         direct_scheduling: false,
@@ -139,6 +135,13 @@ pub(super) fn ppod() -> Pod {
     }))
 }
 
+/// The same, as the original made it.
+pub(super) fn unstamped() -> Pod {
+    let mut pod = ppod().without_label(label::CLUSTER_BINDING);
+    pod.0["metadata"]["annotations"].as_object_mut().unwrap().remove(annotation::COMPUTING_CLUSTER_UID);
+    pod
+}
+
 /// What the planner sees of a vpod and, unless absent, its ppod.
 pub(super) fn snapshot(vpod: Option<&Pod>, ppod: Option<&Pod>) -> PodSnapshot {
     PodSnapshot {
@@ -147,6 +150,7 @@ pub(super) fn snapshot(vpod: Option<&Pod>, ppod: Option<&Pod>) -> PodSnapshot {
         scope: Arc::new(scope()),
         vpod: vpod.map(|pod| Arc::new(pod.vpod())),
         gone_vpods: BTreeSet::new(),
+        forced_vpods: BTreeSet::new(),
         vnode: VnodeState::Ours { worker_node: Some("node-1".into()), deleting: false },
         ppod: ppod.map(|pod| Arc::new(pod.ppod())),
         strays: Vec::new(),

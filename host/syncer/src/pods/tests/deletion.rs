@@ -112,3 +112,24 @@ fn a_ppod_of_another_cluster_without_vpod_stays() {
     snapshot.gone_vpods.insert("v1".into());
     assert!(plan_pod(&snapshot).actions.is_empty());
 }
+
+#[rstest]
+#[case::at_once(ppod(), &["delete VpodGone Some(0)"])]
+#[case::one_that_hangs(ppod().deleting(30), &["delete VpodGone Some(0)"])]
+#[case::once(ppod().deleting(0), &[])]
+fn a_ppod_goes_by_force_when_its_vpod_did(#[case] copy: Pod, #[case] expected: &[&str]) {
+    let mut seen = snapshot(None, Some(&copy));
+    seen.gone_vpods.insert("v1".into());
+    seen.forced_vpods.insert("v1".into());
+    assert_eq!(text(&plan_pod(&seen).actions), expected);
+}
+
+#[test]
+fn a_successor_does_not_wait_for_a_copy_that_was_given_up_by_force() {
+    let successor = vpod().set(&["metadata", "uid"], "v2");
+    let mut seen = snapshot(Some(&successor), Some(&ppod().deleting(30)));
+    seen.gone_vpods.insert("v1".into());
+    assert!(plan_pod(&seen).actions.is_empty());
+    seen.forced_vpods.insert("v1".into());
+    assert_eq!(text(&plan_pod(&seen).actions), ["delete Stale Some(0)"]);
+}

@@ -190,13 +190,6 @@ fn with_a_copy(#[case] pod: Pod, #[case] copy: Pod, #[case] expected: &[&str]) {
     check_words(&snapshot(Some(&pod), Some(&copy)), expected);
 }
 
-fn unstamped() -> Pod {
-    let mut pod = ppod();
-    pod.0["metadata"]["labels"].as_object_mut().unwrap().remove(label::CLUSTER_BINDING);
-    pod.0["metadata"]["annotations"].as_object_mut().unwrap().remove(annotation::COMPUTING_CLUSTER_UID);
-    pod
-}
-
 #[rstest]
 #[case::other_binding(ppod().label(label::CLUSTER_BINDING, "west"))]
 #[case::other_cluster(ppod().annotate(annotation::COMPUTING_CLUSTER_UID, "other"))]
@@ -206,12 +199,23 @@ fn unstamped() -> Pod {
 #[case::unstamped_of_an_unknown_vnode(
     unstamped().annotate(annotation::VIRTUAL_POD_UID, "v0").annotate(annotation::VIRTUAL_NODE_NAME, "vnode-b-1")
 )]
+#[case::unstamped_on_a_vnode_named_like_ours(unstamped().annotate(annotation::VIRTUAL_POD_UID, "v0"))]
+#[case::other_cluster_on_a_vnode_named_like_ours(
+    ppod().annotate(annotation::VIRTUAL_POD_UID, "v0").annotate(annotation::COMPUTING_CLUSTER_UID, "other")
+)]
+#[case::half_a_stamp_on_a_vnode_named_like_ours(
+    ppod().annotate(annotation::VIRTUAL_POD_UID, "v0").without_label(label::CLUSTER_BINDING)
+)]
 fn foreign_pods_are_never_written(#[case] copy: Pod) {
-    let plan = plan_pod(&snapshot(Some(&vpod()), Some(&copy)));
-    assert!(
-        matches!(&*plan.actions, [PodAction::Refuse(refusal)] if refusal.reason == RefusalReason::NameConflict),
-        "{plan:#?}"
-    );
+    let mut seen = snapshot(Some(&vpod()), Some(&copy));
+    seen.gone_vpods.insert("v0".into());
+    let plan = plan_pod(&seen);
+    let [PodAction::Refuse(refusal)] = plan.actions.as_slice() else { panic!("{plan:#?}") };
+    assert_eq!(refusal.reason, RefusalReason::NameConflict);
+    for hidden in [MOUNT, "west", "web-1", "other"] {
+        assert!(!refusal.message.contains(hidden), "{}", refusal.message);
+    }
+    assert!(refusal.particulars.as_ref().is_some_and(|it| it.contains(MOUNT)), "the log tells which pod");
     assert_eq!(plan.wake, Wake::Backoff);
     // Whatever state the vpod is in, and with forged annotations too.
     for pod in [recorded(), recorded().running(), recorded().deleting(30), recorded().phase("Failed")] {

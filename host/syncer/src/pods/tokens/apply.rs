@@ -22,14 +22,22 @@ use kubeocean_runtime::{
 /// Why a vpod's tokens could not be provided.
 #[derive(Debug, thiserror::Error)]
 pub enum TokenError {
-    /// A request failed. `NotFound` means that the ServiceAccount does not exist.
+    /// A request failed.
     #[error(transparent)]
     Apply(#[from] ApplyError),
-    /// A Secret of that name belongs to somebody else.
-    #[error("Secret {secret} in the worker cluster belongs to somebody else")]
+    /// A Secret of the name that is needed belongs to somebody else.
+    #[error(
+        "the name of the Secret for the pod's token is taken in the worker cluster; the Secret must be removed there"
+    )]
     Foreign {
         /// Name of the Secret.
         secret: String,
+    },
+    /// The pod's ServiceAccount does not exist.
+    #[error("ServiceAccount {service_account} does not exist")]
+    NoAccount {
+        /// The account.
+        service_account: String,
     },
     /// The API server's answer has no token.
     #[error("the token request of ServiceAccount {service_account} was answered without a token")]
@@ -92,14 +100,27 @@ impl TokenStore {
         if self.look(owner) == Look::Nothing {
             return Ok(None);
         }
+        let copied = self.pods.has_copy(owner);
+        if !running && copied {
+            // Its Secrets go with its ppod, whose end brings us back here.
+            self.ended(owner);
+            return Ok(None);
+        }
         let path = paths::pod(&owner.key.namespace, &owner.key.name);
         let vpod = get_json(&clusters.computing, &path).await?;
         let Some(vpod) = vpod.filter(|vpod| VpodIdentity::of(vpod).as_ref() == Some(owner)) else {
             self.release(clusters, owner).await?;
             return Ok(None);
         };
-        if !running || has_ended(&vpod) {
-            // Its Secrets go with its ppod.
+        if has_ended(&vpod) {
+            if copied {
+                self.ended(owner);
+            } else {
+                self.release(clusters, owner).await?;
+            }
+            return Ok(None);
+        }
+        if !running {
             self.ended(owner);
             return Ok(None);
         }
@@ -123,9 +144,16 @@ impl TokenStore {
         let mut tokens: Vec<(String, Issued)> = Vec::with_capacity(volume.sources.len());
         for source in &volume.sources {
             let path = paths::service_account_token(&owner.key.namespace, account);
-            let answer = create_json(&clusters.computing, &path, &plan::request_body(&owner, source)).await?;
+            let service_account = || account.to_owned();
+            let body = plan::request_body(&owner, source);
+            let answer = match create_json(&clusters.computing, &path, &body).await {
+                Err(ApplyError::NotFound { .. }) => {
+                    return Err(TokenError::NoAccount { service_account: service_account() });
+                }
+                answer => answer?,
+            };
             let issued = plan::issued(&answer)
-                .ok_or_else(|| TokenError::NoToken { service_account: account.to_owned() })?;
+                .ok_or_else(|| TokenError::NoToken { service_account: service_account() })?;
             tokens.push((source.key.clone(), issued));
         }
         let manifest = plan::manifest(&clusters.scope, &owner, account, &volume.secret, &tokens);

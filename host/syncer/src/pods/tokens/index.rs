@@ -113,6 +113,13 @@ impl TokenStore {
         }
     }
 
+    /// The ppod of this vpod is gone: what it mounted is looked at (TD-1201).
+    pub(crate) fn copy_gone(&self, owner: &TokenOwner) {
+        if self.state.lock().by_owner.contains_key(owner) {
+            self.queue.add(owner.clone());
+        }
+    }
+
     /// A Secret vanished from the mount namespace.
     pub(crate) fn vanished(&self, name: &str) {
         let owner = {
@@ -262,6 +269,17 @@ mod tests {
             Look::Due("2026-01-01T00:40:00Z".parse().unwrap()),
             "our own write comes back through the watch and keeps its time"
         );
+    }
+
+    #[test]
+    fn the_end_of_a_ppod_brings_its_tokens_up_and_no_others() {
+        let store = TokenStore::new(Pods::default(), Arc::new(At("2026-01-01T00:00:00Z".parse().unwrap())));
+        let web = secret("a", "web", "2026-01-01T01:00:00Z");
+        store.copy_gone(&web.owner);
+        assert!(store.queue.is_empty(), "it has none");
+        store.state.lock().put(web.clone(), |_| "2026-01-01T00:40:00Z".parse().unwrap());
+        store.copy_gone(&web.owner);
+        assert_eq!(store.queue.len(), 1);
     }
 
     #[test]

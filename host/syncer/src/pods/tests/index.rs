@@ -1,0 +1,175 @@
+//! What the store says of pods without a plan: whose they are and what they use.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicUsize, Ordering},
+};
+
+use kubeocean_api::keys::{annotation, label};
+use rstest::rstest;
+use serde::Deserialize;
+use serde_json::json;
+
+use super::builders::*;
+use crate::{
+    objects::{ObjectKind, ObjectRef, PodDirectory},
+    pods::{
+        index::PodStore,
+        snapshot::{PodScope, VnodeState},
+        view::{PpodObject, VpodObject},
+        vpod_identity::VpodIdentity,
+    },
+};
+use kubeocean_runtime::sink::Sink;
+
+/// A store that the watches have told of these pods.
+fn store(vpods: &[Pod], ppods: &[Pod]) -> Arc<PodStore> {
+    let store = PodStore::new("cls-a", scope());
+    for pod in vpods {
+        store.apply(VpodObject::deserialize(&pod.0).unwrap());
+    }
+    for pod in ppods {
+        store.apply(PpodObject::deserialize(&pod.0).unwrap());
+    }
+    store
+}
+
+#[rstest]
+#[case::stamped(ppod(), 1)]
+#[case::stamped_of_an_earlier_pod(ppod().annotate(annotation::VIRTUAL_POD_UID, "v0"), 1)]
+#[case::of_the_original(unstamped(), 1)]
+#[case::unstamped_of_a_pod_we_do_not_have(unstamped().annotate(annotation::VIRTUAL_POD_UID, "v0"), 0)]
+#[case::of_another_binding(ppod().label(label::CLUSTER_BINDING, "west"), 0)]
+fn only_ppods_that_will_be_ended_here_are_counted(#[case] copy: Pod, #[case] expected: usize) {
+    assert_eq!(store(&[vpod()], &[copy]).ppod_count(), expected);
+}
+
+#[test]
+fn a_stamped_ppod_is_counted_after_its_vpod_is_gone() {
+    assert_eq!(store(&[], &[ppod()]).ppod_count(), 1);
+    assert_eq!(store(&[], &[unstamped()]).ppod_count(), 0);
+}
+
+/// A vpod that mounts ConfigMap `settings`.
+fn mounting(pod: Pod) -> Pod {
+    pod.set(&["spec", "volumes"], json!([{"name": "v", "configMap": {"name": "settings"}}]))
+}
+
+fn settings() -> ObjectRef {
+    ObjectRef::new(ObjectKind::ConfigMap, "default", "settings")
+}
+
+#[rstest]
+#[case::waits(vpod(), None, true)]
+#[case::runs(recorded().running(), Some(ppod().running()), true)]
+#[case::has_ended(recorded().running().phase("Succeeded"), Some(ppod().phase("Succeeded")), false)]
+#[case::has_ended_before_its_copy(recorded().running().phase("Failed"), Some(ppod().running()), true)]
+#[case::ended_unmapped(vpod().phase("Failed"), None, false)]
+#[case::daemonset_pod_that_is_not_run(
+    vpod().set(&["metadata", "ownerReferences"], json!([
+        {"apiVersion": "apps/v1", "kind": "DaemonSet", "name": "agent", "uid": "d"}
+    ])), None, false
+)]
+#[case::port_reservation(vpod().label(label::HOSTPORT_FAKE_POD, "true"), None, false)]
+fn an_object_is_used_by_pods_that_run_or_will(
+    #[case] pod: Pod,
+    #[case] copy: Option<Pod>,
+    #[case] expected: bool,
+) {
+    let store = store(&[mounting(pod)], copy.as_slice());
+    assert_eq!(store.uses(&settings()), expected);
+    assert_eq!(!store.users(&settings(), 9).is_empty(), expected);
+}
+
+#[test]
+fn a_pod_that_is_refused_whole_uses_nothing() {
+    let volumes = json!([
+        {"name": "v", "configMap": {"name": "settings"}},
+        {"name": "d", "persistentVolumeClaim": {"claimName": "data"}},
+    ]);
+    assert!(!store(&[vpod().set(&["spec", "volumes"], volumes)], &[]).uses(&settings()));
+}
+
+#[test]
+fn the_end_of_a_pod_and_of_its_copy_are_told_to_those_who_keep_its_objects() {
+    let (running, copy) = (mounting(recorded().running()), ppod().running());
+    let store = store(std::slice::from_ref(&running), std::slice::from_ref(&copy));
+    let told = Arc::new(AtomicUsize::new(0));
+    let counter = Arc::clone(&told);
+    store.on_references_change(move |_, _| {
+        counter.fetch_add(1, Ordering::Relaxed);
+    });
+    let ended = running.phase("Failed").set(&["metadata", "resourceVersion"], "11");
+    store.apply(VpodObject::deserialize(&ended.0).unwrap());
+    assert!(store.uses(&settings()), "its copy lives");
+    store.delete(PpodObject::deserialize(&copy.0).unwrap());
+    assert!(!store.uses(&settings()));
+    assert_eq!(told.load(Ordering::Relaxed), 1);
+}
+
+/// A store in which [`vpod`] was refused, with nothing left in its queue.
+async fn refused(ppods: &[Pod]) -> Arc<PodStore> {
+    let store = store(&[vpod()], ppods);
+    drain(&store).await;
+    store.refused(&key());
+    store
+}
+
+async fn drain(store: &PodStore) -> usize {
+    let mut keys = 0;
+    while !store.queue().is_empty() {
+        let key = store.queue().next().await;
+        store.queue().done(&key, kubeocean_runtime::queue::Outcome::Done);
+        keys += 1;
+    }
+    keys
+}
+
+#[tokio::test]
+async fn a_refused_pod_is_looked_at_again_when_the_binding_changes() {
+    let store = refused(&[]).await;
+    store.set_scope(PodScope { priority_class_name: "batch".into(), ..scope() });
+    assert_eq!(drain(&store).await, 1);
+    store.apply(PpodObject::deserialize(&ppod().0).unwrap());
+    drain(&store).await;
+    store.set_scope(scope());
+    assert_eq!(drain(&store).await, 0, "it has its copy");
+}
+
+#[tokio::test]
+async fn a_refused_pod_is_looked_at_again_when_its_place_becomes_free() {
+    let foreign =
+        ppod().annotate(annotation::VIRTUAL_POD_NAME, "").annotate(annotation::VIRTUAL_POD_UID, "x");
+    let store = refused(std::slice::from_ref(&foreign)).await;
+    store.delete(PpodObject::deserialize(&foreign.0).unwrap());
+    assert_eq!(drain(&store).await, 1);
+
+    let store = refused(std::slice::from_ref(&foreign)).await;
+    store.reset(Vec::<PpodObject>::new());
+    assert_eq!(drain(&store).await, 1, "it went while nobody watched");
+}
+
+#[rstest]
+#[case::by_force(0, true)]
+#[case::with_grace(30, false)]
+fn how_a_vpod_was_deleted_is_remembered_for_its_ppod(#[case] grace_seconds: i64, #[case] forced: bool) {
+    let store = store(&[recorded()], &[ppod().deleting(30)]);
+    store.delete(VpodObject::deserialize(&recorded().deleting(grace_seconds).0).unwrap());
+    let snapshot = store.snapshot(&key(), now(), |_| VnodeState::Missing);
+    assert!(snapshot.gone_vpods.contains("v1"));
+    assert_eq!(snapshot.forced_vpods.contains("v1"), forced);
+}
+
+#[test]
+fn the_end_of_a_copy_is_told_with_the_pod_it_was_of() {
+    let earlier = ppod().annotate(annotation::VIRTUAL_POD_UID, "v0");
+    let store = store(&[vpod()], std::slice::from_ref(&earlier));
+    let told = Arc::new(parking_lot::Mutex::new(Vec::new()));
+    let ears = Arc::clone(&told);
+    store.on_copy_gone(move |pod| ears.lock().push(pod.uid.clone()));
+    let owner = |uid: &str| VpodIdentity { key: key(), uid: uid.to_owned() };
+    assert!(store.has_copy(&owner("v0")) && !store.has_copy(&owner("v1")));
+    store.delete(PpodObject::deserialize(&earlier.0).unwrap());
+    assert_eq!(*told.lock(), ["v0"]);
+    assert!(!store.has_copy(&owner("v0")));
+}
