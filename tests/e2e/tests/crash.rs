@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use futures::{StreamExt, stream};
 use k8s_openapi::api::core::v1::Pod;
-use kube::runtime::watcher::Event;
-use kube::runtime::{metadata_watcher, watcher};
+use kube::core::PartialObjectMeta;
+use kube::runtime::watcher::{self, Event, watcher};
 use kube::{Api, ResourceExt};
 use kubeocean_api::keys::annotation;
 use kubeocean_e2e::pods::{Scene, Stage, core_path, text};
@@ -56,8 +56,9 @@ async fn create_all(scene: &Scene<'_>) -> JoinHandle<()> {
 /// Returns as soon as the number of pods in a namespace is as wanted. A watch, because in the time between two looks the
 /// Syncer makes most of them.
 async fn wait_count(cluster: &Cluster, namespace: &str, is_enough: impl Fn(usize) -> bool) {
-    let pods: Api<Pod> = Api::namespaced(cluster.client().await.expect("a client"), namespace);
-    let mut changes = std::pin::pin!(metadata_watcher(pods, watcher::Config::default()));
+    let pods: Api<PartialObjectMeta<Pod>> =
+        Api::namespaced(cluster.client().await.expect("a client"), namespace);
+    let mut changes = std::pin::pin!(watcher(pods, watcher::Config::default()));
     let mut present = BTreeSet::new();
     let mut listed = false;
     let counted = async {

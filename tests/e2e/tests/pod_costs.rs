@@ -101,7 +101,8 @@ async fn a_pod_runs_within_a_second_of_its_scheduling() {
     took.sort();
     let (p50, max) = (took[PODS / 2], took[PODS - 1]);
     println!("scheduled to Running, {PODS} pods one by one: p50 {p50:?}, max {max:?}");
-    assert!(p50 < Duration::from_secs(1), "half of the pods ran after {p50:?}: {took:?}");
+    // An idle machine needs a small part of the promised second.
+    assert!(p50 < generous(Duration::from_millis(200)), "half of the pods ran after {p50:?}: {took:?}");
     assert!(max < generous(Duration::from_secs(1)), "one pod ran after {max:?}: {took:?}");
     assert_rights(&stage.binding);
 }
@@ -134,47 +135,48 @@ fn requests_since(scene: &Scene<'_>, since: (AuditMark, AuditMark)) -> BTreeMap<
     found
 }
 
-/// Runs pods one after another from creation to the end and returns the requests for all of them.
-async fn requests_for(scene: &Scene<'_>, pods: usize, spec: &Value) -> BTreeMap<String, usize> {
-    // After warm-up: what is made once for a namespace is there.
-    let round = async |name: &str| {
-        scene.run_pod(name, spec.clone()).await;
-        scene.computing.delete(&scene.vpod(name), None).await;
-        scene.computing.wait_gone(&scene.vpod(name)).await;
-        scene.worker.wait_gone(&scene.ppod(name)).await;
-    };
-    let ended = |requests: &BTreeMap<String, usize>| requests.get("computing delete pods/").copied();
+/// Runs a pod from creation to the end and returns the requests for it.
+async fn requests_for(scene: &Scene<'_>, name: &str, spec: &Value) -> BTreeMap<String, usize> {
     let since = marks(scene);
-    round("warm-up").await;
+    scene.run_pod(name, spec.clone()).await;
+    scene.computing.delete(&scene.vpod(name), None).await;
+    scene.computing.wait_gone(&scene.vpod(name)).await;
+    scene.worker.wait_gone(&scene.ppod(name)).await;
     // The log of a request can be later than its effect.
-    wait_until("the warm-up in the audit log", DEADLINE, async || ended(&requests_since(scene, since))).await;
-
-    let since = marks(scene);
-    for number in 0..pods {
-        round(&format!("p{number}")).await;
-    }
     wait_until("the last request in the audit log", DEADLINE, async || {
         let requests = requests_since(scene, since);
-        if ended(&requests) == Some(pods) { Ok(requests) } else { Err(requests) }
+        if requests.contains_key("computing delete pods/") { Ok(requests) } else { Err(requests) }
     })
     .await
 }
 
 #[tokio::test]
 async fn a_pod_takes_few_requests_from_creation_to_deletion() {
-    const PODS: usize = 6;
+    const PODS: usize = 7;
     let stage = stage().await;
     for (namespace, with_token, most) in [("plain", false, 6), ("with-token", true, 8)] {
         let scene = stage.scene(namespace).await;
         let spec = json!({"automountServiceAccountToken": with_token});
-        let requests = requests_for(&scene, PODS, &spec).await;
-        let total: usize = requests.values().sum();
-        println!("{namespace}: {total} requests for {PODS} pods: {requests:#?}");
-        assert!(total <= most * PODS, "{total} requests for {PODS} pods: {requests:#?}");
-        let tokens = requests.get("computing create serviceaccounts/token").copied().unwrap_or_default();
-        assert_eq!(tokens, if with_token { PODS } else { 0 }, "one token for each pod: {requests:#?}");
-        let secrets = requests.get("worker delete secrets/").copied().unwrap_or_default();
-        assert_eq!(secrets, tokens, "each token's Secret goes with its pod: {requests:#?}");
+        // What is made once for a namespace is there afterwards.
+        requests_for(&scene, "warm-up", &spec).await;
+        let mut all = Vec::new();
+        for number in 0..PODS {
+            let requests = requests_for(&scene, &format!("p{number}"), &spec).await;
+            let tokens = if with_token { Some(&1) } else { None };
+            assert_eq!(requests.get("computing create serviceaccounts/token"), tokens, "{requests:#?}");
+            assert_eq!(requests.get("worker delete secrets/"), tokens, "{requests:#?}");
+            all.push(requests);
+        }
+        // A pod that is slow to start, on a busy machine, has its status written once more.
+        let total = |requests: &BTreeMap<String, usize>| requests.values().sum::<usize>();
+        all.sort_by_key(total);
+        let totals: Vec<_> = all.iter().map(total).collect();
+        let median = &all[PODS / 2];
+        println!("{namespace}: {totals:?} requests a pod, in the middle {median:#?}");
+        if totals[PODS - 1] > totals[PODS / 2] {
+            println!("{namespace}: the one with most {:#?}", all[PODS - 1]);
+        }
+        assert!(total(median) <= most, "{totals:?} requests a pod: {median:#?}");
     }
     assert_rights(&stage.binding);
 }
