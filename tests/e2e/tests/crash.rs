@@ -34,8 +34,9 @@ fn by_vpod(ppods: &[Value]) -> BTreeMap<String, String> {
     ppods.iter().map(pair).collect()
 }
 
-/// Creates all pods, in a task of its own: the Syncer is to be killed meanwhile.
-async fn create_all(scene: &Scene<'_>) -> JoinHandle<()> {
+/// Creates all pods, in a task of its own: the Syncer is to be killed meanwhile. Later rounds are slower, so that it cannot
+/// have made all copies before that is seen.
+async fn create_all(scene: &Scene<'_>, round: usize) -> JoinHandle<()> {
     scene.create_object("configmaps", "shared", json!({"data": {"key": "value"}})).await;
     let spec = json!({
         "automountServiceAccountToken": true,
@@ -46,7 +47,7 @@ async fn create_all(scene: &Scene<'_>) -> JoinHandle<()> {
     let collection = format!("/api/v1/namespaces/{}/pods", scene.namespace);
     tokio::spawn(async move {
         stream::iter(&pods)
-            .for_each_concurrent(10, async |pod| {
+            .for_each_concurrent(10 / round, async |pod| {
                 computing.create(&collection, pod).await;
             })
             .await;
@@ -96,12 +97,12 @@ fn made_and_deleted(stage: &Stage) -> (Vec<String>, usize) {
 /// Creation, killed with some of the copies made and again with some of the others. Whether both came in the middle.
 async fn creation(stage: &mut Stage, namespace: &str, round: usize) -> bool {
     let (_, deleted_before) = made_and_deleted(stage);
-    let mut created = Some(create_all(&stage.scene(namespace).await).await);
+    let mut created = Some(create_all(&stage.scene(namespace).await, round).await);
     let mut seen = BTreeMap::new();
     let mut in_the_middle = true;
     for _ in 0..2 {
         // Early: while this is seen, up to a hundred pods are under way.
-        let part = seen.len() + (PODS - seen.len()) / 10 / round + 1;
+        let part = (seen.len() + (PODS - seen.len()) / 10 / round + 1).min(PODS);
         wait_count(stage.binding.worker(), stage.binding.mount_namespace(), |made| made >= part).await;
         stage.syncer.kill();
         if let Some(created) = created.take() {

@@ -39,7 +39,7 @@ fn uids<'a>(pods: impl IntoIterator<Item = &'a Value>) -> BTreeSet<String> {
 }
 
 /// A workload's metadata and pod template with the label `app`.
-fn workload(scene: &Scene<'_>, kind: &str, name: &str, spec: Value) -> Value {
+fn workload(scene: &Scene<'_>, kind: &str, name: &str, spec: &Value) -> Value {
     let mut object = json!({
         "apiVersion": if kind == "Job" { "batch/v1" } else { "apps/v1" },
         "kind": kind,
@@ -99,7 +99,7 @@ async fn a_deployment_scales_rolls_out_and_heals() {
         "replicas": 2,
         "strategy": {"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": 0, "maxSurge": 1}},
     });
-    let mut deployment = workload(&scene, "Deployment", "web", spec);
+    let mut deployment = workload(&scene, "Deployment", "web", &spec);
     deployment["spec"]["template"]["metadata"]["labels"]["version"] = json!("1");
     scene.computing.create("/apis/apps/v1/namespaces/deployment/deployments", &deployment).await;
     let path = "/apis/apps/v1/namespaces/deployment/deployments/web";
@@ -147,7 +147,7 @@ async fn a_job_completes_and_stays_so_when_its_copies_go() {
     let stage = stage().await;
     let scene = stage.scene("job").await;
     let mut job =
-        workload(&scene, "Job", "sum", json!({"completions": 3, "parallelism": 2, "backoffLimit": 0}));
+        workload(&scene, "Job", "sum", &json!({"completions": 3, "parallelism": 2, "backoffLimit": 0}));
     job["spec"]["template"]["spec"]["restartPolicy"] = json!("Never");
     scene.computing.create("/apis/batch/v1/namespaces/job/jobs", &job).await;
     let path = "/apis/batch/v1/namespaces/job/jobs/sum";
@@ -190,7 +190,7 @@ async fn a_job_completes_and_stays_so_when_its_copies_go() {
 
 /// Creates a DaemonSet and waits until it has a pod on each of the two vnodes; returns their names.
 async fn daemon_set(scene: &Scene<'_>, name: &str, annotations: Value) -> Vec<String> {
-    let mut daemon_set = workload(scene, "DaemonSet", name, json!({}));
+    let mut daemon_set = workload(scene, "DaemonSet", name, &json!({}));
     daemon_set["spec"]["template"]["metadata"]["annotations"] = annotations;
     let collection = format!("/apis/apps/v1/namespaces/{}/daemonsets", scene.namespace);
     scene.computing.create(&collection, &daemon_set).await;
