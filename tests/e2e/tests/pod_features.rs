@@ -202,6 +202,9 @@ async fn a_pod_with_a_claim_is_refused_whole() {
         },
     });
     scene.computing.create("/api/v1/persistentvolumes", &volume).await;
+    // A claim that comes before the controller knows the volume is looked at again only after a while.
+    let available = |volume: &Value| (volume["status"]["phase"] == "Available").then_some(());
+    scene.computing.wait("the volume", "/api/v1/persistentvolumes/claims-data", available).await;
     let claim = json!({
         "apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": {"name": "data", "namespace": "claims"},
         "spec": {
