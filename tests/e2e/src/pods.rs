@@ -124,6 +124,11 @@ fn unreachable_request(verb: &str, path: &str, error: &kube::Error) -> ! {
     panic!("{verb} {path}: {error}")
 }
 
+/// A string of an object; empty if it is none.
+pub fn text(value: &Value) -> &str {
+    value.as_str().unwrap_or_default()
+}
+
 /// Path of a pod.
 pub fn pod_path(namespace: &str, name: &str) -> String {
     format!("/api/v1/namespaces/{namespace}/pods/{name}")
@@ -145,7 +150,12 @@ pub struct Stage {
 impl Stage {
     /// Binds `nodes` new worker nodes and starts a Syncer for them.
     pub async fn start(spec: BindingSpec, nodes: usize) -> Self {
-        Self::serve(Self::bind(spec, nodes).await, nodes, &[]).await
+        Self::start_with(spec, nodes, &[]).await
+    }
+
+    /// As [`Stage::start`], with flags of the Syncer.
+    pub async fn start_with(spec: BindingSpec, nodes: usize, args: &[&str]) -> Self {
+        Self::serve(Self::bind(spec, nodes).await, nodes, args).await
     }
 
     /// As [`Stage::start`], with a Proxier that serves the vnodes.
@@ -295,6 +305,18 @@ impl Scene<'_> {
         core_path(self.stage.binding.mount_namespace(), kind, &self.copy_name(name))
     }
 
+    /// The pods of this scene.
+    pub async fn vpods(&self) -> Vec<Value> {
+        self.computing.list(&format!("/api/v1/namespaces/{}/pods", self.namespace)).await
+    }
+
+    /// The copies of a kind that belong to this scene's stage.
+    pub async fn copies(&self, kind: &str) -> Vec<Value> {
+        let selector = format!("{}%3D{}", label::MANAGED_BY.replace('/', "%2F"), label::MANAGED_BY_VALUE);
+        let mount = self.stage.binding.mount_namespace();
+        self.worker.list(&format!("/api/v1/namespaces/{mount}/{kind}?labelSelector={selector}")).await
+    }
+
     /// Creates a ConfigMap (`data`) or a Secret (`stringData`).
     pub async fn create_object(&self, kind: &str, name: &str, content: Value) -> Value {
         let mut object = json!({
@@ -318,7 +340,7 @@ impl Scene<'_> {
         );
         wait_until(&format!("the event {reason} on {pod}"), DEADLINE, async || {
             let events = self.computing.list(&path).await;
-            events.first().map(|event| event["message"].as_str().unwrap_or_default().to_owned())
+            events.first().map(|event| text(&event["message"]).to_owned())
         })
         .await
     }

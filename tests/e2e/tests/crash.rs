@@ -1,142 +1,171 @@
 //! SIGKILL in the middle of work (TD section 16): the end state is that of an uninterrupted run.
 //!
-//! In: 100 pods on five nodes, with ConfigMap and token. The Syncer is killed while it creates them and again while it
-//! deletes them. Out: 100 copies, each of exactly one pod, none made twice; then nothing at all.
+//! In: 100 pods on five nodes, with ConfigMap and token. The Syncer is killed twice while it creates them and once while it
+//! deletes them. Out: 100 copies, each of exactly one pod, none made twice; then nothing at all. A round whose SIGKILL came
+//! too late to hit the middle must end well too, but proves little: another one follows, with earlier kills.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use futures::{StreamExt, stream};
-use kubeocean_api::keys::{annotation, label};
-use kubeocean_e2e::pods::{Scene, Stage, core_path};
-use kubeocean_e2e::rights::assert_rights;
-use kubeocean_harness::{BindingSpec, wait_until};
+use k8s_openapi::api::core::v1::Pod;
+use kube::core::PartialObjectMeta;
+use kube::runtime::watcher::{self, Event, watcher};
+use kube::{Api, ResourceExt};
+use kubeocean_api::keys::annotation;
+use kubeocean_e2e::pods::{Scene, Stage, core_path, text};
+use kubeocean_e2e::rights::{assert_rights, requests};
+use kubeocean_harness::{BindingSpec, Cluster, wait_until};
 use serde_json::{Value, json};
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
 
 const PODS: usize = 100;
-/// The work of both phases takes seconds on an idle machine.
+const ROUNDS: usize = 4;
+/// The work of each phase takes seconds on an idle machine.
 const DEADLINE: Duration = Duration::from_mins(3);
-
-fn text(value: &Value) -> String {
-    value.as_str().unwrap_or_default().to_owned()
-}
-
-/// The managed copies of a kind in the mount namespace.
-async fn copies(scene: &Scene<'_>, kind: &str) -> Vec<Value> {
-    let selector = format!("{}%3D{}", label::MANAGED_BY.replace('/', "%2F"), label::MANAGED_BY_VALUE);
-    let mount = scene.stage.binding.mount_namespace();
-    scene.worker.list(&format!("/api/v1/namespaces/{mount}/{kind}?labelSelector={selector}")).await
-}
 
 /// Of each copy: UID of the copy by UID of its pod.
 fn by_vpod(ppods: &[Value]) -> BTreeMap<String, String> {
     let pair = |ppod: &Value| {
-        (text(&ppod["metadata"]["annotations"][annotation::VIRTUAL_POD_UID]), text(&ppod["metadata"]["uid"]))
+        let vpod = text(&ppod["metadata"]["annotations"][annotation::VIRTUAL_POD_UID]);
+        (vpod.to_owned(), text(&ppod["metadata"]["uid"]).to_owned())
     };
     ppods.iter().map(pair).collect()
 }
 
-async fn vpods(scene: &Scene<'_>) -> Vec<Value> {
-    scene.computing.list(&format!("/api/v1/namespaces/{}/pods", scene.namespace)).await
-}
-
-async fn create_all(scene: &Scene<'_>) {
+/// Creates all pods, in a task of its own: the Syncer is to be killed meanwhile. Later rounds are slower, so that it cannot
+/// have made all copies before that is seen.
+async fn create_all(scene: &Scene<'_>, round: usize) -> JoinHandle<()> {
     scene.create_object("configmaps", "shared", json!({"data": {"key": "value"}})).await;
     let spec = json!({
         "automountServiceAccountToken": true,
         "volumes": [{"name": "settings", "configMap": {"name": "shared"}}],
     });
-    stream::iter(0..PODS)
-        .for_each_concurrent(10, |number| {
-            let pod = scene.pod(&format!("p{number}"), spec.clone());
-            async move {
-                scene.create_pod(&pod).await;
-            }
-        })
-        .await;
+    let pods: Vec<_> = (0..PODS).map(|number| scene.pod(&format!("p{number}"), spec.clone())).collect();
+    let computing = scene.computing.clone();
+    let collection = format!("/api/v1/namespaces/{}/pods", scene.namespace);
+    tokio::spawn(async move {
+        stream::iter(&pods)
+            .for_each_concurrent(10 / round, async |pod| {
+                computing.create(&collection, pod).await;
+            })
+            .await;
+    })
 }
 
-#[tokio::test]
-async fn a_killed_syncer_loses_and_doubles_nothing() {
-    let mut stage = Stage::start(BindingSpec::new("crash"), 5).await;
+/// Returns as soon as the number of pods in a namespace is as wanted. A watch, because in the time between two looks the
+/// Syncer makes most of them.
+async fn wait_count(cluster: &Cluster, namespace: &str, is_enough: impl Fn(usize) -> bool) {
+    let pods: Api<PartialObjectMeta<Pod>> =
+        Api::namespaced(cluster.client().await.expect("a client"), namespace);
+    let mut changes = std::pin::pin!(watcher(pods, watcher::Config::default()));
+    let mut present = BTreeSet::new();
+    let mut listed = false;
+    let counted = async {
+        while !listed || !is_enough(present.len()) {
+            match changes.next().await.expect("a watch without end").expect("a watch that stands") {
+                Event::Init => {
+                    present.clear();
+                    listed = false;
+                }
+                Event::InitApply(pod) | Event::Apply(pod) => {
+                    present.insert(pod.name_any());
+                }
+                Event::InitDone => listed = true,
+                Event::Delete(pod) => {
+                    present.remove(&pod.name_any());
+                }
+            }
+        }
+    };
+    timeout(DEADLINE, counted).await.expect("the Syncer to get on with its work");
+}
 
-    // Creation: killed twice, with some of the copies made and with half of the others.
-    let mut seen = BTreeMap::new();
-    {
-        let scene = stage.scene("crash").await;
-        create_all(&scene).await;
-    }
-    for more in [PODS / 5, PODS / 2] {
-        let part = seen.len() + more * (PODS - seen.len()) / PODS;
-        let scene = stage.scene("crash").await;
-        wait_until(&format!("{part} copies"), DEADLINE, async || {
-            let made = copies(&scene, "pods").await.len();
-            if made >= part { Ok(()) } else { Err(made) }
+/// The pods that the Syncer made in the worker cluster so far, and how many it deleted there. Of requests in flight when
+/// it was killed nobody knows the answer.
+fn made_and_deleted(stage: &Stage) -> (Vec<String>, usize) {
+    let (_, worker) = requests(&stage.binding);
+    let of_pods = |verb: &'static str| {
+        worker.iter().filter(move |event| {
+            event.verb == verb && event.object_ref.resource == "pods" && event.response_status.code < 300
         })
-        .await;
-        drop(scene);
+    };
+    (of_pods("create").map(|event| event.object_ref.name.clone()).collect(), of_pods("delete").count())
+}
+
+/// Creation, killed with some of the copies made and again with some of the others. Whether both came in the middle.
+async fn creation(stage: &mut Stage, namespace: &str, round: usize) -> bool {
+    let (_, deleted_before) = made_and_deleted(stage);
+    let mut created = Some(create_all(&stage.scene(namespace).await, round).await);
+    let mut seen = BTreeMap::new();
+    let mut in_the_middle = true;
+    for _ in 0..2 {
+        // Early: while this is seen, up to a hundred pods are under way.
+        let part = (seen.len() + (PODS - seen.len()) / 10 / round + 1).min(PODS);
+        wait_count(stage.binding.worker(), stage.binding.mount_namespace(), |made| made >= part).await;
         stage.syncer.kill();
-        let scene = stage.scene("crash").await;
-        let made = by_vpod(&copies(&scene, "pods").await);
+        if let Some(created) = created.take() {
+            created.await.expect("all pods to be created");
+        }
+        let made = by_vpod(&stage.scene(namespace).await.copies("pods").await);
         println!("killed with {} of {PODS} copies made", made.len());
+        in_the_middle &= (1..PODS).contains(&made.len());
         for (vpod, ppod) in made {
             let before = seen.insert(vpod.clone(), ppod.clone());
             assert!(before.is_none_or(|before| before == ppod), "the copy of {vpod} was made twice");
         }
-        drop(scene);
         stage.syncer.restart().expect("a restart");
     }
 
-    let scene = stage.scene("crash").await;
+    let scene = stage.scene(namespace).await;
     wait_until("all pods to run", DEADLINE, async || {
-        let pods = vpods(&scene).await;
+        let pods = scene.vpods().await;
         let running = pods.iter().filter(|pod| pod["status"]["phase"] == "Running").count();
         if running == PODS { Ok(()) } else { Err(format!("{running} of {}", pods.len())) }
     })
     .await;
-    let ppods = copies(&scene, "pods").await;
+    let ppods = scene.copies("pods").await;
     assert_eq!(ppods.len(), PODS, "one copy for each pod");
     let made = by_vpod(&ppods);
-    let wanted: BTreeSet<String> =
-        vpods(&scene).await.iter().map(|pod| text(&pod["metadata"]["uid"])).collect();
+    let vpods = scene.vpods().await;
+    let wanted: BTreeSet<String> = vpods.iter().map(|pod| text(&pod["metadata"]["uid"]).to_owned()).collect();
     assert_eq!(made.keys().cloned().collect::<BTreeSet<_>>(), wanted, "each pod has its own copy");
     for (vpod, ppod) in &seen {
         assert_eq!(made.get(vpod), Some(ppod), "a copy made before a crash stays");
     }
-    for pod in vpods(&scene).await {
+    for pod in &vpods {
         let uid = text(&pod["metadata"]["uid"]);
-        assert_eq!(pod["metadata"]["annotations"][annotation::PHYSICAL_POD_UID], made[&uid].as_str());
+        assert_eq!(pod["metadata"]["annotations"][annotation::PHYSICAL_POD_UID], made[uid].as_str());
     }
-    let tokens = copies(&scene, "secrets").await.len();
-    assert_eq!(tokens, PODS, "one token Secret for each pod");
-    drop(scene);
+    assert_eq!(scene.copies("secrets").await.len(), PODS, "one token Secret for each pod");
+    let (names, deleted) = made_and_deleted(stage);
+    assert_eq!(names.iter().collect::<BTreeSet<_>>().len(), names.len(), "a copy was made twice: {names:?}");
+    assert_eq!(deleted, deleted_before, "a copy was deleted");
+    in_the_middle
+}
 
-    // Deletion: killed with about a third of the pods gone.
+/// Deletion, killed with about a third of the pods gone. Whether that came in the middle.
+async fn deletion(stage: &mut Stage, namespace: &str, round: usize) -> bool {
     {
-        let scene = stage.scene("crash").await;
-        scene.computing.delete(&format!("/api/v1/namespaces/{}/pods", scene.namespace), None).await;
-        wait_until("a third of the pods to be gone", DEADLINE, async || {
-            let left = vpods(&scene).await.len();
-            if left <= 2 * PODS / 3 { Ok(()) } else { Err(left) }
-        })
-        .await;
+        let scene = stage.scene(namespace).await;
+        scene.computing.delete(&format!("/api/v1/namespaces/{namespace}/pods"), None).await;
     }
+    let most = PODS - PODS / 3 / round;
+    wait_count(stage.binding.computing(), namespace, |left| left <= most).await;
     stage.syncer.kill();
-    {
-        let scene = stage.scene("crash").await;
-        println!(
-            "killed with {} pods and {} copies left",
-            vpods(&scene).await.len(),
-            copies(&scene, "pods").await.len()
-        );
-    }
+    let (pods, copies) = {
+        let scene = stage.scene(namespace).await;
+        (scene.vpods().await.len(), scene.copies("pods").await.len())
+    };
+    println!("killed with {pods} pods and {copies} copies left");
     stage.syncer.restart().expect("a restart");
-    let scene = stage.scene("crash").await;
+    let scene = stage.scene(namespace).await;
     wait_until("everything to be gone", DEADLINE, async || {
         let left = (
-            vpods(&scene).await.len(),
-            copies(&scene, "pods").await.len(),
-            copies(&scene, "secrets").await.len(),
+            scene.vpods().await.len(),
+            scene.copies("pods").await.len(),
+            scene.copies("secrets").await.len(),
         );
         if left == (0, 0, 0) { Ok(()) } else { Err(left) }
     })
@@ -147,5 +176,22 @@ async fn a_killed_syncer_loses_and_doubles_nothing() {
     scene.computing.delete(&scene.object("configmaps", "shared"), None).await;
     scene.computing.wait_gone(&scene.object("configmaps", "shared")).await;
     scene.worker.wait_gone(&core_path(mount, "configmaps", &scene.copy_name("shared"))).await;
+    (1..PODS).contains(&pods)
+}
+
+#[tokio::test]
+async fn a_killed_syncer_loses_and_doubles_nothing() {
+    let mut stage = Stage::start(BindingSpec::new("crash"), 5).await;
+    let mut hit = (false, false);
+    for round in 1..=ROUNDS {
+        let namespace = format!("crash-{round}");
+        hit.0 |= creation(&mut stage, &namespace, round).await;
+        hit.1 |= deletion(&mut stage, &namespace, round).await;
+        if hit == (true, true) {
+            break;
+        }
+        println!("round {round}: creation and deletion were hit in the middle so far: {hit:?}");
+    }
+    assert_eq!(hit, (true, true), "in {ROUNDS} rounds SIGKILL came in the middle of creation, of deletion");
     assert_rights(&stage.binding);
 }

@@ -261,8 +261,12 @@ fn claim(scope: &Scope, object: &ObjectRef, original: &Original) -> Option<Value
     if !original.finalizers.contains(&own_finalizer) {
         let finalizers: Vec<&str> =
             original.finalizers.iter().map(String::as_str).chain([own_finalizer.as_str()]).collect();
-        metadata.insert("finalizers".to_owned(), json!(finalizers));
         // The list is replaced as a whole.
+        metadata.insert("finalizers".to_owned(), json!(finalizers));
+    }
+    if !metadata.is_empty() {
+        // The version in the answer counts as that of the content the copy is made from. Without the precondition it
+        // could be that of content written since, which would then never be copied.
         metadata.insert("resourceVersion".to_owned(), original.resource_version.as_str().into());
     }
     with_uid(metadata, &original.uid)

@@ -332,6 +332,26 @@ fn bindings_with_different_mount_namespaces_do_not_overwrite_each_other() {
 }
 
 #[test]
+fn every_claim_says_of_which_version_it_is_made() {
+    let mut world = World::held(&east());
+    for stripped in [vec![label::MANAGED_BY], vec![annotation::PHYSICAL_NAMESPACE, annotation::PHYSICAL_NAME]]
+    {
+        let original = world.original.as_mut().unwrap();
+        for key in stripped {
+            for kept in ["labels", "annotations"] {
+                original["metadata"][kept].as_object_mut().unwrap().remove(key);
+            }
+        }
+        let version = original["metadata"]["resourceVersion"].clone();
+        let plan = world.plan(&east(), Purpose::Keep);
+        // Content written since would be taken for that of the copy.
+        let [Action::ClaimOriginal { patch }] = &plan.actions[..] else { panic!("{plan:#?}") };
+        assert_eq!(patch["metadata"]["resourceVersion"], version);
+        world.run(&east(), Purpose::Keep);
+    }
+}
+
+#[test]
 fn a_stripped_label_or_finalizer_does_not_block_anything() {
     for strip in [
         json!({"labels": {(label::MANAGED_BY): null}}),

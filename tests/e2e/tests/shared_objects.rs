@@ -1,0 +1,119 @@
+//! One ConfigMap and one Secret that the pods of two bindings use (TD-1103, acceptance check 13).
+//!
+//! In: two bindings with mount namespaces of their own on one worker cluster. Out: a copy in each, that follows the
+//! original and goes with the last pod of its own binding, never with the other's.
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use kubeocean_api::keys::{annotation, label, object_finalizer, synced_by};
+use kubeocean_e2e::pods::{Scene, Stage};
+use kubeocean_e2e::rights::assert_rights;
+use kubeocean_harness::BindingSpec;
+use serde_json::{Value, json};
+
+const OBJECTS: [(&str, &str); 2] = [("configmaps", "settings"), ("secrets", "keys")];
+
+/// A pod spec that needs both objects.
+fn reader() -> Value {
+    json!({"volumes": [
+        {"name": "settings", "configMap": {"name": "settings"}},
+        {"name": "keys", "secret": {"secretName": "keys"}},
+    ]})
+}
+
+/// Gives both objects a new content.
+async fn write(scene: &Scene<'_>, content: &str) {
+    for (kind, name) in OBJECTS {
+        let data = json!({"data": {"key": encoded(kind, content)}});
+        scene.computing.merge(&scene.object(kind, name), &data).await;
+    }
+}
+
+fn encoded(kind: &str, content: &str) -> String {
+    if kind == "secrets" { STANDARD.encode(content) } else { content.to_owned() }
+}
+
+/// Waits until both copies of a binding have a content.
+async fn wait_copies(scene: &Scene<'_>, content: &str) {
+    for (kind, name) in OBJECTS {
+        let wanted = encoded(kind, content);
+        let arrived = |copy: &Value| (copy["data"]["key"] == wanted.as_str()).then_some(());
+        let what = format!("{content:?} in the copy of {name} for {}", scene.stage.binding.name());
+        scene.worker.wait(&what, &scene.copy(kind, name), arrived).await;
+    }
+}
+
+/// Whether a binding has put its marks on an object of the computing cluster.
+fn is_claimed(object: &Value, stage: &Stage) -> bool {
+    let cluster_id = stage.binding.cluster_id();
+    let metadata = &object["metadata"];
+    let finalizer = json!(object_finalizer(cluster_id));
+    let held = metadata["finalizers"].as_array().is_some_and(|list| list.contains(&finalizer));
+    let labelled = metadata["labels"][&synced_by(cluster_id)] == "true";
+    assert_eq!(held, labelled, "{cluster_id}: both marks or none on {object:#}");
+    held
+}
+
+async fn uids(scene: &Scene<'_>) -> Vec<Value> {
+    let mut uids = Vec::new();
+    for (kind, name) in OBJECTS {
+        let copy = scene.worker.get(&scene.copy(kind, name)).await.expect("a copy");
+        uids.push(copy["metadata"]["uid"].clone());
+    }
+    uids
+}
+
+#[tokio::test]
+async fn two_bindings_use_one_object_and_part_from_it_one_by_one() {
+    // Copies that nobody uses go at once, so that "the other's stays" means something.
+    let idle: &[&str] = &["--gc-idle-objects=1s"];
+    let (left, right) = tokio::join!(
+        Stage::start_with(BindingSpec::new("left"), 1, idle),
+        Stage::start_with(BindingSpec::new("right"), 1, idle)
+    );
+    assert_ne!(left.binding.mount_namespace(), right.binding.mount_namespace());
+    let (in_left, in_right) = (left.scene("shared").await, right.scene("shared").await);
+    in_left.create_object("configmaps", "settings", json!({"data": {"key": "first"}})).await;
+    in_left.create_object("secrets", "keys", json!({"stringData": {"key": "first"}})).await;
+    tokio::join!(in_left.run_pod("on-left", reader()), in_right.run_pod("on-right", reader()));
+
+    // Both have it, and it is claimed by both.
+    wait_copies(&in_left, "first").await;
+    wait_copies(&in_right, "first").await;
+    for (kind, name) in OBJECTS {
+        let original = in_left.computing.get(&in_left.object(kind, name)).await.expect("an object");
+        assert!(is_claimed(&original, &left) && is_claimed(&original, &right), "{original:#}");
+    }
+    write(&in_left, "second").await;
+    wait_copies(&in_left, "second").await;
+    wait_copies(&in_right, "second").await;
+
+    // The left one's last pod goes, and with it the left copy and claim. Nothing else.
+    let before = uids(&in_right).await;
+    in_left.computing.delete(&in_left.vpod("on-left"), None).await;
+    in_left.computing.wait_gone(&in_left.vpod("on-left")).await;
+    for (kind, name) in OBJECTS {
+        in_left.worker.wait_gone(&in_left.copy(kind, name)).await;
+        let released = |object: &Value| (!is_claimed(object, &left)).then(|| object.clone());
+        let path = in_left.object(kind, name);
+        let original = in_left.computing.wait("the left claim to go", &path, released).await;
+        assert!(is_claimed(&original, &right), "{original:#}");
+        assert_eq!(original["metadata"]["labels"][label::MANAGED_BY], label::MANAGED_BY_VALUE);
+        assert!(original["metadata"]["annotations"][annotation::PHYSICAL_NAME].is_string(), "{original:#}");
+    }
+    write(&in_right, "third").await;
+    wait_copies(&in_right, "third").await;
+    assert_eq!(uids(&in_right).await, before, "the right copies were never away");
+
+    // A deleted object that both use takes both copies along and does not hang.
+    in_left.run_pod("on-left-again", reader()).await;
+    wait_copies(&in_left, "third").await;
+    for (kind, name) in OBJECTS {
+        in_left.computing.delete(&in_left.object(kind, name), None).await;
+        in_left.computing.wait_gone(&in_left.object(kind, name)).await;
+        in_left.worker.wait_gone(&in_left.copy(kind, name)).await;
+        in_right.worker.wait_gone(&in_right.copy(kind, name)).await;
+    }
+    assert_rights(&left.binding);
+    assert_rights(&right.binding);
+}
