@@ -28,6 +28,7 @@ mod binding;
 mod cache;
 mod config;
 mod handle;
+mod keep_alive;
 mod listen;
 mod logs;
 mod metrics;

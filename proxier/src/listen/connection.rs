@@ -8,7 +8,7 @@ use rustls::pki_types::CertificateDer;
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
 
-use crate::{handle::handle, proxier::Shared, worker::dial::tune};
+use crate::{handle::handle, keep_alive::tune, proxier::Shared};
 
 /// Longest handshake.
 const HANDSHAKE: Duration = Duration::from_secs(10);
