@@ -14,7 +14,7 @@ use crate::{
     authn::User,
     authz::{METHODS, attributes},
     listen::connection::{Caller, Door},
-    logs::{self, options::LogOptions},
+    logs::{self, Ends, options::LogOptions},
     path::NormalPath,
     proxier::Shared,
     resolve::{self, PodView},
@@ -71,6 +71,7 @@ async fn answer(
     }
     let user = shared.authn.user(&caller.certificates, request.headers()).await;
     let user = user.ok_or_else(Refusal::unauthorized)?;
+    caller.known();
     seen.user.clone_from(&user.name);
     let path = path.map_err(|_| Refusal::new(StatusCode::BAD_REQUEST, "invalid path"))?;
     let asked = attributes(request.method(), &path).ok_or_else(|| Refusal::method(METHODS))?;
@@ -90,7 +91,7 @@ async fn answer(
         return Err(Refusal::method(route.allow()));
     }
     match route {
-        Route::Pod(route) => pod(shared, &user, &route, target, request).await,
+        Route::Pod(route) => pod(shared, caller, &user, &route, target, request).await,
         Route::Run => Err(Refusal::new(StatusCode::NOT_IMPLEMENTED, "not supported on virtual nodes")),
         Route::Live => Ok(text(StatusCode::OK, "ok")),
         Route::Ready => Ok(readiness(shared)),
@@ -142,6 +143,7 @@ async fn target(shared: &Shared, door: Door, route: &Route) -> Result<Target, Re
 /// Logs and tunnels.
 async fn pod(
     shared: &Arc<Shared>,
+    caller: &Caller,
     user: &User,
     route: &PodRoute,
     target: Target,
@@ -181,7 +183,10 @@ async fn pod(
     let slot = shared.slots.open(facts).ok_or_else(Refusal::too_many_streams)?;
     let (cut, stop) = (vnode.cut.clone(), shared.stop.clone());
     match work {
-        Work::Logs(options) => logs::open(route, &resolved, &worker, &options, slot, [cut, stop]).await,
+        Work::Logs(options) => {
+            let guard = caller.ends_with(cut.clone());
+            logs::open(route, &resolved, &worker, &options, slot, Ends { cut, stop }, guard).await
+        }
         Work::Tunnel(prepared) => {
             let idle = shared.config.stream_idle_timeout;
             let limits =

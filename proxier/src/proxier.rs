@@ -16,11 +16,7 @@ use kubeocean_runtime::{
     server::MetricsText,
 };
 use parking_lot::Mutex;
-use tokio::{
-    net::TcpListener,
-    sync::{Semaphore, watch},
-    task::JoinSet,
-};
+use tokio::{net::TcpListener, sync::watch, task::JoinSet};
 use tokio_rustls::TlsAcceptor;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -32,6 +28,7 @@ use crate::{
     listen::{
         certificate::{ServingCertificate, server_config},
         connection::{Door, accept},
+        gate::Gate,
         keep_listeners,
         socket::bind,
     },
@@ -40,8 +37,6 @@ use crate::{
     vnodes::Vnodes,
 };
 
-/// Most connections of callers at a time.
-const CONNECTIONS: usize = 4096;
 /// How often switched off protections are mentioned (PX-417).
 const WARN_EVERY: Duration = Duration::from_hours(1);
 /// How long the last connections may take to end after they were told.
@@ -81,7 +76,7 @@ pub(crate) struct Shared {
     pub(crate) metrics: Arc<ProxierMetrics>,
     pub(crate) tls: TlsAcceptor,
     pub(crate) events: EventRecorder,
-    pub(crate) connections: Arc<Semaphore>,
+    pub(crate) gate: Gate,
     /// `/readyz` says no from now on.
     pub(crate) draining: CancellationToken,
     /// Nothing new is taken from now on.
@@ -155,7 +150,7 @@ impl Proxier {
             slots: Arc::new(Slots::new(config.max_streams, config.max_streams_per_pod, Arc::clone(&metrics))),
             tls: TlsAcceptor::from(Arc::new(tls)),
             events,
-            connections: Arc::new(Semaphore::new(CONNECTIONS)),
+            gate: Gate::default(),
             draining: CancellationToken::new(),
             refusing: CancellationToken::new(),
             stop,

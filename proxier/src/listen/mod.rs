@@ -2,6 +2,7 @@
 
 pub(crate) mod certificate;
 pub(crate) mod connection;
+pub(crate) mod gate;
 pub(crate) mod socket;
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
