@@ -34,6 +34,7 @@ mod logs;
 mod metrics;
 mod path;
 mod proxier;
+mod readiness;
 mod resolve;
 mod route;
 mod stream;

@@ -33,6 +33,7 @@ use crate::{
         socket::bind,
     },
     metrics::ProxierMetrics,
+    readiness::NotReady,
     stream::slots::Slots,
     vnodes::Vnodes,
 };
@@ -96,18 +97,18 @@ impl std::fmt::Debug for Shared {
 
 impl Shared {
     /// Why the process is not ready; empty if it is.
-    pub(crate) fn not_ready(&self) -> Vec<String> {
+    pub(crate) fn not_ready(&self) -> Vec<NotReady> {
         let mut reasons = Vec::new();
         if self.draining.is_cancelled() {
-            reasons.push("shutting down".to_owned());
+            reasons.push(NotReady::ShuttingDown);
         }
         if !self.authn.authorities.is_known() {
-            reasons.push("client authorities not read yet".to_owned());
+            reasons.push(NotReady::NoAuthorities);
         }
         if self.config.ready_with_bindings {
             for (name, part) in &*self.bindings.lock() {
                 if let BindingHealth::Waiting(why) = &*part.health().borrow() {
-                    reasons.push(format!("binding {name}: {why}"));
+                    reasons.push(NotReady::Binding { name: name.clone(), why: why.clone() });
                 }
             }
         }

@@ -110,9 +110,7 @@ impl WorkerLink {
             tokio::time::timeout(REFUSAL.0, Limited::new(response.into_body(), REFUSAL.1).collect()).await;
         let body =
             body.ok().and_then(Result::ok).map(http_body_util::Collected::to_bytes).unwrap_or_default();
-        let mut refusal = translate::refusal(route, resolved, verb, code, &body);
-        refusal.protocols = protocols;
-        Err(refusal)
+        Err(translate::refusal(route, resolved, verb, code, protocols, &body))
     }
 }
 
