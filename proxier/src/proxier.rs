@@ -188,6 +188,7 @@ impl Proxier {
         let health = part.health();
         let shared = Arc::clone(&self.shared);
         shared.bindings.lock().insert(name.to_owned(), Arc::clone(&part));
+        shared.metrics.serves(name);
         let name = name.to_owned();
         let task = async move {
             let allow_unsafe = shared.config.allow_unsafe_kubeconfig;
@@ -196,6 +197,7 @@ impl Proxier {
             let mut bindings = shared.bindings.lock();
             if bindings.get(&name).is_some_and(|current| Arc::ptr_eq(current, &part)) {
                 bindings.remove(&name);
+                shared.metrics.forget(&name);
             }
         };
         (health, task)
