@@ -4,6 +4,7 @@
 use std::sync::Arc;
 
 use arc_swap::ArcSwapOption;
+use futures::FutureExt;
 use kube::{Api, Client, runtime::watcher};
 use kubeocean_api::{binding::SecretRef, keys::label, validate};
 use kubeocean_runtime::{
@@ -15,7 +16,7 @@ use kubeocean_runtime::{
     watch::{WatchHealth, WatchSpec, watch_into},
 };
 use tokio::sync::watch;
-use tokio_util::sync::{CancellationToken, DropGuard};
+use tokio_util::sync::CancellationToken;
 
 use crate::{
     resolve::{PodView, PpodIndex},
@@ -79,6 +80,7 @@ impl BindingPart {
         self.health.subscribe()
     }
 
+    /// Not served yet; once it was, a bad moment does not change that.
     fn waits(&self, why: impl Into<String>) {
         let why = why.into();
         self.health.send_if_modified(|health| {
@@ -90,7 +92,23 @@ impl BindingPart {
         });
     }
 
-    /// Serves the binding until `cancel`; then nothing of it is left.
+    /// Its worker is another one from now on: nothing of the former one counts.
+    fn starts_anew(&self, why: &str) {
+        self.health.send_replace(BindingHealth::Waiting(why.to_owned()));
+        self.worker.store(None);
+        self.ppods.clear();
+    }
+
+    /// Requests go over `link` from now on.
+    fn connected(&self, link: WorkerLink) {
+        if self.worker().is_some_and(|former| !former.is_same_cluster(&link)) {
+            tracing::info!(binding = self.name(), "the kubeconfig leads to another cluster");
+            self.starts_anew("the lists of another worker cluster are not complete yet");
+        }
+        self.worker.store(Some(Arc::new(link)));
+    }
+
+    /// Serves the binding until `cancel`; then nothing of it is left. A panic of any of its watches is one of this.
     pub(crate) async fn serve(
         self: Arc<Self>,
         computing: Client,
@@ -143,8 +161,7 @@ impl Follow {
             if self.cancel.is_cancelled() {
                 return;
             }
-            self.part.worker.store(None);
-            self.part.ppods.clear();
+            self.part.starts_anew("the ClusterBinding refers to another worker");
         }
     }
 
@@ -181,20 +198,22 @@ impl Follow {
         cancel: CancellationToken,
     ) {
         let secret = format!("{}/{}", place.secret.namespace, place.secret.name);
-        let mut _watching: Option<DropGuard> = None;
+        let mut watching = std::future::pending().boxed();
         loop {
             self.part.waits("no connection to the worker cluster yet");
-            let connected = connection(&secret, &mut secrets, self.rules.allow_unsafe, &cancel, |error| {
+            let connecting = connection(&secret, &mut secrets, self.rules.allow_unsafe, &cancel, |error| {
                 tracing::warn!(binding = self.part.name(), %error, "no connection to the worker cluster, retrying");
                 self.part.waits(error.to_string());
             });
-            let Some(connected) = connected.await else { return };
+            let connected = tokio::select! {
+                connected = connecting => connected,
+                () = &mut watching => return,
+            };
+            let Some(connected) = connected else { return };
             match WorkerLink::new(&connected, &place.mount_namespace) {
                 Ok(link) => {
-                    self.part.worker.store(Some(Arc::new(link)));
-                    let watching = cancel.child_token();
-                    self.watch_ppods(connected.client.clone(), place, watching.clone());
-                    _watching = Some(watching.drop_guard());
+                    self.part.connected(link);
+                    watching = self.watch_ppods(connected.client, place, cancel.clone()).boxed();
                 }
                 Err(error) => {
                     tracing::error!(binding = self.part.name(), %error, "the kubeconfig cannot be used for streams");
@@ -202,19 +221,21 @@ impl Follow {
                 }
             }
             tokio::select! {
-                () = cancel.cancelled() => return,
+                // Ends only when cancelled.
+                () = &mut watching => return,
                 changed = secrets.changed() => {
                     if changed.is_err() {
                         return;
                     }
                     tracing::info!(binding = self.part.name(), secret, "kubeconfig changed, reconnecting");
                 }
+                () = cancel.cancelled() => return,
             }
         }
     }
 
-    /// Starts the watch of ppods, and tells when the binding is ready.
-    fn watch_ppods(&self, worker: Client, place: &Place, cancel: CancellationToken) {
+    /// Watches ppods until `cancel`, and tells when the binding is ready.
+    async fn watch_ppods(&self, worker: Client, place: &Place, cancel: CancellationToken) {
         let health = Arc::new(WatchHealth::default());
         let spec = WatchSpec {
             name: "worker pods",
@@ -225,17 +246,17 @@ impl Follow {
                 label::MANAGED_BY_VALUE
             )),
         };
-        tokio::spawn(watch_into(spec, Arc::clone(&self.part.ppods), Arc::clone(&health), cancel.clone()));
-        let (part, vnodes_listed) = (Arc::clone(&self.part), Arc::clone(&self.vnodes_listed));
-        part.waits("the lists of virtual nodes and of worker pods are not complete yet");
-        tokio::spawn(async move {
-            tokio::select! {
-                () = cancel.cancelled() => {}
-                _ = async { tokio::join!(health.synced(), vnodes_listed.synced()) } => {
-                    part.health.send_replace(BindingHealth::Ready);
-                }
-            }
-        });
+        self.part.waits("the lists of virtual nodes and of worker pods are not complete yet");
+        let watching = watch_into(spec, Arc::clone(&self.part.ppods), Arc::clone(&health), cancel);
+        let listed = async {
+            tokio::join!(health.synced(), self.vnodes_listed.synced());
+            self.part.health.send_replace(BindingHealth::Ready);
+            std::future::pending::<()>().await;
+        };
+        tokio::select! {
+            () = watching => {}
+            () = listed => {}
+        }
     }
 }
 
@@ -255,3 +276,6 @@ async fn place_changed(states: &mut watch::Receiver<BindingState>, used: &Place)
         std::future::pending::<()>().await;
     }
 }
+
+#[cfg(test)]
+mod tests;

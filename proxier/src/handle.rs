@@ -14,9 +14,10 @@ use crate::{
     authn::User,
     authz::{METHODS, attributes},
     listen::connection::{Caller, Door},
-    logs::{self, options::LogOptions},
+    logs::{self, Ends, options::LogOptions},
     path::NormalPath,
     proxier::Shared,
+    readiness::{Audience, words},
     resolve::{self, PodView},
     route::{PodOperation, PodRoute, Route},
     stream::{self, TunnelContext, slots::StreamFacts, tunnel::TunnelLimits},
@@ -43,13 +44,18 @@ pub(crate) async fn handle(shared: Arc<Shared>, caller: Arc<Caller>, request: Re
     let code = answer.status().as_u16();
     shared.metrics.request(&seen.binding, seen.route, code);
     let Seen { route, user, vnode, .. } = &seen;
-    // Probes every few seconds are no news, and a stream has a line of its own when it ends.
-    if *route == "health" || matches!(code, 101 | 200) {
-        tracing::debug!(route, user, vnode, code, "request");
-    } else {
+    if is_news(route, code) {
         tracing::info!(route, user, vnode, code, "request refused");
+    } else {
+        tracing::debug!(route, user, vnode, code, "request");
     }
     answer
+}
+
+/// Whether a request is worth a line. Probes every few seconds are not, a stream has a line of its own when it ends, and
+/// whoever proves nothing could fill the log: the counter tells that there are such.
+fn is_news(route: &str, code: u16) -> bool {
+    route != "health" && !matches!(code, 101 | 200 | 401)
 }
 
 async fn answer(
@@ -65,12 +71,13 @@ async fn answer(
     if caller.door == Door::Shared && request.method() == Method::GET {
         match route {
             Route::Live => return Ok(text(StatusCode::OK, "ok")),
-            Route::Ready => return Ok(readiness(shared)),
+            Route::Ready => return Ok(readiness(shared, Audience::Anybody)),
             _ => {}
         }
     }
     let user = shared.authn.user(&caller.certificates, request.headers()).await;
     let user = user.ok_or_else(Refusal::unauthorized)?;
+    caller.known();
     seen.user.clone_from(&user.name);
     let path = path.map_err(|_| Refusal::new(StatusCode::BAD_REQUEST, "invalid path"))?;
     let asked = attributes(request.method(), &path).ok_or_else(|| Refusal::method(METHODS))?;
@@ -90,10 +97,10 @@ async fn answer(
         return Err(Refusal::method(route.allow()));
     }
     match route {
-        Route::Pod(route) => pod(shared, &user, &route, target, request).await,
+        Route::Pod(route) => pod(shared, caller, &user, &route, target, request).await,
         Route::Run => Err(Refusal::new(StatusCode::NOT_IMPLEMENTED, "not supported on virtual nodes")),
         Route::Live => Ok(text(StatusCode::OK, "ok")),
-        Route::Ready => Ok(readiness(shared)),
+        Route::Ready => Ok(readiness(shared, Audience::Authorized)),
         Route::Version => Ok(version(target.vnode.as_deref())),
         Route::Pods | Route::Metrics | Route::Root => {
             let Door::Vnode(port) = caller.door else {
@@ -142,6 +149,7 @@ async fn target(shared: &Shared, door: Door, route: &Route) -> Result<Target, Re
 /// Logs and tunnels.
 async fn pod(
     shared: &Arc<Shared>,
+    caller: &Caller,
     user: &User,
     route: &PodRoute,
     target: Target,
@@ -181,7 +189,10 @@ async fn pod(
     let slot = shared.slots.open(facts).ok_or_else(Refusal::too_many_streams)?;
     let (cut, stop) = (vnode.cut.clone(), shared.stop.clone());
     match work {
-        Work::Logs(options) => logs::open(route, &resolved, &worker, &options, slot, [cut, stop]).await,
+        Work::Logs(options) => {
+            let guard = caller.ends_with(cut.clone());
+            logs::open(route, &resolved, &worker, &options, slot, Ends { cut, stop }, guard).await
+        }
         Work::Tunnel(prepared) => {
             let idle = shared.config.stream_idle_timeout;
             let limits =
@@ -193,12 +204,12 @@ async fn pod(
 }
 
 /// `/readyz`: `ok`, or a reason per line (PX-1201).
-fn readiness(shared: &Shared) -> Answer {
+fn readiness(shared: &Shared, audience: Audience) -> Answer {
     let reasons = shared.not_ready();
     if reasons.is_empty() {
         text(StatusCode::OK, "ok")
     } else {
-        text(StatusCode::SERVICE_UNAVAILABLE, reasons.join("\n"))
+        text(StatusCode::SERVICE_UNAVAILABLE, words(&reasons, audience))
     }
 }
 
@@ -240,4 +251,15 @@ async fn pods(shared: &Shared, vnode: &str) -> Result<Answer, Refusal> {
         answer.headers_mut().insert(CONTENT_TYPE, kind.clone());
     }
     Ok(answer)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nobody_fills_the_log() {
+        assert!(!is_news("logs", 401) && !is_news("health", 503) && !is_news("exec", 101));
+        assert!(is_news("logs", 403) && is_news("exec", 404) && is_news("logs", 429));
+    }
 }

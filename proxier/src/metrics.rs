@@ -1,11 +1,21 @@
 //! The Proxier's metrics (PX-1308). None names a pod, a user or a namespace; `clusterbinding` is empty where a request
-//! was refused before its binding was known.
+//! was refused before its binding was known. The series of a binding go with it.
 
+mod series;
+
+use std::{
+    collections::BTreeMap,
+    sync::atomic::{AtomicU64, Ordering},
+};
+
+use parking_lot::Mutex;
 use prometheus_client::{
     encoding::{EncodeLabelSet, text::encode},
-    metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
+    metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram, info::Info},
     registry::Registry,
 };
+
+use series::{OfBinding, Series};
 
 /// Labels of the request counter.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -38,6 +48,30 @@ struct ByteLabels {
     direction: &'static str,
 }
 
+impl OfBinding for RequestLabels {
+    fn binding(&self) -> &str {
+        &self.clusterbinding
+    }
+}
+
+impl OfBinding for StreamLabels {
+    fn binding(&self) -> &str {
+        &self.clusterbinding
+    }
+}
+
+impl OfBinding for EndLabels {
+    fn binding(&self) -> &str {
+        &self.clusterbinding
+    }
+}
+
+impl OfBinding for ByteLabels {
+    fn binding(&self) -> &str {
+        &self.clusterbinding
+    }
+}
+
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct AuthenticationLabels {
     method: &'static str,
@@ -65,15 +99,22 @@ struct SourceLabels {
     source: &'static str,
 }
 
+/// One service of a binding, from its addition to its removal.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Service(u64);
+
 /// Counters and gauges of one process.
 #[derive(Debug)]
 pub(crate) struct ProxierMetrics {
     registry: Registry,
-    requests: Family<RequestLabels, Counter>,
-    streams: Family<StreamLabels, Gauge>,
-    stream_seconds: Family<StreamLabels, Histogram>,
-    stream_bytes: Family<ByteLabels, Counter>,
-    stream_ends: Family<EndLabels, Counter>,
+    /// Each binding that is served, and the number of its service: what a former one began is not ended in a later one.
+    served: Mutex<BTreeMap<String, Service>>,
+    services: AtomicU64,
+    requests: Series<RequestLabels, Counter>,
+    streams: Series<StreamLabels, Gauge>,
+    stream_seconds: Series<StreamLabels, Histogram>,
+    stream_bytes: Series<ByteLabels, Counter>,
+    stream_ends: Series<EndLabels, Counter>,
     authentication: Family<AuthenticationLabels, Counter>,
     authorization: Family<AuthorizationLabels, Counter>,
     listeners: Family<StateLabels, Gauge>,
@@ -93,11 +134,13 @@ impl ProxierMetrics {
     pub(crate) fn new() -> Self {
         let mut metrics = Self {
             registry: Registry::default(),
-            requests: Family::default(),
-            streams: Family::default(),
-            stream_seconds: Family::new_with_constructor(stream_seconds),
-            stream_bytes: Family::default(),
-            stream_ends: Family::default(),
+            served: Mutex::default(),
+            services: AtomicU64::new(0),
+            requests: Series::of(Counter::default),
+            streams: Series::of(Gauge::default),
+            stream_seconds: Series::of(stream_seconds),
+            stream_bytes: Series::of(Counter::default),
+            stream_ends: Series::of(Counter::default),
             authentication: Family::default(),
             authorization: Family::default(),
             listeners: Family::default(),
@@ -110,16 +153,22 @@ impl ProxierMetrics {
     }
 
     fn register(&mut self) {
+        let build = Info::new(vec![
+            ("component", "proxier"),
+            ("version", env!("CARGO_PKG_VERSION")),
+            ("commit", option_env!("KUBEOCEAN_COMMIT").unwrap_or("unknown")),
+        ]);
+        self.registry.register("kubeocean_build", "Version of the program", build);
         let registry = self.registry.sub_registry_with_prefix("kubeocean_proxier");
-        registry.register("requests", "Requests of the kubelet API", self.requests.clone());
-        registry.register("streams", "Open logs and tunnels", self.streams.clone());
+        registry.register("requests", "Requests of the kubelet API", self.requests.family());
+        registry.register("streams", "Open logs and tunnels", self.streams.family());
         registry.register(
             "stream_duration_seconds",
             "How long streams were open",
-            self.stream_seconds.clone(),
+            self.stream_seconds.family(),
         );
-        registry.register("stream_bytes", "Bytes through streams", self.stream_bytes.clone());
-        registry.register("stream_end", "Ended streams by reason", self.stream_ends.clone());
+        registry.register("stream_bytes", "Bytes through streams", self.stream_bytes.family());
+        registry.register("stream_end", "Ended streams by reason", self.stream_ends.family());
         registry.register("authentication", "Authentications", self.authentication.clone());
         registry.register("authorization", "Authorization questions", self.authorization.clone());
         registry.register("listeners", "Ports of virtual nodes", self.listeners.clone());
@@ -132,26 +181,60 @@ impl ProxierMetrics {
         registry.register("connections", "Open connections of callers", self.connections.clone());
     }
 
+    /// A binding is served from now on.
+    pub(crate) fn serves(&self, binding: &str) {
+        let mut served = self.served.lock();
+        let next = self.services.fetch_add(1, Ordering::Relaxed);
+        served.entry(binding.to_owned()).or_insert(Service(next));
+    }
+
+    /// A binding is served no more: nothing is told of it from now on.
+    pub(crate) fn forget(&self, binding: &str) {
+        let mut served = self.served.lock();
+        if served.remove(binding).is_some() {
+            self.requests.forget(binding);
+            self.streams.forget(binding);
+            self.stream_seconds.forget(binding);
+            self.stream_bytes.forget(binding);
+            self.stream_ends.forget(binding);
+        }
+    }
+
     pub(crate) fn request(&self, binding: &str, route: &'static str, code: u16) {
-        let labels = RequestLabels { clusterbinding: binding.to_owned(), route, code };
-        self.requests.get_or_create(&labels).inc();
+        let served = self.served.lock();
+        if binding.is_empty() || served.contains_key(binding) {
+            self.requests.get(RequestLabels { clusterbinding: binding.to_owned(), route, code }).inc();
+        }
     }
 
-    pub(crate) fn stream_began(&self, binding: &str, kind: &'static str) {
-        self.streams.get_or_create(&StreamLabels { clusterbinding: binding.to_owned(), kind }).inc();
+    /// A stream began; what is returned is given back at its end.
+    pub(crate) fn stream_began(&self, binding: &str, kind: &'static str) -> Option<Service> {
+        let served = self.served.lock();
+        let service = *served.get(binding)?;
+        self.streams.get(StreamLabels { clusterbinding: binding.to_owned(), kind }).inc();
+        Some(service)
     }
 
-    pub(crate) fn stream_ended(&self, binding: &str, kind: &'static str, ended: &StreamEnd) {
+    pub(crate) fn stream_ended(
+        &self,
+        service: Option<Service>,
+        binding: &str,
+        kind: &'static str,
+        ended: &StreamEnd,
+    ) {
+        let served = self.served.lock();
+        if service.is_none() || served.get(binding).copied() != service {
+            return;
+        }
         let clusterbinding = binding.to_owned();
         let labels = StreamLabels { clusterbinding: clusterbinding.clone(), kind };
-        self.streams.get_or_create(&labels).dec();
-        self.stream_seconds.get_or_create(&labels).observe(ended.seconds);
+        self.streams.get(labels.clone()).dec();
+        self.stream_seconds.get(labels).observe(ended.seconds);
         for (direction, bytes) in [("up", ended.up), ("down", ended.down)] {
             let labels = ByteLabels { clusterbinding: clusterbinding.clone(), kind, direction };
-            self.stream_bytes.get_or_create(&labels).inc_by(bytes);
+            self.stream_bytes.get(labels).inc_by(bytes);
         }
-        let labels = EndLabels { clusterbinding, kind, reason: ended.reason };
-        self.stream_ends.get_or_create(&labels).inc();
+        self.stream_ends.get(EndLabels { clusterbinding, kind, reason: ended.reason }).inc();
     }
 
     pub(crate) fn authenticated(&self, method: &'static str, accepted: bool) {
@@ -203,12 +286,53 @@ pub(crate) struct StreamEnd {
 mod tests {
     use super::*;
 
+    const END: StreamEnd = StreamEnd { seconds: 1.0, up: 1, down: 2, reason: "finished" };
+
+    #[test]
+    fn what_is_said_of_a_binding_goes_with_it() {
+        let metrics = ProxierMetrics::new();
+        let bindings = ["gone", "stays"];
+        let streams = bindings.map(|binding| {
+            metrics.serves(binding);
+            metrics.request(binding, "logs", 200);
+            let ended = metrics.stream_began(binding, "exec");
+            metrics.stream_ended(ended, binding, "exec", &END);
+            metrics.stream_began(binding, "exec")
+        });
+        metrics.request("", "health", 200);
+        metrics.forget("gone");
+        // Its streams go on for a while, and a request may be under way.
+        metrics.stream_ended(streams[0], "gone", "exec", &END);
+        metrics.request("gone", "logs", 502);
+        let text = metrics.encode();
+        assert!(!text.contains("clusterbinding=\"gone\""), "{text}");
+        for series in [
+            "requests_total",
+            "streams",
+            "stream_duration_seconds_count",
+            "stream_bytes_total",
+            "stream_end_total",
+        ] {
+            let stays = format!("kubeocean_proxier_{series}{{clusterbinding=\"stays\"");
+            assert!(text.contains(&stays), "{stays} is missing:\n{text}");
+        }
+        assert!(text.contains("clusterbinding=\"\",route=\"health\""), "{text}");
+
+        // It comes back before its former streams ended.
+        metrics.serves("gone");
+        let _new = metrics.stream_began("gone", "exec");
+        metrics.stream_ended(streams[0], "gone", "exec", &END);
+        let one = "kubeocean_proxier_streams{clusterbinding=\"gone\",kind=\"exec\"} 1";
+        assert!(metrics.encode().contains(one));
+    }
+
     #[test]
     fn every_documented_metric_appears_under_its_name() {
         let metrics = ProxierMetrics::new();
+        metrics.serves("b");
         metrics.request("b", "logs", 200);
-        metrics.stream_began("b", "exec");
-        metrics.stream_ended("b", "exec", &StreamEnd { seconds: 1.0, up: 1, down: 2, reason: "finished" });
+        let service = metrics.stream_began("b", "exec");
+        metrics.stream_ended(service, "b", "exec", &END);
         metrics.authenticated("token", true);
         metrics.authorized(true, false);
         metrics.listener("open", 1);
@@ -230,5 +354,6 @@ mod tests {
         ] {
             assert!(text.lines().any(|one| one == line), "{line} is missing:\n{text}");
         }
+        assert!(text.contains("kubeocean_build_info{component=\"proxier\",version=\""), "{text}");
     }
 }

@@ -16,11 +16,7 @@ use kubeocean_runtime::{
     server::MetricsText,
 };
 use parking_lot::Mutex;
-use tokio::{
-    net::TcpListener,
-    sync::{Semaphore, watch},
-    task::JoinSet,
-};
+use tokio::{net::TcpListener, sync::watch, task::JoinSet};
 use tokio_rustls::TlsAcceptor;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -32,16 +28,16 @@ use crate::{
     listen::{
         certificate::{ServingCertificate, server_config},
         connection::{Door, accept},
+        gate::Gate,
         keep_listeners,
         socket::bind,
     },
     metrics::ProxierMetrics,
+    readiness::NotReady,
     stream::slots::Slots,
     vnodes::Vnodes,
 };
 
-/// Most connections of callers at a time.
-const CONNECTIONS: usize = 4096;
 /// How often switched off protections are mentioned (PX-417).
 const WARN_EVERY: Duration = Duration::from_hours(1);
 /// How long the last connections may take to end after they were told.
@@ -81,7 +77,7 @@ pub(crate) struct Shared {
     pub(crate) metrics: Arc<ProxierMetrics>,
     pub(crate) tls: TlsAcceptor,
     pub(crate) events: EventRecorder,
-    pub(crate) connections: Arc<Semaphore>,
+    pub(crate) gate: Gate,
     /// `/readyz` says no from now on.
     pub(crate) draining: CancellationToken,
     /// Nothing new is taken from now on.
@@ -101,18 +97,18 @@ impl std::fmt::Debug for Shared {
 
 impl Shared {
     /// Why the process is not ready; empty if it is.
-    pub(crate) fn not_ready(&self) -> Vec<String> {
+    pub(crate) fn not_ready(&self) -> Vec<NotReady> {
         let mut reasons = Vec::new();
         if self.draining.is_cancelled() {
-            reasons.push("shutting down".to_owned());
+            reasons.push(NotReady::ShuttingDown);
         }
         if !self.authn.authorities.is_known() {
-            reasons.push("client authorities not read yet".to_owned());
+            reasons.push(NotReady::NoAuthorities);
         }
         if self.config.ready_with_bindings {
             for (name, part) in &*self.bindings.lock() {
                 if let BindingHealth::Waiting(why) = &*part.health().borrow() {
-                    reasons.push(format!("binding {name}: {why}"));
+                    reasons.push(NotReady::Binding { name: name.clone(), why: why.clone() });
                 }
             }
         }
@@ -155,7 +151,7 @@ impl Proxier {
             slots: Arc::new(Slots::new(config.max_streams, config.max_streams_per_pod, Arc::clone(&metrics))),
             tls: TlsAcceptor::from(Arc::new(tls)),
             events,
-            connections: Arc::new(Semaphore::new(CONNECTIONS)),
+            gate: Gate::default(),
             draining: CancellationToken::new(),
             refusing: CancellationToken::new(),
             stop,
@@ -192,6 +188,7 @@ impl Proxier {
         let health = part.health();
         let shared = Arc::clone(&self.shared);
         shared.bindings.lock().insert(name.to_owned(), Arc::clone(&part));
+        shared.metrics.serves(name);
         let name = name.to_owned();
         let task = async move {
             let rules = shared.config.kubeconfig_rules.clone();
@@ -200,6 +197,7 @@ impl Proxier {
             let mut bindings = shared.bindings.lock();
             if bindings.get(&name).is_some_and(|current| Arc::ptr_eq(current, &part)) {
                 bindings.remove(&name);
+                shared.metrics.forget(&name);
             }
         };
         (health, task)

@@ -2,12 +2,16 @@
 
 pub(crate) mod certificate;
 pub(crate) mod connection;
+pub(crate) mod gate;
 pub(crate) mod socket;
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use kubeocean_runtime::events::{Event, Regarding, Severity};
-use tokio::net::TcpListener;
+use tokio::{
+    net::TcpListener,
+    task::{JoinError, JoinSet},
+};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -23,10 +27,11 @@ const RETRY_MAX: Duration = Duration::from_mins(1);
 /// Failures after which the vnode's owner is told.
 const TELL_AFTER: u32 = 3;
 
-/// Keeps one listener per vnode port until `cancel`.
+/// Keeps one listener per vnode port until `cancel`. A panic of one is a panic of this: the process must be replaced.
 pub(crate) async fn keep_listeners(shared: Arc<Shared>, cancel: CancellationToken) {
     let mut changes = shared.vnodes.subscribe();
     let mut running: BTreeMap<u16, CancellationToken> = BTreeMap::new();
+    let mut listeners = JoinSet::new();
     loop {
         changes.borrow_and_update();
         let wanted = shared.vnodes.ports();
@@ -40,17 +45,33 @@ pub(crate) async fn keep_listeners(shared: Arc<Shared>, cancel: CancellationToke
         for port in wanted.keys() {
             running.entry(*port).or_insert_with(|| {
                 let stop = cancel.child_token();
-                shared.tasks.spawn(listen(Arc::clone(&shared), *port, stop.clone()));
+                listeners.spawn(listen(Arc::clone(&shared), *port, stop.clone()));
                 stop
             });
         }
         for conflict in shared.vnodes.conflicts() {
             tell_conflict(&shared, &conflict);
         }
-        tokio::select! {
-            () = cancel.cancelled() => return,
-            changed = changes.changed() => if changed.is_err() { return },
+        let stays = loop {
+            tokio::select! {
+                () = cancel.cancelled() => break false,
+                changed = changes.changed() => break changed.is_ok(),
+                Some(ended) = listeners.join_next() => pass_on(ended),
+            }
+        };
+        if !stays {
+            break;
         }
+    }
+    while let Some(ended) = listeners.join_next().await {
+        pass_on(ended);
+    }
+}
+
+/// Panics as a task did.
+fn pass_on(ended: Result<(), JoinError>) {
+    if let Some(panic) = ended.err().and_then(|error| error.try_into_panic().ok()) {
+        std::panic::resume_unwind(panic);
     }
 }
 
@@ -122,4 +143,24 @@ fn publish(shared: &Shared, vnode: &Vnode, reason: &'static str, message: String
         reason,
         message,
     });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use futures::FutureExt;
+    use std::panic::AssertUnwindSafe;
+
+    #[tokio::test]
+    async fn a_listener_that_panics_is_not_alone_with_it() {
+        let mut listeners = JoinSet::new();
+        listeners.spawn(async {});
+        listeners.spawn(async { assert!(tokio::runtime::Handle::try_current().is_err(), "a bug") });
+        let ending = async {
+            while let Some(ended) = listeners.join_next().await {
+                pass_on(ended);
+            }
+        };
+        assert!(AssertUnwindSafe(ending).catch_unwind().await.is_err());
+    }
 }

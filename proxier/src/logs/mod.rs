@@ -18,6 +18,7 @@ use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
 use crate::{
     answer::{Answer, BodyError, Refusal, empty},
+    listen::connection::CutGuard,
     resolve::Resolved,
     route::PodRoute,
     stream::slots::Slot,
@@ -25,14 +26,25 @@ use crate::{
 };
 use options::LogOptions;
 
-/// Asks the worker and answers with what it says, as it says it.
+/// What ends a log from outside.
+#[derive(Debug)]
+pub(crate) struct Ends {
+    /// Its vnode is gone.
+    pub(crate) cut: CancellationToken,
+    /// The process ends.
+    pub(crate) stop: CancellationToken,
+}
+
+/// Asks the worker and answers with what it says, as it says it. `guard` cuts the caller's connection with the vnode, also
+/// while the caller pauses or the worker has not answered.
 pub(crate) async fn open(
     route: &PodRoute,
     resolved: &Resolved,
     worker: &WorkerLink,
     options: &LogOptions,
     slot: Slot,
-    [cut, stop]: [CancellationToken; 2],
+    ends: Ends,
+    guard: CutGuard,
 ) -> Result<Answer, Refusal> {
     let mut headers = HeaderMap::new();
     headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
@@ -50,8 +62,11 @@ pub(crate) async fn open(
         inner: body,
         _connection: parts.extensions.get::<ConnectionGuard>().cloned(),
         slot,
-        cut: Box::pin(cut.cancelled_owned()),
-        stop: Box::pin(stop.cancelled_owned()),
+        cut: Box::pin(ends.cut.clone().cancelled_owned()),
+        stop: Box::pin(ends.stop.clone().cancelled_owned()),
+        ends,
+        _guard: guard,
+        over: false,
     };
     let mut answer = empty(StatusCode::OK).map(|_| body.boxed_unsync());
     answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain"));
@@ -66,6 +81,26 @@ struct LogBody {
     slot: Slot,
     cut: Pin<Box<WaitForCancellationFutureOwned>>,
     stop: Pin<Box<WaitForCancellationFutureOwned>>,
+    ends: Ends,
+    _guard: CutGuard,
+    /// Whether it is said why it ended.
+    over: bool,
+}
+
+impl LogBody {
+    fn over(&mut self, reason: &'static str) {
+        self.over = true;
+        self.slot.ends(reason);
+    }
+}
+
+impl Drop for LogBody {
+    fn drop(&mut self) {
+        // The connection of a reader that pauses is cut without a word to the body.
+        if !self.over && (self.ends.cut.is_cancelled() || self.ends.stop.is_cancelled()) {
+            self.slot.ends("told");
+        }
+    }
 }
 
 impl Body for LogBody {
@@ -78,7 +113,7 @@ impl Body for LogBody {
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let this = self.get_mut();
         if this.cut.as_mut().poll(cx).is_ready() || this.stop.as_mut().poll(cx).is_ready() {
-            this.slot.ends("told");
+            this.over("told");
             return Poll::Ready(Some(Err("the stream was told to end".into())));
         }
         Poll::Ready(match ready!(Pin::new(&mut this.inner).poll_frame(cx)) {
@@ -89,11 +124,11 @@ impl Body for LogBody {
             }
             Some(Err(error)) => {
                 tracing::debug!(%error, "the worker cluster broke off a log");
-                this.slot.ends("broken");
+                this.over("broken");
                 Some(Err(error.into()))
             }
             None => {
-                this.slot.ends("finished");
+                this.over("finished");
                 None
             }
         })

@@ -92,8 +92,28 @@ fn belongs(ppod: &Ppod, vpod: &PodView, vnode: &str, mount: &str) -> bool {
         }
 }
 
+/// What the index says of a vpod.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Indexed<'a> {
+    /// This is its copy.
+    Proven(Resolved),
+    /// Not known. The index may be behind, and does not know copies of old versions: look at the vpod's hint, if it has one.
+    Unknown(Option<&'a str>),
+    /// Copies name the vpod, and none or more than one is right. What the vpod says cannot choose between them.
+    Refused,
+}
+
+/// Looks a vpod up among the copies that name it by its UID.
+pub(crate) fn look_up<'a>(vpod: &'a PodView, vnode: &str, mount: &str, copies: &[Ppod]) -> Indexed<'a> {
+    match prove(vpod, vnode, mount, copies) {
+        Some(resolved) => Indexed::Proven(resolved),
+        None if copies.is_empty() => Indexed::Unknown(hint(vpod, mount)),
+        None => Indexed::Refused,
+    }
+}
+
 /// Where the vpod says its copy is: a place to look at, never a proof.
-pub(crate) fn hint<'a>(vpod: &'a PodView, mount: &str) -> Option<&'a str> {
+fn hint<'a>(vpod: &'a PodView, mount: &str) -> Option<&'a str> {
     let namespace = vpod.annotation(annotation::PHYSICAL_POD_NAMESPACE)?;
     let name = vpod.annotation(annotation::PHYSICAL_POD_NAME)?;
     // The name becomes a part of a request path.

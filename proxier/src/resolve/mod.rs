@@ -14,6 +14,8 @@ pub(crate) use check::{Resolved, Unresolved};
 pub(crate) use index::PpodIndex;
 pub(crate) use view::PodView;
 
+use check::Indexed;
+
 use crate::{
     answer::Refusal,
     route::{PodOperation, PodRoute},
@@ -46,12 +48,11 @@ pub(crate) async fn resolve(
     ppods: &PpodIndex,
 ) -> Result<Resolved, Refusal> {
     let mount = worker.mount_namespace();
-    if let Some(resolved) = check::prove(vpod, vnode, mount, &ppods.of_vpod(vpod.uid())) {
-        return Ok(resolved);
-    }
-    // The index may be behind, and does not know copies of old versions.
-    let Some(name) = check::hint(vpod, mount) else {
-        return Err(refusal(route, check::absent(vpod, false)));
+    let name = match check::look_up(vpod, vnode, mount, &ppods.of_vpod(vpod.uid())) {
+        Indexed::Proven(resolved) => return Ok(resolved),
+        Indexed::Refused => return Err(refusal(route, check::absent(vpod, true))),
+        Indexed::Unknown(None) => return Err(refusal(route, check::absent(vpod, false))),
+        Indexed::Unknown(Some(name)) => name,
     };
     let found = get(worker.client(), &paths::pod(mount, name)).await.map_err(|error| {
         tracing::warn!(error, "cannot read a pod of the worker cluster");

@@ -12,7 +12,7 @@ use std::{
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
-use crate::metrics::{ProxierMetrics, StreamEnd};
+use crate::metrics::{ProxierMetrics, Service, StreamEnd};
 
 /// The open streams.
 #[derive(Debug)]
@@ -42,6 +42,7 @@ pub(crate) struct StreamFacts {
 #[derive(Debug)]
 pub(crate) struct Slot {
     slots: Arc<Slots>,
+    service: Option<Service>,
     facts: StreamFacts,
     began: Instant,
     up: AtomicU64,
@@ -65,9 +66,10 @@ impl Slots {
         by_pod.insert(facts.uid.clone(), of_pod + 1);
         self.open.send_modify(|open| *open += 1);
         drop(by_pod);
-        self.metrics.stream_began(&facts.binding, facts.kind);
+        let service = self.metrics.stream_began(&facts.binding, facts.kind);
         Some(Slot {
             slots: Arc::clone(self),
+            service,
             facts,
             began: Instant::now(),
             up: AtomicU64::new(0),
@@ -115,7 +117,7 @@ impl Drop for Slot {
             down: self.down.load(Ordering::Relaxed),
             reason: *self.reason.lock(),
         };
-        self.slots.metrics.stream_ended(&facts.binding, facts.kind, &ended);
+        self.slots.metrics.stream_ended(self.service, &facts.binding, facts.kind, &ended);
         tracing::info!(
             route = facts.kind,
             user = facts.user,

@@ -11,7 +11,6 @@ use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
 use kube::client::{Body, ConfigExt};
 use rustls::pki_types::ServerName;
-use socket2::{SockRef, TcpKeepalive};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::TcpStream,
@@ -20,14 +19,12 @@ use tokio_rustls::TlsConnector;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tower::{Layer, Service, ServiceExt, util::BoxCloneSyncService};
 
+use crate::keep_alive::tune;
+
 /// Limit of connecting, TLS included.
 const CONNECT: Duration = Duration::from_secs(10);
 /// Most bytes read ahead of the caller.
 const READ_AHEAD: usize = 16 * 1024;
-/// Idle time after which a peer is asked whether it still lives.
-const KEEP_ALIVE: Duration = Duration::from_secs(30);
-/// Unacknowledged bytes older than this break a connection.
-const USER_TIMEOUT: Duration = Duration::from_mins(1);
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
@@ -107,16 +104,6 @@ impl Target {
         tune(&tcp)?;
         Ok(tcp)
     }
-}
-
-/// Options of every connection that may live long (PX-816).
-pub(crate) fn tune(tcp: &TcpStream) -> io::Result<()> {
-    tcp.set_nodelay(true)?;
-    let socket = SockRef::from(tcp);
-    socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(KEEP_ALIVE).with_interval(KEEP_ALIVE))?;
-    #[cfg(target_os = "linux")]
-    socket.set_tcp_user_timeout(Some(USER_TIMEOUT))?;
-    Ok(())
 }
 
 async fn send(target: Arc<Target>, request: Request<Body>) -> Result<Response<Incoming>, BoxError> {

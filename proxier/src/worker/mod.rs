@@ -5,7 +5,7 @@ pub(crate) mod translate;
 
 use std::{sync::Arc, time::Duration};
 
-use http::{HeaderMap, Method, Request, Response, StatusCode};
+use http::{HeaderMap, Method, Request, Response, StatusCode, Uri};
 use http_body_util::{BodyExt, Limited};
 use hyper::body::Incoming;
 use kube::{Client, client::Body};
@@ -23,6 +23,7 @@ const REFUSAL: (Duration, usize) = (Duration::from_secs(5), 64 * 1024);
 pub(crate) struct WorkerLink {
     client: Client,
     dialer: Dialer,
+    server: Uri,
     mount_namespace: Arc<str>,
 }
 
@@ -58,8 +59,14 @@ impl WorkerLink {
         Ok(Self {
             client: connection.client.clone(),
             dialer: Dialer::new(&connection.config)?,
+            server: connection.config.cluster_url.clone(),
             mount_namespace: mount_namespace.into(),
         })
+    }
+
+    /// Whether both lead to the same pods.
+    pub(crate) fn is_same_cluster(&self, other: &Self) -> bool {
+        self.server == other.server && self.mount_namespace == other.mount_namespace
     }
 
     /// For short requests.
@@ -110,9 +117,7 @@ impl WorkerLink {
             tokio::time::timeout(REFUSAL.0, Limited::new(response.into_body(), REFUSAL.1).collect()).await;
         let body =
             body.ok().and_then(Result::ok).map(http_body_util::Collected::to_bytes).unwrap_or_default();
-        let mut refusal = translate::refusal(route, resolved, verb, code, &body);
-        refusal.protocols = protocols;
-        Err(refusal)
+        Err(translate::refusal(route, resolved, verb, code, protocols, &body))
     }
 }
 

@@ -2,7 +2,7 @@
 //!
 //! Invariant: no name, address or namespace of the worker cluster gets through.
 
-use http::StatusCode;
+use http::{HeaderValue, StatusCode};
 use serde::Deserialize;
 
 use crate::{
@@ -15,16 +15,19 @@ use crate::{
 const TEXT_MAX: usize = 4096;
 const GENERIC: &str = "the worker cluster could not serve the request";
 
-/// What the worker's answer, which is no success, means to the caller.
+/// What the worker's answer, which is no success, means to the caller; `protocols` are those it would have taken.
 pub(crate) fn refusal(
     route: &PodRoute,
     resolved: &Resolved,
     verb: &str,
     code: StatusCode,
+    protocols: Option<HeaderValue>,
     body: &[u8],
 ) -> Refusal {
     let text = message(body);
-    match code.as_u16() {
+    let refusal = match code.as_u16() {
+        // No protocol in common (PX-813): nobody lacks a right.
+        403 if protocols.is_some() => Refusal::new(code, safe_text(&text, route, resolved)),
         401 | 403 => {
             let subresource = route.operation.subresource();
             tracing::error!(
@@ -43,7 +46,8 @@ pub(crate) fn refusal(
             Refusal::new(code, safe_text(&text, route, resolved))
         }
         _ => Refusal::new(StatusCode::BAD_GATEWAY, safe_text(&text, route, resolved)),
-    }
+    };
+    Refusal { protocols, ..refusal }
 }
 
 /// The pod is not here, or not the caller's (PX-1403). All reasons look alike.
@@ -108,7 +112,7 @@ mod tests {
     fn translated(code: u16, body: &str) -> (u16, String) {
         let resolved = Resolved::for_tests("kubeocean-worker", "web-0-0123456789abcdef0123456789abcdef");
         let code = StatusCode::from_u16(code).unwrap();
-        let refusal = refusal(&route(PodOperation::Logs), &resolved, "get", code, body.as_bytes());
+        let refusal = refusal(&route(PodOperation::Logs), &resolved, "get", code, None, body.as_bytes());
         (refusal.code.as_u16(), refusal.text.into_owned())
     }
 
@@ -153,6 +157,23 @@ mod tests {
         assert_eq!(translated(code, &text), wanted);
         let status = serde_json::json!({"kind": "Status", "message": text, "code": code}).to_string();
         assert_eq!(translated(code, &status), wanted);
+    }
+
+    #[test]
+    fn a_failed_negotiation_is_no_lack_of_rights() {
+        let resolved = Resolved::for_tests("kubeocean-worker", PPOD);
+        let taken = HeaderValue::from_static("v4.channel.k8s.io");
+        let text =
+            "unable to upgrade: unable to negotiate protocol: client supports [v9], server accepts [v4]";
+        let refused = |code, protocols: Option<&HeaderValue>| {
+            let route = route(PodOperation::Exec);
+            refusal(&route, &resolved, "create", code, protocols.cloned(), text.as_bytes())
+        };
+        let expected =
+            Refusal { protocols: Some(taken.clone()), ..Refusal::new(StatusCode::FORBIDDEN, text) };
+        assert_eq!(refused(StatusCode::FORBIDDEN, Some(&taken)), expected);
+        assert_eq!(refused(StatusCode::FORBIDDEN, None).code, StatusCode::BAD_GATEWAY);
+        assert_eq!(refused(StatusCode::UNAUTHORIZED, Some(&taken)).code, StatusCode::BAD_GATEWAY);
     }
 
     #[test]

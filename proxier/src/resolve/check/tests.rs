@@ -86,6 +86,18 @@ fn two_copies_are_none() {
 }
 
 #[test]
+fn the_vpod_does_not_choose_between_copies() {
+    let (vpod, first) = (view(&vpod()), Ppod::of(&view(&ppod())));
+    let look_up = |copies: &[Ppod]| look_up(&vpod, VNODE, MOUNT, copies);
+    let second = Ppod { name: "web-again".to_owned(), uid: "p-again".to_owned(), ..first.clone() };
+    assert_eq!(look_up(&[first.clone(), second]), Indexed::Refused);
+    let elsewhere = Ppod { vnode: "vnode-b-n1".to_owned(), ..first.clone() };
+    assert_eq!(look_up(&[elsewhere]), Indexed::Refused);
+    assert_eq!(look_up(&[]), Indexed::Unknown(Some("web-hash")));
+    assert_eq!(look_up(&[first]), Indexed::Proven(Resolved::for_tests(MOUNT, "web-hash")));
+}
+
+#[test]
 fn a_copy_of_an_old_version_is_known_by_its_own_uid() {
     let mut old = ppod();
     old["metadata"]["annotations"].as_object_mut().unwrap().remove("kubeocean.io/virtual-pod-uid");
