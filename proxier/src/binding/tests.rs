@@ -94,7 +94,7 @@ async fn a_binding_that_moves_is_not_ready() {
     let cancel = CancellationToken::new();
     let follow = follow(&part, &cancel);
     let (sender, states) = watch::channel(present("first"));
-    let running = tokio::spawn(async move { follow.run(states).await });
+    let running = tokio::spawn(async move { Box::pin(follow.run(states)).await });
     let mut health = part.health();
     tokio::task::yield_now().await;
     assert_eq!(*health.borrow(), BindingHealth::Ready, "a bad moment of the same worker changes nothing");
