@@ -122,7 +122,7 @@ mod tests {
     #[tokio::test]
     async fn a_listener_without_callers_takes_no_place() {
         let (addresses, mut taken, _tasks) = listeners(Gate::of(2, 2), 6).await;
-        for address in addresses {
+        for address in addresses.into_iter().rev() {
             let _caller = TcpStream::connect(address).await.unwrap();
             assert!(next(&mut taken).await.is_some(), "more listeners than places: {address} answers nobody");
         }
