@@ -19,6 +19,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    authn::authorities::{CurrentAuthorities, UNKNOWN},
     resolve::{PodView, PpodIndex},
     vnodes::{VnodeSink, Vnodes, watch_vnodes},
     worker::WorkerLink,
@@ -115,6 +116,7 @@ impl BindingPart {
         vnodes: Arc<Vnodes>,
         states: watch::Receiver<BindingState>,
         rules: KubeconfigRules,
+        authorities: Arc<CurrentAuthorities>,
         cancel: CancellationToken,
     ) {
         let sink = Arc::new(VnodeSink { vnodes: Arc::clone(&vnodes), binding: Arc::clone(&self) });
@@ -123,6 +125,7 @@ impl BindingPart {
             part: Arc::clone(&self),
             computing: computing.clone(),
             rules,
+            authorities,
             vnodes_listed: Arc::clone(&listed),
             cancel: cancel.clone(),
         };
@@ -138,6 +141,7 @@ struct Follow {
     part: Arc<BindingPart>,
     computing: Client,
     rules: KubeconfigRules,
+    authorities: Arc<CurrentAuthorities>,
     vnodes_listed: Arc<WatchHealth>,
     cancel: CancellationToken,
 }
@@ -250,6 +254,10 @@ impl Follow {
         let watching = watch_into(spec, Arc::clone(&self.part.ppods), Arc::clone(&health), cancel);
         let listed = async {
             tokio::join!(health.synced(), self.vnodes_listed.synced());
+            if !self.authorities.is_known() {
+                self.part.waits(UNKNOWN);
+                self.authorities.known().await;
+            }
             self.part.health.send_replace(BindingHealth::Ready);
             std::future::pending::<()>().await;
         };

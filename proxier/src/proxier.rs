@@ -192,8 +192,9 @@ impl Proxier {
         let name = name.to_owned();
         let task = async move {
             let rules = shared.config.kubeconfig_rules.clone();
+            let authorities = Arc::clone(&shared.authn.authorities);
             let (computing, vnodes) = (shared.computing.clone(), Arc::clone(&shared.vnodes));
-            Box::pin(Arc::clone(&part).serve(computing, vnodes, states, rules, cancel)).await;
+            Box::pin(Arc::clone(&part).serve(computing, vnodes, states, rules, authorities, cancel)).await;
             let mut bindings = shared.bindings.lock();
             if bindings.get(&name).is_some_and(|current| Arc::ptr_eq(current, &part)) {
                 bindings.remove(&name);

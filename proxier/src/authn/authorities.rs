@@ -22,6 +22,9 @@ use super::certificate::Authorities;
 const NAMESPACE: &str = "kube-system";
 const CONFIG_MAP: &str = "extension-apiserver-authentication";
 const KEY: &str = "client-ca-file";
+/// Why no client certificate counts yet.
+pub(crate) const UNKNOWN: &str = "the authorities of callers are not known: reading ConfigMap \
+     kube-system/extension-apiserver-authentication takes the Role extension-apiserver-authentication-reader there";
 /// How soon a changed file is seen.
 const FILE_EVERY: Duration = Duration::from_secs(10);
 
@@ -57,6 +60,12 @@ impl CurrentAuthorities {
     /// Whether the cluster's answer is known.
     pub(crate) fn is_known(&self) -> bool {
         self.health.is_synced()
+    }
+
+    /// Ends when the cluster's answer is known.
+    pub(crate) fn known(&self) -> impl Future<Output = ()> + Send + use<> {
+        let health = Arc::clone(&self.health);
+        async move { health.synced().await }
     }
 
     fn set(&self, change: impl FnOnce(&mut Sources)) {
@@ -121,5 +130,9 @@ impl Sink<Published> for CurrentAuthorities {
     }
     fn reset(&self, mut all: Vec<Published>) {
         self.publish(all.pop());
+    }
+    /// PX-417: which role it takes is said.
+    fn denied(&self) {
+        tracing::warn!("{UNKNOWN}");
     }
 }

@@ -59,6 +59,7 @@ fn follow(part: &Arc<BindingPart>, cancel: &CancellationToken) -> Follow {
         part: Arc::clone(part),
         computing: client(&kube::Config::new("https://127.0.0.1:1".parse().unwrap())),
         rules: kubeocean_runtime::binding::KubeconfigRules::default(),
+        authorities: Arc::default(),
         vnodes_listed: Arc::default(),
         cancel: cancel.clone(),
     }
