@@ -211,12 +211,7 @@ impl Office {
         }
         let Err(problem) = validate::binding(&binding.spec) else { return Some(binding) };
         tracing::warn!(binding = binding.name, problem, "ClusterBinding is invalid, waiting for a change");
-        self.events.publish(Event {
-            regarding: Regarding::binding(&binding.name, &binding.uid),
-            severity: Severity::Warning,
-            reason: "BindingInvalid",
-            message: problem,
-        });
+        self.events.publish(invalid(&binding, problem));
         None
     }
 
@@ -425,16 +420,21 @@ fn as_served(served: &Binding, changed: &Binding) -> Binding {
     binding
 }
 
+/// What is wrong with a binding, for its owner.
+fn invalid(binding: &Binding, problem: String) -> Event {
+    Event {
+        regarding: Regarding::binding(&binding.name, &binding.uid),
+        severity: Severity::Warning,
+        reason: "BindingInvalid",
+        message: problem,
+    }
+}
+
 impl Leader {
     /// Tells where its owner looks that a change of the binding is not followed.
     fn refuse_change(&self, binding: &Binding, problem: String) {
         tracing::error!(binding = binding.name, problem, "the change of the ClusterBinding is not followed");
-        self.events.publish(Event {
-            regarding: Regarding::binding(&binding.name, &binding.uid),
-            severity: Severity::Warning,
-            reason: "BindingInvalid",
-            message: problem,
-        });
+        self.events.publish(invalid(binding, problem));
     }
 
     /// What the node loop works with, with or without a worker.

@@ -63,9 +63,8 @@ impl CurrentAuthorities {
     }
 
     /// Ends when the cluster's answer is known.
-    pub(crate) fn known(&self) -> impl Future<Output = ()> + Send + use<> {
-        let health = Arc::clone(&self.health);
-        async move { health.synced().await }
+    pub(crate) async fn known(&self) {
+        self.health.synced().await;
     }
 
     fn set(&self, change: impl FnOnce(&mut Sources)) {

@@ -5,10 +5,10 @@ use std::process::{Output, Stdio};
 
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
-use tokio::io::AsyncWriteExt;
 
 use crate::assets::{self, Binary, kubernetes_version};
 use crate::cluster::start::obtain;
+use crate::feed::output_with_input;
 use crate::reaper;
 
 /// A chart of this repository.
@@ -48,20 +48,11 @@ pub async fn helm(args: &[&str], input: &str) -> Result<Output> {
         .env("HELM_CACHE_HOME", home.join("cache"))
         .env("HELM_CONFIG_HOME", home.join("config"))
         .env("HELM_DATA_HOME", home.join("data"))
-        .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .kill_on_drop(true);
     reaper::adopt_async(&mut command)?;
-    let mut child = command.spawn().context("starting helm")?;
-    let mut stdin = child.stdin.take().context("helm has no standard input")?;
-    let feed = async {
-        // A helm that does not read its input has said so in its output.
-        let _ = stdin.write_all(input.as_bytes()).await;
-        drop(stdin);
-    };
-    let (output, ()) = tokio::join!(child.wait_with_output(), feed);
-    output.context("running helm")
+    output_with_input(&mut command, "helm", input.as_bytes()).await
 }
 
 /// `helm template` of a chart as release `release` in `namespace`, without hooks, for our version of Kubernetes.

@@ -1,12 +1,12 @@
 //! `kubectl exec` with input and with each of its protocols, for tests and benches that look at every byte.
 
-use std::process::{Output, Stdio};
+use std::process::Output;
 
-use anyhow::{Context, Result};
-use tokio::io::AsyncWriteExt;
-use tokio::process::{Child, Command};
+use anyhow::Result;
+use tokio::process::Command;
 
 use crate::cluster::Cluster;
+use crate::feed::output_with_input;
 
 /// What kubectl and the API server speak, as [KEP-4006](https://kep.k8s.io/4006) names them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,15 +59,7 @@ impl Cluster {
         input: Option<&[u8]>,
     ) -> Result<Output> {
         let mut kubectl = self.exec_command(protocol, target, command, input.is_some())?;
-        let mut child: Child = kubectl.stdin(Stdio::piped()).spawn().context("starting kubectl")?;
-        let mut stdin = child.stdin.take().context("kubectl has no standard input")?;
-        let feed = async {
-            // A command that does not read all its input has its reason; the caller looks at its output.
-            let _ = stdin.write_all(input.unwrap_or_default()).await;
-            drop(stdin);
-        };
-        let (output, ()) = tokio::join!(child.wait_with_output(), feed);
-        output.context("running kubectl")
+        output_with_input(&mut kubectl, "kubectl", input.unwrap_or_default()).await
     }
 }
 

@@ -27,6 +27,7 @@ pub mod binding;
 pub mod chart;
 pub mod cluster;
 pub mod exec;
+mod feed;
 pub mod fleet;
 mod http_get;
 pub mod kubelet;

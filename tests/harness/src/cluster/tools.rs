@@ -13,10 +13,10 @@ use kube::core::GroupVersionKind;
 use kube::discovery::{ApiCapabilities, ApiResource, Scope};
 use kube::{Api, Client, ResourceExt};
 use serde_json::Value;
-use tokio::io::AsyncWriteExt;
 
 use super::{Cluster, client_of, flags};
 use crate::assets::{self, Binary};
+use crate::feed::output_with_input;
 use crate::manifest::{self, Stage};
 use crate::reaper;
 use crate::wait::try_wait_until;
@@ -38,16 +38,7 @@ impl Cluster {
     /// # Errors
     /// As [`Cluster::kubectl`].
     pub async fn kubectl_with_input(&self, args: &[&str], input: &str) -> Result<Output> {
-        let mut child =
-            self.kubectl_command(args)?.stdin(Stdio::piped()).spawn().context("starting kubectl")?;
-        let mut stdin = child.stdin.take().context("kubectl has no standard input")?;
-        let feed = async {
-            // A kubectl that does not read its input has said so in its output.
-            let _ = stdin.write_all(input.as_bytes()).await;
-            drop(stdin);
-        };
-        let (output, ()) = tokio::join!(child.wait_with_output(), feed);
-        output.context("running kubectl")
+        output_with_input(&mut self.kubectl_command(args)?, "kubectl", input.as_bytes()).await
     }
 
     /// A kubectl command as admin with piped output, for tests that talk with it (`logs -f`, `port-forward`). It is
