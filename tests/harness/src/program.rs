@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow};
 use kube::{Client, Config};
+use rustix::process::Signal;
 
 use crate::cluster::Cluster;
 use crate::loopback::LoopbackAddress;
@@ -279,6 +280,15 @@ impl Program {
         self.process.restart()
     }
 
+    /// Stops it in its tracks until the guard is dropped: its connections stay open, and nothing is read or written.
+    ///
+    /// # Errors
+    /// It does not run.
+    pub fn freeze(&self) -> Result<Frozen<'_>> {
+        self.process.signal(Signal::STOP)?;
+        Ok(Frozen(&self.process))
+    }
+
     /// The process: its log, signals, CPU seconds and memory.
     pub fn process(&mut self) -> &mut Process {
         &mut self.process
@@ -303,6 +313,18 @@ impl Program {
             if self.log().contains(text) { Ok(()) } else { Err(self.process.log_tail(10)) }
         })
         .await;
+    }
+}
+
+/// A program that does nothing. Dropping it lets the program go on.
+#[derive(Debug)]
+#[must_use = "the program goes on when this is dropped"]
+pub struct Frozen<'a>(&'a Process);
+
+impl Drop for Frozen<'_> {
+    fn drop(&mut self) {
+        // A program that was killed meanwhile cannot go on.
+        let _ = self.0.signal(Signal::CONT);
     }
 }
 
