@@ -1,6 +1,7 @@
 //! Developer commands, run as `cargo xtask <command>`.
 
 mod assets;
+mod bench;
 mod demo;
 mod generate;
 
@@ -19,6 +20,8 @@ struct Cli {
 enum Command {
     /// Build the control plane programs that tests and demo need, once for this machine, and print where they are
     Assets(assets::Args),
+    /// Measure a Syncer on real clusters against the performance budget, print the table and store it
+    Bench(bench::Args),
     /// Lease nodes of two worker clusters to a computing cluster, on this machine, and watch it happen
     Demo(demo::Args),
     /// Rewrite the checked-in files that are generated from code
@@ -28,6 +31,7 @@ enum Command {
 fn main() -> anyhow::Result<()> {
     match Cli::parse_from(without_separator(std::env::args_os())).command {
         Command::Assets(args) => assets::run(&args),
+        Command::Bench(args) => bench::run(&args),
         Command::Demo(args) => demo::run(&args),
         Command::Generate => generate::run(),
     }

@@ -51,7 +51,7 @@ pub struct EngineConfig {
     pub allow_unpinned: bool,
     /// Reserve all guest memories at start. Off for tools that run one module once.
     pub pooling: bool,
-    /// Where modules that did not come with the program are compiled.
+    /// Where modules are compiled.
     pub compile: CompileMode,
     /// One in so many batches of several rows is run again in reversed order and compared (PO-1005); default 1000.
     pub recheck_every: u64,

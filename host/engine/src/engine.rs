@@ -57,8 +57,8 @@ impl Engine {
         });
         for (name, bytes) in BUILTINS {
             let (cache, wasm) = (Arc::clone(&inner.cache), inner.wasm.clone());
+            let mode = inner.config.compile.clone();
             inner.loads.submit(move || {
-                let mode = crate::config::CompileMode::InProcess;
                 if let Err(error) = cache.get(&wasm, &mode, Digest::of(bytes), bytes) {
                     tracing::error!(module = name, %error, "a built-in policy module does not load");
                 }

@@ -1,9 +1,10 @@
 //! One measured number beside what the design allows for it.
 
 use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
+use serde::Serialize;
 
 /// A line of the table.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Figure {
     work: String,
     value: f64,

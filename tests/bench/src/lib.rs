@@ -4,9 +4,13 @@
 //! are here, where they have tests.
 
 pub mod figure;
+pub mod leases;
 pub mod requests;
 pub mod scale;
+pub mod traffic;
 
 pub use figure::{Figure, table};
+pub use leases::Renewals;
 pub use requests::RequestCount;
 pub use scale::Scale;
+pub use traffic::bytes_sent;

@@ -20,6 +20,22 @@ impl RequestCount {
         }
     }
 
+    /// Only the requests that change something.
+    #[must_use]
+    pub fn writes(user: &str, cluster: &str, events: &[AuditEvent]) -> Self {
+        let writes: Vec<_> = events.iter().filter(|event| event.is_write()).cloned().collect();
+        let mut count = Self::default();
+        count.add(cluster, user, &writes);
+        count
+    }
+
+    /// Adds what another count found.
+    pub fn merge(&mut self, other: Self) {
+        for (line, count) in other.0 {
+            *self.0.entry(line).or_default() += count;
+        }
+    }
+
     /// All of them.
     pub fn total(&self) -> u32 {
         self.0.values().sum()
@@ -70,5 +86,16 @@ mod tests {
         count.add("worker", "us", &events);
         assert_eq!(count.total(), 3);
         assert_eq!(count.lines(), [("worker: patch pods/status", 2), ("worker: create pods", 1)]);
+    }
+
+    #[test]
+    fn writes_of_two_clusters_are_one_count() {
+        let mut count = RequestCount::writes(
+            "us",
+            "a",
+            &[event("us", "get", "nodes", ""), event("us", "patch", "nodes", "")],
+        );
+        count.merge(RequestCount::writes("us", "b", &[event("us", "create", "pods", "")]));
+        assert_eq!((count.total(), count.lines().len()), (2, 2));
     }
 }

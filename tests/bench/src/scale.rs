@@ -7,7 +7,9 @@ use std::time::Duration;
 pub struct Scale {
     /// Worker nodes, and so vnodes.
     pub nodes: u32,
-    /// Pods of the burst.
+    /// Pods of other tenants in the worker cluster.
+    pub foreign: u32,
+    /// Pods of the burst; 0 leaves out everything about pods of the computing cluster.
     pub pods: u32,
     /// How long the idle Syncer is watched.
     pub idle: Duration,
@@ -15,37 +17,41 @@ pub struct Scale {
 
 impl Default for Scale {
     fn default() -> Self {
-        Self { nodes: 500, pods: 3000, idle: Duration::from_mins(1) }
+        Self { nodes: 500, foreign: 3000, pods: 3000, idle: Duration::from_mins(1) }
     }
 }
 
 impl Scale {
-    /// From `KUBEOCEAN_BENCH_NODES`, `KUBEOCEAN_BENCH_PODS` and `KUBEOCEAN_BENCH_IDLE_SECONDS`; what is not set has
-    /// its default.
+    /// From `KUBEOCEAN_BENCH_NODES`, `KUBEOCEAN_BENCH_FOREIGN`, `KUBEOCEAN_BENCH_PODS` and
+    /// `KUBEOCEAN_BENCH_IDLE_SECONDS`; what is not set has its default.
     ///
     /// # Errors
-    /// A variable is no positive number, or the pods do not fit on the nodes; the text names it.
+    /// A variable is no number, zero where something must be there, or the pods do not fit on the nodes; the text names
+    /// it.
     pub fn from_env() -> Result<Self, String> {
         Self::from(|name| std::env::var(name).ok())
     }
 
     fn from(variable: impl Fn(&str) -> Option<String>) -> Result<Self, String> {
-        let number = |name: &str, default: u32| match variable(name) {
+        let number = |name: &str, least: u32, default: u32| match variable(name) {
             Some(text) => match text.parse() {
-                Ok(number) if number > 0 => Ok(number),
-                _ => Err(format!("{name}={text}: expected a positive number")),
+                Ok(number) if number >= least => Ok(number),
+                _ => Err(format!("{name}={text}: expected a number from {least} on")),
             },
             None => Ok(default),
         };
         let default = Self::default();
-        let nodes = number("KUBEOCEAN_BENCH_NODES", default.nodes)?;
-        let pods = number("KUBEOCEAN_BENCH_PODS", default.pods)?;
-        if u64::from(pods) > u64::from(nodes) * u64::from(Self::PODS_PER_NODE) {
-            let most = Self::PODS_PER_NODE;
-            return Err(format!("{pods} pods do not fit on {nodes} nodes with room for {most} each"));
+        let nodes = number("KUBEOCEAN_BENCH_NODES", 1, default.nodes)?;
+        let foreign = number("KUBEOCEAN_BENCH_FOREIGN", 0, default.foreign)?;
+        let pods = number("KUBEOCEAN_BENCH_PODS", 0, default.pods)?;
+        for pods in [foreign, pods] {
+            if u64::from(pods) > u64::from(nodes) * u64::from(Self::PODS_PER_NODE) {
+                let most = Self::PODS_PER_NODE;
+                return Err(format!("{pods} pods do not fit on {nodes} nodes with room for {most} each"));
+            }
         }
-        let idle = number("KUBEOCEAN_BENCH_IDLE_SECONDS", 60)?;
-        Ok(Self { nodes, pods, idle: Duration::from_secs(idle.into()) })
+        let idle = number("KUBEOCEAN_BENCH_IDLE_SECONDS", 1, 60)?;
+        Ok(Self { nodes, foreign, pods, idle: Duration::from_secs(idle.into()) })
     }
 
     /// What fits on a node after the policy change, with room for the single pods.
@@ -54,7 +60,7 @@ impl Scale {
     /// Whether the budgets were made for this size.
     pub fn is_full(self) -> bool {
         let full = Self::default();
-        (self.nodes, self.pods) == (full.nodes, full.pods)
+        (self.nodes, self.foreign, self.pods) == (full.nodes, full.foreign, full.pods)
     }
 }
 
@@ -65,7 +71,7 @@ mod tests {
     fn scale(nodes: &str, pods: &str) -> Result<Scale, String> {
         Scale::from(|name| match name {
             "KUBEOCEAN_BENCH_NODES" => Some(nodes.to_owned()),
-            "KUBEOCEAN_BENCH_PODS" => Some(pods.to_owned()),
+            "KUBEOCEAN_BENCH_PODS" | "KUBEOCEAN_BENCH_FOREIGN" => Some(pods.to_owned()),
             _ => None,
         })
     }

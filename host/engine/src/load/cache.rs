@@ -7,6 +7,7 @@ use parking_lot::Mutex;
 use sha2::Digest as _;
 
 use super::builtin::builtin_of_digest;
+use super::child::{self, Author};
 use super::component::{componentize, link};
 use super::error::{LoadCode, LoadError};
 use crate::config::{CompileMode, MAX_EVALUATORS};
@@ -57,7 +58,7 @@ impl ModuleCache {
         bytes: &[u8],
     ) -> Result<Prepared, LoadError> {
         let slot = self.slot(digest);
-        let prepared = slot.get_or_init(|| compile(engine, mode, bytes)).clone();
+        let prepared = slot.get_or_init(|| compile(engine, mode, digest, bytes)).clone();
         if prepared.as_ref().is_err_and(|error| error.passing) {
             self.slots.lock().retain(|(_, known)| !Arc::ptr_eq(known, &slot));
         }
@@ -78,11 +79,24 @@ impl ModuleCache {
     }
 }
 
-fn compile(engine: &wasmtime::Engine, mode: &CompileMode, bytes: &[u8]) -> Result<Prepared, LoadError> {
+fn compile(
+    engine: &wasmtime::Engine,
+    mode: &CompileMode,
+    digest: Digest,
+    bytes: &[u8],
+) -> Result<Prepared, LoadError> {
     let started = crate::clock::stopwatch();
     let component = match mode {
         CompileMode::InProcess => in_process(engine, bytes),
-        CompileMode::Child { program, args } => super::child::compile(engine, program, args, bytes),
+        CompileMode::Child { program, args } if digest.is_builtin() => {
+            // A compiler leaves tens of MiB of heap behind, so even our own modules are compiled elsewhere. They do not
+            // need that protection: where no child can be started, they are compiled here.
+            child::compile(engine, program, args, bytes, Author::Ourselves).or_else(|error| {
+                tracing::warn!(%error, "a built-in policy module is compiled in this process");
+                in_process(engine, bytes)
+            })
+        }
+        CompileMode::Child { program, args } => child::compile(engine, program, args, bytes, Author::Others),
     }?;
     let prepared = link(engine, &component)?;
     tracing::debug!(bytes = bytes.len(), took = ?started.elapsed(), "compiled a policy module");

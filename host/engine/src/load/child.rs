@@ -10,7 +10,7 @@ use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use rustix::process::{Resource, Rlimit, setrlimit};
+use rustix::process::{Pid, Resource, Rlimit, setpriority_process, setrlimit};
 use wasmtime::component::Component;
 
 use super::component::componentize;
@@ -33,8 +33,20 @@ const STATUS_NOT_A_POLICY: u8 = 1;
 const STATUS_WRONG_WORLD: u8 = 2;
 const STATUS_COMPILE_FAILED: u8 = 3;
 
-/// One child at a time: two would need twice the memory limit.
+/// One child with somebody else's module at a time: two would need twice the memory limit.
 static ONE: Mutex<()> = Mutex::new(());
+
+/// Whose code a child compiles.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Author {
+    /// It came with the program: small, known, and everything waits for it.
+    Ourselves,
+    /// Somebody else: alone, and behind whatever else the machine has to do.
+    Others,
+}
+
+/// Niceness of a child with somebody else's module.
+const NICE: i32 = 10;
 
 fn failed(text: &str) -> LoadError {
     LoadError::new(LoadCode::CompileFailed, text)
@@ -51,8 +63,9 @@ pub(crate) fn compile(
     program: &Path,
     args: &[String],
     bytes: &[u8],
+    author: Author,
 ) -> Result<Component, LoadError> {
-    let _turn = ONE.lock();
+    let _turn = (author == Author::Others).then(|| ONE.lock());
     let child = Command::new(program)
         .args(args)
         .env_clear()
@@ -63,6 +76,13 @@ pub(crate) fn compile(
         .stderr(Stdio::null())
         .spawn()
         .map_err(|error| hindered(&format!("start the compiler process: {error}")))?;
+    if author == Author::Others {
+        // A courtesy; a system that refuses it compiles all the same.
+        let _ = i32::try_from(child.id())
+            .ok()
+            .and_then(Pid::from_raw)
+            .map(|child| setpriority_process(Some(child), NICE));
+    }
     let answer = exchange(child, bytes)?;
     let (status, payload) = answer.split_first().ok_or_else(|| failed("the compiler exceeded its limits"))?;
     let code = match *status {
@@ -138,8 +158,6 @@ fn limited_compile() -> Result<Vec<u8>, LoadError> {
     let limit = |amount| Rlimit { current: Some(amount), maximum: Some(amount) };
     setrlimit(Resource::As, limit(MEMORY_BYTES)).map_err(|error| failed(&error.to_string()))?;
     setrlimit(Resource::Cpu, limit(CPU_SECONDS)).map_err(|error| failed(&error.to_string()))?;
-    // Being nice is a courtesy; a system that refuses it compiles all the same.
-    let _ = rustix::process::nice(10);
     let mut bytes = Vec::new();
     std::io::stdin()
         .lock()

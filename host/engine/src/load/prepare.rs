@@ -66,12 +66,7 @@ impl Loader<'_> {
             return Err(LoadError::new(LoadCode::TooLarge, &text));
         }
         let digest = check_digest(input)?;
-        let mode = match input.bytes {
-            // Code that came with the program is no more hostile than the program.
-            Bytes::Builtin(_) => &CompileMode::InProcess,
-            Bytes::Fetched(_) => self.compile,
-        };
-        let prepared = self.cache.get(self.engine, mode, digest, bytes)?;
+        let prepared = self.cache.get(self.engine, self.compile, digest, bytes)?;
         for decision in input.decisions.iter().flatten() {
             let exported = match decision {
                 Decision::Lease => prepared.lease.is_some(),

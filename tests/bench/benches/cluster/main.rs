@@ -1,20 +1,25 @@
-//! The performance table (design, section 7) on real control planes: `cargo bench -p kubeocean-bench`.
+//! The performance table (design, section 7) on real control planes: `cargo xtask bench`.
 //!
 //! Starts one computing and one worker cluster with fake nodes, registers the worker, attaches a policy and measures the
 //! Syncer from outside: time by watches, CPU and memory from `/proc`, requests from the audit logs of both clusters.
 //! Progress goes to standard error, the table to standard output. Everything it starts ends with it.
 //!
-//! `KUBEOCEAN_BENCH_NODES`, `KUBEOCEAN_BENCH_PODS` and `KUBEOCEAN_BENCH_IDLE_SECONDS` make a smaller run,
-//! `KUBEOCEAN_BIN` measures another program than this workspace's release build.
+//! `KUBEOCEAN_BENCH_NODES`, `KUBEOCEAN_BENCH_FOREIGN`, `KUBEOCEAN_BENCH_PODS` and `KUBEOCEAN_BENCH_IDLE_SECONDS` make
+//! another run, `KUBEOCEAN_BENCH_JSON` names a file for the figures, `KUBEOCEAN_BIN` measures another program than this
+//! workspace's release build.
 
+mod foreign;
 mod goal;
+mod idle;
 mod pods;
+mod restart;
 mod run;
 
 use anyhow::{Context, Result, anyhow};
 use kubeocean_bench::{Scale, table};
 use kubeocean_harness::program::kubeocean_binary;
 use kubeocean_harness::{BindingSpec, Fleet, NodeShape, Site};
+use serde_json::json;
 
 use run::Run;
 
@@ -25,13 +30,14 @@ const NODE_CPU: &str = "8";
 #[tokio::main]
 async fn main() -> Result<()> {
     if !asked_for() {
-        eprintln!("the cluster bench was not asked for: cargo bench -p kubeocean-bench");
+        eprintln!("the cluster bench was not asked for: cargo xtask bench");
         return Ok(());
     }
     let scale = Scale::from_env().map_err(|error| anyhow!(error))?;
     eprintln!("building the program: cargo build --release --workspace --bin kubeocean");
     let binary = tokio::task::spawn_blocking(kubeocean_binary).await.context("building kubeocean")??;
-    eprintln!("measuring {} with {} nodes and {} pods", binary.display(), scale.nodes, scale.pods);
+    let Scale { nodes, foreign, pods, .. } = scale;
+    eprintln!("measuring {} with {nodes} nodes, {foreign} pods of others, {pods} pods", binary.display());
 
     eprintln!("starting a computing and a worker cluster");
     let fleet = Fleet::start(1).await?;
@@ -51,13 +57,18 @@ async fn main() -> Result<()> {
     let stopped = run.stop().await;
     let figures = outcome?;
     println!(
-        "{} nodes, {} pods, one computing and one worker cluster on this machine",
-        scale.nodes, scale.pods
+        "{nodes} nodes, {foreign} pods of others, {pods} pods, one computing and one worker cluster on this machine"
     );
     if !scale.is_full() {
         println!("The budgets are those of 500 nodes and 3,000 pods.");
     }
     println!("{}", table(&figures));
+    if let Some(path) = std::env::var_os("KUBEOCEAN_BENCH_JSON") {
+        let text = serde_json::to_vec_pretty(&json!({
+            "nodes": nodes, "foreignPods": foreign, "pods": pods, "figures": figures,
+        }))?;
+        std::fs::write(&path, text).with_context(|| format!("writing {}", path.display()))?;
+    }
     stopped
 }
 

@@ -15,7 +15,7 @@ use serde_json::json;
 use tokio::sync::mpsc;
 
 /// Enough to keep an API server busy, few enough not to be what is measured.
-const CREATED_AT_A_TIME: usize = 16;
+pub(crate) const CREATED_AT_A_TIME: usize = 16;
 const ONE_POD: Duration = Duration::from_mins(1);
 const ALL_GONE: Duration = Duration::from_mins(15);
 

@@ -1,5 +1,5 @@
-//! The measurements, in the order in which one Syncer meets them: start, idle, policy change, single pods, the burst
-//! and its end.
+//! The measurements, in the order in which one Syncer meets them: start, idle, policy change, pods of others, a restart,
+//! single pods, the burst and its end.
 
 use std::time::{Duration, Instant};
 
@@ -29,9 +29,9 @@ const QUIET_DEADLINE: Duration = Duration::from_mins(1);
 
 /// A started Syncer and what it was started for.
 pub(crate) struct Run<'a> {
-    binding: &'a Binding<'a>,
-    scale: Scale,
-    syncer: Program,
+    pub(crate) binding: &'a Binding<'a>,
+    pub(crate) scale: Scale,
+    pub(crate) syncer: Program,
     vnodes_ready: Duration,
     start_cpu: f64,
 }
@@ -65,26 +65,30 @@ impl<'a> Run<'a> {
 
     /// All figures.
     pub(crate) async fn measure(&mut self) -> Result<Vec<Figure>> {
-        let nodes = self.scale.nodes;
+        let Scale { nodes, foreign, pods, .. } = self.scale;
         let mut figures = vec![
             Figure::new(format!("{nodes} vnodes Ready from start"), self.vnodes_ready.as_secs_f64(), "s")
                 .budget(3.0),
             Figure::new("CPU for it", self.start_cpu, "s"),
         ];
-        figures.push(self.idle().await?);
+        self.quiet().await?;
+        figures.push(self.resident(format!("RSS with {nodes} vnodes"))?);
+        figures.extend(self.idle().await?);
         figures.extend(self.policy_change().await?);
-        figures.push(self.single_pods().await?);
-        figures.extend(self.burst().await?);
+        if foreign > 0 {
+            figures.extend(self.foreign().await?);
+        }
+        figures.extend(self.restart().await?);
+        if pods > 0 {
+            figures.push(self.single_pods().await?);
+            figures.extend(self.burst().await?);
+        }
         Ok(figures)
     }
 
-    async fn idle(&mut self) -> Result<Figure> {
-        self.quiet().await?;
-        eprintln!("watching the idle Syncer for {:?}", self.scale.idle);
-        let (cpu, started) = (self.cpu()?, Instant::now());
-        tokio::time::sleep(self.scale.idle).await;
-        let share = (self.cpu()? - cpu) / started.elapsed().as_secs_f64();
-        Ok(Figure::new("idle CPU", share * 100.0, "% of a core").budget(1.0))
+    /// The memory of the Syncer now.
+    pub(crate) fn resident(&mut self, work: String) -> Result<Figure> {
+        Ok(Figure::new(work, mebibytes(self.syncer.process().rss_kib()?)?, "MiB"))
     }
 
     async fn policy_change(&mut self) -> Result<[Figure; 2]> {
@@ -140,9 +144,9 @@ impl<'a> Run<'a> {
         let gone = self.cpu()?;
         let mut requests = RequestCount::default();
         let events = computing.audit_events_since(marks.0)?;
-        requests.add("computing", &account(SYSTEM_NAMESPACE), &events);
+        requests.add("computing", &Self::computing_account(), &events);
         let events = worker.audit_events_since(marks.1)?;
-        requests.add("worker", &account(self.binding.mount_namespace()), &events);
+        requests.add("worker", &self.worker_account(), &events);
         for (line, number) in requests.lines() {
             eprintln!("  {number:>8} {line}");
         }
@@ -168,13 +172,13 @@ impl<'a> Run<'a> {
         Ok((pods, copies))
     }
 
-    fn cpu(&mut self) -> Result<f64> {
+    pub(crate) fn cpu(&mut self) -> Result<f64> {
         self.syncer.process().cpu_seconds()
     }
 
     /// Waits for a second in which the Syncer has next to nothing to do, so that one measurement does not pay for the
     /// one before. If there is none, the figures show it.
-    async fn quiet(&mut self) -> Result<()> {
+    pub(crate) async fn quiet(&mut self) -> Result<()> {
         let started = Instant::now();
         let mut cpu = self.cpu()?;
         while started.elapsed() < QUIET_DEADLINE {
@@ -200,6 +204,17 @@ impl<'a> Run<'a> {
     }
 }
 
+/// The names of the Syncer's accounts in both clusters.
+impl Run<'_> {
+    pub(crate) fn computing_account() -> String {
+        account(SYSTEM_NAMESPACE)
+    }
+
+    pub(crate) fn worker_account(&self) -> String {
+        account(self.binding.mount_namespace())
+    }
+}
+
 async fn lease(binding: &Binding<'_>, percent: i64) -> Result<()> {
     let limits = ["cpu", "memory"].map(|resource| json!({"resource": resource, "percent": percent}));
     binding.policy(NAME, json!({"resourceLimits": limits})).await
@@ -216,7 +231,7 @@ fn cpu_millis(node: &Node) -> Option<i64> {
     Some(cpu.0.parse::<Quantity>().ok()?.millis(Rounding::Down))
 }
 
-fn is_ready(node: &Node) -> bool {
+pub(crate) fn is_ready(node: &Node) -> bool {
     let mut conditions = node.status.iter().flat_map(|status| status.conditions.iter().flatten());
     conditions.any(|condition| condition.type_ == "Ready" && condition.status == "True")
 }
