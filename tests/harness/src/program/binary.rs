@@ -41,8 +41,7 @@ fn find() -> Result<PathBuf> {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut command = Command::new(cargo);
     command
-        // The whole workspace, so that the features of dependencies are those of `cargo test`.
-        .args(["build", "--quiet", "--workspace", "--bin", "kubeocean", "--profile", profile])
+        .args(build_arguments(profile))
         .arg("--target-dir")
         .arg(target_dir)
         .current_dir(env!("CARGO_MANIFEST_DIR"))
@@ -53,6 +52,15 @@ fn find() -> Result<PathBuf> {
         bail!("cargo build failed:\n{}", String::from_utf8_lossy(&output.stderr));
     }
     Ok(binary)
+}
+
+/// What makes Cargo build the program with the same features of dependencies as the tests that are there already:
+/// anything else compiles wasmtime a second time. For tests that is a build of a test that runs the program.
+fn build_arguments(profile: &str) -> Vec<&str> {
+    match profile {
+        "dev" => vec!["test", "--no-run", "--quiet", "--workspace", "--test", "commands"],
+        other => vec!["build", "--quiet", "--workspace", "--bin", "kubeocean", "--profile", other],
+    }
 }
 
 /// Whether no file that Cargo compiled into the binary, and no dependency version, is newer. Cargo lists the files beside
