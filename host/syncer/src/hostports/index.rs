@@ -1,0 +1,154 @@
+//! What is known of port reservations, and the queue of vnodes that need a look.
+//!
+//! In: the watch of reservations, answers of writes, changes of vnodes and of ports. Out: the snapshot of one key. No lock
+//! is held across an await. Invariants: an older version never replaces a newer one; what a DELETED event removed is not
+//! brought back by a late answer.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    fmt,
+    sync::Arc,
+    time::Duration,
+};
+
+use kubeocean_runtime::queue::Queue;
+use parking_lot::Mutex;
+
+use super::view::FakePod;
+use crate::{
+    nodes::{
+        host_ports::HostPort,
+        index::VnodeName,
+        store::{NodeStore, VnodeRef},
+    },
+    tombstones::{Tombstones, version},
+};
+
+/// Quiet time after a change of ports: a pod that is replaced frees its port and takes it again.
+const QUIET: Duration = Duration::from_millis(200);
+
+/// Everything about one vnode's reservation at one moment.
+#[derive(Clone, Debug, Default)]
+pub struct Snapshot {
+    /// The vnode.
+    pub vnode: Option<VnodeRef>,
+    /// Ports that others' pods hold on the worker node.
+    pub held: Vec<HostPort>,
+    /// Reservations on the vnode, by name.
+    pub fakes: Vec<Arc<FakePod>>,
+}
+
+/// See the module documentation.
+pub struct HostPortStore {
+    nodes: Arc<NodeStore>,
+    pub(super) queue: Arc<Queue<VnodeName>>,
+    index: Mutex<Index>,
+}
+
+#[derive(Default)]
+struct Index {
+    /// Vnode -> name -> reservation.
+    fakes: HashMap<VnodeName, BTreeMap<Box<str>, Arc<FakePod>>>,
+    left: Tombstones,
+}
+
+impl fmt::Debug for HostPortStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("HostPortStore").field("nodes", &self.nodes).finish_non_exhaustive()
+    }
+}
+
+impl HostPortStore {
+    /// Nothing known yet; `nodes` knows vnodes and ports.
+    pub fn new(nodes: Arc<NodeStore>) -> Arc<Self> {
+        Arc::new(Self { nodes, queue: Queue::new("hostports"), index: Mutex::default() })
+    }
+
+    /// Who knows vnodes and ports.
+    pub fn nodes(&self) -> &NodeStore {
+        &self.nodes
+    }
+
+    /// A vnode appeared, changed or vanished.
+    pub fn vnode_changed(&self, vnode: &str) {
+        self.queue.add(vnode.into());
+    }
+
+    /// Pods of others took or freed ports of the vnode's node.
+    pub fn ports_changed(&self, vnode: &str) {
+        self.queue.add_after(vnode.into(), QUIET);
+    }
+
+    /// Everything needs a look.
+    pub fn wake_all(&self) {
+        let reserved: BTreeSet<VnodeName> = self.index.lock().fakes.keys().cloned().collect();
+        self.queue.add_all(reserved.into_iter().chain(self.nodes.vnode_names().into_iter().map(Into::into)));
+    }
+
+    /// Everything about one vnode's reservation.
+    pub fn snapshot(&self, vnode: &str) -> Snapshot {
+        Snapshot {
+            vnode: self.nodes.vnode(vnode),
+            held: self.nodes.host_ports(vnode),
+            fakes: self
+                .index
+                .lock()
+                .fakes
+                .get(vnode)
+                .into_iter()
+                .flat_map(BTreeMap::values)
+                .cloned()
+                .collect(),
+        }
+    }
+
+    /// The watch, or the answer of a write, shows a reservation. One that is bound nowhere reserves nothing.
+    pub(super) fn saw(&self, fake: FakePod) {
+        if fake.vnode.is_empty() {
+            return;
+        }
+        let vnode: VnodeName = fake.vnode.as_ref().into();
+        let mut index = self.index.lock();
+        if index.left.cover(&fake.metadata) {
+            return;
+        }
+        let fakes = index.fakes.entry(Arc::clone(&vnode)).or_default();
+        let old = fakes.get(fake.name()).is_some_and(|known| {
+            known.uid() == fake.uid() && version(&known.metadata) > version(&fake.metadata)
+        });
+        if old {
+            return;
+        }
+        fakes.insert(fake.name().into(), Arc::new(fake));
+        drop(index);
+        self.queue.add(vnode);
+    }
+
+    /// A reservation is gone at a version, or at least not shown any more.
+    pub(super) fn lost(&self, vnode: &str, name: &str, uid: &str, at: u64) {
+        let mut index = self.index.lock();
+        index.left.add(uid, at);
+        if let Some(fakes) = index.fakes.get_mut(vnode) {
+            if fakes.get(name).is_some_and(|known| known.uid() == uid) {
+                fakes.remove(name);
+            }
+            if fakes.is_empty() {
+                index.fakes.remove(vnode);
+            }
+        }
+        drop(index);
+        self.queue.add(vnode.into());
+    }
+
+    /// The complete list of reservations.
+    pub(super) fn listed(&self, all: Vec<FakePod>) {
+        let mut fakes: HashMap<VnodeName, BTreeMap<Box<str>, Arc<FakePod>>> = HashMap::new();
+        for fake in all.into_iter().filter(|fake| !fake.vnode.is_empty()) {
+            let of_vnode = fakes.entry(fake.vnode.as_ref().into()).or_default();
+            of_vnode.insert(fake.name().into(), Arc::new(fake));
+        }
+        let names: BTreeSet<VnodeName> = fakes.keys().cloned().collect();
+        let before = std::mem::replace(&mut self.index.lock().fakes, fakes);
+        self.queue.add_all(before.into_keys().chain(names));
+    }
+}
