@@ -121,7 +121,7 @@ impl CsiNodeSync {
         match action {
             Action::Create { body } => {
                 match create_json(&self.computing, &format!("{}{by}", paths::csi_nodes()), &body).await {
-                    Ok(stored) => self.saw(stored),
+                    Ok(stored) => self.wrote(stored),
                     Err(ApplyError::AlreadyExists { .. }) => {
                         return self.found(vnode, snapshot).await.map(Some);
                     }
@@ -130,7 +130,7 @@ impl CsiNodeSync {
             }
             Action::Update { patch } => {
                 match merge_patch(&self.computing, &format!("{}{by}", paths::csi_node(vnode)), &patch).await {
-                    Ok(stored) => self.saw(stored),
+                    Ok(stored) => self.wrote(stored),
                     // Its DELETED event is under way, or it will be made anew at once.
                     Err(ApplyError::NotFound { .. }) => return Ok(Some(self.lost(vnode, snapshot))),
                     Err(error) => return Err(error),
@@ -148,15 +148,15 @@ impl CsiNodeSync {
         Ok(None)
     }
 
-    fn saw(&self, stored: Value) {
+    fn wrote(&self, stored: Value) {
         if let Some(copy) = parse(stored) {
-            self.store.saw_copy(copy);
+            self.store.take_copy(copy);
         }
     }
 
     fn lost(&self, vnode: &str, snapshot: &Snapshot) -> Outcome {
         if let Some(copy) = &snapshot.copy {
-            self.store.lost_copy(vnode, copy.uid(), u64::MAX);
+            self.store.drop_copy(vnode, copy.uid(), u64::MAX);
         }
         Outcome::Stale
     }
@@ -169,7 +169,7 @@ impl CsiNodeSync {
         if !is_ours(&found, self.store.nodes().identity(), snapshot.vnode.as_ref()) {
             return Ok(self.taken(vnode));
         }
-        self.store.saw_copy(found);
+        self.store.take_copy(found);
         Ok(Outcome::Stale)
     }
 

@@ -2,7 +2,8 @@
 //!
 //! In: the two watches, answers of writes, changes of vnodes. Out: the snapshot of one key. No lock is held across an
 //! await. Invariants: an older version never replaces a newer one; what a DELETED event removed is not brought back by a
-//! late answer; content of the worker is kept for existing vnodes only.
+//! late answer; content of the worker is kept for existing vnodes only; our own writes are no work, whatever others make of
+//! them.
 
 use std::{
     collections::{BTreeSet, HashMap, HashSet},
@@ -153,30 +154,44 @@ impl CsiNodeStore {
         }
     }
 
-    /// The watch, or the answer of a write, shows a copy.
+    /// The watch shows a copy. What we wrote ourselves is known by then, and wakes nobody.
     pub(super) fn saw_copy(&self, copy: CsiNode) {
         let name: VnodeName = copy.name().into();
-        let mut index = self.index.lock();
-        let old = index.copies.get(&name).is_some_and(|known| {
-            known.uid() == copy.uid() && version(&known.metadata) > version(&copy.metadata)
-        });
-        if old || index.left.cover(&copy.metadata) {
-            return;
+        if self.take_copy(copy) {
+            self.queue.add(name);
         }
-        index.copies.insert(Arc::clone(&name), Arc::new(copy));
-        drop(index);
-        self.queue.add(name);
     }
 
-    /// A copy is gone at a version, or at least not shown any more: it may have lost the label the watch selects by.
-    pub(super) fn lost_copy(&self, name: &str, uid: &str, at: u64) {
+    /// A copy as an answer or the watch shows it; says whether it is news.
+    pub(super) fn take_copy(&self, copy: CsiNode) -> bool {
+        let mut index = self.index.lock();
+        let known = index.copies.get(copy.name());
+        let old = known.is_some_and(|known| {
+            known.uid() == copy.uid() && version(&known.metadata) >= version(&copy.metadata)
+        });
+        if old || index.left.cover(&copy.metadata) {
+            return false;
+        }
+        index.copies.insert(copy.name().into(), Arc::new(copy));
+        true
+    }
+
+    /// The watch shows a copy no more.
+    pub(super) fn lost_copy(&self, copy: &CsiNode) {
+        if self.drop_copy(copy.name(), copy.uid(), version(&copy.metadata)) {
+            self.queue.add(copy.name().into());
+        }
+    }
+
+    /// A copy is gone at a version, or only lost the label the watch selects by; says whether it is news.
+    pub(super) fn drop_copy(&self, name: &str, uid: &str, at: u64) -> bool {
         let mut index = self.index.lock();
         index.left.add(uid, at);
-        if index.copies.get(name).is_some_and(|known| known.uid() == uid) {
+        let known = index.copies.get(name).is_some_and(|known| known.uid() == uid);
+        if known {
             index.copies.remove(name);
         }
-        drop(index);
-        self.queue.add(name.into());
+        known
     }
 
     /// The complete list of copies.

@@ -13,7 +13,6 @@ use kubeocean_runtime::{
 use tokio_util::sync::CancellationToken;
 
 use super::{apply::CsiNodeSync, index::CsiNodeStore, view::CsiNode};
-use crate::tombstones::version;
 
 /// The worker's CSINodes. A role without the right to watch them turns the mirror off (API-810).
 struct Originals(Arc<CsiNodeSync>);
@@ -50,7 +49,7 @@ impl Sink<CsiNode> for Copies {
         self.0.saw_copy(copy);
     }
     fn delete(&self, copy: CsiNode) {
-        self.0.lost_copy(copy.name(), copy.uid(), version(&copy.metadata));
+        self.0.lost_copy(&copy);
     }
     fn reset(&self, all: Vec<CsiNode>) {
         self.0.reset_copies(all);

@@ -27,6 +27,10 @@ use crate::nodes::index::Identity;
 /// Pause before reservations of the original are looked for again after a failure.
 const RETRY: Duration = Duration::from_secs(2);
 
+/// Plans for one event: a reservation is made, and then shown as scheduled. Where others change what we write, the next
+/// event comes before the next write.
+const ROUNDS: usize = 2;
+
 /// What reserving works with.
 pub struct HostPortSync {
     /// Client of the computing cluster.
@@ -57,20 +61,26 @@ impl HostPortSync {
 
     /// Brings the reservation of one vnode to what it shall be.
     pub(super) async fn reconcile(&self, vnode: &str) -> Outcome {
-        let snapshot = self.store.snapshot(vnode);
-        let actions = plan(&Input {
-            binding: &self.binding(),
-            image: &self.image,
-            vnode: snapshot.vnode.as_ref(),
-            held: &snapshot.held,
-            fakes: &snapshot.fakes,
-        });
-        for action in actions {
-            let text = action.to_string();
-            if let Err(error) = self.perform(vnode, &snapshot, action).await {
-                return failed(vnode, &text, &error);
+        let binding = self.binding();
+        for _ in 0..ROUNDS {
+            let snapshot = self.store.snapshot(vnode);
+            let actions = plan(&Input {
+                binding: &binding,
+                image: &self.image,
+                vnode: snapshot.vnode.as_ref(),
+                held: &snapshot.held,
+                fakes: &snapshot.fakes,
+            });
+            if actions.is_empty() {
+                break;
             }
-            tracing::info!(vnode, "{text}");
+            for action in actions {
+                let text = action.to_string();
+                if let Err(error) = self.perform(vnode, &snapshot, action).await {
+                    return failed(vnode, &text, &error);
+                }
+                tracing::info!(vnode, "{text}");
+            }
         }
         Outcome::Done
     }
@@ -80,7 +90,7 @@ impl HostPortSync {
         match action {
             Action::Create { body } => {
                 let stored = self.create(&body).await.inspect_err(|error| self.tell(snapshot, error))?;
-                self.saw(stored);
+                self.wrote(stored);
             }
             Action::Adopt { name, patch } => {
                 let path = format!("{}{by}", paths::pod(namespace::FAKE, &name));
@@ -94,7 +104,7 @@ impl HostPortSync {
                 let options = DeleteOptions { uid: Some(uid.clone()), grace_seconds: Some(0) };
                 let path = paths::pod(namespace::FAKE, &name);
                 if delete_json(&self.computing, &path, &options).await? == Deletion::Gone {
-                    self.store.lost(vnode, &name, &uid, u64::MAX);
+                    self.store.remove(vnode, &name, &uid, u64::MAX);
                 }
             }
         }
@@ -123,10 +133,10 @@ impl HostPortSync {
         patch: &Value,
     ) -> Result<(), ApplyError> {
         match merge_patch(&self.computing, path, patch).await {
-            Ok(stored) => self.saw(stored),
+            Ok(stored) => self.wrote(stored),
             Err(ApplyError::NotFound { .. }) => {
                 if let Some(fake) = snapshot.fakes.iter().find(|fake| fake.name() == name) {
-                    self.store.lost(vnode, name, fake.uid(), u64::MAX);
+                    self.store.remove(vnode, name, fake.uid(), u64::MAX);
                 }
             }
             Err(error) => return Err(error),
@@ -134,9 +144,9 @@ impl HostPortSync {
         Ok(())
     }
 
-    fn saw(&self, stored: Value) {
+    fn wrote(&self, stored: Value) {
         if let Ok(fake) = serde_json::from_value::<FakePod>(stored) {
-            self.store.saw(fake);
+            self.store.take(fake);
         }
     }
 
@@ -176,7 +186,7 @@ impl HostPortSync {
             match merge_patch(&self.computing, &format!("{path}?fieldManager={}", manager::SYNCER), &patch)
                 .await
             {
-                Ok(stored) => self.saw(stored),
+                Ok(stored) => self.wrote(stored),
                 Err(ApplyError::NotFound { .. } | ApplyError::Conflict { .. }) => {}
                 Err(error) => return Err(error),
             }

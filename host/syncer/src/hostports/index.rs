@@ -2,7 +2,7 @@
 //!
 //! In: the watch of reservations, answers of writes, changes of vnodes and of ports. Out: the snapshot of one key. No lock
 //! is held across an await. Invariants: an older version never replaces a newer one; what a DELETED event removed is not
-//! brought back by a late answer.
+//! brought back by a late answer; our own writes are no work, whatever others make of them.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -102,42 +102,50 @@ impl HostPortStore {
         }
     }
 
-    /// The watch, or the answer of a write, shows a reservation. One that is bound nowhere reserves nothing.
+    /// The watch shows a reservation. What we wrote ourselves is known by then, and wakes nobody.
     pub(super) fn saw(&self, fake: FakePod) {
-        if fake.vnode.is_empty() {
-            return;
-        }
         let vnode: VnodeName = fake.vnode.as_ref().into();
-        let mut index = self.index.lock();
-        if index.left.cover(&fake.metadata) {
-            return;
+        if self.take(fake) {
+            self.queue.add(vnode);
         }
-        let fakes = index.fakes.entry(Arc::clone(&vnode)).or_default();
-        let old = fakes.get(fake.name()).is_some_and(|known| {
-            known.uid() == fake.uid() && version(&known.metadata) > version(&fake.metadata)
-        });
-        if old {
-            return;
-        }
-        fakes.insert(fake.name().into(), Arc::new(fake));
-        drop(index);
-        self.queue.add(vnode);
     }
 
-    /// A reservation is gone at a version, or at least not shown any more.
-    pub(super) fn lost(&self, vnode: &str, name: &str, uid: &str, at: u64) {
+    /// A reservation as an answer or the watch shows it; says whether it is news. One that is bound nowhere reserves
+    /// nothing.
+    pub(super) fn take(&self, fake: FakePod) -> bool {
+        let mut index = self.index.lock();
+        let known = index.fakes.get(&*fake.vnode).and_then(|fakes| fakes.get(fake.name()));
+        let old = known.is_some_and(|known| {
+            known.uid() == fake.uid() && version(&known.metadata) >= version(&fake.metadata)
+        });
+        if fake.vnode.is_empty() || old || index.left.cover(&fake.metadata) {
+            return false;
+        }
+        let fakes = index.fakes.entry(fake.vnode.as_ref().into()).or_default();
+        fakes.insert(fake.name().into(), Arc::new(fake));
+        true
+    }
+
+    /// The watch shows a reservation no more.
+    pub(super) fn lost(&self, fake: &FakePod) {
+        if self.remove(&fake.vnode, fake.name(), fake.uid(), version(&fake.metadata)) {
+            self.queue.add(fake.vnode.as_ref().into());
+        }
+    }
+
+    /// A reservation is gone at a version, or only lost a label the watch selects by; says whether it is news.
+    pub(super) fn remove(&self, vnode: &str, name: &str, uid: &str, at: u64) -> bool {
         let mut index = self.index.lock();
         index.left.add(uid, at);
-        if let Some(fakes) = index.fakes.get_mut(vnode) {
-            if fakes.get(name).is_some_and(|known| known.uid() == uid) {
-                fakes.remove(name);
-            }
-            if fakes.is_empty() {
-                index.fakes.remove(vnode);
-            }
+        let Some(fakes) = index.fakes.get_mut(vnode) else { return false };
+        let known = fakes.get(name).is_some_and(|known| known.uid() == uid);
+        if known {
+            fakes.remove(name);
         }
-        drop(index);
-        self.queue.add(vnode.into());
+        if fakes.is_empty() {
+            index.fakes.remove(vnode);
+        }
+        known
     }
 
     /// The complete list of reservations.

@@ -294,7 +294,8 @@ fn reservations_are_known_by_vnode_and_a_late_answer_brings_none_back() {
     store.saw(at("a", 1));
     store.saw(FakePod { vnode: "".into(), ..at("unbound", 1) });
     assert_eq!(known(), ["a", "b"]);
-    store.lost(VNODE, "a", "a", 7);
+    assert!(store.remove(VNODE, "a", "a", 7));
+    assert!(!store.remove(VNODE, "a", "a", 7), "the event of our own deletion");
     store.saw(at("a", 1));
     assert_eq!(known(), ["b"], "the answer to its creation comes after its end");
     store.listed(vec![at("c", 3)]);
@@ -310,4 +311,16 @@ async fn changed_ports_are_acted_on_after_a_quiet_time() {
     let before = tokio::time::Instant::now();
     assert_eq!(&*store.queue.next().await, VNODE);
     assert_eq!(before.elapsed().as_millis(), 200);
+}
+
+#[tokio::test]
+async fn our_own_writes_come_back_through_the_watch_without_work() {
+    let store = store();
+    assert!(store.take(at("a", 5)));
+    for version in [4, 5] {
+        store.saw(at("a", version));
+    }
+    assert!(store.queue.is_empty());
+    store.saw(at("a", 6));
+    assert_eq!(&*store.queue.next().await, VNODE);
 }

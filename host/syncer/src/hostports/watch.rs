@@ -15,14 +15,13 @@ use kubeocean_runtime::{
 use tokio_util::sync::CancellationToken;
 
 use super::{apply::HostPortSync, index::HostPortStore, view::FakePod};
-use crate::tombstones::version;
 
 impl Sink<FakePod> for HostPortStore {
     fn apply(&self, fake: FakePod) {
         self.saw(fake);
     }
     fn delete(&self, fake: FakePod) {
-        self.lost(&fake.vnode, fake.name(), fake.uid(), version(&fake.metadata));
+        self.lost(&fake);
     }
     fn reset(&self, all: Vec<FakePod>) {
         self.listed(all);
