@@ -59,7 +59,7 @@ async fn online(worker: &Cluster, home: &str, name: &str, node: &str, spec: Valu
     worker.apply_objects(vec![pod]).await.expect("a pod of the worker's users");
 }
 
-fn container(name: &str, ports: Value) -> Value {
+fn container(name: &str, ports: &Value) -> Value {
     json!({"name": name, "image": "example.test/image", "ports": ports})
 }
 
@@ -81,13 +81,13 @@ async fn held_ports_are_reserved_once_and_the_scheduler_minds_them() {
     // Two pods, an init container and a pod in the node's own network say the same port.
     let udp = json!({"containerPort": 9090, "hostPort": 9090, "protocol": "UDP"});
     let spec = json!({
-        "initContainers": [container("i", json!([port(8080), udp]))],
-        "containers": [container("c", json!([port(8080)]))],
+        "initContainers": [container("i", &json!([port(8080), udp]))],
+        "containers": [container("c", &json!([port(8080)]))],
     });
     online(worker, home, "a", node, spec).await;
     let spec = json!({
         "hostNetwork": true,
-        "containers": [container("c", json!([{"containerPort": 8080}, {"containerPort": 7070}]))],
+        "containers": [container("c", &json!([{"containerPort": 8080}, {"containerPort": 7070}]))],
     });
     online(worker, home, "b", node, spec).await;
     let first = reserved(&scene.computing, "hostports", &["TCP/7070", "TCP/8080", "UDP/9090"]).await;
@@ -107,7 +107,7 @@ async fn held_ports_are_reserved_once_and_the_scheduler_minds_them() {
     assert_ne!(uid(&second), uid(&first));
 
     // A vpod that needs a held port is sent nowhere, one that needs another runs. Its port is its own to hold.
-    let with_port = |number: u16| json!({"containers": [container("main", json!([port(number)]))]});
+    let with_port = |number: u16| json!({"containers": [container("main", &json!([port(number)]))]});
     scene.create_pod(&scene.pod("clash", with_port(8080))).await;
     let refused =
         |pod: &Value| text(&condition(pod, "PodScheduled")["message"]).contains("free ports").then_some(());
@@ -133,13 +133,13 @@ async fn held_ports_are_reserved_once_and_the_scheduler_minds_them() {
 }
 
 /// A pod on a vnode that looks like a reservation.
-fn fake(name: &str, vnode: &str, labels: Value, number: u16) -> Value {
+fn fake(name: &str, vnode: &str, labels: &Value, number: u16) -> Value {
     json!({
         "apiVersion": "v1", "kind": "Pod",
         "metadata": {"name": name, "namespace": namespace::FAKE, "labels": labels},
         "spec": {
             "nodeName": vnode, "tolerations": [{"operator": "Exists"}], "restartPolicy": "Never",
-            "containers": [container("fake-container", json!([port(number)]))],
+            "containers": [container("fake-container", &json!([port(number)]))],
         },
     })
 }
@@ -150,7 +150,7 @@ async fn a_restart_keeps_one_of_several_and_a_withdrawal_none() {
     let (node, home) = ("ports-restart-0", "ports-restart-online");
     let (worker, vnode) = (leasing.binding.worker(), leasing.vnode_name(node));
     worker.create_namespace(home).await.expect("a namespace");
-    online(worker, home, "a", node, json!({"containers": [container("c", json!([port(8080)]))]})).await;
+    online(worker, home, "a", node, json!({"containers": [container("c", &json!([port(8080)]))]})).await;
     let computing = Objects::of(leasing.binding.computing()).await;
     let before = reserved(&computing, "ports-restart", &["TCP/8080"]).await;
 
@@ -160,9 +160,9 @@ async fn a_restart_keeps_one_of_several_and_a_withdrawal_none() {
     let ours = before["metadata"]["labels"].clone();
     let all = format!("/api/v1/namespaces/{}/pods", namespace::FAKE);
     for pod in [
-        fake("legacy-equal", &vnode, legacy.clone(), 8080),
-        fake("legacy-other", &vnode, legacy, 1234),
-        fake("ports-restart-double", &vnode, ours, 8080),
+        fake("legacy-equal", &vnode, &legacy, 8080),
+        fake("legacy-other", &vnode, &legacy, 1234),
+        fake("ports-restart-double", &vnode, &ours, 8080),
     ] {
         computing.create(&all, &pod).await;
     }
@@ -217,7 +217,7 @@ async fn two_bindings_reserve_each_others_ports_and_one_leaves_without_the_other
     let two = Leasing { binding, syncer, nodes: vec![node.to_owned()], started: std::time::Instant::now() };
     let (worker, computing) = (one.binding.worker(), Objects::of(one.binding.computing()).await);
     worker.create_namespace(home).await.expect("a namespace");
-    online(worker, home, "a", node, json!({"containers": [container("c", json!([port(5050)]))]})).await;
+    online(worker, home, "a", node, json!({"containers": [container("c", &json!([port(5050)]))]})).await;
     for binding in ["ports-one", "ports-two"] {
         reserved(&computing, binding, &["TCP/5050"]).await;
     }
@@ -237,12 +237,12 @@ async fn two_bindings_reserve_each_others_ports_and_one_leaves_without_the_other
             "nodeName": two.vnode_name(node), "terminationGracePeriodSeconds": 1,
             "automountServiceAccountToken": false,
             "tolerations": [{"key": taint::VNODE, "operator": "Exists"}],
-            "containers": [container("main", json!([port(6060)]))],
+            "containers": [container("main", &json!([port(6060)]))],
         },
     });
     computing.create("/api/v1/namespaces/ports-users/pods", &pod).await;
     reserved(&computing, "ports-one", &["TCP/5050", "TCP/6060"]).await;
-    online(worker, home, "b", node, json!({"containers": [container("c", json!([port(4040)]))]})).await;
+    online(worker, home, "b", node, json!({"containers": [container("c", &json!([port(4040)]))]})).await;
     reserved(&computing, "ports-one", &["TCP/4040", "TCP/5050", "TCP/6060"]).await;
     let kept = reserved(&computing, "ports-two", &["TCP/4040", "TCP/5050"]).await;
 
