@@ -7,7 +7,7 @@ use clap::{Args as ClapArgs, ValueEnum};
 use kubeocean_engine::MAX_MODULE_BYTES;
 use kubeocean_runtime::binding::KubeconfigRules;
 use kubeocean_syncer::{
-    config::{PodEvents, StatusMessages, SyncerConfig},
+    config::{HOSTPORT_IMAGE, PodEvents, StatusMessages, SyncerConfig},
     process::ProcessConfig,
 };
 use tokio_util::sync::CancellationToken;
@@ -59,6 +59,9 @@ pub(crate) struct SyncerFlags {
     /// Prefixes of node labels and annotations that are not shown on virtual nodes, beside the built-in ones
     #[arg(long, value_delimiter = ',', value_name = "PREFIX,...")]
     vnode_metadata_deny: Vec<String>,
+    /// Image named by the pods that reserve host ports on virtual nodes; nothing runs it, so it is never pulled
+    #[arg(long, default_value = HOSTPORT_IMAGE)]
+    hostport_image: String,
     /// Nodes taken back per minute at most; 0 is unlimited
     #[arg(long, default_value_t = 0)]
     reclaim_max_nodes_per_minute: u32,
@@ -74,7 +77,7 @@ pub(crate) struct SyncerFlags {
     /// Remove copies of ConfigMaps and Secrets that nobody used for this time; 0 keeps them
     #[arg(long, default_value = "10m", value_parser = duration)]
     gc_idle_objects: Duration,
-    /// Nodes worked on at a time
+    /// Nodes, their CSINodes and their port reservations worked on at a time, each
     #[arg(long, default_value_t = 50)]
     node_workers: usize,
     /// Pods worked on at a time
@@ -153,6 +156,7 @@ impl SyncerFlags {
             },
             scheduling_timeout: self.scheduling_timeout,
             gc_idle_objects: self.gc_idle_objects,
+            hostport_image: self.hostport_image.clone(),
             reclaim_max_nodes_per_minute: self.reclaim_max_nodes_per_minute,
             node_workers: self.node_workers,
             pod_workers: self.pod_workers,

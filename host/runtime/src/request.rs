@@ -263,6 +263,18 @@ pub mod paths {
     pub fn core_all(plural: &str, namespace: &str) -> String {
         format!("/api/v1/namespaces/{namespace}/{plural}")
     }
+    /// All CSINodes.
+    pub fn csi_nodes() -> String {
+        "/apis/storage.k8s.io/v1/csinodes".to_owned()
+    }
+    /// A CSINode.
+    pub fn csi_node(name: &str) -> String {
+        format!("{}/{name}", csi_nodes())
+    }
+    /// All namespaces.
+    pub fn namespaces() -> String {
+        "/api/v1/namespaces".to_owned()
+    }
     /// A namespace.
     pub fn namespace(name: &str) -> String {
         format!("/api/v1/namespaces/{name}")

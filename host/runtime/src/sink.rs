@@ -10,6 +10,15 @@ pub trait Sink<T>: Send + Sync + 'static {
     fn delete(&self, object: T);
     /// The complete list after the stream was (re)started. What is missing from it has vanished.
     fn reset(&self, all: Vec<T>);
-    /// The server refuses to tell (401, 403); it is asked again.
-    fn denied(&self) {}
+    /// The server refuses to tell; it is asked again.
+    fn denied(&self, _: Denial) {}
+}
+
+/// Why a server tells nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Denial {
+    /// It does not accept the credentials (401).
+    Unauthorized,
+    /// The role does not allow it (403).
+    Forbidden,
 }

@@ -14,7 +14,7 @@ use serde::de::DeserializeOwned;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use super::sink::Sink;
+use super::sink::{Denial, Sink};
 
 /// How long a single watch call lives before it is renewed without a relist; the watch library gives a silently cut
 /// connection up a few seconds later.
@@ -84,8 +84,8 @@ pub async fn watch_into<T, S>(
             Ok(None) => return,
             Err(error) => {
                 tracing::warn!(watch = name, error = %error, "watch interrupted, retrying");
-                if is_denied(&error) {
-                    sink.denied();
+                if let Some(why) = denial(&error) {
+                    sink.denied(why);
                 }
             }
         }
@@ -114,15 +114,19 @@ fn take<T: Debug, S: Sink<T>>(
 }
 
 /// The server knows us or not, but lets us not read.
-fn is_denied(error: &watcher::Error) -> bool {
+fn denial(error: &watcher::Error) -> Option<Denial> {
     let code = match error {
         watcher::Error::InitialListFailed(kube::Error::Api(status))
         | watcher::Error::WatchStartFailed(kube::Error::Api(status))
         | watcher::Error::WatchFailed(kube::Error::Api(status))
         | watcher::Error::WatchError(status) => status.code,
-        _ => return false,
+        _ => return None,
     };
-    matches!(code, 401 | 403)
+    match code {
+        401 => Some(Denial::Unauthorized),
+        403 => Some(Denial::Forbidden),
+        _ => None,
+    }
 }
 
 #[cfg(test)]
@@ -159,7 +163,8 @@ mod tests {
             let status = kube::core::Status { code, ..kube::core::Status::default() };
             watcher::Error::InitialListFailed(kube::Error::Api(Box::new(status)))
         };
-        assert!(is_denied(&error(403)) && is_denied(&error(401)));
-        assert!(!is_denied(&error(500)) && !is_denied(&watcher::Error::NoResourceVersion));
+        assert_eq!(denial(&error(403)), Some(Denial::Forbidden));
+        assert_eq!(denial(&error(401)), Some(Denial::Unauthorized));
+        assert_eq!((denial(&error(500)), denial(&watcher::Error::NoResourceVersion)), (None, None));
     }
 }

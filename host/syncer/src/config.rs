@@ -28,6 +28,9 @@ pub enum PodEvents {
 /// Hidden subcommand of the binary: compiles one policy module for its parent (PO-906).
 pub const COMPILE_POLICY: &str = "compile-policy";
 
+/// Default of [`SyncerConfig::hostport_image`] (MC-705).
+pub const HOSTPORT_IMAGE: &str = "registry.k8s.io/pause:3.10";
+
 /// Everything a Syncer can be told.
 #[derive(Debug, Clone)]
 pub struct SyncerConfig {
@@ -51,9 +54,11 @@ pub struct SyncerConfig {
     pub scheduling_timeout: Duration,
     /// Copies of ConfigMaps and Secrets nobody uses are removed after this time; zero keeps them (TD section 12).
     pub gc_idle_objects: Duration,
+    /// Image that port reservations name; nothing runs it, so it is never pulled (BU-1202).
+    pub hostport_image: String,
     /// Nodes withdrawn per minute at most; 0 is unlimited (BU section 9).
     pub reclaim_max_nodes_per_minute: u32,
-    /// Nodes worked on at a time.
+    /// Nodes worked on at a time; as many CSINodes, and as many port reservations.
     pub node_workers: usize,
     /// Pods worked on at a time.
     pub pod_workers: usize,
@@ -84,6 +89,7 @@ impl SyncerConfig {
             pod_events: PodEvents::default(),
             scheduling_timeout: Duration::from_mins(5),
             gc_idle_objects: Duration::from_mins(10),
+            hostport_image: HOSTPORT_IMAGE.to_owned(),
             reclaim_max_nodes_per_minute: 0,
             node_workers: 50,
             pod_workers: 100,

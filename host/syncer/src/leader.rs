@@ -21,6 +21,7 @@ use crate::{
     nodes::{
         decide::NodeRuntime,
         index::Identity,
+        metadata::DenyList,
         store::NodeStore,
         vnode::{BindingView, Settings},
         watch::{watch_proxiers, watch_vnodes},
@@ -437,6 +438,11 @@ impl Leader {
         self.events.publish(invalid(binding, problem));
     }
 
+    /// Keys of worker nodes and their CSINodes that are not mirrored.
+    pub(crate) fn deny_list(&self) -> DenyList {
+        DenyList::new(self.config.vnode_metadata_deny.iter().cloned())
+    }
+
     /// What the node loop works with, with or without a worker.
     pub(crate) fn node_runtime(
         &self,
@@ -453,7 +459,7 @@ impl Leader {
             system_namespace: self.config.system_namespace.clone(),
             clock: Arc::clone(&self.clock),
             settings: Settings {
-                deny: crate::nodes::metadata::DenyList::new(self.config.vnode_metadata_deny.iter().cloned()),
+                deny: self.deny_list(),
                 prometheus_port: self.config.prometheus_vnode_base_port,
             },
             pace: Arc::clone(&self.stores.pace),

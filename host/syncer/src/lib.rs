@@ -10,6 +10,8 @@
 pub mod bindings;
 pub mod config;
 mod connect;
+pub mod csinodes;
+pub mod hostports;
 pub mod leader;
 pub mod leases;
 pub mod metrics;
@@ -19,3 +21,4 @@ pub mod pods;
 pub mod policies;
 pub mod process;
 pub mod session;
+mod tombstones;

@@ -8,6 +8,8 @@ use crate::{
     bindings::deletion,
     bindings::finalizer::keep_finalizer,
     config::SyncerConfig,
+    csinodes::{apply::CsiNodeSync, index::CsiNodeStore, watch::run as run_csinodes},
+    hostports::{apply::HostPortSync, index::HostPortStore, watch::run as run_hostports},
     leader::{Leader, Surroundings, binding_view},
     nodes::{
         decide::{PodsOnVnode, WorkerSide, open_gate, run as run_nodes},
@@ -58,6 +60,10 @@ pub struct Stores {
     pub pods: Arc<PodStore>,
     /// ConfigMaps, Secrets, tokens and Services.
     pub objects: Arc<ObjectStore>,
+    /// CSINodes of worker nodes and their copies.
+    pub csinodes: Arc<CsiNodeStore>,
+    /// Reservations of host ports.
+    pub hostports: Arc<HostPortStore>,
     /// Policies.
     pub policies: Arc<PolicyStore>,
     /// What decides by them.
@@ -105,6 +111,9 @@ impl Stores {
             let pods = Arc::clone(&pods);
             nodes.on_vnode_change(move |vnode| pods.vnode_changed(vnode));
         }
+        let csinodes = CsiNodeStore::new(Arc::clone(&nodes));
+        let hostports = HostPortStore::new(Arc::clone(&nodes));
+        follow_nodes(&nodes, &csinodes, &hostports);
         {
             let nodes = Arc::clone(&nodes);
             pods.on_vpod_change(move |vnode| nodes.wake(vnode));
@@ -131,6 +140,8 @@ impl Stores {
             nodes,
             pods,
             objects,
+            csinodes,
+            hostports,
             policies,
             host: Arc::new(host),
             loaded,
@@ -148,6 +159,23 @@ impl Stores {
         self.nodes.set_binding(binding_view(binding));
         self.nodes.wake_all();
     }
+}
+
+/// Vnodes and ports wake what follows them. The two hold the nodes, so the nodes must not hold them.
+fn follow_nodes(nodes: &NodeStore, csinodes: &Arc<CsiNodeStore>, hostports: &Arc<HostPortStore>) {
+    let (mirror, reserve) = (Arc::downgrade(csinodes), Arc::downgrade(hostports));
+    nodes.on_vnode_change(move |vnode| {
+        if let (Some(mirror), Some(reserve)) = (mirror.upgrade(), reserve.upgrade()) {
+            mirror.vnode_changed(vnode);
+            reserve.vnode_changed(vnode);
+        }
+    });
+    let reserve = Arc::downgrade(hostports);
+    nodes.on_host_ports_change(move |vnode| {
+        if let Some(reserve) = reserve.upgrade() {
+            reserve.ports_changed(vnode);
+        }
+    });
 }
 
 /// The pods of a vnode as the node planner wants them.
@@ -239,6 +267,7 @@ pub(crate) async fn run(leader: &Leader, worker: Client, cancel: CancellationTok
     session.start_policies_and_nodes(&mut tasks);
     session.start_pods(&mut tasks);
     session.start_objects(&mut tasks);
+    session.start_mirrors(&mut tasks);
     session.start_binding(&mut tasks);
     tasks.join().await
 }
@@ -379,6 +408,38 @@ impl Session<'_> {
         });
         let (health, gate, cancel) = (self.objects.clone(), self.complete(), self.cancel.clone());
         tasks.spawn("objects", run_objects(sync, health, gate, config.object_workers, cancel));
+    }
+
+    /// What follows the vnodes: copies of CSINodes, and reservations of host ports.
+    fn start_mirrors(&self, tasks: &mut Tasks) {
+        let (leader, stores) = (self.leader, &self.leader.stores);
+        let binding = leader.binding.borrow().clone();
+        let workers = leader.config.node_workers;
+        let csinodes = Arc::new(CsiNodeSync {
+            computing: leader.computing.clone(),
+            worker: self.worker(),
+            store: Arc::clone(&stores.csinodes),
+            deny: leader.deny_list(),
+            events: leader.events.clone(),
+            binding: Regarding::binding(&binding.name, &binding.uid),
+            clock: Arc::clone(&leader.clock),
+        });
+        let vnodes = Arc::clone(&stores.vnodes_listed);
+        let gate = async move { vnodes.synced().await };
+        tasks.spawn("csinodes", run_csinodes(csinodes, gate, workers, self.cancel.clone()));
+        let hostports = Arc::new(HostPortSync {
+            computing: leader.computing.clone(),
+            store: Arc::clone(&stores.hostports),
+            image: leader.config.hostport_image.clone(),
+            events: leader.events.clone(),
+        });
+        let (lists, vnodes) = (self.lists.clone(), Arc::clone(&stores.vnodes_listed));
+        let gate = async move {
+            lists.nodes.synced().await;
+            lists.pods.synced().await;
+            vnodes.synced().await;
+        };
+        tasks.spawn("hostports", run_hostports(hostports, gate, workers, self.cancel.clone()));
     }
 
     fn start_binding(&self, tasks: &mut Tasks) {

@@ -9,7 +9,7 @@ use kube::{Api, Client, runtime::watcher};
 use kubeocean_runtime::{
     meta::trimmed_meta,
     partial_resource,
-    sink::Sink,
+    sink::{Denial, Sink},
     watch::{WatchHealth, WatchSpec, watch_into},
 };
 use parking_lot::Mutex;
@@ -131,7 +131,7 @@ impl Sink<Published> for CurrentAuthorities {
         self.publish(all.pop());
     }
     /// PX-417: which role it takes is said.
-    fn denied(&self) {
+    fn denied(&self, _: Denial) {
         tracing::warn!("{UNKNOWN}");
     }
 }

@@ -14,7 +14,7 @@ use super::{Binding, KubeconfigRules, kubeconfig::KUBECONFIG_KEY};
 use crate::{
     meta::trimmed_meta,
     partial_resource,
-    sink::Sink,
+    sink::{Denial, Sink},
     watch::{WatchHealth, WatchSpec, watch_into},
 };
 
@@ -147,7 +147,7 @@ impl Sink<KubeconfigSecret> for SecretSink {
         self.set(all.pop());
     }
     /// A Secret that was read before stays as it was: the connection made from it works.
-    fn denied(&self) {
+    fn denied(&self, _: Denial) {
         self.0.send_if_modified(|current| {
             let first = matches!(current, SecretState::Unknown | SecretState::Missing);
             if first {
@@ -202,10 +202,10 @@ mod tests {
     fn a_secret_that_may_not_be_read_is_told_until_it_may() {
         let (sender, states) = watch::channel(SecretState::Unknown);
         let sink = SecretSink(sender);
-        sink.denied();
+        sink.denied(Denial::Forbidden);
         assert_eq!(*states.borrow(), SecretState::Forbidden);
         sink.reset(vec![secret("a")]);
-        sink.denied();
+        sink.denied(Denial::Unauthorized);
         assert!(matches!(*states.borrow(), SecretState::Present(Some(_))), "what was read stands");
         sink.delete(secret("a"));
         assert_eq!(*states.borrow(), SecretState::Missing);

@@ -1,5 +1,6 @@
 //! The Syncer's share in the deletion of its binding (BU section 14, TD section 13), in this order: vnodes are drained
-//! and withdrawn, copies are released, our marks on worker nodes and policies are taken off, then the finalizer goes.
+//! and withdrawn, what followed them goes, copies are released, our marks on worker nodes and policies are taken off,
+//! then the finalizer goes.
 //!
 //! Each step is repeated until nothing is left and can be cut anywhere: the next leader starts at the first step that
 //! is not done. Progress is shown in the binding's condition `SyncerCleanup`.
@@ -10,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{finalizer, status::Cleanup};
 use crate::{
+    csinodes, hostports,
     leader::Leader,
     nodes::{apply::remove_labels, store::Readiness},
     objects::Clusters,
@@ -78,6 +80,11 @@ async fn step(leader: &Leader, clusters: &Clusters, binding: &Binding) -> Result
             "DrainingNodes",
             format!("{} virtual nodes left: {}", vnodes.len(), named.join(", ")),
         );
+    }
+    hostports::apply::release_all(&clusters.computing, &stores.identity).await?;
+    let mirrors = csinodes::apply::release_all(&clusters.computing, &stores.identity).await?;
+    if mirrors > 0 {
+        return waiting("ReleasingObjects", format!("{mirrors} CSINodes left"));
     }
     let ppods = stores.pods.ppod_count();
     if ppods > 0 {

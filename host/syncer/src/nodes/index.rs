@@ -1,7 +1,7 @@
 //! What is known about nodes, vnodes and the requests on them, updated in O(change).
 //!
 //! Synchronous and without I/O. In: watch events of both clusters. Out: names of vnodes that became dirty, and the
-//! snapshot of one vnode. Invariant: the sums of a node equal a recount of its pods.
+//! snapshot of one vnode. Invariant: the sums and the held host ports of a node equal a recount of its pods.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, HashSet},
@@ -15,6 +15,7 @@ use kubeocean_api::{
 };
 
 use super::{
+    host_ports::{HeldPorts, HostPort},
     requests::{Requests, intern},
     snapshot::{Amounts, Usage},
     view::{NodeView, Stamp, WorkerPod},
@@ -40,6 +41,7 @@ struct Pod {
     node: Arc<str>,
     own: bool,
     requests: Requests,
+    host_ports: Box<[HostPort]>,
 }
 
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -78,6 +80,10 @@ pub struct Index {
     vnodes: HashMap<VnodeName, Arc<NodeView>>,
     pods: HashMap<Arc<str>, Pod>,
     sums: HashMap<Arc<str>, Sums>,
+    /// Worker node -> host ports that others' pods hold there.
+    ports: HashMap<Arc<str>, HeldPorts>,
+    /// Vnodes on whose nodes ports were taken or became free since somebody asked.
+    port_news: BTreeSet<VnodeName>,
     written: HashMap<VnodeName, Written>,
     decided: HashMap<VnodeName, Decided>,
 }
@@ -106,6 +112,8 @@ impl Index {
             vnodes: HashMap::new(),
             pods: HashMap::new(),
             sums: HashMap::new(),
+            ports: HashMap::new(),
+            port_news: BTreeSet::new(),
             written: HashMap::new(),
             decided: HashMap::new(),
         }
@@ -213,35 +221,70 @@ impl Index {
             && known.node == node
             && known.own == own
             && known.requests == pod.requests
+            && known.host_ports == pod.host_ports
         {
             return None;
         }
         self.remove_pod(&uid);
-        self.count(&node, own, &pod.requests, 1);
-        self.pods.insert(uid.into(), Pod { node, own, requests: pod.requests });
+        let pod = Pod { node, own, requests: pod.requests, host_ports: pod.host_ports };
+        self.count(&pod, 1);
+        if self.hold_ports(&pod) {
+            self.port_news.insert(Arc::clone(&vnode));
+        }
+        self.pods.insert(uid.into(), pod);
         Some(vnode)
     }
 
     /// A worker pod is gone or terminal. Returns the vnode whose sums changed.
     pub fn remove_pod(&mut self, uid: &str) -> Option<VnodeName> {
         let pod = self.pods.remove(uid)?;
-        self.count(&pod.node, pod.own, &pod.requests, -1);
-        Some(self.vnode_of(&pod.node))
+        self.count(&pod, -1);
+        let vnode = self.vnode_of(&pod.node);
+        if self.free_ports(&pod) {
+            self.port_news.insert(Arc::clone(&vnode));
+        }
+        Some(vnode)
     }
 
     /// The complete list of worker pods.
     pub fn reset_pods(&mut self, all: Vec<WorkerPod>) -> BTreeSet<VnodeName> {
         let before: HashMap<Arc<str>, Sums> = std::mem::take(&mut self.sums);
+        let held = std::mem::take(&mut self.ports);
+        let mut news = std::mem::take(&mut self.port_news);
         self.pods.clear();
         for pod in all {
             self.set_pod(pod);
         }
-        let nodes: HashSet<&Arc<str>> = before.keys().chain(self.sums.keys()).collect();
-        nodes
-            .into_iter()
-            .filter(|node| before.get(*node) != self.sums.get(*node))
-            .map(|node| self.vnode_of(node))
-            .collect()
+        news.extend(differing(&held, &self.ports).map(|node| self.vnode_of(node)));
+        self.port_news = news;
+        differing(&before, &self.sums).map(|node| self.vnode_of(node)).collect()
+    }
+
+    /// Others' pods hold their ports; our own take what they hold from their vnode themselves. Says whether that is news.
+    fn hold_ports(&mut self, pod: &Pod) -> bool {
+        !pod.own
+            && !pod.host_ports.is_empty()
+            && self.ports.entry(Arc::clone(&pod.node)).or_default().add(&pod.host_ports)
+    }
+
+    fn free_ports(&mut self, pod: &Pod) -> bool {
+        let Some(held) = self.ports.get_mut(&pod.node).filter(|_| !pod.own) else { return false };
+        let news = held.remove(&pod.host_ports);
+        if held.is_empty() {
+            self.ports.remove(&pod.node);
+        }
+        news
+    }
+
+    /// Vnodes on whose nodes host ports were taken or became free since the last call.
+    pub fn take_port_news(&mut self) -> BTreeSet<VnodeName> {
+        std::mem::take(&mut self.port_news)
+    }
+
+    /// Host ports that others' pods hold on the vnode's node, sorted.
+    pub fn host_ports(&self, vnode: &str) -> Vec<HostPort> {
+        let held = self.names.get(vnode).and_then(|node| self.ports.get(node));
+        held.into_iter().flat_map(HeldPorts::ports).cloned().collect()
     }
 
     /// BU section 5: stamped for this binding, or made by the original for this vnode.
@@ -255,11 +298,11 @@ impl Index {
         }
     }
 
-    fn count(&mut self, node: &Arc<str>, own: bool, requests: &Requests, sign: i64) {
-        let sums = self.sums.entry(Arc::clone(node)).or_default();
-        let side = if own { &mut sums.own } else { &mut sums.others };
+    fn count(&mut self, pod: &Pod, sign: i64) {
+        let sums = self.sums.entry(Arc::clone(&pod.node)).or_default();
+        let side = if pod.own { &mut sums.own } else { &mut sums.others };
         let pods = intern(PODS);
-        let amounts = requests.iter().filter(|(resource, _)| ***resource != *PODS);
+        let amounts = pod.requests.iter().filter(|(resource, _)| ***resource != *PODS);
         for (resource, amount) in amounts.chain(std::iter::once((&pods, 1))) {
             let total = side.entry(Arc::clone(resource)).or_default();
             *total = total.saturating_add(sign * amount);
@@ -268,7 +311,7 @@ impl Index {
             }
         }
         if sums.own.is_empty() && sums.others.is_empty() {
-            self.sums.remove(node);
+            self.sums.remove(&pod.node);
         }
     }
 
@@ -374,10 +417,20 @@ impl Index {
     pub fn sums_are_right(&self) -> bool {
         let mut fresh = Self::new(self.identity.clone());
         for pod in self.pods.values() {
-            fresh.count(&pod.node, pod.own, &pod.requests, 1);
+            fresh.count(pod, 1);
+            fresh.hold_ports(pod);
         }
-        fresh.sums == self.sums
+        fresh.sums == self.sums && fresh.ports == self.ports
     }
+}
+
+/// Nodes of which the two do not say the same.
+fn differing<'a, T: PartialEq>(
+    before: &'a HashMap<Arc<str>, T>,
+    after: &'a HashMap<Arc<str>, T>,
+) -> impl Iterator<Item = &'a Arc<str>> {
+    let nodes: HashSet<&Arc<str>> = before.keys().chain(after.keys()).collect();
+    nodes.into_iter().filter(|node| before.get(*node) != after.get(*node))
 }
 
 /// Resource versions of one kind grow; what cannot be compared counts as oldest.
@@ -405,8 +458,48 @@ mod tests {
             node: node.into(),
             terminal: false,
             requests: [("cpu", cpu)].into_iter().collect(),
+            host_ports: Box::default(),
             stamp,
         }
+    }
+
+    fn with_ports(pod: WorkerPod, ports: &[i32]) -> WorkerPod {
+        let port = |port: &i32| HostPort { ip: "0.0.0.0".into(), protocol: "TCP".into(), port: *port };
+        WorkerPod { host_ports: ports.iter().map(port).collect(), ..pod }
+    }
+
+    fn numbers(index: &Index) -> Vec<i32> {
+        index.host_ports("vnode-cls-a-n").iter().map(|port| port.port).collect()
+    }
+
+    #[test]
+    fn host_ports_of_others_are_held_and_those_of_our_own_pods_are_not() {
+        let mut index = index();
+        index.set_pnode(node(serde_json::json!({"metadata": {"name": "n"}})));
+        index.set_pod(with_ports(pod("1", "n", 1, Stamp::None), &[80, 443]));
+        index.set_pod(with_ports(pod("2", "n", 1, stamped("dc-east", "c-1")), &[8080]));
+        index.set_pod(with_ports(pod("3", "n", 1, stamped("dc-west", "c-1")), &[443, 9000]));
+        index.set_pod(with_ports(pod("4", "other", 1, Stamp::None), &[22]));
+        assert_eq!(numbers(&index), [80, 443, 9000]);
+        index.remove_pod("1");
+        assert_eq!(numbers(&index), [443, 9000]);
+    }
+
+    #[test]
+    fn only_a_port_that_was_taken_or_became_free_is_news() {
+        let mut index = index();
+        index.set_pnode(node(serde_json::json!({"metadata": {"name": "n"}})));
+        let news = |index: &mut Index| index.take_port_news().len();
+        index.set_pod(with_ports(pod("1", "n", 1, Stamp::None), &[80]));
+        assert_eq!(news(&mut index), 1);
+        index.set_pod(with_ports(pod("2", "n", 1, Stamp::None), &[80]));
+        index.remove_pod("1");
+        index.set_pod(pod("3", "n", 1, Stamp::None));
+        assert_eq!(news(&mut index), 0, "somebody holds it all the time");
+        index.reset_pods(vec![with_ports(pod("4", "n", 1, Stamp::None), &[80])]);
+        assert_eq!(news(&mut index), 0, "also over a relist");
+        index.reset_pods(vec![]);
+        assert_eq!((news(&mut index), numbers(&index).len()), (1, 0));
     }
 
     fn stamped(binding: &str, cluster_uid: &str) -> Stamp {
@@ -502,9 +595,12 @@ mod tests {
                 let (uid, node) = (uid.to_string(), format!("n{node}"));
                 match what {
                     0 => { index.remove_pod(&uid); }
-                    1 => { index.set_pod(pod(&uid, &node, cpu, stamped("dc-east", "c-1"))); }
+                    1 => { index.set_pod(with_ports(pod(&uid, &node, cpu, stamped("dc-east", "c-1")), &[80])); }
                     2 => { index.set_pod(WorkerPod { terminal: true, ..pod(&uid, &node, cpu, Stamp::None) }); }
-                    _ => { index.set_pod(pod(&uid, &node, cpu, Stamp::None)); }
+                    _ => {
+                        let ports = [80, i32::try_from(cpu % 3).unwrap() + 1];
+                        index.set_pod(with_ports(pod(&uid, &node, cpu, Stamp::None), &ports));
+                    }
                 }
             }
             prop_assert!(index.sums_are_right());

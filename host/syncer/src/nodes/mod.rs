@@ -1,7 +1,8 @@
 //! Worker nodes become vnodes (BU sections 1 to 9): which, with how much, in which state, and how they are taken back.
 //!
-//! `watch` feeds the [`index`], which keeps the sums of requests per node and a queue of dirty vnodes. `decide` takes
-//! batches from the queue, asks the policy engine about them ([`snapshot`]) and hands each node to the planner.
+//! `watch` feeds the [`index`], which keeps the sums of requests and the held host ports per node, and a queue of dirty
+//! vnodes. `decide` takes batches from the queue, asks the policy engine about them ([`snapshot`]) and hands each node
+//! to the planner.
 //! [`plan`] is pure and knows the order of steps; [`vnode`], [`reclaim`], [`withdraw`], [`metadata`] and [`compare`]
 //! are its parts. `apply` performs the actions.
 
@@ -10,6 +11,7 @@ pub mod apply;
 pub mod compare;
 pub mod decide;
 pub mod decision;
+pub mod host_ports;
 pub mod index;
 pub mod metadata;
 pub mod pace;

@@ -18,7 +18,7 @@ use kubeocean_api::{
 use parking_lot::Mutex;
 use serde::Deserialize;
 
-use super::view::Texts;
+use super::{host_ports::WirePort, view::Texts};
 use kubeocean_runtime::meta::trimmed_meta;
 
 /// Requested base units by resource, sorted by name, without zeros.
@@ -83,6 +83,14 @@ struct WireContainer {
     name: String,
     restart_policy: String,
     resources: WireResources,
+    ports: Vec<WirePort>,
+}
+
+impl WireSpec {
+    /// Ports of all containers, those that only run at the start included.
+    pub(crate) fn ports(&self) -> impl Iterator<Item = &WirePort> {
+        self.containers.iter().chain(&self.init_containers).flat_map(|container| &container.ports)
+    }
 }
 
 #[derive(Debug, Default, Deserialize)]

@@ -21,6 +21,7 @@ use tokio::{sync::watch, time::Instant};
 
 use super::{
     decide::POLICIES_WAIT,
+    host_ports::HostPort,
     index::{Decided, Identity, Index, Snapshot, VnodeName},
     snapshot::{Amounts, Usage, facts},
     view::NodeView,
@@ -93,6 +94,7 @@ pub struct NodeStore {
     pub counters: NodeCounters,
     vnode_listeners: Mutex<Vec<Listener>>,
     policy_listeners: Mutex<Vec<Listener>>,
+    port_listeners: Mutex<Vec<Listener>>,
     /// Every node has been decided since the gate was opened.
     settled: watch::Sender<bool>,
 }
@@ -192,6 +194,7 @@ impl NodeStore {
             counters: NodeCounters::default(),
             vnode_listeners: Mutex::default(),
             policy_listeners: Mutex::default(),
+            port_listeners: Mutex::default(),
             settled: watch::Sender::new(false),
         })
     }
@@ -231,6 +234,16 @@ impl NodeStore {
     /// Calls `listener` with the name of every policy whose nodes changed.
     pub fn on_policy_usage_change(&self, listener: impl Fn(&str) + Send + Sync + 'static) {
         self.policy_listeners.lock().push(Box::new(listener));
+    }
+
+    /// Calls `listener` with the name of every vnode on whose node others' pods took or freed host ports.
+    pub fn on_host_ports_change(&self, listener: impl Fn(&str) + Send + Sync + 'static) {
+        self.port_listeners.lock().push(Box::new(listener));
+    }
+
+    /// Host ports that others' pods hold on the vnode's node, sorted: all but those of this binding's own copies.
+    pub fn host_ports(&self, vnode: &str) -> Vec<HostPort> {
+        self.state.lock().index.host_ports(vnode)
     }
 
     /// A pod of the vnode came, went or changed.
@@ -498,8 +511,12 @@ impl NodeStore {
     }
 
     pub(super) fn change(&self, change: impl FnOnce(&mut Index) -> BTreeSet<VnodeName>) {
-        let dirty = change(&mut self.state.lock().index);
+        let (dirty, ports) = {
+            let mut state = self.state.lock();
+            (change(&mut state.index), state.index.take_port_news())
+        };
         self.queue.add_all(dirty);
+        self.tell_ports(ports);
     }
 
     /// Changes that come in streams are acted on after a quiet time, and at most once a second.
@@ -516,6 +533,16 @@ impl NodeStore {
                 state.woken.insert(Arc::clone(&vnode), now);
             }
             self.queue.add_after(vnode, if streaming { STREAM } else { QUIET });
+        }
+        let ports = state.index.take_port_news();
+        drop(state);
+        self.tell_ports(ports);
+    }
+
+    fn tell_ports(&self, names: impl IntoIterator<Item = VnodeName>) {
+        let listeners = self.port_listeners.lock();
+        for name in names {
+            listeners.iter().for_each(|listener| listener(&name));
         }
     }
 

@@ -1,7 +1,7 @@
 //! The parts of nodes and worker pods that are used, trimmed while decoding.
 //!
 //! In: watch streams of both clusters. Out: values for the index and the planners. A pod is reduced to its request
-//! vector and its stamps at once, so that a foreign pod costs some 100 bytes.
+//! vector, its host ports and its stamps at once, so that a foreign pod costs some 100 bytes.
 
 use std::collections::BTreeMap;
 
@@ -10,7 +10,10 @@ use kubeocean_api::keys::{annotation, label};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use super::requests::{self, Requests, WirePod};
+use super::{
+    host_ports::{HostPort, host_ports},
+    requests::{self, Requests, WirePod},
+};
 use kubeocean_runtime::{meta::trimmed_meta, partial_resource};
 
 /// Text by key: labels, annotations, quantities by resource.
@@ -253,6 +256,8 @@ pub struct WorkerPod {
     pub terminal: bool,
     /// What the pod asks for (scheduler's rule).
     pub requests: Requests,
+    /// Ports of the node that it holds, sorted, each once.
+    pub host_ports: Box<[HostPort]>,
     /// Who made it.
     pub stamp: Stamp,
 }
@@ -297,10 +302,12 @@ impl From<WirePod> for WorkerPod {
             Stamp::None
         };
         let requests = requests::of_pod(&wire);
+        let host_ports = host_ports(wire.spec.ports());
         Self {
             terminal: matches!(wire.status.phase.as_str(), "Succeeded" | "Failed"),
             node: wire.spec.node_name,
             requests,
+            host_ports,
             stamp,
             metadata: ObjectMeta {
                 name: wire.metadata.name,

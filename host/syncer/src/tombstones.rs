@@ -1,0 +1,79 @@
+//! At which version objects left a watch, so that the late answer of a write does not bring one back.
+//!
+//! In: DELETED events and answers. Out: whether a version of an object is older than its end. An object that only lost
+//! the label a watch selects by returns with a newer version. Callers: stores that are fed by a watch and by answers.
+//! Memory is bounded: an answer is late by the time of one request.
+
+use std::collections::{HashMap, VecDeque};
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+
+/// How many are remembered: more than can leave while a request is under way.
+const REMEMBERED: usize = 8_192;
+
+/// See the module documentation.
+#[derive(Debug, Default)]
+pub(crate) struct Tombstones {
+    left: HashMap<Box<str>, u64>,
+    order: VecDeque<Box<str>>,
+}
+
+impl Tombstones {
+    /// The object of this UID left at this version.
+    pub(crate) fn add(&mut self, uid: &str, at: u64) {
+        if self.left.insert(uid.into(), at).is_some() {
+            return;
+        }
+        self.order.push_back(uid.into());
+        if self.order.len() > REMEMBERED
+            && let Some(oldest) = self.order.pop_front()
+        {
+            self.left.remove(&oldest);
+        }
+    }
+
+    /// Whether this is a version from before the object left. Its deletion has a version of its own; the version without
+    /// the label has that of the event, and is there.
+    pub(crate) fn cover(&self, object: &ObjectMeta) -> bool {
+        let uid = object.uid.as_deref().unwrap_or_default();
+        self.left.get(uid).is_some_and(|left| version(object) < *left)
+    }
+}
+
+/// Resource versions of one kind grow; what cannot be compared counts as oldest.
+pub(crate) fn version(object: &ObjectMeta) -> u64 {
+    object.resource_version.as_deref().and_then(|version| version.parse().ok()).unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn object(uid: &str, version: u64) -> ObjectMeta {
+        ObjectMeta {
+            uid: Some(uid.to_owned()),
+            resource_version: Some(version.to_string()),
+            ..ObjectMeta::default()
+        }
+    }
+
+    #[test]
+    fn only_what_is_older_than_the_end_is_covered() {
+        let mut graves = Tombstones::default();
+        graves.add("a", 7);
+        assert!(graves.cover(&object("a", 6)));
+        assert!(!graves.cover(&object("a", 7)), "it only lost a label");
+        assert!(!graves.cover(&object("a", 8)), "and has it again");
+        assert!(!graves.cover(&object("b", 1)));
+    }
+
+    #[test]
+    fn memory_is_bounded() {
+        let mut graves = Tombstones::default();
+        for uid in 0..=REMEMBERED {
+            graves.add(&uid.to_string(), 1);
+        }
+        assert_eq!((graves.left.len(), graves.order.len()), (REMEMBERED, REMEMBERED));
+        assert!(!graves.cover(&object("0", 1)));
+    }
+}
