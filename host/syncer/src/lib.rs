@@ -19,3 +19,5 @@ pub mod pods;
 pub mod policies;
 pub mod process;
 pub mod session;
+#[cfg(test)]
+mod simulation;

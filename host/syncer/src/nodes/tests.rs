@@ -4,4 +4,5 @@ mod crash;
 mod lease;
 mod model;
 mod reclaim;
+mod simulation;
 mod withdrawal;

@@ -120,7 +120,7 @@ impl PolicyStore {
     }
 
     /// Whether the policy is, or was while we looked, of this binding.
-    pub(super) fn was_ours(&self, policy: &PolicyView) -> bool {
+    pub(crate) fn was_ours(&self, policy: &PolicyView) -> bool {
         let named_us = self.state.lock().were_ours.contains(policy.name());
         (named_us || policy.spec.spec.cluster == self.identity.binding)
             && !policy.taken(&self.identity.computing_uid)
