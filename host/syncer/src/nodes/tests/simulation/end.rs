@@ -25,10 +25,11 @@ impl World {
             assert!(nodes.iter().any(|it| it == node), "{name} is left behind: {vnode}");
         }
         for (name, policy) in self.clusters.all(Kind::Policy) {
-            // One that names another binding by now is that binding's to release.
-            if policy["spec"]["cluster"] == BINDING {
-                assert_eq!(is_held(policy), self.is_built_from(name), "finalizer of {name}: {policy}");
-            }
+            assert_eq!(
+                is_held(policy),
+                self.built_from(name).next().is_some(),
+                "finalizer of {name}: {policy}"
+            );
             assert!(policy["metadata"].get("deletionTimestamp").is_none(), "{name} does not go");
         }
         let vnodes = self.clusters.all(Kind::Vnode).clone();

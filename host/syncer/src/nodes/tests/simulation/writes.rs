@@ -171,7 +171,7 @@ impl World {
         match action {
             Action::HoldPolicy { policy } => {
                 let known = self.syncer.policies.get(&policy).ok_or(Refusal::Conflict)?;
-                if let Some(FinalizerChange::Hold(patch)) = hold(&known, "computing") {
+                if let Some(FinalizerChange::Hold(patch)) = hold(&known, self.syncer.store.identity()) {
                     match self.clusters.patch(Kind::Policy, &policy, &patch) {
                         Ok(answer) => self.syncer.policies.saw(serde_json::from_value(answer).unwrap()),
                         // A policy that is gone needs no finalizer.
