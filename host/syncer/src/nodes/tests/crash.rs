@@ -1,10 +1,26 @@
 //! A Syncer that stops between any two writes of a plan.
 
+use kubeocean_api::keys::taint;
 use rstest::rstest;
 use serde_json::json;
 
 use super::model::{Model, pod, timeless, withhold};
 use crate::nodes::{decision::Reclaim, vnode::GoverningPolicy, withdraw::PodOnVnode};
+
+/// The taint is on the vnode, what is remembered of it is not yet applied.
+#[test]
+fn a_taint_that_was_the_last_write_is_no_users() {
+    let mut model = Model::new();
+    model.binding.disable_default_taint = true;
+    model.settle();
+    model.binding.disable_default_taint = false;
+    model.perform(1);
+    assert_eq!(model.taint(taint::VNODE).as_deref(), Some("NoSchedule"));
+    model.written = None;
+    model.binding.disable_default_taint = true;
+    model.settle();
+    assert_eq!(model.taint(taint::VNODE), None);
+}
 
 /// Stops after every number of writes, starts again, and must come to the same end (BU section 18).
 #[rstest]

@@ -135,6 +135,9 @@ fn a_held_or_failing_policy_makes_no_new_vnode() {
     let mut model = Model::new();
     model.decision = Some(held("PolicyInvalid", true));
     assert_eq!(model.settle(), Vec::<String>::new());
+    // Left from a vnode that went while the label named a policy of another binding.
+    model.pnode.as_mut().unwrap()["metadata"]["labels"][label::POLICY_APPLIED] = "p".into();
+    assert_eq!(model.settle(), ["remove label of node n1"]);
 }
 
 #[test]

@@ -108,6 +108,10 @@ impl World {
         let Some(key) = self.syncer.take().await else { return false };
         let (_, work, considered) = self.syncer.consider(key.clone(), self.now());
         let lease = self.judge(&work);
+        trace(|| match &considered {
+            Ok(considered) => format!("{} {key} plans: {}", self.now(), considered.plan),
+            Err(outcome) => format!("{} {key}: {outcome:?}", self.now()),
+        });
         let outcome = match considered {
             Err(outcome) => outcome,
             Ok(considered) => {
