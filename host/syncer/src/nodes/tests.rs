@@ -5,4 +5,5 @@ mod lease;
 mod model;
 mod reclaim;
 mod simulation;
+mod week;
 mod withdrawal;

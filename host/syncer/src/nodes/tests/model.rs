@@ -1,9 +1,10 @@
 //! One worker node and its vnode in memory: a plan is applied to it, so that what follows can be planned as well.
 
-use std::net::IpAddr;
+use std::{net::IpAddr, sync::OnceLock};
 
 use jiff::Timestamp;
 use kubeocean_api::keys::{annotation, label};
+use kubeocean_engine::{Engine, EngineConfig};
 use serde_json::{Value, json};
 
 use crate::nodes::{
@@ -20,6 +21,12 @@ pub(super) const VNODE: &str = "vnode-cls-a-n1";
 
 pub(super) fn at(second: i64) -> Timestamp {
     Timestamp::from_second(1_800_000_000 + second).unwrap()
+}
+
+/// The policy engine, once for all tests: modules are compiled once.
+pub(super) fn engine() -> &'static Engine {
+    static ENGINE: OnceLock<Engine> = OnceLock::new();
+    ENGINE.get_or_init(|| Engine::start(EngineConfig { threads: 2, ..EngineConfig::default() }).unwrap())
 }
 
 /// One worker node, its vnode, and everything a plan looks at.

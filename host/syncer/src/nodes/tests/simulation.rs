@@ -13,7 +13,7 @@
 
 mod clusters;
 mod end;
-mod oracle;
+pub(super) mod oracle;
 mod syncer;
 mod users;
 mod writes;
@@ -106,7 +106,7 @@ impl World {
     /// Looks at the next node whose turn has come. Says whether there was one.
     async fn work(&mut self) -> bool {
         let Some(key) = self.syncer.take().await else { return false };
-        let (_, work, considered) = self.syncer.consider(key.clone(), self.now());
+        let (work, considered) = self.syncer.consider(key.clone(), self.now());
         let lease = self.judge(&work);
         trace(|| match &considered {
             Ok(considered) => format!("{} {key} plans: {}", self.now(), considered.plan),

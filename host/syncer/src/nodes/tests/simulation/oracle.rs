@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use jiff::{Timestamp, tz::TimeZone};
+use jiff::{Timestamp, Zoned, tz::TimeZone};
 use kubeocean_api::keys::{annotation, label};
 use serde_json::Value;
 
@@ -73,7 +73,7 @@ pub(super) fn lease(view: &View<'_>, node: &str, now: Timestamp) -> Option<Lease
         policy: policy["metadata"]["name"].as_str().unwrap().to_owned(),
         valid: !list(&spec["timeWindows"]).iter().any(wrong)
             && !list(&spec["resourceLimits"]).iter().any(|limit| limit["percent"] == 101),
-        open: is_open(list(&spec["timeWindows"]), now),
+        open: is_open(&spec["timeWindows"], &now.to_zoned(TimeZone::UTC)),
         evicts_after: (spec["forceReclaim"] == true).then_some(grace),
         available,
         caps,
@@ -97,13 +97,18 @@ fn selects(selector: &Value, pnode: &Value) -> bool {
     wanted.is_null() || pnode["metadata"]["labels"]["pool"] == wanted["values"][0]
 }
 
-fn is_open(windows: &[Value], now: Timestamp) -> bool {
-    let local = now.to_zoned(TimeZone::UTC);
-    let clock = format!("{:02}:{:02}", local.hour(), local.minute());
+/// BU-802 and BU-803 in their plainest form.
+pub(in crate::nodes::tests) fn is_open(windows: &Value, local: &Zoned) -> bool {
+    let clock = local.strftime("%H:%M").to_string();
+    let today = local.strftime("%A").to_string();
     let inside = |window: &Value| {
         let (start, end) = (window["start"].as_str().unwrap(), window["end"].as_str().unwrap());
-        if end < start { *clock >= *start || *clock <= *end } else { *clock >= *start && *clock <= *end }
+        let days = list(&window["days"]);
+        let hours =
+            if end < start { *clock >= *start || *clock <= *end } else { *clock >= *start && *clock <= *end };
+        hours && (days.is_empty() || days.iter().any(|day| *day == *today))
     };
+    let windows = list(windows);
     windows.is_empty() || windows.iter().any(inside)
 }
 

@@ -1,13 +1,9 @@
 //! One life of a Syncer: the real stores, engine, queue and planner. Its memory goes with it.
 
-use std::{
-    net::IpAddr,
-    sync::{Arc, OnceLock},
-    time::Duration,
-};
+use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use jiff::{Timestamp, tz::TimeZone};
-use kubeocean_engine::{BindingFacts, Engine, EngineConfig, PolicyHost};
+use kubeocean_engine::{BindingFacts, PolicyHost};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
@@ -20,7 +16,8 @@ use crate::{
         decide::{Considered, Desk, Work, consider},
         index::{Identity, VnodeName},
         pace::Pace,
-        store::{NodeStore, Readiness, Surroundings},
+        store::{NodeStore, Readiness},
+        tests::model::engine,
         vnode::{BindingView, Settings},
         watch::{Vnodes, WorkerNodes, WorkerPods},
     },
@@ -47,11 +44,6 @@ pub(super) struct Syncer {
     pub(super) unlisted: Vec<Kind>,
     /// The engine's list is outdated.
     pub(super) hungry: bool,
-}
-
-fn engine() -> &'static Engine {
-    static ENGINE: OnceLock<Engine> = OnceLock::new();
-    ENGINE.get_or_init(|| Engine::start(EngineConfig { threads: 2, ..EngineConfig::default() }).unwrap())
 }
 
 fn read<T: DeserializeOwned>(object: &Value) -> T {
@@ -185,11 +177,7 @@ impl Syncer {
     }
 
     /// From a key to its plan, as the loop does it.
-    pub(super) fn consider(
-        &self,
-        key: VnodeName,
-        now: Timestamp,
-    ) -> (Surroundings, Work, Result<Considered, Outcome>) {
+    pub(super) fn consider(&self, key: VnodeName, now: Timestamp) -> (Work, Result<Considered, Outcome>) {
         let surroundings = self.store.surroundings();
         let mut work = Work { snapshot: self.store.snapshot(&key), key, decision: None };
         if let Some(question) = work.question(&surroundings) {
@@ -204,6 +192,6 @@ impl Syncer {
             pace: &self.pace,
         };
         let considered = consider(&desk, &surroundings, &work, now);
-        (surroundings, work, considered)
+        (work, considered)
     }
 }
