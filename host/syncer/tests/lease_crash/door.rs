@@ -19,9 +19,12 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 /// Larger than any object.
 const MAX_BODY: usize = 4 << 20;
 
+/// A write: its kind, and how many of that kind there were with it.
+pub(crate) type Write = (String, usize);
+
 /// One life of a Syncer, as the API servers see it.
 pub(crate) struct Door {
-    limit: usize,
+    last: Option<Write>,
     writes: Mutex<Vec<String>>,
     shut: watch::Sender<bool>,
     stop: CancellationToken,
@@ -36,11 +39,11 @@ struct Way {
 }
 
 impl Door {
-    /// Open for so many writes.
-    pub(crate) fn new(limit: usize) -> Arc<Self> {
+    /// Open until and with the last write; `None`: for ever.
+    pub(crate) fn new(last: Option<Write>) -> Arc<Self> {
         let stop = CancellationToken::new();
         Arc::new(Self {
-            limit,
+            last,
             writes: Mutex::default(),
             shut: watch::Sender::new(false),
             _stop: stop.clone().drop_guard(),
@@ -70,9 +73,16 @@ impl Door {
         let _ = self.shut.subscribe().wait_for(|shut| *shut).await;
     }
 
-    /// What was written, in order: `<cluster> <kind of write>`.
-    pub(crate) async fn writes(&self) -> Vec<String> {
-        self.writes.lock().await.clone()
+    /// The last write was done.
+    pub(crate) fn is_shut(&self) -> bool {
+        *self.shut.borrow()
+    }
+
+    /// What was written, in order.
+    pub(crate) async fn writes(&self) -> Vec<Write> {
+        let kinds = self.writes.lock().await.clone();
+        let so_far = |at: usize| kinds[..=at].iter().filter(|kind| **kind == kinds[at]).count();
+        (0..kinds.len()).map(|at| (kinds[at].clone(), so_far(at))).collect()
     }
 }
 
@@ -94,10 +104,11 @@ async fn pass(State(way): State<Way>, request: Request) -> Response {
     let answer = way.forward(request).await;
     let renewed = || kind.ends_with("PATCH leases") && writes.contains(&kind);
     if !is_aside(&kind) && !renewed() && answer.status().is_success() {
-        writes.push(kind);
-        if writes.len() == door.limit {
+        let so_far = 1 + writes.iter().filter(|other| **other == kind).count();
+        if door.last.as_ref().is_some_and(|(last, number)| *last == kind && *number == so_far) {
             door.shut.send_replace(true);
         }
+        writes.push(kind);
     }
     answer
 }
@@ -126,9 +137,9 @@ impl Way {
     }
 }
 
-/// Writes that say nothing about the state of a cluster, or come whenever they like.
+/// Writes that say nothing about the state of a cluster, or that only the first Syncer of a cluster makes.
 fn is_aside(kind: &str) -> bool {
-    kind.ends_with("events") || kind.ends_with("reviews")
+    ["events", "reviews", "priorityclasses"].iter().any(|aside| kind.ends_with(aside))
 }
 
 /// `computing PATCH nodes/status`: cluster, method, resource.

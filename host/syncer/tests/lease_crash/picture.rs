@@ -1,7 +1,10 @@
 //! What both clusters show of one binding, without what differs between two runs: names, UIDs, versions and times.
 
 use kube::Client;
-use kubeocean_api::keys::{annotation, condition_type, label};
+use kubeocean_api::{
+    keys::{annotation, condition_type, label},
+    name::phys_name,
+};
 use kubeocean_runtime::request::{get_json, paths};
 use serde_json::{Value, json};
 
@@ -41,7 +44,9 @@ pub(crate) async fn picture(scenario: &Scenario) -> Value {
         "ppods": pods(&list(worker, &paths::pods(&scenario.mount)).await),
         "copies": names(&list(worker, &copies("configmaps")).await),
     });
-    let text = picture.to_string().replace(&scenario.mount, "MOUNT").replace(name.as_str(), "NAME");
+    let copy = phys_name("web", &scenario.namespace);
+    let text = picture.to_string().replace(&copy, "COPY").replace(&scenario.mount, "MOUNT");
+    let text = text.replace(name.as_str(), "NAME");
     serde_json::from_str(&text).unwrap()
 }
 

@@ -9,7 +9,11 @@ use kubeocean_harness::{
 use kubeocean_runtime::request::{DeleteOptions, create_json, delete_json, get_json, merge_patch, paths};
 use serde_json::{Value, json};
 
-use crate::{door::Door, picture::picture, syncer::Syncer};
+use crate::{
+    door::{Door, Write},
+    picture::picture,
+    syncer::Syncer,
+};
 
 /// For a stage, a crash in it included, on a machine that runs some of them side by side.
 const DEADLINE: Duration = Duration::from_secs(60);
@@ -54,10 +58,10 @@ pub(crate) struct Scenario {
 
 /// What came of a run.
 pub(crate) struct Run {
-    /// How many writes the first Syncer made.
-    pub(crate) writes: usize,
-    /// The write after which it died; `None`: it was not made to.
-    pub(crate) last: Option<String>,
+    /// What the first Syncer wrote.
+    pub(crate) writes: Vec<Write>,
+    /// It was made to die.
+    pub(crate) died: bool,
     /// After each stage.
     pub(crate) pictures: Vec<Value>,
 }
@@ -89,26 +93,27 @@ impl Scenario {
         }
     }
 
-    /// Goes through all stages with a Syncer that dies after so many writes and one that follows it. Every stage must
+    /// Goes through all stages with a Syncer that dies after its `last` write and one that follows it. Every stage must
     /// end as it does in `expected`.
-    pub(crate) async fn run(self, limit: usize, expected: Option<&Vec<Value>>) -> Run {
-        let door = Door::new(limit);
+    pub(crate) async fn run(self, last: Option<Write>, expected: Option<&Vec<Value>>) -> Run {
+        let (door, next) = (Door::new(last), Door::new(None));
         let first = self.syncer(&door).await;
-        let stages = self.stages(expected);
         let succession = async {
             door.shut().await;
             drop(first);
-            let next = Door::new(usize::MAX);
-            let _next = (self.syncer(&next).await, Arc::clone(&next));
+            let _second = self.syncer(&next).await;
             std::future::pending::<()>().await;
         };
         let pictures = tokio::select! {
-            pictures = stages => pictures,
-            () = succession => unreachable!("the succession waits for ever"),
+            pictures = self.stages(expected) => pictures,
+            () = succession => unreachable!("the second Syncer stays"),
         };
-        let writes = door.writes().await;
-        let last = (writes.len() == limit).then(|| writes[limit - 1].clone());
-        Run { writes: writes.len(), last, pictures }
+        let (writes, more) = (door.writes().await, next.writes().await);
+        for (kind, times) in [("computing POST nodes", 1), ("worker POST pods", 2)] {
+            let made = writes.iter().chain(&more).filter(|(other, _)| other == kind).count();
+            assert_eq!(made, times, "{kind} in {}: {writes:?}, then {more:?}", self.name);
+        }
+        Run { writes, died: door.is_shut(), pictures }
     }
 
     /// A Syncer behind a door.
@@ -152,7 +157,7 @@ impl Scenario {
     async fn act(&self, stage: Stage) {
         let limits = json!([{"resource": "cpu", "percent": 50}]);
         let open = json!({
-            "nodeSelector": null, "resourceLimits": limits, "timeWindows": [], "timeZone": "UTC",
+            "resourceLimits": limits, "timeWindows": [], "timeZone": "UTC",
             "forceReclaim": true, "gracefulReclaimPeriodSeconds": GRACE,
         });
         match stage {
