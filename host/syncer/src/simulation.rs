@@ -2,6 +2,10 @@
 //!
 //! A failure prints its seed; `KUBEOCEAN_SIM_SEED=<seed>` replays it, `KUBEOCEAN_SIM_SEEDS=<n>` widens the sweep.
 
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use parking_lot::Mutex;
+
 /// Seeds of a sweep.
 const SEEDS: u64 = 256;
 
@@ -32,18 +36,37 @@ impl Random {
 
 /// Runs every seed of the sweep and adds up what the runs met: a sweep that never meets a case proves nothing about it.
 /// `None` after the replay of a single seed.
-pub(crate) fn sweep<S: Default>(run: impl Fn(u64) -> S, add: impl Fn(&mut S, S)) -> Option<S> {
+pub(crate) fn sweep<S: Default + Send>(
+    run: impl Fn(u64) -> S + Sync,
+    add: impl Fn(&mut S, S) + Sync,
+) -> Option<S> {
     if let Some(seed) = setting("KUBEOCEAN_SIM_SEED") {
         run(seed);
         return None;
     }
-    let mut seen = S::default();
-    for seed in 0..setting("KUBEOCEAN_SIM_SEEDS").unwrap_or(SEEDS) {
-        let met = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| run(seed)));
-        let Ok(met) = met else { panic!("replay with KUBEOCEAN_SIM_SEED={seed}") };
-        add(&mut seen, met);
+    let seeds = setting("KUBEOCEAN_SIM_SEEDS").unwrap_or(SEEDS);
+    let (next, seen, failed) = (AtomicU64::new(0), Mutex::new(S::default()), Mutex::new(None));
+    let work = || {
+        while failed.lock().is_none() {
+            let seed = next.fetch_add(1, Ordering::Relaxed);
+            if seed >= seeds {
+                return;
+            }
+            match std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| run(seed))) {
+                Ok(met) => add(&mut seen.lock(), met),
+                Err(_) => *failed.lock() = Some(seed),
+            }
+        }
+    };
+    std::thread::scope(|threads| {
+        for _ in 0..std::thread::available_parallelism().map_or(1, usize::from) {
+            threads.spawn(work);
+        }
+    });
+    if let Some(seed) = failed.into_inner() {
+        panic!("replay with KUBEOCEAN_SIM_SEED={seed}");
     }
-    Some(seen)
+    Some(seen.into_inner())
 }
 
 /// Tells what happens, in the replay of a single seed.

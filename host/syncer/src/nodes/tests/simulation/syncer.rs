@@ -1,11 +1,12 @@
 //! One life of a Syncer: the real stores, engine, queue and planner. Its memory goes with it.
 
-use std::{net::IpAddr, sync::Arc, time::Duration};
+use std::{net::IpAddr, sync::Arc};
 
 use jiff::{Timestamp, tz::TimeZone};
 use kubeocean_engine::{BindingFacts, PolicyHost};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
+use tokio::time::Instant;
 
 use super::{
     clusters::{Change, KINDS, Kind, view},
@@ -171,9 +172,9 @@ impl Syncer {
         View { policies: &self.fed, ..view(&self.seen) }
     }
 
-    /// A key whose turn has come.
-    pub(super) async fn take(&self) -> Option<VnodeName> {
-        tokio::time::timeout(Duration::ZERO, self.store.queue.next()).await.ok()
+    /// A key whose turn comes until then. Waiting costs nothing: time jumps to what is next.
+    pub(super) async fn take(&self, until: Instant) -> Option<VnodeName> {
+        tokio::time::timeout_at(until, self.store.queue.next()).await.ok()
     }
 
     /// From a key to its plan, as the loop does it.
