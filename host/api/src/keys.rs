@@ -134,6 +134,8 @@ pub mod annotation {
     pub const VIRTUAL_UID: &str = "kubeocean.io/virtual-uid";
     /// UID of the computing cluster's `kube-system` namespace (TD-1103, added).
     pub const COMPUTING_CLUSTER_UID: &str = "kubeocean.io/computing-cluster-uid";
+    /// Name of the binding that holds a policy (TD-1104, added).
+    pub const CLUSTER_BINDING: &str = super::label::CLUSTER_BINDING;
     /// ServiceAccount name, on a token Secret.
     pub const SERVICE_ACCOUNT: &str = "kubeocean.io/service-account";
     /// RFC 3339 earliest expiry of a token Secret (added).

@@ -21,4 +21,6 @@ pub mod pods;
 pub mod policies;
 pub mod process;
 pub mod session;
+#[cfg(test)]
+mod simulation;
 mod tombstones;

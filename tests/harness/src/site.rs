@@ -86,16 +86,16 @@ impl<'a> Site<'a> {
 
     /// A mount namespace that no other binding has.
     async fn mount_namespace(&self, worker: usize) -> Result<String> {
-        let full = {
-            let tenants = self.tenants[worker].lock().await;
-            tenants.used == tenants.made
-        };
-        if full {
+        loop {
+            let mut tenants = self.tenants[worker].lock().await;
+            if tenants.used < tenants.made {
+                tenants.used += 1;
+                return Ok(tenant_namespace(tenants.used));
+            }
+            drop(tenants);
+            // Whoever waits as well may take all of them.
             self.add_tenants(worker).await?;
         }
-        let mut tenants = self.tenants[worker].lock().await;
-        tenants.used += 1;
-        Ok(tenant_namespace(tenants.used))
     }
 
     /// Renders the worker chart with more tenants, as an administrator upgrades it.

@@ -10,21 +10,22 @@ use serde_json::{Value, json};
 use crate::support::*;
 
 /// A small generator of repeatable numbers.
-struct Numbers(u64);
+pub(crate) struct Numbers(pub(crate) u64);
 
 impl Numbers {
-    fn next(&mut self, below: u64) -> u64 {
+    pub(crate) fn next(&mut self, below: u64) -> u64 {
         self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         (self.0 >> 33) % below
     }
 
-    fn pick<T: Copy>(&mut self, from: &[T]) -> T {
+    pub(crate) fn pick<T: Copy>(&mut self, from: &[T]) -> T {
         from[usize::try_from(self.next(from.len() as u64)).unwrap()]
     }
 }
 
 const TIMES: [&str; 8] = ["00:00", "00:01", "01:30", "02:30", "08:00", "08:01", "18:00", "23:59"];
-const DAYS: [&str; 7] = ["Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday"];
+pub(crate) const DAYS: [&str; 7] =
+    ["Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday"];
 /// Ordinary days, both changes of daylight saving in Rome, midnight edges.
 const INSTANTS: [&str; 10] = [
     "2026-03-02T12:00:00Z",

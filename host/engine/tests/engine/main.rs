@@ -10,3 +10,4 @@ mod on_error;
 mod property;
 mod support;
 mod swap;
+mod week;

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, fmt};
 
-use kubeocean_api::name::ObjectKey;
+use kubeocean_api::{keys::annotation, name::ObjectKey};
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 
@@ -240,7 +240,11 @@ impl fmt::Display for Action {
                 if changes.unschedulable.is_some() {
                     parts.push("cordon");
                 }
-                if !changes.labels.is_empty() || !changes.annotations.is_empty() {
+                // What is remembered of the taints belongs to them.
+                let annotations = changes.annotations.keys();
+                if !changes.labels.is_empty()
+                    || annotations.into_iter().any(|key| key != annotation::EXPECTED_METADATA)
+                {
                     parts.push("metadata");
                 }
                 if changes.finalizers.is_some() {

@@ -11,7 +11,7 @@ use std::{
 
 use jiff::Timestamp;
 use kube::Client;
-use kubeocean_engine::PolicyHost;
+use kubeocean_engine::{NodeFacts, PolicyHost};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
@@ -21,7 +21,7 @@ use super::{
     decision::{Decision, Verdict},
     index::{Decided, Snapshot, VnodeName},
     pace::Pace,
-    plan::{Knowledge, NodeInput, plan_node},
+    plan::{Knowledge, NodeInput, NodePlan, plan_node},
     snapshot::{available, base, facts},
     store::{NodeStore, Readiness, Surroundings},
     view::NodeView,
@@ -109,10 +109,19 @@ impl std::fmt::Debug for NodeRuntime {
 }
 
 /// One key of a batch with what is known about it.
-struct Work {
-    key: VnodeName,
-    snapshot: Snapshot,
-    decision: Option<Decision>,
+pub(super) struct Work {
+    pub(super) key: VnodeName,
+    pub(super) snapshot: Snapshot,
+    pub(super) decision: Option<Decision>,
+}
+
+impl Work {
+    /// What the engine is asked about the node; `None`: nothing, it is no candidate for a lease.
+    pub(super) fn question(&self, surroundings: &Surroundings) -> Option<NodeFacts> {
+        let Snapshot { pnode, vnode, usage, .. } = &self.snapshot;
+        let pnode = pnode.as_ref().filter(|pnode| is_candidate(pnode, surroundings))?;
+        (surroundings.readiness == Readiness::Ready).then(|| facts(pnode, &self.key, vnode.as_deref(), usage))
+    }
 }
 
 /// A decided key, and what surrounded the decision.
@@ -168,15 +177,13 @@ async fn decide(runtime: &NodeRuntime, batch: Vec<VnodeName>, decided: mpsc::Unb
         // The receiver outlives every batch.
         let _ = decided.send((Arc::clone(surroundings), work));
     };
-    let worker = runtime.worker.as_ref().filter(|_| surroundings.readiness == Readiness::Ready);
+    let worker = runtime.worker.as_ref();
     let (mut waiting, mut rows) = (Vec::new(), Vec::new());
     for key in batch {
         let work = Work { snapshot: runtime.store.snapshot(&key), key, decision: None };
-        let pnode = work.snapshot.pnode.as_ref().filter(|pnode| is_candidate(pnode, surroundings));
-        match pnode.filter(|_| worker.is_some()) {
-            Some(pnode) => {
-                let vnode = work.snapshot.vnode.as_deref();
-                rows.push(Arc::new(facts(pnode, &work.key, vnode, &work.snapshot.usage)));
+        match work.question(surroundings).filter(|_| worker.is_some()) {
+            Some(question) => {
+                rows.push(Arc::new(question));
                 waiting.push(Some(work));
             }
             None => pass_on(work),
@@ -207,37 +214,87 @@ fn is_candidate(pnode: &NodeView, surroundings: &Surroundings) -> bool {
 }
 
 async fn reconcile(runtime: &NodeRuntime, surroundings: &Surroundings, work: &Work) -> Outcome {
-    let now = runtime.clock.now();
+    let considered = match consider(&runtime.desk(), surroundings, work, runtime.clock.now()) {
+        Ok(considered) => considered,
+        Err(outcome) => return outcome,
+    };
+    let Considered { plan, loading } = considered;
+    if !plan.actions.is_empty() {
+        tracing::debug!(vnode = &*work.key, %plan, "writing");
+    }
+    let next_wake = plan.next_wake;
+    match apply::perform(runtime, &work.key, &work.snapshot, plan.actions).await {
+        Err(outcome) => outcome,
+        Ok(retry) => look_again([retry, loading], next_wake, runtime.clock.now()),
+    }
+}
+
+/// What planning works with. Nothing of it talks to a cluster, so that a model can stand for both.
+#[derive(Clone, Copy)]
+pub(super) struct Desk<'a> {
+    pub(super) store: &'a NodeStore,
+    /// `None` while no worker is connected.
+    pub(super) policies: Option<&'a PolicyStore>,
+    pub(super) host: Option<&'a PolicyHost>,
+    pub(super) pods: &'a dyn PodsOnVnode,
+    pub(super) settings: &'a Settings,
+    pub(super) pace: &'a Pace,
+}
+
+impl NodeRuntime {
+    fn desk(&self) -> Desk<'_> {
+        Desk {
+            store: &self.store,
+            policies: self.worker.as_ref().map(|worker| &*worker.policies),
+            host: self.worker.as_ref().map(|worker| &*worker.host),
+            pods: &*self.pods,
+            settings: &self.settings,
+            pace: &self.pace,
+        }
+    }
+}
+
+/// A plan, and how long its node may still wait for its policies to load.
+pub(super) struct Considered {
+    pub(super) plan: NodePlan,
+    pub(super) loading: Option<Duration>,
+}
+
+/// Everything between the engine's answer and the first write. Err: nothing is written, and when to try again.
+pub(super) fn consider(
+    desk: &Desk<'_>,
+    surroundings: &Surroundings,
+    work: &Work,
+    now: Timestamp,
+) -> Result<Considered, Outcome> {
+    let (store, policies) = (desk.store, desk.policies);
     let snapshot = &work.snapshot;
     let candidate = snapshot.pnode.as_ref().is_some_and(|pnode| is_candidate(pnode, surroundings));
-    let Some(knowledge) = knowledge(surroundings, work.decision.as_ref(), candidate) else {
-        return Outcome::Retry;
-    };
+    let knowledge = knowledge(surroundings, work.decision.as_ref(), candidate).ok_or(Outcome::Retry)?;
     let decided = matches!(knowledge, Knowledge::Decided(_));
     let loading = surroundings.loading_left.filter(|_| work.decision.is_some() && !decided);
-    let policies = runtime.worker.as_ref().map(|worker| &worker.policies);
     let governed_by = work.decision.as_ref().and_then(|decision| decision.governed_by.as_deref());
     let policy = governed_by.and_then(|name| policies?.governing(name));
     if governed_by.is_some() && policy.is_none() {
         // The policy went while the engine decided; its removal is about to be decided as well.
-        return Outcome::Stale;
+        return Err(Outcome::Stale);
     }
-    let port = match runtime.store.port(&work.key) {
+    let port = match store.port(&work.key) {
         Ok(port) => port,
         Err(error) => {
             tracing::error!(vnode = &*work.key, %error, "no port");
-            return Outcome::Retry;
+            return Err(Outcome::Retry);
         }
     };
     let origin = snapshot.pnode.as_deref().map(base).unwrap_or_default();
     let left = available(&origin, &snapshot.usage.others);
     let label = snapshot.pnode.as_ref().and_then(|pnode| pnode.label(label::POLICY_APPLIED));
     let label_owner = label.and_then(|label| Some(policies?.label_owner(label))).unwrap_or_default();
-    let pods = if snapshot.vnode.is_some() { runtime.pods.on_vnode(&work.key) } else { Vec::new() };
+    let pods = if snapshot.vnode.is_some() { desk.pods.on_vnode(&work.key) } else { Vec::new() };
     let plan = plan_node(&NodeInput {
         now,
         binding: &surroundings.binding,
-        settings: &runtime.settings,
+        settings: desk.settings,
         vnode_name: &work.key,
         pnode: snapshot.pnode.as_deref(),
         vnode: snapshot.vnode.as_deref(),
@@ -252,35 +309,35 @@ async fn reconcile(runtime: &NodeRuntime, surroundings: &Surroundings, work: &Wo
         pods: &pods,
     });
     if plan.ends_lease
-        && let Some(wait) = runtime.pace.begin(tokio::time::Instant::now())
+        && let Some(wait) = desk.pace.begin(tokio::time::Instant::now())
     {
-        return Outcome::After(wait);
+        return Err(Outcome::After(wait));
     }
     if surroundings.readiness == Readiness::Ready {
-        remember(runtime, work, plan.leased_by.as_ref(), origin, loading.is_some());
+        remember(store, work, plan.leased_by.as_ref(), origin, loading.is_some());
         if loading.is_none() {
-            runtime.store.was_decided(&work.key);
+            store.was_decided(&work.key);
         }
     }
-    if let (None, Some(vnode), Some(worker)) = (&snapshot.pnode, &snapshot.vnode, &runtime.worker) {
+    if let (None, Some(vnode), Some(host)) = (&snapshot.pnode, &snapshot.vnode, desk.host) {
         let node = vnode.annotation_or_label(annotation::PHYSICAL_NODE_NAME).unwrap_or_default();
-        worker.host.forget_node(node);
+        host.forget_node(node);
     }
     let creates = plan.actions.iter().any(|action| matches!(action, Action::CreateVnode { .. }));
     if snapshot.vnode.is_none() && !creates {
-        runtime.store.release_port_of_no_vnode(&work.key);
+        store.release_port_of_no_vnode(&work.key);
     }
-    if !plan.actions.is_empty() {
-        tracing::debug!(vnode = &*work.key, %plan, "writing");
-    }
-    let performed = apply::perform(runtime, &work.key, snapshot, plan.actions).await;
-    match performed {
-        Err(outcome) => outcome,
-        Ok(retry) => {
-            let wake = plan.next_wake.map(|at| until(at, runtime.clock.now()));
-            [retry, wake, loading].into_iter().flatten().min().map_or(Outcome::Done, Outcome::After)
-        }
-    }
+    Ok(Considered { plan, loading })
+}
+
+/// When a node whose plan was carried out is looked at again.
+pub(super) fn look_again(
+    waits: [Option<Duration>; 2],
+    next_wake: Option<Timestamp>,
+    now: Timestamp,
+) -> Outcome {
+    let wake = next_wake.map(|at| until(at, now));
+    waits.into_iter().chain([wake]).flatten().min().map_or(Outcome::Done, Outcome::After)
 }
 
 /// How much is known of a node; `None` when the engine should have decided and did not: what is published stands, and
@@ -304,7 +361,7 @@ fn knowledge<'a>(
 
 /// What a policy's status says about this node.
 fn remember(
-    runtime: &NodeRuntime,
+    store: &NodeStore,
     work: &Work,
     leased_by: Option<&String>,
     origin: super::snapshot::Amounts,
@@ -319,7 +376,7 @@ fn remember(
         origin,
         granted: decision.amounts.clone(),
     });
-    runtime.store.set_decided(&work.key, decided);
+    store.set_decided(&work.key, decided);
 }
 
 fn until(at: Timestamp, now: Timestamp) -> Duration {

@@ -99,6 +99,13 @@ impl ExpectedMetadata {
         Self { labels: labels.clone(), annotations, taints, conditions }
     }
 
+    /// The same and these taints, if that is more.
+    pub fn with_taints(&self, taints: &[Taint]) -> Option<Self> {
+        let known = |taint: &&Taint| self.taints.iter().any(|other| other.is_same_as(taint));
+        let more: Vec<Taint> = taints.iter().filter(|taint| !known(taint)).cloned().collect();
+        (!more.is_empty()).then(|| Self { taints: [self.taints.clone(), more].concat(), ..self.clone() })
+    }
+
     /// The annotation's value.
     pub fn encode(&self) -> String {
         // Maps of strings always serialise.

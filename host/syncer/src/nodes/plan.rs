@@ -144,12 +144,7 @@ fn withdrawal_cause(input: &NodeInput<'_>) -> Option<Cause> {
 
 fn plan_withdrawal(input: &NodeInput<'_>, cause: Cause) -> NodePlan {
     let mut actions = Vec::new();
-    if let Some(pnode) = input.pnode
-        && pnode.label(label::POLICY_APPLIED).is_some()
-        && input.label_owner == LabelOwner::OursOrNobody
-    {
-        actions.push(Action::LabelWorkerNode { node: pnode.name().to_owned(), policy: None });
-    }
+    actions.extend(unlabel_worker_node(input));
     let Some(vnode) = input.vnode else { return NodePlan { actions, ..NodePlan::default() } };
     let mirrored = match input.pnode {
         Some(pnode) if cause != Cause::NodeReplaced => mirrored_conditions(pnode, Some(vnode), input.written),
@@ -178,7 +173,8 @@ fn plan_lease(input: &NodeInput<'_>, decision: &Decision) -> NodePlan {
     let wake = decision.wake_at.and_then(|at| Timestamp::from_second(at).ok());
     let (Some(pnode), Some(policy)) = (input.pnode, input.policy) else { return NodePlan::default() };
     if input.vnode.is_none() && !decision.may_create {
-        return NodePlan { next_wake: wake, ..NodePlan::default() };
+        let actions = unlabel_worker_node(input).into_iter().collect();
+        return NodePlan { actions, next_wake: wake, ..NodePlan::default() };
     }
     let reclaiming = reclaiming(decision, &Observed::of(input.vnode), input.now);
     let wanted = content(&Ingredients {
@@ -290,6 +286,13 @@ fn changes(vnode: &NodeView, wanted: &Content) -> NodeChanges {
     }
     if !same_taints(&wanted.taints, &vnode.spec.taints) {
         changes.taints = Some(wanted.taints.clone());
+        // Known as ours from this write on: if it is the last one, they must not pass for a user's.
+        let ours = ExpectedMetadata::decode(
+            wanted.annotations.get(annotation::EXPECTED_METADATA).map(String::as_str),
+        );
+        if let Some(known) = before.with_taints(&ours.taints) {
+            changes.annotations.insert(annotation::EXPECTED_METADATA.to_owned(), Some(known.encode()));
+        }
         let since = wanted.annotations.get(annotation::RECLAIM_SINCE);
         if let Some(since) = since
             && vnode.annotation(annotation::RECLAIM_SINCE) != Some(since)
@@ -350,6 +353,13 @@ fn label_worker_node(input: &NodeInput<'_>, pnode: &NodeView, policy: &str, acti
     if shown != Some(value.as_str()) && (shown.is_none() || input.label_owner == LabelOwner::OursOrNobody) {
         actions.push(Action::LabelWorkerNode { node: pnode.name().to_owned(), policy: Some(value) });
     }
+}
+
+/// A node without a vnode carries no label of ours.
+fn unlabel_worker_node(input: &NodeInput<'_>) -> Option<Action> {
+    let pnode = input.pnode.filter(|pnode| pnode.label(label::POLICY_APPLIED).is_some())?;
+    (input.label_owner == LabelOwner::OursOrNobody)
+        .then(|| Action::LabelWorkerNode { node: pnode.name().to_owned(), policy: None })
 }
 
 /// Pods a reclaim takes (BU-807).

@@ -25,7 +25,7 @@ pub mod snapshot;
 pub mod status;
 pub mod status_hash;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 pub mod tokens;
 pub mod transform;
 pub mod view;

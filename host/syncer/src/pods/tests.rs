@@ -1,6 +1,6 @@
 //! Tests of the pure stages with builders, and a simulation of both clusters that crashes after every action.
 
-mod builders;
+pub(crate) mod builders;
 mod deletion;
 mod index;
 mod metadata;

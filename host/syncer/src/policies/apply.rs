@@ -266,7 +266,7 @@ impl PolicyStore {
     pub async fn hold(&self, worker: &Client, name: &str) -> Result<(), ApplyError> {
         let _turn = self.finalizers.lock().await;
         let Some(policy) = self.get(name) else { return Ok(()) };
-        let change = finalizer::hold(&policy, &self.identity().computing_uid);
+        let change = finalizer::hold(&policy, self.identity());
         write(worker, self, name, change).await
     }
 

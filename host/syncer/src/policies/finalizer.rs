@@ -6,6 +6,7 @@
 use serde_json::{Value, json};
 
 use super::view::PolicyView;
+use crate::nodes::index::Identity;
 use kubeocean_api::keys::{annotation, finalizer};
 
 /// What to do with the finalizer.
@@ -17,29 +18,35 @@ pub enum FinalizerChange {
     Release(Value),
 }
 
-fn patch(policy: &PolicyView, finalizers: &[&String], holder: Option<&str>) -> Value {
+fn patch(policy: &PolicyView, finalizers: &[&String], holder: Option<&Identity>) -> Value {
     json!({"metadata": {
         "uid": policy.metadata.uid,
         "resourceVersion": policy.metadata.resource_version,
         "finalizers": finalizers,
-        "annotations": {annotation::COMPUTING_CLUSTER_UID: holder},
+        "annotations": {
+            annotation::COMPUTING_CLUSTER_UID: holder.map(|holder| &holder.computing_uid),
+            annotation::CLUSTER_BINDING: holder.map(|holder| &holder.binding),
+        },
     }})
 }
 
 /// Before a vnode is built: `None` if the policy is held already, or is not ours to hold.
-pub fn hold(policy: &PolicyView, computing_uid: &str) -> Option<FinalizerChange> {
-    if is_held(policy, computing_uid) || policy.deleting() || policy.taken(computing_uid) {
+pub fn hold(policy: &PolicyView, us: &Identity) -> Option<FinalizerChange> {
+    if is_held(policy, us) || policy.deleting() || policy.taken(&us.computing_uid) {
         return None;
     }
     let ours = finalizer::POLICY.to_owned();
     let others = policy.metadata.finalizers.iter().flatten().filter(|name| **name != ours);
     let all: Vec<&String> = others.chain([&ours]).collect();
-    Some(FinalizerChange::Hold(patch(policy, &all, Some(computing_uid))))
+    Some(FinalizerChange::Hold(patch(policy, &all, Some(us))))
 }
 
-/// The policy carries the finalizer and our cluster's UID. One of the original has no UID and is taken over.
-pub fn is_held(policy: &PolicyView, computing_uid: &str) -> bool {
-    policy.has_finalizer() && policy.holder() == Some(computing_uid)
+/// The policy carries the finalizer, our cluster's UID and our binding's name. One of the original has neither and is
+/// taken over.
+pub fn is_held(policy: &PolicyView, us: &Identity) -> bool {
+    policy.has_finalizer()
+        && policy.holder() == Some(&us.computing_uid)
+        && policy.held_for() == Some(&us.binding)
 }
 
 /// After the last vnode. `ours`: the policy names our binding, or did while we looked.

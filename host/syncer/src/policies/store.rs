@@ -100,7 +100,7 @@ impl PolicyStore {
         Some(GoverningPolicy {
             name: name.to_owned(),
             details: policy.details(),
-            held: finalizer::is_held(&policy, &self.identity.computing_uid),
+            held: finalizer::is_held(&policy, &self.identity),
         })
     }
 
@@ -119,11 +119,14 @@ impl PolicyStore {
         self.label_owner(value) == LabelOwner::OursOrNobody
     }
 
-    /// Whether the policy is, or was while we looked, of this binding.
-    pub(super) fn was_ours(&self, policy: &PolicyView) -> bool {
-        let named_us = self.state.lock().were_ours.contains(policy.name());
-        (named_us || policy.spec.spec.cluster == self.identity.binding)
-            && !policy.taken(&self.identity.computing_uid)
+    /// Whether the policy is of this binding, or was: it says who holds it, and what says nothing did so while we looked.
+    pub(crate) fn was_ours(&self, policy: &PolicyView) -> bool {
+        let us = &self.identity.binding;
+        let held = match policy.held_for() {
+            Some(holder) => holder == us,
+            None => self.state.lock().were_ours.contains(policy.name()),
+        };
+        (held || policy.spec.spec.cluster == *us) && !policy.taken(&self.identity.computing_uid)
     }
 
     /// A vnode of ours names this policy.
@@ -348,6 +351,7 @@ fn concerns_engine(before: &PolicyView, after: &PolicyView) -> bool {
         || before.generation() != after.generation()
         || before.deleting() != after.deleting()
         || before.holder() != after.holder()
+        || before.held_for() != after.held_for()
         || before.has_finalizer() && !after.has_finalizer()
 }
 

@@ -165,8 +165,20 @@ fn details_of_limits() {
 fn held(uid: Option<&str>) -> PolicyView {
     let mut policy = policy(&json!({"cluster": "c"}));
     policy.metadata.finalizers = Some(vec!["other".into(), keys::POLICY.into()]);
-    policy.metadata.annotations =
-        uid.map(|uid| [(annotation::COMPUTING_CLUSTER_UID.into(), uid.into())].into());
+    policy.metadata.annotations = uid.map(|uid| {
+        let binding = (annotation::CLUSTER_BINDING.into(), "dc-east".into());
+        [(annotation::COMPUTING_CLUSTER_UID.into(), uid.into()), binding].into()
+    });
+    policy
+}
+
+fn us() -> Identity {
+    Identity { binding: "dc-east".into(), cluster_id: "cls-a".into(), computing_uid: "me".into() }
+}
+
+fn held_for(binding: &str) -> PolicyView {
+    let mut policy = held(Some("me"));
+    policy.metadata.annotations.as_mut().unwrap().insert(annotation::CLUSTER_BINDING.into(), binding.into());
     policy
 }
 
@@ -175,13 +187,15 @@ fn held(uid: Option<&str>) -> PolicyView {
 #[case::held_by_us(held(Some("me")), false)]
 #[case::of_the_original(held(None), true)]
 #[case::of_another_cluster(held(Some("them")), false)]
+#[case::of_another_binding_before(held_for("dc-west"), true)]
 fn when_a_policy_is_held(#[case] policy: PolicyView, #[case] writes: bool) {
-    let change = hold(&policy, "me");
+    let change = hold(&policy, &us());
     assert_eq!(change.is_some(), writes);
     if let Some(FinalizerChange::Hold(patch)) = change {
         let list = patch["metadata"]["finalizers"].as_array().unwrap();
         assert_eq!(list.iter().filter(|name| **name == keys::POLICY).count(), 1);
         assert_eq!(patch["metadata"]["annotations"][annotation::COMPUTING_CLUSTER_UID], "me");
+        assert_eq!(patch["metadata"]["annotations"][annotation::CLUSTER_BINDING], "dc-east");
     }
 }
 
@@ -203,6 +217,7 @@ fn when_a_policy_is_released(
     if let Some(FinalizerChange::Release(patch)) = change {
         assert_eq!(patch["metadata"]["finalizers"], json!(["other"]));
         assert_eq!(patch["metadata"]["annotations"][annotation::COMPUTING_CLUSTER_UID], Value::Null);
+        assert_eq!(patch["metadata"]["annotations"][annotation::CLUSTER_BINDING], Value::Null);
     }
 }
 
@@ -366,9 +381,7 @@ fn the_engine_speaks_of_one_spec_of_one_object(
 }
 
 fn store() -> std::sync::Arc<PolicyStore> {
-    let identity =
-        Identity { binding: "dc-east".into(), cluster_id: "cls-a".into(), computing_uid: "me".into() };
-    PolicyStore::new(identity, ModuleNamespaces::new("lease-area"))
+    PolicyStore::new(us(), ModuleNamespaces::new("lease-area"))
 }
 
 fn named(name: &str, cluster: &str, holder: Option<&str>) -> PolicyView {

@@ -100,6 +100,11 @@ impl PolicyView {
         self.metadata.annotations.as_ref()?.get(annotation::COMPUTING_CLUSTER_UID).map(String::as_str)
     }
 
+    /// The binding that holds the policy.
+    pub fn held_for(&self) -> Option<&str> {
+        self.metadata.annotations.as_ref()?.get(annotation::CLUSTER_BINDING).map(String::as_str)
+    }
+
     /// Another computing cluster holds the policy.
     pub fn taken(&self, computing_uid: &str) -> bool {
         self.holder().is_some_and(|holder| holder != computing_uid)

@@ -11,6 +11,13 @@ pub struct Clock {
     pub minute_of_day: u16,
 }
 
+impl Clock {
+    /// Counted from Monday 00:00.
+    fn minute_of_week(self) -> u32 {
+        (u32::from(self.weekday) - 1) * DAY + u32::from(self.minute_of_day)
+    }
+}
+
 /// What holds at a moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TimeVerdict {
@@ -89,9 +96,14 @@ impl TimeWindowsTwin {
         evening || morning
     }
 
+    /// Whether nodes are offered at `clock`.
+    pub fn offers_at(&self, clock: Clock) -> bool {
+        self.offers(clock.minute_of_week())
+    }
+
     /// The verdict at `clock`.
     pub fn verdict(&self, clock: Clock) -> TimeVerdict {
-        let now = (u32::from(clock.weekday) - 1) * DAY + u32::from(clock.minute_of_day);
+        let now = clock.minute_of_week();
         let offer = self.offers(now);
         let changes_in_minutes = (1..=SEARCH_MINUTES).find(|ahead| self.offers(now + ahead) != offer);
         TimeVerdict { offer, changes_in_minutes }

@@ -29,7 +29,7 @@ pub(super) fn key() -> ObjectKey {
     ObjectKey::new("default", "web-0")
 }
 
-pub(super) fn scope() -> PodScope {
+pub(crate) fn scope() -> PodScope {
     PodScope {
         stamp: Stamp { binding: "east".into(), computing_cluster_uid: "computing".into() },
         mount_namespace: MOUNT.into(),

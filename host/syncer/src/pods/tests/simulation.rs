@@ -5,7 +5,7 @@
 //! deletes ppods; the Syncer gets events, reconciles, crashes. Invariants, checked after every step: at most one ppod
 //! per vpod name; no ppod is made twice for a vpod whose status says that it ran; foreign pods are never touched;
 //! a terminal phase never changes. At the end, when everything was delivered: nothing leaks and nothing hangs.
-//! A failure prints its seed; `KUBEOCEAN_SIM_SEED=<seed>` replays it, `KUBEOCEAN_SIM_SEEDS=<n>` widens the sweep.
+//! A failure prints its seed and can be replayed (see [`crate::simulation`]).
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
@@ -29,26 +29,13 @@ use crate::pods::{
     status::lost_fields,
     view::{Deletion, Ppod, PpodObject, Vpod, VpodObject},
 };
+use crate::simulation::{Random, sweep};
 use kubeocean_runtime::sink::Sink;
 
-const SEEDS: u64 = 256;
 const STEPS: usize = 120;
 const NAMES: [&str; 3] = ["web-0", "web-1", "web-2"];
 /// Rounds after which everything must be at rest.
 const SETTLE: usize = 200;
-
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, limit: usize) -> usize {
-        // SplitMix64: good enough, and the same everywhere.
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        usize::try_from((z ^ (z >> 31)) % limit as u64).unwrap()
-    }
-}
 
 enum Event {
     Vpod(Change, Value),
@@ -526,23 +513,9 @@ fn run(seed: u64) -> Seen {
     }
 }
 
-fn setting(name: &str) -> Option<u64> {
-    std::env::var(name).ok()?.parse().ok()
-}
-
 #[test]
 fn any_order_of_events_writes_and_crashes_converges() {
-    if let Some(seed) = setting("KUBEOCEAN_SIM_SEED") {
-        run(seed);
-        return;
-    }
-    let mut seen = Seen::default();
-    for seed in 0..setting("KUBEOCEAN_SIM_SEEDS").unwrap_or(SEEDS) {
-        let Ok(more) = std::panic::catch_unwind(|| run(seed)) else {
-            panic!("replay with KUBEOCEAN_SIM_SEED={seed}");
-        };
-        seen.add(&more);
-    }
+    let Some(seen) = sweep(run, |seen: &mut Seen, met| seen.add(&met)) else { return };
     // A sweep that never meets a case proves nothing about it.
     let all = [seen.created, seen.created_again, seen.succeeded, seen.lost, seen.crashes, seen.lost_answers];
     assert!(all.iter().all(|count| *count > 0), "{seen:?}");

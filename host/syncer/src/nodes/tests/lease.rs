@@ -1,0 +1,193 @@
+//! What a leased node says, and when it is written.
+
+use kubeocean_api::keys::{annotation, finalizer, label, taint};
+use proptest::prelude::*;
+use rstest::rstest;
+use serde_json::json;
+
+use super::model::{Model, at, held, offer, withhold};
+use crate::nodes::{decision::Reclaim, plan::LabelOwner, view::Taint, vnode::GoverningPolicy};
+
+#[test]
+fn a_new_node_becomes_a_vnode_in_one_request() {
+    let mut model = Model::new();
+    assert_eq!(model.settle(), ["create vnode vnode-cls-a-n1", "label node n1 with p"]);
+    let mut vnode = model.vnode.clone().unwrap();
+    let encoded =
+        vnode["metadata"]["annotations"][annotation::EXPECTED_METADATA].as_str().unwrap().to_owned();
+    vnode["metadata"]["annotations"][annotation::EXPECTED_METADATA] = "(checked below)".into();
+    insta::assert_yaml_snapshot!("new_vnode", vnode);
+    let expected = crate::nodes::metadata::ExpectedMetadata::decode(Some(&encoded));
+    assert_eq!(expected.labels["zone"], "z1");
+    assert!(!expected.annotations.contains_key(annotation::LAST_SYNC_TIME));
+    assert_eq!(expected.taints, [Taint::new(taint::VNODE, None, "NoSchedule")]);
+}
+
+#[test]
+fn the_policy_is_held_before_its_first_vnode() {
+    let mut model = Model::new();
+    model.policy.as_mut().unwrap().held = false;
+    assert_eq!(model.settle()[..2], ["hold policy p", "create vnode vnode-cls-a-n1"]);
+}
+
+#[rstest]
+#[case::nothing_changes(|_: &mut Model| {}, &[])]
+#[case::heartbeats_within_five_minutes(|m: &mut Model| m.pnode.as_mut().unwrap()["status"]["conditions"][0]["lastHeartbeatTime"] = "2027-01-15T08:04:59Z".into(), &[])]
+#[case::a_late_heartbeat(|m: &mut Model| m.pnode.as_mut().unwrap()["status"]["conditions"][0]["lastHeartbeatTime"] = "2027-01-15T08:05:00Z".into(), &["apply vnode vnode-cls-a-n1"])]
+#[case::usage_of_others(|m: &mut Model| { m.used.insert("cpu".into(), 1000); }, &["apply vnode vnode-cls-a-n1", "event LeaseChanged: leased amounts changed"])]
+#[case::a_users_label(|m: &mut Model| m.vnode.as_mut().unwrap()["metadata"]["labels"]["users"] = "1".into(), &[])]
+#[case::a_users_taint(|m: &mut Model| m.vnode.as_mut().unwrap()["spec"]["taints"].as_array_mut().unwrap().push(json!({"key": "kubeocean.io/vnode", "effect": "NoExecute"})), &[])]
+#[case::a_users_cordon(|m: &mut Model| m.vnode.as_mut().unwrap()["spec"]["unschedulable"] = true.into(), &[])]
+#[case::a_managed_label_edited(|m: &mut Model| m.vnode.as_mut().unwrap()["metadata"]["labels"]["zone"] = "other".into(), &["apply vnode vnode-cls-a-n1"])]
+#[case::the_default_taint_removed(|m: &mut Model| m.vnode.as_mut().unwrap()["spec"]["taints"] = json!([]), &["patch taints of vnode vnode-cls-a-n1"])]
+#[case::the_finalizer_removed(|m: &mut Model| m.vnode.as_mut().unwrap()["metadata"]["finalizers"] = json!([]), &["patch finalizer of vnode vnode-cls-a-n1"])]
+#[case::quantities_written_differently(|m: &mut Model| m.vnode.as_mut().unwrap()["status"]["allocatable"]["cpu"] = "4000m".into(), &[])]
+#[case::another_condition_of_somebody(|m: &mut Model| m.vnode.as_mut().unwrap()["status"]["conditions"].as_array_mut().unwrap().push(json!({"type": "NetworkUnavailable", "status": "False"})), &[])]
+#[case::a_field_the_server_does_not_know(|m: &mut Model| { m.vnode.as_mut().unwrap()["status"]["nodeInfo"].as_object_mut().unwrap().remove("swap"); }, &[])]
+#[case::a_worker_label_removed(|m: &mut Model| { m.pnode.as_mut().unwrap()["metadata"]["labels"].as_object_mut().unwrap().remove("zone"); }, &["patch metadata of vnode vnode-cls-a-n1", "apply vnode vnode-cls-a-n1"])]
+#[case::the_worker_cordons(|m: &mut Model| m.pnode.as_mut().unwrap()["spec"] = json!({"unschedulable": true, "taints": [{"key": "node.kubernetes.io/unschedulable", "effect": "NoSchedule", "timeAdded": "2027-01-15T08:00:00Z"}]}), &["patch taints of vnode vnode-cls-a-n1", "apply vnode vnode-cls-a-n1"])]
+#[case::the_default_taint_is_disabled(|m: &mut Model| m.binding.disable_default_taint = true, &["patch taints of vnode vnode-cls-a-n1", "apply vnode vnode-cls-a-n1"])]
+#[case::the_proxier_moves(|m: &mut Model| m.proxier = vec!["192.0.2.2".parse().unwrap()], &["apply vnode vnode-cls-a-n1"])]
+#[case::another_policy_takes_over(|m: &mut Model| { m.policy = Some(GoverningPolicy { name: "q".into(), held: false, ..GoverningPolicy::default() }); m.decision.as_mut().unwrap().governed_by = Some("q".into()); }, &["hold policy q", "apply vnode vnode-cls-a-n1", "label node n1 with q"])]
+#[case::the_label_of_another_binding_stays(|m: &mut Model| { m.owner = LabelOwner::Other; m.pnode.as_mut().unwrap()["metadata"]["labels"][label::POLICY_APPLIED] = "theirs".into(); }, &[])]
+#[case::a_window_closes(|m: &mut Model| m.decision = Some(withhold(Reclaim::Keep)), &["patch taints of vnode vnode-cls-a-n1", "apply vnode vnode-cls-a-n1", "event LeaseClosed: no new pods (OutsideTimeWindow)"])]
+#[case::an_invalid_policy(|m: &mut Model| m.decision = Some(held("PolicyInvalid", true)), &["patch taints of vnode vnode-cls-a-n1", "apply vnode vnode-cls-a-n1"])]
+#[case::policies_load(|m: &mut Model| m.decision = None, &[])]
+#[case::policies_load_and_the_proxier_moves(|m: &mut Model| { m.decision = None; m.proxier.clear(); }, &["patch conditions of vnode vnode-cls-a-n1"])]
+#[case::the_worker_cannot_be_reached(|m: &mut Model| m.unreachable = true, &["patch taints of vnode vnode-cls-a-n1", "apply vnode vnode-cls-a-n1"])]
+#[case::nor_could_it_ever(|m: &mut Model| { m.unreachable = true; m.node_known = false; }, &["patch taints of vnode vnode-cls-a-n1", "patch conditions of vnode vnode-cls-a-n1"])]
+#[case::an_address_of_somebody(|m: &mut Model| m.vnode.as_mut().unwrap()["status"]["addresses"].as_array_mut().unwrap().push(json!({"type": "ExternalIP", "address": "198.51.100.7"})), &["patch conditions of vnode vnode-cls-a-n1"])]
+#[case::a_second_address_of_our_type(|m: &mut Model| m.vnode.as_mut().unwrap()["status"]["addresses"].as_array_mut().unwrap().push(json!({"type": "InternalIP", "address": "198.51.100.7"})), &["patch conditions of vnode vnode-cls-a-n1"])]
+#[case::an_edited_port(|m: &mut Model| m.vnode.as_mut().unwrap()["metadata"]["labels"][label::PROXIER_PORT] = "20000".into(), &["apply vnode vnode-cls-a-n1"])]
+#[case::a_vnode_under_deletion_is_not_revived(|m: &mut Model| { m.vnode.as_mut().unwrap()["metadata"]["deletionTimestamp"] = "2027-01-15T08:00:00Z".into(); m.decision = None; }, &["remove label of node n1", "release vnode vnode-cls-a-n1"])]
+fn what_a_leased_node_does_when(#[case] change: impl Fn(&mut Model), #[case] expected: &[&str]) {
+    let mut model = Model::leased();
+    change(&mut model);
+    assert_eq!(model.settle(), expected);
+}
+
+#[test]
+fn lifecycle_taints_and_unknown_of_the_computing_cluster_stand_until_the_worker_says_something_new() {
+    let mut model = Model::leased();
+    let not_ready = json!({"type": "Ready", "status": "False", "reason": "KubeletNotReady"});
+    let mirrored = json!([{"key": "node.kubernetes.io/not-ready", "effect": "NoExecute"}]);
+    model.pnode.as_mut().unwrap()["status"]["conditions"] = json!([not_ready]);
+    model.pnode.as_mut().unwrap()["spec"]["taints"] = mirrored;
+    model.settle();
+    assert_eq!(model.taint("node.kubernetes.io/not-ready").as_deref(), Some("NoExecute"));
+    // The node lifecycle controller finds the Lease expired.
+    let unknown = json!({"type": "Ready", "status": "Unknown", "reason": "NodeStatusUnknown"});
+    let conditions = model.vnode.as_mut().unwrap()["status"]["conditions"].as_array_mut().unwrap();
+    conditions.retain(|condition| condition["type"] != "Ready");
+    conditions.push(unknown);
+    model.vnode.as_mut().unwrap()["spec"]["taints"] = json!([
+        {"key": "kubeocean.io/vnode", "effect": "NoSchedule"}, {"key": "node.kubernetes.io/unreachable", "effect": "NoExecute"},
+    ]);
+    assert_eq!(model.settle(), Vec::<String>::new());
+    model.pnode = Model::new().pnode;
+    model.settle();
+    assert!(model.vnode().ready());
+}
+
+#[test]
+fn a_condition_the_worker_node_has_no_more_goes_and_a_users_stays() {
+    let mut model = Model::new();
+    let problem = json!({"type": "KernelDeadlock", "status": "True", "reason": "R"});
+    model.pnode.as_mut().unwrap()["status"]["conditions"].as_array_mut().unwrap().push(problem);
+    model.settle();
+    let users = json!({"type": "NetworkUnavailable", "status": "False"});
+    model.vnode.as_mut().unwrap()["status"]["conditions"].as_array_mut().unwrap().push(users);
+    model.pnode.as_mut().unwrap()["status"]["conditions"].as_array_mut().unwrap().pop();
+    model.written = None; // a restart in between
+    let lines = model.settle();
+    assert_eq!(lines, ["patch conditions of vnode vnode-cls-a-n1", "apply vnode vnode-cls-a-n1"]);
+    assert_eq!(model.vnode().condition("KernelDeadlock"), None);
+    assert!(model.vnode().condition("NetworkUnavailable").is_some());
+}
+
+#[test]
+fn a_resource_the_worker_lost_is_published_as_zero() {
+    let mut model = Model::new();
+    model.pnode.as_mut().unwrap()["status"]["allocatable"]["nvidia.com/gpu"] = "8".into();
+    model.settle();
+    model.pnode.as_mut().unwrap()["status"]["allocatable"].as_object_mut().unwrap().remove("nvidia.com/gpu");
+    model.settle();
+    assert_eq!(model.vnode().status.allocatable["nvidia.com/gpu"], "0");
+}
+
+#[test]
+fn small_grows_wait_and_shrinks_do_not() {
+    let mut model = Model::new();
+    model.used.insert("cpu".into(), 20);
+    model.settle();
+    model.now = 10;
+    model.used.insert("cpu".into(), 0);
+    let plan = model.plan();
+    assert_eq!((plan.actions.len(), plan.next_wake), (0, Some(at(30))));
+    model.now = 30;
+    assert_eq!(model.settle()[0], "apply vnode vnode-cls-a-n1");
+    model.used.insert("cpu".into(), 1);
+    assert_eq!(model.settle()[0], "apply vnode vnode-cls-a-n1");
+}
+
+#[test]
+fn a_held_or_failing_policy_makes_no_new_vnode() {
+    let mut model = Model::new();
+    model.decision = Some(held("PolicyInvalid", true));
+    assert_eq!(model.settle(), Vec::<String>::new());
+    // Left from a vnode that went while the label named a policy of another binding.
+    model.pnode.as_mut().unwrap()["metadata"]["labels"][label::POLICY_APPLIED] = "p".into();
+    assert_eq!(model.settle(), ["remove label of node n1"]);
+}
+
+#[test]
+fn a_withheld_node_still_gets_its_vnode_with_the_taint() {
+    let mut model = Model::new();
+    model.decision = Some(withhold(Reclaim::Keep));
+    model.settle();
+    assert_eq!(model.taint(taint::OUT_OF_TIME_WINDOWS).as_deref(), Some("NoSchedule"));
+}
+
+#[test]
+fn a_vnode_of_the_original_is_taken_over_without_a_drain() {
+    let mut model = Model::leased();
+    let prev = crate::nodes::metadata::ExpectedMetadata {
+        labels: [("gone".to_owned(), "1".to_owned())].into(),
+        ..Default::default()
+    };
+    let vnode = model.vnode.as_mut().unwrap();
+    vnode["metadata"]["labels"]["gone"] = "1".into();
+    vnode["metadata"]["annotations"][annotation::EXPECTED_METADATA] = prev.encode().into();
+    model.written = None;
+    let lines = model.settle();
+    assert_eq!(lines, ["patch metadata of vnode vnode-cls-a-n1", "apply vnode vnode-cls-a-n1"]);
+    assert_eq!(model.vnode().label("gone"), None);
+    assert!(model.vnode().metadata.finalizers.unwrap().contains(&finalizer::VNODE.to_owned()));
+}
+
+proptest! {
+    /// Whatever is decided: never above what others leave, falling with usage, nothing left to do afterwards.
+    #[test]
+    fn amounts_are_bounded_monotone_and_settled(
+        granted in 0_i64..20_000, used in 0_i64..8000, more in 0_i64..8000,
+        verdict in 0_usize..3, reclaim in 0_usize..3,
+    ) {
+        let decisions = [offer(&[("cpu", granted)]), withhold([Reclaim::Keep, Reclaim::Graceful(60), Reclaim::Force][reclaim]), held("ModuleFailed", reclaim == 0)];
+        let mut model = Model::leased();
+        model.used.insert("cpu".into(), used);
+        let mut decision = decisions[verdict].clone();
+        decision.amounts.insert("cpu".into(), granted);
+        model.decision = Some(decision);
+        model.now = 100;
+        model.settle();
+        let published = crate::nodes::snapshot::published(&model.vnode()).amounts["cpu"];
+        prop_assert!(published <= (4000 - used).max(0));
+        prop_assert!(published <= granted);
+        model.now = 200;
+        model.used.insert("cpu".into(), used + more);
+        model.settle();
+        let later = crate::nodes::snapshot::published(&model.vnode()).amounts["cpu"];
+        prop_assert!(later <= published);
+        prop_assert!(model.plan().actions.is_empty());
+    }
+}

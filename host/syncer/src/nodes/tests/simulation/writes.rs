@@ -1,0 +1,432 @@
+//! What the API servers make of the Syncer's writes, and what every write is held to.
+
+use jiff::Timestamp;
+use kubeocean_api::keys::{annotation, label, taint};
+use kubeocean_runtime::{clock::rfc3339, queue::Outcome};
+use serde_json::{Value, json};
+
+use super::{
+    World,
+    clusters::{Kind, Refusal},
+    oracle::{self, Lease},
+    users::{blocks, is_exempt},
+};
+use crate::{
+    nodes::{
+        action::{Action, PodDeletion},
+        decide::Work,
+        decision::Verdict,
+        snapshot::published,
+        tests::model::server_side_apply,
+        view::NodeView,
+        vnode::Written,
+    },
+    policies::finalizer::{FinalizerChange, hold},
+    simulation::trace,
+};
+
+/// What a sweep met.
+#[derive(Debug, Default)]
+pub(super) struct Met {
+    pub(super) created: usize,
+    pub(super) applied: usize,
+    pub(super) evicting: usize,
+    pub(super) reclaimed: usize,
+    pub(super) drained: usize,
+    pub(super) called_off: usize,
+    pub(super) waited: usize,
+    pub(super) released: usize,
+    pub(super) conflicts: usize,
+    pub(super) lost_answers: usize,
+    pub(super) crashes: usize,
+    pub(super) held: usize,
+}
+
+impl Met {
+    fn counts(&self) -> [usize; 12] {
+        [
+            self.created,
+            self.applied,
+            self.evicting,
+            self.reclaimed,
+            self.drained,
+            self.called_off,
+            self.waited,
+            self.released,
+            self.conflicts,
+            self.lost_answers,
+            self.crashes,
+            self.held,
+        ]
+    }
+
+    pub(super) fn everything(&self) -> bool {
+        self.counts().iter().all(|count| *count > 0)
+    }
+
+    pub(super) fn add(&mut self, more: &Self) {
+        let [
+            created,
+            applied,
+            evicting,
+            reclaimed,
+            drained,
+            called_off,
+            waited,
+            released,
+            conflicts,
+            lost_answers,
+            crashes,
+            held,
+        ] = std::array::from_fn(|at| self.counts()[at] + more.counts()[at]);
+        *self = Self {
+            created,
+            applied,
+            evicting,
+            reclaimed,
+            drained,
+            called_off,
+            waited,
+            released,
+            conflicts,
+            lost_answers,
+            crashes,
+            held,
+        };
+    }
+}
+
+impl World {
+    /// The decision must be what the oracle makes of the same facts. Returns that.
+    pub(super) fn judge(&mut self, work: &Work) -> Option<Lease> {
+        let node = work.key.strip_prefix("vnode-cls-a-").unwrap();
+        let lease = oracle::lease(&self.syncer.view(), node, self.now());
+        let Some(decision) = &work.decision else { return lease };
+        let context = format!("{lease:?} but {decision:?}");
+        assert_eq!(decision.governed_by.as_ref(), lease.as_ref().map(|it| &it.policy), "{context}");
+        let Some(lease) = lease else { return None };
+        assert_eq!(decision.policy_invalid, !lease.valid, "{context}");
+        if lease.valid {
+            assert_eq!(
+                (decision.verdict == Verdict::Offer, decision.withheld),
+                (lease.open, !lease.open),
+                "{context}"
+            );
+            assert_eq!(decision.amounts, lease.caps, "{context}");
+        } else {
+            self.met.held += 1;
+            assert!(decision.withheld && !decision.may_create && !decision.announce, "{context}");
+            assert!(decision.amounts.iter().all(|(name, it)| *it <= lease.available[name]), "{context}");
+        }
+        Some(lease)
+    }
+
+    /// One write. Ok(false): not done, not urgent.
+    pub(super) fn perform(
+        &mut self,
+        work: &Work,
+        lease: Option<&Lease>,
+        action: Action,
+        version: &mut Option<String>,
+    ) -> Result<bool, Outcome> {
+        if self.faults && self.random.once_in(20) {
+            self.met.conflicts += 1;
+            return Err(if self.random.once_in(2) { Outcome::Stale } else { Outcome::Retry });
+        }
+        let text = action.to_string();
+        let done = self.write(work, lease, action, version);
+        trace(|| format!("{} {}: {text} -> {done:?}", self.now(), work.key));
+        self.check_vnode(work, lease, &text);
+        match done {
+            Ok(()) => {}
+            Err(Refusal::Conflict) => {
+                self.met.conflicts += 1;
+                return Err(Outcome::Stale);
+            }
+            Err(Refusal::NotFound) => {
+                if let Some(gone) = &work.snapshot.vnode {
+                    self.syncer.store.lost_vnode(gone.name(), gone.uid());
+                }
+                return Err(Outcome::Stale);
+            }
+        }
+        Ok(true)
+    }
+
+    /// Whether the answer to a write that was done is lost.
+    fn loses_answer(&mut self) -> bool {
+        let lost = self.faults && self.random.once_in(20);
+        self.met.lost_answers += usize::from(lost);
+        lost
+    }
+
+    fn write(
+        &mut self,
+        work: &Work,
+        lease: Option<&Lease>,
+        action: Action,
+        version: &mut Option<String>,
+    ) -> Result<(), Refusal> {
+        let (now, key) = (self.now(), &*work.key);
+        match action {
+            Action::HoldPolicy { policy } => {
+                let known = self.syncer.policies.get(&policy).ok_or(Refusal::Conflict)?;
+                if let Some(FinalizerChange::Hold(patch)) = hold(&known, self.syncer.store.identity()) {
+                    match self.clusters.patch(Kind::Policy, &policy, &patch) {
+                        Ok(answer) => self.syncer.policies.saw(serde_json::from_value(answer).unwrap()),
+                        // A policy that is gone needs no finalizer.
+                        Err(Refusal::NotFound) => {}
+                        Err(refusal) => return Err(refusal),
+                    }
+                }
+            }
+            Action::CreateVnode { name, body, written } => {
+                let lease = lease.unwrap_or_else(|| panic!("{name} is made without a lease"));
+                assert!(lease.valid, "{name} is made by an invalid policy");
+                self.check_amounts(&body, lease);
+                if let Some(there) = self.clusters.get(Kind::Vnode, &name) {
+                    self.syncer.store.saw_vnode(serde_json::from_value(there.clone()).unwrap());
+                    return Err(Refusal::Conflict);
+                }
+                let mut body = body;
+                let uid = self.clusters.uid();
+                body["metadata"]["uid"] = uid.into();
+                self.clusters.put(Kind::Vnode, body);
+                self.met.created += 1;
+                self.answer(key, Some(written), version)?;
+            }
+            Action::PatchVnode(mut changes) => {
+                if let Some(version) = version.as_ref() {
+                    changes.resource_version.clone_from(version);
+                }
+                let taints = changes.taints.iter().flatten();
+                let begins = taints.clone().any(|it| it.key == taint::VNODE_DELETING);
+                let evicts =
+                    taints.clone().any(|it| it.key == taint::OUT_OF_TIME_WINDOWS && it.effect == "NoExecute");
+                let before = self.clusters.get(Kind::Vnode, key).cloned();
+                let answer = self.clusters.patch(Kind::Vnode, key, &changes.patch())?;
+                let before = before.unwrap();
+                if begins && !has_taint(&before, taint::VNODE_DELETING) {
+                    assert!(
+                        self.may_withdraw(work, lease),
+                        "{key} is withdrawn although it is leased: {lease:?}"
+                    );
+                }
+                if !begins && has_taint(&before, taint::VNODE_DELETING) && changes.taints.is_some() {
+                    self.met.called_off += 1;
+                }
+                if evicts && !begins {
+                    self.met.evicting += 1;
+                    self.check_grace(&answer, lease);
+                }
+                self.answer(key, None, version)?;
+            }
+            Action::ApplyVnode { body, written, .. } => {
+                let lease = lease.unwrap_or_else(|| panic!("{key} is applied without a lease"));
+                self.check_amounts(&body, lease);
+                let mut vnode = self.clusters.get(Kind::Vnode, key).cloned().ok_or(Refusal::NotFound)?;
+                if vnode["metadata"]["uid"] != body["metadata"]["uid"] {
+                    return Err(Refusal::Conflict);
+                }
+                let uid = vnode["metadata"]["uid"].as_str().unwrap().to_owned();
+                let applied = self.clusters.applied.entry(uid).or_default();
+                server_side_apply(&mut vnode, applied, &body);
+                self.clusters.put(Kind::Vnode, vnode);
+                self.met.applied += 1;
+                self.answer(key, Some(written), version)?;
+                *version = None;
+            }
+            Action::PatchStatus { uid, resource_version, conditions, addresses, .. } => {
+                let resource_version = version.clone().unwrap_or(resource_version);
+                let mut patch = json!({
+                    "metadata": {"uid": uid, "resourceVersion": resource_version},
+                    "status": {"conditions": conditions},
+                });
+                if let Some(addresses) = addresses {
+                    patch["status"]["addresses"] = json!(addresses);
+                }
+                self.clusters.patch(Kind::Vnode, key, &patch)?;
+                self.answer(key, None, version)?;
+            }
+            Action::LabelWorkerNode { node, policy } => {
+                let patch = json!({"metadata": {"labels": {label::POLICY_APPLIED: policy}}});
+                // A node that is gone needs no label.
+                let _ = self.clusters.patch(Kind::Pnode, &node, &patch);
+            }
+            Action::DeletePod { key: pod, uid, why } => self.delete_pod(work, lease, &pod.name, &uid, why)?,
+            Action::DeleteVnode { name, uid } => {
+                let vnode = self.clusters.get(Kind::Vnode, &name).ok_or(Refusal::NotFound)?;
+                if vnode["metadata"]["uid"] == *uid {
+                    assert!(
+                        self.may_withdraw(work, lease),
+                        "{name} is deleted although it is leased: {lease:?}"
+                    );
+                    self.check_promise(work, now);
+                }
+                self.clusters.delete(Kind::Vnode, &name, Some(&uid))?;
+            }
+            Action::ReleaseVnode { name, uid } => self.release_vnode(&name, &uid)?,
+            Action::Event(_) => {}
+        }
+        Ok(())
+    }
+
+    /// Feeds the answer of a write on a vnode, unless it is lost.
+    fn answer(
+        &mut self,
+        key: &str,
+        written: Option<Written>,
+        version: &mut Option<String>,
+    ) -> Result<(), Refusal> {
+        if self.loses_answer() {
+            return Err(Refusal::Conflict);
+        }
+        if let Some(vnode) = self.clusters.get(Kind::Vnode, key) {
+            let vnode: NodeView = serde_json::from_value(vnode.clone()).unwrap();
+            *version = Some(vnode.resource_version().to_owned());
+            self.syncer.store.saw_vnode(vnode);
+        }
+        if let Some(written) = written {
+            self.syncer.store.set_written(key, written);
+        }
+        Ok(())
+    }
+
+    fn delete_pod(
+        &mut self,
+        work: &Work,
+        lease: Option<&Lease>,
+        name: &str,
+        uid: &str,
+        why: PodDeletion,
+    ) -> Result<(), Refusal> {
+        let Some(pod) = self.clusters.get(Kind::Vpod, name).filter(|pod| pod["metadata"]["uid"] == uid)
+        else {
+            return Ok(());
+        };
+        let vnode = self.clusters.get(Kind::Vnode, &work.key);
+        match why {
+            PodDeletion::Reclaimed => {
+                assert!(!is_exempt(pod), "an exempt pod is evicted: {pod}");
+                if let Some(vnode) = vnode.filter(|it| it["metadata"]["uid"] == known_uid(work)) {
+                    self.check_grace(vnode, lease);
+                }
+                self.met.reclaimed += 1;
+            }
+            PodDeletion::Drained => {
+                let live = vnode.is_some_and(|it| it["metadata"].get("deletionTimestamp").is_none());
+                assert!(!live, "{name} is drained from a live vnode");
+                self.met.drained += 1;
+            }
+        }
+        self.clusters.delete(Kind::Vpod, name, Some(uid))
+    }
+
+    /// The finalizer goes after a live look, as `apply` does it.
+    fn release_vnode(&mut self, name: &str, uid: &str) -> Result<(), Refusal> {
+        if self.clusters.pods_on(name).any(blocks) {
+            return Err(Refusal::Conflict);
+        }
+        let Some(vnode) = self.clusters.get(Kind::Vnode, name).filter(|it| it["metadata"]["uid"] == uid)
+        else {
+            return Err(Refusal::NotFound);
+        };
+        let patch = json!({"metadata": {"uid": uid, "resourceVersion": vnode["metadata"]["resourceVersion"], "finalizers": []}});
+        if vnode["metadata"].get("deletionTimestamp").is_none() {
+            return Err(Refusal::Conflict);
+        }
+        self.clusters.patch(Kind::Vnode, name, &patch)?;
+        self.met.released += 1;
+        Ok(())
+    }
+
+    /// Never above what others leave, nor above the policy's cap.
+    fn check_amounts(&self, body: &Value, lease: &Lease) {
+        let says: NodeView = serde_json::from_value(body.clone()).unwrap();
+        for (resource, amount) in published(&says).amounts {
+            assert!(
+                amount <= lease.available[&resource],
+                "{resource} {amount} is more than is free: {lease:?}"
+            );
+            assert!(
+                !lease.valid || amount <= lease.caps[&resource],
+                "{resource} {amount} is above the cap: {lease:?}"
+            );
+        }
+    }
+
+    /// Pods are evicted only by a valid policy, outside its windows, when the grace since the first write is over.
+    fn check_grace(&self, vnode: &Value, lease: Option<&Lease>) {
+        let grace = lease.and_then(Lease::reclaims);
+        let grace = grace.unwrap_or_else(|| panic!("eviction without a reclaim: {lease:?} {vnode}"));
+        let uid = vnode["metadata"]["uid"].as_str().unwrap();
+        let said = vnode["metadata"]["annotations"][annotation::RECLAIM_SINCE].as_str();
+        let since = self.since.get(uid).map(String::as_str).or(said);
+        let since: Timestamp =
+            since.unwrap_or_else(|| panic!("eviction without a start: {vnode}")).parse().unwrap();
+        let passed = self.now().duration_since(since).as_secs();
+        // Written times have whole seconds.
+        assert!(passed + 1 >= grace, "evicted {passed} s after {since}, promised were {grace}: {vnode}");
+    }
+
+    /// Not leased as far as the Syncer may know, or not this vnode.
+    fn may_withdraw(&self, work: &Work, lease: Option<&Lease>) -> bool {
+        let Some(vnode) = &work.snapshot.vnode else { return true };
+        let same = work.snapshot.pnode.as_ref().is_some_and(|pnode| {
+            vnode.annotation_or_label(annotation::PHYSICAL_NODE_UID) == Some(pnode.uid())
+        });
+        lease.is_none() || !same || vnode.terminating()
+    }
+
+    /// A withdrawal for a policy's or selector's sake waits for the grace that was announced (BU-907).
+    fn check_promise(&mut self, work: &Work, now: Timestamp) {
+        let (Some(vnode), Some(pnode)) = (&work.snapshot.vnode, &work.snapshot.pnode) else { return };
+        let replaced = vnode.annotation_or_label(annotation::PHYSICAL_NODE_UID) != Some(pnode.uid());
+        if replaced || oracle::must_go(&self.syncer.view(), pnode.name()) {
+            return;
+        }
+        let promised = vnode.annotation(annotation::RECLAIM).and_then(|text| text.strip_prefix("graceful:"));
+        let Some(promised) = promised.map(|seconds| seconds.parse::<i64>().unwrap()) else { return };
+        let since: Timestamp = vnode.annotation(annotation::DELETION_TAINT_TIME).unwrap().parse().unwrap();
+        let passed = now.duration_since(since).as_secs();
+        assert!(passed + 1 >= promised, "{} is deleted {passed} s after {since}", vnode.name());
+        self.met.waited += 1;
+    }
+
+    /// What holds for a vnode after every write to it.
+    fn check_vnode(&mut self, work: &Work, lease: Option<&Lease>, action: &str) {
+        let Some(vnode) = self.clusters.get(Kind::Vnode, &work.key) else { return };
+        let (metadata, uid) = (&vnode["metadata"], vnode["metadata"]["uid"].as_str().unwrap().to_owned());
+        for key in self.keys.get(&uid).into_iter().flatten() {
+            let kept = metadata["labels"][key] == "mine"
+                && metadata["annotations"][key] == "mine"
+                && has_taint(vnode, key);
+            assert!(kept, "{action}: a user's key {key} is gone: {vnode}");
+        }
+        match metadata["annotations"][annotation::RECLAIM_SINCE].as_str() {
+            Some(now) => {
+                let first = self.since.entry(uid).or_insert_with(|| now.to_owned());
+                assert_eq!(first, now, "{action}: a grace period began anew");
+            }
+            None => {
+                if self.since.remove(&uid).is_some() {
+                    let reclaims = lease.and_then(Lease::reclaims);
+                    assert_eq!(
+                        reclaims,
+                        None,
+                        "{action}: a grace period is forgotten at {}",
+                        rfc3339(self.now())
+                    );
+                }
+            }
+        }
+    }
+}
+
+pub(super) fn has_taint(vnode: &Value, key: &str) -> bool {
+    vnode["spec"]["taints"].as_array().is_some_and(|all| all.iter().any(|taint| taint["key"] == key))
+}
+
+fn known_uid(work: &Work) -> String {
+    work.snapshot.vnode.as_ref().map(|vnode| vnode.uid().to_owned()).unwrap_or_default()
+}

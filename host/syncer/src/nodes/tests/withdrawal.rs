@@ -1,0 +1,82 @@
+//! Taking a vnode back.
+
+use kubeocean_api::keys::{annotation, condition_type, label, taint};
+use rstest::rstest;
+use serde_json::Value;
+
+use super::model::{Model, at, pod};
+use crate::nodes::{decision::Reclaim, withdraw::PodOnVnode};
+
+#[rstest]
+#[case::policy_lost(|m: &mut Model| m.decision.as_mut().unwrap().governed_by = None, true)]
+#[case::not_selected(|m: &mut Model| m.decision.as_mut().unwrap().selected = false, true)]
+#[case::node_gone(|m: &mut Model| m.pnode = None, false)]
+#[case::binding_deleted(|m: &mut Model| m.binding.deleting = true, false)]
+#[case::leased(|_: &mut Model| {}, false)]
+fn only_the_beginning_of_a_lost_lease_is_paced(#[case] lose: impl Fn(&mut Model), #[case] paced: bool) {
+    let mut model = Model::new();
+    model.decision.as_mut().unwrap().reclaim = Reclaim::Graceful(60);
+    model.settle();
+    lose(&mut model);
+    assert_eq!(model.plan().ends_lease, paced);
+    model.settle_until_blocked();
+    if model.vnode.is_some() {
+        assert!(!model.plan().ends_lease, "what has begun is not paced again");
+    }
+}
+
+#[rstest]
+#[case::node_gone(|m: &mut Model| m.pnode = None, "NodeGone", 0)]
+#[case::node_terminating(|m: &mut Model| m.pnode.as_mut().unwrap()["metadata"]["deletionTimestamp"] = "2027-01-15T08:00:00Z".into(), "NodeGone", 0)]
+#[case::node_replaced(|m: &mut Model| m.pnode.as_mut().unwrap()["metadata"]["uid"] = "p-2".into(), "NodeReplaced", 0)]
+#[case::binding_deleted(|m: &mut Model| m.binding.deleting = true, "BindingDeleted", 0)]
+#[case::excluded(|m: &mut Model| m.pnode.as_mut().unwrap()["metadata"]["labels"][label::INSTANCE_TYPE] = "eklet".into(), "NotSelected", 0)]
+#[case::node_replaced_and_not_selected(|m: &mut Model| { m.pnode.as_mut().unwrap()["metadata"]["uid"] = "p-2".into(); m.decision.as_mut().unwrap().selected = false; }, "NodeReplaced", 0)]
+#[case::not_selected(|m: &mut Model| m.decision.as_mut().unwrap().selected = false, "NotSelected", 60)]
+#[case::policy_lost(|m: &mut Model| m.decision.as_mut().unwrap().governed_by = None, "PolicyLost", 60)]
+fn a_withdrawal_drains_in_order(#[case] lose: impl Fn(&mut Model), #[case] reason: &str, #[case] grace: i64) {
+    let mut model = Model::new();
+    model.decision.as_mut().unwrap().reclaim = Reclaim::Graceful(60);
+    model.settle();
+    model.pods = vec![pod("normal"), PodOnVnode { daemonset: true, ..pod("daemon") }];
+    lose(&mut model);
+    let lines = model.settle_until_blocked();
+    let begun = lines.iter().position(|line| line.starts_with("patch taints, cordon, metadata")).unwrap();
+    assert_eq!(model.taint(taint::VNODE_DELETING).as_deref(), Some("NoSchedule"));
+    assert_eq!(model.vnode().annotation(annotation::POLICIES_APPLIED), Some(""));
+    if grace > 0 {
+        assert!(!model.vnode().terminating(), "{lines:?}");
+        assert_eq!(model.vnode().condition(condition_type::DRAINING).unwrap().reason, reason);
+        assert_eq!(model.plan().next_wake, Some(at(grace)));
+        model.now = grace;
+        model.settle_until_blocked();
+    } else {
+        assert!(lines[begun..].contains(&"delete vnode vnode-cls-a-n1".to_owned()), "{lines:?}");
+    }
+    // The pod is terminating: it still blocks, the daemon is left alone.
+    assert!(model.vnode().terminating());
+    assert_eq!(model.vnode().condition(condition_type::DRAINING).unwrap().reason, reason);
+    assert_eq!(model.vnode().condition(condition_type::DRAINING).unwrap().message, "1 pods left");
+    model.pods.retain(|pod| pod.daemonset);
+    let plan = model.plan();
+    assert_eq!(plan.to_string(), "delete pod team/daemon (Drained); release vnode vnode-cls-a-n1");
+}
+
+#[test]
+fn a_withdrawal_that_is_called_off_leaves_no_trace() {
+    let mut model = Model::new();
+    model.decision.as_mut().unwrap().reclaim = Reclaim::Graceful(600);
+    model.settle();
+    let before = model.vnode.clone();
+    model.decision.as_mut().unwrap().governed_by = None;
+    model.settle();
+    assert!(model.vnode().spec.unschedulable);
+    model.decision.as_mut().unwrap().governed_by = Some("p".into());
+    model.settle();
+    let strip = |mut vnode: Value| {
+        vnode["metadata"]["annotations"].as_object_mut().unwrap().remove(annotation::LAST_SYNC_TIME);
+        vnode["metadata"].as_object_mut().unwrap().remove("resourceVersion");
+        vnode
+    };
+    assert_eq!(strip(model.vnode.unwrap()), strip(before.unwrap()));
+}
