@@ -236,12 +236,7 @@ impl Index {
         for pod in all {
             self.set_pod(pod);
         }
-        let nodes: HashSet<&Arc<str>> = before.keys().chain(self.sums.keys()).collect();
-        nodes
-            .into_iter()
-            .filter(|node| before.get(*node) != self.sums.get(*node))
-            .map(|node| self.vnode_of(node))
-            .collect()
+        self.different_sums(&before)
     }
 
     /// BU section 5: stamped for this binding, or made by the original for this vnode.
@@ -370,13 +365,24 @@ impl Index {
         })
     }
 
-    /// Whether the incremental sums equal a recount; anything else is a defect of this file.
-    pub fn sums_are_right(&self) -> bool {
+    /// Counts the sums anew and returns the vnodes whose sums were wrong; any is a defect of this file.
+    pub fn recount(&mut self) -> BTreeSet<VnodeName> {
         let mut fresh = Self::new(self.identity.clone());
         for pod in self.pods.values() {
             fresh.count(&pod.node, pod.own, &pod.requests, 1);
         }
-        fresh.sums == self.sums
+        let before = std::mem::replace(&mut self.sums, fresh.sums);
+        self.different_sums(&before)
+    }
+
+    /// Vnodes whose sums are not what they were.
+    fn different_sums(&self, before: &HashMap<Arc<str>, Sums>) -> BTreeSet<VnodeName> {
+        let nodes: HashSet<&Arc<str>> = before.keys().chain(self.sums.keys()).collect();
+        nodes
+            .into_iter()
+            .filter(|node| before.get(*node) != self.sums.get(*node))
+            .map(|node| self.vnode_of(node))
+            .collect()
     }
 }
 
@@ -429,6 +435,19 @@ mod tests {
         let usage = index.usage("n");
         assert_eq!((usage.own["cpu"], usage.own["pods"]), (11, 2));
         assert_eq!((usage.others["cpu"], usage.others["pods"]), (3100, 4));
+    }
+
+    #[test]
+    fn a_recount_mends_and_names_what_was_wrong() {
+        let mut index = index();
+        for node in ["n1", "n2"] {
+            index.set_pod(pod(node, node, 100, Stamp::None));
+        }
+        index.sums.get_mut("n1").unwrap().others.insert("cpu".into(), 700);
+        let named: Vec<String> = index.recount().iter().map(ToString::to_string).collect();
+        assert_eq!(named, ["vnode-cls-a-n1"]);
+        assert_eq!(index.usage("n1").others["cpu"], 100);
+        assert!(index.recount().is_empty());
     }
 
     #[test]
@@ -507,7 +526,7 @@ mod tests {
                     _ => { index.set_pod(pod(&uid, &node, cpu, Stamp::None)); }
                 }
             }
-            prop_assert!(index.sums_are_right());
+            prop_assert_eq!(index.recount(), BTreeSet::new());
         }
     }
 }

@@ -10,6 +10,7 @@ pub mod apply;
 pub mod compare;
 pub mod decide;
 pub mod decision;
+pub mod drift;
 pub mod index;
 pub mod metadata;
 pub mod pace;
