@@ -279,7 +279,8 @@ impl Session<'_> {
     fn start_policies_and_nodes(&self, tasks: &mut Tasks) {
         let (leader, stores, lists) = (self.leader, &self.leader.stores, &self.lists);
         let policies = || Arc::clone(&stores.policies);
-        tasks.spawn("policy modules", fetch::run(self.worker(), policies(), self.cancel.clone()));
+        let heart = leader.health.begin("policy modules");
+        tasks.spawn("policy modules", fetch::run(self.worker(), policies(), heart, self.cancel.clone()));
         let runtime = PolicyRuntime {
             store: policies(),
             nodes: self.nodes(),
@@ -288,6 +289,7 @@ impl Session<'_> {
             worker: self.worker(),
             events: self.worker_events.clone(),
             clock: Arc::clone(&leader.clock),
+            health: Arc::clone(&leader.health),
             cancel: self.cancel.clone(),
         };
         let first = Arc::new(Notify::new());
@@ -350,6 +352,7 @@ impl Session<'_> {
             events: leader.events.clone(),
             pod_events: leader.config.pod_events,
             metrics: Arc::clone(&leader.metrics),
+            health: Arc::clone(&leader.health),
             clock: Arc::clone(&leader.clock),
         });
         let watching = watch_pods(Arc::clone(&sync), Arc::clone(&self.pods), self.cancel.clone());
@@ -377,6 +380,7 @@ impl Session<'_> {
             clusters: Arc::clone(&self.clusters),
             store: Arc::clone(&self.leader.stores.objects),
             events: self.leader.events.clone(),
+            health: Arc::clone(&self.leader.health),
             idle,
         });
         let (health, gate, cancel) = (self.objects.clone(), self.complete(), self.cancel.clone());

@@ -39,6 +39,7 @@ use kubeocean_runtime::{
     clock::{Clock, rfc3339},
     error::ApplyError,
     events::{Event, EventRecorder, Regarding, Severity},
+    health::Health,
     queue::Outcome,
     request::{self, DeleteOptions, get_json, merge_patch, paths},
 };
@@ -76,6 +77,8 @@ pub struct PodSync {
     pub pod_events: PodEvents,
     /// Counters.
     pub metrics: Arc<SyncerMetrics>,
+    /// Is told that the loop comes by.
+    pub health: Arc<Health>,
     /// The time.
     pub clock: Arc<dyn Clock>,
 }
