@@ -5,6 +5,7 @@
 use std::sync::Arc;
 
 use crate::{
+    bindings::deletion,
     leader::Leader,
     nodes::{decide::run as run_nodes, store::Readiness},
     session,
@@ -123,7 +124,10 @@ async fn without_worker(leader: &Leader, cancel: &CancellationToken) {
         loop {
             tokio::select! {
                 () = cancel.cancelled() => return,
-                _ = ticks.tick() => leader.stores.nodes.set_unreachable(leader.stores.worker.is_lost()),
+                _ = ticks.tick() => {
+                    leader.stores.nodes.set_unreachable(leader.stores.worker.is_lost());
+                    deletion::wait_for_worker(leader);
+                }
             }
         }
     };
