@@ -458,7 +458,7 @@ impl PodSync {
         let patch = json!({"metadata": preconditions(uid, resource_version), "status": fields});
         if self.patch_vpod(key, uid, &patch).await?.is_some() {
             self.metrics.pod_created_failed.inc();
-            tracing::info!(vpod = %key, message, "vpod failed");
+            tracing::info!(vpod = %key, reason = event.unwrap_or(status::REASON_LOST), "vpod failed");
             if let Some(reason) = event {
                 self.publish(key, uid, Severity::Warning, reason, status::cut(message));
             }
