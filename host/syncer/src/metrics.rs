@@ -243,6 +243,7 @@ fn encode_amounts(page: &mut Page<'_, '_>, vnodes: &[VnodeNumbers]) -> fmt::Resu
 /// Per policy, summed over the nodes it governs (PO-1501).
 fn encode_policies(page: &mut Page<'_, '_>, policies: &BTreeMap<String, PolicyNumbers>) -> fmt::Result {
     type Of = fn(&PolicyNumbers) -> &crate::nodes::snapshot::Amounts;
+    type Count = fn(&PolicyNumbers) -> usize;
     let amounts: [(&str, &str, Of); 2] = [
         ("offered", "What the nodes of a policy publish", |numbers| &numbers.offered),
         ("available", "What others leave of the nodes of a policy", |numbers| &numbers.available),
@@ -256,7 +257,7 @@ fn encode_policies(page: &mut Page<'_, '_>, policies: &BTreeMap<String, PolicyNu
         });
         page.gauge_named(&format!("kubeocean_policy_{name}"), help, rows)?;
     }
-    let counts: [(&str, &str, fn(&PolicyNumbers) -> usize); 2] = [
+    let counts: [(&str, &str, Count); 2] = [
         ("withheld_nodes", "Nodes of a policy that are withheld", |numbers| numbers.withheld),
         (
             "overcommitted_nodes",

@@ -627,12 +627,13 @@ mod tests {
         let store = store();
         let amounts = |cpu: i64| Amounts::from([("cpu".to_owned(), cpu)]);
         let pod = |uid: &str, node: &str, own: bool| {
-            let stamp = match own {
-                true => json!({
+            let stamp = if own {
+                json!({
                     "labels": {label::MANAGED_BY: label::MANAGED_BY_VALUE, label::CLUSTER_BINDING: "dc-east"},
                     "annotations": {annotation::COMPUTING_CLUSTER_UID: "c-1"},
-                }),
-                false => json!({}),
+                })
+            } else {
+                json!({})
             };
             let mut pod = json!({
                 "metadata": {"uid": uid, "name": uid, "namespace": "x"},
