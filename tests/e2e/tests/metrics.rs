@@ -229,6 +229,9 @@ async fn what_is_gone_is_told_no_more(stage: &Stage, scene: &Scene<'_>, first: &
     .await;
     assert_eq!(page.values_of("node"), [first.to_owned()].into());
     let selector = format!("{}%3D{BINDING}", label::CLUSTER_BINDING.replace('/', "%2F"));
-    let vnodes = scene.computing.list(&format!("/api/v1/nodes?labelSelector={selector}")).await;
-    assert_eq!(vnodes.len(), 1, "as many as are told");
+    wait_until("as many vnodes as are told", DEADLINE, async || {
+        let vnodes = scene.computing.list(&format!("/api/v1/nodes?labelSelector={selector}")).await;
+        if vnodes.len() == 1 { Ok(()) } else { Err(vnodes.len()) }
+    })
+    .await;
 }
