@@ -10,7 +10,7 @@ use kubeocean_api::{binding::SecretRef, keys::label, validate};
 use kubeocean_runtime::{
     binding::{
         KubeconfigRules,
-        connection::connection,
+        connection::{ConnectOptions, connection},
         watch::{BindingState, SecretState, follow_secret},
     },
     watch::{WatchHealth, WatchSpec, watch_into},
@@ -202,10 +202,11 @@ impl Follow {
         cancel: CancellationToken,
     ) {
         let secret = format!("{}/{}", place.secret.namespace, place.secret.name);
+        let options = ConnectOptions { allow_unsafe: self.rules.allow_unsafe, ..ConnectOptions::default() };
         let mut watching = std::future::pending().boxed();
         loop {
             self.part.waits("no connection to the worker cluster yet");
-            let connecting = connection(&secret, &mut secrets, self.rules.allow_unsafe, &cancel, |error| {
+            let connecting = connection(&secret, &mut secrets, options, &cancel, |error| {
                 tracing::warn!(binding = self.part.name(), %error, "no connection to the worker cluster, retrying");
                 self.part.waits(error.to_string());
             });

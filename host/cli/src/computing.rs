@@ -8,15 +8,17 @@ use kube::{
     Client, Config,
     config::{KubeConfigOptions, Kubeconfig},
 };
+use kubeocean_runtime::rate::RequestRate;
 
 /// Connects as the flags and the environment say.
-pub(crate) async fn connect(kubeconfig: Option<&Path>) -> anyhow::Result<Client> {
-    client(config(kubeconfig).await?)
+pub(crate) async fn connect(kubeconfig: Option<&Path>, rate: Option<RequestRate>) -> anyhow::Result<Client> {
+    client(config(kubeconfig).await?, rate)
 }
 
 /// A client of a configuration.
-pub(crate) fn client(config: Config) -> anyhow::Result<Client> {
-    kubeocean_runtime::binding::connection::client(config).context("the kubeconfig's data cannot be used")
+pub(crate) fn client(config: Config, rate: Option<RequestRate>) -> anyhow::Result<Client> {
+    kubeocean_runtime::binding::connection::client(config, rate)
+        .context("the kubeconfig's data cannot be used")
 }
 
 /// Where the computing cluster is, and who we are there.

@@ -22,7 +22,7 @@ use kubeocean_manager::components::{Component, Components, Identity, Running, St
 use kubeocean_proxier::{BindingHealth, Proxier};
 use kubeocean_runtime::{
     binding::watch::follow_binding, clock::SystemClock, election::ElectionConfig,
-    first_failure::FirstFailure, health::Health,
+    first_failure::FirstFailure, health::Health, rate::RequestRate,
 };
 use kubeocean_syncer::{
     config::SyncerConfig,
@@ -50,6 +50,8 @@ pub(crate) struct Settings {
     pub(crate) election: Option<ElectionConfig>,
     /// Kubeconfig of the computing cluster. Each binding has a client of its own (MC-134).
     pub(crate) kubeconfig: Option<PathBuf>,
+    /// How many requests each of these clients sends; `None` is no limit.
+    pub(crate) computing_rate: Option<RequestRate>,
     /// The process's policy engine.
     pub(crate) engine: Engine,
     /// Client of the computing cluster for what serves all bindings.
@@ -233,7 +235,7 @@ async fn serve(
     cancel: CancellationToken,
 ) -> anyhow::Result<()> {
     let kubeconfig = all.settings.kubeconfig.clone();
-    let computing = computing::connect(kubeconfig.as_deref()).await?;
+    let computing = computing::connect(kubeconfig.as_deref(), all.settings.computing_rate).await?;
     let service = service(&all.settings, identity, computing, surroundings);
     drop(all);
     serve_binding(service, &cancel).await?;

@@ -9,6 +9,7 @@ use kubeocean_manager::{
     process::{OtherMetrics, ProcessConfig},
 };
 use kubeocean_proxier::Proxier;
+use kubeocean_runtime::rate::RequestRate;
 use kubeocean_syncer::process::start_engine;
 use tokio_util::sync::CancellationToken;
 
@@ -38,10 +39,10 @@ pub(crate) struct Args {
     /// How often each worker cluster is asked whether it answers
     #[arg(long, default_value = "60s", value_parser = duration)]
     worker_probe_interval: Duration,
-    /// Requests per second to the computing cluster; accepted for compatibility, 0 is unlimited
+    /// Requests per second of the Manager itself to the computing cluster, Leases apart; 0 is unlimited
     #[arg(long, default_value_t = 0.0, hide_short_help = true)]
     kube_client_qps: f64,
-    /// Accepted for compatibility
+    /// Requests of the Manager itself at once, where their rate is limited; 0 is 10
     #[arg(long, default_value_t = 0, hide_short_help = true)]
     kube_client_burst: u32,
     #[command(flatten, next_help_heading = "Syncers in this process")]
@@ -74,7 +75,10 @@ async fn serve(args: &Args) -> anyhow::Result<()> {
     let listeners = program.listeners().await?;
     let connection = computing::config(program.kubeconfig.as_deref()).await?;
     let server = connection.cluster_url.clone();
-    let computing = computing::client(connection)?;
+    let rate = RequestRate::of(args.kube_client_qps, args.kube_client_burst);
+    // Those who serve users and bindings are not held back by what the Manager asks.
+    let shared = computing::client(connection.clone(), None)?;
+    let computing = computing::client(connection, rate)?;
     let cancel = CancellationToken::new();
     process::stop_on_signal(cancel.clone())?;
     if !program.leader_elect {
@@ -106,14 +110,15 @@ async fn serve(args: &Args) -> anyhow::Result<()> {
         ready_with_bindings: false,
     };
     let serving = args.serving.config(&server, surroundings)?;
-    let (proxier, proxier_events) = Proxier::start(serving, computing.clone())?;
+    let (proxier, proxier_events) = Proxier::start(serving, shared.clone())?;
     let components = InProcess::new(Settings {
         engine: start_engine(&syncer)?,
         syncer,
         // Its Leases are beside those of Syncers that run as Deployments.
         election: program.election("kubeocean-syncer"),
         kubeconfig: program.kubeconfig.clone(),
-        computing: computing.clone(),
+        computing_rate: args.syncer.computing_rate(),
+        computing: shared,
         proxier,
     });
     components.run_proxier(proxier_events);

@@ -169,7 +169,7 @@ async fn serve(args: &Args, binding: &str) -> anyhow::Result<()> {
     let metrics = listen(&args.metrics_bind_address, "metrics", "--metrics-bind-address").await?;
     let config = computing::config(args.kubeconfig.as_deref()).await?;
     let server = config.cluster_url.clone();
-    let computing = computing::client(config)?;
+    let computing = computing::client(config, None)?;
     if !args.later.tls_secret_name.is_empty() && !args.later.tls_secret_namespace.is_empty() {
         tracing::warn!(
             "--tls-secret-name is not used by this version: the serving certificate is self-signed"

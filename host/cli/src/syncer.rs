@@ -5,7 +5,7 @@ use std::{net::IpAddr, sync::Arc, time::Duration};
 use anyhow::Context;
 use clap::{Args as ClapArgs, ValueEnum};
 use kubeocean_engine::MAX_MODULE_BYTES;
-use kubeocean_runtime::binding::KubeconfigRules;
+use kubeocean_runtime::{binding::KubeconfigRules, rate::RequestRate};
 use kubeocean_syncer::{
     config::{HOSTPORT_IMAGE, PodEvents, StatusMessages, SyncerConfig},
     process::ProcessConfig,
@@ -86,16 +86,16 @@ pub(crate) struct SyncerFlags {
     /// ConfigMaps and Secrets worked on at a time, per kind
     #[arg(long, default_value_t = 50)]
     object_workers: usize,
-    /// Requests per second to the computing cluster; accepted for compatibility, 0 is unlimited
+    /// Requests per second to the computing cluster, Leases apart; 0 is unlimited
     #[arg(long, default_value_t = 0.0, hide_short_help = true)]
     virtual_client_qps: f64,
-    /// Accepted for compatibility
+    /// Requests to the computing cluster at once, where their rate is limited; 0 is 10
     #[arg(long, default_value_t = 0, hide_short_help = true)]
     virtual_client_burst: u32,
-    /// Requests per second to the worker cluster; accepted for compatibility, 0 is unlimited
+    /// Requests per second to the worker cluster; 0 is unlimited
     #[arg(long, default_value_t = 0.0, hide_short_help = true)]
     physical_client_qps: f64,
-    /// Accepted for compatibility
+    /// Requests to the worker cluster at once, where their rate is limited; 0 is 10
     #[arg(long, default_value_t = 0, hide_short_help = true)]
     physical_client_burst: u32,
 }
@@ -124,7 +124,7 @@ async fn serve(args: &Args, binding: &str) -> anyhow::Result<()> {
     let program = &args.program;
     let config = args.syncer.config(binding, &program.system_namespace)?;
     let listeners = program.listeners().await?;
-    let computing = computing::connect(program.kubeconfig.as_deref()).await?;
+    let computing = computing::connect(program.kubeconfig.as_deref(), args.syncer.computing_rate()).await?;
     let cancel = CancellationToken::new();
     process::stop_on_signal(cancel.clone())?;
     let lease = non_empty(&args.leader_election_id, &format!("kubeocean-syncer-{binding}"));
@@ -135,6 +135,11 @@ async fn serve(args: &Args, binding: &str) -> anyhow::Result<()> {
 }
 
 impl SyncerFlags {
+    /// How many requests the computing cluster gets from each Syncer.
+    pub(crate) fn computing_rate(&self) -> Option<RequestRate> {
+        RequestRate::of(self.virtual_client_qps, self.virtual_client_burst)
+    }
+
     /// The settings these flags make, for one binding.
     pub(crate) fn config(&self, binding: &str, system_namespace: &str) -> anyhow::Result<SyncerConfig> {
         // Policy modules are compiled by a process of its own, which is this program again (PO-906).
@@ -167,6 +172,7 @@ impl SyncerFlags {
                 allow_unsafe: self.allow_unsafe_kubeconfig,
                 ..KubeconfigRules::default()
             },
+            worker_rate: RequestRate::of(self.physical_client_qps, self.physical_client_burst),
             ..SyncerConfig::new(binding)
         })
     }

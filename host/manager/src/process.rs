@@ -176,7 +176,8 @@ impl Manager {
                 () = working.cancelled() => return,
                 () = listed.synced() => health.set_ready(true),
             }
-            drive(queue, RECONCILES, working, move |name: String| {
+            let heart = health.begin("bindings");
+            drive(queue, RECONCILES, working, heart, move |name: String| {
                 let reconciler = Arc::clone(&reconciler);
                 async move { reconciler.reconcile(&name).await }
             })

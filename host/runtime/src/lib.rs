@@ -16,6 +16,7 @@ pub mod leading;
 pub mod meta;
 pub mod probe;
 pub mod queue;
+pub mod rate;
 pub mod request;
 pub mod server;
 pub mod sink;

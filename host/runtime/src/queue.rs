@@ -16,7 +16,10 @@ use parking_lot::Mutex;
 use tokio::{sync::Notify, time::Instant};
 use tokio_util::sync::CancellationToken;
 
-use crate::tasks::Workers;
+use crate::{
+    health::{Heartbeat, PULSE},
+    tasks::Workers,
+};
 
 /// First retry delay of a failed key (TD-103).
 const BACKOFF_FIRST: Duration = Duration::from_secs(1);
@@ -253,31 +256,44 @@ impl<K: Clone + Eq + Hash + Ord + Debug + Send + 'static> Drop for Claimed<'_, K
 /// `first`, twice that, four times, ... 5 min, spread by up to a tenth so that keys that failed together do not return
 /// together. The spread comes from the key, so it needs no randomness.
 fn backoff<K: Hash>(first: Duration, times: Option<&u32>, key: &K) -> Duration {
-    use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher};
     let failures = times.copied().unwrap_or(1);
     let exponent = failures.saturating_sub(1).min(16);
     let plain = first.saturating_mul(1 << exponent).min(BACKOFF_MAX);
-    let spread = BuildHasherDefault::<DefaultHasher>::default().hash_one((key, failures)) % 100;
-    plain.mul_f64(0.9 + f64::from(u32::try_from(spread).unwrap_or(0)) / 1000.0)
+    spread(plain, &(key, failures))
+}
+
+/// A pause shortened by up to a tenth, which `key` decides.
+pub(crate) fn spread<K: Hash>(pause: Duration, key: &K) -> Duration {
+    use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher};
+    let place = BuildHasherDefault::<DefaultHasher>::default().hash_one(key) % 100;
+    pause.mul_f64(0.9 + f64::from(u32::try_from(place).unwrap_or(0)) / 1000.0)
 }
 
 /// Works on a queue with up to `workers` keys at a time until `cancel`, then waits for the running ones. A panic in a
-/// reconcile is a panic of this future: its key would otherwise count as running for ever.
-pub async fn drive<K, F, Fut>(queue: Arc<Queue<K>>, workers: usize, cancel: CancellationToken, reconcile: F)
-where
+/// reconcile is a panic of this future: its key would otherwise count as running for ever. While all workers are busy
+/// and none gets done, the heart stands still.
+pub async fn drive<K, F, Fut>(
+    queue: Arc<Queue<K>>,
+    workers: usize,
+    cancel: CancellationToken,
+    heart: Heartbeat,
+    reconcile: F,
+) where
     K: Clone + Eq + Hash + Ord + Debug + Send + Sync + 'static,
     F: Fn(K) -> Fut + Send + Sync + 'static,
     Fut: Future<Output = Outcome> + Send + 'static,
 {
     let mut workers = Workers::new(workers);
+    let mut pulse = tokio::time::interval(PULSE);
     loop {
         tokio::select! {
             () = cancel.cancelled() => break,
-            () = workers.free() => {}
+            () = workers.free() => heart.beat(),
         }
         let key = tokio::select! {
             () = cancel.cancelled() => break,
             () = workers.attend() => continue,
+            _ = pulse.tick() => continue,
             key = queue.next() => key,
         };
         let work = reconcile(key.clone());
@@ -293,6 +309,7 @@ where
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::health::Health;
 
     #[tokio::test(start_paused = true)]
     async fn a_key_waits_once_and_never_runs_twice_at_a_time() {
@@ -388,12 +405,40 @@ mod tests {
     async fn a_panic_in_a_reconcile_ends_the_loop() {
         let queue = Queue::new("test");
         queue.add_all(["good", "bad"]);
-        let driver = tokio::spawn(drive(queue, 8, CancellationToken::new(), |key| async move {
+        let heart = Arc::new(Health::default()).begin("test");
+        let driver = tokio::spawn(drive(queue, 8, CancellationToken::new(), heart, |key| async move {
             assert_ne!(key, "bad");
             Outcome::Done
         }));
         let ended = tokio::time::timeout(Duration::from_secs(30), driver).await.unwrap();
         assert!(ended.unwrap_err().is_panic());
+    }
+
+    /// BU section 1: what does no work any more is not alive, whatever else still turns.
+    #[tokio::test(start_paused = true)]
+    async fn a_loop_whose_workers_all_hang_is_not_alive() {
+        let health = Arc::new(Health::default());
+        for hangs in [false, true] {
+            let queue = Queue::new("test");
+            queue.add_all([1, 2, 3]);
+            let cancel = CancellationToken::new();
+            let reconcile = move |key| async move {
+                if hangs && key < 3 {
+                    std::future::pending::<()>().await;
+                }
+                Outcome::Done
+            };
+            let heart = health.begin("test");
+            let driver = tokio::spawn(drive(queue, 2, cancel.clone(), heart, reconcile));
+            for _ in 0..10 {
+                tokio::time::sleep(Duration::from_mins(1)).await;
+                health.progress();
+            }
+            assert_eq!(health.is_alive(), !hangs);
+            driver.abort();
+            assert!(driver.await.is_err());
+        }
+        assert!(health.is_alive(), "nobody waits for a loop that ended");
     }
 
     #[tokio::test]
@@ -402,7 +447,8 @@ mod tests {
         queue.add_all(0..100);
         let cancel = CancellationToken::new();
         let (sender, mut receiver) = tokio::sync::mpsc::unbounded_channel();
-        let driver = tokio::spawn(drive(Arc::clone(&queue), 8, cancel.clone(), move |key| {
+        let heart = Arc::new(Health::default()).begin("test");
+        let driver = tokio::spawn(drive(Arc::clone(&queue), 8, cancel.clone(), heart, move |key| {
             let sender = sender.clone();
             async move {
                 sender.send(key).unwrap();

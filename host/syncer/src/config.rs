@@ -3,7 +3,7 @@
 use std::{net::IpAddr, path::PathBuf, time::Duration};
 
 use kubeocean_api::keys::namespace;
-use kubeocean_runtime::binding::KubeconfigRules;
+use kubeocean_runtime::{binding::KubeconfigRules, rate::RequestRate};
 
 /// How much of the worker's status texts reaches the computing cluster (BU section 15).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -73,6 +73,8 @@ pub struct SyncerConfig {
     pub allow_unpinned_policies: bool,
     /// Which kubeconfig Secrets may be used.
     pub kubeconfig_rules: KubeconfigRules,
+    /// How many requests the worker cluster gets; `None` is no limit (TD-106).
+    pub worker_rate: Option<RequestRate>,
 }
 
 impl SyncerConfig {
@@ -98,6 +100,7 @@ impl SyncerConfig {
             policy_compiler: None,
             allow_unpinned_policies: false,
             kubeconfig_rules: KubeconfigRules::default(),
+            worker_rate: None,
         }
     }
 }

@@ -5,6 +5,7 @@
 use std::sync::Arc;
 
 use crate::{
+    bindings::deletion,
     leader::Leader,
     nodes::{decide::run as run_nodes, store::Readiness},
     session,
@@ -13,7 +14,7 @@ use kubeocean_api::binding::SecretRef;
 use kubeocean_runtime::{
     binding::{
         Binding,
-        connection::{ConnectError, connected},
+        connection::{ConnectError, ConnectOptions, connected},
         watch::{SecretState, follow_secret},
     },
     events::{Event, Regarding, Severity},
@@ -69,8 +70,11 @@ impl Connection {
         leader.stores.nodes.set_readiness(Readiness::Listing);
         let waiting = cancel.child_token();
         let connecting = async {
-            let unsafe_too = leader.config.kubeconfig_rules.allow_unsafe;
-            let connect = connected(&secret, &mut secrets, unsafe_too, cancel, |error| tell(&leader, error));
+            let options = ConnectOptions {
+                allow_unsafe: leader.config.kubeconfig_rules.allow_unsafe,
+                rate: leader.config.worker_rate,
+            };
+            let connect = connected(&secret, &mut secrets, options, cancel, |error| tell(&leader, error));
             let worker = tokio::select! {
                 worker = connect => worker,
                 () = self.moved() => None,
@@ -120,7 +124,10 @@ async fn without_worker(leader: &Leader, cancel: &CancellationToken) {
         loop {
             tokio::select! {
                 () = cancel.cancelled() => return,
-                _ = ticks.tick() => leader.stores.nodes.set_unreachable(leader.stores.worker.is_lost()),
+                _ = ticks.tick() => {
+                    leader.stores.nodes.set_unreachable(leader.stores.worker.is_lost());
+                    deletion::wait_for_worker(leader);
+                }
             }
         }
     };

@@ -10,7 +10,7 @@ use std::{
 };
 
 use crate::{
-    nodes::store::{NodeCounters, VnodeNumbers},
+    nodes::store::{NodeCounters, PolicyNumbers, VnodeNumbers},
     pods::{index::ByPhase, view::Phase},
     policies::metrics::PolicyMetrics,
     session::Stores,
@@ -123,7 +123,10 @@ struct Numbers {
     /// By mode.
     evictions: Vec<(&'static str, u64)>,
     late_leases: u64,
+    usage_drift: u64,
     worker_age_seconds: u64,
+    /// By policy.
+    policies: BTreeMap<String, PolicyNumbers>,
 }
 
 impl Numbers {
@@ -138,6 +141,7 @@ impl Numbers {
             reclaimed_pods,
             drained_pods,
             late_leases,
+            usage_drift,
         } = &stores.nodes.counters;
         let read = |counter: &std::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed);
         Self {
@@ -153,6 +157,8 @@ impl Numbers {
             ],
             evictions: vec![("reclaimed", read(reclaimed_pods)), ("drained", read(drained_pods))],
             late_leases: read(late_leases),
+            usage_drift: read(usage_drift),
+            policies: stores.nodes.policy_numbers(),
             worker_age_seconds: stores.worker.age().as_secs(),
         }
     }
@@ -191,6 +197,12 @@ impl StoreMetrics {
             "Node lease renewals more than 20 s after the one before",
             vec![(vec![], numbers.late_leases)],
         )?;
+        page.counter(
+            "usage_drift",
+            "Virtual nodes whose sums of requests a recount found wrong",
+            vec![(vec![], numbers.usage_drift)],
+        )?;
+        encode_policies(&mut page, &numbers.policies)?;
         let age = i64::try_from(numbers.worker_age_seconds).unwrap_or(i64::MAX);
         page.gauge("worker_watch_age_seconds", "Time since the worker cluster answered", [(vec![], age)])?;
         let build = vec![
@@ -228,13 +240,49 @@ fn encode_amounts(page: &mut Page<'_, '_>, vnodes: &[VnodeNumbers]) -> fmt::Resu
     Ok(())
 }
 
+/// Per policy, summed over the nodes it governs (PO-1501).
+fn encode_policies(page: &mut Page<'_, '_>, policies: &BTreeMap<String, PolicyNumbers>) -> fmt::Result {
+    type Of = fn(&PolicyNumbers) -> &crate::nodes::snapshot::Amounts;
+    type Count = fn(&PolicyNumbers) -> usize;
+    let amounts: [(&str, &str, Of); 2] = [
+        ("offered", "What the nodes of a policy publish", |numbers| &numbers.offered),
+        ("available", "What others leave of the nodes of a policy", |numbers| &numbers.available),
+    ];
+    for (name, help, of) in amounts {
+        let rows = policies.iter().flat_map(|(policy, numbers)| {
+            of(numbers).iter().map(|(resource, amount)| {
+                let value = reported(resource, *amount).unwrap_or(*amount);
+                (vec![("rlp", policy.clone()), ("resource", resource.clone())], value)
+            })
+        });
+        page.gauge_named(&format!("kubeocean_policy_{name}"), help, rows)?;
+    }
+    let counts: [(&str, &str, Count); 2] = [
+        ("withheld_nodes", "Nodes of a policy that are withheld", |numbers| numbers.withheld),
+        (
+            "overcommitted_nodes",
+            "Nodes of a policy that publish less than leased pods there ask for",
+            |numbers| numbers.overcommitted,
+        ),
+    ];
+    for (name, help, of) in counts {
+        let rows = policies.iter().map(|(policy, numbers)| {
+            (vec![("rlp", policy.clone())], i64::try_from(of(numbers)).unwrap_or(i64::MAX))
+        });
+        page.gauge_named(&format!("kubeocean_policy_{name}"), help, rows)?;
+    }
+    Ok(())
+}
+
 /// The unit of a reported resource: millicores, MiB or pieces; `None` for resources that are not reported (BU-1602).
 fn reported(resource: &str, amount: i64) -> Option<i64> {
     match resource {
         "cpu" | "gocrane.io/cpu" | "nvidia.com/gpu" => Some(amount),
         "memory" | "ephemeral-storage" | "gocrane.io/memory" => Some(amount >> 20),
-        _ if resource.starts_with("tke.cloud.tencent.com/") => Some(amount),
-        _ => None,
+        _ => {
+            let name = resource.strip_prefix("tke.cloud.tencent.com/")?;
+            ["eni-ip", "sub-eni", "direct-eni", "tke-shared-rdma"].contains(&name).then_some(amount)
+        }
     }
 }
 
@@ -287,10 +335,16 @@ fn labelled(binding: &str, labels: Vec<Label>) -> Vec<Label> {
 mod tests {
     use super::*;
     use crate::nodes::snapshot::Usage;
+    use rstest::rstest;
 
-    /// Name and type of every metric, as MC-704, BU-1601 and TD-1702 document them; those of PO-1501 are `policies::metrics`.
+    /// Name and type of every metric, as MC-704, BU-1601 and TD-1702 document them, and those of PO-1501 that are sums
+    /// over nodes; its others are `policies::metrics`.
     const DOCUMENTED: &str = "
         kubeocean_build_info gauge
+        kubeocean_policy_available gauge
+        kubeocean_policy_offered gauge
+        kubeocean_policy_overcommitted_nodes gauge
+        kubeocean_policy_withheld_nodes gauge
         kubeocean_syncer_cluster_available_resource gauge
         kubeocean_syncer_cluster_origin_resource gauge
         kubeocean_syncer_cluster_physical_usage gauge
@@ -302,6 +356,7 @@ mod tests {
         kubeocean_syncer_pod_created counter
         kubeocean_syncer_pod_created_failed counter
         kubeocean_syncer_reclaim_pods counter
+        kubeocean_syncer_usage_drift counter
         kubeocean_syncer_virtual_pod_total gauge
         kubeocean_syncer_vnode_available_resource gauge
         kubeocean_syncer_vnode_origin_resource gauge
@@ -328,6 +383,19 @@ mod tests {
         assert_eq!(metrics.encode(), "# EOF\n");
     }
 
+    #[rstest]
+    #[case("cpu", Some(1500))]
+    #[case("gocrane.io/cpu", Some(1500))]
+    #[case("memory", Some(0))]
+    #[case("nvidia.com/gpu", Some(1500))]
+    #[case("tke.cloud.tencent.com/eni-ip", Some(1500))]
+    #[case("tke.cloud.tencent.com/tke-shared-rdma", Some(1500))]
+    #[case("tke.cloud.tencent.com/else", None)]
+    #[case("pods", None)]
+    fn only_documented_resources_are_reported(#[case] resource: &str, #[case] value: Option<i64>) {
+        assert_eq!(reported(resource, 1500), value);
+    }
+
     #[derive(Debug)]
     struct Fixed(StoreMetrics, Numbers);
 
@@ -352,7 +420,18 @@ mod tests {
             writes: vec![("apply", 7)],
             evictions: vec![("reclaimed", 2)],
             late_leases: 1,
+            usage_drift: 4,
             worker_age_seconds: 12,
+            policies: [(
+                "p".to_owned(),
+                PolicyNumbers {
+                    offered: [("memory".to_owned(), 3 << 30), ("pods".to_owned(), 9)].into(),
+                    available: [("cpu".to_owned(), 700)].into(),
+                    withheld: 2,
+                    overcommitted: 1,
+                },
+            )]
+            .into(),
         };
         let mut registry = Registry::default();
         let stores = StoreMetrics { binding: "b".to_owned(), stores: Mutex::default() };
@@ -360,24 +439,34 @@ mod tests {
         let mut page = String::new();
         encode(&mut page, &registry).unwrap();
         for line in [
-            r#"vnode_total{clusterbinding="b"} 2"#,
-            r#"vnode_origin_resource{clusterbinding="b",node="v1",resource="memory"} 3072"#,
-            r#"vnode_available_resource{clusterbinding="b",node="v2",resource="cpu"} 3000"#,
-            r#"cluster_origin_resource{clusterbinding="b",resource="cpu"} 10000"#,
-            r#"cluster_available_resource{clusterbinding="b",resource="cpu"} 5000"#,
-            r#"cluster_physical_usage{clusterbinding="b",resource="cpu"} 200"#,
-            r#"cluster_virtual_usage{clusterbinding="b",resource="cpu"} 500"#,
-            r#"virtual_pod_total{clusterbinding="b",phase="Running"} 3"#,
-            r#"virtual_pod_total{clusterbinding="b",phase="Unknown"} 0"#,
-            r#"physical_pod_total{clusterbinding="b",phase="Pending"} 1"#,
-            r#"vnode_writes_total{clusterbinding="b",kind="apply"} 7"#,
-            r#"reclaim_pods_total{clusterbinding="b",mode="reclaimed"} 2"#,
-            r#"node_lease_late_total{clusterbinding="b"} 1"#,
-            r#"worker_watch_age_seconds{clusterbinding="b"} 12"#,
+            r#"syncer_vnode_total{clusterbinding="b"} 2"#,
+            r#"syncer_vnode_origin_resource{clusterbinding="b",node="v1",resource="memory"} 3072"#,
+            r#"syncer_vnode_available_resource{clusterbinding="b",node="v2",resource="cpu"} 3000"#,
+            r#"syncer_cluster_origin_resource{clusterbinding="b",resource="cpu"} 10000"#,
+            r#"syncer_cluster_available_resource{clusterbinding="b",resource="cpu"} 5000"#,
+            r#"syncer_cluster_physical_usage{clusterbinding="b",resource="cpu"} 200"#,
+            r#"syncer_cluster_virtual_usage{clusterbinding="b",resource="cpu"} 500"#,
+            r#"syncer_virtual_pod_total{clusterbinding="b",phase="Running"} 3"#,
+            r#"syncer_virtual_pod_total{clusterbinding="b",phase="Unknown"} 0"#,
+            r#"syncer_physical_pod_total{clusterbinding="b",phase="Pending"} 1"#,
+            r#"syncer_vnode_writes_total{clusterbinding="b",kind="apply"} 7"#,
+            r#"syncer_reclaim_pods_total{clusterbinding="b",mode="reclaimed"} 2"#,
+            r#"syncer_node_lease_late_total{clusterbinding="b"} 1"#,
+            r#"syncer_worker_watch_age_seconds{clusterbinding="b"} 12"#,
+            r#"syncer_usage_drift_total{clusterbinding="b"} 4"#,
+            r#"policy_offered{clusterbinding="b",rlp="p",resource="memory"} 3072"#,
+            r#"policy_offered{clusterbinding="b",rlp="p",resource="pods"} 9"#,
+            r#"policy_available{clusterbinding="b",rlp="p",resource="cpu"} 700"#,
+            r#"policy_withheld_nodes{clusterbinding="b",rlp="p"} 2"#,
+            r#"policy_overcommitted_nodes{clusterbinding="b",rlp="p"} 1"#,
         ] {
-            assert!(page.contains(&format!("kubeocean_syncer_{line}\n")), "{line} is missing in\n{page}");
+            assert!(page.contains(&format!("kubeocean_{line}\n")), "{line} is missing in\n{page}");
         }
-        assert!(!page.contains("resource=\"pods\""));
+        let nodes_only = page.lines().filter(|line| line.starts_with("kubeocean_syncer_"));
+        assert!(
+            nodes_only.clone().count() > 0
+                && !nodes_only.into_iter().any(|line| line.contains("resource=\"pods\""))
+        );
         assert!(page.contains("kubeocean_build_info{clusterbinding=\"b\",version="));
     }
 }

@@ -13,6 +13,7 @@ use crate::{
     leader::{Leader, Surroundings, binding_view},
     nodes::{
         decide::{PodsOnVnode, WorkerSide, open_gate, run as run_nodes},
+        drift,
         index::Identity,
         pace::Pace,
         store::{NodeStore, Readiness},
@@ -296,6 +297,7 @@ impl Session<'_> {
             "reachability",
             watch_reachability(self.worker(), stores.worker.clone(), self.nodes(), cancel()),
         );
+        tasks.spawn("recount", drift::run(self.nodes(), cancel()));
         let policies = Arc::clone(&stores.policies);
         tasks.spawn(
             "policies",
@@ -306,7 +308,8 @@ impl Session<'_> {
     fn start_policies_and_nodes(&self, tasks: &mut Tasks) {
         let (leader, stores, lists) = (self.leader, &self.leader.stores, &self.lists);
         let policies = || Arc::clone(&stores.policies);
-        tasks.spawn("policy modules", fetch::run(self.worker(), policies(), self.cancel.clone()));
+        let heart = leader.health.begin("policy modules");
+        tasks.spawn("policy modules", fetch::run(self.worker(), policies(), heart, self.cancel.clone()));
         let runtime = PolicyRuntime {
             store: policies(),
             nodes: self.nodes(),
@@ -315,6 +318,7 @@ impl Session<'_> {
             worker: self.worker(),
             events: self.worker_events.clone(),
             clock: Arc::clone(&leader.clock),
+            health: Arc::clone(&leader.health),
             cancel: self.cancel.clone(),
         };
         let first = Arc::new(Notify::new());
@@ -377,6 +381,7 @@ impl Session<'_> {
             events: leader.events.clone(),
             pod_events: leader.config.pod_events,
             metrics: Arc::clone(&leader.metrics),
+            health: Arc::clone(&leader.health),
             clock: Arc::clone(&leader.clock),
         });
         let watching = watch_pods(Arc::clone(&sync), Arc::clone(&self.pods), self.cancel.clone());
@@ -404,6 +409,7 @@ impl Session<'_> {
             clusters: Arc::clone(&self.clusters),
             store: Arc::clone(&self.leader.stores.objects),
             events: self.leader.events.clone(),
+            health: Arc::clone(&self.leader.health),
             idle,
         });
         let (health, gate, cancel) = (self.objects.clone(), self.complete(), self.cancel.clone());

@@ -111,6 +111,7 @@ impl World {
             clusters: Arc::clone(&clusters),
             store: Arc::clone(&store),
             events: events.clone(),
+            health: Arc::default(),
             idle,
         };
         let gate = std::future::ready(());

@@ -321,6 +321,25 @@ async fn quarantined_for_two_nodes(leasing: &Leasing) {
     assert!(taint_of(&other, taint::OUT_OF_TIME_WINDOWS).is_none(), "{}", summary(&other));
 }
 
+/// The binding's owner learns of it too, by condition and event.
+async fn told_on_the_binding(leasing: &Leasing) {
+    use k8s_openapi::api::core::v1::Event;
+    use kube::{Api, api::ListParams};
+    let events: Api<Event> = Api::namespaced(leasing.binding.computing().client().await.unwrap(), "default");
+    let name = leasing.binding.name();
+    let fields = format!("involvedObject.kind=ClusterBinding,involvedObject.name={name},reason=ModuleFailed");
+    let message = leasing
+        .until("an event on the binding", DEADLINE, async || {
+            events.list(&ListParams::default().fields(&fields)).await.unwrap().items.pop()?.message
+        })
+        .await;
+    assert!(message.contains(name), "{message}");
+    let binding = leasing.bindings().await.get(name).await.unwrap();
+    let conditions = binding.data["status"]["conditions"].as_array().cloned().unwrap_or_default();
+    let resolved = conditions.into_iter().find(|one| one["type"] == "PoliciesResolved").unwrap();
+    assert_eq!((&resolved["status"], &resolved["reason"]), (&json!("False"), &json!("ModuleNotFound")));
+}
+
 #[tokio::test]
 async fn modules_that_cannot_be_had_are_named() {
     let leasing = Leasing::start("pol-missing", 2, &NodeShape::new("32", "64Gi"), entries([half()])).await;
@@ -366,6 +385,7 @@ async fn modules_that_cannot_be_had_are_named() {
     assert!(codes.iter().all(|(name, _)| message.contains(name)), "{message}");
     assert_eq!(policy_condition(&policy, "Valid").unwrap().0, "True");
     leasing.all("the good entry's half", DEADLINE, is_half).await;
+    told_on_the_binding(&leasing).await;
 
     // The ConfigMap appears: one watch event, and the entry decides.
     publish(worker, "pol-missing-absent", &module).await;

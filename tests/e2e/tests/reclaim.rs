@@ -407,6 +407,20 @@ async fn two_bindings_share_a_node_and_one_leaves_without_the_other() {
     ones.gone("batch").await;
     assert!(twos.stays("batch", &kept).await);
     two.one(&node, "cpu 8", |vnode| amount(vnode, "cpu") == Some("8")).await;
+
+    // Its vnode and marks are gone, its policy can be deleted; the other's are as they were.
+    assert!(one.vnode(&node).await.is_none());
+    let marked = one.worker_nodes().await.get(&node).await.unwrap();
+    assert_ne!(marked.labels().get(label::POLICY_APPLIED).map(String::as_str), Some("reclaim-one"));
+    one.delete_policy("reclaim-one").await;
+    one.until("its policy to go", DEADLINE, async || match one.policy("reclaim-one").await {
+        None => Ok(()),
+        Some(policy) => Err(policy["metadata"]["finalizers"].to_string()),
+    })
+    .await;
+    let kept = two.policy("reclaim-two").await.unwrap();
+    assert_eq!(kept["metadata"]["finalizers"], json!([finalizer::POLICY]));
+    assert!(two.vnode(&node).await.unwrap().finalizers().contains(&finalizer::VNODE.to_owned()));
     assert_rights(&two.binding);
 }
 

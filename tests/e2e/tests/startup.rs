@@ -104,6 +104,20 @@ async fn a_wrong_kubeconfig_is_told_and_mending_it_is_enough() {
         assert!(mended.elapsed() < 5 * PROMISE, "{:?}", mended.elapsed());
     }
 
+    // Gone and made anew while it is used, as by a tool that replaces Secrets.
+    computing.delete(&secret, None).await;
+    wait_until("the Secret to be missed again", DEADLINE, async || {
+        let missed = syncer.log().matches("not found; create it with").count();
+        if missed > 1 { Ok(()) } else { Err(missed) }
+    })
+    .await;
+    let vnode = node(&binding, "mending-d").await;
+    let mended = Instant::now();
+    binding.write_kubeconfig(&good).await.expect("the Secret");
+    wait_vnode(&computing, &vnode).await;
+    println!("deleted Secret: working {:?} after it was made anew", mended.elapsed());
+    assert!(mended.elapsed() < 5 * PROMISE, "{:?}", mended.elapsed());
+
     let stopping = Instant::now();
     let status = syncer.stop().await.expect("an end");
     println!("stopped within {:?}", stopping.elapsed());
@@ -156,6 +170,43 @@ async fn a_standby_says_who_leads_and_takes_over() {
     println!("the standby of a killed leader took over after {:?}", killed.elapsed());
     let c = node(&binding, "standby-c").await;
     wait_vnode(&computing, &c).await;
+}
+
+/// The most requests among `times`, in seconds, within two seconds.
+fn most_within_two_seconds(times: &[f64]) -> usize {
+    let within = |start: &f64| times.iter().filter(|time| (*start..*start + 2.0).contains(*time)).count();
+    times.iter().map(within).max().unwrap_or_default()
+}
+
+#[tokio::test]
+async fn requests_are_as_slow_as_the_flags_ask_for() {
+    const NODES: usize = 24;
+    let binding = bind("slow").await;
+    let shape = NodeShape::default().label("e2e.test/startup", "slow");
+    binding.worker().create_nodes("slow", NODES, &shape).await.expect("worker nodes");
+    let limits = ["--physical-client-qps=5", "--physical-client-burst=4"];
+    let mut syncer = binding.syncer(&limits).await.expect("a Syncer");
+    syncer.wait_ready().await;
+    let account = format!("system:serviceaccount:{}:kubeocean-syncer", binding.mount_namespace());
+    let labelled = wait_until("all worker nodes to be labelled", DEADLINE, async || {
+        let events = binding.worker().audit_events().map_err(|error| error.to_string())?;
+        let mine: Vec<_> = events.into_iter().filter(|event| event.user.username == account).collect();
+        let patches =
+            mine.iter().filter(|event| event.verb == "patch" && event.object_ref.resource == "nodes").count();
+        if patches >= NODES { Ok(mine) } else { Err(format!("{patches} of {NODES}")) }
+    })
+    .await;
+    let times: Vec<f64> = labelled
+        .iter()
+        .map(|event| {
+            let at: jiff::Timestamp = event.request_received_timestamp.parse().expect("a time");
+            at.as_duration().as_secs_f64()
+        })
+        .collect();
+    let most = most_within_two_seconds(&times);
+    println!("{} requests, at most {most} within two seconds", times.len());
+    // The burst, ten more in two seconds, and what was on its way for longer than others.
+    assert!(most <= 4 + 10 + 4, "{most}");
 }
 
 #[tokio::test]

@@ -360,7 +360,7 @@ impl Attendant {
             .await
             .map_err(|error| unusable(error.to_string()))?;
         let server = config.cluster_url.clone();
-        let client = connection::client(config).map_err(|error| unusable(error.to_string()))?;
+        let client = connection::client(config, None).map_err(|error| unusable(error.to_string()))?;
         Ok(Worker { client, server, life, insecure })
     }
 }

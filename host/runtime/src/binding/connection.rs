@@ -3,13 +3,17 @@
 
 use std::time::Duration;
 
-use kube::{Client, config::KubeConfigOptions};
+use kube::{Client, client::ClientBuilder, config::KubeConfigOptions};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::{
     kubeconfig::{self, KubeconfigError},
     watch::SecretState,
+};
+use crate::{
+    queue::spread,
+    rate::{RateLayer, RequestRate},
 };
 
 /// Limit of the version request that proves a connection.
@@ -62,8 +66,21 @@ impl std::fmt::Debug for Connection {
     }
 }
 
+/// What connections may be like.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub struct ConnectOptions {
+    /// Whether a kubeconfig may name files of this machine.
+    pub allow_unsafe: bool,
+    /// How many requests are sent; `None` is no limit.
+    pub rate: Option<RequestRate>,
+}
+
 /// Connects to the worker, or says why not. `secret` is `namespace/name`.
-async fn connect(secret: &str, state: &SecretState, allow_unsafe: bool) -> Result<Connection, ConnectError> {
+async fn connect(
+    secret: &str,
+    state: &SecretState,
+    options: ConnectOptions,
+) -> Result<Connection, ConnectError> {
     let data = match state {
         SecretState::Unknown | SecretState::Missing => {
             return Err(KubeconfigError::NotFound(secret.to_owned()).into());
@@ -74,7 +91,7 @@ async fn connect(secret: &str, state: &SecretState, allow_unsafe: bool) -> Resul
         }
         SecretState::Present(data) => data.as_deref(),
     };
-    let kubeconfig = kubeconfig::parse(secret, data, allow_unsafe)?;
+    let kubeconfig = kubeconfig::parse(secret, data, options.allow_unsafe)?;
     let invalid = |source: Box<dyn std::error::Error + Send + Sync>| ConnectError::Config {
         secret: secret.to_owned(),
         source,
@@ -83,7 +100,7 @@ async fn connect(secret: &str, state: &SecretState, allow_unsafe: bool) -> Resul
         .await
         .map_err(|error| invalid(Box::new(error)))?;
     let server = config.cluster_url.to_string();
-    let client = client(config.clone()).map_err(|error| invalid(Box::new(error)))?;
+    let client = client(config.clone(), options.rate).map_err(|error| invalid(Box::new(error)))?;
     let unreachable =
         |detail: String| ConnectError::Unreachable { secret: secret.to_owned(), server, detail };
     match tokio::time::timeout(PROBE_TIMEOUT, client.apiserver_version()).await {
@@ -97,11 +114,12 @@ async fn connect(secret: &str, state: &SecretState, allow_unsafe: bool) -> Resul
 }
 
 /// A client without limits on the whole connection: each request has its own, and a watch must not be cut.
-pub fn client(mut config: kube::Config) -> Result<Client, kube::Error> {
+pub fn client(mut config: kube::Config, rate: Option<RequestRate>) -> Result<Client, kube::Error> {
     config.read_timeout = None;
     config.write_timeout = None;
     config.connect_timeout = Some(Duration::from_secs(10));
-    Client::try_from(config)
+    let Some(rate) = rate else { return Client::try_from(config) };
+    Ok(ClientBuilder::try_from(config)?.with_layer(&RateLayer::new(rate)).build())
 }
 
 fn root_cause(error: &(dyn std::error::Error + 'static)) -> String {
@@ -116,18 +134,18 @@ fn root_cause(error: &(dyn std::error::Error + 'static)) -> String {
 pub async fn connected(
     secret: &str,
     states: &mut watch::Receiver<SecretState>,
-    allow_unsafe: bool,
+    options: ConnectOptions,
     cancel: &CancellationToken,
     failed: impl FnMut(&ConnectError),
 ) -> Option<Client> {
-    connection(secret, states, allow_unsafe, cancel, failed).await.map(|connection| connection.client)
+    connection(secret, states, options, cancel, failed).await.map(|connection| connection.client)
 }
 
 /// As [`connected`], with what is needed to open connections of one's own.
 pub async fn connection(
     secret: &str,
     states: &mut watch::Receiver<SecretState>,
-    allow_unsafe: bool,
+    options: ConnectOptions,
     cancel: &CancellationToken,
     mut failed: impl FnMut(&ConnectError),
 ) -> Option<Connection> {
@@ -135,7 +153,7 @@ pub async fn connection(
     loop {
         let state = states.borrow_and_update().clone();
         if state != SecretState::Unknown {
-            match connect(secret, &state, allow_unsafe).await {
+            match connect(secret, &state, options).await {
                 Ok(connection) => return Some(connection),
                 Err(error) => failed(&error),
             }
@@ -148,7 +166,7 @@ pub async fn connection(
                 }
                 pause = RETRY_FIRST;
             }
-            () = tokio::time::sleep(pause) => pause = (pause * 2).min(RETRY_MAX),
+            () = tokio::time::sleep(spread(pause, &(secret, pause))) => pause = (pause * 2).min(RETRY_MAX),
         }
     }
 }

@@ -7,9 +7,10 @@
 
 use std::time::Duration;
 
+use kubeocean_api::keys::annotation;
 use tokio_util::sync::CancellationToken;
 
-use super::{finalizer, status::Cleanup};
+use super::{finalizer, status::Cleanup, strays};
 use crate::{
     csinodes, hostports,
     leader::Leader,
@@ -37,28 +38,41 @@ pub(crate) async fn run(leader: &Leader, clusters: &Clusters, cancel: Cancellati
                 cancel.cancelled().await;
                 return;
             }
-            Ok(Progress::Waiting { reason, message }) => {
-                let cleanup = Some(Cleanup { reason, message });
-                let news = leader.cleanup.send_if_modified(|shown| {
-                    let news = *shown != cleanup;
-                    shown.clone_from(&cleanup);
-                    news
-                });
-                if let (true, Some(cleanup)) = (news, cleanup) {
-                    tracing::info!(
-                        binding = binding.name,
-                        reason = cleanup.reason,
-                        message = cleanup.message,
-                        "deletion of the binding goes on"
-                    );
-                }
-            }
+            Ok(Progress::Waiting { reason, message }) => tell(leader, reason, message),
             Err(error) => tracing::warn!(error = error.chain(), "deletion of the binding: retrying"),
         }
         tokio::select! {
             () = cancel.cancelled() => return,
             () = tokio::time::sleep(AGAIN) => {}
         }
+    }
+}
+
+/// While there is no connection to the worker cluster, the deletion waits for one, and says so.
+pub(crate) fn wait_for_worker(leader: &Leader) {
+    if !leader.binding.borrow().deleting {
+        return;
+    }
+    let vnodes = leader.stores.nodes.vnode_names().len();
+    let message = format!(
+        "no connection to the worker cluster, {vnodes} virtual nodes left; if it is gone for good, annotate the \
+         ClusterBinding with {}=true",
+        annotation::FORCE_DETACH
+    );
+    tell(leader, "WorkerLeftovers", message);
+}
+
+/// Shows how far the deletion has come, where it is news.
+fn tell(leader: &Leader, reason: &'static str, message: String) {
+    let cleanup = Some(Cleanup { reason, message });
+    let news = leader.cleanup.send_if_modified(|shown| {
+        let news = *shown != cleanup;
+        shown.clone_from(&cleanup);
+        news
+    });
+    if let (true, Some(Cleanup { reason, message })) = (news, cleanup) {
+        let binding = leader.binding.borrow().name.clone();
+        tracing::info!(binding, reason, message, "deletion of the binding goes on");
     }
 }
 
@@ -80,6 +94,10 @@ async fn step(leader: &Leader, clusters: &Clusters, binding: &Binding) -> Result
             "DrainingNodes",
             format!("{} virtual nodes left: {}", vnodes.len(), named.join(", ")),
         );
+    }
+    let strays = strays::label_anew(&leader.computing, &stores.identity).await?;
+    if strays > 0 {
+        return waiting("DrainingNodes", format!("{strays} virtual nodes had lost their labels"));
     }
     hostports::apply::release_all(&clusters.computing, &stores.identity).await?;
     let mirrors = csinodes::apply::release_all(&clusters.computing, &stores.identity).await?;

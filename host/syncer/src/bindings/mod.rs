@@ -3,3 +3,4 @@
 pub(crate) mod deletion;
 pub(crate) mod finalizer;
 pub(crate) mod status;
+mod strays;

@@ -2,7 +2,8 @@
 //! `SyncerCleanup` (API-802), and the numbers of vnodes and ppods (API-804).
 //!
 //! All of it is one server-side apply, because what a manager leaves out of its next apply is removed. Conditions are
-//! written when they change, numbers at most every 30 s; what the binding shows already is not written.
+//! written when they change, numbers at most every 30 s, progress of a deletion at most every 10 s; what the binding
+//! shows already is not written. Modules that do not decide are also told in an event (API-810).
 
 use std::time::Duration;
 
@@ -17,11 +18,14 @@ use kubeocean_runtime::{
     binding::Binding,
     clock::rfc3339,
     error::ApplyError,
+    events::{Event, Regarding, Severity},
     request::{Force, apply_patch, get_json, paths},
 };
 
 /// Shortest time between two writes of numbers, and how often they are looked at (API-804).
 const NUMBERS: Duration = Duration::from_secs(30);
+/// Shortest time between two messages of the same step of a deletion (MC section 5).
+const CLEANUP: Duration = Duration::from_secs(10);
 /// Changes of policies come in groups.
 const GATHER: Duration = Duration::from_millis(200);
 /// Pause after a failed write.
@@ -120,12 +124,15 @@ pub(crate) async fn run(leader: Leader, cancel: CancellationToken) {
     let (nodes, policies) = (&leader.stores.nodes, &leader.stores.policies);
     let mut shown = None;
     let mut numbers_at: Option<Instant> = None;
+    let mut step: Option<(&'static str, Instant)> = None;
     loop {
         let settled = nodes.is_settled();
         let due = numbers_at.is_none_or(|at| at.elapsed() >= NUMBERS);
+        let progress = cleanup.borrow_and_update().clone();
+        let early = progress.as_ref().and_then(|now| too_early(now.reason, step, Instant::now()));
         let news = News {
             resolution: settled.then(|| policies.resolution()),
-            cleanup: cleanup.borrow_and_update().clone(),
+            cleanup: progress.filter(|_| early.is_none()),
             numbers: (settled && due).then(|| (nodes.vnode_names().len(), leader.stores.pods.ppod_count())),
         };
         let current = binding.borrow_and_update().clone();
@@ -134,7 +141,10 @@ pub(crate) async fn run(leader: Leader, cancel: CancellationToken) {
                 if wrote_numbers {
                     numbers_at = Some(Instant::now());
                 }
-                NUMBERS
+                if let Some(told) = &news.cleanup {
+                    step = Some((told.reason, Instant::now()));
+                }
+                early.unwrap_or(NUMBERS)
             }
             Err(error) => {
                 tracing::warn!(binding = current.name, error = error.chain(), "status not written, retrying");
@@ -155,6 +165,27 @@ pub(crate) async fn run(leader: Leader, cancel: CancellationToken) {
             () = tokio::time::sleep(GATHER) => {}
         }
     }
+}
+
+/// How long to wait before the message of a step of the deletion is written anew.
+fn too_early(reason: &str, told: Option<(&'static str, Instant)>, now: Instant) -> Option<Duration> {
+    let (_, at) = told.filter(|(step, _)| *step == reason)?;
+    CLEANUP.checked_sub(now.duration_since(at)).filter(|left| !left.is_zero())
+}
+
+/// An event about modules that do not decide, when the condition begins to say so or says it of others.
+fn trouble(before: &Report, wanted: &Report, binding: &Binding) -> Option<Event> {
+    let of = |report: &Report| {
+        report.conditions.iter().find(|one| one.type_ == binding_type::POLICIES_RESOLVED).cloned()
+    };
+    let now = of(wanted).filter(|one| matches!(one.reason.as_str(), "ModuleFailed" | "ModuleNotFound"))?;
+    let told = of(before).is_some_and(|one| one.reason == now.reason && one.message == now.message);
+    (!told).then(|| Event {
+        regarding: Regarding::binding(&binding.name, &binding.uid),
+        severity: Severity::Warning,
+        reason: "ModuleFailed",
+        message: format!("modules of these policies do not decide: {}", now.message),
+    })
 }
 
 /// Writes what is not shown yet. Ok: whether numbers were among it.
@@ -184,6 +215,9 @@ async fn tell(
             // The binding went, or another one has its name: whoever follows it ends this task.
             Err(ApplyError::NotFound { .. } | ApplyError::Conflict { .. }) => return Ok(false),
             Err(error) => return Err(error),
+        }
+        if let Some(event) = trouble(&before, &wanted, binding) {
+            leader.events.publish(event);
         }
     }
     *shown = Some(wanted);
@@ -224,6 +258,34 @@ mod tests {
         let third = second.with(&resolution(false, "p"), 3, at(120));
         assert_eq!(third.conditions[0].last_transition_time, rfc3339(at(120)));
         assert_eq!(third.conditions[1].reason, "DrainingNodes");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn progress_of_one_step_is_told_every_ten_seconds_and_another_step_at_once() {
+        let at = Instant::now();
+        assert_eq!(too_early("DrainingNodes", None, at), None);
+        let told = Some(("DrainingNodes", at));
+        assert_eq!(
+            too_early("DrainingNodes", told, at + Duration::from_secs(4)),
+            Some(Duration::from_secs(6))
+        );
+        assert_eq!(too_early("DrainingNodes", told, at + CLEANUP), None);
+        assert_eq!(too_early("WorkerLeftovers", told, at), None);
+    }
+
+    #[test]
+    fn modules_that_do_not_decide_are_told_once() {
+        let said = |reason, message: &str| {
+            let resolution = Some(Resolution { resolved: false, reason, message: message.into() });
+            Report::default().with(&News { resolution, ..News::default() }, 3, at(0))
+        };
+        let (fine, bad) = (Report::default(), said("ModuleFailed", "p"));
+        let binding = Binding::default();
+        assert_eq!(trouble(&fine, &bad, &binding).unwrap().reason, "ModuleFailed");
+        assert_eq!(trouble(&bad, &bad, &binding), None);
+        assert!(trouble(&bad, &said("ModuleFailed", "p, q"), &binding).is_some());
+        assert!(trouble(&fine, &said("ModuleNotFound", "p"), &binding).is_some());
+        assert_eq!(trouble(&fine, &said("PolicyInvalid", "p"), &binding), None);
     }
 
     #[test]

@@ -144,7 +144,8 @@ pub async fn run(runtime: Arc<NodeRuntime>) {
                 runtime.store.wake_all();
                 continue;
             }
-            _ = pulse.tick() => continue,
+            // While every batch hangs in the engine the loop only waits, and says so by silence.
+            _ = pulse.tick(), if !batches.is_full() => continue,
             () = batches.attend() => continue,
             () = writers.attend() => continue,
             Some((surroundings, work)) = works.recv() => {

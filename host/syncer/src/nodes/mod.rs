@@ -11,6 +11,7 @@ pub mod apply;
 pub mod compare;
 pub mod decide;
 pub mod decision;
+pub mod drift;
 pub mod host_ports;
 pub mod index;
 pub mod metadata;

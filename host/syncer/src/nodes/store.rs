@@ -4,10 +4,13 @@
 //! Callers: every task of a binding. No lock is held across an await.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     fmt,
     net::IpAddr,
-    sync::{Arc, atomic::AtomicU64},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
@@ -23,7 +26,7 @@ use super::{
     decide::POLICIES_WAIT,
     host_ports::HostPort,
     index::{Decided, Identity, Index, Snapshot, VnodeName},
-    snapshot::{Amounts, Usage, facts},
+    snapshot::{Amounts, Usage, available, facts},
     view::NodeView,
     vnode::{BindingView, Written},
 };
@@ -80,6 +83,8 @@ pub struct NodeCounters {
     pub drained_pods: AtomicU64,
     /// Renewals of Leases that came more than 20 s after the one before.
     pub late_leases: AtomicU64,
+    /// Vnodes whose sums of requests were found wrong by a recount.
+    pub usage_drift: AtomicU64,
 }
 
 type Listener = Box<dyn Fn(&str) + Send + Sync>;
@@ -162,6 +167,19 @@ pub struct VnodeNumbers {
     pub available: Amounts,
     /// Requests of others and of this binding's pods.
     pub usage: Usage,
+}
+
+/// Numbers of one policy for metrics (PO-1501), summed over the nodes it governs, in base units.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PolicyNumbers {
+    /// What its nodes publish.
+    pub offered: Amounts,
+    /// What others leave of its nodes.
+    pub available: Amounts,
+    /// Nodes that are withheld.
+    pub withheld: usize,
+    /// Nodes that publish less than this binding's pods there ask for (PO-603).
+    pub overcommitted: usize,
 }
 
 /// A Lease to renew.
@@ -398,6 +416,33 @@ impl NodeStore {
         numbers
     }
 
+    /// Numbers of all policies that govern a node, by name.
+    pub fn policy_numbers(&self) -> BTreeMap<String, PolicyNumbers> {
+        let state = self.state.lock();
+        let mut all: BTreeMap<String, PolicyNumbers> = BTreeMap::new();
+        for (vnode, decided) in state.index.decided() {
+            let Some(policy) = &decided.governed_by else { continue };
+            let usage = state.index.snapshot(vnode).usage;
+            let numbers = all.entry(policy.clone()).or_default();
+            add(&mut numbers.offered, &decided.granted);
+            add(&mut numbers.available, &available(&decided.origin, &usage.others));
+            numbers.withheld += usize::from(decided.withheld);
+            let used = |resource: &str| usage.own.get(resource).copied().unwrap_or(0);
+            let over = decided.granted.iter().any(|(resource, granted)| used(resource) > *granted);
+            numbers.overcommitted += usize::from(over);
+        }
+        all
+    }
+
+    /// Counts the sums of requests anew; returns how many vnodes had wrong ones.
+    pub(super) fn recount(&self) -> usize {
+        let wrong = self.state.lock().index.recount();
+        let count = wrong.len();
+        self.counters.usage_drift.fetch_add(u64::try_from(count).unwrap_or(u64::MAX), Ordering::Relaxed);
+        self.queue.add_all(wrong);
+        count
+    }
+
     /// Facts about some worker nodes, at most `most`, for trial calls of policy modules (PO-703).
     pub fn some_facts(&self, most: usize) -> Vec<Arc<NodeFacts>> {
         let state = self.state.lock();
@@ -561,6 +606,13 @@ impl NodeStore {
     }
 }
 
+fn add(sum: &mut Amounts, more: &Amounts) {
+    for (resource, amount) in more {
+        let entry = sum.entry(resource.clone()).or_default();
+        *entry = entry.saturating_add(*amount);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -595,6 +647,54 @@ mod tests {
             store.saw_vnode(serde_json::from_value(vnode).unwrap());
             assert_eq!(store.vnode("vnode-cls-a-n1").unwrap().ours, ours, "{name:?}");
         }
+    }
+
+    #[test]
+    fn numbers_of_a_policy_are_sums_over_the_nodes_it_governs() {
+        let store = store();
+        let amounts = |cpu: i64| Amounts::from([("cpu".to_owned(), cpu)]);
+        let pod = |uid: &str, node: &str, own: bool| {
+            let stamp = if own {
+                json!({
+                    "labels": {label::MANAGED_BY: label::MANAGED_BY_VALUE, label::CLUSTER_BINDING: "dc-east"},
+                    "annotations": {annotation::COMPUTING_CLUSTER_UID: "c-1"},
+                })
+            } else {
+                json!({})
+            };
+            let mut pod = json!({
+                "metadata": {"uid": uid, "name": uid, "namespace": "x"},
+                "spec": {"nodeName": node, "containers": [{"name": "c", "resources": {"requests": {"cpu": "1"}}}]},
+                "status": {"phase": "Running"},
+            });
+            pod["metadata"].as_object_mut().unwrap().extend(stamp.as_object().unwrap().clone());
+            serde_json::from_value::<crate::nodes::view::WorkerPod>(pod).unwrap()
+        };
+        for name in ["n1", "n2", "n3"] {
+            let node = json!({"metadata": {"name": name, "uid": name}});
+            store.change(|index| BTreeSet::from([index.set_pnode(serde_json::from_value(node).unwrap())]));
+        }
+        store.change(|index| {
+            index.reset_pods(vec![pod("a", "n1", false), pod("b", "n1", true), pod("c", "n2", true)])
+        });
+        for (node, policy, granted, withheld) in
+            [("n1", "p", 500, false), ("n2", "p", 2000, true), ("n3", "q", 100, false)]
+        {
+            let decided = Decided {
+                governed_by: Some(policy.to_owned()),
+                withheld,
+                origin: amounts(4000),
+                granted: amounts(granted),
+                ..Decided::default()
+            };
+            store.set_decided(&format!("vnode-cls-a-{node}").into(), Some(decided));
+        }
+        let numbers = store.policy_numbers();
+        let p =
+            PolicyNumbers { offered: amounts(2500), available: amounts(7000), withheld: 1, overcommitted: 1 };
+        assert_eq!(numbers["p"], p);
+        assert_eq!(numbers["q"].overcommitted, 0);
+        assert_eq!(numbers.len(), 2);
     }
 
     #[test]

@@ -16,6 +16,7 @@ use super::{
 };
 use kubeocean_runtime::{
     events::{Event, EventRecorder, Regarding, Severity},
+    health::Health,
     queue::Outcome,
 };
 
@@ -31,6 +32,8 @@ pub struct ObjectSync {
     pub store: Arc<ObjectStore>,
     /// Events in the computing cluster.
     pub events: EventRecorder,
+    /// Is told that the loops come by.
+    pub health: Arc<Health>,
     /// How long an object that no pod refers to keeps its copy; `None` is for ever.
     pub idle: Option<Duration>,
 }

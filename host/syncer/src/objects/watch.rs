@@ -282,11 +282,18 @@ pub async fn run_objects(
             () = cancel.cancelled() => return,
             () = async { health.synced().await; gate.await } => {}
         }
-        let objects =
-            drive(Arc::clone(&store.queue), workers, cancel.clone(), reconcile_with(Arc::clone(&sync)));
+        let heart = sync.health.begin("objects");
+        let objects = drive(
+            Arc::clone(&store.queue),
+            workers,
+            cancel.clone(),
+            heart,
+            reconcile_with(Arc::clone(&sync)),
+        );
         let tokens = {
             let (tokens, clusters) = (Arc::clone(&store.tokens), Arc::clone(&clusters));
-            drive(Arc::clone(&tokens.queue), workers, cancel.clone(), move |owner| {
+            let heart = sync.health.begin("tokens");
+            drive(Arc::clone(&tokens.queue), workers, cancel.clone(), heart, move |owner| {
                 let (tokens, clusters) = (Arc::clone(&tokens), Arc::clone(&clusters));
                 async move { tokens.reconcile(&clusters, &owner).await }
             })

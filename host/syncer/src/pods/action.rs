@@ -212,7 +212,8 @@ impl fmt::Display for PodAction {
             Self::PatchVpod { status, .. } => {
                 write!(f, "report {}", status.keys().map(String::as_str).collect::<Vec<_>>().join(", "))
             }
-            Self::FailVpod { message, .. } => write!(f, "fail the vpod: {message}"),
+            // The message may quote the worker's scheduler.
+            Self::FailVpod { .. } => f.write_str("fail the vpod"),
             Self::DeletePpod { ppod, why, .. } => write!(f, "delete ppod {}: {why:?}", ppod.key()),
             Self::ReleaseTokens { .. } => f.write_str("delete the token Secrets"),
             Self::FinishVpod { .. } => f.write_str("finish the vpod's deletion"),

@@ -39,6 +39,7 @@ use kubeocean_runtime::{
     clock::{Clock, rfc3339},
     error::ApplyError,
     events::{Event, EventRecorder, Regarding, Severity},
+    health::Health,
     queue::Outcome,
     request::{self, DeleteOptions, get_json, merge_patch, paths},
 };
@@ -76,6 +77,8 @@ pub struct PodSync {
     pub pod_events: PodEvents,
     /// Counters.
     pub metrics: Arc<SyncerMetrics>,
+    /// Is told that the loop comes by.
+    pub health: Arc<Health>,
     /// The time.
     pub clock: Arc<dyn Clock>,
 }
@@ -455,7 +458,7 @@ impl PodSync {
         let patch = json!({"metadata": preconditions(uid, resource_version), "status": fields});
         if self.patch_vpod(key, uid, &patch).await?.is_some() {
             self.metrics.pod_created_failed.inc();
-            tracing::info!(vpod = %key, message, "vpod failed");
+            tracing::info!(vpod = %key, reason = event.unwrap_or(status::REASON_LOST), "vpod failed");
             if let Some(reason) = event {
                 self.publish(key, uid, Severity::Warning, reason, status::cut(message));
             }

@@ -65,6 +65,7 @@ pub fn plan_status(vpod: &Vpod, ppod: &PpodStatus, messages: StatusMessages, now
     }
     let urgent = fields.contains_key("phase")
         || fields.contains_key("podIP")
+        || fields.contains_key("podIPs")
         || fields
             .get(CONDITIONS)
             .is_some_and(|new| readiness(new) != readiness(&parse_conditions(&vpod.status.conditions)));

@@ -57,7 +57,8 @@ pub async fn watch_pods(sync: Arc<PodSync>, health: Arc<PodHealth>, cancel: Canc
 /// Works on the queue until `cancel`. Start it when the first lists of both clusters are complete.
 pub async fn run_pods(sync: Arc<PodSync>, workers: usize, cancel: CancellationToken) {
     let queue = Arc::clone(sync.store.queue());
-    drive(queue, workers, cancel, move |key| {
+    let heart = sync.health.begin("pods");
+    drive(queue, workers, cancel, heart, move |key| {
         let sync = Arc::clone(&sync);
         async move { sync.reconcile(key).await }
     })

@@ -21,6 +21,7 @@ use kubeocean_runtime::{
     clock::Clock,
     error::ApplyError,
     events::{Event, EventRecorder, Regarding, Severity},
+    health::Health,
     queue::{Outcome, drive},
     request::{merge_patch, paths},
     watch::{WatchHealth, WatchSpec, watch_into},
@@ -51,6 +52,8 @@ pub struct PolicyRuntime {
     pub events: EventRecorder,
     /// Clock.
     pub clock: Arc<dyn Clock>,
+    /// Is told that the loops come by.
+    pub health: Arc<Health>,
     /// End.
     pub cancel: CancellationToken,
 }
@@ -151,7 +154,8 @@ fn reference(policy: &PolicyView) -> Regarding {
 pub async fn run(runtime: PolicyRuntime) {
     let queue = Arc::clone(&runtime.store.queue);
     let cancel = runtime.cancel.clone();
-    drive(queue, 4, cancel, move |name| {
+    let heart = runtime.health.begin("policies");
+    drive(queue, 4, cancel, heart, move |name| {
         let runtime = runtime.clone();
         async move {
             match reconcile(&runtime, &name).await {

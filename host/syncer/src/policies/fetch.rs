@@ -14,6 +14,7 @@ use super::{
 };
 use kubeocean_runtime::{
     error::ApplyError,
+    health::Heartbeat,
     meta::trimmed_meta,
     partial_resource,
     queue::{Outcome, Queue, drive},
@@ -55,12 +56,12 @@ impl Sink<ConfigMapHead> for Changed {
 }
 
 /// Keeps the modules of `store` current until cancelled.
-pub async fn run(worker: Client, store: Arc<PolicyStore>, cancel: CancellationToken) {
+pub async fn run(worker: Client, store: Arc<PolicyStore>, heart: Heartbeat, cancel: CancellationToken) {
     let queue: Arc<Queue<ModuleKey>> = Queue::new("policy modules");
     let mut workers = Workers::new(usize::MAX);
     let fetching = {
         let (worker, store) = (worker.clone(), Arc::clone(&store));
-        drive(Arc::clone(&queue), WORKERS, cancel.clone(), move |key| {
+        drive(Arc::clone(&queue), WORKERS, cancel.clone(), heart, move |key| {
             fetch(worker.clone(), Arc::clone(&store), key)
         })
     };

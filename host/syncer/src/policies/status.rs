@@ -177,7 +177,7 @@ fn applied_condition(
             let message = format!("{} covered, none is leased", nodes(governed));
             condition(policy_type::APPLIED, false, "NoMatchingNodes", message)
         }
-        (governed, _, _) => condition(policy_type::APPLIED, true, "NodesLeased", nodes(governed)),
+        _ => condition(policy_type::APPLIED, true, "NodesLeased", nodes(usage.built)),
     }
 }
 

@@ -331,6 +331,10 @@ fn a_module_the_object_names_already_is_no_news_after_a_restart() {
     "Valid=True/ValidationPassed Policy validation passed successfully", "Applied=True/NodesLeased 2 nodes",
     "PoliciesReady=False/EntryFailed half (Quarantined)",
 ])]
+#[case::one_vnode_is_built(entry(EntryState::Active), PolicyUsage { built: 1, ..governed(2) }, &[
+    "Valid=True/ValidationPassed Policy validation passed successfully", "Applied=True/NodesLeased 1 node",
+    "PoliciesReady=True/AllActive ",
+])]
 #[case::no_vnode_is_built(entry(EntryState::Active), PolicyUsage { built: 0, ..governed(2) }, &[
     "Valid=True/ValidationPassed Policy validation passed successfully",
     "Applied=False/NoMatchingNodes 2 nodes covered, none is leased", "PoliciesReady=True/AllActive ",

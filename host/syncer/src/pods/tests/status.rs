@@ -99,6 +99,7 @@ fn a_terminal_phase_is_final(#[case] before: &str, #[case] reported: &str) {
 #[rstest]
 #[case::restart(&["status", "containerStatuses"], json!([{"name": "main", "restartCount": 2}]), false)]
 #[case::address(&["status", "podIP"], json!("10.2.0.9"), true)]
+#[case::second_address(&["status", "podIPs"], json!([{"ip": "p"}, {"ip": "fd00::9"}]), true)]
 #[case::readiness(&["status", "conditions"], json!([{"type": "Ready", "status": "False"}]), true)]
 #[case::other_condition(
     &["status", "conditions"],

@@ -1,0 +1,101 @@
+//! Changes of a ClusterBinding that is served, and its end under hard conditions (BU section 14).
+
+use std::time::Duration;
+
+use kube::api::DeleteParams;
+use kubeocean_api::keys::{finalizer, label, taint};
+use kubeocean_e2e::leasing::{DEADLINE, Leasing, is_offered, merge, percent, taint_of};
+use kubeocean_e2e::pods::{Objects, condition};
+use kubeocean_e2e::rights::assert_rights;
+use kubeocean_harness::NodeShape;
+use serde_json::{Value, json};
+
+fn tier(value: &str) -> Value {
+    let expression = json!({"key": "e2e.test/tier", "operator": "In", "values": [value]});
+    json!({"nodeSelectorTerms": [{"matchExpressions": [expression]}]})
+}
+
+fn all_cpu() -> Value {
+    json!({"resourceLimits": [percent("cpu", 100)]})
+}
+
+#[tokio::test]
+async fn one_edit_may_change_the_selector_and_the_default_taint() {
+    let shape = NodeShape::new("8", "16Gi").label("e2e.test/tier", "binding-a");
+    let mut leasing = Leasing::start("binding-edit", 2, &shape, all_cpu()).await;
+    leasing.all("two vnodes", DEADLINE, |vnode| taint_of(vnode, taint::VNODE).is_some()).await;
+    let workers = leasing.worker_nodes().await;
+    let (leaves, stays) = (leasing.nodes[0].clone(), leasing.nodes[1].clone());
+    merge(&workers, &stays, json!({"metadata": {"labels": {"e2e.test/tier": "binding-b"}}})).await;
+    let edit = json!({"spec": {"nodeSelector": tier("binding-b"), "disableNodeDefaultTaint": true}});
+    merge(&leasing.bindings().await, "binding-edit", edit).await;
+    leasing.withdrawn(&leaves).await;
+    leasing
+        .one(&stays, "a vnode without the default taint", |vnode| {
+            is_offered(vnode) && taint_of(vnode, taint::VNODE).is_none()
+        })
+        .await;
+
+    // Back again: what only the new selector matches comes, and the taint with it.
+    let edit = json!({"spec": {"nodeSelector": tier("binding-a"), "disableNodeDefaultTaint": false}});
+    merge(&leasing.bindings().await, "binding-edit", edit).await;
+    leasing.withdrawn(&stays).await;
+    leasing.nodes.retain(|node| *node == leaves);
+    leasing.one(&leaves, "a tainted vnode", |vnode| taint_of(vnode, taint::VNODE).is_some()).await;
+    assert_rights(&leasing.binding);
+}
+
+/// Nothing listens on the discard port of this machine.
+const NOWHERE: &str = "https://127.0.0.1:9";
+
+#[tokio::test]
+async fn a_deletion_waits_for_the_worker_and_finds_what_lost_its_labels() {
+    let leasing = Leasing::start("binding-end", 2, &NodeShape::new("8", "16Gi"), all_cpu()).await;
+    leasing.all("two vnodes", DEADLINE, is_offered).await;
+    let computing = Objects::of(leasing.binding.computing()).await;
+    let account = leasing.binding.mount_namespace();
+    let good = leasing.binding.worker().service_account_kubeconfig(account, "kubeocean-syncer").await;
+    let good = good.expect("a kubeconfig");
+    let broken = good.replace(leasing.binding.worker().server(), NOWHERE);
+    leasing.binding.write_kubeconfig(&broken).await.expect("the Secret");
+    leasing.syncer.wait_log("no connection to the worker cluster, retrying", DEADLINE).await;
+
+    // Without its labels a vnode is not watched, and without a worker nobody makes it anew.
+    let lost = leasing.vnode_name(&leasing.nodes[0]);
+    let labels = json!({label::MANAGED_BY: null, label::CLUSTER_BINDING: null});
+    let node = format!("/api/v1/nodes/{lost}");
+    let stray = computing.merge(&node, &json!({"metadata": {"labels": labels}})).await;
+    assert_eq!(stray["metadata"]["finalizers"], json!([finalizer::VNODE]));
+    let bindings = leasing.bindings().await;
+    bindings.delete("binding-end", &DeleteParams::default()).await.expect("a binding being deleted");
+    let path = "/apis/cloud.tencent.com/v1beta1/clusterbindings/binding-end";
+    let waits = |binding: &Value| {
+        let cleanup = condition(binding, "SyncerCleanup");
+        let message = cleanup["message"].as_str().unwrap_or_default().to_owned();
+        (cleanup["reason"] == "WorkerLeftovers" && message.contains("virtual nodes left")).then_some(message)
+    };
+    let message = computing.wait("the deletion to say what it waits for", path, waits).await;
+    assert!(message.contains("kubeocean.io/force-detach=true"), "{message}");
+    assert_eq!(leasing.syncer.health("/healthz").await.expect("an answer").0, 200);
+
+    leasing.binding.write_kubeconfig(&good).await.expect("the Secret");
+    leasing
+        .until("the binding to go", Duration::from_mins(2), async || {
+            match bindings.get_opt("binding-end").await.expect("an answer") {
+                None => Ok(()),
+                Some(binding) => Err(binding.data["status"].to_string()),
+            }
+        })
+        .await;
+    for node in &leasing.nodes {
+        assert!(leasing.vnode(node).await.is_none(), "{node} is left");
+    }
+    let workers = leasing.worker_nodes().await;
+    for node in &leasing.nodes {
+        let node = workers.get(node).await.expect("a worker node");
+        assert!(!node.metadata.labels.unwrap_or_default().contains_key(label::POLICY_APPLIED));
+    }
+    leasing.delete_policy("binding-end").await;
+    leasing.until("the policy to go", DEADLINE, async || leasing.policy("binding-end").await.is_none()).await;
+    assert_rights(&leasing.binding);
+}
