@@ -102,8 +102,11 @@ impl Stores {
         };
         host.set_binding_selector(binding.spec.node_selector.as_ref());
         {
-            let pods = Arc::clone(&pods);
-            nodes.on_vnode_change(move |vnode| pods.vnode_changed(vnode));
+            let (pods, store) = (Arc::clone(&pods), Arc::downgrade(&nodes));
+            nodes.on_vnode_change(move |vnode| {
+                let known = store.upgrade().and_then(|store| store.vnode(vnode));
+                pods.vnode_changed(vnode, known.is_some_and(|vnode| vnode.ours));
+            });
         }
         {
             let nodes = Arc::clone(&nodes);
