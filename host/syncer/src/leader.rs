@@ -21,6 +21,7 @@ use crate::{
     nodes::{
         decide::NodeRuntime,
         index::Identity,
+        ports::Ports,
         store::NodeStore,
         vnode::{BindingView, Settings},
         watch::{watch_proxiers, watch_vnodes},
@@ -28,7 +29,7 @@ use crate::{
     session::{PodsByVnode, Stores},
 };
 use kube::Client;
-use kubeocean_api::{name::PortTable, validate};
+use kubeocean_api::validate;
 use kubeocean_engine::Engine;
 use kubeocean_runtime::{
     binding::Binding,
@@ -41,7 +42,6 @@ use kubeocean_runtime::{
     tasks::{TaskEnded, Tasks},
     watch::WatchHealth,
 };
-use parking_lot::Mutex;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -58,7 +58,7 @@ pub struct Surroundings {
     /// Metrics.
     pub metrics: Arc<SyncerMetrics>,
     /// Ports of all vnodes of the process (MC-134).
-    pub ports: Arc<Mutex<PortTable>>,
+    pub ports: Arc<Ports>,
     /// Where addresses of Proxiers come from, if the settings name none.
     pub proxiers: ProxierSource,
 }

@@ -123,6 +123,7 @@ struct Numbers {
     /// By mode.
     evictions: Vec<(&'static str, u64)>,
     late_leases: u64,
+    usage_drift: u64,
     worker_age_seconds: u64,
 }
 
@@ -138,6 +139,7 @@ impl Numbers {
             reclaimed_pods,
             drained_pods,
             late_leases,
+            usage_drift,
         } = &stores.nodes.counters;
         let read = |counter: &std::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed);
         Self {
@@ -153,6 +155,7 @@ impl Numbers {
             ],
             evictions: vec![("reclaimed", read(reclaimed_pods)), ("drained", read(drained_pods))],
             late_leases: read(late_leases),
+            usage_drift: read(usage_drift),
             worker_age_seconds: stores.worker.age().as_secs(),
         }
     }
@@ -190,6 +193,11 @@ impl StoreMetrics {
             "node_lease_late",
             "Node lease renewals more than 20 s after the one before",
             vec![(vec![], numbers.late_leases)],
+        )?;
+        page.counter(
+            "usage_drift",
+            "Nodes whose sum of requests differed from a recount; a defect if not 0",
+            vec![(vec![], numbers.usage_drift)],
         )?;
         let age = i64::try_from(numbers.worker_age_seconds).unwrap_or(i64::MAX);
         page.gauge("worker_watch_age_seconds", "Time since the worker cluster answered", [(vec![], age)])?;
@@ -302,6 +310,7 @@ mod tests {
         kubeocean_syncer_pod_created counter
         kubeocean_syncer_pod_created_failed counter
         kubeocean_syncer_reclaim_pods counter
+        kubeocean_syncer_usage_drift counter
         kubeocean_syncer_virtual_pod_total gauge
         kubeocean_syncer_vnode_available_resource gauge
         kubeocean_syncer_vnode_origin_resource gauge
@@ -352,6 +361,7 @@ mod tests {
             writes: vec![("apply", 7)],
             evictions: vec![("reclaimed", 2)],
             late_leases: 1,
+            usage_drift: 2,
             worker_age_seconds: 12,
         };
         let mut registry = Registry::default();
@@ -373,6 +383,7 @@ mod tests {
             r#"vnode_writes_total{clusterbinding="b",kind="apply"} 7"#,
             r#"reclaim_pods_total{clusterbinding="b",mode="reclaimed"} 2"#,
             r#"node_lease_late_total{clusterbinding="b"} 1"#,
+            r#"usage_drift_total{clusterbinding="b"} 2"#,
             r#"worker_watch_age_seconds{clusterbinding="b"} 12"#,
         ] {
             assert!(page.contains(&format!("kubeocean_syncer_{line}\n")), "{line} is missing in\n{page}");

@@ -16,12 +16,12 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    action::Action,
+    action::{Action, VnodeEvent},
     apply,
     decision::{Decision, Verdict},
     index::{Decided, Snapshot, VnodeName},
     pace::Pace,
-    plan::{Knowledge, NodeInput, plan_node},
+    plan::{Knowledge, NodeInput, plan_node, plan_waiting},
     snapshot::{available, base, facts},
     store::{NodeStore, Readiness, Surroundings},
     view::NodeView,
@@ -46,6 +46,10 @@ const BATCHES: usize = 4;
 const LINGER: Duration = Duration::from_millis(5);
 /// Everything is decided again after this time (PO-1004).
 const REFRESH: Duration = Duration::from_mins(10);
+
+/// How often the sums of requests are counted anew (BU section 21); soon enough for tests to see a defect.
+const RECOUNT: Duration =
+    if cfg!(debug_assertions) { Duration::from_secs(10) } else { Duration::from_hours(1) };
 
 /// The pods of a vnode, from whoever keeps them.
 pub trait PodsOnVnode: Send + Sync + 'static {
@@ -126,6 +130,7 @@ pub async fn run(runtime: Arc<NodeRuntime>) {
     let (decided, mut works) = mpsc::unbounded_channel::<DecidedWork>();
     let mut refresh = tokio::time::interval(REFRESH);
     let mut pulse = tokio::time::interval(PULSE);
+    let mut recount = tokio::time::interval(RECOUNT);
     refresh.tick().await;
     loop {
         runtime.health.progress();
@@ -136,6 +141,10 @@ pub async fn run(runtime: Arc<NodeRuntime>) {
                 continue;
             }
             _ = pulse.tick() => continue,
+            _ = recount.tick() => {
+                runtime.store.recount();
+                continue;
+            }
             () = batches.attend() => continue,
             () = writers.attend() => continue,
             Some((surroundings, work)) = works.recv() => {
@@ -208,7 +217,10 @@ fn is_candidate(pnode: &NodeView, surroundings: &Surroundings) -> bool {
 
 async fn reconcile(runtime: &NodeRuntime, surroundings: &Surroundings, work: &Work) -> Outcome {
     let now = runtime.clock.now();
-    let snapshot = &work.snapshot;
+    let snapshot = &match apply::mended(runtime, &work.snapshot).await {
+        Ok(snapshot) => snapshot,
+        Err(outcome) => return outcome,
+    };
     let candidate = snapshot.pnode.as_ref().is_some_and(|pnode| is_candidate(pnode, surroundings));
     let Some(knowledge) = knowledge(surroundings, work.decision.as_ref(), candidate) else {
         return Outcome::Retry;
@@ -222,19 +234,14 @@ async fn reconcile(runtime: &NodeRuntime, surroundings: &Surroundings, work: &Wo
         // The policy went while the engine decided; its removal is about to be decided as well.
         return Outcome::Stale;
     }
-    let port = match runtime.store.port(&work.key) {
-        Ok(port) => port,
-        Err(error) => {
-            tracing::error!(vnode = &*work.key, %error, "no port");
-            return Outcome::Retry;
-        }
-    };
+    // Only a lease needs a port. Before the first list of vnodes a port that one of them carries would seem to be free.
+    let port = governed_by.filter(|_| decided).map(|_| runtime.store.port(&work.key)).transpose();
     let origin = snapshot.pnode.as_deref().map(base).unwrap_or_default();
     let left = available(&origin, &snapshot.usage.others);
     let label = snapshot.pnode.as_ref().and_then(|pnode| pnode.label(label::POLICY_APPLIED));
     let label_owner = label.and_then(|label| Some(policies?.label_owner(label))).unwrap_or_default();
     let pods = if snapshot.vnode.is_some() { runtime.pods.on_vnode(&work.key) } else { Vec::new() };
-    let plan = plan_node(&NodeInput {
+    let input = NodeInput {
         now,
         binding: &surroundings.binding,
         settings: &runtime.settings,
@@ -245,16 +252,29 @@ async fn reconcile(runtime: &NodeRuntime, surroundings: &Surroundings, work: &Wo
         available: &left,
         policy: policy.as_ref(),
         label_owner,
-        port,
+        port: port.as_ref().ok().copied().flatten().unwrap_or_default(),
         proxier: &surroundings.proxier,
         unreachable: surroundings.unreachable,
         written: snapshot.written.as_ref(),
         pods: &pods,
-    });
+    };
+    let mut plan = plan_node(&input);
     if plan.ends_lease
         && let Some(wait) = runtime.pace.begin(tokio::time::Instant::now())
     {
-        return Outcome::After(wait);
+        let actions = plan_waiting(&input);
+        return apply::perform(runtime, &work.key, snapshot, actions)
+            .await
+            .map_or_else(|outcome| outcome, |_| Outcome::After(wait));
+    }
+    if plan.leased_by.is_some() {
+        match port {
+            Err(error) => {
+                tracing::error!(vnode = &*work.key, %error, "no port");
+                return Outcome::Retry;
+            }
+            Ok(port) => plan.actions.extend(port_conflict(runtime, work, port.unwrap_or_default())),
+        }
     }
     if surroundings.readiness == Readiness::Ready {
         remember(runtime, work, plan.leased_by.as_ref(), origin, loading.is_some());
@@ -281,6 +301,13 @@ async fn reconcile(runtime: &NodeRuntime, surroundings: &Surroundings, work: &Wo
             [retry, wake, loading].into_iter().flatten().min().map_or(Outcome::Done, Outcome::After)
         }
     }
+}
+
+/// What to tell about a vnode that carries the port of another one (MC-134); the plan gives it its own.
+fn port_conflict(runtime: &NodeRuntime, work: &Work, port: u16) -> Option<Action> {
+    let (carried, holder) = runtime.store.port_conflict(work.snapshot.vnode.as_deref()?)?;
+    let message = format!("port {carried} belongs to vnode {holder}, this one gets {port}");
+    Some(Action::Event(VnodeEvent { warning: true, reason: "ProxierPortConflict", message }))
 }
 
 /// How much is known of a node; `None` when the engine should have decided and did not: what is published stands, and

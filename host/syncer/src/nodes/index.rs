@@ -42,10 +42,13 @@ struct Pod {
     requests: Requests,
 }
 
+/// Base units by resource. Wider than an amount, so that nothing is lost on the way up and down again.
+type Totals = BTreeMap<Arc<str>, i128>;
+
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Sums {
-    others: BTreeMap<Arc<str>, i64>,
-    own: BTreeMap<Arc<str>, i64>,
+    others: Totals,
+    own: Totals,
 }
 
 /// What was decided about a node, as far as its policy's status needs it.
@@ -115,13 +118,15 @@ impl Index {
         vnode_name(&self.identity.cluster_id, node).into()
     }
 
-    /// A worker node was added or changed.
-    pub fn set_pnode(&mut self, node: NodeView) -> VnodeName {
+    /// A worker node was added or changed. Returns its vnode, unless only label `policy-applied` changed: that wakes
+    /// nobody, or two Syncers that disagree about it would never rest.
+    pub fn set_pnode(&mut self, node: NodeView) -> Option<VnodeName> {
         let name: Arc<str> = node.name().into();
         let vnode = self.vnode_of(&name);
         self.names.insert(Arc::clone(&vnode), Arc::clone(&name));
-        self.pnodes.insert(name, Arc::new(node));
-        vnode
+        let node = Arc::new(node);
+        let before = self.pnodes.insert(name, Arc::clone(&node));
+        (!before.is_some_and(|before| only_marked(&before, &node))).then_some(vnode)
     }
 
     /// A worker node is gone.
@@ -137,7 +142,7 @@ impl Index {
         let mut dirty: BTreeSet<VnodeName> = self.names.keys().cloned().collect();
         self.pnodes.clear();
         self.names.clear();
-        dirty.extend(all.into_iter().map(|node| self.set_pnode(node)));
+        dirty.extend(all.into_iter().filter_map(|node| self.set_pnode(node)));
         dirty
     }
 
@@ -262,7 +267,7 @@ impl Index {
         let amounts = requests.iter().filter(|(resource, _)| ***resource != *PODS);
         for (resource, amount) in amounts.chain(std::iter::once((&pods, 1))) {
             let total = side.entry(Arc::clone(resource)).or_default();
-            *total = total.saturating_add(sign * amount);
+            *total += i128::from(sign) * i128::from(amount);
             if *total == 0 {
                 side.remove(resource);
             }
@@ -274,8 +279,9 @@ impl Index {
 
     /// Requests on a worker node.
     pub fn usage(&self, node: &str) -> Usage {
-        let plain = |side: &BTreeMap<Arc<str>, i64>| {
-            side.iter().map(|(resource, amount)| (resource.to_string(), *amount)).collect()
+        let plain = |side: &Totals| {
+            let amount = |total: i128| i64::try_from(total).unwrap_or(i64::MAX);
+            side.iter().map(|(resource, total)| (resource.to_string(), amount(*total))).collect()
         };
         self.sums
             .get(node)
@@ -370,6 +376,20 @@ impl Index {
         })
     }
 
+    /// Counts the sums anew. Returns the vnodes whose sums were wrong, which is a defect of this file; they are right
+    /// then.
+    pub fn recount(&mut self) -> BTreeSet<VnodeName> {
+        let wrong = std::mem::take(&mut self.sums);
+        let pods = std::mem::take(&mut self.pods);
+        for pod in pods.values() {
+            self.count(&pod.node, pod.own, &pod.requests, 1);
+        }
+        self.pods = pods;
+        let nodes: HashSet<&Arc<str>> = wrong.keys().chain(self.sums.keys()).collect();
+        let differ = nodes.into_iter().filter(|node| wrong.get(*node) != self.sums.get(*node));
+        differ.map(|node| self.vnode_of(node)).collect()
+    }
+
     /// Whether the incremental sums equal a recount; anything else is a defect of this file.
     pub fn sums_are_right(&self) -> bool {
         let mut fresh = Self::new(self.identity.clone());
@@ -378,6 +398,23 @@ impl Index {
         }
         fresh.sums == self.sums
     }
+}
+
+/// Whether two versions of a worker node differ at most in label `policy-applied`, which is ours and the other bindings'.
+fn only_marked(before: &NodeView, after: &NodeView) -> bool {
+    if before.label(label::POLICY_APPLIED) == after.label(label::POLICY_APPLIED) {
+        return false;
+    }
+    let unmarked = |node: &NodeView| {
+        let mut node = node.clone();
+        node.metadata.resource_version = None;
+        if let Some(labels) = &mut node.metadata.labels {
+            labels.remove(label::POLICY_APPLIED);
+        }
+        node.metadata.labels.get_or_insert_default();
+        node
+    };
+    unmarked(before) == unmarked(after)
 }
 
 /// Resource versions of one kind grow; what cannot be compared counts as oldest.
@@ -439,6 +476,45 @@ mod tests {
         let done = WorkerPod { terminal: true, ..pod("1", "n", 100, Stamp::None) };
         assert_eq!(index.set_pod(done).as_deref(), Some("vnode-cls-a-n"));
         assert_eq!(index.usage("n"), Usage::default());
+    }
+
+    #[test]
+    fn the_mark_of_a_policy_alone_wakes_nobody() {
+        let mut index = index();
+        let marked = |version: &str, labels: serde_json::Value| {
+            node(serde_json::json!({"metadata": {"name": "n", "resourceVersion": version, "labels": labels}}))
+        };
+        let mark = label::POLICY_APPLIED;
+        assert!(index.set_pnode(marked("1", serde_json::json!({"a": "b"}))).is_some());
+        assert_eq!(index.set_pnode(marked("2", serde_json::json!({"a": "b", mark: "p"}))), None);
+        assert_eq!(index.snapshot("vnode-cls-a-n").pnode.unwrap().label(mark), Some("p"), "but it is known");
+        assert_eq!(index.set_pnode(marked("3", serde_json::json!({"a": "b", mark: "q"}))), None);
+        assert!(index.set_pnode(marked("4", serde_json::json!({mark: "q"}))).is_some());
+        assert_eq!(index.set_pnode(marked("5", serde_json::json!({}))), None);
+    }
+
+    #[test]
+    fn sums_beyond_every_amount_come_down_again() {
+        let mut index = index();
+        index.set_pod(pod("1", "n", i64::MAX, Stamp::None));
+        index.set_pod(pod("2", "n", i64::MAX, Stamp::None));
+        index.set_pod(pod("3", "n", 100, Stamp::None));
+        assert_eq!(index.usage("n").others["cpu"], i64::MAX);
+        index.remove_pod("1");
+        index.remove_pod("2");
+        assert_eq!(index.usage("n").others["cpu"], 100);
+    }
+
+    #[test]
+    fn a_recount_finds_and_mends_what_drifted() {
+        let mut index = index();
+        index.set_pod(pod("1", "n1", 100, Stamp::None));
+        index.set_pod(pod("2", "n2", 100, Stamp::None));
+        assert!(index.recount().is_empty());
+        index.sums.get_mut("n2").unwrap().others.insert("cpu".into(), 99);
+        assert_eq!(index.recount(), BTreeSet::from(["vnode-cls-a-n2".into()]));
+        assert_eq!(index.usage("n2").others["cpu"], 100);
+        assert!(index.recount().is_empty());
     }
 
     #[test]
@@ -508,6 +584,7 @@ mod tests {
                 }
             }
             prop_assert!(index.sums_are_right());
+            prop_assert!(index.recount().is_empty());
         }
     }
 }

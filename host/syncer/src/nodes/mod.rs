@@ -14,6 +14,7 @@ pub mod index;
 pub mod metadata;
 pub mod pace;
 pub mod plan;
+pub mod ports;
 pub mod reclaim;
 pub mod requests;
 pub mod snapshot;

@@ -155,7 +155,9 @@ fn plan_withdrawal(input: &NodeInput<'_>, cause: Cause) -> NodePlan {
         Some(pnode) if cause != Cause::NodeReplaced => mirrored_conditions(pnode, Some(vnode), input.written),
         _ => Vec::new(),
     };
-    let withdrawal = Withdrawal { now: input.now, cause, vnode, pods: input.pods, mirrored: &mirrored };
+    let written = input.pnode.filter(|_| cause != Cause::NodeReplaced).map(|p| Written::of(p, input.written));
+    let withdrawal =
+        Withdrawal { now: input.now, cause, vnode, pods: input.pods, mirrored: &mirrored, written };
     let next_wake = withdraw(&withdrawal, &mut actions);
     let decided = match input.knowledge {
         Knowledge::Decided(decision) => decision.wake_at.and_then(|at| Timestamp::from_second(at).ok()),
@@ -167,6 +169,11 @@ fn plan_withdrawal(input: &NodeInput<'_>, cause: Cause) -> NodePlan {
         leased_by: None,
         ends_lease: cause.ends_lease() && begins(vnode),
     }
+}
+
+/// What to do for a vnode whose withdrawal has to wait for its turn: it stays as it is, and tells what its node tells.
+pub fn plan_waiting(input: &NodeInput<'_>) -> Vec<Action> {
+    mirror(input)
 }
 
 fn earliest(a: Option<Timestamp>, b: Option<Timestamp>) -> Option<Timestamp> {
@@ -251,7 +258,7 @@ fn update(
     let gone: Vec<&str> =
         wanted.vanished.iter().map(String::as_str).chain([condition_type::DRAINING]).collect();
     let addresses = strangers(&wanted.addresses, vnode).then_some(wanted.addresses.as_slice());
-    actions.extend(Action::show_conditions(vnode, &[], addresses, &gone));
+    actions.extend(Action::show_conditions(vnode, &[], addresses, &gone, None));
     let difference = difference(wanted, vnode, pnode, input.written, input.now);
     let event = lease_event(input, decision, vnode, wanted, reclaiming, difference);
     let postponed = match difference {
@@ -371,7 +378,8 @@ fn mirror(input: &NodeInput<'_>) -> Vec<Action> {
     wanted.push(stated(Some(vnode), proxier_condition(input.proxier), input.now));
     let addresses = addresses(input.vnode_name, address(input.vnode_name, Some(vnode), input.proxier));
     let taints = reachability_taint(vnode, input.unreachable);
-    let status = Action::show_conditions(vnode, &wanted, Some(&addresses), &[]);
+    let written = Written::of(pnode, input.written);
+    let status = Action::show_conditions(vnode, &wanted, Some(&addresses), &[], Some(written));
     // One of the two per round: both carry the version this was computed from.
     taints.map(Action::PatchVnode).or(status).into_iter().collect()
 }
@@ -386,7 +394,7 @@ fn mark_reachability(input: &NodeInput<'_>) -> Vec<Action> {
     let taints = reachability_taint(vnode, true);
     taints
         .map(Action::PatchVnode)
-        .or_else(|| Action::show_conditions(vnode, &[wanted], None, &[]))
+        .or_else(|| Action::show_conditions(vnode, &[wanted], None, &[], None))
         .into_iter()
         .collect()
 }

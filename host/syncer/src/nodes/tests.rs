@@ -1,5 +1,7 @@
 //! Planner tests on a model: the plan is applied to a vnode in memory, so that what follows can be planned as well.
 
+mod mirrored;
+
 use std::net::IpAddr;
 
 use jiff::Timestamp;
@@ -86,6 +88,10 @@ impl Model {
     }
 
     fn plan(&self) -> NodePlan {
+        self.planned(plan_node)
+    }
+
+    fn planned<T>(&self, plan: impl FnOnce(&NodeInput<'_>) -> T) -> T {
         let view = |value: &Option<Value>| -> Option<NodeView> {
             value.as_ref().map(|value| serde_json::from_value(value.clone()).unwrap())
         };
@@ -97,7 +103,7 @@ impl Model {
             }
             decision
         });
-        plan_node(&NodeInput {
+        plan(&NodeInput {
             now: at(self.now),
             binding: &self.binding,
             settings: &self.settings,
@@ -161,12 +167,13 @@ impl Model {
                 self.server_side_apply(&body);
                 self.written = Some(written);
             }
-            Action::PatchStatus { conditions, addresses, .. } => {
+            Action::PatchStatus { conditions, addresses, written, .. } => {
                 let vnode = self.vnode.as_mut().unwrap();
                 vnode["status"]["conditions"] = json!(conditions);
                 if let Some(addresses) = addresses {
                     vnode["status"]["addresses"] = json!(addresses);
                 }
+                self.written = written.or(self.written.take());
             }
             Action::LabelWorkerNode { policy, .. } => {
                 let patch = json!({"metadata": {"labels": {label::POLICY_APPLIED: policy}}});

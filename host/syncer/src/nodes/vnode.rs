@@ -291,7 +291,18 @@ fn taints(from: &Ingredients<'_>) -> Vec<Taint> {
     if from.unreachable {
         wanted.push(unreachable_taint());
     }
-    wanted
+    distinct(wanted)
+}
+
+/// The first taint of each (key, effect): the API server refuses two of them.
+fn distinct(taints: Vec<Taint>) -> Vec<Taint> {
+    let mut kept: Vec<Taint> = Vec::with_capacity(taints.len());
+    for taint in taints {
+        if !kept.iter().any(|other| other.is_same_as(&taint)) {
+            kept.push(taint);
+        }
+    }
+    kept
 }
 
 /// The wanted taints with the worker's own lifecycle taints, whatever became of them on the vnode: what we remember

@@ -13,7 +13,7 @@ use super::{
     decision::Reclaim,
     reclaim::parse_reclaim,
     view::{NO_SCHEDULE, NodeCondition, NodeView, Taint},
-    vnode::{condition, stated},
+    vnode::{Written, condition, stated},
 };
 use kubeocean_runtime::clock::{parse_rfc3339, rfc3339};
 
@@ -98,7 +98,7 @@ impl PodOnVnode {
 }
 
 /// What a withdrawal needs to know.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Withdrawal<'a> {
     /// Now.
     pub now: Timestamp,
@@ -110,6 +110,8 @@ pub struct Withdrawal<'a> {
     pub pods: &'a [PodOnVnode],
     /// Conditions of the worker node as they shall appear, if there is one.
     pub mirrored: &'a [NodeCondition],
+    /// To be remembered once these are written.
+    pub written: Option<Written>,
 }
 
 /// See the module documentation. Appends to `actions`; returns when to look again without an event.
@@ -218,7 +220,7 @@ fn show_progress(input: &Withdrawal<'_>, actions: &mut Vec<Action>) {
         stated(Some(vnode), condition(condition_type::DRAINING, "True", reason, &message), input.now);
     let mut wanted = input.mirrored.to_vec();
     wanted.push(draining);
-    if let Some(action) = Action::show_conditions(vnode, &wanted, None, &[]) {
+    if let Some(action) = Action::show_conditions(vnode, &wanted, None, &[], input.written.clone()) {
         actions.push(action);
     }
 }
