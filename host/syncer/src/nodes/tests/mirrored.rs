@@ -171,7 +171,9 @@ impl Model {
     fn wait(&mut self) -> Vec<String> {
         let actions = self.planned(plan_waiting);
         let lines = actions.iter().map(ToString::to_string).collect();
-        actions.into_iter().for_each(|action| self.apply(action));
+        for action in actions {
+            self.apply(action);
+        }
         lines
     }
 }
