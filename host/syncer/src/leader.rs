@@ -250,6 +250,7 @@ impl Office {
         };
         let ports = Arc::clone(&self.surroundings.ports);
         let nodes = NodeStore::new(identity.clone(), binding_view(binding), ports);
+        nodes.own_pods_are_in(&binding.spec.mount_namespace);
         nodes.set_proxier(self.config.proxier_addresses.iter().copied());
         let stores =
             Arc::new(Stores::new(&self.config, binding, identity, nodes, &self.engine, &self.surroundings));

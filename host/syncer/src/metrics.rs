@@ -196,7 +196,7 @@ impl StoreMetrics {
         )?;
         page.counter(
             "usage_drift",
-            "Nodes whose sum of requests differed from a recount; a defect if not 0",
+            "Virtual nodes whose sums of requests a recount found wrong",
             vec![(vec![], numbers.usage_drift)],
         )?;
         let age = i64::try_from(numbers.worker_age_seconds).unwrap_or(i64::MAX);
@@ -361,7 +361,7 @@ mod tests {
             writes: vec![("apply", 7)],
             evictions: vec![("reclaimed", 2)],
             late_leases: 1,
-            usage_drift: 2,
+            usage_drift: 4,
             worker_age_seconds: 12,
         };
         let mut registry = Registry::default();
@@ -383,7 +383,7 @@ mod tests {
             r#"vnode_writes_total{clusterbinding="b",kind="apply"} 7"#,
             r#"reclaim_pods_total{clusterbinding="b",mode="reclaimed"} 2"#,
             r#"node_lease_late_total{clusterbinding="b"} 1"#,
-            r#"usage_drift_total{clusterbinding="b"} 2"#,
+            r#"usage_drift_total{clusterbinding="b"} 4"#,
             r#"worker_watch_age_seconds{clusterbinding="b"} 12"#,
         ] {
             assert!(page.contains(&format!("kubeocean_syncer_{line}\n")), "{line} is missing in\n{page}");

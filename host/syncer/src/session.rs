@@ -11,6 +11,7 @@ use crate::{
     leader::{Leader, Surroundings, binding_view},
     nodes::{
         decide::{PodsOnVnode, WorkerSide, open_gate, run as run_nodes},
+        drift,
         index::Identity,
         pace::Pace,
         store::{NodeStore, Readiness},
@@ -270,6 +271,7 @@ impl Session<'_> {
             "reachability",
             watch_reachability(self.worker(), stores.worker.clone(), self.nodes(), cancel()),
         );
+        tasks.spawn("recount", drift::run(self.nodes(), cancel()));
         let policies = Arc::clone(&stores.policies);
         tasks.spawn(
             "policies",

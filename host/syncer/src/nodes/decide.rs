@@ -47,10 +47,6 @@ const LINGER: Duration = Duration::from_millis(5);
 /// Everything is decided again after this time (PO-1004).
 const REFRESH: Duration = Duration::from_mins(10);
 
-/// How often the sums of requests are counted anew (BU section 21); soon enough for tests to see a defect.
-const RECOUNT: Duration =
-    if cfg!(debug_assertions) { Duration::from_secs(10) } else { Duration::from_hours(1) };
-
 /// The pods of a vnode, from whoever keeps them.
 pub trait PodsOnVnode: Send + Sync + 'static {
     /// All pods bound to `vnode`.
@@ -130,7 +126,6 @@ pub async fn run(runtime: Arc<NodeRuntime>) {
     let (decided, mut works) = mpsc::unbounded_channel::<DecidedWork>();
     let mut refresh = tokio::time::interval(REFRESH);
     let mut pulse = tokio::time::interval(PULSE);
-    let mut recount = tokio::time::interval(RECOUNT);
     refresh.tick().await;
     loop {
         runtime.health.progress();
@@ -141,10 +136,6 @@ pub async fn run(runtime: Arc<NodeRuntime>) {
                 continue;
             }
             _ = pulse.tick() => continue,
-            _ = recount.tick() => {
-                runtime.store.recount();
-                continue;
-            }
             () = batches.attend() => continue,
             () = writers.attend() => continue,
             Some((surroundings, work)) = works.recv() => {

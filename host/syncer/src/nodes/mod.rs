@@ -8,8 +8,10 @@
 pub mod action;
 pub mod apply;
 pub mod compare;
+pub mod conditions;
 pub mod decide;
 pub mod decision;
+pub mod drift;
 pub mod index;
 pub mod metadata;
 pub mod pace;

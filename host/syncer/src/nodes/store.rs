@@ -9,7 +9,7 @@ use std::{
     net::IpAddr,
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering::Relaxed},
+        atomic::{AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -83,7 +83,7 @@ pub struct NodeCounters {
     pub drained_pods: AtomicU64,
     /// Renewals of Leases that came more than 20 s after the one before.
     pub late_leases: AtomicU64,
-    /// Nodes whose sums of requests differed from a recount; a defect if it is not 0.
+    /// Vnodes whose sums of requests were found wrong by a recount.
     pub usage_drift: AtomicU64,
 }
 
@@ -209,6 +209,11 @@ impl NodeStore {
             true
         });
         store
+    }
+
+    /// Only pods of this namespace of the worker cluster are this binding's.
+    pub fn own_pods_are_in(&self, mount_namespace: &str) {
+        self.state.lock().index.own_pods_are_in(mount_namespace);
     }
 
     /// Who we are.
@@ -370,16 +375,6 @@ impl NodeStore {
         self.ports.conflict(vnode)
     }
 
-    /// Compares the sums of requests with a recount, corrects and counts what differs.
-    pub(super) fn recount(&self) {
-        let wrong = self.state.lock().index.recount();
-        if !wrong.is_empty() {
-            tracing::error!(?wrong, "sums of requests differed from a recount");
-            self.counters.usage_drift.fetch_add(wrong.len().try_into().unwrap_or(u64::MAX), Relaxed);
-            self.queue.add_all(wrong);
-        }
-    }
-
     /// Nodes and vnodes of a policy.
     pub fn policy_usage(&self, policy: &str) -> PolicyUsage {
         let state = self.state.lock();
@@ -413,6 +408,15 @@ impl NodeStore {
             .collect();
         numbers.sort_by(|a, b| a.vnode.cmp(&b.vnode));
         numbers
+    }
+
+    /// Counts the sums of requests anew; returns how many vnodes had wrong ones.
+    pub(super) fn recount(&self) -> usize {
+        let wrong = self.state.lock().index.recount();
+        let count = wrong.len();
+        self.counters.usage_drift.fetch_add(u64::try_from(count).unwrap_or(u64::MAX), Ordering::Relaxed);
+        self.queue.add_all(wrong);
+        count
     }
 
     /// Facts about some worker nodes, at most `most`, for trial calls of policy modules (PO-703).

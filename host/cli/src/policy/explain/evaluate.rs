@@ -135,6 +135,9 @@ impl Evaluation<'_> {
     /// What the engine is told about the node, summed up as the Syncer does.
     fn facts(&self, identity: &Identity) -> Arc<NodeFacts> {
         let mut index = Index::new(identity.clone());
+        if let Some(computing) = self.computing {
+            index.own_pods_are_in(&computing.binding.mount_namespace);
+        }
         let key = vnode_name(&identity.cluster_id, self.worker.node.name());
         index.set_pnode(self.worker.node.clone());
         for pod in &self.worker.pods {

@@ -148,6 +148,21 @@ fn what_the_worker_node_tells_is_shown_once_in_every_state(
     assert!(model.vnode().ready() && model.written.as_ref().unwrap().ready);
 }
 
+/// BU-906: as long as pods are left, somebody may want their logs.
+#[test]
+fn a_draining_vnode_follows_the_proxier() {
+    let mut model = promised_grace();
+    model.decision.as_mut().unwrap().governed_by = None;
+    model.settle();
+    model.proxier = vec!["192.0.2.9".parse().unwrap()];
+    assert_eq!(model.settle(), ["patch conditions of vnode vnode-cls-a-n1"]);
+    assert_eq!(model.vnode().address("InternalIP"), Some("192.0.2.9"));
+    model.proxier.clear();
+    model.settle();
+    assert_eq!(model.vnode().address("InternalIP"), Some("192.0.2.9"), "the last one stays");
+    assert_eq!(model.vnode().condition("kubeocean.io/ProxierReady").unwrap().status, "False");
+}
+
 /// A vnode whose withdrawal waits for its turn stays as it is, but for what its node tells.
 #[test]
 fn a_withdrawal_that_waits_for_its_turn_changes_conditions_only() {
