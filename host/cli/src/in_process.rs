@@ -16,7 +16,6 @@ use std::{
 
 use futures::{FutureExt, future::BoxFuture};
 use kube::Client;
-use kubeocean_api::name::PortTable;
 use kubeocean_engine::Engine;
 use kubeocean_manager::components::{Component, Components, Identity, Running, State};
 use kubeocean_proxier::{BindingHealth, Proxier};
@@ -28,6 +27,7 @@ use kubeocean_syncer::{
     config::SyncerConfig,
     leader::{ProxierSource, Surroundings},
     metrics::SyncerMetrics,
+    nodes::ports::Ports,
     process::{Service, Standby, serve_binding},
 };
 use parking_lot::Mutex;
@@ -66,7 +66,7 @@ type Told = Box<dyn Fn(&str) + Send + Sync>;
 /// The components of all bindings.
 pub(crate) struct InProcess {
     settings: Settings,
-    ports: Arc<Mutex<PortTable>>,
+    ports: Arc<Ports>,
     serving: Mutex<BTreeMap<String, Serving>>,
     told: OnceLock<Told>,
     failure: FirstFailure,

@@ -73,6 +73,26 @@ pub async fn list_metadata(client: &Client, path: &str, page: usize) -> Result<V
     }
 }
 
+/// Whether a list has an object that is `wanted`, read `page` objects at a time until there is one.
+pub async fn any_listed(
+    client: &Client,
+    path: &str,
+    page: usize,
+    wanted: impl Fn(&Value) -> bool,
+) -> Result<bool, ApplyError> {
+    let mut next = String::new();
+    loop {
+        let list = send(client, Verb::List, Method::GET, &page_path(path, page, &next), JSON, None).await?;
+        if list.get("items").and_then(Value::as_array).into_iter().flatten().any(&wanted) {
+            return Ok(true);
+        }
+        match list.pointer("/metadata/continue").and_then(Value::as_str) {
+            Some(more) if !more.is_empty() => more.clone_into(&mut next),
+            _ => return Ok(false),
+        }
+    }
+}
+
 /// One page of a list.
 #[derive(Debug, Deserialize)]
 struct List {

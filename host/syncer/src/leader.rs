@@ -22,6 +22,7 @@ use crate::{
         decide::NodeRuntime,
         index::Identity,
         metadata::DenyList,
+        ports::Ports,
         store::NodeStore,
         vnode::{BindingView, Settings},
         watch::{watch_proxiers, watch_vnodes},
@@ -29,7 +30,7 @@ use crate::{
     session::{PodsByVnode, Stores},
 };
 use kube::Client;
-use kubeocean_api::{name::PortTable, validate};
+use kubeocean_api::validate;
 use kubeocean_engine::Engine;
 use kubeocean_runtime::{
     binding::Binding,
@@ -42,7 +43,6 @@ use kubeocean_runtime::{
     tasks::{TaskEnded, Tasks},
     watch::WatchHealth,
 };
-use parking_lot::Mutex;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -59,7 +59,7 @@ pub struct Surroundings {
     /// Metrics.
     pub metrics: Arc<SyncerMetrics>,
     /// Ports of all vnodes of the process (MC-134).
-    pub ports: Arc<Mutex<PortTable>>,
+    pub ports: Arc<Ports>,
     /// Where addresses of Proxiers come from, if the settings name none.
     pub proxiers: ProxierSource,
 }
@@ -251,6 +251,7 @@ impl Office {
         };
         let ports = Arc::clone(&self.surroundings.ports);
         let nodes = NodeStore::new(identity.clone(), binding_view(binding), ports);
+        nodes.own_pods_are_in(&binding.spec.mount_namespace);
         nodes.set_proxier(self.config.proxier_addresses.iter().copied());
         let stores =
             Arc::new(Stores::new(&self.config, binding, identity, nodes, &self.engine, &self.surroundings));

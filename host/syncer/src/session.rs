@@ -109,8 +109,11 @@ impl Stores {
         };
         host.set_binding_selector(binding.spec.node_selector.as_ref());
         {
-            let pods = Arc::clone(&pods);
-            nodes.on_vnode_change(move |vnode| pods.vnode_changed(vnode));
+            let (pods, store) = (Arc::clone(&pods), Arc::downgrade(&nodes));
+            nodes.on_vnode_change(move |vnode| {
+                let known = store.upgrade().and_then(|store| store.vnode(vnode));
+                pods.vnode_changed(vnode, known.is_some_and(|vnode| vnode.ours));
+            });
         }
         let csinodes = CsiNodeStore::new(Arc::clone(&nodes));
         let hostports = HostPortStore::new(Arc::clone(&nodes));
@@ -422,6 +425,7 @@ impl Session<'_> {
         let binding = leader.binding.borrow().clone();
         let workers = leader.config.node_workers;
         let csinodes = Arc::new(CsiNodeSync {
+            health: Arc::clone(&leader.health),
             computing: leader.computing.clone(),
             worker: self.worker(),
             store: Arc::clone(&stores.csinodes),
@@ -434,6 +438,7 @@ impl Session<'_> {
         let gate = async move { vnodes.synced().await };
         tasks.spawn("csinodes", run_csinodes(csinodes, gate, workers, self.cancel.clone()));
         let hostports = Arc::new(HostPortSync {
+            health: Arc::clone(&leader.health),
             computing: leader.computing.clone(),
             store: Arc::clone(&stores.hostports),
             image: leader.config.hostport_image.clone(),

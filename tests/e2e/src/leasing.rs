@@ -46,12 +46,26 @@ impl Leasing {
     /// # Panics
     /// The clusters refuse an object or the Syncer does not become ready.
     pub async fn start(name: &str, nodes: usize, shape: &NodeShape, policy: Value) -> Self {
-        let site = shared_site().await;
-        let binding = site.bind(BindingSpec::new(name)).await.expect("a binding");
-        let nodes = binding.worker().create_nodes(name, nodes, shape).await.expect("worker nodes");
-        binding.policy(name, policy).await.expect("a policy");
+        Self::start_as(BindingSpec::new(name), nodes, shape, policy, &[]).await
+    }
+
+    /// The same with another binding, and flags for the Syncer.
+    ///
+    /// # Panics
+    /// As [`Self::start`].
+    pub async fn start_as(
+        spec: BindingSpec,
+        nodes: usize,
+        shape: &NodeShape,
+        policy: Value,
+        flags: &[&str],
+    ) -> Self {
+        let name = spec.name.clone();
+        let binding = shared_site().await.bind(spec).await.expect("a binding");
+        let nodes = binding.worker().create_nodes(&name, nodes, shape).await.expect("worker nodes");
+        binding.policy(&name, policy).await.expect("a policy");
         let started = Instant::now();
-        let mut syncer = binding.syncer(&[]).await.expect("a Syncer");
+        let mut syncer = binding.syncer(flags).await.expect("a Syncer");
         syncer.wait_ready().await;
         Self { binding, syncer, nodes, started }
     }

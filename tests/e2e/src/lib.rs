@@ -5,3 +5,4 @@ pub mod kubelet;
 pub mod leasing;
 pub mod pods;
 pub mod rights;
+pub mod users;

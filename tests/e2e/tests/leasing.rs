@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use jiff::{Timestamp, ToSpan, tz::TimeZone};
 use k8s_openapi::api::coordination::v1::Lease;
-use k8s_openapi::api::core::v1::{Node, Pod};
+use k8s_openapi::api::core::v1::Node;
 use kube::api::{DeleteParams, ObjectMeta, PostParams};
 use kube::{Api, ResourceExt};
 use kubeocean_api::keys::{annotation, condition_type, finalizer, label, namespace, taint};
@@ -19,6 +19,7 @@ use kubeocean_e2e::leasing::{
     policy_condition, summary, taint_of,
 };
 use kubeocean_e2e::rights::assert_rights;
+use kubeocean_e2e::users::Users;
 use kubeocean_harness::audit::AuditMark;
 use kubeocean_harness::{AuditEvent, NodeShape};
 use serde_json::{Value, json};
@@ -47,32 +48,6 @@ async fn foreign_pod(leasing: &Leasing, node: &str, cpu: &str) {
         },
     });
     worker.apply_objects(vec![pod]).await.unwrap();
-}
-
-/// A pod of a user of the computing cluster, on a vnode, Running.
-async fn running_pod(leasing: &Leasing, vnode: &str) -> (Api<Pod>, Pod) {
-    let computing = leasing.binding.computing();
-    let home = format!("{}-users", leasing.binding.name());
-    computing.create_namespace(&home).await.unwrap();
-    let pod = json!({
-        "apiVersion": "v1", "kind": "Pod",
-        "metadata": {"name": "batch", "namespace": home},
-        "spec": {
-            "nodeName": vnode,
-            "tolerations": [{"key": taint::VNODE, "operator": "Exists"}],
-            "containers": [{"name": "c", "image": "batch:1", "resources": {"requests": {"cpu": "1"}}}],
-        },
-    });
-    computing.apply_objects(vec![pod]).await.unwrap();
-    let pods: Api<Pod> = Api::namespaced(computing.client().await.unwrap(), &home);
-    let pod = leasing
-        .until("the user's pod to run", DEADLINE, async || match pods.get("batch").await {
-            Ok(pod) if pod.status.as_ref().and_then(|s| s.phase.as_deref()) == Some("Running") => Ok(pod),
-            Ok(pod) => Err(format!("{:?}", pod.status)),
-            Err(error) => Err(error.to_string()),
-        })
-        .await;
-    (pods, pod)
 }
 
 /// When each vnode's Lease was renewed last, by vnode.
@@ -323,7 +298,8 @@ async fn a_window_closes_on_time_and_a_typo_evicts_nobody() {
         "this machine took {:?} longer than the window was open",
         opened.duration_since(edge)
     );
-    let (pods, pod) = running_pod(&leasing, &leasing.vnode_name(&leasing.nodes[0])).await;
+    let users = Users::of(&leasing).await;
+    let batch = users.run("batch", &leasing.vnode_name(&leasing.nodes[0]), &[]).await;
 
     leasing
         .all("closed vnodes", Duration::from_secs(110), |vnode| is_withheld_gently(vnode) && half(vnode))
@@ -374,9 +350,7 @@ async fn a_window_closes_on_time_and_a_typo_evicts_nobody() {
         .await;
     leasing.all("held vnodes", DEADLINE, |vnode| is_withheld_gently(vnode) && half(vnode)).await;
     renewed_again(&leasing, 1).await;
-    let still = pods.get("batch").await.unwrap();
-    assert_eq!(still.uid(), pod.uid());
-    assert_eq!(still.metadata.deletion_timestamp, None, "a typo evicts nobody");
+    assert!(users.stays("batch", &batch).await, "a typo evicts nobody");
 
     leasing.edit(open).await;
     leasing.all("open vnodes", DEADLINE, |vnode| is_offered(vnode) && half(vnode)).await;
@@ -386,7 +360,6 @@ async fn a_window_closes_on_time_and_a_typo_evicts_nobody() {
                 && policy["status"]["phase"] == "Active"
         })
         .await;
-    pods.delete("batch", &DeleteParams::default()).await.unwrap();
     assert_rights(&leasing.binding);
 }
 
@@ -445,13 +418,18 @@ async fn nodes_come_and_go_with_selectors_policies_and_the_binding() {
     let younger = json!({"resourceLimits": [percent("cpu", 25)]});
     later_than(&leasing, "lease-select").await;
     leasing.binding.policy("lease-younger", younger.clone()).await.unwrap();
-    let shadowed = leasing
-        .policy_until("lease-younger", "the younger policy to be shadowed", |policy| {
-            policy_condition(policy, "Applied")
-                .is_some_and(|(status, reason, _)| (status, reason) == ("False", "ShadowedByOlderPolicy"))
-        })
-        .await;
-    assert!(policy_condition(&shadowed, "Applied").unwrap().2.contains("lease-select"));
+    leasing.binding.policy("lease-youngest", json!({"resourceLimits": [percent("cpu", 75)]})).await.unwrap();
+    for name in ["lease-younger", "lease-youngest"] {
+        let shadowed = leasing
+            .policy_until(name, "the younger policy to be shadowed", |policy| {
+                policy_condition(policy, "Applied")
+                    .is_some_and(|(status, reason, _)| (status, reason) == ("False", "ShadowedByOlderPolicy"))
+            })
+            .await;
+        assert!(policy_condition(&shadowed, "Applied").unwrap().2.contains("lease-select"));
+    }
+    leasing.delete_policy("lease-youngest").await;
+    gone(&leasing, "lease-youngest").await;
     assert!(leasing.vnodes().await.iter().all(half));
     let uids: Vec<_> = leasing.vnodes().await.iter().map(ResourceExt::uid).collect();
     let deleted = Instant::now();

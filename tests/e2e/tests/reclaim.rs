@@ -7,14 +7,15 @@ use std::time::{Duration, Instant};
 
 use jiff::{Timestamp, ToSpan, tz::TimeZone};
 use k8s_openapi::api::coordination::v1::Lease;
-use k8s_openapi::api::core::v1::{Event, Node, Pod};
-use kube::api::{DeleteParams, ListParams};
+use k8s_openapi::api::core::v1::{Node, Pod};
+use kube::api::DeleteParams;
 use kube::{Api, ResourceExt};
 use kubeocean_api::keys::{annotation, condition_type, finalizer, label, namespace, taint};
 use kubeocean_e2e::leasing::{
     DEADLINE, Leasing, amount, condition, is_offered, is_withheld_gently, merge, percent, taint_of,
 };
 use kubeocean_e2e::rights::assert_rights;
+use kubeocean_e2e::users::{Users, told};
 use kubeocean_harness::{BindingSpec, NodeShape, shared_site};
 use serde_json::{Value, json};
 
@@ -35,80 +36,6 @@ fn closed(grace: Option<u32>) -> Value {
         policy["gracefulReclaimPeriodSeconds"] = json!(seconds);
     }
     policy
-}
-
-/// Pods of a user of the computing cluster, on one vnode.
-struct Users<'a> {
-    leasing: &'a Leasing,
-    home: String,
-    pods: Api<Pod>,
-}
-
-impl<'a> Users<'a> {
-    async fn of(leasing: &'a Leasing) -> Self {
-        let home = format!("{}-users", leasing.binding.name());
-        let computing = leasing.binding.computing();
-        computing.create_namespace(&home).await.unwrap();
-        let pods = Api::namespaced(computing.client().await.unwrap(), &home);
-        Self { leasing, home, pods }
-    }
-
-    /// A running pod that tolerates vnodes, and `more` taints with every effect. Returns its UID.
-    async fn run(&self, name: &str, vnode: &str, more: &[&str]) -> String {
-        let tolerations: Vec<Value> = [&[taint::VNODE], more]
-            .concat()
-            .iter()
-            .map(|key| json!({"key": key, "operator": "Exists"}))
-            .collect();
-        let pod = json!({
-            "apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, "namespace": self.home},
-            "spec": {
-                "nodeName": vnode, "tolerations": tolerations, "terminationGracePeriodSeconds": 1,
-                "containers": [{"name": "c", "image": "batch:1", "resources": {"requests": {"cpu": "1"}}}],
-            },
-        });
-        self.leasing.binding.computing().apply_objects(vec![pod]).await.unwrap();
-        self.leasing
-            .until(&format!("the pod {name} to run"), DEADLINE, async || match self.pods.get(name).await {
-                Ok(pod) if phase(&pod) == "Running" => Ok(pod.uid().unwrap()),
-                Ok(pod) => Err(format!("{:?}", pod.status)),
-                Err(error) => Err(error.to_string()),
-            })
-            .await
-    }
-
-    /// Whether the pod of this UID is there and nobody asked it to go.
-    async fn stays(&self, name: &str, uid: &str) -> bool {
-        let pod = self.pods.get_opt(name).await.unwrap();
-        pod.is_some_and(|pod| pod.uid().as_deref() == Some(uid) && pod.metadata.deletion_timestamp.is_none())
-    }
-
-    /// Waits until the pod is gone.
-    async fn gone(&self, name: &str) {
-        self.leasing
-            .until(&format!("the pod {name} to go"), DEADLINE, async || match self.pods.get_opt(name).await {
-                Ok(None) => Ok(()),
-                other => Err(format!("{:?}", other.map(|pod| pod.map(|pod| pod.metadata)))),
-            })
-            .await;
-    }
-}
-
-/// Waits for an event of this reason on an object.
-async fn told(leasing: &Leasing, home: &str, object: &str, reason: &str) {
-    let events: Api<Event> = Api::namespaced(leasing.binding.computing().client().await.unwrap(), home);
-    let of = ListParams::default().fields(&format!("involvedObject.name={object}"));
-    leasing
-        .until(&format!("the event {reason} on {object}"), DEADLINE, async || {
-            let all = events.list(&of).await.map_err(|error| error.to_string())?;
-            let reasons: Vec<_> = all.into_iter().filter_map(|event| event.reason).collect();
-            if reasons.iter().any(|one| one == reason) { Ok(()) } else { Err(reasons.join(", ")) }
-        })
-        .await;
-}
-
-fn phase(pod: &Pod) -> &str {
-    pod.status.as_ref().and_then(|status| status.phase.as_deref()).unwrap_or_default()
 }
 
 fn effect<'n>(vnode: &'n Node, key: &str) -> Option<&'n str> {
@@ -394,6 +321,10 @@ async fn two_bindings_share_a_node_and_one_leaves_without_the_other() {
     }
     foreign_pods(&one, &node).await;
 
+    // The node has one mark: the first keeps it, and neither overwrites the other's.
+    let marks = marks_written(&one, &node);
+    assert!(marks.len() <= 1, "{marks:#?}");
+
     // One leaves: the other's pod in the same mount namespace neither goes nor keeps it.
     let bindings = one.bindings().await;
     bindings.delete("reclaim-one", &DeleteParams::default()).await.unwrap();
@@ -422,6 +353,16 @@ async fn two_bindings_share_a_node_and_one_leaves_without_the_other() {
     assert_eq!(kept["metadata"]["finalizers"], json!([finalizer::POLICY]));
     assert!(two.vnode(&node).await.unwrap().finalizers().contains(&finalizer::VNODE.to_owned()));
     assert_rights(&two.binding);
+}
+
+/// What anybody but the test wrote to the worker node itself.
+fn marks_written(leasing: &Leasing, node: &str) -> Vec<String> {
+    let events = leasing.binding.worker().audit_events().unwrap().into_iter();
+    events
+        .filter(|event| event.is_write() && event.user.username.ends_with(":kubeocean-syncer"))
+        .filter(|event| event.object_ref.resource == "nodes" && event.object_ref.name == node)
+        .map(|event| format!("{} {} {}", event.user.username, event.verb, event.response_status.code))
+        .collect()
 }
 
 /// A pod of the worker's users counts with what its largest phase asks for, until it has completed.

@@ -64,6 +64,11 @@ fn component_names() {
 fn a_prefix_that_ends_in_a_dot_ends_in_a_dash_instead() {
     let name = format!("{}.b", "a".repeat(29));
     assert!(phys_name(&name, "ns").starts_with(&format!("{}--", "a".repeat(29))));
+    // BU-304: `vnode-cls-` and 19 bytes, then a dot.
+    let node = format!("{}.{}", "n".repeat(19), "x".repeat(40));
+    let vnode = vnode_name("cls", &node);
+    assert!(vnode.starts_with(&format!("vnode-cls-{}--", "n".repeat(19))), "{vnode}");
+    assert_eq!(vnode.len(), 63);
 }
 
 #[rstest]
@@ -76,7 +81,7 @@ fn preferred_ports(#[case] vnode: &str, #[case] port: u16) {
 #[test]
 fn a_taken_port_gives_the_next_and_a_kept_one_stays() {
     let mut table = PortTable::default();
-    table.adopt("other", 19_389);
+    table.adopt("other", 19_389, 1);
     assert_eq!(table.assign("vnode-cls-a-worker-1"), Ok(19_390));
     table.release("other");
     assert_eq!(table.assign("vnode-cls-a-worker-1"), Ok(19_390), "a vnode keeps its port for life");
@@ -86,11 +91,11 @@ fn a_taken_port_gives_the_next_and_a_kept_one_stays() {
 fn ports_wrap_and_run_out_with_a_message_that_names_the_vnode() {
     let mut table = PortTable::default();
     for port in preferred_port("v")..=PORT_MAX {
-        table.adopt(&format!("n{port}"), port);
+        table.adopt(&format!("n{port}"), port, 1);
     }
     assert_eq!(table.assign("v"), Ok(PORT_MIN));
     for port in PORT_MIN..=PORT_MAX {
-        table.adopt(&format!("n{port}"), port);
+        table.adopt(&format!("n{port}"), port, 1);
     }
     assert_eq!(table.assign("w").unwrap_err().to_string(), "no available ports for node w");
 }
@@ -98,7 +103,7 @@ fn ports_wrap_and_run_out_with_a_message_that_names_the_vnode() {
 #[rstest]
 #[case::of_a_vnode_that_has_one("a", 20_001, 20_000)]
 #[case::out_of_range("b", 80, preferred_port("b"))]
-#[case::of_another_vnode("b", 20_000, preferred_port("b"))]
+#[case::of_another_vnode_of_the_same_age("b", 20_000, preferred_port("b"))]
 #[case::free("b", 20_001, 20_001)]
 fn an_edited_label_is_only_taken_when_the_port_could_be_ours(
     #[case] vnode: &str,
@@ -106,10 +111,34 @@ fn an_edited_label_is_only_taken_when_the_port_could_be_ours(
     #[case] port: u16,
 ) {
     let mut table = PortTable::default();
-    table.adopt("a", 20_000);
-    table.adopt(vnode, label);
+    table.adopt("a", 20_000, 1);
+    assert_eq!(table.adopt(vnode, label, 1), None);
     assert_eq!(table.assign(vnode), Ok(port));
     assert_eq!(table.assign("a"), Ok(20_000));
+}
+
+/// MC-134: whoever is seen first, the older vnode keeps a port that two bring.
+#[rstest]
+#[case::older_first([("a", 1), ("b", 2)], None)]
+#[case::younger_first([("b", 2), ("a", 1)], Some("b"))]
+#[case::equal_age_goes_by_name([("b", 1), ("a", 1)], Some("b"))]
+fn the_older_of_two_vnodes_keeps_their_port(#[case] seen: [(&str, i64); 2], #[case] displaced: Option<&str>) {
+    let mut table = PortTable::default();
+    assert_eq!(table.adopt(seen[0].0, 20_000, seen[0].1), None);
+    assert_eq!(table.adopt(seen[1].0, 20_000, seen[1].1).as_deref(), displaced);
+    assert_eq!(table.holder(20_000), Some("a"));
+    assert_eq!(table.assign("a"), Ok(20_000));
+    assert_eq!(table.assign("b"), Ok(preferred_port("b")));
+    table.release("a");
+    assert_eq!(table.holder(20_000), None);
+}
+
+#[test]
+fn a_port_that_was_only_planned_goes_to_the_vnode_that_carries_it() {
+    let mut table = PortTable::default();
+    let planned = table.assign("new").unwrap();
+    assert_eq!(table.adopt("there", planned, 7).as_deref(), Some("new"));
+    assert_ne!(table.assign("new"), Ok(planned));
 }
 
 #[rstest]
@@ -123,6 +152,14 @@ fn cluster_ids(#[case] value: &str, #[case] valid: bool) {
 }
 
 proptest! {
+    /// BU-301, BU-304: whatever node there is, the API server takes the name of its vnode.
+    #[test]
+    fn vnode_names_are_short_subdomains(id in "[a-z0-9]([-a-z0-9]{0,22}[a-z0-9])?", node in "[a-z0-9]{1,20}([-.][a-z0-9]{1,20}){0,9}") {
+        let derived = vnode_name(&id, &node);
+        prop_assert!(check("vnode", &derived, 63, Syntax::Dns1123Subdomain).is_ok(), "{}", derived);
+        prop_assert!(derived.starts_with(&vnode_name_prefix(&id)));
+    }
+
     #[test]
     fn copy_names_are_short_stable_subdomains(name in "[a-z0-9]{1,10}([-.][a-z0-9]{1,10}){0,8}", ns in "[a-z]{1,20}") {
         let derived = phys_name(&name, &ns);

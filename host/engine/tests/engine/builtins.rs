@@ -32,6 +32,36 @@ fn the_worked_example_of_the_specification() {
     assert_eq!(decision.valid_until, None);
 }
 
+/// BU-506 and acceptance check 3 of the lease specification: 4 cores, 8Gi, 110 pods and 8 GPUs, of which others have 1 core
+/// and 2Gi.
+#[rstest]
+#[case::no_limits(json!([]), [3000, 6 << 30, 110, 8])]
+#[case::half_the_cpu(json!([{"resource": "cpu", "percent": 50}]), [1500, 6 << 30, 110, 8])]
+#[case::three_quarters_of_memory(json!([{"resource": "memory", "percent": 75}]), [3000, 4608 << 20, 110, 8])]
+#[case::quantity_and_percent(json!([{"resource": "cpu", "quantity": 1, "percent": 80}]), [1000, 6 << 30, 110, 8])]
+#[case::percent_and_quantity(json!([{"resource": "memory", "quantity": "5Gi", "percent": 50}]), [3000, 3 << 30, 110, 8])]
+#[case::two_resources(
+    json!([{"resource": "cpu", "quantity": "3", "percent": 50}, {"resource": "memory", "quantity": "2Gi", "percent": 75}]),
+    [1500, 2 << 30, 110, 8]
+)]
+#[case::integers(json!([{"resource": "pods", "percent": 33}, {"resource": "nvidia.com/gpu", "percent": 30}]), [3000, 6 << 30, 36, 2])]
+#[case::zero(json!([{"resource": "cpu", "percent": 0}, {"resource": "memory", "quantity": "0"}]), [0, 0, 110, 8])]
+#[case::twice(json!([{"resource": "cpu", "percent": 50}, {"resource": "cpu", "percent": 50}]), [750, 6 << 30, 110, 8])]
+#[case::unknown_resource(json!([{"resource": "example.com/dongle", "quantity": 3}]), [3000, 6 << 30, 110, 8])]
+fn amounts_of_the_lease_specification(#[case] limits: serde_json::Value, #[case] expected: [i64; 4]) {
+    let amounts = |amounts: [i64; 4]| {
+        ["cpu", "memory", "pods", "nvidia.com/gpu"].into_iter().map(str::to_owned).zip(amounts).collect()
+    };
+    let node = NodeFacts {
+        allocatable: amounts([4000, 8 << 30, 110, 8]),
+        used: amounts([1000, 2 << 30, 0, 0]),
+        leased: amounts([2000, 1 << 30, 4, 1]),
+        ..node("a")
+    };
+    let decision = host(vec![policy(json!({"resourceLimits": limits}))]).one(noon(), node);
+    assert_eq!(decision.amounts, amounts(expected));
+}
+
 /// Every row of the worked example of PO-601: entries only shrink, withholding goes on to the end, and the strictest
 /// reclaim of those that withhold counts.
 #[test]

@@ -11,6 +11,7 @@ use kubeocean_runtime::{
     clock::Clock,
     error::ApplyError,
     events::{Event, EventRecorder, Regarding, Severity},
+    health::Health,
     queue::Outcome,
     request::{
         DeleteOptions, Deletion, PAGE, create_json, delete_json, get_json, list_metadata, merge_patch, paths,
@@ -27,6 +28,8 @@ use crate::nodes::{index::Identity, metadata::DenyList};
 
 /// What mirroring works with.
 pub struct CsiNodeSync {
+    /// Of the process.
+    pub health: Arc<Health>,
     /// Client of the computing cluster.
     pub computing: Client,
     /// Client of the worker cluster.

@@ -89,7 +89,8 @@ pub async fn run(
             () = ready => sync.store.wake_all(),
         }
         let sync = Arc::clone(&sync);
-        drive(Arc::clone(&sync.store.queue), workers, cancel.clone(), move |vnode| {
+        let heart = sync.health.begin("CSINodes");
+        drive(Arc::clone(&sync.store.queue), workers, cancel.clone(), heart, move |vnode| {
             let sync = Arc::clone(&sync);
             async move { sync.reconcile(&vnode).await }
         })

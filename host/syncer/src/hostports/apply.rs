@@ -10,6 +10,7 @@ use kubeocean_api::{
 use kubeocean_runtime::{
     error::ApplyError,
     events::{Event, EventRecorder, Regarding, Severity},
+    health::Health,
     queue::Outcome,
     request::{
         DeleteOptions, Deletion, PAGE, create_json, delete_json, get_json, list_metadata, merge_patch, paths,
@@ -33,6 +34,8 @@ const ROUNDS: usize = 2;
 
 /// What reserving works with.
 pub struct HostPortSync {
+    /// Of the process.
+    pub health: Arc<Health>,
     /// Client of the computing cluster.
     pub computing: Client,
     /// What is known.

@@ -55,6 +55,9 @@ pub enum Action {
         conditions: Vec<NodeCondition>,
         /// All addresses, if they change.
         addresses: Option<Vec<NodeAddress>>,
+        /// To be remembered, if the conditions are those of the worker node as it is.
+        #[serde(skip)]
+        written: Option<Written>,
     },
     /// Set or remove label `policy-applied` of the worker node.
     LabelWorkerNode {
@@ -199,6 +202,7 @@ impl Action {
         wanted: &[NodeCondition],
         addresses: Option<&[NodeAddress]>,
         removed: &[&str],
+        written: Option<Written>,
     ) -> Option<Self> {
         let mut conditions: Vec<NodeCondition> = vnode.status.conditions.clone();
         conditions.retain(|condition| !removed.contains(&condition.type_.as_str()));
@@ -223,6 +227,7 @@ impl Action {
             resource_version: vnode.resource_version().to_owned(),
             conditions,
             addresses,
+            written,
         })
     }
 }

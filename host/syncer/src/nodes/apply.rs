@@ -2,7 +2,11 @@
 //!
 //! Answers are fed into the store, so that the next plan sees what was just written.
 
-use std::{sync::atomic::Ordering, time::Duration};
+use std::{
+    borrow::Cow,
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
 use kube::Client;
 use kubeocean_api::{
@@ -15,6 +19,7 @@ use super::{
     action::{Action, PodDeletion, VnodeEvent},
     decide::NodeRuntime,
     index::Snapshot,
+    metadata::ExpectedMetadata,
     view::NodeView,
 };
 use kubeocean_runtime::{
@@ -22,14 +27,13 @@ use kubeocean_runtime::{
     events::{Event, Regarding, Severity},
     queue::Outcome,
     request::{
-        DeleteOptions, Deletion, Force, apply_patch, create_json, delete_json, get_json, merge_patch, paths,
+        DeleteOptions, Deletion, Force, PAGE, any_listed, apply_patch, create_json, delete_json, get_json,
+        merge_patch, paths,
     },
 };
 
 /// How soon a write that is not urgent, such as the worker node's label, is tried again.
 const SOFT_RETRY: Duration = Duration::from_secs(30);
-/// Pods asked for when a vnode is about to be released; one that blocks is enough.
-const POD_PAGE: usize = 500;
 
 /// Why a plan was not carried out to its end.
 enum Stop {
@@ -44,7 +48,8 @@ impl From<ApplyError> for Stop {
     }
 }
 
-/// Performs `actions`. Ok: everything urgent is done, with a delay if something is to be tried again.
+/// Performs `actions`. Ok: everything urgent is done, with a delay if something is to be tried again. A pod that cannot be
+/// deleted holds up neither the others nor what follows; it is tried again afterwards.
 pub(super) async fn perform(
     runtime: &NodeRuntime,
     vnode: &str,
@@ -52,17 +57,24 @@ pub(super) async fn perform(
     actions: Vec<Action>,
 ) -> Result<Option<Duration>, Outcome> {
     let mut retry = None;
+    let mut refused = None;
     // Version after our own preconditioned writes; the plan's version before them.
     let mut version = snapshot.vnode.as_ref().map(|vnode| vnode.resource_version().to_owned());
     for action in actions {
         let text = action.to_string();
         let notable = is_notable(&action);
+        let deletes_pod = matches!(action, Action::DeletePod { .. });
         match one(runtime, vnode, snapshot, action, &mut version).await {
             Ok(true) if notable => tracing::info!(vnode, "{text}"),
             Ok(true) => {}
             Ok(false) => retry = Some(SOFT_RETRY),
             Err(Stop::Later(outcome)) => return Err(outcome),
             Err(Stop::Error(error)) => {
+                if deletes_pod {
+                    tracing::warn!(vnode, action = text, error = error.chain(), "pod not deleted");
+                    refused = Some(error.outcome());
+                    continue;
+                }
                 if let (ApplyError::NotFound { .. }, Some(gone)) = (&error, &snapshot.vnode) {
                     runtime.store.lost_vnode(gone.name(), gone.uid());
                     return Err(Outcome::Stale);
@@ -77,7 +89,7 @@ pub(super) async fn perform(
             }
         }
     }
-    Ok(retry)
+    refused.map_or(Ok(retry), Err)
 }
 
 /// What an administrator finds in the log: the cluster was changed, and not only a number.
@@ -130,7 +142,7 @@ async fn one(
             *version = None;
             runtime.store.set_written(&name, written);
         }
-        Action::PatchStatus { name, uid, resource_version, conditions, addresses } => {
+        Action::PatchStatus { name, uid, resource_version, conditions, addresses, written } => {
             let version_now = version.clone().unwrap_or(resource_version);
             let mut change = json!({
                 "metadata": {"uid": uid, "resourceVersion": version_now},
@@ -142,6 +154,9 @@ async fn one(
             let path = format!("{}?fieldManager={}", paths::node_status(&name), manager::SYNCER);
             let answer = merge_patch(computing, &path, &change).await?;
             *version = saw(runtime, answer);
+            if let Some(written) = written {
+                runtime.store.set_written(&name, written);
+            }
         }
         Action::LabelWorkerNode { node, policy } => {
             return Ok(set_label(runtime, &node, policy.as_deref()).await);
@@ -192,6 +207,30 @@ fn saw(runtime: &NodeRuntime, answer: Value) -> Option<String> {
     Some(version)
 }
 
+/// The snapshot, with the record of what we wrote made anew from what we own if somebody broke it (BU section 7). The
+/// next write puts it right.
+pub(super) async fn mended<'a>(
+    runtime: &NodeRuntime,
+    snapshot: &'a Snapshot,
+) -> Result<Cow<'a, Snapshot>, Outcome> {
+    let broken = |vnode: &&Arc<NodeView>| {
+        vnode.annotation(annotation::EXPECTED_METADATA).is_some_and(ExpectedMetadata::is_broken)
+    };
+    let Some(vnode) = snapshot.vnode.as_ref().filter(broken) else { return Ok(Cow::Borrowed(snapshot)) };
+    let live = match get_json(&runtime.computing, &paths::node(vnode.name())).await {
+        Ok(Some(live)) => live,
+        Ok(None) => return Err(Outcome::Stale),
+        Err(error) => {
+            tracing::warn!(vnode = vnode.name(), error = error.chain(), "vnode not read");
+            return Err(error.outcome());
+        }
+    };
+    let mut vnode = NodeView::clone(vnode);
+    let annotations = vnode.metadata.annotations.get_or_insert_default();
+    annotations.insert(annotation::EXPECTED_METADATA.to_owned(), ExpectedMetadata::owned(&live).encode());
+    Ok(Cow::Owned(Snapshot { vnode: Some(Arc::new(vnode)), ..snapshot.clone() }))
+}
+
 /// One POST. A node of that name that is ours is adopted, another one is never touched.
 async fn create(runtime: &NodeRuntime, snapshot: &Snapshot, name: &str, body: &Value) -> Result<(), Stop> {
     let path = format!("{}?fieldManager={}", paths::nodes(), manager::SYNCER);
@@ -207,7 +246,10 @@ async fn create(runtime: &NodeRuntime, snapshot: &Snapshot, name: &str, body: &V
             };
             if is_ours(runtime, snapshot, &live) {
                 runtime.store.saw_vnode(live);
-                return Err(Stop::Later(Outcome::Stale));
+                // Without any of its marks the store does not take it for a vnode.
+                if runtime.store.vnode(name).is_some() {
+                    return Err(Stop::Later(Outcome::Stale));
+                }
             }
             let binding = &runtime.store.identity().binding;
             runtime.events.publish(Event {
@@ -306,10 +348,8 @@ async fn release(runtime: &NodeRuntime, name: &str, uid: &str) -> Result<(), Sto
 
 /// Whether the API server knows a pod on the vnode that blocks its removal (BU-901(f)).
 async fn pods_left(runtime: &NodeRuntime, vnode: &str) -> Result<bool, ApplyError> {
-    let path = format!("/api/v1/pods?fieldSelector=spec.nodeName%3D{vnode}&limit={POD_PAGE}");
-    let list = get_json(&runtime.computing, &path).await?.unwrap_or_default();
-    let items = list.get("items").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
-    Ok(items.iter().any(|pod| blocks(pod, &runtime.system_namespace)))
+    let path = format!("/api/v1/pods?fieldSelector=spec.nodeName%3D{vnode}");
+    any_listed(&runtime.computing, &path, PAGE, |pod| blocks(pod, &runtime.system_namespace)).await
 }
 
 fn blocks(pod: &Value, system_namespace: &str) -> bool {

@@ -16,12 +16,12 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    action::Action,
+    action::{Action, VnodeEvent},
     apply,
     decision::{Decision, Verdict},
     index::{Decided, Snapshot, VnodeName},
     pace::Pace,
-    plan::{Knowledge, NodeInput, NodePlan, plan_node},
+    plan::{Knowledge, NodeInput, NodePlan, plan_node, plan_waiting},
     snapshot::{available, base, facts},
     store::{NodeStore, Readiness, Surroundings},
     view::NodeView,
@@ -215,18 +215,22 @@ fn is_candidate(pnode: &NodeView, surroundings: &Surroundings) -> bool {
 }
 
 async fn reconcile(runtime: &NodeRuntime, surroundings: &Surroundings, work: &Work) -> Outcome {
-    let considered = match consider(&runtime.desk(), surroundings, work, runtime.clock.now()) {
+    let snapshot = match apply::mended(runtime, &work.snapshot).await {
+        Ok(snapshot) => snapshot,
+        Err(outcome) => return outcome,
+    };
+    let considered = match consider(&runtime.desk(), surroundings, work, &snapshot, runtime.clock.now()) {
         Ok(considered) => considered,
         Err(outcome) => return outcome,
     };
-    let Considered { plan, loading } = considered;
+    let Considered { plan, wait } = considered;
     if !plan.actions.is_empty() {
         tracing::debug!(vnode = &*work.key, %plan, "writing");
     }
     let next_wake = plan.next_wake;
-    match apply::perform(runtime, &work.key, &work.snapshot, plan.actions).await {
+    match apply::perform(runtime, &work.key, &snapshot, plan.actions).await {
         Err(outcome) => outcome,
-        Ok(retry) => look_again([retry, loading], next_wake, runtime.clock.now()),
+        Ok(retry) => look_again([retry, wait], next_wake, runtime.clock.now()),
     }
 }
 
@@ -255,10 +259,10 @@ impl NodeRuntime {
     }
 }
 
-/// A plan, and how long its node may still wait for its policies to load.
+/// A plan, and how long its node may still wait for its policies to load, or for its turn to be withdrawn.
 pub(super) struct Considered {
     pub(super) plan: NodePlan,
-    pub(super) loading: Option<Duration>,
+    pub(super) wait: Option<Duration>,
 }
 
 /// Everything between the engine's answer and the first write. Err: nothing is written, and when to try again.
@@ -266,10 +270,10 @@ pub(super) fn consider(
     desk: &Desk<'_>,
     surroundings: &Surroundings,
     work: &Work,
+    snapshot: &Snapshot,
     now: Timestamp,
 ) -> Result<Considered, Outcome> {
     let (store, policies) = (desk.store, desk.policies);
-    let snapshot = &work.snapshot;
     let candidate = snapshot.pnode.as_ref().is_some_and(|pnode| is_candidate(pnode, surroundings));
     let knowledge = knowledge(surroundings, work.decision.as_ref(), candidate).ok_or(Outcome::Retry)?;
     let decided = matches!(knowledge, Knowledge::Decided(_));
@@ -280,19 +284,14 @@ pub(super) fn consider(
         // The policy went while the engine decided; its removal is about to be decided as well.
         return Err(Outcome::Stale);
     }
-    let port = match store.port(&work.key) {
-        Ok(port) => port,
-        Err(error) => {
-            tracing::error!(vnode = &*work.key, %error, "no port");
-            return Err(Outcome::Retry);
-        }
-    };
+    // Only a lease needs a port. Before the first list of vnodes a port that one of them carries would seem to be free.
+    let port = governed_by.filter(|_| decided).map(|_| store.port(&work.key)).transpose();
     let origin = snapshot.pnode.as_deref().map(base).unwrap_or_default();
     let left = available(&origin, &snapshot.usage.others);
     let label = snapshot.pnode.as_ref().and_then(|pnode| pnode.label(label::POLICY_APPLIED));
     let label_owner = label.and_then(|label| Some(policies?.label_owner(label))).unwrap_or_default();
     let pods = if snapshot.vnode.is_some() { desk.pods.on_vnode(&work.key) } else { Vec::new() };
-    let plan = plan_node(&NodeInput {
+    let input = NodeInput {
         now,
         binding: &surroundings.binding,
         settings: desk.settings,
@@ -303,16 +302,27 @@ pub(super) fn consider(
         available: &left,
         policy: policy.as_ref(),
         label_owner,
-        port,
+        port: port.as_ref().ok().copied().flatten().unwrap_or_default(),
         proxier: &surroundings.proxier,
         unreachable: surroundings.unreachable,
         written: snapshot.written.as_ref(),
         pods: &pods,
-    });
+    };
+    let mut plan = plan_node(&input);
     if plan.ends_lease
         && let Some(wait) = desk.pace.begin(tokio::time::Instant::now())
     {
-        return Err(Outcome::After(wait));
+        let plan = NodePlan { actions: plan_waiting(&input), ..NodePlan::default() };
+        return Ok(Considered { plan, wait: Some(wait) });
+    }
+    if plan.leased_by.is_some() {
+        match port {
+            Err(error) => {
+                tracing::error!(vnode = &*work.key, %error, "no port");
+                return Err(Outcome::Retry);
+            }
+            Ok(port) => plan.actions.extend(port_conflict(store, snapshot, port.unwrap_or_default())),
+        }
     }
     if surroundings.readiness == Readiness::Ready {
         remember(store, work, plan.leased_by.as_ref(), origin, loading.is_some());
@@ -328,7 +338,7 @@ pub(super) fn consider(
     if snapshot.vnode.is_none() && !creates {
         store.release_port_of_no_vnode(&work.key);
     }
-    Ok(Considered { plan, loading })
+    Ok(Considered { plan, wait: loading })
 }
 
 /// When a node whose plan was carried out is looked at again.
@@ -339,6 +349,13 @@ pub(super) fn look_again(
 ) -> Outcome {
     let wake = next_wake.map(|at| until(at, now));
     waits.into_iter().chain([wake]).flatten().min().map_or(Outcome::Done, Outcome::After)
+}
+
+/// What to tell about a vnode that carries the port of another one (MC-134); the plan gives it its own.
+fn port_conflict(store: &NodeStore, snapshot: &Snapshot, port: u16) -> Option<Action> {
+    let (carried, holder) = store.port_conflict(snapshot.vnode.as_deref()?)?;
+    let message = format!("port {carried} belongs to vnode {holder}, this one gets {port}");
+    Some(Action::Event(VnodeEvent { warning: true, reason: "ProxierPortConflict", message }))
 }
 
 /// How much is known of a node; `None` when the engine should have decided and did not: what is published stands, and

@@ -44,10 +44,13 @@ struct Pod {
     host_ports: Box<[HostPort]>,
 }
 
+/// Base units by resource. Wider than an amount, so that nothing is lost on the way up and down again.
+type Totals = BTreeMap<Arc<str>, i128>;
+
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Sums {
-    others: BTreeMap<Arc<str>, i64>,
-    own: BTreeMap<Arc<str>, i64>,
+    others: Totals,
+    own: Totals,
 }
 
 /// What was decided about a node, as far as its policy's status needs it.
@@ -73,6 +76,8 @@ pub struct Decided {
 #[derive(Debug)]
 pub struct Index {
     identity: Identity,
+    /// Where copies of this binding's pods are; empty while nobody said.
+    mount_namespace: String,
     prefix: String,
     pnodes: HashMap<Arc<str>, Arc<NodeView>>,
     /// Vnode name -> worker node name.
@@ -107,6 +112,7 @@ impl Index {
         Self {
             prefix: vnode_name_prefix(&identity.cluster_id),
             identity,
+            mount_namespace: String::new(),
             pnodes: HashMap::new(),
             names: HashMap::new(),
             vnodes: HashMap::new(),
@@ -119,17 +125,24 @@ impl Index {
         }
     }
 
+    /// Only pods of this namespace are this binding's; what is stamped elsewhere would hide from the accounts.
+    pub fn own_pods_are_in(&mut self, mount_namespace: &str) {
+        mount_namespace.clone_into(&mut self.mount_namespace);
+    }
+
     fn vnode_of(&self, node: &str) -> VnodeName {
         vnode_name(&self.identity.cluster_id, node).into()
     }
 
-    /// A worker node was added or changed.
-    pub fn set_pnode(&mut self, node: NodeView) -> VnodeName {
+    /// A worker node was added or changed. Returns its vnode, unless only label `policy-applied` changed: that wakes
+    /// nobody, or two Syncers that disagree about it would never rest.
+    pub fn set_pnode(&mut self, node: NodeView) -> Option<VnodeName> {
         let name: Arc<str> = node.name().into();
         let vnode = self.vnode_of(&name);
         self.names.insert(Arc::clone(&vnode), Arc::clone(&name));
-        self.pnodes.insert(name, Arc::new(node));
-        vnode
+        let node = Arc::new(node);
+        let before = self.pnodes.insert(name, Arc::clone(&node));
+        (!before.is_some_and(|before| only_marked(&before, &node))).then_some(vnode)
     }
 
     /// A worker node is gone.
@@ -145,7 +158,7 @@ impl Index {
         let mut dirty: BTreeSet<VnodeName> = self.names.keys().cloned().collect();
         self.pnodes.clear();
         self.names.clear();
-        dirty.extend(all.into_iter().map(|node| self.set_pnode(node)));
+        dirty.extend(all.into_iter().filter_map(|node| self.set_pnode(node)));
         dirty
     }
 
@@ -216,7 +229,8 @@ impl Index {
             .get_key_value(pod.node.as_str())
             .map_or_else(|| pod.node.as_str().into(), |(name, _)| Arc::clone(name));
         let vnode = self.vnode_of(&node);
-        let own = self.is_own(&pod.stamp, &vnode);
+        let place = pod.metadata.namespace.as_deref().unwrap_or_default();
+        let own = self.is_own(place, &pod.stamp, &vnode);
         if let Some(known) = self.pods.get(uid.as_str())
             && known.node == node
             && known.own == own
@@ -287,8 +301,11 @@ impl Index {
         held.into_iter().flat_map(HeldPorts::ports).cloned().collect()
     }
 
-    /// BU section 5: stamped for this binding, or made by the original for this vnode.
-    fn is_own(&self, stamp: &Stamp, vnode: &str) -> bool {
+    /// BU section 5: a copy in the mount namespace, stamped for this binding or made by the original for this vnode.
+    fn is_own(&self, namespace: &str, stamp: &Stamp, vnode: &str) -> bool {
+        if !self.mount_namespace.is_empty() && self.mount_namespace != namespace {
+            return false;
+        }
         match stamp {
             Stamp::None => false,
             Stamp::Stamped { binding, cluster_uid } => {
@@ -305,7 +322,7 @@ impl Index {
         let amounts = pod.requests.iter().filter(|(resource, _)| ***resource != *PODS);
         for (resource, amount) in amounts.chain(std::iter::once((&pods, 1))) {
             let total = side.entry(Arc::clone(resource)).or_default();
-            *total = total.saturating_add(sign * amount);
+            *total += i128::from(sign) * i128::from(amount);
             if *total == 0 {
                 side.remove(resource);
             }
@@ -317,8 +334,9 @@ impl Index {
 
     /// Requests on a worker node.
     pub fn usage(&self, node: &str) -> Usage {
-        let plain = |side: &BTreeMap<Arc<str>, i64>| {
-            side.iter().map(|(resource, amount)| (resource.to_string(), *amount)).collect()
+        let plain = |side: &Totals| {
+            let amount = |total: i128| i64::try_from(total).unwrap_or(i64::MAX);
+            side.iter().map(|(resource, total)| (resource.to_string(), amount(*total))).collect()
         };
         self.sums
             .get(node)
@@ -426,6 +444,23 @@ impl Index {
         let before = std::mem::replace(&mut self.sums, fresh.sums);
         differing(&before, &self.sums).map(|node| self.vnode_of(node)).collect()
     }
+}
+
+/// Whether two versions of a worker node differ at most in label `policy-applied`, which is ours and the other bindings'.
+fn only_marked(before: &NodeView, after: &NodeView) -> bool {
+    if before.label(label::POLICY_APPLIED) == after.label(label::POLICY_APPLIED) {
+        return false;
+    }
+    let unmarked = |node: &NodeView| {
+        let mut node = node.clone();
+        node.metadata.resource_version = None;
+        if let Some(labels) = &mut node.metadata.labels {
+            labels.remove(label::POLICY_APPLIED);
+        }
+        node.metadata.labels.get_or_insert_default();
+        node
+    };
+    unmarked(before) == unmarked(after)
 }
 
 /// Nodes of which the two do not say the same.
@@ -549,6 +584,49 @@ mod tests {
         let done = WorkerPod { terminal: true, ..pod("1", "n", 100, Stamp::None) };
         assert_eq!(index.set_pod(done).as_deref(), Some("vnode-cls-a-n"));
         assert_eq!(index.usage("n"), Usage::default());
+    }
+
+    #[test]
+    fn a_pod_elsewhere_does_not_hide_from_the_accounts() {
+        let mut index = index();
+        index.own_pods_are_in("lease-area");
+        let in_namespace = |uid: &str, namespace: &str, stamp: Stamp| {
+            let mut pod = pod(uid, "n", 100, stamp);
+            pod.metadata.namespace = Some(namespace.into());
+            pod
+        };
+        index.set_pod(in_namespace("1", "lease-area", stamped("dc-east", "c-1")));
+        index.set_pod(in_namespace("2", "tenant", stamped("dc-east", "c-1")));
+        index.set_pod(in_namespace("3", "tenant", Stamp::Legacy { vnode: "vnode-cls-a-n".into() }));
+        let usage = index.usage("n");
+        assert_eq!((usage.own["pods"], usage.others["pods"]), (1, 2));
+    }
+
+    #[test]
+    fn the_mark_of_a_policy_alone_wakes_nobody() {
+        let mut index = index();
+        let marked = |version: &str, labels: serde_json::Value| {
+            node(serde_json::json!({"metadata": {"name": "n", "resourceVersion": version, "labels": labels}}))
+        };
+        let mark = label::POLICY_APPLIED;
+        assert!(index.set_pnode(marked("1", serde_json::json!({"a": "b"}))).is_some());
+        assert_eq!(index.set_pnode(marked("2", serde_json::json!({"a": "b", mark: "p"}))), None);
+        assert_eq!(index.snapshot("vnode-cls-a-n").pnode.unwrap().label(mark), Some("p"), "but it is known");
+        assert_eq!(index.set_pnode(marked("3", serde_json::json!({"a": "b", mark: "q"}))), None);
+        assert!(index.set_pnode(marked("4", serde_json::json!({mark: "q"}))).is_some());
+        assert_eq!(index.set_pnode(marked("5", serde_json::json!({}))), None);
+    }
+
+    #[test]
+    fn sums_beyond_every_amount_come_down_again() {
+        let mut index = index();
+        index.set_pod(pod("1", "n", i64::MAX, Stamp::None));
+        index.set_pod(pod("2", "n", i64::MAX, Stamp::None));
+        index.set_pod(pod("3", "n", 100, Stamp::None));
+        assert_eq!(index.usage("n").others["cpu"], i64::MAX);
+        index.remove_pod("1");
+        index.remove_pod("2");
+        assert_eq!(index.usage("n").others["cpu"], 100);
     }
 
     #[test]

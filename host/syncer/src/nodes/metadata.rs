@@ -4,8 +4,9 @@
 //! taint list. Invariant: a key that we never wrote is never touched.
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
-use kubeocean_api::keys::{self, annotation, taint};
+use kubeocean_api::keys::{self, annotation, manager, taint};
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use super::view::{Taint, Texts};
 
@@ -39,7 +40,12 @@ const OURS: [&str; 5] = [
 ];
 
 /// Taint keys that are never a user's.
-const OUR_TAINTS: [&str; 3] = [taint::OUT_OF_TIME_WINDOWS, taint::VNODE_DELETING, taint::WORKER_UNREACHABLE];
+const OUR_TAINTS: [&str; 4] = [
+    taint::OUT_OF_TIME_WINDOWS,
+    taint::VNODE_DELETING,
+    taint::WORKER_UNREACHABLE,
+    taint::PHYSICAL_NODE_UNSCHEDULABLE,
+];
 
 /// Which worker keys are not mirrored.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -112,13 +118,35 @@ impl ExpectedMetadata {
         STANDARD.encode(serde_json::to_vec(self).unwrap_or_default())
     }
 
-    /// Reads the annotation. Absent or undecodable means nothing is known; then server-side apply alone removes what
-    /// we own and no longer want.
+    /// Reads the annotation. Absent or undecodable means nothing is known.
     pub fn decode(value: Option<&str>) -> Self {
-        value
-            .and_then(|value| STANDARD.decode(value.trim()).ok())
-            .and_then(|json| serde_json::from_slice(&json).ok())
-            .unwrap_or_default()
+        value.and_then(Self::read).unwrap_or_default()
+    }
+
+    /// Whether somebody broke the annotation: [`Self::owned`] stands in for it then.
+    pub fn is_broken(value: &str) -> bool {
+        Self::read(value).is_none()
+    }
+
+    fn read(value: &str) -> Option<Self> {
+        serde_json::from_slice(&STANDARD.decode(value.trim()).ok()?).ok()
+    }
+
+    /// What our field manager owns of a node, complete as the API server answers it: keys without values. Taints are one
+    /// list with one owner and tell nothing.
+    pub fn owned(node: &Value) -> Self {
+        let mut owned = Self::default();
+        let entries = node.pointer("/metadata/managedFields").and_then(Value::as_array);
+        let ours = entries.into_iter().flatten().filter(|entry| entry["manager"] == manager::SYNCER);
+        for fields in ours.map(|entry| &entry["fieldsV1"]["f:metadata"]) {
+            let keys = |of: &str| {
+                let names = fields[of].as_object().into_iter().flatten().map(|(name, _)| name);
+                names.filter_map(|name| Some((name.strip_prefix("f:")?.to_owned(), String::new())))
+            };
+            owned.labels.extend(keys("f:labels"));
+            owned.annotations.extend(keys("f:annotations"));
+        }
+        owned
     }
 }
 
@@ -225,6 +253,25 @@ mod tests {
         assert_eq!(expected.taints, [Taint::new("k", Some("x"), "NoExecute")]);
         assert_eq!(ExpectedMetadata::decode(Some(&expected.encode())), expected);
         assert_eq!(ExpectedMetadata::decode(Some("not base64!")), ExpectedMetadata::default());
+    }
+
+    #[test]
+    fn what_we_own_stands_in_for_a_broken_record() {
+        assert!(ExpectedMetadata::is_broken("not base64!"));
+        assert!(ExpectedMetadata::is_broken("bm8ganNvbg=="));
+        assert!(!ExpectedMetadata::is_broken(&ExpectedMetadata::default().encode()));
+        let entry = |manager: &str, key: &str| {
+            serde_json::json!({"manager": manager, "fieldsV1": {"f:metadata": {
+                "f:labels": {".": {}, (format!("f:{key}")): {}}, "f:annotations": {(format!("f:note-{key}")): {}},
+            }}})
+        };
+        let node = serde_json::json!({"metadata": {"managedFields": [
+            entry("kubeocean-syncer", "created"), entry("kubeocean-syncer", "applied"), entry("kubectl", "users"),
+            {"manager": "kubeocean-syncer", "subresource": "status", "fieldsV1": {"f:status": {}}},
+        ]}});
+        let owned = ExpectedMetadata::owned(&node);
+        assert_eq!(owned.labels.keys().collect::<Vec<_>>(), ["applied", "created"]);
+        assert_eq!(owned.annotations.keys().collect::<Vec<_>>(), ["note-applied", "note-created"]);
     }
 
     proptest! {

@@ -9,6 +9,7 @@
 pub mod action;
 pub mod apply;
 pub mod compare;
+pub mod conditions;
 pub mod decide;
 pub mod decision;
 pub mod drift;
@@ -17,6 +18,7 @@ pub mod index;
 pub mod metadata;
 pub mod pace;
 pub mod plan;
+pub mod ports;
 pub mod reclaim;
 pub mod requests;
 pub mod snapshot;

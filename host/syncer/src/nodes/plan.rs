@@ -11,14 +11,15 @@ use kubeocean_api::keys::{annotation, condition_type, finalizer, label, taint};
 use super::{
     action::{Action, NodeChanges, PodDeletion, VnodeEvent},
     compare::{Difference, difference},
+    conditions::{mirrored_conditions, proxier_condition, reachable_condition, stated},
     decision::{Decision, Verdict},
     metadata::{ExpectedMetadata, same_taints, stale_keys},
     reclaim::{LeaseState, Observed, Reclaiming, reclaiming},
     snapshot::Amounts,
-    view::{NodeAddress, NodeView},
+    view::{NodeAddress, NodeCondition, NodeView},
     vnode::{
         BindingView, Content, GoverningPolicy, Ingredients, Settings, Written, address, addresses, content,
-        evicts, mirrored_conditions, proxier_condition, reachable_condition, stated, unreachable_taint,
+        evicts, unreachable_taint,
     },
     withdraw::{Cause, PodOnVnode, Withdrawal, begins, withdraw},
 };
@@ -146,11 +147,16 @@ fn plan_withdrawal(input: &NodeInput<'_>, cause: Cause) -> NodePlan {
     let mut actions = Vec::new();
     actions.extend(unlabel_worker_node(input));
     let Some(vnode) = input.vnode else { return NodePlan { actions, ..NodePlan::default() } };
-    let mirrored = match input.pnode {
-        Some(pnode) if cause != Cause::NodeReplaced => mirrored_conditions(pnode, Some(vnode), input.written),
-        _ => Vec::new(),
+    let pnode = input.pnode.filter(|_| cause != Cause::NodeReplaced);
+    let withdrawal = Withdrawal {
+        now: input.now,
+        cause,
+        vnode,
+        pods: input.pods,
+        conditions: &told(input, pnode, vnode),
+        addresses: &addresses_of(input, vnode),
+        written: pnode.map(|pnode| Written::of(pnode, input.written)),
     };
-    let withdrawal = Withdrawal { now: input.now, cause, vnode, pods: input.pods, mirrored: &mirrored };
     let next_wake = withdraw(&withdrawal, &mut actions);
     let decided = match input.knowledge {
         Knowledge::Decided(decision) => decision.wake_at.and_then(|at| Timestamp::from_second(at).ok()),
@@ -162,6 +168,11 @@ fn plan_withdrawal(input: &NodeInput<'_>, cause: Cause) -> NodePlan {
         leased_by: None,
         ends_lease: cause.ends_lease() && begins(vnode),
     }
+}
+
+/// What to do for a vnode whose withdrawal has to wait for its turn: it stays as it is, and tells what its node tells.
+pub fn plan_waiting(input: &NodeInput<'_>) -> Vec<Action> {
+    mirror(input)
 }
 
 fn earliest(a: Option<Timestamp>, b: Option<Timestamp>) -> Option<Timestamp> {
@@ -247,7 +258,7 @@ fn update(
     let gone: Vec<&str> =
         wanted.vanished.iter().map(String::as_str).chain([condition_type::DRAINING]).collect();
     let addresses = strangers(&wanted.addresses, vnode).then_some(wanted.addresses.as_slice());
-    actions.extend(Action::show_conditions(vnode, &[], addresses, &gone));
+    actions.extend(Action::show_conditions(vnode, &[], addresses, &gone, None));
     let difference = difference(wanted, vnode, pnode, input.written, input.now);
     let event = lease_event(input, decision, vnode, wanted, reclaiming, difference);
     let postponed = match difference {
@@ -376,14 +387,24 @@ fn evict(pods: &[PodOnVnode], actions: &mut Vec<Action>) {
 /// The policies are not loaded: conditions and addresses are kept current, nothing else (PO-704).
 fn mirror(input: &NodeInput<'_>) -> Vec<Action> {
     let (Some(vnode), Some(pnode)) = (input.vnode, input.pnode) else { return Vec::new() };
-    let mut wanted = mirrored_conditions(pnode, Some(vnode), input.written);
-    wanted.push(stated(Some(vnode), reachable_condition(input.unreachable), input.now));
-    wanted.push(stated(Some(vnode), proxier_condition(input.proxier), input.now));
-    let addresses = addresses(input.vnode_name, address(input.vnode_name, Some(vnode), input.proxier));
+    let (wanted, addresses) = (told(input, Some(pnode), vnode), addresses_of(input, vnode));
     let taints = reachability_taint(vnode, input.unreachable);
-    let status = Action::show_conditions(vnode, &wanted, Some(&addresses), &[]);
+    let written = Written::of(pnode, input.written);
+    let status = Action::show_conditions(vnode, &wanted, Some(&addresses), &[], Some(written));
     // One of the two per round: both carry the version this was computed from.
     taints.map(Action::PatchVnode).or(status).into_iter().collect()
+}
+
+/// What is told of a vnode whatever is decided: the conditions of its node, if there is one, and who can be reached.
+fn told(input: &NodeInput<'_>, pnode: Option<&NodeView>, vnode: &NodeView) -> Vec<NodeCondition> {
+    let mirrored = pnode.map(|pnode| mirrored_conditions(pnode, Some(vnode), input.written));
+    let ours = [reachable_condition(input.unreachable), proxier_condition(input.proxier)];
+    let ours = ours.map(|condition| stated(Some(vnode), condition, input.now));
+    mirrored.into_iter().flatten().chain(ours).collect()
+}
+
+fn addresses_of(input: &NodeInput<'_>, vnode: &NodeView) -> Vec<NodeAddress> {
+    addresses(input.vnode_name, address(input.vnode_name, Some(vnode), input.proxier))
 }
 
 /// Nothing is known about the worker: only whether it can be reached is shown.
@@ -396,7 +417,7 @@ fn mark_reachability(input: &NodeInput<'_>) -> Vec<Action> {
     let taints = reachability_taint(vnode, true);
     taints
         .map(Action::PatchVnode)
-        .or_else(|| Action::show_conditions(vnode, &[wanted], None, &[]))
+        .or_else(|| Action::show_conditions(vnode, &[wanted], None, &[], None))
         .into_iter()
         .collect()
 }

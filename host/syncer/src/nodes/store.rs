@@ -16,7 +16,7 @@ use std::{
 
 use kubeocean_api::{
     keys::{annotation, label},
-    name::PortTable,
+    name::PortsExhausted,
 };
 use kubeocean_engine::NodeFacts;
 use parking_lot::Mutex;
@@ -26,6 +26,7 @@ use super::{
     decide::POLICIES_WAIT,
     host_ports::HostPort,
     index::{Decided, Identity, Index, Snapshot, VnodeName},
+    ports::Ports,
     snapshot::{Amounts, Usage, available, facts},
     view::NodeView,
     vnode::{BindingView, Written},
@@ -94,7 +95,7 @@ pub struct NodeStore {
     identity: Identity,
     state: Mutex<State>,
     pub(super) queue: Arc<Queue<VnodeName>>,
-    ports: Arc<Mutex<PortTable>>,
+    ports: Arc<Ports>,
     /// What was written since the start.
     pub counters: NodeCounters,
     vnode_listeners: Mutex<Vec<Listener>>,
@@ -193,7 +194,7 @@ pub struct LeaseTarget {
 
 impl NodeStore {
     /// An empty store. `ports` is shared by all bindings of a process (MC-134).
-    pub fn new(identity: Identity, binding: BindingView, ports: Arc<Mutex<PortTable>>) -> Arc<Self> {
+    pub fn new(identity: Identity, binding: BindingView, ports: Arc<Ports>) -> Arc<Self> {
         let state = State {
             index: Index::new(identity.clone()),
             binding,
@@ -204,7 +205,7 @@ impl NodeStore {
             unreachable: false,
             woken: std::collections::HashMap::new(),
         };
-        Arc::new(Self {
+        let store = Arc::new(Self {
             identity,
             state: Mutex::new(state),
             queue: Queue::new("nodes"),
@@ -214,7 +215,21 @@ impl NodeStore {
             policy_listeners: Mutex::default(),
             port_listeners: Mutex::default(),
             settled: watch::Sender::new(false),
-        })
+        });
+        let weak = Arc::downgrade(&store);
+        store.ports.on_loss(move |vnode| {
+            let Some(store) = weak.upgrade() else { return false };
+            if store.state.lock().index.vnode(vnode).is_some() {
+                store.wake(vnode);
+            }
+            true
+        });
+        store
+    }
+
+    /// Only pods of this namespace of the worker cluster are this binding's.
+    pub fn own_pods_are_in(&self, mount_namespace: &str) {
+        self.state.lock().index.own_pods_are_in(mount_namespace);
     }
 
     /// Who we are.
@@ -377,8 +392,13 @@ impl NodeStore {
     }
 
     /// Port of a vnode: the one it carries, else a free one (BU-302, BU-303).
-    pub fn port(&self, vnode: &str) -> Result<u16, kubeocean_api::name::PortsExhausted> {
-        self.ports.lock().assign(vnode)
+    pub fn port(&self, vnode: &str) -> Result<u16, PortsExhausted> {
+        self.ports.assign(vnode)
+    }
+
+    /// The port a vnode carries while another one has it, and that one's name (MC-134).
+    pub(super) fn port_conflict(&self, vnode: &NodeView) -> Option<(u16, String)> {
+        self.ports.conflict(vnode)
     }
 
     /// Nodes and vnodes of a policy.
@@ -495,13 +515,13 @@ impl NodeStore {
     pub(super) fn release_port_of_no_vnode(&self, vnode: &str) {
         let state = self.state.lock();
         if state.index.vnode(vnode).is_none() {
-            self.ports.lock().release(vnode);
+            self.ports.release(vnode);
         }
     }
 
     /// A vnode as an answer or the watch shows it.
     pub fn saw_vnode(&self, vnode: NodeView) {
-        let (policies, name) = {
+        let (policies, name, lost) = {
             let mut state = self.state.lock();
             let applied = |vnode: Option<&Arc<NodeView>>| {
                 vnode.and_then(|vnode| vnode.annotation(annotation::POLICIES_APPLIED)).map(str::to_owned)
@@ -509,14 +529,13 @@ impl NodeStore {
             let before = applied(state.index.vnode(vnode.name()));
             let Some(name) = state.index.set_vnode(vnode) else { return };
             let known = state.index.vnode(&name);
-            if let Some(port) = known.and_then(|vnode| vnode.label(label::PROXIER_PORT)?.parse().ok()) {
-                self.ports.lock().adopt(&name, port);
-            }
+            let lost = known.and_then(|vnode| self.ports.adopt(vnode));
             let after = applied(known);
             let policies =
                 if before == after { BTreeSet::new() } else { before.into_iter().chain(after).collect() };
-            (policies, name)
+            (policies, name, lost)
         };
+        self.ports.tell(lost);
         self.queue.add(Arc::clone(&name));
         self.tell_vnodes([name]);
         self.tell_policies(policies);
@@ -540,17 +559,14 @@ impl NodeStore {
     }
 
     pub(super) fn reset_vnodes(&self, all: Vec<NodeView>) {
-        let dirty = {
+        let (dirty, lost) = {
             let mut state = self.state.lock();
             let dirty = state.index.reset_vnodes(all);
-            let mut ports = self.ports.lock();
-            for vnode in state.index.vnodes() {
-                if let Some(port) = vnode.label(label::PROXIER_PORT).and_then(|port| port.parse().ok()) {
-                    ports.adopt(vnode.name(), port);
-                }
-            }
-            dirty
+            let lost: Vec<String> =
+                state.index.vnodes().filter_map(|vnode| self.ports.adopt(vnode)).collect();
+            (dirty, lost)
         };
+        self.ports.tell(lost);
         self.queue.add_all(dirty.iter().cloned());
         self.tell_vnodes(dirty);
     }
@@ -672,7 +688,8 @@ mod tests {
         };
         for name in ["n1", "n2", "n3"] {
             let node = json!({"metadata": {"name": name, "uid": name}});
-            store.change(|index| BTreeSet::from([index.set_pnode(serde_json::from_value(node).unwrap())]));
+            store
+                .change(|index| index.set_pnode(serde_json::from_value(node).unwrap()).into_iter().collect());
         }
         store.change(|index| {
             index.reset_pods(vec![pod("a", "n1", false), pod("b", "n1", true), pod("c", "n2", true)])
@@ -705,6 +722,58 @@ mod tests {
         assert_eq!(store.port("vnode-cls-a-n1"), Ok(20_000));
         store.reset_vnodes(vec![vnode("vnode-cls-a-n1", 3, 20_002)]);
         assert_eq!(store.port("vnode-cls-a-n1"), Ok(20_000));
+    }
+
+    /// MC-134, over the bindings of one process.
+    #[tokio::test]
+    async fn the_older_vnode_keeps_a_port_and_the_binding_of_the_younger_is_told() {
+        let ports: Arc<Ports> = Arc::default();
+        let of = |binding: &str, cluster_id: &str| {
+            let identity = Identity {
+                binding: binding.into(),
+                cluster_id: cluster_id.into(),
+                computing_uid: "c".into(),
+            };
+            NodeStore::new(identity, BindingView::default(), Arc::clone(&ports))
+        };
+        let aged = |name: &str, created: &str| -> NodeView {
+            let mut vnode = vnode(name, 1, 20_000);
+            vnode.metadata.creation_timestamp = Some(serde_json::from_value(json!(created)).unwrap());
+            vnode
+        };
+        let (east, west) = (of("dc-east", "cls-a"), of("dc-west", "cls-b"));
+        let (older, younger) =
+            (aged("vnode-cls-b-n1", "2026-01-01T00:00:00Z"), aged("vnode-cls-a-n1", "2026-01-02T00:00:00Z"));
+        east.reset_vnodes(vec![younger.clone()]);
+        assert_eq!(east.queue.next().await.as_ref(), "vnode-cls-a-n1");
+        east.queue.done(&"vnode-cls-a-n1".into(), kubeocean_runtime::queue::Outcome::Done);
+        west.saw_vnode(older);
+        assert_eq!(west.port("vnode-cls-b-n1"), Ok(20_000));
+        assert_eq!(east.queue.next().await.as_ref(), "vnode-cls-a-n1", "it is looked at again");
+        assert_eq!(east.port_conflict(&younger), Some((20_000, "vnode-cls-b-n1".to_owned())));
+        assert_ne!(east.port("vnode-cls-a-n1"), Ok(20_000));
+    }
+
+    /// BU section 6 *Do better*.
+    #[tokio::test(start_paused = true)]
+    async fn changes_of_requests_are_taken_together() {
+        let store = store();
+        let key: VnodeName = "vnode-cls-a-n1".into();
+        let start = Instant::now();
+        let mut reactions = Vec::new();
+        let mut next = std::pin::pin!(store.queue.next());
+        for step in 0..40 {
+            tokio::time::sleep_until(start + Duration::from_millis(step * 100)).await;
+            store.change_requests(|_| BTreeSet::from([Arc::clone(&key)]));
+            while let Ok(key) = tokio::time::timeout(Duration::from_millis(1), next.as_mut()).await {
+                store.queue.done(&key, kubeocean_runtime::queue::Outcome::Done);
+                next.set(store.queue.next());
+                reactions.push(start.elapsed().as_millis());
+            }
+        }
+        assert!((200..300).contains(&reactions[0]), "{reactions:?}");
+        assert!(reactions.windows(2).all(|two| (500..1_500).contains(&(two[1] - two[0]))), "{reactions:?}");
+        assert!((4..=6).contains(&reactions.len()), "{reactions:?}");
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 mod crash;
 mod lease;
+mod mirrored;
 mod model;
 mod reclaim;
 mod simulation;

@@ -14,6 +14,10 @@ use kubeocean_api::{
 use serde_json::{Map, Value, json};
 
 use super::{
+    conditions::{
+        lease_condition, mirrored_conditions, mirrored_types, proxier_condition, reachable_condition, stated,
+        statements,
+    },
     decision::{Decision, Verdict},
     metadata::{DenyList, ExpectedMetadata, merge_taints},
     reclaim::{LeaseState, Reclaiming, format_reclaim},
@@ -291,7 +295,18 @@ fn taints(from: &Ingredients<'_>) -> Vec<Taint> {
     if from.unreachable {
         wanted.push(unreachable_taint());
     }
-    wanted
+    distinct(wanted)
+}
+
+/// The first taint of each (key, effect): the API server refuses two of them.
+fn distinct(taints: Vec<Taint>) -> Vec<Taint> {
+    let mut kept: Vec<Taint> = Vec::with_capacity(taints.len());
+    for taint in taints {
+        if !kept.iter().any(|other| other.is_same_as(&taint)) {
+            kept.push(taint);
+        }
+    }
+    kept
 }
 
 /// The wanted taints with the worker's own lifecycle taints, whatever became of them on the vnode: what we remember
@@ -345,65 +360,6 @@ fn conditions(from: &Ingredients<'_>) -> Vec<NodeCondition> {
     conditions
 }
 
-fn is_ours(condition: &NodeCondition) -> bool {
-    [
-        condition_type::LEASE,
-        condition_type::WORKER_REACHABLE,
-        condition_type::PROXIER_READY,
-        condition_type::DRAINING,
-    ]
-    .contains(&condition.type_.as_str())
-}
-
-/// The worker node's conditions as they shall appear on the vnode. While the node is not ready and says nothing new,
-/// the `Unknown` that the computing cluster's node lifecycle controller puts on a vnode without Lease stands (BU
-/// section 10), otherwise the two would take turns.
-pub fn mirrored_conditions(
-    pnode: &NodeView,
-    vnode: Option<&NodeView>,
-    written: Option<&Written>,
-) -> Vec<NodeCondition> {
-    let quiet = !pnode.ready() && written.is_none_or(|written| written.conditions == statements(pnode));
-    pnode
-        .status
-        .conditions
-        .iter()
-        .filter(|condition| !is_ours(condition))
-        .map(|condition| match vnode.and_then(|vnode| vnode.condition(&condition.type_)) {
-            Some(shown) if quiet && set_by_lifecycle_controller(shown) => shown.clone(),
-            _ => condition.clone(),
-        })
-        .collect()
-}
-
-fn set_by_lifecycle_controller(condition: &NodeCondition) -> bool {
-    condition.status == "Unknown"
-        && matches!(condition.reason.as_str(), "NodeStatusUnknown" | "NodeStatusNeverUpdated")
-}
-
-/// Types of the conditions that are mirrored, sorted.
-fn mirrored_types(pnode: &NodeView) -> Vec<String> {
-    let mirrored = pnode.status.conditions.iter().filter(|condition| !is_ours(condition));
-    let mut types: Vec<String> = mirrored.map(|condition| condition.type_.clone()).collect();
-    types.sort();
-    types
-}
-
-/// The mirrored conditions of a node without times.
-fn statements(pnode: &NodeView) -> Vec<NodeCondition> {
-    pnode
-        .status
-        .conditions
-        .iter()
-        .filter(|condition| !is_ours(condition))
-        .map(|condition| NodeCondition {
-            last_heartbeat_time: None,
-            last_transition_time: None,
-            ..condition.clone()
-        })
-        .collect()
-}
-
 impl Written {
     /// What is to be remembered when the content was written.
     pub fn of(pnode: &NodeView, before: Option<&Self>) -> Self {
@@ -414,66 +370,6 @@ impl Written {
             amounts_at: before.and_then(|before| before.amounts_at),
             event_at: before.and_then(|before| before.event_at),
         }
-    }
-}
-
-/// A condition of ours with the time of its last change.
-pub fn stated(vnode: Option<&NodeView>, condition: NodeCondition, now: Timestamp) -> NodeCondition {
-    let since = vnode
-        .and_then(|vnode| vnode.condition(&condition.type_))
-        .filter(|shown| shown.status == condition.status)
-        .and_then(|shown| shown.last_transition_time.clone());
-    NodeCondition { last_transition_time: Some(since.unwrap_or_else(|| rfc3339(now))), ..condition }
-}
-
-fn lease_condition(decision: &Decision, reclaiming: &Reclaiming) -> NodeCondition {
-    let (status, fallback) = match decision.verdict {
-        Verdict::Offer => ("True", "Offered"),
-        Verdict::Withhold => ("False", "Withheld"),
-        Verdict::Held => ("Unknown", "ModuleFailed"),
-    };
-    let reason = decision.reason.as_ref().map_or(fallback, |reason| reason.code.as_str());
-    let mut message = reclaiming.state.to_string();
-    if let Some(reason) = &decision.reason {
-        for part in [&reason.entry, &reason.message] {
-            if !part.is_empty() {
-                message.push_str(": ");
-                message.push_str(part);
-            }
-        }
-    }
-    condition(condition_type::LEASE, status, if reason.is_empty() { fallback } else { reason }, &message)
-}
-
-/// Whether the worker's API answers.
-pub fn reachable_condition(unreachable: bool) -> NodeCondition {
-    if unreachable {
-        let message = "the API of the worker cluster has not answered for 60 seconds";
-        condition(condition_type::WORKER_REACHABLE, "False", "NoWorkerWatch", message)
-    } else {
-        condition(condition_type::WORKER_REACHABLE, "True", "WatchEstablished", "")
-    }
-}
-
-/// Whether a Proxier serves the vnode.
-pub fn proxier_condition(proxier: &[IpAddr]) -> NodeCondition {
-    if proxier.is_empty() {
-        let message = "no ready Proxier; logs, exec and metrics are not available";
-        condition(condition_type::PROXIER_READY, "False", "NoReadyProxier", message)
-    } else {
-        condition(condition_type::PROXIER_READY, "True", "ProxierAvailable", "")
-    }
-}
-
-/// A condition without times.
-pub fn condition(type_: &str, status: &str, reason: &str, message: &str) -> NodeCondition {
-    NodeCondition {
-        type_: type_.to_owned(),
-        status: status.to_owned(),
-        reason: reason.to_owned(),
-        message: message.to_owned(),
-        last_heartbeat_time: None,
-        last_transition_time: None,
     }
 }
 

@@ -35,7 +35,7 @@ pub struct WorkerNodes(pub Arc<NodeStore>);
 
 impl Sink<NodeView> for WorkerNodes {
     fn apply(&self, node: NodeView) {
-        self.0.change(|index| BTreeSet::from([index.set_pnode(node)]));
+        self.0.change(|index| index.set_pnode(node).into_iter().collect());
     }
     fn delete(&self, node: NodeView) {
         self.0.change(|index| BTreeSet::from([index.remove_pnode(node.name())]));

@@ -10,10 +10,11 @@ use kubeocean_api::keys::{annotation, condition_type, finalizer, taint};
 
 use super::{
     action::{Action, NodeChanges, PodDeletion, VnodeEvent},
+    conditions::{condition, stated},
     decision::Reclaim,
     reclaim::parse_reclaim,
-    view::{NO_SCHEDULE, NodeCondition, NodeView, Taint},
-    vnode::{condition, stated},
+    view::{NO_SCHEDULE, NodeAddress, NodeCondition, NodeView, Taint},
+    vnode::Written,
 };
 use kubeocean_runtime::clock::{parse_rfc3339, rfc3339};
 
@@ -98,7 +99,7 @@ impl PodOnVnode {
 }
 
 /// What a withdrawal needs to know.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Withdrawal<'a> {
     /// Now.
     pub now: Timestamp,
@@ -108,8 +109,12 @@ pub struct Withdrawal<'a> {
     pub vnode: &'a NodeView,
     /// Pods on it.
     pub pods: &'a [PodOnVnode],
-    /// Conditions of the worker node as they shall appear, if there is one.
-    pub mirrored: &'a [NodeCondition],
+    /// The vnode's conditions as they shall appear, but for the progress.
+    pub conditions: &'a [NodeCondition],
+    /// Its addresses.
+    pub addresses: &'a [NodeAddress],
+    /// To be remembered once these are written.
+    pub written: Option<Written>,
 }
 
 /// See the module documentation. Appends to `actions`; returns when to look again without an event.
@@ -203,7 +208,7 @@ fn drain(input: &Withdrawal<'_>, actions: &mut Vec<Action>) {
     }
 }
 
-/// Condition `Draining` and the worker node's conditions.
+/// Condition `Draining`, the others and the addresses.
 fn show_progress(input: &Withdrawal<'_>, actions: &mut Vec<Action>) {
     let vnode = input.vnode;
     let left = input.pods.iter().filter(|pod| pod.blocks()).count();
@@ -216,9 +221,11 @@ fn show_progress(input: &Withdrawal<'_>, actions: &mut Vec<Action>) {
     let message = format!("{left} pods left");
     let draining =
         stated(Some(vnode), condition(condition_type::DRAINING, "True", reason, &message), input.now);
-    let mut wanted = input.mirrored.to_vec();
+    let mut wanted = input.conditions.to_vec();
     wanted.push(draining);
-    if let Some(action) = Action::show_conditions(vnode, &wanted, None, &[]) {
+    if let Some(action) =
+        Action::show_conditions(vnode, &wanted, Some(input.addresses), &[], input.written.clone())
+    {
         actions.push(action);
     }
 }

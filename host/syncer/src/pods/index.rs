@@ -132,10 +132,22 @@ impl PodStore {
         self.copy_listeners.write().push(Box::new(listener));
     }
 
-    /// A vnode appeared, changed or vanished.
-    pub fn vnode_changed(&self, vnode: &str) {
-        let keys: Vec<_> = self.index.lock().by_vnode.get(vnode).into_iter().flatten().cloned().collect();
+    /// A vnode appeared, changed or vanished; whether it is one of this binding.
+    pub fn vnode_changed(&self, vnode: &str, ours: bool) {
+        let (keys, concerned) = {
+            let index = &mut *self.index.lock();
+            let changed =
+                if ours { index.our_vnodes.insert(vnode.into()) } else { index.our_vnodes.remove(vnode) };
+            let keys: Vec<_> = index.by_vnode.get(vnode).into_iter().flatten().cloned().collect();
+            let vpods = keys.iter().filter(|_| changed).filter_map(|key| index.vpods.get(key));
+            let concerned: Vec<_> = vpods.map(|entry| Arc::clone(&entry.vpod)).collect();
+            (keys, concerned)
+        };
         self.queue.add_all(keys);
+        // They begin, or cease, to use what they refer to.
+        for vpod in &concerned {
+            self.tell_references(vpod);
+        }
     }
 
     /// The vpods bound to a vnode, by name.
@@ -170,7 +182,8 @@ impl PodStore {
         let scope = self.scope();
         let index = self.index.lock();
         let (mut vpods, mut ppods) = (ByPhase::new(), ByPhase::new());
-        for vpod in index.vpods.values().map(|entry| &entry.vpod).filter(|vpod| is_creatable(&scope, vpod)) {
+        let ours = |vpod: &&Arc<Vpod>| index.our_vnodes.contains(&vpod.node) && is_creatable(&scope, vpod);
+        for vpod in index.vpods.values().map(|entry| &entry.vpod).filter(ours) {
             *vpods.entry(vpod.status.phase).or_default() += 1;
         }
         for ppod in index.own_ppods(&scope.stamp) {

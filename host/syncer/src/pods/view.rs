@@ -452,13 +452,15 @@ fn strings(spec: &Value, field: &str, member: &str) -> Vec<Box<str>> {
     list(spec, field).filter_map(|item| item.get(member)?.as_str()).map(Into::into).collect()
 }
 
+/// Whether a pod may stay under a taint `key=true:NoExecute`: by the rules of Kubernetes, or because it names the key at
+/// all, as the original has it (BU-807).
 fn tolerates(spec: &Value, key: &str) -> bool {
     let text =
         |item: &Value, field: &str| item.get(field).and_then(Value::as_str).unwrap_or_default().to_owned();
     list(spec, "tolerations").any(|item| {
         let exists = text(item, "operator") == "Exists";
         let named = text(item, "key");
-        let keyed = named == key && (exists || text(item, "value") == "true") || named.is_empty() && exists;
-        keyed && matches!(&*text(item, "effect"), "" | "NoExecute")
+        let all = named.is_empty() && exists && matches!(&*text(item, "effect"), "" | "NoExecute");
+        named == key || all
     })
 }

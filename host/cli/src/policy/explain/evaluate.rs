@@ -135,7 +135,11 @@ impl Evaluation<'_> {
     /// What the engine is told about the node, summed up as the Syncer does.
     fn facts(&self, identity: &Identity) -> Arc<NodeFacts> {
         let mut index = Index::new(identity.clone());
-        let key = index.set_pnode(self.worker.node.clone());
+        if let Some(computing) = self.computing {
+            index.own_pods_are_in(&computing.binding.mount_namespace);
+        }
+        let key = vnode_name(&identity.cluster_id, self.worker.node.name());
+        index.set_pnode(self.worker.node.clone());
         for pod in &self.worker.pods {
             index.set_pod(pod.clone());
         }
@@ -143,7 +147,7 @@ impl Evaluation<'_> {
             index.set_vnode(vnode);
         }
         let snapshot = index.snapshot(&key);
-        let name = if identity.cluster_id.is_empty() { "" } else { &*key };
+        let name = if identity.cluster_id.is_empty() { "" } else { key.as_str() };
         Arc::new(facts(&self.worker.node, name, snapshot.vnode.as_deref(), &snapshot.usage))
     }
 

@@ -91,6 +91,10 @@ impl Model {
     }
 
     pub(super) fn plan(&self) -> NodePlan {
+        self.planned(plan_node)
+    }
+
+    pub(super) fn planned<T>(&self, plan: impl FnOnce(&NodeInput<'_>) -> T) -> T {
         let view = |value: &Option<Value>| -> Option<NodeView> {
             value.as_ref().map(|value| serde_json::from_value(value.clone()).unwrap())
         };
@@ -102,7 +106,7 @@ impl Model {
             }
             decision
         });
-        plan_node(&NodeInput {
+        plan(&NodeInput {
             now: at(self.now),
             binding: &self.binding,
             settings: &self.settings,
@@ -166,12 +170,13 @@ impl Model {
                 server_side_apply(self.vnode.as_mut().unwrap(), &mut self.applied, &body);
                 self.written = Some(written);
             }
-            Action::PatchStatus { conditions, addresses, .. } => {
+            Action::PatchStatus { conditions, addresses, written, .. } => {
                 let vnode = self.vnode.as_mut().unwrap();
                 vnode["status"]["conditions"] = json!(conditions);
                 if let Some(addresses) = addresses {
                     vnode["status"]["addresses"] = json!(addresses);
                 }
+                self.written = written.or(self.written.take());
             }
             Action::LabelWorkerNode { policy, .. } => {
                 let patch = json!({"metadata": {"labels": {label::POLICY_APPLIED: policy}}});

@@ -144,7 +144,7 @@ impl World {
                         }
                     }
                 }
-                let next = look_again([soft, considered.loading], considered.plan.next_wake, self.now());
+                let next = look_again([soft, considered.wait], considered.plan.next_wake, self.now());
                 failed.unwrap_or(next)
             }
         };

@@ -28,6 +28,8 @@ pub(super) type Map<K, V> = HashMap<K, V, RandomState>;
 #[derive(Default)]
 pub(super) struct Index {
     pub(super) vpods: Map<ObjectKey, VpodEntry>,
+    /// Vnodes of this binding. A name does not tell: that of another binding may begin like ours.
+    pub(super) our_vnodes: HashSet<Arc<str>, RandomState>,
     pub(super) by_vnode: Map<Arc<str>, BTreeSet<ObjectKey>>,
     pub(super) by_object: Map<ObjectRef, BTreeSet<ObjectKey>>,
     pub(super) ppods: Map<ObjectKey, Arc<Ppod>>,
@@ -127,11 +129,13 @@ impl Index {
             .filter(|vpod| self.needs_objects(scope, vpod))
     }
 
-    /// Whether a vpod runs here or is going to: one that has ended, or is never mapped, needs nothing unless its ppod
-    /// lives on.
+    /// Whether a vpod runs here or is going to: one that has ended, is never mapped or is on somebody else's vnode needs
+    /// nothing unless its ppod lives on.
     pub(super) fn needs_objects(&self, scope: &PodScope, vpod: &Vpod) -> bool {
-        let wanted =
-            !vpod.status.phase.is_terminal() && is_creatable(scope, vpod) && vpod.references.is_mapped();
+        let wanted = self.our_vnodes.contains(&vpod.node)
+            && !vpod.status.phase.is_terminal()
+            && is_creatable(scope, vpod)
+            && vpod.references.is_mapped();
         let lives = |copy: &ObjectKey| self.ppods.get(copy).is_some_and(|it| !it.status.phase.is_terminal());
         wanted || self.by_back_reference.get(&vpod.key).into_iter().flatten().any(lives)
     }

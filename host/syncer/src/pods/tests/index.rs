@@ -5,10 +5,10 @@ use std::sync::{
     atomic::{AtomicUsize, Ordering},
 };
 
-use kubeocean_api::keys::{annotation, label};
+use kubeocean_api::keys::{annotation, label, taint};
 use rstest::rstest;
 use serde::Deserialize;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::builders::*;
 use crate::{
@@ -25,6 +25,7 @@ use kubeocean_runtime::sink::Sink;
 /// A store that the watches have told of these pods.
 fn store(vpods: &[Pod], ppods: &[Pod]) -> Arc<PodStore> {
     let store = PodStore::new("cls-a", scope());
+    store.vnode_changed(VNODE, true);
     for pod in vpods {
         store.apply(VpodObject::deserialize(&pod.0).unwrap());
     }
@@ -79,6 +80,45 @@ fn an_object_is_used_by_pods_that_run_or_will(
     let store = store(&[mounting(pod)], copy.as_slice());
     assert_eq!(store.uses(&settings()), expected);
     assert_eq!(!store.users(&settings(), 9).is_empty(), expected);
+}
+
+/// Names of vnodes of `cls-a-2` begin like those of `cls-a`.
+#[test]
+fn a_pod_on_a_vnode_of_another_binding_uses_nothing_here() {
+    const OTHER: &str = "vnode-cls-a-2-node-1";
+    let store = store(&[mounting(vpod().set(&["spec", "nodeName"], OTHER))], &[]);
+    let told = Arc::new(AtomicUsize::new(0));
+    let counter = Arc::clone(&told);
+    store.on_references_change(move |_, _| {
+        counter.fetch_add(1, Ordering::Relaxed);
+    });
+    store.vnode_changed(OTHER, false);
+    assert!(!store.uses(&settings()));
+    assert_eq!(store.by_phase().0.values().sum::<usize>(), 0);
+    store.vnode_changed(OTHER, true);
+    assert!(store.uses(&settings()), "a node of ours may be called 2-node-1");
+    store.vnode_changed(OTHER, true);
+    assert_eq!(told.load(Ordering::Relaxed), 1);
+    store.vnode_changed(OTHER, false);
+    assert!(!store.uses(&settings()));
+    assert_eq!(told.load(Ordering::Relaxed), 2);
+}
+
+/// BU-807: by the rules of Kubernetes, or by naming the key at all.
+#[rstest]
+#[case::none(json!([]), false)]
+#[case::exists(json!([{"key": taint::OUT_OF_TIME_WINDOWS, "operator": "Exists"}]), true)]
+#[case::value(json!([{"key": taint::OUT_OF_TIME_WINDOWS, "value": "true", "effect": "NoExecute"}]), true)]
+#[case::another_value(json!([{"key": taint::OUT_OF_TIME_WINDOWS, "value": "no"}]), true)]
+#[case::another_effect(json!([{"key": taint::OUT_OF_TIME_WINDOWS, "operator": "Exists", "effect": "NoSchedule"}]), true)]
+#[case::everything(json!([{"operator": "Exists"}]), true)]
+#[case::everything_that_executes(json!([{"operator": "Exists", "effect": "NoExecute"}]), true)]
+#[case::everything_that_schedules(json!([{"operator": "Exists", "effect": "NoSchedule"}]), false)]
+#[case::another_key(json!([{"key": taint::VNODE, "operator": "Exists"}]), false)]
+#[case::nothing(json!([{"key": "", "operator": "Equal"}]), false)]
+fn which_pods_a_reclaim_spares(#[case] tolerations: Value, #[case] spared: bool) {
+    let store = store(&[vpod().set(&["spec", "tolerations"], tolerations)], &[]);
+    assert_eq!(store.on_vnode(VNODE)[0].tolerates_out_of_window, spared);
 }
 
 #[test]

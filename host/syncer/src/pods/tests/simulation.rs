@@ -92,6 +92,7 @@ impl World {
                 annotation::VIRTUAL_POD_UID: "other", annotation::COMPUTING_CLUSTER_UID: "computing"}},
             "spec": {"nodeName": "node-1"}, "status": {"phase": "Running"}});
         world.put_ppod(foreign);
+        world.store.vnode_changed(VNODE, true);
         world
     }
 
@@ -204,6 +205,7 @@ impl World {
     fn restart(&mut self) {
         self.events.clear();
         self.store = PodStore::new("cls-a", scope());
+        self.store.vnode_changed(VNODE, true);
         self.store
             .reset(self.vpods.values().map(|pod| VpodObject::deserialize(pod).unwrap()).collect::<Vec<_>>());
         self.store

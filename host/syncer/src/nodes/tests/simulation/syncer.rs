@@ -192,7 +192,7 @@ impl Syncer {
             settings: &self.settings,
             pace: &self.pace,
         };
-        let considered = consider(&desk, &surroundings, &work, now);
+        let considered = consider(&desk, &surroundings, &work, &work.snapshot, now);
         (work, considered)
     }
 }

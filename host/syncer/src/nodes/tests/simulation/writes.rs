@@ -236,7 +236,7 @@ impl World {
                 self.answer(key, Some(written), version)?;
                 *version = None;
             }
-            Action::PatchStatus { uid, resource_version, conditions, addresses, .. } => {
+            Action::PatchStatus { uid, resource_version, conditions, addresses, written, .. } => {
                 let resource_version = version.clone().unwrap_or(resource_version);
                 let mut patch = json!({
                     "metadata": {"uid": uid, "resourceVersion": resource_version},
@@ -246,7 +246,7 @@ impl World {
                     patch["status"]["addresses"] = json!(addresses);
                 }
                 self.clusters.patch(Kind::Vnode, key, &patch)?;
-                self.answer(key, None, version)?;
+                self.answer(key, written, version)?;
             }
             Action::LabelWorkerNode { node, policy } => {
                 let patch = json!({"metadata": {"labels": {label::POLICY_APPLIED: policy}}});

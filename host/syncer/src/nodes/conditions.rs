@@ -1,0 +1,136 @@
+//! The conditions of a vnode: its worker node's as they are told, and our own (API-808).
+//!
+//! Pure. Invariant: what the computing cluster's node lifecycle controller says of a vnode stands until the worker node
+//! says something new; two writers of one condition would never come to rest.
+
+use std::net::IpAddr;
+
+use jiff::Timestamp;
+use kubeocean_api::keys::condition_type;
+
+use super::{
+    decision::{Decision, Verdict},
+    reclaim::Reclaiming,
+    view::{NodeCondition, NodeView},
+    vnode::Written,
+};
+use kubeocean_runtime::clock::rfc3339;
+
+fn is_ours(condition: &NodeCondition) -> bool {
+    [
+        condition_type::LEASE,
+        condition_type::WORKER_REACHABLE,
+        condition_type::PROXIER_READY,
+        condition_type::DRAINING,
+    ]
+    .contains(&condition.type_.as_str())
+}
+
+/// The worker node's conditions as they shall appear on the vnode. While the node is not ready and says nothing new,
+/// the `Unknown` that the computing cluster's node lifecycle controller puts on a vnode without Lease stands (BU
+/// section 10), otherwise the two would take turns.
+pub fn mirrored_conditions(
+    pnode: &NodeView,
+    vnode: Option<&NodeView>,
+    written: Option<&Written>,
+) -> Vec<NodeCondition> {
+    let quiet = !pnode.ready() && written.is_none_or(|written| written.conditions == statements(pnode));
+    pnode
+        .status
+        .conditions
+        .iter()
+        .filter(|condition| !is_ours(condition))
+        .map(|condition| match vnode.and_then(|vnode| vnode.condition(&condition.type_)) {
+            Some(shown) if quiet && set_by_lifecycle_controller(shown) => shown.clone(),
+            _ => condition.clone(),
+        })
+        .collect()
+}
+
+fn set_by_lifecycle_controller(condition: &NodeCondition) -> bool {
+    condition.status == "Unknown"
+        && matches!(condition.reason.as_str(), "NodeStatusUnknown" | "NodeStatusNeverUpdated")
+}
+
+/// Types of the conditions that are mirrored, sorted.
+pub(super) fn mirrored_types(pnode: &NodeView) -> Vec<String> {
+    let mirrored = pnode.status.conditions.iter().filter(|condition| !is_ours(condition));
+    let mut types: Vec<String> = mirrored.map(|condition| condition.type_.clone()).collect();
+    types.sort();
+    types
+}
+
+/// The mirrored conditions of a node without times.
+pub(super) fn statements(pnode: &NodeView) -> Vec<NodeCondition> {
+    pnode
+        .status
+        .conditions
+        .iter()
+        .filter(|condition| !is_ours(condition))
+        .map(|condition| NodeCondition {
+            last_heartbeat_time: None,
+            last_transition_time: None,
+            ..condition.clone()
+        })
+        .collect()
+}
+
+/// A condition of ours with the time of its last change.
+pub fn stated(vnode: Option<&NodeView>, condition: NodeCondition, now: Timestamp) -> NodeCondition {
+    let since = vnode
+        .and_then(|vnode| vnode.condition(&condition.type_))
+        .filter(|shown| shown.status == condition.status)
+        .and_then(|shown| shown.last_transition_time.clone());
+    NodeCondition { last_transition_time: Some(since.unwrap_or_else(|| rfc3339(now))), ..condition }
+}
+
+pub(super) fn lease_condition(decision: &Decision, reclaiming: &Reclaiming) -> NodeCondition {
+    let (status, fallback) = match decision.verdict {
+        Verdict::Offer => ("True", "Offered"),
+        Verdict::Withhold => ("False", "Withheld"),
+        Verdict::Held => ("Unknown", "ModuleFailed"),
+    };
+    let reason = decision.reason.as_ref().map_or(fallback, |reason| reason.code.as_str());
+    let mut message = reclaiming.state.to_string();
+    if let Some(reason) = &decision.reason {
+        for part in [&reason.entry, &reason.message] {
+            if !part.is_empty() {
+                message.push_str(": ");
+                message.push_str(part);
+            }
+        }
+    }
+    condition(condition_type::LEASE, status, if reason.is_empty() { fallback } else { reason }, &message)
+}
+
+/// Whether the worker's API answers.
+pub fn reachable_condition(unreachable: bool) -> NodeCondition {
+    if unreachable {
+        let message = "the API of the worker cluster has not answered for 60 seconds";
+        condition(condition_type::WORKER_REACHABLE, "False", "NoWorkerWatch", message)
+    } else {
+        condition(condition_type::WORKER_REACHABLE, "True", "WatchEstablished", "")
+    }
+}
+
+/// Whether a Proxier serves the vnode.
+pub fn proxier_condition(proxier: &[IpAddr]) -> NodeCondition {
+    if proxier.is_empty() {
+        let message = "no ready Proxier; logs, exec and metrics are not available";
+        condition(condition_type::PROXIER_READY, "False", "NoReadyProxier", message)
+    } else {
+        condition(condition_type::PROXIER_READY, "True", "ProxierAvailable", "")
+    }
+}
+
+/// A condition without times.
+pub fn condition(type_: &str, status: &str, reason: &str, message: &str) -> NodeCondition {
+    NodeCondition {
+        type_: type_.to_owned(),
+        status: status.to_owned(),
+        reason: reason.to_owned(),
+        message: message.to_owned(),
+        last_heartbeat_time: None,
+        last_transition_time: None,
+    }
+}

@@ -1,0 +1,206 @@
+//! What of a worker node appears on its vnode, and in which form; also while the vnode is withdrawn or waits for that.
+
+use kubeocean_api::keys::{annotation, label, taint};
+use rstest::rstest;
+use serde_json::{Value, json};
+
+use super::model::{Model, pod};
+use crate::nodes::{
+    decision::Reclaim,
+    metadata::ExpectedMetadata,
+    plan::plan_waiting,
+    view::{NodeView, Taint},
+};
+
+/// Sets the worker node's Ready condition.
+fn ready(model: &mut Model, status: &str) {
+    let condition = json!([{"type": "Ready", "status": status, "reason": "R"}]);
+    model.pnode.as_mut().unwrap()["status"]["conditions"] = condition;
+}
+
+/// The node lifecycle controller of the computing cluster finds the Lease of a vnode expired.
+fn expire(model: &mut Model) {
+    let unknown = json!({"type": "Ready", "status": "Unknown", "reason": "NodeStatusUnknown"});
+    let conditions = model.vnode.as_mut().unwrap()["status"]["conditions"].as_array_mut().unwrap();
+    conditions.retain(|condition| condition["type"] != "Ready");
+    conditions.push(unknown);
+}
+
+/// BU-401: on either label, and whatever policy there is.
+#[rstest]
+#[case(label::INSTANCE_TYPE, "external", true)]
+#[case(label::INSTANCE_TYPE, "vnode", true)]
+#[case(label::INSTANCE_TYPE_BETA, "eklet", true)]
+#[case(label::INSTANCE_TYPE_BETA, "external", true)]
+#[case(label::TYPE, "virtual-kubelet", true)]
+#[case(label::INSTANCE_TYPE, "m5.large", false)]
+#[case(label::TYPE, "node", false)]
+fn nodes_that_are_never_leased(#[case] key: &str, #[case] value: &str, #[case] excluded: bool) {
+    let mut model = Model::new();
+    model.pnode.as_mut().unwrap()["metadata"]["labels"][key] = value.into();
+    model.settle();
+    assert_eq!(model.vnode.is_none(), excluded);
+    let mark = &model.pnode.unwrap()["metadata"]["labels"][label::POLICY_APPLIED];
+    assert_eq!(mark.is_null(), excluded);
+}
+
+/// BU section 4: values that are no label values are altered there and whole in the annotation.
+#[rstest]
+#[case::v4("10.0.0.7", "10.0.0.7", None)]
+#[case::v6("2001:db8::7", "2001-db8--7", Some("2001:db8::7"))]
+#[case::v6_that_begins_with_a_colon("::7", "7", Some("::7"))]
+fn addresses_of_worker_nodes(#[case] address: &str, #[case] value: &str, #[case] whole: Option<&str>) {
+    let mut model = Model::new();
+    model.pnode.as_mut().unwrap()["status"]["addresses"] = json!([
+        {"type": "ExternalIP", "address": "198.51.100.1"},
+        {"type": "InternalIP", "address": address},
+        {"type": "InternalIP", "address": "10.9.9.9"},
+    ]);
+    model.settle();
+    assert_eq!(model.vnode().label(label::PHYSICAL_NODE_INNER_IP), Some(value));
+    assert_eq!(model.vnode().annotation(annotation::PHYSICAL_NODE_INNER_IP), whole);
+    model.pnode.as_mut().unwrap()["status"]["addresses"] = json!([]);
+    model.settle();
+    assert_eq!(model.vnode().annotation_or_label(annotation::PHYSICAL_NODE_INNER_IP), None);
+}
+
+#[test]
+fn long_names_are_cut_in_labels_and_whole_in_annotations() {
+    let mut model = Model::new();
+    let node = format!("{}.{}", "n".repeat(62), "x".repeat(40));
+    model.pnode.as_mut().unwrap()["metadata"]["name"] = node.clone().into();
+    model.policy.as_mut().unwrap().name = "p".repeat(80);
+    model.settle();
+    let vnode = model.vnode();
+    assert_eq!(vnode.label(label::PHYSICAL_NODE_NAME), Some(&*"n".repeat(62)), "and no dot at the end");
+    assert_eq!(vnode.annotation(annotation::PHYSICAL_NODE_NAME), Some(&*node));
+    assert_eq!(vnode.annotation(annotation::POLICIES_APPLIED), Some(&*"p".repeat(80)));
+    let mark = &model.pnode.unwrap()["metadata"]["labels"][label::POLICY_APPLIED];
+    assert_eq!(mark.as_str(), Some(&*"p".repeat(63)));
+}
+
+/// The API server refuses two taints of one key and effect.
+#[test]
+fn taints_of_the_worker_that_are_also_ours_appear_once() {
+    let mut model = Model::new();
+    model.pnode.as_mut().unwrap()["spec"]["taints"] = json!([
+        {"key": taint::VNODE, "value": "theirs", "effect": "NoSchedule"},
+        {"key": "node.kubernetes.io/unschedulable", "effect": "NoSchedule"},
+        {"key": taint::PHYSICAL_NODE_UNSCHEDULABLE, "effect": "NoSchedule"},
+        {"key": taint::OUT_OF_TIME_WINDOWS, "effect": "NoExecute"},
+        {"key": taint::VNODE, "effect": "NoExecute"},
+    ]);
+    model.settle();
+    let shown: Vec<_> = model.vnode().spec.taints.iter().map(|t| (t.key.clone(), t.effect.clone())).collect();
+    let pair = |key: &str, effect: &str| (key.to_owned(), effect.to_owned());
+    assert_eq!(
+        shown,
+        [
+            pair(taint::VNODE, "NoSchedule"),
+            pair(taint::PHYSICAL_NODE_UNSCHEDULABLE, "NoSchedule"),
+            pair(taint::VNODE, "NoExecute"),
+        ]
+    );
+}
+
+/// Nobody knows what was written before: what is never a user's goes nevertheless, and what may be a user's stays.
+#[test]
+fn without_a_record_only_what_is_certainly_ours_goes() {
+    let mut model = Model::leased();
+    let vnode = model.vnode.as_mut().unwrap();
+    vnode["metadata"]["annotations"][annotation::EXPECTED_METADATA] =
+        ExpectedMetadata::default().encode().into();
+    vnode["spec"]["taints"].as_array_mut().unwrap().extend([
+        json!({"key": taint::PHYSICAL_NODE_UNSCHEDULABLE, "effect": "NoSchedule"}),
+        json!({"key": "users", "effect": "NoSchedule"}),
+    ]);
+    model.settle();
+    assert_eq!(model.taint(taint::PHYSICAL_NODE_UNSCHEDULABLE), None);
+    assert!(model.taint("users").is_some());
+}
+
+fn promised_grace() -> Model {
+    let mut model = Model::new();
+    model.decision.as_mut().unwrap().reclaim = Reclaim::Graceful(600);
+    model.settle();
+    model.pods = vec![pod("a")];
+    model
+}
+
+/// BU-906: conditions are mirrored in every state, and BU section 10: without flapping, and the Lease pauses.
+#[rstest]
+#[case::draining(promised_grace(), |m: &mut Model| m.decision.as_mut().unwrap().governed_by = None)]
+#[case::policies_load(Model::leased(), |m: &mut Model| m.decision = None)]
+fn what_the_worker_node_tells_is_shown_once_in_every_state(
+    #[case] mut model: Model,
+    #[case] change: impl Fn(&mut Model),
+) {
+    change(&mut model);
+    model.settle();
+    ready(&mut model, "False");
+    model.settle();
+    assert_eq!(model.vnode().condition("Ready").unwrap().status, "False");
+    assert!(!model.written.as_ref().unwrap().ready, "the Lease pauses");
+    expire(&mut model);
+    assert_eq!(model.settle(), Vec::<String>::new(), "Unknown stands");
+    ready(&mut model, "True");
+    model.settle();
+    assert!(model.vnode().ready() && model.written.as_ref().unwrap().ready);
+}
+
+/// BU-906: as long as pods are left, somebody may want their logs.
+#[test]
+fn a_draining_vnode_follows_the_proxier() {
+    let mut model = promised_grace();
+    model.decision.as_mut().unwrap().governed_by = None;
+    model.settle();
+    model.proxier = vec!["192.0.2.9".parse().unwrap()];
+    assert_eq!(model.settle(), ["patch conditions of vnode vnode-cls-a-n1"]);
+    assert_eq!(model.vnode().address("InternalIP"), Some("192.0.2.9"));
+    model.proxier.clear();
+    model.settle();
+    assert_eq!(model.vnode().address("InternalIP"), Some("192.0.2.9"), "the last one stays");
+    assert_eq!(model.vnode().condition("kubeocean.io/ProxierReady").unwrap().status, "False");
+}
+
+/// A vnode whose withdrawal waits for its turn stays as it is, but for what its node tells.
+#[test]
+fn a_withdrawal_that_waits_for_its_turn_changes_conditions_only() {
+    let mut model = Model::leased();
+    model.decision.as_mut().unwrap().governed_by = None;
+    assert!(model.plan().ends_lease);
+    let before = model.vnode.clone().unwrap();
+    assert_eq!(model.wait(), Vec::<String>::new());
+    ready(&mut model, "False");
+    assert_eq!(model.wait(), ["patch conditions of vnode vnode-cls-a-n1"]);
+    assert!(!model.vnode().ready());
+    let but_conditions = |mut vnode: Value| {
+        vnode["status"]["conditions"].take();
+        vnode
+    };
+    assert_eq!(but_conditions(model.vnode.clone().unwrap()), but_conditions(before));
+}
+
+impl Model {
+    /// Plans and applies what a vnode that waits for its turn needs.
+    fn wait(&mut self) -> Vec<String> {
+        let actions = self.planned(plan_waiting);
+        let lines = actions.iter().map(ToString::to_string).collect();
+        for action in actions {
+            self.apply(action);
+        }
+        lines
+    }
+}
+
+#[test]
+fn a_taint_of_the_worker_is_passed_on_as_it_is() {
+    let mut model = Model::new();
+    let taint = json!({"key": "dedicated", "value": "db", "effect": "NoExecute", "timeAdded": "2027-01-15T08:00:00Z"});
+    model.pnode.as_mut().unwrap()["spec"]["taints"] = json!([taint]);
+    model.settle();
+    let vnode: NodeView = model.vnode();
+    let expected: Taint = serde_json::from_value(taint).unwrap();
+    assert_eq!(vnode.spec.taints.first(), Some(&expected));
+    assert_eq!(vnode.spec.taints.last().map(|taint| taint.key.as_str()), Some(taint::VNODE));
+}

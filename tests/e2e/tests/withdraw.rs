@@ -1,0 +1,182 @@
+//! Nodes that are leased no more: by an edit of a selector or a policy, at a bounded pace, and to the last pod.
+
+#![expect(clippy::unwrap_used, reason = "a step that fails is a failed test")]
+
+use std::time::{Duration, Instant};
+
+use k8s_openapi::api::apps::v1::DaemonSet;
+use k8s_openapi::api::core::v1::{Node, Pod};
+use kube::api::{DeleteParams, ListParams, Patch, PatchParams};
+use kube::{Api, ResourceExt};
+use kubeocean_api::keys::{condition_type, finalizer, label, taint};
+use kubeocean_e2e::leasing::{
+    DEADLINE, Leasing, amount, condition, generous, is_offered, merge, percent, taint_of,
+};
+use kubeocean_e2e::rights::assert_rights;
+use kubeocean_e2e::users::Users;
+use kubeocean_harness::{BindingSpec, NodeShape};
+use serde_json::{Value, json};
+
+/// What an edit may take to reach vnodes without pods.
+const BOUND: Duration = Duration::from_secs(2);
+
+fn half() -> Value {
+    json!({"resourceLimits": [percent("cpu", 50)]})
+}
+
+/// Selects the nodes made for a binding of this name.
+fn nodes_of(name: &str) -> Value {
+    json!({"nodeSelectorTerms": [
+        {"matchExpressions": [{"key": "harness.test/node-set", "operator": "In", "values": [name]}]},
+    ]})
+}
+
+/// Waits until the number of vnodes is as wanted; says how long it took.
+async fn becomes(leasing: &Leasing, what: &str, vnodes: usize) {
+    let edited = Instant::now();
+    leasing
+        .until(&format!("{vnodes} vnodes: {what}"), DEADLINE, async || {
+            let there = leasing.vnodes().await;
+            if there.len() == vnodes { Ok(()) } else { Err(there.len()) }
+        })
+        .await;
+    println!("{what}: {vnodes} vnodes after {:?} (bound {BOUND:?})", edited.elapsed());
+    assert!(edited.elapsed() < generous(BOUND), "{what}: {:?}", edited.elapsed());
+}
+
+#[tokio::test]
+async fn edits_take_effect_at_once_and_the_last_pod_decides() {
+    let leasing = Leasing::start("withdraw", 2, &NodeShape::new("8", "16Gi"), half()).await;
+    leasing.all("open vnodes", DEADLINE, is_offered).await;
+    let bindings = leasing.bindings().await;
+    let select = async |selector: Value| {
+        merge(&bindings, "withdraw", json!({"spec": {"nodeSelector": selector}})).await;
+    };
+    select(nodes_of("nobody")).await;
+    becomes(&leasing, "the binding selects other nodes", 0).await;
+    select(nodes_of("withdraw")).await;
+    becomes(&leasing, "the binding selects them again", 2).await;
+
+    // The policy leases for somebody else: it is let go, though nobody serves that binding.
+    let policies = leasing.policies().await;
+    merge(&policies, "withdraw", json!({"spec": {"cluster": "somebody-else"}})).await;
+    becomes(&leasing, "the policy is another binding's", 0).await;
+    leasing
+        .until("the policy to be let go", DEADLINE, async || {
+            let held = policies.get("withdraw").await.unwrap();
+            held.finalizers().iter().all(|name| name != finalizer::POLICY)
+        })
+        .await;
+    merge(&policies, "withdraw", json!({"spec": {"cluster": "withdraw"}})).await;
+    becomes(&leasing, "the policy is ours again", 2).await;
+    the_last_pod_decides(&leasing).await;
+    assert_rights(&leasing.binding);
+}
+
+/// Check 13: the worker node goes; its vnode goes after the last pod, whatever a DaemonSet does.
+async fn the_last_pod_decides(leasing: &Leasing) {
+    let node = leasing.nodes[0].clone();
+    let vnode = leasing.one(&node, "an open vnode", is_offered).await;
+    let name = vnode.name_any();
+    let users = Users::of(leasing).await;
+    users.run("batch", &name, &[]).await;
+    let client = leasing.binding.computing().client().await.unwrap();
+    let daemons: Api<DaemonSet> = Api::namespaced(client, &users.home);
+    let everywhere = json!({
+        "apiVersion": "apps/v1", "kind": "DaemonSet", "metadata": {"name": "agent", "namespace": users.home},
+        "spec": {
+            "selector": {"matchLabels": {"app": "agent"}},
+            "template": {
+                "metadata": {"labels": {"app": "agent"}},
+                "spec": {
+                    "tolerations": [{"operator": "Exists"}],
+                    "nodeSelector": {label::HOSTNAME: name},
+                    "containers": [{"name": "c", "image": "agent:1"}],
+                },
+            },
+        },
+    });
+    leasing.binding.computing().apply_objects(vec![everywhere]).await.unwrap();
+    leasing
+        .until("the DaemonSet's pod", DEADLINE, async || {
+            let daemon = daemons.get("agent").await.unwrap();
+            daemon.status.is_some_and(|status| status.current_number_scheduled == 1)
+        })
+        .await;
+    // Somebody holds the pod after its end.
+    let held = json!({"metadata": {"finalizers": ["e2e.test/keep"]}});
+    users.pods.patch("batch", &PatchParams::default(), &Patch::Merge(&held)).await.unwrap();
+
+    leasing.worker_nodes().await.delete(&node, &DeleteParams::default()).await.unwrap();
+    let shown = leasing
+        .one(&node, "one pod left", |vnode| {
+            let draining = condition(vnode, condition_type::DRAINING);
+            draining == Some(("True", "NodeGone")) && vnode.metadata.deletion_timestamp.is_some()
+        })
+        .await;
+    assert_eq!(taint_of(&shown, taint::VNODE_DELETING).unwrap().effect, "NoSchedule");
+    let conditions = shown.status.as_ref().unwrap().conditions.as_ref().unwrap();
+    let draining = conditions.iter().find(|one| one.type_ == condition_type::DRAINING).unwrap();
+    assert_eq!(draining.message.as_deref(), Some("1 pods left"));
+    let pod = users.pods.get("batch").await.unwrap();
+    assert!(pod.metadata.deletion_timestamp.is_some(), "it was asked to go");
+
+    // The worker's control plane ends pods of a node that is gone, a minute later; this is the same.
+    let worker = leasing.binding.worker().client().await.unwrap();
+    let copies: Api<Pod> = Api::namespaced(worker, leasing.binding.mount_namespace());
+    let of_the_node = ListParams::default().fields(&format!("spec.nodeName={node}"));
+    copies.delete_collection(&DeleteParams::default().grace_period(0), &of_the_node).await.unwrap();
+    let free = json!({"metadata": {"finalizers": null}});
+    users.pods.patch("batch", &PatchParams::default(), &Patch::Merge(&free)).await.unwrap();
+    leasing.withdrawn(&node).await;
+    let daemon = daemons.get("agent").await.unwrap();
+    println!("the DaemonSet when the vnode was gone: {:?}", daemon.status);
+}
+
+#[tokio::test]
+async fn a_mistake_takes_one_node_a_minute() {
+    let leasing = Leasing::start_as(
+        BindingSpec::new("withdraw-pace"),
+        3,
+        &NodeShape::new("8", "16Gi"),
+        half(),
+        &["--reclaim-max-nodes-per-minute=1"],
+    )
+    .await;
+    let before = leasing.all("open vnodes", DEADLINE, is_offered).await;
+    let mut mistake = half();
+    mistake["nodeSelector"] = nodes_of("nobody");
+    leasing.edit(mistake).await;
+    becomes(&leasing, "one of three goes", 2).await;
+
+    // The others stay as they are, and still tell how their nodes are.
+    let workers = leasing.worker_nodes().await;
+    let problem =
+        json!({"status": {"conditions": [{"type": "KernelDeadlock", "status": "True", "reason": "Test"}]}});
+    for node in &leasing.nodes {
+        workers.patch_status(node, &PatchParams::default(), &Patch::Strategic(&problem)).await.unwrap();
+    }
+    let told = |vnode: &Node| condition(vnode, "KernelDeadlock") == Some(("True", "Test"));
+    let waiting = leasing
+        .until("what the nodes tell", DEADLINE, async || {
+            let vnodes = leasing.vnodes().await;
+            if vnodes.iter().all(told) { Ok(vnodes) } else { Err(vnodes.len()) }
+        })
+        .await;
+    assert_eq!(waiting.len(), 2);
+    for vnode in &waiting {
+        assert!(is_offered(vnode) && amount(vnode, "cpu") == Some("4"));
+        assert!(taint_of(vnode, taint::VNODE_DELETING).is_none());
+    }
+    let policy = leasing.policy("withdraw-pace").await.unwrap();
+    assert!(
+        policy["metadata"]["finalizers"].as_array().unwrap().iter().any(|held| held == finalizer::POLICY)
+    );
+
+    // Noticed in time.
+    leasing.edit(half()).await;
+    let after = leasing.all("open vnodes", DEADLINE, is_offered).await;
+    let kept = after.iter().filter(|vnode| before.iter().any(|one| one.uid() == vnode.uid())).count();
+    assert_eq!(kept, 2);
+    assert_rights(&leasing.binding);
+}
