@@ -17,8 +17,8 @@ use kubeocean_runtime::{
     clock::SystemClock,
     events::{EventRecorder, Regarding},
     request::{
-        DeleteOptions, Right, create_json, delete_json, get_json, is_permitted, list_metadata, merge_patch,
-        paths,
+        DeleteOptions, Right, any_listed, create_json, delete_json, get_json, is_permitted, list_metadata,
+        merge_patch, paths,
     },
 };
 use kubeocean_syncer::{
@@ -246,6 +246,20 @@ async fn a_copy_comes_back_when_it_is_deleted_or_edited_and_goes_with_its_origin
     // Re-created while a pod still refers to it: copied again, without anybody asking.
     world.create(ObjectKind::ConfigMap, "settings", json!({"data": {"a": "2"}})).await;
     world.wait_copy("the new copy", "settings", |copy| copy["data"] == json!({"a": "2"})).await;
+}
+
+#[tokio::test]
+async fn a_list_is_searched_to_its_last_page() {
+    let world = World::new("pages", None).await;
+    for name in ["a", "b", "c"] {
+        world.create(ObjectKind::ConfigMap, name, json!({"data": {"n": name}})).await;
+    }
+    let path = paths::core_all("configmaps", &world.namespace);
+    let has = async |name: &str| {
+        any_listed(&world.clusters.computing, &path, 1, |map| map["data"]["n"] == name).await.unwrap()
+    };
+    assert!(has("a").await && has("c").await);
+    assert!(!has("d").await);
 }
 
 #[tokio::test]

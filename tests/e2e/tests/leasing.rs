@@ -237,6 +237,14 @@ async fn users_marks_stay(leasing: &Leasing) {
 
 /// A converged Syncer renews Leases and does nothing else.
 async fn nothing_is_written_at_rest(leasing: &Leasing) {
+    // The binding's numbers come at most twice a minute (API-804).
+    let bindings = leasing.bindings().await;
+    leasing
+        .until("the binding's numbers", Duration::from_mins(1), async || {
+            let status = bindings.get(leasing.binding.name()).await.unwrap().data["status"].clone();
+            if status["nodes"] == leasing.nodes.len() { Ok(()) } else { Err(status.to_string()) }
+        })
+        .await;
     let before = leasing
         .until("a converged Syncer", Duration::from_mins(2), async || {
             let marks = (

@@ -163,19 +163,18 @@ async fn shapes_of_pods(foreign: &Foreign<'_>) {
     foreign.end("bounded").await;
     foreign.leaves("it is gone", "4", "8Gi").await;
 
-    foreign.run("growing", json!({"cpu": "1"}), json!({})).await;
+    foreign.run("shrinking", json!({"cpu": "1"}), json!({})).await;
     foreign.leaves("a small pod", "3", "8Gi").await;
-    let larger =
-        json!({"spec": {"containers": [{"name": "c", "resources": {"requests": {"cpu": "2500m"}}}]}});
+    // Fake nodes cannot resize: this is what a kubelet reports of a container that is to shrink and has not yet.
     let parameters = PatchParams::default();
-    foreign
-        .pods
-        .patch_subresource("resize", "growing", &parameters, &Patch::Strategic(&larger))
-        .await
-        .unwrap();
-    foreign.leaves("it grew in place", "1500m", "8Gi").await;
+    let larger = json!({"status": {"containerStatuses": [{
+        "name": "c", "image": "online:1", "imageID": "", "ready": true, "restartCount": 0,
+        "allocatedResources": {"cpu": "2500m"},
+    }]}});
+    foreign.pods.patch_status("shrinking", &parameters, &Patch::Merge(&larger)).await.unwrap();
+    foreign.leaves("it still has more than it asks for", "1500m", "8Gi").await;
     let done = json!({"status": {"phase": "Succeeded"}});
-    foreign.pods.patch_status("growing", &parameters, &Patch::Merge(&done)).await.unwrap();
+    foreign.pods.patch_status("shrinking", &parameters, &Patch::Merge(&done)).await.unwrap();
     foreign.leaves("it has completed", "4", "8Gi").await;
 }
 

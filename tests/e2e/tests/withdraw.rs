@@ -69,8 +69,8 @@ async fn edits_take_effect_at_once_and_the_last_pod_decides() {
         .await;
     merge(&policies, "withdraw", json!({"spec": {"cluster": "withdraw"}})).await;
     becomes(&leasing, "the policy is ours again", 2).await;
-    the_last_pod_decides(&leasing).await;
     assert_rights(&leasing.binding);
+    the_last_pod_decides(&leasing).await;
 }
 
 /// Check 13: the worker node goes; its vnode goes after the last pod, whatever a DaemonSet does.
@@ -79,7 +79,9 @@ async fn the_last_pod_decides(leasing: &Leasing) {
     let vnode = leasing.one(&node, "an open vnode", is_offered).await;
     let name = vnode.name_any();
     let users = Users::of(leasing).await;
+    users.run("a-stubborn", &name, &[]).await;
     users.run("batch", &name, &[]).await;
+    protect(leasing, &users, "a-stubborn").await;
     let client = leasing.binding.computing().client().await.unwrap();
     let daemons: Api<DaemonSet> = Api::namespaced(client, &users.home);
     let everywhere = json!({
@@ -109,7 +111,7 @@ async fn the_last_pod_decides(leasing: &Leasing) {
 
     leasing.worker_nodes().await.delete(&node, &DeleteParams::default()).await.unwrap();
     let shown = leasing
-        .one(&node, "one pod left", |vnode| {
+        .one(&node, "a draining vnode", |vnode| {
             let draining = condition(vnode, condition_type::DRAINING);
             draining == Some(("True", "NodeGone")) && vnode.metadata.deletion_timestamp.is_some()
         })
@@ -117,9 +119,12 @@ async fn the_last_pod_decides(leasing: &Leasing) {
     assert_eq!(taint_of(&shown, taint::VNODE_DELETING).unwrap().effect, "NoSchedule");
     let conditions = shown.status.as_ref().unwrap().conditions.as_ref().unwrap();
     let draining = conditions.iter().find(|one| one.type_ == condition_type::DRAINING).unwrap();
-    assert_eq!(draining.message.as_deref(), Some("1 pods left"));
-    let pod = users.pods.get("batch").await.unwrap();
-    assert!(pod.metadata.deletion_timestamp.is_some(), "it was asked to go");
+    assert_eq!(draining.message.as_deref(), Some("2 pods left"));
+    // One that cannot be deleted holds up no other, and goes as soon as it can.
+    asked_to_go(leasing, &users, "batch").await;
+    assert!(users.pods.get("a-stubborn").await.unwrap().metadata.deletion_timestamp.is_none());
+    leasing.binding.computing().kubectl_text(&["delete", PROTECTION]).await.unwrap();
+    asked_to_go(leasing, &users, "a-stubborn").await;
 
     // The worker's control plane ends pods of a node that is gone, a minute later; this is the same.
     let worker = leasing.binding.worker().client().await.unwrap();
@@ -131,6 +136,40 @@ async fn the_last_pod_decides(leasing: &Leasing) {
     leasing.withdrawn(&node).await;
     let daemon = daemons.get("agent").await.unwrap();
     println!("the DaemonSet when the vnode was gone: {:?}", daemon.status);
+}
+
+const PROTECTION: &str = "validatingadmissionpolicybinding/withdraw-protects";
+
+/// Lets the API server refuse the deletion of a pod, and waits until it does.
+async fn protect(leasing: &Leasing, users: &Users<'_>, pod: &str) {
+    let policy = json!({
+        "apiVersion": "admissionregistration.k8s.io/v1", "kind": "ValidatingAdmissionPolicy",
+        "metadata": {"name": "withdraw-protects"},
+        "spec": {
+            "matchConstraints": {"resourceRules": [
+                {"apiGroups": [""], "apiVersions": ["v1"], "operations": ["DELETE"], "resources": ["pods"]},
+            ]},
+            "validations": [{"expression": format!("oldObject.metadata.name != '{pod}'")}],
+        },
+    });
+    let binding = json!({
+        "apiVersion": "admissionregistration.k8s.io/v1", "kind": "ValidatingAdmissionPolicyBinding",
+        "metadata": {"name": "withdraw-protects"},
+        "spec": {"policyName": "withdraw-protects", "validationActions": ["Deny"]},
+    });
+    leasing.binding.computing().apply_objects(vec![policy, binding]).await.unwrap();
+    let dry = DeleteParams::default().dry_run();
+    leasing
+        .until("the pod to be protected", DEADLINE, async || users.pods.delete(pod, &dry).await.is_err())
+        .await;
+}
+
+async fn asked_to_go(leasing: &Leasing, users: &Users<'_>, pod: &str) {
+    leasing
+        .until(&format!("the pod {pod} to be asked to go"), DEADLINE, async || {
+            users.pods.get(pod).await.unwrap().metadata.deletion_timestamp.is_some()
+        })
+        .await;
 }
 
 #[tokio::test]
