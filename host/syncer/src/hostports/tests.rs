@@ -324,3 +324,21 @@ async fn our_own_writes_come_back_through_the_watch_without_work() {
     store.saw(at("a", 6));
     assert_eq!(&*store.queue.next().await, VNODE);
 }
+
+#[tokio::test]
+async fn a_reservation_that_comes_changes_or_goes_is_work() {
+    let store = store();
+    let steps: [&dyn Fn(&HostPortStore); 5] = [
+        &|store| store.saw(at("a", 1)),
+        &|store| store.saw(at("a", 2)),
+        &|store| store.lost(&at("a", 3)),
+        &|store| store.listed(vec![at("b", 4)]),
+        &|store| store.listed(vec![]),
+    ];
+    for step in steps {
+        step(&store);
+        assert_eq!(store.queue.len(), 1);
+        let key = store.queue.next().await;
+        store.queue.done(&key, kubeocean_runtime::queue::Outcome::Done);
+    }
+}
