@@ -35,7 +35,7 @@ fn wanted(closed: Option<i64>, now: i64, grace: Option<i64>) -> Option<&'static 
 
 fn windows(random: &mut Random) -> Value {
     const DAYS: [&str; 7] = ["Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday"];
-    let mut time = |random: &mut Random| match random.below(3) {
+    let time = |random: &mut Random| match random.below(3) {
         0 => {
             random.pick(&["00:00", "01:59", "02:00", "02:30", "03:00", "08:00", "08:01", "23:59"]).to_owned()
         }
