@@ -47,7 +47,8 @@ pub fn mirrored_conditions(
         .collect()
 }
 
-fn set_by_lifecycle_controller(condition: &NodeCondition) -> bool {
+/// The condition is not the worker's: the computing cluster missed the vnode's Lease.
+pub(super) fn set_by_lifecycle_controller(condition: &NodeCondition) -> bool {
     condition.status == "Unknown"
         && matches!(condition.reason.as_str(), "NodeStatusUnknown" | "NodeStatusNeverUpdated")
 }

@@ -15,10 +15,11 @@ use kubeocean_api::{
 };
 
 use super::{
+    conditions::set_by_lifecycle_controller,
     host_ports::{HeldPorts, HostPort},
     requests::{Requests, intern},
     snapshot::{Amounts, Usage},
-    view::{NodeView, Stamp, WorkerPod},
+    view::{NodeView, READY, Stamp, WorkerPod},
     vnode::Written,
 };
 
@@ -424,10 +425,13 @@ impl Index {
         there.chain(coming).collect::<HashSet<_>>().len()
     }
 
-    /// Vnodes whose Lease is renewed: they were last seen, or last written, as ready (BU-1002).
+    /// Vnodes whose Lease is renewed: they are ready, or were written as ready before the computing cluster's node
+    /// lifecycle controller called them unknown (BU-1002). What was written says nothing else: the answer to a later write
+    /// may have been lost.
     pub fn renewable(&self) -> impl Iterator<Item = (&VnodeName, &Arc<NodeView>)> {
         self.vnodes.iter().filter(|(name, vnode)| {
-            vnode.ready() || self.written.get(*name).is_some_and(|written| written.ready)
+            let unknown = || vnode.condition(READY).is_some_and(set_by_lifecycle_controller);
+            vnode.ready() || self.written.get(*name).is_some_and(|written| written.ready) && unknown()
         })
     }
 
@@ -662,6 +666,23 @@ mod tests {
         assert!(index.set_vnode(version("10")).is_some());
         assert_eq!(index.remove_vnode("vnode-cls-a-n", "other"), None);
         assert!(index.remove_vnode("vnode-cls-a-n", "u").is_some());
+    }
+
+    #[test]
+    fn a_lease_is_renewed_for_the_ready_and_for_those_whose_lease_ran_out_while_ready() {
+        let mut index = index();
+        let mut renewed = |status: &str, reason: &str, written: bool| {
+            let ready = serde_json::json!({"type": "Ready", "status": status, "reason": reason});
+            index.set_vnode(node(serde_json::json!({
+                "metadata": {"name": "vnode-cls-a-n", "uid": "u"}, "status": {"conditions": [ready]},
+            })));
+            index.set_written("vnode-cls-a-n", Written { ready: written, ..Written::default() });
+            index.renewable().count() == 1
+        };
+        assert!(renewed("True", "KubeletReady", false));
+        assert!(renewed("Unknown", "NodeStatusUnknown", true));
+        assert!(!renewed("Unknown", "NodeStatusUnknown", false));
+        assert!(!renewed("False", "KubeletNotReady", true), "the answer to the write that says so was lost");
     }
 
     #[test]

@@ -217,7 +217,9 @@ impl World {
                 .filter(|(_, it)| going(it))
                 .map(|(name, _)| name.clone())
                 .collect();
-            ended.iter().for_each(|name| self.clusters.remove(kind, name));
+            for name in &ended {
+                self.clusters.remove(kind, name);
+            }
         }
     }
 

@@ -78,12 +78,9 @@ fn worker_node(clusters: &mut Clusters, random: &mut Random, node: &str) {
         }
         5 => clusters.edit(Kind::Pnode, node, |pnode| {
             let cordoned = pnode["spec"]["unschedulable"] == true;
-            pnode["spec"] = match cordoned {
-                true => json!({}),
-                false => json!({"unschedulable": true, "taints": [
+            pnode["spec"] = if cordoned { json!({}) } else { json!({"unschedulable": true, "taints": [
                     {"key": taint::NODE_UNSCHEDULABLE, "effect": "NoSchedule", "timeAdded": "2026-03-02T12:00:00Z"}
-                ]}),
-            };
+                ]}) };
         }),
         6 => clusters.edit(Kind::Pnode, node, |pnode| {
             let ready = pnode["status"]["conditions"][0]["status"] == "True";

@@ -104,7 +104,7 @@ impl World {
         let Some(decision) = &work.decision else { return lease };
         let context = format!("{lease:?} but {decision:?}");
         assert_eq!(decision.governed_by.as_ref(), lease.as_ref().map(|it| &it.policy), "{context}");
-        let Some(lease) = lease else { return None };
+        let lease = lease?;
         assert_eq!(decision.policy_invalid, !lease.valid, "{context}");
         if lease.valid {
             assert_eq!(
@@ -183,7 +183,7 @@ impl World {
             Action::CreateVnode { name, body, written } => {
                 let lease = lease.unwrap_or_else(|| panic!("{name} is made without a lease"));
                 assert!(lease.valid, "{name} is made by an invalid policy");
-                self.check_amounts(&body, lease);
+                Self::check_amounts(&body, lease);
                 if let Some(there) = self.clusters.get(Kind::Vnode, &name) {
                     self.syncer.store.saw_vnode(serde_json::from_value(there.clone()).unwrap());
                     return Err(Refusal::Conflict);
@@ -208,7 +208,7 @@ impl World {
                 let before = before.unwrap();
                 if begins && !has_taint(&before, taint::VNODE_DELETING) {
                     assert!(
-                        self.may_withdraw(work, lease),
+                        Self::may_withdraw(work, lease),
                         "{key} is withdrawn although it is leased: {lease:?}"
                     );
                 }
@@ -223,7 +223,7 @@ impl World {
             }
             Action::ApplyVnode { body, written, .. } => {
                 let lease = lease.unwrap_or_else(|| panic!("{key} is applied without a lease"));
-                self.check_amounts(&body, lease);
+                Self::check_amounts(&body, lease);
                 let mut vnode = self.clusters.get(Kind::Vnode, key).cloned().ok_or(Refusal::NotFound)?;
                 if vnode["metadata"]["uid"] != body["metadata"]["uid"] {
                     return Err(Refusal::Conflict);
@@ -258,7 +258,7 @@ impl World {
                 let vnode = self.clusters.get(Kind::Vnode, &name).ok_or(Refusal::NotFound)?;
                 if vnode["metadata"]["uid"] == *uid {
                     assert!(
-                        self.may_withdraw(work, lease),
+                        Self::may_withdraw(work, lease),
                         "{name} is deleted although it is leased: {lease:?}"
                     );
                     self.check_promise(work, now);
@@ -341,7 +341,7 @@ impl World {
     }
 
     /// Never above what others leave, nor above the policy's cap.
-    fn check_amounts(&self, body: &Value, lease: &Lease) {
+    fn check_amounts(body: &Value, lease: &Lease) {
         let says: NodeView = serde_json::from_value(body.clone()).unwrap();
         for (resource, amount) in published(&says).amounts {
             assert!(
@@ -370,7 +370,7 @@ impl World {
     }
 
     /// Not leased as far as the Syncer may know, or not this vnode.
-    fn may_withdraw(&self, work: &Work, lease: Option<&Lease>) -> bool {
+    fn may_withdraw(work: &Work, lease: Option<&Lease>) -> bool {
         let Some(vnode) = &work.snapshot.vnode else { return true };
         let same = work.snapshot.pnode.as_ref().is_some_and(|pnode| {
             vnode.annotation_or_label(annotation::PHYSICAL_NODE_UID) == Some(pnode.uid())
