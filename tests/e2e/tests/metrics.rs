@@ -62,8 +62,11 @@ async fn scrape(syncer: &Program) -> Page {
     Page::parse(&syncer.metrics().await.expect("a page of metrics"))
 }
 
+/// Name without `kubeocean_`, labels, value.
+type Expected<'a> = (&'a str, &'a [(&'a str, &'a str)], f64);
+
 /// Waits until the page shows these values. Each series also has the label `clusterbinding`.
-async fn wait_values(syncer: &Program, what: &str, expected: &[(&str, &[(&str, &str)], f64)]) -> Page {
+async fn wait_values(syncer: &Program, what: &str, expected: &[Expected<'_>]) -> Page {
     wait_until(what, DEADLINE, async || {
         let page = scrape(syncer).await;
         let wrong: Vec<_> = expected
@@ -122,7 +125,7 @@ async fn a_live_scrape_tells_what_the_clusters_hold() {
     pod_of_another_binding(&scene).await;
     let (vpod, _) = scene.run_pod("batch", json!({})).await;
 
-    let on = |node: &str| if vpod["spec"]["nodeName"] == node { 10.0 } else { 0.0 };
+    let used = |node: &str| (vpod["spec"]["nodeName"] == node).then_some(10.0);
     let page = wait_values(
         &stage.syncer,
         "the metrics of two nodes",
@@ -179,7 +182,8 @@ async fn a_live_scrape_tells_what_the_clusters_hold() {
     };
     for node in [&first, &second] {
         let labels = [("node", node.as_str()), ("resource", "cpu")];
-        assert_eq!(of("syncer_vnode_virtual_usage", &labels).unwrap_or(0.0), on(node));
+        let shown = of("syncer_vnode_virtual_usage", &labels).filter(|value| *value > 0.0);
+        assert_eq!(shown, used(node));
         // What is told is what is published.
         let vnode = scene.computing.get(&format!("/api/v1/nodes/{node}")).await.expect("a vnode");
         assert_eq!(of("syncer_vnode_available_resource", &labels), Some(number(published(&vnode, "cpu"))));
