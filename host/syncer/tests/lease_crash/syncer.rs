@@ -52,7 +52,7 @@ impl Syncer {
 }
 
 fn computing_client(address: http::Uri) -> Client {
-    client(Config::new(address)).unwrap()
+    client(Config::new(address), None).unwrap()
 }
 
 impl Drop for Syncer {
