@@ -10,8 +10,8 @@ use serde_json::{Value, json};
 
 use crate::scenario::Scenario;
 
-/// Annotations whose values are times, UIDs, or made of such.
-const VOLATILE: [&str; 9] = [
+/// Annotations whose values are times, UIDs, or made of such; the last one is the control plane's own.
+const VOLATILE: [&str; 10] = [
     annotation::LAST_SYNC_TIME,
     annotation::EXPECTED_METADATA,
     annotation::POLICY_DECISION,
@@ -21,6 +21,7 @@ const VOLATILE: [&str; 9] = [
     annotation::PHYSICAL_POD_UID,
     annotation::VIRTUAL_POD_UID,
     annotation::COMPUTING_CLUSTER_UID,
+    "node.alpha.kubernetes.io/ttl",
 ];
 
 /// A binding in both clusters, in a form that two runs can be compared by.

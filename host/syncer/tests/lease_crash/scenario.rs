@@ -228,6 +228,7 @@ impl Scenario {
         match stage {
             Stage::Leased | Stage::Opened => {
                 vnode["ready"] == "True"
+                    && vnode["offered"] == "True"
                     && effect.is_none()
                     && applied
                     && settled
@@ -241,7 +242,8 @@ impl Scenario {
                 vnode["allocatable"]["cpu"] == "3" && vnode["labels"].get("colour").is_none()
             }
             Stage::Closed => {
-                let evicted = shown["vpods"] == json!([]) && shown["ppods"] == json!([]);
+                let evicted =
+                    vnode["offered"] == "False" && shown["vpods"] == json!([]) && shown["ppods"] == json!([]);
                 evicted && effect.is_some_and(|it| it[1] == "NoExecute") && applied
             }
             Stage::PolicyGone => {
