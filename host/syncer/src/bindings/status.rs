@@ -108,11 +108,18 @@ impl Report {
     }
 
     fn body(&self, binding: &Binding) -> Value {
+        let mut status = json!({"conditions": self.conditions});
+        // What is not known yet is left out: the API server takes no null for a number.
+        for (field, number) in [("nodes", self.nodes), ("pods", self.pods)] {
+            if let Some(number) = number {
+                status[field] = number.into();
+            }
+        }
         json!({
             "apiVersion": "cloud.tencent.com/v1beta1",
             "kind": "ClusterBinding",
             "metadata": {"name": binding.name, "uid": binding.uid},
-            "status": {"conditions": self.conditions, "nodes": self.nodes, "pods": self.pods},
+            "status": status,
         })
     }
 }
@@ -246,6 +253,15 @@ mod tests {
         assert_eq!(said.with(&news, 3, at(60)), said);
         let object = json!({"status": {"conditions": said.conditions, "nodes": 2, "pods": 5}});
         assert_eq!(Report::of(&object), said, "nor after a restart");
+    }
+
+    #[test]
+    fn what_is_not_known_yet_is_left_out() {
+        let cleanup = Some(Cleanup { reason: "WorkerLeftovers", message: "waiting".to_owned() });
+        let report = Report::default().with(&News { cleanup, ..News::default() }, 3, at(0));
+        let status = report.body(&Binding::default())["status"].clone();
+        let fields: Vec<&String> = status.as_object().unwrap().keys().collect();
+        assert_eq!(fields, ["conditions"]);
     }
 
     #[test]
