@@ -52,8 +52,8 @@ async fn oldest_renewal(leasing: &Leasing) -> Timestamp {
     let leases: Api<Lease> = Api::namespaced(client, namespace::NODE_LEASE);
     let mut oldest = Timestamp::MAX;
     for node in &leasing.nodes {
-        let lease = leases.get(&leasing.vnode_name(node)).await.expect("a Lease");
-        let renewed = lease.spec.and_then(|spec| spec.renew_time).map_or(Timestamp::MIN, |time| time.0);
+        let lease = leases.get_opt(&leasing.vnode_name(node)).await.expect("an answer");
+        let renewed = lease.and_then(|lease| lease.spec?.renew_time).map_or(Timestamp::MIN, |time| time.0);
         oldest = oldest.min(renewed);
     }
     oldest

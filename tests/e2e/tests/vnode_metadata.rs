@@ -199,6 +199,7 @@ async fn a_vnode_is_as_ready_as_its_node_and_its_lease_pauses_meanwhile() {
         println!("Ready={status} was passed on after {:?} (bound 2 s)", told.elapsed());
         assert!(told.elapsed() < generous(Duration::from_secs(2)));
     };
+    renewed(&leasing, &node).await;
     tell("False").await;
     let paused = renewed(&leasing, &node).await;
     let quiet = Instant::now();
@@ -217,9 +218,11 @@ async fn a_vnode_is_as_ready_as_its_node_and_its_lease_pauses_meanwhile() {
     assert_rights(&leasing.binding);
 }
 
-/// When the vnode's Lease was renewed last.
+/// When the vnode's Lease was renewed last. That of a vnode which was just made may have to come first.
 async fn renewed(leasing: &Leasing, node: &str) -> Timestamp {
     let client = leasing.binding.computing().client().await.unwrap();
     let leases: Api<Lease> = Api::namespaced(client, namespace::NODE_LEASE);
-    leases.get(&leasing.vnode_name(node)).await.unwrap().spec.unwrap().renew_time.unwrap().0
+    let name = leasing.vnode_name(node);
+    let lease = leasing.until("a Lease", DEADLINE, async || leases.get_opt(&name).await.unwrap()).await;
+    lease.spec.unwrap().renew_time.unwrap().0
 }

@@ -66,7 +66,7 @@ impl LeaseKeeper {
         let mut stale = true;
         loop {
             if std::mem::take(&mut stale) {
-                let targets = self.store.lease_targets();
+                let targets = self.store.lease_targets(self.clock.now());
                 self.forget(&targets);
                 wheel.lock().set_targets(targets, start.elapsed());
             }

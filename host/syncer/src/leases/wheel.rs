@@ -1,7 +1,9 @@
 //! When each Lease is due.
 //!
 //! Pure: time is a parameter. Each vnode has its own place in the interval, from its name, so that N vnodes cost N/10
-//! writes a second without bursts. A new vnode, and every vnode at start, is due at once.
+//! writes a second without bursts. Every vnode is due at once at start, and when it becomes ready again. Of many vnodes
+//! one that was just made takes its place in the interval: the node lifecycle controller waits 40 s for its first Lease,
+//! and the next vnodes should not wait for it.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -17,6 +19,8 @@ use crate::nodes::store::LeaseTarget;
 pub const INTERVAL: Duration = Duration::from_secs(10);
 /// `leaseDurationSeconds` (BU-1001).
 pub const DURATION_SECONDS: i32 = 40;
+/// From so many vnodes on new ones are many.
+const MANY: usize = 64;
 /// A renewal later than this after the one before is counted as late.
 pub const LATE: Duration = Duration::from_secs(20);
 
@@ -38,13 +42,16 @@ pub struct Wheel {
 }
 
 impl Wheel {
-    /// Takes the vnodes whose Leases are renewed now. New ones are due at once, gone ones are forgotten.
+    /// Takes the vnodes whose Leases are renewed. New ones are due at once, of many the young ones within an interval and
+    /// a third; gone ones are forgotten.
     pub fn set_targets(&mut self, targets: Vec<LeaseTarget>, now: Since) {
         let mut before = std::mem::take(&mut self.places);
         self.schedule.clear();
-        for LeaseTarget { vnode, uid } in targets {
+        let many = targets.len() >= MANY;
+        for LeaseTarget { vnode, uid, young } in targets {
             let known = before.remove(&vnode).filter(|place| place.uid == uid);
-            let place = known.unwrap_or(Place { uid, due: now, renewed: None });
+            let due = if young && many { next_turn(&vnode, now) } else { now };
+            let place = known.unwrap_or(Place { uid, due, renewed: None });
             self.schedule.insert((place.due, Arc::clone(&vnode)));
             self.places.insert(vnode, place);
         }
@@ -67,7 +74,7 @@ impl Wheel {
         let late = place.renewed.is_some_and(|renewed| now.saturating_sub(renewed) > LATE);
         place.due = next_turn(&vnode, now);
         self.schedule.insert((place.due, Arc::clone(&vnode)));
-        Some((LeaseTarget { vnode, uid: place.uid.clone() }, late))
+        Some((LeaseTarget { vnode, uid: place.uid.clone(), young: false }, late))
     }
 
     /// The Lease was written.
@@ -121,7 +128,11 @@ mod tests {
 
     fn targets(count: usize) -> Vec<LeaseTarget> {
         (0..count)
-            .map(|n| LeaseTarget { vnode: format!("vnode-cls-a-n{n:04}").into(), uid: n.to_string() })
+            .map(|n| LeaseTarget {
+                vnode: format!("vnode-cls-a-n{n:04}").into(),
+                uid: n.to_string(),
+                young: false,
+            })
             .collect()
     }
 
@@ -165,6 +176,21 @@ mod tests {
         assert_eq!(wheel.next_due(), Some(s(15)));
         wheel.set_targets(Vec::new(), s(15));
         assert_eq!(wheel.next_due(), None);
+    }
+
+    #[test]
+    fn vnodes_that_were_just_made_do_not_wait_for_each_others_leases() {
+        let mut wheel = Wheel::default();
+        wheel.set_targets(
+            targets(500).into_iter().map(|it| LeaseTarget { young: true, ..it }).collect(),
+            s(0),
+        );
+        let seconds = turn(&mut wheel, 0, 14);
+        assert!(seconds.iter().all(|renewed| *renewed < 100), "{seconds:?}");
+        assert!(wheel.places.values().all(|place| place.renewed.is_some()), "far within the 40 s of a Lease");
+        let mut few = Wheel::default();
+        few.set_targets(targets(5).into_iter().map(|it| LeaseTarget { young: true, ..it }).collect(), s(0));
+        assert_eq!(turn(&mut few, 0, 1), [5]);
     }
 
     #[test]

@@ -14,6 +14,7 @@ use std::{
     time::Duration,
 };
 
+use jiff::Timestamp;
 use kubeocean_api::{
     keys::{annotation, label},
     name::PortsExhausted,
@@ -33,6 +34,8 @@ use super::{
 };
 use kubeocean_runtime::queue::Queue;
 
+/// A vnode of this age or less is young (BU section 10).
+const YOUNG: Duration = Duration::from_secs(10);
 /// Quiet time before a change of requests is acted on.
 const QUIET: Duration = Duration::from_millis(200);
 /// Longest time between two reactions to a stream of such changes.
@@ -190,6 +193,8 @@ pub struct LeaseTarget {
     pub vnode: Arc<str>,
     /// Vnode UID.
     pub uid: String,
+    /// The vnode was made a moment ago: the node lifecycle controller gives it time.
+    pub young: bool,
 }
 
 impl NodeStore {
@@ -492,12 +497,18 @@ impl NodeStore {
         state.index.labelled(policies)
     }
 
-    /// Leases to renew now.
-    pub fn lease_targets(&self) -> Vec<LeaseTarget> {
+    /// Leases to renew.
+    pub fn lease_targets(&self, now: Timestamp) -> Vec<LeaseTarget> {
         let state = self.state.lock();
         let target = |(name, vnode): (&VnodeName, &Arc<NodeView>)| LeaseTarget {
             vnode: Arc::clone(name),
             uid: vnode.uid().to_owned(),
+            // The API server's clock may be ahead of ours.
+            young: vnode
+                .metadata
+                .creation_timestamp
+                .as_ref()
+                .is_some_and(|created| now.duration_since(created.0).unsigned_abs() < YOUNG),
         };
         state.index.renewable().map(target).collect()
     }

@@ -84,7 +84,7 @@ impl World {
             assert!(says.iter().all(|(name, it)| *it <= lease.available[name]), "{context}");
         }
         assert_eq!(view.ready(), pnode["status"]["conditions"][0]["status"] == "True", "{context}");
-        let renewed = self.syncer.store.lease_targets().iter().any(|it| it.uid == view.uid());
+        let renewed = self.syncer.store.lease_targets(self.now()).iter().any(|it| it.uid == view.uid());
         assert_eq!(renewed, view.ready(), "{context}");
         if effect(vnode) == Some("NoExecute") {
             let staying = |pod: &&Value| !super::users::is_exempt(pod) && pod["status"]["phase"] == "Running";
