@@ -17,6 +17,9 @@ pub const MAX_EVALUATORS: usize = 64;
 pub const MAX_ENTRIES: usize = 16;
 /// Default time of one call in milliseconds (PO-710 `limits.timeoutMilliseconds`).
 pub(crate) const TIMEOUT_MS: u32 = 100;
+/// Time of one call of a short form's entry in milliseconds. Its module is ours and needs microseconds; on a machine that
+/// has no time for us the answer should come late rather than never.
+pub(crate) const BUILTIN_TIMEOUT_MS: u32 = 1000;
 /// Default linear memory in MiB (PO-710 `limits.memoryMiB`).
 pub(crate) const MEMORY_MIB: u32 = 32;
 /// One in so many batches of several rows is run again in reversed order (PO-1005).

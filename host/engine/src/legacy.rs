@@ -10,7 +10,7 @@ use kubeocean_api::{NodeSelector, ResourceLeasingPolicySpec};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use crate::config::{MEMORY_MIB, TIMEOUT_MS};
+use crate::config::{BUILTIN_TIMEOUT_MS, MEMORY_MIB, TIMEOUT_MS};
 
 /// Name of the implicit first entry of every pipeline (PO-532).
 pub const BINDING_SELECTOR: &str = "binding-selector";
@@ -118,7 +118,7 @@ impl EntrySpec {
             on_error: OnError::LastKnown,
             decisions: None,
             weight: 1,
-            timeout_ms: TIMEOUT_MS,
+            timeout_ms: BUILTIN_TIMEOUT_MS,
             memory_mib: MEMORY_MIB,
         }
     }

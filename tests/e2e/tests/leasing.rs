@@ -279,11 +279,11 @@ async fn a_restart_is_not_seen(leasing: &mut Leasing) {
     reaches_all(leasing, json!({"resourceLimits": [json!({"resource": "cpu", "quantity": "4"})]}), "4").await;
 }
 
-/// A window that is open now and closes at the start of a minute that is not more than 95 s away; and that moment.
+/// A window that is open now and closes at the start of a minute that is 55 to 115 s away; and that moment.
 fn closing_window() -> (Value, Timestamp) {
     let now = Timestamp::now().to_zoned(TimeZone::UTC);
     // The end is inclusive (API-403). Too little of a minute would be over before anything was leased.
-    let last = if now.second() >= 25 { &now + 1.minute() } else { now.clone() };
+    let last = if now.second() >= 5 { &now + 1.minute() } else { now.clone() };
     let edge = (&last + 1.minute()).with().second(0).subsec_nanosecond(0).build().unwrap().timestamp();
     let start = (&now - 1.hour()).strftime("%H:%M").to_string();
     (json!([{"start": start, "end": last.strftime("%H:%M").to_string()}]), edge)

@@ -226,7 +226,6 @@ async fn what_is_gone_is_told_no_more(stage: &Stage, scene: &Scene<'_>, first: &
         &[
             ("syncer_vnode_total", &[], 1.0),
             ("syncer_cluster_origin_resource", &[("resource", "cpu")], 32_000.0),
-            ("syncer_vnode_writes_total", &[("kind", "delete")], 1.0),
             ("policy_offered", &[("rlp", BINDING), ("resource", "cpu")], 30_000.0),
         ],
     )

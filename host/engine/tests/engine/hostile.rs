@@ -202,7 +202,7 @@ fn four_endless_loops_delay_a_good_policy_only_a_little() {
             host(vec![policy(json!({})).module(
                 &entry,
                 &bytes,
-                json!({"limits": {"timeoutMilliseconds": 50 + i}}),
+                json!({"limits": {"timeoutMilliseconds": 990 + i}}),
             )])
         })
         .collect();
@@ -214,7 +214,7 @@ fn four_endless_loops_delay_a_good_policy_only_a_little() {
         }
         let started = Instant::now();
         assert_eq!(cpu(&good.one(noon(), node("a"))), 5900);
-        assert!(started.elapsed().as_millis() < 300, "took {:?}", started.elapsed());
+        assert!(started.elapsed().as_millis() < 900, "took {:?}", started.elapsed());
     });
 }
 
@@ -230,7 +230,7 @@ fn endless_loops_of_one_host_do_not_hold_up_the_rows_of_a_good_policy() {
     let bytes = guest().with("POISONED", "(call $forever)").bytes();
     let mut policies: Vec<_> = (0..4)
         .map(|i| {
-            let limits = json!({"limits": {"timeoutMilliseconds": 300}});
+            let limits = json!({"limits": {"timeoutMilliseconds": 1000}});
             policy(select(&format!("bad{i}"))).module("loops", &bytes, limits).named(&format!("bad{i}"), i)
         })
         .collect();
@@ -259,9 +259,9 @@ fn endless_loops_of_one_host_do_not_hold_up_the_rows_of_a_good_policy() {
     assert_eq!(told.len(), nodes.len());
     assert_eq!((told[&8].2, told[&9].2), (5900, 7));
     for good in [8, 9] {
-        assert!(told[&good].0.as_millis() < 300, "a good policy waited {:?}", told[&good].0);
+        assert!(told[&good].0.as_millis() < 900, "a good policy waited {:?}", told[&good].0);
     }
-    assert!(told[&0].0.as_millis() >= 300, "the loops were really on");
+    assert!(told[&0].0.as_millis() >= 1000, "the loops were really on");
     assert_eq!(told[&0].1, Verdict::Withhold);
     assert_eq!(
         (told[&1].1, told[&1].2),

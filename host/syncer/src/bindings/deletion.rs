@@ -7,7 +7,6 @@
 
 use std::time::Duration;
 
-use kubeocean_api::keys::annotation;
 use tokio_util::sync::CancellationToken;
 
 use super::{finalizer, status::Cleanup, strays};
@@ -54,11 +53,7 @@ pub(crate) fn wait_for_worker(leader: &Leader) {
         return;
     }
     let vnodes = leader.stores.nodes.vnode_names().len();
-    let message = format!(
-        "no connection to the worker cluster, {vnodes} virtual nodes left; if it is gone for good, annotate the \
-         ClusterBinding with {}=true",
-        annotation::FORCE_DETACH
-    );
+    let message = format!("no connection to the worker cluster, {vnodes} virtual nodes left");
     tell(leader, "WorkerLeftovers", message);
 }
 

@@ -277,6 +277,9 @@ pub(super) fn consider(
     let candidate = snapshot.pnode.as_ref().is_some_and(|pnode| is_candidate(pnode, surroundings));
     let knowledge = knowledge(surroundings, work.decision.as_ref(), candidate).ok_or(Outcome::Retry)?;
     let decided = matches!(knowledge, Knowledge::Decided(_));
+    if work.decision.as_ref().is_some_and(|decision| is_over(decision, now)) {
+        return Err(Outcome::Retry);
+    }
     let loading = surroundings.loading_left.filter(|_| work.decision.is_some() && !decided);
     let governed_by = work.decision.as_ref().and_then(|decision| decision.governed_by.as_deref());
     let policy = governed_by.and_then(|name| policies?.governing(name));
@@ -339,6 +342,11 @@ pub(super) fn consider(
         store.release_port_of_no_vnode(&work.key);
     }
     Ok(Considered { plan, wait: loading })
+}
+
+/// Whether an answer that closes a lease has ended while it waited for its turn: an eviction could not be undone.
+fn is_over(decision: &Decision, now: Timestamp) -> bool {
+    decision.withheld && decision.valid_until.is_some_and(|end| end <= now.as_second())
 }
 
 /// When a node whose plan was carried out is looked at again.
@@ -432,6 +440,16 @@ pub async fn open_gate(
 mod tests {
     use super::*;
     use crate::nodes::vnode::BindingView;
+
+    #[test]
+    fn only_an_answer_that_closes_a_lease_can_be_too_old() {
+        let now = Timestamp::from_second(1_800_000_000).unwrap();
+        let closed = |end: i64| Decision { withheld: true, valid_until: Some(end), ..Decision::default() };
+        assert!(is_over(&closed(1_800_000_000), now));
+        assert!(!is_over(&closed(1_800_000_001), now));
+        assert!(!is_over(&Decision { withheld: false, ..closed(1_799_999_000) }, now));
+        assert!(!is_over(&Decision { valid_until: None, ..closed(0) }, now));
+    }
 
     fn surroundings(readiness: Readiness, waiting: bool) -> Surroundings {
         Surroundings {

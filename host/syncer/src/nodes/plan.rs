@@ -123,7 +123,9 @@ fn withdrawal_cause(input: &NodeInput<'_>) -> Option<Cause> {
         return Some(Cause::Excluded);
     }
     if let Some(vnode) = input.vnode {
-        if vnode.annotation_or_label(annotation::PHYSICAL_NODE_UID) != Some(pnode.uid()) {
+        // One of the two is enough: a user may have edited the other, which is then restored.
+        let said = [vnode.annotation(annotation::PHYSICAL_NODE_UID), vnode.label(label::PHYSICAL_NODE_UID)];
+        if !said.contains(&Some(pnode.uid())) {
             return Some(Cause::NodeReplaced);
         }
         if vnode.terminating() {
@@ -155,7 +157,7 @@ fn plan_withdrawal(input: &NodeInput<'_>, cause: Cause) -> NodePlan {
         pods: input.pods,
         conditions: &told(input, pnode, vnode),
         addresses: &addresses_of(input, vnode),
-        written: pnode.map(|pnode| Written::of(pnode, input.written)),
+        written: pnode.map(|pnode| Written::conditions_of(pnode, input.written)),
     };
     let next_wake = withdraw(&withdrawal, &mut actions);
     let decided = match input.knowledge {
@@ -389,7 +391,7 @@ fn mirror(input: &NodeInput<'_>) -> Vec<Action> {
     let (Some(vnode), Some(pnode)) = (input.vnode, input.pnode) else { return Vec::new() };
     let (wanted, addresses) = (told(input, Some(pnode), vnode), addresses_of(input, vnode));
     let taints = reachability_taint(vnode, input.unreachable);
-    let written = Written::of(pnode, input.written);
+    let written = Written::conditions_of(pnode, input.written);
     let status = Action::show_conditions(vnode, &wanted, Some(&addresses), &[], Some(written));
     // One of the two per round: both carry the version this was computed from.
     taints.map(Action::PatchVnode).or(status).into_iter().collect()

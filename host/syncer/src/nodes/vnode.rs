@@ -371,6 +371,12 @@ impl Written {
             event_at: before.and_then(|before| before.event_at),
         }
     }
+
+    /// As [`Written::of`] when conditions were written and taints were not.
+    pub fn conditions_of(pnode: &NodeView, before: Option<&Self>) -> Self {
+        let lifecycle_taints = before.map(|before| before.lifecycle_taints.clone()).unwrap_or_default();
+        Self { lifecycle_taints, ..Self::of(pnode, before) }
+    }
 }
 
 /// The Proxier address of a vnode: the one it has while that is served, else one by the vnode's name; without any

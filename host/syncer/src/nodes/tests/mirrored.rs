@@ -119,6 +119,33 @@ fn without_a_record_only_what_is_certainly_ours_goes() {
     assert!(model.taint("users").is_some());
 }
 
+/// BU section 7: what a user makes of our record of the worker node's UID is restored, and drains nobody.
+#[rstest]
+#[case("annotations")]
+#[case("labels")]
+fn an_edited_uid_of_the_worker_node_drains_nobody(#[case] map: &str) {
+    let mut model = Model::leased();
+    model.vnode.as_mut().unwrap()["metadata"][map][annotation::PHYSICAL_NODE_UID] = "other".into();
+    let lines = model.settle();
+    let vnode = model.vnode.unwrap();
+    assert_eq!(vnode["metadata"]["deletionTimestamp"], Value::Null, "{lines:?}");
+    assert_eq!(vnode["metadata"][map][annotation::PHYSICAL_NODE_UID], "p-1");
+}
+
+/// What is written while policies load are conditions; taints that came meanwhile are mirrored afterwards.
+#[test]
+fn a_lifecycle_taint_that_came_while_policies_loaded_is_not_forgotten() {
+    let mut model = Model::leased();
+    let decision = model.decision.take();
+    model.pnode.as_mut().unwrap()["spec"]["taints"] =
+        json!([{"key": "node.kubernetes.io/not-ready", "effect": "NoExecute"}]);
+    ready(&mut model, "False");
+    assert!(!model.settle().is_empty());
+    model.decision = decision;
+    model.settle();
+    assert_eq!(model.taint("node.kubernetes.io/not-ready").as_deref(), Some("NoExecute"));
+}
+
 fn promised_grace() -> Model {
     let mut model = Model::new();
     model.decision.as_mut().unwrap().reclaim = Reclaim::Graceful(600);
