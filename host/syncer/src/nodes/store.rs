@@ -570,16 +570,20 @@ impl NodeStore {
     }
 
     pub(super) fn reset_vnodes(&self, all: Vec<NodeView>) {
-        let (dirty, lost) = {
+        let (dirty, lost, policies) = {
             let mut state = self.state.lock();
+            // Those that only a vnode named which went unseen may be waited for by nobody else.
+            let mut policies = applied(&state.index);
             let dirty = state.index.reset_vnodes(all);
+            policies.extend(applied(&state.index));
             let lost: Vec<String> =
                 state.index.vnodes().filter_map(|vnode| self.ports.adopt(vnode)).collect();
-            (dirty, lost)
+            (dirty, lost, policies)
         };
         self.ports.tell(lost);
         self.queue.add_all(dirty.iter().cloned());
         self.tell_vnodes(dirty);
+        self.tell_policies(policies);
     }
 
     pub(super) fn change(&self, change: impl FnOnce(&mut Index) -> BTreeSet<VnodeName>) {
@@ -633,6 +637,12 @@ impl NodeStore {
     }
 }
 
+/// The policies that vnodes name.
+fn applied(index: &Index) -> BTreeSet<String> {
+    let names = index.vnodes().filter_map(|vnode| vnode.annotation(annotation::POLICIES_APPLIED));
+    names.map(str::to_owned).collect()
+}
+
 fn add(sum: &mut Amounts, more: &Amounts) {
     for (resource, amount) in more {
         let entry = sum.entry(resource.clone()).or_default();
@@ -674,6 +684,20 @@ mod tests {
             store.saw_vnode(serde_json::from_value(vnode).unwrap());
             assert_eq!(store.vnode("vnode-cls-a-n1").unwrap().ours, ours, "{name:?}");
         }
+    }
+
+    /// Its finalizer waits for the last vnode that names it, also for one that went while nobody watched.
+    #[test]
+    fn a_policy_hears_of_vnodes_that_went_unseen() {
+        let store = store();
+        let mut named = vnode("vnode-cls-a-n1", 1, 20_001);
+        named.metadata.annotations = Some([(annotation::POLICIES_APPLIED.to_owned(), "p".to_owned())].into());
+        store.saw_vnode(named);
+        let heard = Arc::new(Mutex::new(Vec::new()));
+        let ears = Arc::clone(&heard);
+        store.on_policy_usage_change(move |policy| ears.lock().push(policy.to_owned()));
+        store.reset_vnodes(Vec::new());
+        assert_eq!(*heard.lock(), ["p"]);
     }
 
     #[test]
