@@ -313,7 +313,7 @@ pub(super) fn consider(
     };
     let mut plan = plan_node(&input);
     if plan.ends_lease
-        && let Some(wait) = desk.pace.begin(tokio::time::Instant::now())
+        && let Some(wait) = desk.pace.begin(&work.key, tokio::time::Instant::now())
     {
         let plan = NodePlan { actions: plan_waiting(&input), ..NodePlan::default() };
         return Ok(Considered { plan, wait: Some(wait) });

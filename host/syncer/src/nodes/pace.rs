@@ -4,10 +4,12 @@
 //! Only the beginning of a withdrawal is paced, and only one that has no other reason than a policy or selector: a node
 //! that is gone waits for nobody.
 
-use std::{collections::VecDeque, time::Duration};
+use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use parking_lot::Mutex;
 use tokio::time::Instant;
+
+use super::index::VnodeName;
 
 const MINUTE: Duration = Duration::from_mins(1);
 
@@ -16,7 +18,7 @@ const MINUTE: Duration = Duration::from_mins(1);
 pub struct Pace {
     /// 0 is unlimited.
     per_minute: u32,
-    begun: Mutex<VecDeque<Instant>>,
+    begun: Mutex<VecDeque<(Instant, VnodeName)>>,
 }
 
 impl Pace {
@@ -25,21 +27,25 @@ impl Pace {
         Self { per_minute, begun: Mutex::default() }
     }
 
-    /// Takes a turn; or says how long to wait for one.
-    pub fn begin(&self, now: Instant) -> Option<Duration> {
+    /// Takes a turn for a vnode; or says how long to wait for one. A turn is taken once, also if the first write of the
+    /// withdrawal meets a conflict and is planned again.
+    pub fn begin(&self, vnode: &VnodeName, now: Instant) -> Option<Duration> {
         if self.per_minute == 0 {
             return None;
         }
         let mut begun = self.begun.lock();
-        while begun.front().is_some_and(|at| now.duration_since(*at) >= MINUTE) {
+        while begun.front().is_some_and(|(at, _)| now.duration_since(*at) >= MINUTE) {
             begun.pop_front();
         }
+        if begun.iter().any(|(_, taken)| taken == vnode) {
+            return None;
+        }
         match begun.front() {
-            Some(first) if begun.len() >= usize::try_from(self.per_minute).unwrap_or(usize::MAX) => {
+            Some((first, _)) if begun.len() >= usize::try_from(self.per_minute).unwrap_or(usize::MAX) => {
                 Some(MINUTE.saturating_sub(now.duration_since(*first)))
             }
             _ => {
-                begun.push_back(now);
+                begun.push_back((now, Arc::clone(vnode)));
                 None
             }
         }
@@ -54,12 +60,14 @@ mod tests {
     fn so_many_a_minute_begin_and_the_others_wait() {
         let (pace, start) = (Pace::new(2), Instant::now());
         let at = |second| start + Duration::from_secs(second);
-        assert_eq!(pace.begin(at(0)), None);
-        assert_eq!(pace.begin(at(10)), None);
-        assert_eq!(pace.begin(at(20)), Some(Duration::from_secs(40)));
-        assert_eq!(pace.begin(at(60)), None);
-        assert_eq!(pace.begin(at(60)), Some(Duration::from_secs(10)));
+        let [a, b, c, d]: [VnodeName; 4] = ["a", "b", "c", "d"].map(Arc::from);
+        assert_eq!(pace.begin(&a, at(0)), None);
+        assert_eq!(pace.begin(&b, at(10)), None);
+        assert_eq!(pace.begin(&a, at(11)), None, "it has its turn");
+        assert_eq!(pace.begin(&c, at(20)), Some(Duration::from_secs(40)));
+        assert_eq!(pace.begin(&c, at(60)), None);
+        assert_eq!(pace.begin(&d, at(60)), Some(Duration::from_secs(10)));
         let free = Pace::new(0);
-        assert!((0..1000).all(|_| free.begin(start).is_none()));
+        assert!((0..1000).all(|_| free.begin(&a, start).is_none()));
     }
 }
