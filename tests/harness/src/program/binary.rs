@@ -6,6 +6,7 @@
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::OnceLock;
+use std::time::SystemTime;
 
 use anyhow::{Context, Result, anyhow, bail};
 
@@ -63,34 +64,27 @@ fn build_arguments(profile: &str) -> Vec<&str> {
     }
 }
 
-/// Whether no file that Cargo compiled into the binary, and no dependency version, is newer. Cargo lists the files beside
-/// it, in the form of a Makefile rule.
+/// Whether no source of the program, and no dependency version, is newer than it.
 fn is_fresh(binary: &Path) -> bool {
-    let modified = |path: &Path| std::fs::metadata(path).and_then(|metadata| metadata.modified());
-    let (Ok(built), Ok(rule)) = (modified(binary), std::fs::read_to_string(binary.with_extension("d")))
-    else {
-        return false;
-    };
-    let lock = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../../Cargo.lock")).to_owned();
-    let mut inputs = prerequisites(&rule).into_iter().chain([lock]);
-    // A file that is gone is a change, too.
-    inputs.all(|input| modified(&input).is_ok_and(|changed| changed <= built))
+    let root = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../.."));
+    let Ok(built) = std::fs::metadata(binary).and_then(|metadata| metadata.modified()) else { return false };
+    let sources = ["Cargo.lock", "Cargo.toml", "builtin-policies", "host", "policy-sdk", "proxier"];
+    sources.iter().all(|source| is_older(&root.join(source), built))
 }
 
-/// The files after the colon; a space inside a name is written with a backslash.
-fn prerequisites(rule: &str) -> Vec<PathBuf> {
-    let Some((_, files)) = rule.split_once(": ") else { return Vec::new() };
-    let mut names = vec![String::new()];
-    let mut characters = files.trim_end().chars();
-    while let Some(character) = characters.next() {
-        match (character, names.last_mut()) {
-            ('\\', Some(name)) => name.extend(characters.next()),
-            (' ', _) => names.push(String::new()),
-            (_, Some(name)) => name.push(character),
-            (_, None) => {}
-        }
+/// Whether a file, or everything in a folder that is compiled into a program, is older than `built`. What cannot be read
+/// counts as newer.
+fn is_older(path: &Path, built: SystemTime) -> bool {
+    // Tests are no part of the program: when they change, Cargo does not build it again.
+    if path.file_name().is_some_and(|name| ["tests", "tests.rs", "benches"].iter().any(|test| name == *test))
+    {
+        return true;
     }
-    names.into_iter().filter(|name| !name.is_empty()).map(PathBuf::from).collect()
+    if path.is_dir() {
+        let Ok(entries) = std::fs::read_dir(path) else { return false };
+        return entries.into_iter().all(|entry| entry.is_ok_and(|entry| is_older(&entry.path(), built)));
+    }
+    std::fs::metadata(path).and_then(|metadata| metadata.modified()).is_ok_and(|changed| changed <= built)
 }
 
 /// `target/debug` of `target/debug/deps/test-1234`, `target/debug/examples/x` and `target/debug/x`.
@@ -114,14 +108,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_sources_of_a_binary_are_read_from_its_rule() {
-        let rule = "/t/debug/x: /s/main.rs /s/with\\ space.rs\n";
-        assert_eq!(prerequisites(rule), [Path::new("/s/main.rs"), Path::new("/s/with space.rs")]);
-    }
-
-    #[test]
-    fn a_binary_without_a_list_of_sources_is_not_trusted() {
+    fn a_program_that_is_missing_or_older_than_a_source_is_built() {
         assert!(!is_fresh(&std::env::current_exe().unwrap().with_file_name("no-such-binary")));
+        let folder = tempfile::tempdir().unwrap();
+        let source = folder.path().join("src/main.rs");
+        std::fs::create_dir_all(source.parent().unwrap()).unwrap();
+        std::fs::write(&source, "").unwrap();
+        let written = std::fs::metadata(&source).unwrap().modified().unwrap();
+        assert!(is_older(folder.path(), written));
+        assert!(!is_older(folder.path(), written - std::time::Duration::from_secs(1)));
+        std::fs::rename(&source, folder.path().join("src/tests.rs")).unwrap();
+        assert!(is_older(folder.path(), written - std::time::Duration::from_secs(1)));
     }
 
     #[test]
