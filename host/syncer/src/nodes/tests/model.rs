@@ -131,6 +131,10 @@ impl Model {
 
     /// Plans and applies until nothing is left to do; returns every action as one line each.
     pub(super) fn settle(&mut self) -> Vec<String> {
+        self.settle_by(Self::apply)
+    }
+
+    fn settle_by(&mut self, apply: impl Fn(&mut Self, Action)) -> Vec<String> {
         let mut lines = Vec::new();
         for _ in 0..8 {
             let plan = self.plan();
@@ -139,7 +143,7 @@ impl Model {
             }
             for action in plan.actions {
                 lines.push(action.to_string());
-                self.apply(action);
+                apply(self, action);
             }
         }
         panic!("never settles: {lines:#?}");
@@ -203,22 +207,13 @@ impl Model {
 impl Model {
     /// As `settle`, but deleted pods linger as terminating ones.
     pub(super) fn settle_until_blocked(&mut self) -> Vec<String> {
-        let mut lines = Vec::new();
-        for _ in 0..8 {
-            let plan = self.plan();
-            if plan.actions.is_empty() {
-                return lines;
+        self.settle_by(|model, action| {
+            if let Action::DeletePod { uid, .. } = &action {
+                model.pods.iter_mut().find(|pod| pod.uid == *uid).unwrap().deleting = true;
+            } else {
+                model.apply(action);
             }
-            for action in plan.actions {
-                lines.push(action.to_string());
-                if let Action::DeletePod { uid, .. } = &action {
-                    self.pods.iter_mut().find(|pod| pod.uid == *uid).unwrap().deleting = true;
-                } else {
-                    self.apply(action);
-                }
-            }
-        }
-        panic!("never settles: {lines:#?}");
+        })
     }
 }
 
