@@ -54,7 +54,7 @@ pub(crate) async fn connect(
         .with_context(|| format!("context {named} of the kubeconfig cannot be used"))
         .or_unusable()?;
     let server = config.cluster_url.to_string();
-    let client = kubeocean_runtime::binding::connection::client(config, None)
+    let client = kubeocean_runtime::client::client(config, None)
         .with_context(|| format!("context {named} of the kubeconfig cannot be used"))
         .or_unusable()?;
     Ok((client, server))

@@ -56,6 +56,8 @@ pub(crate) struct Settings {
     pub(crate) engine: Engine,
     /// Client of the computing cluster for what serves all bindings.
     pub(crate) computing: Client,
+    /// Another one, for the elections and Leases of all bindings.
+    pub(crate) leases: Client,
     /// The process's listeners of the kubelet API, with room for every binding.
     pub(crate) proxier: Proxier,
 }
@@ -214,6 +216,7 @@ impl InProcess {
         let health = Arc::<Health>::default();
         let metrics = Arc::new(SyncerMetrics::new(&identity.binding));
         let surroundings = Surroundings {
+            leases: self.settings.leases.clone(),
             clock: Arc::new(SystemClock),
             health: Arc::clone(&health),
             metrics: Arc::clone(&metrics),

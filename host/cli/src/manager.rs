@@ -78,6 +78,7 @@ async fn serve(args: &Args) -> anyhow::Result<()> {
     let rate = RequestRate::of(args.kube_client_qps, args.kube_client_burst);
     // Those who serve users and bindings are not held back by what the Manager asks.
     let shared = computing::client(connection.clone(), None)?;
+    let leases = computing::client(connection.clone(), None)?;
     let computing = computing::client(connection, rate)?;
     let cancel = CancellationToken::new();
     process::stop_on_signal(cancel.clone())?;
@@ -119,6 +120,7 @@ async fn serve(args: &Args) -> anyhow::Result<()> {
         kubeconfig: program.kubeconfig.clone(),
         computing_rate: args.syncer.computing_rate(),
         computing: shared,
+        leases,
         proxier,
     });
     components.run_proxier(proxier_events);

@@ -124,12 +124,14 @@ async fn serve(args: &Args, binding: &str) -> anyhow::Result<()> {
     let program = &args.program;
     let config = args.syncer.config(binding, &program.system_namespace)?;
     let listeners = program.listeners().await?;
-    let computing = computing::connect(program.kubeconfig.as_deref(), args.syncer.computing_rate()).await?;
+    let connection = computing::config(program.kubeconfig.as_deref()).await?;
+    let leases = computing::client(connection.clone(), None)?;
+    let computing = computing::client(connection, args.syncer.computing_rate())?;
     let cancel = CancellationToken::new();
     process::stop_on_signal(cancel.clone())?;
     let lease = non_empty(&args.leader_election_id, &format!("kubeocean-syncer-{binding}"));
     let surroundings = ProcessConfig { election: program.election(&lease), listeners };
-    kubeocean_syncer::process::run(Arc::new(config), surroundings, computing, cancel)
+    kubeocean_syncer::process::run(Arc::new(config), surroundings, computing, leases, cancel)
         .await
         .map_err(Into::into)
 }

@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 pub mod binding;
+pub mod client;
 pub mod clock;
 pub mod election;
 pub mod error;

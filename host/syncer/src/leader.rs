@@ -50,8 +50,10 @@ use tokio_util::sync::CancellationToken;
 const RETRY: std::time::Duration = std::time::Duration::from_secs(2);
 
 /// What the leader is given.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Surroundings {
+    /// Client of the computing cluster for the election and the vnodes' Leases alone: a renewal waits behind nothing.
+    pub leases: Client,
     /// Clock.
     pub clock: Arc<dyn Clock>,
     /// Probes.
@@ -62,6 +64,12 @@ pub struct Surroundings {
     pub ports: Arc<Ports>,
     /// Where addresses of Proxiers come from, if the settings name none.
     pub proxiers: ProxierSource,
+}
+
+impl std::fmt::Debug for Surroundings {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Surroundings").field("proxiers", &self.proxiers).finish_non_exhaustive()
+    }
 }
 
 /// Where a binding's Syncer learns the addresses of its Proxiers (MC-133).
@@ -80,6 +88,8 @@ pub struct Leader {
     pub config: Arc<SyncerConfig>,
     /// Client of the computing cluster.
     pub computing: Client,
+    /// As [`Surroundings::leases`].
+    pub leases: Client,
     /// The binding as it is now.
     pub binding: watch::Receiver<Arc<Binding>>,
     /// UID of the computing cluster's namespace `kube-system`.
@@ -259,6 +269,7 @@ impl Office {
         Leader {
             config: Arc::clone(&self.config),
             computing: self.computing.clone(),
+            leases: self.surroundings.leases.clone(),
             binding: receiver,
             computing_uid,
             events: self.events.clone(),
@@ -294,7 +305,7 @@ fn start_computing_side(leader: &Leader, tasks: &mut Tasks, cancel: &Cancellatio
         "vnodes",
         watch_vnodes(leader.computing.clone(), Arc::clone(nodes), Arc::clone(&vnodes), cancel.clone()),
     );
-    let keeper = LeaseKeeper::new(leader.computing.clone(), Arc::clone(nodes), Arc::clone(&leader.clock));
+    let keeper = LeaseKeeper::new(leader.leases.clone(), Arc::clone(nodes), Arc::clone(&leader.clock));
     tasks.spawn("leases", keeper.run(cancel.clone()));
     if leader.config.proxier_addresses.is_empty() {
         let (computing, nodes, config) =

@@ -45,11 +45,13 @@ pub enum SyncerError {
     Election(#[from] ElectionTimes),
 }
 
-/// Runs until `cancel` or a failure. Everything that was started has ended when this returns.
+/// Runs until `cancel` or a failure. Everything that was started has ended when this returns. `leases` is another client of
+/// the computing cluster, with a connection of its own.
 pub async fn run(
     config: Arc<SyncerConfig>,
     process: ProcessConfig,
     computing: Client,
+    leases: Client,
     cancel: CancellationToken,
 ) -> Result<(), SyncerError> {
     process.election.as_ref().map_or(Ok(()), ElectionConfig::validate)?;
@@ -68,6 +70,7 @@ pub async fn run(
         standby: Standby::Ready,
         computing,
         surroundings: Surroundings {
+            leases,
             clock: Arc::new(SystemClock),
             health,
             metrics,
@@ -132,7 +135,9 @@ impl std::fmt::Debug for Service {
 pub async fn serve_binding(service: Service, cancel: &CancellationToken) -> Result<(), SyncerError> {
     let Service { config, election, standby, computing, engine, surroundings } = service;
     let participant =
-        election.map(|election| Election::new(computing.clone(), election, Arc::clone(&surroundings.clock)));
+        election.map(|election| {
+            Election::new(surroundings.leases.clone(), election, Arc::clone(&surroundings.clock))
+        });
     let health = Arc::clone(&surroundings.health);
     let attempted = move |answered: bool| {
         health.progress();

@@ -16,7 +16,6 @@ use jiff::Timestamp;
 use kube::{Client, config::KubeConfigOptions};
 use kubeocean_runtime::{
     binding::{
-        connection,
         kubeconfig::{self, KUBECONFIG_KEY, KubeconfigError},
         watch::{SecretState, follow_secret},
     },
@@ -360,7 +359,7 @@ impl Attendant {
             .await
             .map_err(|error| unusable(error.to_string()))?;
         let server = config.cluster_url.clone();
-        let client = connection::client(config, None).map_err(|error| unusable(error.to_string()))?;
+        let client = kubeocean_runtime::client::client(config, None).map_err(|error| unusable(error.to_string()))?;
         Ok(Worker { client, server, life, insecure })
     }
 }

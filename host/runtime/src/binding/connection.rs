@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use kube::{Client, client::ClientBuilder, config::KubeConfigOptions};
+use kube::{Client, config::KubeConfigOptions};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -11,10 +11,7 @@ use super::{
     kubeconfig::{self, KubeconfigError},
     watch::SecretState,
 };
-use crate::{
-    queue::spread,
-    rate::{RateLayer, RequestRate},
-};
+use crate::{client::client, queue::spread, rate::RequestRate};
 
 /// Limit of the version request that proves a connection.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(30);
@@ -111,15 +108,6 @@ async fn connect(
         Ok(Err(error)) => Err(unreachable(root_cause(&error))),
         Err(_) => Err(unreachable(format!("no answer within {} s", PROBE_TIMEOUT.as_secs()))),
     }
-}
-
-/// A client without limits on the whole connection: each request has its own, and a watch must not be cut.
-pub fn client(mut config: kube::Config, rate: Option<RequestRate>) -> Result<Client, kube::Error> {
-    config.read_timeout = None;
-    config.write_timeout = None;
-    config.connect_timeout = Some(Duration::from_secs(10));
-    let Some(rate) = rate else { return Client::try_from(config) };
-    Ok(ClientBuilder::try_from(config)?.with_layer(&RateLayer::new(rate)).build())
 }
 
 fn root_cause(error: &(dyn std::error::Error + 'static)) -> String {

@@ -1,7 +1,8 @@
 //! When each Lease is due.
 //!
 //! Pure: time is a parameter. Each vnode has its own place in the interval, from its name, so that N vnodes cost N/10
-//! writes a second without bursts. Every vnode is due at once at start, and when it becomes ready again. Of many vnodes
+//! writes a second without bursts. What is due within the same quarter of a second is renewed together: it costs one
+//! wake-up, and requests and answers share packets. Every vnode is due at once at start, and when it becomes ready again. Of many vnodes
 //! one that was just made takes its place in the interval: the node lifecycle controller waits 40 s for its first Lease,
 //! and the next vnodes should not wait for it.
 
@@ -19,6 +20,8 @@ use crate::nodes::store::LeaseTarget;
 pub const INTERVAL: Duration = Duration::from_secs(10);
 /// `leaseDurationSeconds` (BU-1001).
 pub const DURATION_SECONDS: i32 = 40;
+/// Places in the interval are so far apart.
+const STEP: Duration = Duration::from_millis(250);
 /// From so many vnodes on new ones are many.
 const MANY: usize = 64;
 /// A renewal later than this after the one before is counted as late.
@@ -115,11 +118,12 @@ fn millis(time: Duration) -> u64 {
     u64::try_from(time.as_millis()).unwrap_or(u64::MAX / 4)
 }
 
-/// Milliseconds into the interval. Names of vnodes differ in their last characters only, hence a real hash.
+/// Milliseconds into the interval, a multiple of [`STEP`]. Names of vnodes differ in their last characters only, hence a real hash.
 fn phase(vnode: &str) -> u64 {
     let digest = Sha256::digest(vnode.as_bytes());
     let first: u64 = digest.iter().take(7).fold(0, |number, byte| (number << 8) | u64::from(*byte));
-    first % millis(INTERVAL)
+    let step = millis(STEP);
+    first % (millis(INTERVAL) / step) * step
 }
 
 #[cfg(test)]

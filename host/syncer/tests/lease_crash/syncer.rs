@@ -4,7 +4,7 @@ use std::sync::{Arc, OnceLock};
 
 use kube::{Client, Config};
 use kubeocean_engine::{Engine, EngineConfig};
-use kubeocean_runtime::{binding::connection::client, clock::SystemClock};
+use kubeocean_runtime::{client::client, clock::SystemClock};
 use kubeocean_syncer::{
     config::SyncerConfig,
     leader::{ProxierSource, Surroundings},
@@ -29,14 +29,15 @@ impl Syncer {
             tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         let mut config = SyncerConfig::new(binding);
         config.proxier_addresses = vec!["192.0.2.1".parse().unwrap()];
-        let (config, address) = (Arc::new(config), computing.parse().unwrap());
+        let (config, address) = (Arc::new(config), computing.parse::<http::Uri>().unwrap());
         runtime.spawn(async move {
             let service = Service {
                 engine: engine().clone(),
                 election: None,
                 standby: Standby::Ready,
-                computing: computing_client(address),
+                computing: computing_client(address.clone()),
                 surroundings: Surroundings {
+                    leases: computing_client(address),
                     clock: Arc::new(SystemClock),
                     health: Arc::default(),
                     metrics: Arc::new(SyncerMetrics::new(&config.binding_name)),

@@ -1,0 +1,71 @@
+//! How we talk to an API server: HTTP/2, all requests and watches of a client on one connection.
+//!
+//! kube's own stack speaks HTTP/1.1, where each request in flight and each watch needs a connection with a TLS handshake
+//! and buffers of its own. A hundred workers then cost a hundred connections; here they cost none, and answers that come
+//! together are read together. A connection that died silently is noticed by pings, watches included.
+
+use std::time::Duration;
+
+use hyper_util::{
+    client::legacy::{Builder, connect::HttpConnector},
+    rt::{TokioExecutor, TokioTimer},
+};
+use kube::{
+    Client, Config,
+    client::{Body, ClientBuilder, ConfigExt, retry::RetryPolicy},
+};
+use tower::{BoxError, ServiceBuilder, retry::RetryLayer};
+
+use crate::rate::{RateLayer, RequestRate};
+
+/// Limit of TCP, then of TLS, until there is a connection.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// A silent connection is asked for a sign of life this often, and given up without one.
+const PING_INTERVAL: Duration = Duration::from_secs(20);
+const PING_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// A client without a time limit on the whole connection: each request has its own, and a watch must not be cut.
+///
+/// Each call makes a client with a connection of its own. Errors: certificates, keys or headers of `config` that cannot
+/// be used.
+pub fn client(mut config: Config, rate: Option<RequestRate>) -> Result<Client, kube::Error> {
+    config.read_timeout = None;
+    config.write_timeout = None;
+    config.connect_timeout = Some(CONNECT_TIMEOUT);
+    if config.proxy_url.is_some() {
+        // kube knows the kinds of proxies.
+        let builder = ClientBuilder::try_from(config)?;
+        return Ok(match rate {
+            Some(rate) => builder.with_layer(&RateLayer::new(rate)).build(),
+            None => builder.build(),
+        });
+    }
+    let tls = config.rustls_client_config()?;
+    let mut connector = hyper_rustls::HttpsConnectorBuilder::new().with_tls_config(tls).https_or_http();
+    if let Some(name) = &config.tls_server_name {
+        let name = name.clone().try_into().map_err(|error| kube::Error::Service(Box::new(error)))?;
+        connector = connector.with_server_name_resolver(hyper_rustls::FixedServerNameResolver::new(name));
+    }
+    let mut tcp = HttpConnector::new();
+    tcp.enforce_http(false);
+    tcp.set_nodelay(true);
+    tcp.set_connect_timeout(Some(CONNECT_TIMEOUT));
+    // HTTP/1.1 stays for servers, and load balancers in front of them, that know nothing else.
+    let connector = connector.enable_http1().enable_http2().wrap_connector(tcp);
+    let http = Builder::new(TokioExecutor::new())
+        .timer(TokioTimer::new())
+        .pool_timer(TokioTimer::new())
+        .http2_keep_alive_interval(PING_INTERVAL)
+        .http2_keep_alive_timeout(PING_TIMEOUT)
+        .build::<_, Body>(connector);
+    let service = ServiceBuilder::new()
+        .option_layer(rate.map(RateLayer::new))
+        .layer(config.base_uri_layer())
+        // A server that is busy says when to come again.
+        .layer(RetryLayer::new(RetryPolicy::server_retry()))
+        .option_layer(config.auth_layer()?)
+        .layer(config.extra_headers_layer()?)
+        .map_err(BoxError::from)
+        .service(http);
+    Ok(ClientBuilder::new(service, config.default_namespace).build())
+}
