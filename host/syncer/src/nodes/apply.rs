@@ -16,7 +16,7 @@ use kubeocean_api::{
 use serde_json::{Value, json};
 
 use super::{
-    action::{Action, PodDeletion, VnodeEvent},
+    action::{Action, PodDeletion, VnodeEvent, status_patch},
     decide::NodeRuntime,
     index::Snapshot,
     metadata::ExpectedMetadata,
@@ -142,15 +142,12 @@ async fn one(
             *version = None;
             runtime.store.set_written(&name, written);
         }
-        Action::PatchStatus { name, uid, resource_version, conditions, addresses, written } => {
+        Action::PatchStatus { name, uid, resource_version, conditions, addresses, lowered, written } => {
             let version_now = version.clone().unwrap_or(resource_version);
-            let mut change = json!({
+            let change = json!({
                 "metadata": {"uid": uid, "resourceVersion": version_now},
-                "status": {"conditions": conditions},
+                "status": status_patch(&conditions, addresses.as_deref(), &lowered),
             });
-            if let Some(addresses) = addresses {
-                change["status"]["addresses"] = json!(addresses);
-            }
             let path = format!("{}?fieldManager={}", paths::node_status(&name), manager::SYNCER);
             let answer = merge_patch(computing, &path, &change).await?;
             *version = saw(runtime, answer);

@@ -8,7 +8,7 @@ use kubeocean_engine::{Engine, EngineConfig};
 use serde_json::{Value, json};
 
 use crate::nodes::{
-    action::Action,
+    action::{Action, status_patch},
     decision::{Decision, DecisionReason, Reclaim, Standing, Verdict},
     plan::{Knowledge, LabelOwner, NodeInput, NodePlan, plan_node},
     snapshot::{Amounts, available, base},
@@ -174,12 +174,9 @@ impl Model {
                 server_side_apply(self.vnode.as_mut().unwrap(), &mut self.applied, &body);
                 self.written = Some(written);
             }
-            Action::PatchStatus { conditions, addresses, written, .. } => {
-                let vnode = self.vnode.as_mut().unwrap();
-                vnode["status"]["conditions"] = json!(conditions);
-                if let Some(addresses) = addresses {
-                    vnode["status"]["addresses"] = json!(addresses);
-                }
+            Action::PatchStatus { conditions, addresses, lowered, written, .. } => {
+                let status = status_patch(&conditions, addresses.as_deref(), &lowered);
+                merge(self.vnode.as_mut().unwrap(), &json!({"status": status}));
                 self.written = written.or(self.written.take());
             }
             Action::LabelWorkerNode { policy, .. } => {

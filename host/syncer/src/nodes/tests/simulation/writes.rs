@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     nodes::{
-        action::{Action, PodDeletion},
+        action::{Action, PodDeletion, status_patch},
         decide::Work,
         decision::Verdict,
         snapshot::published,
@@ -40,10 +40,11 @@ pub(super) struct Met {
     pub(super) lost_answers: usize,
     pub(super) crashes: usize,
     pub(super) held: usize,
+    pub(super) lowered: usize,
 }
 
 impl Met {
-    fn counts(&self) -> [usize; 12] {
+    fn counts(&self) -> [usize; 13] {
         [
             self.created,
             self.applied,
@@ -57,6 +58,7 @@ impl Met {
             self.lost_answers,
             self.crashes,
             self.held,
+            self.lowered,
         ]
     }
 
@@ -78,6 +80,7 @@ impl Met {
             lost_answers,
             crashes,
             held,
+            lowered,
         ] = std::array::from_fn(|at| self.counts()[at] + more.counts()[at]);
         *self = Self {
             created,
@@ -92,6 +95,7 @@ impl Met {
             lost_answers,
             crashes,
             held,
+            lowered,
         };
     }
 }
@@ -236,16 +240,16 @@ impl World {
                 self.answer(key, Some(written), version)?;
                 *version = None;
             }
-            Action::PatchStatus { uid, resource_version, conditions, addresses, written, .. } => {
+            Action::PatchStatus {
+                uid, resource_version, conditions, addresses, lowered, written, ..
+            } => {
                 let resource_version = version.clone().unwrap_or(resource_version);
-                let mut patch = json!({
+                let patch = json!({
                     "metadata": {"uid": uid, "resourceVersion": resource_version},
-                    "status": {"conditions": conditions},
+                    "status": status_patch(&conditions, addresses.as_deref(), &lowered),
                 });
-                if let Some(addresses) = addresses {
-                    patch["status"]["addresses"] = json!(addresses);
-                }
                 self.clusters.patch(Kind::Vnode, key, &patch)?;
+                self.met.lowered += usize::from(!lowered.is_empty());
                 self.answer(key, written, version)?;
             }
             Action::LabelWorkerNode { node, policy } => {
@@ -338,6 +342,25 @@ impl World {
         self.clusters.patch(Kind::Vnode, name, &patch)?;
         self.met.released += 1;
         Ok(())
+    }
+
+    /// After a plan that was carried out, a vnode that takes pods offers no more than what others leave, as far as the
+    /// Syncer may know: whether it is leased, held, or waits for its turn to be withdrawn.
+    pub(super) fn check_offer(&self, work: &Work) {
+        let node = work.key.strip_prefix("vnode-cls-a-").unwrap();
+        let view = self.syncer.view();
+        let Some(pnode) = view.pnodes.get(node).filter(|_| self.syncer.unlisted.is_empty()) else { return };
+        let Some(vnode) = self.syncer.store.snapshot(&work.key).vnode else { return };
+        let uid = pnode["metadata"]["uid"].as_str();
+        let replaced = vnode.annotation_or_label(annotation::PHYSICAL_NODE_UID) != uid;
+        if replaced || vnode.terminating() || vnode.taint(taint::VNODE_DELETING).is_some() {
+            return;
+        }
+        let available = oracle::available(&view, node);
+        for (resource, amount) in published(&vnode).amounts {
+            let left = available[&resource];
+            assert!(amount <= left, "{resource} {amount} is offered where {left} are left: {vnode:?}");
+        }
     }
 
     /// Never above what others leave, nor above the policy's cap.
