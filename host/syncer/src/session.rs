@@ -243,7 +243,7 @@ pub(crate) async fn run(leader: &Leader, worker: Client, cancel: CancellationTok
     let binding = leader.binding.borrow().clone();
     stores.nodes.set_readiness(Readiness::Listing);
     stores.worker.answered();
-    stores.nodes.set_unreachable(false);
+    stores.nodes.set_loss(None);
     let mut tasks = Tasks::new(cancel.clone());
     let (worker_events, sending) = EventRecorder::new(
         worker.clone(),
@@ -285,6 +285,18 @@ impl Session<'_> {
         Arc::clone(&self.leader.stores.nodes)
     }
 
+    /// Watches of the worker without which vnodes, or what is told of pods, would be outdated; by kind.
+    fn needed_watches(&self) -> Vec<(&'static str, Arc<WatchHealth>)> {
+        let lists = &self.lists;
+        let all = [
+            ("nodes", &lists.nodes),
+            ("pods", &lists.pods),
+            ("resourceleasingpolicies", &lists.policies),
+            ("pods", &self.pods.ppods),
+        ];
+        all.map(|(kind, watch)| (kind, Arc::clone(watch))).into()
+    }
+
     fn start_node_watches(&self, tasks: &mut Tasks) {
         let stores = &self.leader.stores;
         let (lists, cancel) = (&self.lists, || self.cancel.clone());
@@ -298,7 +310,13 @@ impl Session<'_> {
         );
         tasks.spawn(
             "reachability",
-            watch_reachability(self.worker(), stores.worker.clone(), self.nodes(), cancel()),
+            watch_reachability(
+                self.worker(),
+                stores.worker.clone(),
+                self.needed_watches(),
+                self.nodes(),
+                cancel(),
+            ),
         );
         tasks.spawn("recount", drift::run(self.nodes(), cancel()));
         let policies = Arc::clone(&stores.policies);

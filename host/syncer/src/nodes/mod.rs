@@ -15,6 +15,7 @@ pub mod decision;
 pub mod drift;
 pub mod host_ports;
 pub mod index;
+pub mod loss;
 pub mod metadata;
 pub mod pace;
 pub mod plan;

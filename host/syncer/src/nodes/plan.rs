@@ -17,6 +17,7 @@ use super::{
     compare::{Difference, difference},
     conditions::{mirrored_conditions, proxier_condition, reachable_condition, stated},
     decision::{Decision, Verdict},
+    loss::WorkerLoss,
     metadata::{ExpectedMetadata, same_taints, stale_keys},
     reclaim::{LeaseState, Observed, Reclaiming, reclaiming},
     snapshot::Amounts,
@@ -77,8 +78,8 @@ pub struct NodeInput<'a> {
     pub port: u16,
     /// Addresses of ready Proxiers.
     pub proxier: &'a [IpAddr],
-    /// The worker's API has been out of reach for 60 s.
-    pub unreachable: bool,
+    /// Why the worker has been out of reach for 60 s, if it has.
+    pub loss: Option<WorkerLoss>,
     /// What this process wrote before.
     pub written: Option<&'a Written>,
     /// Pods on the vnode.
@@ -209,7 +210,7 @@ fn plan_lease(input: &NodeInput<'_>, decision: &Decision) -> NodePlan {
         reclaiming: &reclaiming,
         port: input.port,
         proxier: input.proxier,
-        unreachable: input.unreachable,
+        loss: input.loss,
         written: input.written,
     });
     let mut plan = NodePlan { leased_by: Some(policy.name.clone()), next_wake: wake, ..NodePlan::default() };
@@ -396,7 +397,7 @@ fn evict(pods: &[PodOnVnode], actions: &mut Vec<Action>) {
 fn mirror(input: &NodeInput<'_>) -> Vec<Action> {
     let (Some(vnode), Some(pnode)) = (input.vnode, input.pnode) else { return Vec::new() };
     let (wanted, addresses) = (told(input, Some(pnode), vnode), addresses_of(input, vnode));
-    let taints = reachability_taint(vnode, input.unreachable);
+    let taints = reachability_taint(vnode, input.loss.is_some());
     let written = Written::conditions_of(pnode, input.written);
     let shown = Shown {
         conditions: &wanted,
@@ -426,7 +427,7 @@ fn lowered(vnode: &NodeView, available: &Amounts) -> BTreeMap<String, String> {
 /// What is told of a vnode whatever is decided: the conditions of its node, if there is one, and who can be reached.
 fn told(input: &NodeInput<'_>, pnode: Option<&NodeView>, vnode: &NodeView) -> Vec<NodeCondition> {
     let mirrored = pnode.map(|pnode| mirrored_conditions(pnode, Some(vnode), input.written));
-    let ours = [reachable_condition(input.unreachable), proxier_condition(input.proxier)];
+    let ours = [reachable_condition(input.loss), proxier_condition(input.proxier)];
     let ours = ours.map(|condition| stated(Some(vnode), condition, input.now));
     mirrored.into_iter().flatten().chain(ours).collect()
 }
@@ -438,10 +439,10 @@ fn addresses_of(input: &NodeInput<'_>, vnode: &NodeView) -> Vec<NodeAddress> {
 /// Nothing is known about the worker: only whether it can be reached is shown.
 fn mark_reachability(input: &NodeInput<'_>) -> Vec<Action> {
     let Some(vnode) = input.vnode.filter(|vnode| !vnode.terminating()) else { return Vec::new() };
-    if !input.unreachable {
+    if input.loss.is_none() {
         return Vec::new();
     }
-    let wanted = stated(Some(vnode), reachable_condition(true), input.now);
+    let wanted = stated(Some(vnode), reachable_condition(input.loss), input.now);
     let taints = reachability_taint(vnode, true);
     taints
         .map(Action::PatchVnode)

@@ -27,6 +27,7 @@ use super::{
     decide::POLICIES_WAIT,
     host_ports::HostPort,
     index::{Decided, Identity, Index, Snapshot, VnodeName},
+    loss::WorkerLoss,
     ports::Ports,
     snapshot::{Amounts, Usage, available, facts},
     view::NodeView,
@@ -117,7 +118,7 @@ struct State {
     /// Vnodes that were there when the gate was opened and have not been decided since.
     undecided: BTreeSet<VnodeName>,
     proxier: Vec<IpAddr>,
-    unreachable: bool,
+    loss: Option<WorkerLoss>,
     /// When a node's change of requests was last acted on.
     woken: std::collections::HashMap<VnodeName, Instant>,
 }
@@ -139,8 +140,8 @@ pub struct Surroundings {
     pub loading_left: Option<Duration>,
     /// Addresses of ready Proxiers.
     pub proxier: Vec<IpAddr>,
-    /// The worker's API has been out of reach for 60 s.
-    pub unreachable: bool,
+    /// Why the worker has been out of reach for 60 s, if it has.
+    pub loss: Option<WorkerLoss>,
 }
 
 /// How much the nodes of a policy are.
@@ -207,7 +208,7 @@ impl NodeStore {
             loading_until: None,
             undecided: BTreeSet::new(),
             proxier: Vec::new(),
-            unreachable: false,
+            loss: None,
             woken: std::collections::HashMap::new(),
         };
         let store = Arc::new(Self {
@@ -368,12 +369,13 @@ impl NodeStore {
         self.wake_all();
     }
 
-    /// Whether the worker's API has been out of reach for 60 s.
-    pub fn set_unreachable(&self, unreachable: bool) {
-        let changed = std::mem::replace(&mut self.state.lock().unreachable, unreachable) != unreachable;
+    /// Why the worker has been out of reach for 60 s, if it has. Says whether that is news.
+    pub fn set_loss(&self, loss: Option<WorkerLoss>) -> bool {
+        let changed = std::mem::replace(&mut self.state.lock().loss, loss) != loss;
         if changed {
             self.wake_all();
         }
+        changed
     }
 
     /// What is the same for all vnodes.
@@ -387,7 +389,7 @@ impl NodeStore {
                 .map(|until| until.saturating_duration_since(Instant::now()))
                 .filter(|left| !left.is_zero()),
             proxier: state.proxier.clone(),
-            unreachable: state.unreachable,
+            loss: state.loss,
         }
     }
 

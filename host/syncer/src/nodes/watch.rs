@@ -15,6 +15,7 @@ use serde::Deserialize;
 use tokio_util::sync::CancellationToken;
 
 use super::{
+    loss::WorkerLoss,
     store::NodeStore,
     view::{NodeView, WorkerPod},
 };
@@ -123,10 +124,12 @@ pub async fn watch_worker_pods(
     watch_into(spec, Arc::new(WorkerPods(store)), health, cancel).await;
 }
 
-/// Keeps [`NodeStore::set_unreachable`] true to whether the worker answers, until cancelled.
+/// Keeps [`NodeStore::set_loss`] true to whether the worker answers and these watches of kinds of it deliver, until
+/// cancelled.
 pub async fn watch_reachability(
     worker: Client,
     reachability: Reachability,
+    watches: Vec<(&'static str, Arc<WatchHealth>)>,
     store: Arc<NodeStore>,
     cancel: CancellationToken,
 ) {
@@ -134,7 +137,13 @@ pub async fn watch_reachability(
         if answered {
             reachability.answered();
         }
-        store.set_unreachable(reachability.is_lost());
+        let complaints =
+            watches.iter().filter_map(|(kind, watch)| watch.complaint().map(|failure| (*kind, failure)));
+        let loss = WorkerLoss::judge(reachability.is_lost(), complaints);
+        if store.set_loss(loss) {
+            let why = loss.map(WorkerLoss::message);
+            tracing::warn!(why, "whether the worker cluster can be reached has changed");
+        }
     })
     .await;
 }

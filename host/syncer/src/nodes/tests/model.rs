@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 use crate::nodes::{
     action::{Action, status_patch},
     decision::{Decision, DecisionReason, Reclaim, Standing, Verdict},
+    loss::WorkerLoss,
     plan::{Knowledge, LabelOwner, NodeInput, NodePlan, plan_node},
     snapshot::{Amounts, available, base},
     view::NodeView,
@@ -44,7 +45,7 @@ pub(super) struct Model {
     pub(super) policy: Option<GoverningPolicy>,
     pub(super) owner: LabelOwner,
     pub(super) proxier: Vec<IpAddr>,
-    pub(super) unreachable: bool,
+    pub(super) loss: Option<WorkerLoss>,
     pub(super) written: Option<Written>,
     pub(super) pods: Vec<PodOnVnode>,
 }
@@ -78,7 +79,7 @@ impl Model {
             policy: Some(GoverningPolicy { name: "p".into(), details: "p".into(), held: true }),
             owner: LabelOwner::OursOrNobody,
             proxier: vec!["192.0.2.1".parse().unwrap()],
-            unreachable: false,
+            loss: None,
             written: None,
             pods: Vec::new(),
         }
@@ -123,7 +124,7 @@ impl Model {
             label_owner: self.owner,
             port: 19_389,
             proxier: &self.proxier,
-            unreachable: self.unreachable,
+            loss: self.loss,
             written: self.written.as_ref(),
             pods: &self.pods,
         })
