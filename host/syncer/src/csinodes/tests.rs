@@ -322,7 +322,7 @@ fn content_is_kept_only_while_there_is_a_vnode() {
     csinodes.read_original(VNODE, Some(original(&json!([file()]))));
     let Original::Known(known) = csinodes.snapshot(VNODE).original else { unreachable!() };
     assert_eq!(known.spec.drivers.len(), 0);
-    nodes.lost_vnode(VNODE, "v-1");
+    nodes.lost_vnode(VNODE, "v-1", u64::MAX);
     assert_eq!(csinodes.snapshot(VNODE).original, Original::Unread);
     csinodes.lost_original(&original(&json!([])));
     assert_eq!(csinodes.snapshot(VNODE).original, Original::Absent);

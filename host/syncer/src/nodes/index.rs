@@ -22,6 +22,7 @@ use super::{
     view::{NodeView, READY, Stamp, WorkerPod},
     vnode::Written,
 };
+use crate::tombstones::{Tombstones, version};
 
 /// Who we are, as far as ownership of worker pods goes.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -92,6 +93,8 @@ pub struct Index {
     port_news: BTreeSet<VnodeName>,
     written: HashMap<VnodeName, Written>,
     decided: HashMap<VnodeName, Decided>,
+    /// Vnodes that went.
+    left: Tombstones,
 }
 
 /// Everything about one vnode at one moment.
@@ -123,6 +126,7 @@ impl Index {
             port_news: BTreeSet::new(),
             written: HashMap::new(),
             decided: HashMap::new(),
+            left: Tombstones::default(),
         }
     }
 
@@ -163,17 +167,14 @@ impl Index {
         dirty
     }
 
-    /// A vnode was added or changed. Older news than what is known is ignored, as are objects that only carry our
-    /// labels.
+    /// A vnode was added or changed. What is known already is no news, nor what was before the vnode went; objects that
+    /// only carry our labels are ignored.
     pub fn set_vnode(&mut self, vnode: NodeView) -> Option<VnodeName> {
         if !self.is_vnode(&vnode) {
             return None;
         }
         let name: VnodeName = vnode.name().into();
-        if let Some(known) = self.vnodes.get(&name)
-            && known.uid() == vnode.uid()
-            && version(known) > version(&vnode)
-        {
+        if !self.left.admit(self.vnodes.get(&name).map(|known| &known.metadata), &vnode.metadata) {
             return None;
         }
         if self.vnodes.get(&name).is_some_and(|known| known.uid() != vnode.uid()) {
@@ -192,8 +193,9 @@ impl Index {
                 || finalizers.iter().any(|one| one == kubeocean_api::keys::finalizer::VNODE))
     }
 
-    /// A vnode is gone.
-    pub fn remove_vnode(&mut self, name: &str, uid: &str) -> Option<VnodeName> {
+    /// A vnode is gone at a version, or only lost a label the watch selects by.
+    pub fn remove_vnode(&mut self, name: &str, uid: &str, at: u64) -> Option<VnodeName> {
+        self.left.add(uid, at);
         let (key, known) = self.vnodes.get_key_value(name)?;
         if known.uid() != uid {
             return None;
@@ -216,6 +218,9 @@ impl Index {
             _ => false,
         };
         self.written.retain(|name, _| same(name));
+        for gone in before.values().filter(|vnode| !self.vnodes.contains_key(vnode.name())) {
+            self.left.add(gone.uid(), version(&gone.metadata));
+        }
         dirty
     }
 
@@ -476,11 +481,6 @@ fn differing<'a, T: PartialEq>(
     nodes.into_iter().filter(|node| before.get(*node) != after.get(*node))
 }
 
-/// Resource versions of one kind grow; what cannot be compared counts as oldest.
-fn version(node: &NodeView) -> u64 {
-    node.resource_version().parse().unwrap_or(0)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -663,9 +663,14 @@ mod tests {
         };
         assert!(index.set_vnode(version("10")).is_some());
         assert_eq!(index.set_vnode(version("9")), None);
-        assert!(index.set_vnode(version("10")).is_some());
-        assert_eq!(index.remove_vnode("vnode-cls-a-n", "other"), None);
-        assert!(index.remove_vnode("vnode-cls-a-n", "u").is_some());
+        assert_eq!(index.set_vnode(version("10")), None, "our own write comes back");
+        assert!(index.set_vnode(version("11")).is_some());
+        assert_eq!(index.remove_vnode("vnode-cls-a-n", "other", 12), None);
+        assert!(index.remove_vnode("vnode-cls-a-n", "u", 13).is_some());
+        assert_eq!(index.set_vnode(version("12")), None, "a late answer revives nothing");
+        assert!(index.set_vnode(version("14")).is_some(), "it had lost a label and has it again");
+        index.reset_vnodes(Vec::new());
+        assert_eq!(index.set_vnode(version("13")), None, "nor after a list");
     }
 
     #[test]

@@ -554,15 +554,15 @@ impl NodeStore {
         self.tell_policies(policies);
     }
 
-    /// A vnode is gone.
-    pub fn lost_vnode(&self, name: &str, uid: &str) {
+    /// A vnode is gone at a version, or only lost a label the watch selects by.
+    pub fn lost_vnode(&self, name: &str, uid: &str, at: u64) {
         let (removed, applied) = {
             let mut state = self.state.lock();
             let applied = state
                 .index
                 .vnode(name)
                 .and_then(|vnode| vnode.annotation(annotation::POLICIES_APPLIED).map(str::to_owned));
-            (state.index.remove_vnode(name, uid), applied)
+            (state.index.remove_vnode(name, uid, at), applied)
         };
         if let Some(name) = removed {
             self.queue.add(Arc::clone(&name));
@@ -819,7 +819,7 @@ mod tests {
         store.saw_vnode(vnode("vnode-cls-a-n1", 1, 20_000));
         store.release_port_of_no_vnode("vnode-cls-a-n1");
         assert_eq!(store.port("vnode-cls-a-n1"), Ok(20_000));
-        store.lost_vnode("vnode-cls-a-n1", "vnode-cls-a-n1");
+        store.lost_vnode("vnode-cls-a-n1", "vnode-cls-a-n1", u64::MAX);
         store.release_port_of_no_vnode("vnode-cls-a-n1");
         assert_ne!(store.port("vnode-cls-a-n1"), Ok(20_000));
     }

@@ -19,6 +19,7 @@ use super::{
     store::NodeStore,
     view::{NodeView, WorkerPod},
 };
+use crate::tombstones::version;
 use kubeocean_runtime::{
     meta::trimmed_meta,
     partial_resource,
@@ -72,7 +73,7 @@ impl Sink<NodeView> for Vnodes {
         self.0.saw_vnode(vnode);
     }
     fn delete(&self, vnode: NodeView) {
-        self.0.lost_vnode(vnode.name(), vnode.uid());
+        self.0.lost_vnode(vnode.name(), vnode.uid(), version(&vnode.metadata));
     }
     fn reset(&self, all: Vec<NodeView>) {
         self.0.reset_vnodes(all);

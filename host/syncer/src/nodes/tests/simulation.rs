@@ -54,6 +54,8 @@ struct World {
     keys: UserKeys,
     /// Start of a reclaim, as the first write of it said, by vnode UID.
     since: BTreeMap<String, String>,
+    /// Answers that are under way while nobody waits for them.
+    late: Vec<(Kind, Value)>,
     began: Instant,
     /// Writes fail, and the Syncer crashes.
     faults: bool,
@@ -71,6 +73,7 @@ impl World {
             syncer: Syncer::new(per_minute),
             keys: UserKeys::new(),
             since: BTreeMap::new(),
+            late: Vec::new(),
             began: Instant::now(),
             faults: true,
             met: Met::default(),
@@ -88,6 +91,20 @@ impl World {
     fn restart(&mut self) {
         self.syncer = Syncer::new(self.per_minute);
         self.clusters.events.values_mut().for_each(VecDeque::clear);
+        self.late.clear();
+    }
+
+    /// A late answer comes.
+    fn answer_late(&mut self) {
+        if self.late.is_empty() {
+            return;
+        }
+        let (kind, answer) = self.late.swap_remove(self.random.below(self.late.len()));
+        trace(|| format!("  hears late of {kind:?} {}", answer["metadata"]["name"]));
+        match kind {
+            Kind::Policy => self.syncer.policies.saw(serde_json::from_value(answer).unwrap()),
+            _ => self.syncer.store.saw_vnode(serde_json::from_value(answer).unwrap()),
+        }
     }
 
     /// One watch makes progress.
@@ -95,6 +112,9 @@ impl World {
         if !self.syncer.unlisted.is_empty() {
             let kind = self.random.below(self.syncer.unlisted.len());
             return self.list(self.syncer.unlisted[kind]);
+        }
+        if self.random.once_in(30) {
+            self.answer_late();
         }
         let kind = self.random.pick(&KINDS);
         if self.random.once_in(40) {
@@ -202,6 +222,9 @@ impl World {
             }
             if self.syncer.hungry {
                 self.syncer.feed();
+            }
+            while !self.late.is_empty() {
+                self.answer_late();
             }
             self.end_pods();
             self.release_policies();

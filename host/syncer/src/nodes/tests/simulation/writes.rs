@@ -149,7 +149,7 @@ impl World {
             }
             Err(Refusal::NotFound) => {
                 if let Some(gone) = &work.snapshot.vnode {
-                    self.syncer.store.lost_vnode(gone.name(), gone.uid());
+                    self.syncer.store.lost_vnode(gone.name(), gone.uid(), u64::MAX);
                 }
                 return Err(Outcome::Stale);
             }
@@ -157,10 +157,13 @@ impl World {
         Ok(true)
     }
 
-    /// Whether the answer to a write that was done is lost.
-    fn loses_answer(&mut self) -> bool {
+    /// Whether the answer to a write that was done is lost; it may come later, when nobody waits for it.
+    fn loses_answer(&mut self, kind: Kind, answer: &Value) -> bool {
         let lost = self.faults && self.random.once_in(20);
         self.met.lost_answers += usize::from(lost);
+        if lost && self.random.once_in(2) {
+            self.late.push((kind, answer.clone()));
+        }
         lost
     }
 
@@ -174,14 +177,16 @@ impl World {
         let (now, key) = (self.now(), &*work.key);
         match action {
             Action::HoldPolicy { policy } => {
-                let known = self.syncer.policies.get(&policy).ok_or(Refusal::Conflict)?;
+                let known = self.syncer.policies.get(&policy).filter(|known| !known.deleting());
+                let known = known.ok_or(Refusal::Conflict)?;
                 if let Some(FinalizerChange::Hold(patch)) = hold(&known, self.syncer.store.identity()) {
-                    match self.clusters.patch(Kind::Policy, &policy, &patch) {
-                        Ok(answer) => self.syncer.policies.saw(serde_json::from_value(answer).unwrap()),
-                        // A policy that is gone needs no finalizer.
-                        Err(Refusal::NotFound) => {}
-                        Err(refusal) => return Err(refusal),
+                    // From a policy that is gone nothing is built.
+                    let answer = self.clusters.patch(Kind::Policy, &policy, &patch);
+                    let answer = answer.map_err(|_| Refusal::Conflict)?;
+                    if self.loses_answer(Kind::Policy, &answer) {
+                        return Err(Refusal::Conflict);
                     }
+                    self.syncer.policies.saw(serde_json::from_value(answer).unwrap());
                 }
             }
             Action::CreateVnode { name, body, written } => {
@@ -268,6 +273,10 @@ impl World {
                     self.check_promise(work, now);
                 }
                 self.clusters.delete(Kind::Vnode, &name, Some(&uid))?;
+                match self.clusters.get(Kind::Vnode, &name) {
+                    Some(_) => self.answer(key, None, version)?,
+                    None => self.syncer.store.lost_vnode(&name, &uid, u64::MAX),
+                }
             }
             Action::ReleaseVnode { name, uid } => self.release_vnode(&name, &uid)?,
             Action::Event(_) => {}
@@ -282,11 +291,11 @@ impl World {
         written: Option<Written>,
         version: &mut Option<String>,
     ) -> Result<(), Refusal> {
-        if self.loses_answer() {
-            return Err(Refusal::Conflict);
-        }
-        if let Some(vnode) = self.clusters.get(Kind::Vnode, key) {
-            let vnode: NodeView = serde_json::from_value(vnode.clone()).unwrap();
+        if let Some(vnode) = self.clusters.get(Kind::Vnode, key).cloned() {
+            if self.loses_answer(Kind::Vnode, &vnode) {
+                return Err(Refusal::Conflict);
+            }
+            let vnode: NodeView = serde_json::from_value(vnode).unwrap();
             *version = Some(vnode.resource_version().to_owned());
             self.syncer.store.saw_vnode(vnode);
         }
@@ -340,6 +349,7 @@ impl World {
             return Err(Refusal::Conflict);
         }
         self.clusters.patch(Kind::Vnode, name, &patch)?;
+        self.syncer.store.lost_vnode(name, uid, u64::MAX);
         self.met.released += 1;
         Ok(())
     }
