@@ -78,6 +78,8 @@ pub struct Stores {
     /// How many nodes may lose their lease per minute.
     pub pace: Arc<Pace>,
     workloads: Arc<Workloads>,
+    /// Told when a vnode changed or a copy of a pod went: the deletion of the binding may go on.
+    pub(crate) something_went: Arc<Notify>,
 }
 
 impl Stores {
@@ -114,6 +116,12 @@ impl Stores {
                 let known = store.upgrade().and_then(|store| store.vnode(vnode));
                 pods.vnode_changed(vnode, known.is_some_and(|vnode| vnode.ours));
             });
+        }
+        let something_went = Arc::new(Notify::new());
+        {
+            let (vnode, copy) = (Arc::clone(&something_went), Arc::clone(&something_went));
+            nodes.on_vnode_change(move |_| vnode.notify_one());
+            pods.on_copy_gone(move |_| copy.notify_one());
         }
         let csinodes = CsiNodeStore::new(Arc::clone(&nodes));
         let hostports = HostPortStore::new(Arc::clone(&nodes));
@@ -153,6 +161,7 @@ impl Stores {
             worker: Reachability::default(),
             pace: Arc::new(Pace::new(config.reclaim_max_nodes_per_minute)),
             workloads: Workloads::new(),
+            something_went,
         }
     }
 

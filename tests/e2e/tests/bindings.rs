@@ -8,8 +8,8 @@ use kubeocean_e2e::leasing::{
     DEADLINE, Leasing, amount, condition as node_condition, is_offered, merge, percent, taint_of,
 };
 use kubeocean_e2e::pods::{Objects, condition};
-use kubeocean_e2e::rights::{LimitedAccount, assert_rights};
-use kubeocean_harness::NodeShape;
+use kubeocean_e2e::rights::{LimitedAccount, assert_rights, requests};
+use kubeocean_harness::{AuditEvent, NodeShape};
 use serde_json::{Value, json};
 
 fn tier(value: &str) -> Value {
@@ -133,6 +133,13 @@ async fn a_deletion_waits_for_the_worker_and_finds_what_lost_its_labels() {
         let node = workers.get(node).await.expect("a worker node");
         assert!(!node.metadata.labels.unwrap_or_default().contains_key(label::POLICY_APPLIED));
     }
+    // What lost its labels is looked for when everything else is done: once with a find, and once without.
+    let (of_syncers, _) = requests(&leasing.binding);
+    let all_nodes = |event: &&AuditEvent| {
+        event.verb == "list" && event.object_ref.resource == "nodes" && !event.uri.contains("labelSelector")
+    };
+    let looks = of_syncers.iter().filter(all_nodes).count();
+    assert!((2..=4).contains(&looks), "all nodes were listed {looks} times");
     leasing.delete_policy("binding-end").await;
     leasing.until("the policy to go", DEADLINE, async || leasing.policy("binding-end").await.is_none()).await;
     assert_rights(&leasing.binding);
