@@ -39,7 +39,7 @@ use crate::{
     },
 };
 use kube::Client;
-use kubeocean_engine::{BindingFacts, Engine, PolicyHost};
+use kubeocean_engine::{BindingFacts, Engine, PolicyHost, zone_name};
 use kubeocean_runtime::{
     binding::Binding,
     events::{EventRecorder, Regarding},
@@ -105,6 +105,8 @@ impl Stores {
             let loaded = Arc::clone(&loaded);
             let facts = BindingFacts { name: binding.name.clone(), cluster_id: binding.cluster_id.clone() };
             let zone = jiff::tz::TimeZone::system();
+            let name = zone_name(&zone, surroundings.clock.now());
+            tracing::info!(zone = name, "time zone of policies that name none");
             let changed: Box<dyn Fn() + Send + Sync> =
                 Box::new(move || loaded.send_modify(|changes| *changes += 1));
             PolicyHost::new(engine, facts, zone, changed)

@@ -131,6 +131,9 @@ async fn refresh(runtime: &PolicyRuntime) {
     let (host, now) = (Arc::clone(&runtime.host), runtime.clock.now());
     let Ok(statuses) = tokio::task::spawn_blocking(move || host.status(now)).await else { return };
     for (before, status) in runtime.store.set_engine_status(statuses) {
+        if before.as_ref().is_none_or(|before| before.zone != status.zone) {
+            tracing::info!(policy = status.name, zone = status.zone, "time zone of the policy's windows");
+        }
         let Some(policy) = runtime.store.get(&status.name) else { continue };
         if policy.uid() != status.uid {
             continue;

@@ -231,6 +231,12 @@ impl PolicyStore {
         changed
     }
 
+    /// The time zone of each policy's windows, as the engine uses it (BU section 8).
+    pub(crate) fn zones(&self) -> BTreeMap<String, String> {
+        let state = self.state.lock();
+        state.engine.values().map(|status| (status.name.clone(), status.zone.clone())).collect()
+    }
+
     pub(super) fn engine_status(&self, name: &str) -> Option<PolicyStatus> {
         self.state.lock().engine.get(name).cloned()
     }
