@@ -371,13 +371,8 @@ fn blocks(pod: &Value, system_namespace: &str) -> bool {
         .and_then(Value::as_array)
         .is_some_and(|owners| owners.iter().any(|owner| owner["kind"] == "DaemonSet"));
     let place = text("/metadata/namespace");
-    let reserves_ports = pod
-        .pointer("/metadata/labels")
-        .and_then(|l| l.get(label::HOSTPORT_FAKE_POD))
-        .is_some_and(|v| v == "true");
     !matches!(text("/status/phase"), "Succeeded" | "Failed")
         && !owned_by_daemonset
-        && !reserves_ports
         && place != system_namespace
         && !namespace::NEVER_MAPPED.contains(&place)
 }
@@ -423,7 +418,8 @@ mod tests {
     #[case(json!({"metadata": {"namespace": "components"}, "status": {"phase": "Running"}}), false)]
     #[case(json!({"metadata": {"namespace": "team", "ownerReferences": [{"kind": "DaemonSet"}]}}), false)]
     #[case(json!({"metadata": {"namespace": "team", "ownerReferences": [{"kind": "Job"}]}}), true)]
-    #[case(json!({"metadata": {"namespace": "team", "labels": {label::HOSTPORT_FAKE_POD: "true"}}}), false)]
+    #[case(json!({"metadata": {"namespace": "team", "labels": {label::HOSTPORT_FAKE_POD: "true"}}}), true)]
+    #[case(json!({"metadata": {"namespace": "kubeocean-fake"}}), false)]
     fn which_pods_keep_a_vnode(#[case] pod: Value, #[case] expected: bool) {
         assert_eq!(blocks(&pod, "components"), expected);
     }

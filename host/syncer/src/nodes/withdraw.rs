@@ -85,7 +85,7 @@ pub struct PodOnVnode {
     pub deleting: bool,
     /// Owned by a DaemonSet.
     pub daemonset: bool,
-    /// In a namespace that is never mapped, or a host port reservation.
+    /// In a namespace that is never mapped, as host port reservations are.
     pub system: bool,
     /// Tolerates the out-of-window taint, so a reclaim leaves it alone (BU-807).
     pub tolerates_reclaim: bool,
