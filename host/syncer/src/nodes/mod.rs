@@ -25,7 +25,7 @@ pub mod requests;
 pub mod snapshot;
 pub mod store;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 pub mod view;
 pub mod vnode;
 pub mod watch;
