@@ -35,8 +35,9 @@ impl Tombstones {
     /// Whether this version tells something new: it is younger than what is known of the object, and the object has not
     /// left since. Versions that cannot be compared are taken as they come.
     pub(crate) fn admit(&self, known: Option<&ObjectMeta>, seen: &ObjectMeta) -> bool {
-        let told = known.is_some_and(|known| known.uid == seen.uid && version(known) >= version(seen));
-        !(told && version(seen) > 0) && !self.cover(seen)
+        let comparable = |known: &&ObjectMeta| known.uid == seen.uid && version(seen) > 0;
+        let told = known.filter(comparable).is_some_and(|known| version(known) >= version(seen));
+        !told && !self.cover(seen)
     }
 
     /// Whether this is a version from before the object left. Its deletion has a version of its own; the version without
