@@ -30,6 +30,11 @@ pub(crate) fn civil_now(at: Timestamp, zone: &TimeZone) -> Now {
     }
 }
 
+/// Name of a zone, or where it has none, as a copied `/etc/localtime`, its offset at that time.
+pub fn zone_name(zone: &TimeZone, at: Timestamp) -> String {
+    zone.iana_name().map_or_else(|| format!("UTC{}", zone.to_offset(at)), str::to_owned)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -46,6 +51,13 @@ mod tests {
         let next = now.next_offset.unwrap();
         assert_eq!(next.at, "2026-03-29T01:00:00Z".parse::<Timestamp>().unwrap().as_second());
         assert_eq!(next.utc_offset_seconds, 7200);
+    }
+
+    #[test]
+    fn a_zone_without_a_name_is_told_by_its_offset() {
+        let at = Timestamp::UNIX_EPOCH;
+        assert_eq!(zone_name(&TimeZone::get("Europe/Rome").unwrap(), at), "Europe/Rome");
+        assert_eq!(zone_name(&TimeZone::fixed(jiff::tz::offset(-3)), at), "UTC-03");
     }
 
     #[test]

@@ -6,8 +6,10 @@ use crate::config::{EngineConfig, EngineError, QUEUE_UNITS};
 use crate::load::builtin::BUILTINS;
 use crate::load::cache::{Digest, ModuleCache};
 use crate::load::prepare::Loader;
+use crate::numbers::EngineNumbers;
 use crate::pool::Pool;
 use crate::wasm::runtime::{Ticker, start};
+use crate::wasm::unit::instances_in_use;
 
 /// Threads for policies with a module that may take long: four that loop, and one that answers (policy spec section 14).
 const APART_THREADS: usize = 5;
@@ -72,9 +74,13 @@ impl Engine {
         &self.inner.config
     }
 
-    /// Work units that wait for a thread.
-    pub fn queue_depth(&self) -> usize {
-        self.inner.units.depth() + self.inner.apart.depth()
+    /// Numbers of the engine as a whole.
+    pub fn numbers(&self) -> EngineNumbers {
+        EngineNumbers {
+            queue_depth: self.inner.units.depth() + self.inner.apart.depth(),
+            instances_in_use: instances_in_use(),
+            ..self.inner.cache.counters.read()
+        }
     }
 
     pub(crate) fn loader(&self) -> Loader<'_> {

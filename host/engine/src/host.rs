@@ -23,6 +23,7 @@ use crate::entry::slot::Slot;
 use crate::facts::{BindingFacts, NodeFacts, NumberFact, PolicyFacts};
 use crate::legacy::from_binding_selector;
 use crate::load::error::LoadCode;
+use crate::numbers::EngineNumbers;
 use crate::pipeline::Pipelines;
 use crate::record::Record;
 use crate::status::{EntryMetrics, PolicyStatus, counters_of, policy_status};
@@ -274,9 +275,9 @@ impl PolicyHost {
         self.inner.engine.inner.units.run_all(jobs).into_iter().flatten().collect()
     }
 
-    /// Work units of the engine that wait for a thread.
-    pub fn queue_depth(&self) -> usize {
-        self.inner.engine.queue_depth()
+    /// Numbers of the engine that decides, the same for all its hosts.
+    pub fn engine_numbers(&self) -> EngineNumbers {
+        self.inner.engine.numbers()
     }
 
     /// Numbers of all entries, legacy ones included.

@@ -27,6 +27,7 @@ mod inspect;
 mod legacy;
 mod load;
 mod module;
+mod numbers;
 mod pipeline;
 mod pool;
 mod record;
@@ -35,6 +36,7 @@ mod text;
 mod wasm;
 
 pub use answer::{EntryVerdict, Reason, Reclaim};
+pub use civil::zone_name;
 pub use compose::{DecisionReason, NodeDecision, Standing, Step, Verdict};
 pub use config::{
     CompileMode, DEFAULT_MAX_MODULE_BYTES, EngineConfig, EngineError, LEASE_ROWS, MAX_ENTRIES,
@@ -57,5 +59,6 @@ pub use load::cache::module_digest;
 pub use load::child::compile_child_main;
 pub use load::error::{LoadCode, LoadError};
 pub use module::{CallFailed, Module, ModuleDescription, ModuleLimits, OpenModule, RowAnswer, Rows};
+pub use numbers::{COMPILE_BUCKETS_MS, EngineNumbers};
 pub use record::Record;
 pub use status::{EntryMetrics, EntryStatus, PolicyStatus};

@@ -4,7 +4,7 @@ use jiff::Timestamp;
 use kubeocean_api::policy::{AuditStatus, PolicyEntryStatus};
 
 use crate::answer::EntryVerdict;
-use crate::civil::civil_now;
+use crate::civil::{civil_now, zone_name};
 use crate::entry::counters::EntryCounters;
 use crate::entry::evaluate::{Ask, Instant, Work, evaluate};
 use crate::entry::slot::{EntryState, Slot};
@@ -157,7 +157,7 @@ pub(crate) fn policy_status(policy: &Policy, now: Timestamp) -> PolicyStatus {
         zero_limits: policy.zero_limits.clone(),
         active,
         next_change,
-        zone: policy.zone.iana_name().unwrap_or("local").to_owned(),
+        zone: zone_name(&policy.zone, now),
         entries: policy.listed.iter().map(entry_status).collect(),
         pinned: policy.pinned,
         stale: slots().any(|slot| slot.known.lock().is_stale(at.unix())),

@@ -167,6 +167,18 @@ impl ApplyError {
         }
     }
 
+    /// Logs that `action` failed for the object of a queue, and returns what the queue does with it. An outdated view is
+    /// no news: it is planned again.
+    pub fn log(&self, key: &str, action: &str) -> Outcome {
+        let outcome = self.outcome();
+        if outcome == Outcome::Stale {
+            tracing::debug!(key, action, error = self.chain(), "outdated, planning again");
+        } else {
+            tracing::warn!(key, action, error = self.chain(), "write failed");
+        }
+        outcome
+    }
+
     /// The error and its causes in one line, for logs.
     pub fn chain(&self) -> String {
         let mut text = self.to_string();

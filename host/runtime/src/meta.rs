@@ -46,6 +46,51 @@ macro_rules! partial_resource {
     };
 }
 
+/// Implements readers of the `metadata` of a partial struct, those that are named: `name`, `uid` and `resource_version`
+/// give an empty text where there is none, `label` and `annotation` give one by its key.
+///
+/// ```ignore
+/// metadata_readers!(WorkerNode: name, uid, label);
+/// ```
+#[macro_export]
+macro_rules! metadata_readers {
+    (@name) => {
+        /// `metadata.name`.
+        pub fn name(&self) -> &str {
+            self.metadata.name.as_deref().unwrap_or_default()
+        }
+    };
+    (@uid) => {
+        /// `metadata.uid`.
+        pub fn uid(&self) -> &str {
+            self.metadata.uid.as_deref().unwrap_or_default()
+        }
+    };
+    (@resource_version) => {
+        /// `metadata.resourceVersion`.
+        pub fn resource_version(&self) -> &str {
+            self.metadata.resource_version.as_deref().unwrap_or_default()
+        }
+    };
+    (@label) => {
+        /// A label.
+        pub fn label(&self, key: &str) -> Option<&str> {
+            self.metadata.labels.as_ref()?.get(key).map(String::as_str)
+        }
+    };
+    (@annotation) => {
+        /// An annotation.
+        pub fn annotation(&self, key: &str) -> Option<&str> {
+            self.metadata.annotations.as_ref()?.get(key).map(String::as_str)
+        }
+    };
+    ($partial:ty: $($reader:ident),+) => {
+        impl $partial {
+            $($crate::metadata_readers!(@$reader);)+
+        }
+    };
+}
+
 /// Decodes object metadata without `managedFields` and without kubectl's copy of the manifest, which together are
 /// most of an object's bytes. For `#[serde(deserialize_with = "...")]`.
 pub fn trimmed_meta<'de, D: Deserializer<'de>>(deserializer: D) -> Result<ObjectMeta, D::Error> {

@@ -176,8 +176,8 @@ impl<K: Clone + Eq + Hash + Ord + Debug + Send + 'static> Queue<K> {
             let delay = match outcome {
                 Outcome::Done => None,
                 Outcome::After(delay) => Some(delay),
-                Outcome::Stale => Some(backoff(STALE_FIRST, state.stales.get(key), key)),
-                Outcome::Retry => Some(backoff(BACKOFF_FIRST, state.failures.get(key), key)),
+                Outcome::Stale => Some(backoff(STALE_FIRST, times(state.stales.get(key)), key)),
+                Outcome::Retry => Some(backoff(BACKOFF_FIRST, times(state.failures.get(key)), key)),
             };
             if let Some(delay) = delay {
                 if outcome == Outcome::Retry {
@@ -253,10 +253,13 @@ impl<K: Clone + Eq + Hash + Ord + Debug + Send + 'static> Drop for Claimed<'_, K
     }
 }
 
+fn times(counted: Option<&u32>) -> u32 {
+    counted.copied().unwrap_or(1)
+}
+
 /// `first`, twice that, four times, ... 5 min, spread by up to a tenth so that keys that failed together do not return
 /// together. The spread comes from the key, so it needs no randomness.
-fn backoff<K: Hash>(first: Duration, times: Option<&u32>, key: &K) -> Duration {
-    let failures = times.copied().unwrap_or(1);
+pub fn backoff<K: Hash>(first: Duration, failures: u32, key: &K) -> Duration {
     let exponent = failures.saturating_sub(1).min(16);
     let plain = first.saturating_mul(1 << exponent).min(BACKOFF_MAX);
     spread(plain, &(key, failures))

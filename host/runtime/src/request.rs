@@ -189,6 +189,16 @@ pub async fn delete_json(
     path: &str,
     options: &DeleteOptions,
 ) -> Result<Deletion, ApplyError> {
+    let waits = delete_answered(client, path, options).await?.is_some() && options.grace_seconds != Some(0);
+    Ok(if waits { Deletion::Started } else { Deletion::Gone })
+}
+
+/// The same; returns the object as it is now, if something keeps it for the time being.
+pub async fn delete_answered(
+    client: &Client,
+    path: &str,
+    options: &DeleteOptions,
+) -> Result<Option<Value>, ApplyError> {
     let mut body = json!({"apiVersion": "v1", "kind": "DeleteOptions"});
     if let Some(uid) = &options.uid {
         body["preconditions"] = json!({"uid": uid});
@@ -197,15 +207,8 @@ pub async fn delete_json(
         body["gracePeriodSeconds"] = seconds.into();
     }
     match send(client, Verb::Delete, Method::DELETE, path, JSON, Some(&body)).await {
-        Ok(answer) => {
-            let terminating = answer.pointer("/metadata/deletionTimestamp").is_some();
-            Ok(if terminating && options.grace_seconds != Some(0) {
-                Deletion::Started
-            } else {
-                Deletion::Gone
-            })
-        }
-        Err(ApplyError::NotFound { .. } | ApplyError::Conflict { .. }) => Ok(Deletion::Gone),
+        Ok(answer) => Ok(Some(answer).filter(|it| it.pointer("/metadata/deletionTimestamp").is_some())),
+        Err(ApplyError::NotFound { .. } | ApplyError::Conflict { .. }) => Ok(None),
         Err(error) => Err(error),
     }
 }

@@ -110,3 +110,49 @@ async fn serve(listener: TcpListener, router: Router, cancel: CancellationToken)
         tracing::error!(%error, "listener ended");
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpStream;
+
+    use super::*;
+
+    /// The status line's code.
+    async fn get(address: SocketAddr, path: &str) -> u16 {
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        let request = format!("GET {path} HTTP/1.1\r\nHost: probe\r\nConnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.unwrap();
+        answer.split(' ').nth(1).and_then(|code| code.parse().ok()).unwrap_or_else(|| panic!("{answer}"))
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn probes_tell_that_a_loop_stands_still() {
+        let listeners = Listeners::open("0", "127.0.0.1:0").await.unwrap();
+        let address = listeners.health.as_ref().unwrap().local_addr().unwrap();
+        let (health, cancel) = (Arc::new(Health::default()), CancellationToken::new());
+        let serving =
+            tokio::spawn(listeners.serve(Arc::new(String::new), Arc::clone(&health), cancel.clone()));
+        assert_eq!((get(address, "/healthz").await, get(address, "/readyz").await), (200, 503));
+        health.set_ready(true);
+        health.answered();
+        assert_eq!(get(address, "/readyz").await, 200);
+
+        let stuck = health.begin("stuck");
+        tokio::time::advance(Duration::from_mins(5)).await;
+        health.progress();
+        health.answered();
+        assert_eq!((get(address, "/healthz").await, get(address, "/readyz").await), (503, 503));
+        drop(stuck);
+        assert_eq!((get(address, "/healthz").await, get(address, "/readyz").await), (200, 200));
+        tokio::time::advance(Duration::from_mins(5)).await;
+        assert_eq!(get(address, "/healthz").await, 503, "the main loop");
+        assert_eq!(get(address, "/nothing").await, 404);
+        cancel.cancel();
+        serving.await.unwrap();
+    }
+}

@@ -1,8 +1,10 @@
 //! Runs one watch stream into a [`Sink`], for as long as its session lives.
 
-use std::{fmt::Debug, sync::Arc};
+mod health;
 
-use futures::TryStreamExt;
+use std::{fmt::Debug, future::ready, sync::Arc, time::Duration};
+
+use futures::{Stream, TryStreamExt};
 use kube::{
     Api, Resource,
     runtime::{
@@ -11,14 +13,19 @@ use kube::{
     },
 };
 use serde::de::DeserializeOwned;
-use tokio::sync::watch;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::sink::{Denial, Sink};
+use crate::{queue::spread, sink::Sink};
+use health::Next;
+pub use health::{WatchFailure, WatchHealth};
 
 /// How long a single watch call lives before it is renewed without a relist; the watch library gives a silently cut
 /// connection up a few seconds later.
 const WATCH_TIMEOUT_SECONDS: u32 = 240;
+
+/// Everything is listed again after this time, less up to a tenth (BU section 21).
+const RELIST: Duration = Duration::from_hours(10);
 
 /// What to watch.
 #[derive(Debug)]
@@ -31,36 +38,9 @@ pub struct WatchSpec<T> {
     pub config: watcher::Config,
 }
 
-/// Whether a watch has delivered its first complete list.
-///
-/// It does not tell whether the server can be reached: a watch in a quiet cluster delivers nothing, and a silently cut
-/// connection says nothing either. That is what [`crate::probe`] is for.
-#[derive(Debug)]
-pub struct WatchHealth {
-    synced: watch::Sender<bool>,
-}
-
-impl Default for WatchHealth {
-    fn default() -> Self {
-        Self { synced: watch::Sender::new(false) }
-    }
-}
-
-impl WatchHealth {
-    /// Whether the first complete list has arrived.
-    pub fn is_synced(&self) -> bool {
-        *self.synced.borrow()
-    }
-
-    /// Waits for the first complete list.
-    pub async fn synced(&self) {
-        // The sender lives in `self`, so the wait can only end with a value.
-        let _ = self.synced.subscribe().wait_for(|synced| *synced).await;
-    }
-}
-
 /// Feeds `sink` from the stream until `cancel`. Errors are retried with backoff for ever; the watch library keeps the
-/// last resource version, so a short interruption costs no relist.
+/// last resource version, so a short interruption costs no relist. A long one does (see [`WatchHealth`]), and so do
+/// [`RELIST`] hours: what a server failed to tell is not missed for longer.
 pub async fn watch_into<T, S>(
     spec: WatchSpec<T>,
     sink: Arc<S>,
@@ -70,22 +50,58 @@ pub async fn watch_into<T, S>(
     T: Resource + Clone + DeserializeOwned + Debug + Send + 'static,
     S: Sink<T>,
 {
-    let name = spec.name;
-    let config = spec.config.timeout(WATCH_TIMEOUT_SECONDS);
-    let mut stream = std::pin::pin!(watcher::watcher(spec.api, config).default_backoff());
+    let WatchSpec { name, api, config } = spec;
+    let relist = spread(RELIST, &(name, &config.label_selector, &config.field_selector));
+    let config = config.timeout(WATCH_TIMEOUT_SECONDS);
+    let begin = || {
+        // The beginning of a list is no success: it would reset the backoff of lists that fail.
+        let events = watcher::watcher(api.clone(), config.clone());
+        events.try_filter(|event| ready(!matches!(event, Event::Init))).default_backoff()
+    };
+    follow(name, begin, relist, &*sink, &health, &cancel).await;
+}
+
+/// Follows streams that `begin` makes, each of which begins with a list.
+async fn follow<T, S, W>(
+    name: &'static str,
+    mut begin: impl FnMut() -> W,
+    relist: Duration,
+    sink: &S,
+    health: &WatchHealth,
+    cancel: &CancellationToken,
+) where
+    T: Debug,
+    S: Sink<T>,
+    W: Stream<Item = watcher::Result<Event<T>>>,
+{
+    health.begun();
+    let mut stream = std::pin::pin!(begin());
     let mut listed: Vec<T> = Vec::new();
+    let mut relist_at = Instant::now() + relist;
     loop {
         let event = tokio::select! {
             () = cancel.cancelled() => return,
+            () = tokio::time::sleep_until(relist_at) => {
+                tracing::debug!(watch = name, "listing again");
+                listed = Vec::new();
+                stream.set(begin());
+                relist_at = Instant::now() + relist;
+                continue;
+            }
             event = stream.try_next() => event,
         };
         match event {
-            Ok(Some(event)) => take(event, name, &*sink, &health, &mut listed),
+            Ok(Some(event)) => take(event, name, sink, health, &mut listed),
             Ok(None) => return,
             Err(error) => {
                 tracing::warn!(watch = name, error = %error, "watch interrupted, retrying");
-                if let Some(why) = denial(&error) {
+                listed = Vec::new();
+                let failure = WatchFailure::of(&error);
+                if let WatchFailure::Denied(why) = failure {
                     sink.denied(why);
+                }
+                if health.failed(failure) == Next::Anew {
+                    stream.set(begin());
                 }
             }
         }
@@ -100,38 +116,29 @@ fn take<T: Debug, S: Sink<T>>(
     listed: &mut Vec<T>,
 ) {
     match event {
-        // Said before the list is asked for: it proves nothing.
+        // It proves nothing: it is said before the list is asked for.
         Event::Init => *listed = Vec::new(),
-        Event::Apply(object) => sink.apply(object),
-        Event::Delete(object) => sink.delete(object),
+        Event::Apply(object) => {
+            health.works();
+            sink.apply(object);
+        }
+        Event::Delete(object) => {
+            health.works();
+            sink.delete(object);
+        }
         Event::InitApply(object) => listed.push(object),
         Event::InitDone => {
             tracing::debug!(watch = name, objects = listed.len(), "list complete");
             sink.reset(std::mem::take(listed));
-            health.synced.send_replace(true);
+            health.listed();
         }
-    }
-}
-
-/// The server knows us or not, but lets us not read.
-fn denial(error: &watcher::Error) -> Option<Denial> {
-    let code = match error {
-        watcher::Error::InitialListFailed(kube::Error::Api(status))
-        | watcher::Error::WatchStartFailed(kube::Error::Api(status))
-        | watcher::Error::WatchFailed(kube::Error::Api(status))
-        | watcher::Error::WatchError(status) => status.code,
-        _ => return None,
-    };
-    match code {
-        401 => Some(Denial::Unauthorized),
-        403 => Some(Denial::Forbidden),
-        _ => None,
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use futures::StreamExt;
     use parking_lot::Mutex;
 
     #[derive(Debug, Default)]
@@ -157,14 +164,47 @@ mod tests {
         assert_eq!(*sink.0.lock(), [vec![1]]);
     }
 
+    fn events(all: &[Option<Event<u8>>]) -> impl Stream<Item = watcher::Result<Event<u8>>> + use<> {
+        let all: Vec<watcher::Result<Event<u8>>> =
+            all.iter().cloned().map(|event| event.ok_or(watcher::Error::NoResourceVersion)).collect();
+        futures::stream::iter(all).chain(futures::stream::pending())
+    }
+
+    fn list(object: u8) -> [Option<Event<u8>>; 3] {
+        [Some(Event::Init), Some(Event::InitApply(object)), Some(Event::InitDone)]
+    }
+
+    /// Follows streams that are made one after the other; returns what the sink got within some time.
+    async fn followed(within: Duration, mut streams: Vec<Vec<Option<Event<u8>>>>) -> Vec<Vec<u8>> {
+        let (sink, health, cancel) = (Lists::default(), WatchHealth::default(), CancellationToken::new());
+        streams.reverse();
+        let begin = || events(&streams.pop().unwrap_or_default());
+        let following = follow("test", begin, RELIST, &sink, &health, &cancel);
+        assert!(tokio::time::timeout(within, following).await.is_err(), "it never ends by itself");
+        sink.0.into_inner()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn everything_is_listed_again_after_ten_hours() {
+        let lists = || vec![list(1).to_vec(), list(2).to_vec()];
+        assert_eq!(followed(Duration::from_hours(9), lists()).await, [vec![1]]);
+        assert_eq!(followed(Duration::from_hours(11), lists()).await, [vec![1], vec![2]]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_list_that_failed_half_way_is_forgotten() {
+        let half = [Some(Event::Init), Some(Event::InitApply(9)), None];
+        let stream = half.into_iter().chain(list(1)).collect();
+        assert_eq!(followed(Duration::from_secs(1), vec![stream]).await, [vec![1]]);
+    }
+
     #[test]
-    fn a_refusal_is_told_from_a_failure() {
-        let error = |code| {
-            let status = kube::core::Status { code, ..kube::core::Status::default() };
-            watcher::Error::InitialListFailed(kube::Error::Api(Box::new(status)))
-        };
-        assert_eq!(denial(&error(403)), Some(Denial::Forbidden));
-        assert_eq!(denial(&error(401)), Some(Denial::Unauthorized));
-        assert_eq!((denial(&error(500)), denial(&watcher::Error::NoResourceVersion)), (None, None));
+    fn watches_are_not_listed_again_at_the_same_time() {
+        let pauses: std::collections::BTreeSet<Duration> =
+            ["worker nodes", "worker pods", "policies"].iter().map(|name| spread(RELIST, name)).collect();
+        assert!(
+            pauses.len() > 1 && pauses.iter().all(|pause| *pause > Duration::from_hours(8)),
+            "{pauses:?}"
+        );
     }
 }

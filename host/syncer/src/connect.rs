@@ -7,7 +7,7 @@ use std::sync::Arc;
 use crate::{
     bindings::deletion,
     leader::Leader,
-    nodes::{decide::run as run_nodes, store::Readiness},
+    nodes::{decide::run as run_nodes, loss::WorkerLoss, store::Readiness},
     session,
 };
 use kubeocean_api::binding::SecretRef;
@@ -125,7 +125,8 @@ async fn without_worker(leader: &Leader, cancel: &CancellationToken) {
             tokio::select! {
                 () = cancel.cancelled() => return,
                 _ = ticks.tick() => {
-                    leader.stores.nodes.set_unreachable(leader.stores.worker.is_lost());
+                    let loss = WorkerLoss::judge(leader.stores.worker.is_lost(), []);
+                    leader.stores.nodes.set_loss(loss);
                     deletion::wait_for_worker(leader);
                 }
             }

@@ -306,7 +306,7 @@ fn start_computing_side(leader: &Leader, tasks: &mut Tasks, cancel: &Cancellatio
         watch_vnodes(leader.computing.clone(), Arc::clone(nodes), Arc::clone(&vnodes), cancel.clone()),
     );
     let keeper = LeaseKeeper::new(leader.leases.clone(), Arc::clone(nodes), Arc::clone(&leader.clock));
-    tasks.spawn("leases", keeper.run(cancel.clone()));
+    tasks.spawn("leases", keeper.run(leader.health.begin("leases"), cancel.clone()));
     if leader.config.proxier_addresses.is_empty() {
         let (computing, nodes, config) =
             (leader.computing.clone(), Arc::clone(nodes), Arc::clone(&leader.config));

@@ -127,6 +127,8 @@ struct Numbers {
     worker_age_seconds: u64,
     /// By policy.
     policies: BTreeMap<String, PolicyNumbers>,
+    /// Time zones in use, by policy.
+    zones: BTreeMap<String, String>,
 }
 
 impl Numbers {
@@ -159,6 +161,7 @@ impl Numbers {
             late_leases: read(late_leases),
             usage_drift: read(usage_drift),
             policies: stores.nodes.policy_numbers(),
+            zones: stores.policies.zones(),
             worker_age_seconds: stores.worker.age().as_secs(),
         }
     }
@@ -203,6 +206,10 @@ impl StoreMetrics {
             vec![(vec![], numbers.usage_drift)],
         )?;
         encode_policies(&mut page, &numbers.policies)?;
+        let zones =
+            numbers.zones.iter().map(|(rlp, zone)| (vec![("rlp", rlp.clone()), ("zone", zone.clone())], 1));
+        let help = "The time zone of a policy's windows";
+        page.gauge_named("kubeocean_policy_time_zone_info", help, zones)?;
         let age = i64::try_from(numbers.worker_age_seconds).unwrap_or(i64::MAX);
         page.gauge("worker_watch_age_seconds", "Time since the worker cluster answered", [(vec![], age)])?;
         let build = vec![
@@ -344,6 +351,7 @@ mod tests {
         kubeocean_policy_available gauge
         kubeocean_policy_offered gauge
         kubeocean_policy_overcommitted_nodes gauge
+        kubeocean_policy_time_zone_info gauge
         kubeocean_policy_withheld_nodes gauge
         kubeocean_syncer_cluster_available_resource gauge
         kubeocean_syncer_cluster_origin_resource gauge
@@ -432,6 +440,7 @@ mod tests {
                 },
             )]
             .into(),
+            zones: [("p".to_owned(), "Europe/Rome".to_owned())].into(),
         };
         let mut registry = Registry::default();
         let stores = StoreMetrics { binding: "b".to_owned(), stores: Mutex::default() };
@@ -459,6 +468,7 @@ mod tests {
             r#"policy_available{clusterbinding="b",rlp="p",resource="cpu"} 700"#,
             r#"policy_withheld_nodes{clusterbinding="b",rlp="p"} 2"#,
             r#"policy_overcommitted_nodes{clusterbinding="b",rlp="p"} 1"#,
+            r#"policy_time_zone_info{clusterbinding="b",rlp="p",zone="Europe/Rome"} 1"#,
         ] {
             assert!(page.contains(&format!("kubeocean_{line}\n")), "{line} is missing in\n{page}");
         }

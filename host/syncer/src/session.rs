@@ -39,7 +39,7 @@ use crate::{
     },
 };
 use kube::Client;
-use kubeocean_engine::{BindingFacts, Engine, PolicyHost};
+use kubeocean_engine::{BindingFacts, Engine, PolicyHost, zone_name};
 use kubeocean_runtime::{
     binding::Binding,
     events::{EventRecorder, Regarding},
@@ -78,6 +78,8 @@ pub struct Stores {
     /// How many nodes may lose their lease per minute.
     pub pace: Arc<Pace>,
     workloads: Arc<Workloads>,
+    /// Told when a vnode changed or a copy of a pod went: the deletion of the binding may go on.
+    pub(crate) something_went: Arc<Notify>,
 }
 
 impl Stores {
@@ -103,6 +105,8 @@ impl Stores {
             let loaded = Arc::clone(&loaded);
             let facts = BindingFacts { name: binding.name.clone(), cluster_id: binding.cluster_id.clone() };
             let zone = jiff::tz::TimeZone::system();
+            let name = zone_name(&zone, surroundings.clock.now());
+            tracing::info!(zone = name, "time zone of policies that name none");
             let changed: Box<dyn Fn() + Send + Sync> =
                 Box::new(move || loaded.send_modify(|changes| *changes += 1));
             PolicyHost::new(engine, facts, zone, changed)
@@ -114,6 +118,12 @@ impl Stores {
                 let known = store.upgrade().and_then(|store| store.vnode(vnode));
                 pods.vnode_changed(vnode, known.is_some_and(|vnode| vnode.ours));
             });
+        }
+        let something_went = Arc::new(Notify::new());
+        {
+            let (vnode, copy) = (Arc::clone(&something_went), Arc::clone(&something_went));
+            nodes.on_vnode_change(move |_| vnode.notify_one());
+            pods.on_copy_gone(move |_| copy.notify_one());
         }
         let csinodes = CsiNodeStore::new(Arc::clone(&nodes));
         let hostports = HostPortStore::new(Arc::clone(&nodes));
@@ -153,6 +163,7 @@ impl Stores {
             worker: Reachability::default(),
             pace: Arc::new(Pace::new(config.reclaim_max_nodes_per_minute)),
             workloads: Workloads::new(),
+            something_went,
         }
     }
 
@@ -243,7 +254,7 @@ pub(crate) async fn run(leader: &Leader, worker: Client, cancel: CancellationTok
     let binding = leader.binding.borrow().clone();
     stores.nodes.set_readiness(Readiness::Listing);
     stores.worker.answered();
-    stores.nodes.set_unreachable(false);
+    stores.nodes.set_loss(None);
     let mut tasks = Tasks::new(cancel.clone());
     let (worker_events, sending) = EventRecorder::new(
         worker.clone(),
@@ -285,6 +296,18 @@ impl Session<'_> {
         Arc::clone(&self.leader.stores.nodes)
     }
 
+    /// Watches of the worker without which vnodes, or what is told of pods, would be outdated; by kind.
+    fn needed_watches(&self) -> Vec<(&'static str, Arc<WatchHealth>)> {
+        let lists = &self.lists;
+        let all = [
+            ("nodes", &lists.nodes),
+            ("pods", &lists.pods),
+            ("resourceleasingpolicies", &lists.policies),
+            ("pods", &self.pods.ppods),
+        ];
+        all.map(|(kind, watch)| (kind, Arc::clone(watch))).into()
+    }
+
     fn start_node_watches(&self, tasks: &mut Tasks) {
         let stores = &self.leader.stores;
         let (lists, cancel) = (&self.lists, || self.cancel.clone());
@@ -298,7 +321,13 @@ impl Session<'_> {
         );
         tasks.spawn(
             "reachability",
-            watch_reachability(self.worker(), stores.worker.clone(), self.nodes(), cancel()),
+            watch_reachability(
+                self.worker(),
+                stores.worker.clone(),
+                self.needed_watches(),
+                self.nodes(),
+                cancel(),
+            ),
         );
         tasks.spawn("recount", drift::run(self.nodes(), cancel()));
         let policies = Arc::clone(&stores.policies);

@@ -32,9 +32,17 @@ impl Tombstones {
         }
     }
 
+    /// Whether this version tells something new: it is younger than what is known of the object, and the object has not
+    /// left since. Versions that cannot be compared are taken as they come.
+    pub(crate) fn admit(&self, known: Option<&ObjectMeta>, seen: &ObjectMeta) -> bool {
+        let comparable = |known: &&ObjectMeta| known.uid == seen.uid && version(seen) > 0;
+        let told = known.filter(comparable).is_some_and(|known| version(known) >= version(seen));
+        !told && !self.cover(seen)
+    }
+
     /// Whether this is a version from before the object left. Its deletion has a version of its own; the version without
     /// the label has that of the event, and is there.
-    pub(crate) fn cover(&self, object: &ObjectMeta) -> bool {
+    fn cover(&self, object: &ObjectMeta) -> bool {
         let uid = object.uid.as_deref().unwrap_or_default();
         self.left.get(uid).is_some_and(|left| version(object) < *left)
     }
@@ -65,6 +73,18 @@ mod tests {
         assert!(!graves.cover(&object("a", 7)), "it only lost a label");
         assert!(!graves.cover(&object("a", 8)), "and has it again");
         assert!(!graves.cover(&object("b", 1)));
+    }
+
+    #[test]
+    fn only_a_younger_version_is_news() {
+        let graves = Tombstones::default();
+        let known = object("a", 7);
+        assert!(!graves.admit(Some(&known), &object("a", 6)));
+        assert!(!graves.admit(Some(&known), &object("a", 7)), "our own write comes back");
+        assert!(graves.admit(Some(&known), &object("a", 8)));
+        assert!(graves.admit(Some(&known), &object("b", 1)), "another one has its name");
+        assert!(graves.admit(None, &object("a", 1)));
+        assert!(graves.admit(Some(&object("a", 0)), &object("a", 0)));
     }
 
     #[test]

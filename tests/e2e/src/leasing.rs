@@ -213,6 +213,25 @@ impl Leasing {
         Api::all_with(self.binding.computing().client().await.expect("a client"), &kind("ClusterBinding"))
     }
 
+    /// Makes a pod that is none of ours on a worker node.
+    ///
+    /// # Panics
+    /// The server refuses it.
+    pub async fn foreign_pod(&self, node: &str, cpu: &str) {
+        let worker = self.binding.worker();
+        let home = format!("{}-foreign", self.binding.name());
+        worker.create_namespace(&home).await.expect("a namespace");
+        let pod = json!({
+            "apiVersion": "v1", "kind": "Pod",
+            "metadata": {"name": format!("online-{node}"), "namespace": home},
+            "spec": {
+                "nodeName": node,
+                "containers": [{"name": "c", "image": "online:1", "resources": {"requests": {"cpu": cpu}}}],
+            },
+        });
+        worker.apply_objects(vec![pod]).await.expect("a pod");
+    }
+
     /// Records every state of this binding's vnodes from now on.
     pub async fn record(&self) -> Recording {
         let states: Arc<Mutex<Vec<Node>>> = Arc::default();

@@ -1,6 +1,9 @@
 //! Whether a Syncer did only what the charts' roles allow, read from the audit logs of both clusters.
 
 use kubeocean_harness::{AuditEvent, Binding, Cluster};
+use serde_json::{Value, json};
+
+use crate::pods::Objects;
 
 /// The requests of a binding's Syncer so far: in the computing cluster, where its account is every Syncer's, and in the
 /// worker cluster.
@@ -69,5 +72,59 @@ fn assert_allowed<'a>(events: impl IntoIterator<Item = &'a AuditEvent>, more: &[
         let asked_who_it_is = event.object_ref.resource == "selfsubjectreviews";
         let by_everyone = asked_who_it_is || event.verb == "get" && event.object_ref.resource.is_empty();
         assert!(by_chart || by_everyone, "{} {} is allowed by {reason:?}", event.verb, event.uri);
+    }
+}
+
+const RBAC: &str = "/apis/rbac.authorization.k8s.io/v1";
+
+/// An account of the worker cluster that may do what a Syncer does, but for one kind of the cluster's role.
+#[derive(Debug)]
+pub struct LimitedAccount {
+    pub kubeconfig: String,
+    worker: Objects,
+    role: String,
+    all: Value,
+}
+
+impl LimitedAccount {
+    /// `hidden` is the kind, in the plural.
+    ///
+    /// # Panics
+    /// The worker cluster refuses an object.
+    pub async fn without(binding: &Binding<'_>, hidden: &str) -> Self {
+        let worker = Objects::of(binding.worker()).await;
+        let mount = binding.mount_namespace();
+        let role =
+            worker.get(&format!("{RBAC}/clusterroles/kubeocean-syncer")).await.expect("the chart's role");
+        let all = role["rules"].clone();
+        let mut rules = all.as_array().cloned().expect("rules");
+        rules.retain(|rule| rule["resources"] != json!([hidden]));
+        assert_ne!(all, json!(rules));
+        let account = json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "limited"}});
+        worker.create(&format!("/api/v1/namespaces/{mount}/serviceaccounts"), &account).await;
+        let name = format!("limited-{mount}");
+        let limited = json!({"metadata": {"name": name}, "rules": rules});
+        worker.create(&format!("{RBAC}/clusterroles"), &limited).await;
+        let subjects = json!([{"kind": "ServiceAccount", "name": "limited", "namespace": mount}]);
+        let bound = |kind: &str, role: &str| {
+            json!({
+                "metadata": {"name": name}, "subjects": subjects,
+                "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": kind, "name": role},
+            })
+        };
+        worker.create(&format!("{RBAC}/clusterrolebindings"), &bound("ClusterRole", &name)).await;
+        let of_mount = format!("{RBAC}/namespaces/{mount}/rolebindings");
+        worker.create(&of_mount, &bound("Role", "kubeocean-syncer")).await;
+        let kubeconfig = binding.worker().service_account_kubeconfig(mount, "limited").await;
+        let role = format!("{RBAC}/clusterroles/{name}");
+        Self { kubeconfig: kubeconfig.expect("a kubeconfig"), worker, role, all }
+    }
+
+    /// Nothing is hidden any more.
+    ///
+    /// # Panics
+    /// The worker cluster refuses it.
+    pub async fn may_everything(&self) {
+        self.worker.merge(&self.role, &json!({"rules": self.all})).await;
     }
 }

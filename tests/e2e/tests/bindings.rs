@@ -3,11 +3,13 @@
 use std::time::Duration;
 
 use kube::api::DeleteParams;
-use kubeocean_api::keys::{finalizer, label, taint};
-use kubeocean_e2e::leasing::{DEADLINE, Leasing, is_offered, merge, percent, taint_of};
+use kubeocean_api::keys::{condition_type, finalizer, label, taint};
+use kubeocean_e2e::leasing::{
+    DEADLINE, Leasing, amount, condition as node_condition, is_offered, merge, percent, taint_of,
+};
 use kubeocean_e2e::pods::{Objects, condition};
-use kubeocean_e2e::rights::assert_rights;
-use kubeocean_harness::NodeShape;
+use kubeocean_e2e::rights::{LimitedAccount, assert_rights, requests};
+use kubeocean_harness::{AuditEvent, NodeShape};
 use serde_json::{Value, json};
 
 fn tier(value: &str) -> Value {
@@ -43,6 +45,42 @@ async fn one_edit_may_change_the_selector_and_the_default_taint() {
     leasing.nodes.retain(|node| *node == leaves);
     leasing.one(&leaves, "a tainted vnode", |vnode| taint_of(vnode, taint::VNODE).is_some()).await;
     assert_rights(&leasing.binding);
+}
+
+/// A minute without the list, the pause between two looks, and between two attempts of the watch.
+const NOTICED: Duration = Duration::from_mins(3);
+
+/// A kubeconfig is replaced by one that may not see pods: nothing of what is leased is certain any more.
+#[tokio::test]
+async fn a_right_that_is_missing_is_told_and_granting_it_is_enough() {
+    let leasing = Leasing::start("binding-rights", 1, &NodeShape::new("8", "16Gi"), all_cpu()).await;
+    let node = leasing.nodes[0].clone();
+    leasing.one(&node, "an open vnode", is_offered).await;
+    let limited = LimitedAccount::without(&leasing.binding, "pods").await;
+    leasing.binding.write_kubeconfig(&limited.kubeconfig).await.expect("the Secret");
+    let reach = async |what: &str, wanted: (&str, &str)| {
+        leasing
+            .until(what, NOTICED, async || {
+                let vnode = leasing.vnode(&node).await.ok_or("no vnode")?;
+                let marked = taint_of(&vnode, taint::WORKER_UNREACHABLE).is_some();
+                let shown = node_condition(&vnode, condition_type::WORKER_REACHABLE) == Some(wanted);
+                if shown && marked == (wanted.0 == "False") { Ok(vnode) } else { Err("not yet") }
+            })
+            .await
+    };
+    let vnode = reach("the watch of pods to be missed", ("False", "WatchFailed")).await;
+    let conditions = vnode.status.and_then(|status| status.conditions).expect("conditions");
+    let shown = conditions.iter().find(|one| one.type_ == condition_type::WORKER_REACHABLE).expect("ours");
+    let message = shown.message.as_deref().unwrap_or_default();
+    println!("{message}");
+    assert!(message.contains("403 Forbidden") && message.contains("list and watch pods"), "{message}");
+    assert_eq!(leasing.syncer.health("/readyz").await.expect("an answer").0, 200);
+
+    leasing.foreign_pod(&node, "6").await;
+    limited.may_everything().await;
+    let vnode = reach("the worker to be back", ("True", "WatchEstablished")).await;
+    assert!(is_offered(&vnode));
+    leasing.one(&node, "what the pod leaves", |vnode| amount(vnode, "cpu") == Some("2")).await;
 }
 
 /// Nothing listens on the discard port of this machine.
@@ -95,6 +133,13 @@ async fn a_deletion_waits_for_the_worker_and_finds_what_lost_its_labels() {
         let node = workers.get(node).await.expect("a worker node");
         assert!(!node.metadata.labels.unwrap_or_default().contains_key(label::POLICY_APPLIED));
     }
+    // What lost its labels is looked for when everything else is done: once with a find, and once without.
+    let (of_syncers, _) = requests(&leasing.binding);
+    let all_nodes = |event: &&AuditEvent| {
+        event.verb == "list" && event.object_ref.resource == "nodes" && !event.uri.contains("labelSelector")
+    };
+    let looks = of_syncers.iter().filter(all_nodes).count();
+    assert!((2..=4).contains(&looks), "all nodes were listed {looks} times");
     leasing.delete_policy("binding-end").await;
     leasing.until("the policy to go", DEADLINE, async || leasing.policy("binding-end").await.is_none()).await;
     assert_rights(&leasing.binding);

@@ -6,7 +6,7 @@ use kube::ResourceExt;
 use kubeocean_api::keys::{annotation, label};
 use kubeocean_e2e::leasing::{DEADLINE, Leasing, amount, is_ready, percent};
 use kubeocean_e2e::pods::{Objects, core_path, text};
-use kubeocean_e2e::rights::assert_rights;
+use kubeocean_e2e::rights::{LimitedAccount, assert_rights};
 use kubeocean_harness::{NodeShape, shared_site, wait_until};
 use serde_json::{Value, json};
 
@@ -189,31 +189,6 @@ async fn a_copy_follows_its_original_while_there_is_a_vnode() {
     assert_rights(&leasing.binding);
 }
 
-/// An account of the worker cluster that may do everything a Syncer does, but not see CSINodes.
-async fn limited_account(leasing: &Leasing, worker: &Objects) -> String {
-    let mount = leasing.binding.mount_namespace();
-    let rbac = "/apis/rbac.authorization.k8s.io/v1";
-    let role = worker.get(&format!("{rbac}/clusterroles/kubeocean-syncer")).await.expect("the chart's role");
-    let mut rules = role["rules"].as_array().cloned().expect("rules");
-    rules.retain(|rule| rule["resources"] != json!(["csinodes"]));
-    assert_ne!(role["rules"], json!(rules));
-    let account = json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "limited"}});
-    worker.create(&format!("/api/v1/namespaces/{mount}/serviceaccounts"), &account).await;
-    let limited = json!({"metadata": {"name": "kubeocean-limited"}, "rules": rules});
-    worker.create(&format!("{rbac}/clusterroles"), &limited).await;
-    let subjects = json!([{"kind": "ServiceAccount", "name": "limited", "namespace": mount}]);
-    let bound = |kind: &str, role: &str| {
-        json!({
-            "metadata": {"name": "kubeocean-limited"}, "subjects": subjects,
-            "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": kind, "name": role},
-        })
-    };
-    worker.create(&format!("{rbac}/clusterrolebindings"), &bound("ClusterRole", "kubeocean-limited")).await;
-    let of_mount = format!("{rbac}/namespaces/{mount}/rolebindings");
-    worker.create(&of_mount, &bound("Role", "kubeocean-syncer")).await;
-    leasing.binding.worker().service_account_kubeconfig(mount, "limited").await.expect("a kubeconfig")
-}
-
 #[tokio::test]
 async fn a_worker_that_hides_its_csinodes_is_leased_all_the_same() {
     let leasing = Leasing::start("mirror-rights", 1, &NodeShape::new("8", "16Gi"), lease(50)).await;
@@ -221,10 +196,10 @@ async fn a_worker_that_hides_its_csinodes_is_leased_all_the_same() {
     world.worker.create(ALL, &csi_node("mirror-rights-0", json!([disk("i-0")]))).await;
     world.mirrored("mirror-rights-0", &["i-0"]).await;
 
-    let limited = limited_account(&leasing, &world.worker).await;
+    let limited = LimitedAccount::without(&leasing.binding, "csinodes").await;
     let mount = leasing.binding.mount_namespace();
     let full = leasing.binding.worker().service_account_kubeconfig(mount, "kubeocean-syncer").await;
-    leasing.binding.write_kubeconfig(&limited).await.expect("a changed Secret");
+    leasing.binding.write_kubeconfig(&limited.kubeconfig).await.expect("a changed Secret");
     world.told("FeatureDisabled", "csinodes").await;
     leasing.edit(lease(25)).await;
     leasing.one("mirror-rights-0", "cpu 2", |vnode| amount(vnode, "cpu") == Some("2")).await;

@@ -34,22 +34,6 @@ async fn reaches_all(leasing: &Leasing, policy: Value, cpu: &str) -> Duration {
     edited.elapsed()
 }
 
-/// A pod that is none of ours, on a worker node.
-async fn foreign_pod(leasing: &Leasing, node: &str, cpu: &str) {
-    let worker = leasing.binding.worker();
-    let home = format!("{}-foreign", leasing.binding.name());
-    worker.create_namespace(&home).await.unwrap();
-    let pod = json!({
-        "apiVersion": "v1", "kind": "Pod",
-        "metadata": {"name": "online", "namespace": home},
-        "spec": {
-            "nodeName": node,
-            "containers": [{"name": "c", "image": "online:1", "resources": {"requests": {"cpu": cpu}}}],
-        },
-    });
-    worker.apply_objects(vec![pod]).await.unwrap();
-}
-
 /// When each vnode's Lease was renewed last, by vnode.
 async fn renewals(leasing: &Leasing) -> Vec<Timestamp> {
     let client = leasing.binding.computing().client().await.unwrap();
@@ -125,7 +109,7 @@ async fn half_of_five_nodes_follows_every_change() {
     assert!(took < generous(Duration::from_secs(2)));
     reaches_all(&leasing, limits.clone(), "16").await;
 
-    foreign_pod(&leasing, &leasing.nodes[1], "12").await;
+    leasing.foreign_pod(&leasing.nodes[1], "12").await;
     leasing.one(&leasing.nodes[1], "cpu 10 beside a pod of 12", |v| amount(v, "cpu") == Some("10")).await;
     let others = leasing.vnodes().await;
     assert_eq!(others.iter().filter(|vnode| amount(vnode, "cpu") == Some("16")).count(), 4);

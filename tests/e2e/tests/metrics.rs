@@ -23,9 +23,12 @@ const DOCUMENTED: &str = "
     kubeocean_policy_available gauge
     kubeocean_policy_call_duration_seconds histogram
     kubeocean_policy_calls counter
+    kubeocean_policy_compile_cache counter
+    kubeocean_policy_compile_seconds histogram
     kubeocean_policy_entry_state gauge
     kubeocean_policy_faults counter
     kubeocean_policy_impure counter
+    kubeocean_policy_instances_in_use gauge
     kubeocean_policy_load_failures counter
     kubeocean_policy_log_dropped counter
     kubeocean_policy_memo counter
@@ -33,6 +36,7 @@ const DOCUMENTED: &str = "
     kubeocean_policy_overcommitted_nodes gauge
     kubeocean_policy_queue_depth gauge
     kubeocean_policy_rows counter
+    kubeocean_policy_time_zone_info gauge
     kubeocean_policy_withheld_nodes gauge
     kubeocean_syncer_cluster_available_resource gauge
     kubeocean_syncer_cluster_origin_resource gauge
@@ -163,6 +167,7 @@ async fn a_live_scrape_tells_what_the_clusters_hold() {
             ("policy_available", &[("rlp", BINDING), ("resource", "cpu")], 62_000.0),
             ("policy_withheld_nodes", &[("rlp", BINDING)], 0.0),
             ("policy_overcommitted_nodes", &[("rlp", BINDING)], 0.0),
+            ("policy_instances_in_use", &[], 0.0),
         ],
     )
     .await;

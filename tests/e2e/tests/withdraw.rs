@@ -10,7 +10,7 @@ use kube::api::{DeleteParams, ListParams, Patch, PatchParams};
 use kube::{Api, ResourceExt};
 use kubeocean_api::keys::{condition_type, finalizer, label, taint};
 use kubeocean_e2e::leasing::{
-    DEADLINE, Leasing, amount, condition, generous, is_offered, merge, percent, taint_of,
+    DEADLINE, Leasing, amount, condition, generous, is_offered, merge, percent, summary, taint_of,
 };
 use kubeocean_e2e::rights::assert_rights;
 use kubeocean_e2e::users::Users;
@@ -172,11 +172,23 @@ async fn asked_to_go(leasing: &Leasing, users: &Users<'_>, pod: &str) {
         .await;
 }
 
+/// Nodes that may have lost their lease since `begun`, at one a minute.
+fn turns(begun: Instant) -> usize {
+    1 + usize::try_from(begun.elapsed().as_secs() / 60).unwrap()
+}
+
+/// Whether the vnode's withdrawal has not begun.
+fn waits(vnode: &Node) -> bool {
+    taint_of(vnode, taint::VNODE_DELETING).is_none() && vnode.metadata.deletion_timestamp.is_none()
+}
+
+/// However slow the machine is: each look is held to the turns that were possible by its end.
 #[tokio::test]
 async fn a_mistake_takes_one_node_a_minute() {
+    const NODES: usize = 5;
     let leasing = Leasing::start_as(
         BindingSpec::new("withdraw-pace"),
-        3,
+        NODES,
         &NodeShape::new("8", "16Gi"),
         half(),
         &["--reclaim-max-nodes-per-minute=1"],
@@ -185,28 +197,40 @@ async fn a_mistake_takes_one_node_a_minute() {
     let before = leasing.all("open vnodes", DEADLINE, is_offered).await;
     let mut mistake = half();
     mistake["nodeSelector"] = nodes_of("nobody");
+    let begun = Instant::now();
     leasing.edit(mistake).await;
-    becomes(&leasing, "one of three goes", 2).await;
+    let fewer = leasing
+        .until("the first one to go", DEADLINE, async || {
+            let there = leasing.vnodes().await;
+            if there.len() < NODES { Ok(there.len()) } else { Err(there.len()) }
+        })
+        .await;
+    assert!(NODES - fewer <= turns(begun), "{fewer} left after {:?}", begun.elapsed());
 
-    // The others stay as they are, and still tell how their nodes are.
+    // The others stay as they are, tell how their nodes are, and offer nothing that others took.
     let workers = leasing.worker_nodes().await;
     let problem =
         json!({"status": {"conditions": [{"type": "KernelDeadlock", "status": "True", "reason": "Test"}]}});
     for node in &leasing.nodes {
         workers.patch_status(node, &PatchParams::default(), &Patch::Strategic(&problem)).await.unwrap();
+        leasing.foreign_pod(node, "6").await;
     }
-    let told = |vnode: &Node| condition(vnode, "KernelDeadlock") == Some(("True", "Test"));
+    let fits = |vnode: &Node| {
+        condition(vnode, "KernelDeadlock") == Some(("True", "Test")) && amount(vnode, "cpu") == Some("2")
+    };
     let waiting = leasing
-        .until("what the nodes tell", DEADLINE, async || {
-            let vnodes = leasing.vnodes().await;
-            if vnodes.iter().all(told) { Ok(vnodes) } else { Err(vnodes.len()) }
+        .until("what the nodes tell and what is left of them", DEADLINE, async || {
+            let mut waiting = leasing.vnodes().await;
+            waiting.retain(waits);
+            if waiting.iter().all(fits) {
+                Ok(waiting)
+            } else {
+                Err(waiting.iter().map(summary).collect::<Vec<_>>())
+            }
         })
         .await;
-    assert_eq!(waiting.len(), 2);
-    for vnode in &waiting {
-        assert!(is_offered(vnode) && amount(vnode, "cpu") == Some("4"));
-        assert!(taint_of(vnode, taint::VNODE_DELETING).is_none());
-    }
+    assert!(!waiting.is_empty() && NODES - waiting.len() <= turns(begun), "after {:?}", begun.elapsed());
+    assert!(waiting.iter().all(is_offered));
     let policy = leasing.policy("withdraw-pace").await.unwrap();
     assert!(
         policy["metadata"]["finalizers"].as_array().unwrap().iter().any(|held| held == finalizer::POLICY)
@@ -214,8 +238,8 @@ async fn a_mistake_takes_one_node_a_minute() {
 
     // Noticed in time.
     leasing.edit(half()).await;
-    let after = leasing.all("open vnodes", DEADLINE, is_offered).await;
+    let after = leasing.all("open vnodes", DEADLINE, |vnode| is_offered(vnode) && waits(vnode)).await;
     let kept = after.iter().filter(|vnode| before.iter().any(|one| one.uid() == vnode.uid())).count();
-    assert_eq!(kept, 2);
+    assert!(kept > 0 && NODES - kept <= turns(begun), "{kept} kept after {:?}", begun.elapsed());
     assert_rights(&leasing.binding);
 }

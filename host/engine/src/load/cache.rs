@@ -11,6 +11,7 @@ use super::child::{self, Author};
 use super::component::{componentize, link};
 use super::error::{LoadCode, LoadError};
 use crate::config::{CompileMode, MAX_EVALUATORS};
+use crate::numbers::CompileCounters;
 use crate::wasm::unit::Prepared;
 
 /// `sha256:<hex>` of a module, as a policy names it in `module.digest`.
@@ -45,6 +46,7 @@ type Slot = Arc<OnceLock<Result<Prepared, LoadError>>>;
 #[derive(Default)]
 pub(crate) struct ModuleCache {
     slots: Mutex<VecDeque<(Digest, Slot)>>,
+    pub(crate) counters: CompileCounters,
 }
 
 impl ModuleCache {
@@ -58,7 +60,16 @@ impl ModuleCache {
         bytes: &[u8],
     ) -> Result<Prepared, LoadError> {
         let slot = self.slot(digest);
-        let prepared = slot.get_or_init(|| compile(engine, mode, digest, bytes)).clone();
+        self.counters.wanted();
+        let compiled = || {
+            let started = crate::clock::stopwatch();
+            let compiled = compile(engine, mode, digest, bytes);
+            let took = started.elapsed();
+            tracing::debug!(bytes = bytes.len(), ?took, ok = compiled.is_ok(), "compiled a policy module");
+            self.counters.compiled(took);
+            compiled
+        };
+        let prepared = slot.get_or_init(compiled).clone();
         if prepared.as_ref().is_err_and(|error| error.passing) {
             self.slots.lock().retain(|(_, known)| !Arc::ptr_eq(known, &slot));
         }
@@ -85,7 +96,6 @@ fn compile(
     digest: Digest,
     bytes: &[u8],
 ) -> Result<Prepared, LoadError> {
-    let started = crate::clock::stopwatch();
     let component = match mode {
         CompileMode::InProcess => in_process(engine, bytes),
         CompileMode::Child { program, args } if digest.is_builtin() => {
@@ -98,9 +108,7 @@ fn compile(
         }
         CompileMode::Child { program, args } => child::compile(engine, program, args, bytes, Author::Others),
     }?;
-    let prepared = link(engine, &component)?;
-    tracing::debug!(bytes = bytes.len(), took = ?started.elapsed(), "compiled a policy module");
-    Ok(prepared)
+    link(engine, &component)
 }
 
 /// Hostile bytes have made compilers panic before; that must not take the process with it.
@@ -111,4 +119,22 @@ fn in_process(engine: &wasmtime::Engine, bytes: &[u8]) -> Result<wasmtime::compo
         wasmtime::component::Component::new(engine, &component).map_err(|error| failed(&format!("{error:#}")))
     }))
     .unwrap_or_else(|_| Err(failed("the compiler gave up")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::load::builtin::BUILTINS;
+
+    #[test]
+    fn the_same_bytes_are_compiled_once() {
+        let (cache, engine) = (ModuleCache::default(), crate::wasm::runtime::start(false).unwrap());
+        let (_, bytes) = BUILTINS[0];
+        for _ in 0..3 {
+            cache.get(&engine, &CompileMode::InProcess, Digest::of(bytes), bytes).map(drop).unwrap();
+        }
+        let numbers = cache.counters.read();
+        assert_eq!((numbers.compile_hits, numbers.compile_misses), (2, 1));
+        assert!(numbers.compile_us > 0);
+    }
 }

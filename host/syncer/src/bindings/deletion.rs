@@ -3,7 +3,8 @@
 //! then the finalizer goes.
 //!
 //! Each step is repeated until nothing is left and can be cut anywhere: the next leader starts at the first step that
-//! is not done. Progress is shown in the binding's condition `SyncerCleanup`.
+//! is not done. Vnodes and copies that go are events; what else there is to wait for, such as somebody's finalizer on a
+//! copy, is looked at less and less often. Progress is shown in the binding's condition `SyncerCleanup`.
 
 use std::time::Duration;
 
@@ -16,10 +17,14 @@ use crate::{
     nodes::{apply::remove_labels, store::Readiness},
     objects::Clusters,
 };
-use kubeocean_runtime::{binding::Binding, error::ApplyError};
+use kubeocean_runtime::{binding::Binding, error::ApplyError, queue::backoff};
 
-/// How soon a step that is not finished is looked at again.
+/// How soon a step that is not finished is looked at again without an event; each time without progress twice as late.
 const AGAIN: Duration = Duration::from_secs(1);
+/// But never later than this.
+const AT_LAST: Duration = Duration::from_secs(30);
+/// Vnodes and copies go in groups.
+const GATHER: Duration = Duration::from_millis(500);
 
 /// Waits for the deletion of the binding and carries out our share.
 pub(crate) async fn run(leader: &Leader, clusters: &Clusters, cancel: CancellationToken) {
@@ -28,8 +33,10 @@ pub(crate) async fn run(leader: &Leader, clusters: &Clusters, cancel: Cancellati
         () = cancel.cancelled() => return,
         gone = bindings.wait_for(|binding| binding.deleting) => if gone.is_err() { return },
     }
+    let mut idle = 0;
     loop {
         let binding = bindings.borrow_and_update().clone();
+        idle += 1;
         match step(leader, clusters, &binding).await {
             Ok(Progress::Finished) => {
                 tracing::info!(binding = binding.name, "nothing of this binding is left");
@@ -37,12 +44,22 @@ pub(crate) async fn run(leader: &Leader, clusters: &Clusters, cancel: Cancellati
                 cancel.cancelled().await;
                 return;
             }
-            Ok(Progress::Waiting { reason, message }) => tell(leader, reason, message),
+            Ok(Progress::Waiting { reason, message }) => {
+                if tell(leader, reason, message) {
+                    idle = 1;
+                }
+            }
             Err(error) => tracing::warn!(error = error.chain(), "deletion of the binding: retrying"),
+        }
+        let pause = backoff(AGAIN, idle, &binding.name).min(AT_LAST);
+        tokio::select! {
+            () = cancel.cancelled() => return,
+            () = tokio::time::sleep(pause) => continue,
+            () = leader.stores.something_went.notified() => idle = 0,
         }
         tokio::select! {
             () = cancel.cancelled() => return,
-            () = tokio::time::sleep(AGAIN) => {}
+            () = tokio::time::sleep(GATHER) => {}
         }
     }
 }
@@ -57,8 +74,8 @@ pub(crate) fn wait_for_worker(leader: &Leader) {
     tell(leader, "WorkerLeftovers", message);
 }
 
-/// Shows how far the deletion has come, where it is news.
-fn tell(leader: &Leader, reason: &'static str, message: String) {
+/// Shows how far the deletion has come; says whether it is news.
+fn tell(leader: &Leader, reason: &'static str, message: String) -> bool {
     let cleanup = Some(Cleanup { reason, message });
     let news = leader.cleanup.send_if_modified(|shown| {
         let news = *shown != cleanup;
@@ -69,6 +86,7 @@ fn tell(leader: &Leader, reason: &'static str, message: String) {
         let binding = leader.binding.borrow().name.clone();
         tracing::info!(binding, reason, message, "deletion of the binding goes on");
     }
+    news
 }
 
 enum Progress {
@@ -90,10 +108,6 @@ async fn step(leader: &Leader, clusters: &Clusters, binding: &Binding) -> Result
             format!("{} virtual nodes left: {}", vnodes.len(), named.join(", ")),
         );
     }
-    let strays = strays::label_anew(&leader.computing, &stores.identity).await?;
-    if strays > 0 {
-        return waiting("DrainingNodes", format!("{strays} virtual nodes had lost their labels"));
-    }
     hostports::apply::release_all(&clusters.computing, &stores.identity).await?;
     let mirrors = csinodes::apply::release_all(&clusters.computing, &stores.identity).await?;
     if mirrors > 0 {
@@ -109,6 +123,11 @@ async fn step(leader: &Leader, clusters: &Clusters, binding: &Binding) -> Result
             "ReleasingObjects",
             format!("{} objects left: {}", left.total, left.examples.join(", ")),
         );
+    }
+    // All nodes are listed for it, therefore not before everything else is done.
+    let strays = strays::label_anew(&leader.computing, &stores.identity).await?;
+    if strays > 0 {
+        return waiting("DrainingNodes", format!("{strays} virtual nodes had lost their labels"));
     }
     let unlabelled = {
         let policies = &stores.policies;

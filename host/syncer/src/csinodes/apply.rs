@@ -57,15 +57,7 @@ impl CsiNodeSync {
     pub(super) async fn reconcile(&self, vnode: &str) -> Outcome {
         match self.converge(vnode).await {
             Ok(outcome) => outcome,
-            Err(error) => {
-                let outcome = error.outcome();
-                if outcome == Outcome::Stale {
-                    tracing::debug!(vnode, error = error.chain(), "outdated, planning again");
-                } else {
-                    tracing::warn!(vnode, error = error.chain(), "CSINode not mirrored");
-                }
-                outcome
-            }
+            Err(error) => error.log(vnode, "mirror its CSINode"),
         }
     }
 

@@ -165,11 +165,8 @@ impl CsiNodeStore {
     /// A copy as an answer or the watch shows it; says whether it is news.
     pub(super) fn take_copy(&self, copy: CsiNode) -> bool {
         let mut index = self.index.lock();
-        let known = index.copies.get(copy.name());
-        let old = known.is_some_and(|known| {
-            known.uid() == copy.uid() && version(&known.metadata) >= version(&copy.metadata)
-        });
-        if old || index.left.cover(&copy.metadata) {
+        let known = index.copies.get(copy.name()).map(|known| &known.metadata);
+        if !index.left.admit(known, &copy.metadata) {
             return false;
         }
         index.copies.insert(copy.name().into(), Arc::new(copy));

@@ -18,6 +18,7 @@ use crate::nodes::{
     index::Identity,
     metadata::DenyList,
     store::{NodeStore, VnodeRef},
+    tests::our_vnode,
     view::NodeView,
     vnode::BindingView,
 };
@@ -30,16 +31,6 @@ fn identity() -> Identity {
 
 fn now() -> Timestamp {
     Timestamp::from_second(1_800_000_000).unwrap()
-}
-
-fn vnode() -> VnodeRef {
-    VnodeRef {
-        name: VNODE.into(),
-        uid: "v-1".into(),
-        worker_node: Some("n1".into()),
-        deleting: false,
-        ours: true,
-    }
 }
 
 fn csi_node(object: &Value) -> CsiNode {
@@ -124,7 +115,7 @@ fn merge(object: &mut Value, patch: &Value) {
 }
 
 fn converged(drivers: &Value) -> CsiNode {
-    perform(None, actions(planned(Some(&vnode()), Some(&original(drivers)), None))).unwrap()
+    perform(None, actions(planned(Some(&our_vnode(VNODE)), Some(&original(drivers)), None))).unwrap()
 }
 
 #[test]
@@ -162,7 +153,7 @@ fn names(plan: Plan) -> Vec<String> {
 #[test]
 fn without_vnode_or_original_the_copy_goes() {
     let (original, copy) = (original(&json!([file()])), converged(&json!([file()])));
-    for (vnode, original) in [(None, Some(&original)), (None, None), (Some(&vnode()), None)] {
+    for (vnode, original) in [(None, Some(&original)), (None, None), (Some(&our_vnode(VNODE)), None)] {
         assert_eq!(names(planned(vnode, original, Some(&copy))), ["delete CSINode"]);
         assert!(names(planned(vnode, original, None)).is_empty());
     }
@@ -185,12 +176,12 @@ fn without_vnode_or_original_the_copy_goes() {
 )]
 fn changes_of_the_original(#[case] drivers: Value, #[case] expected: &[&str]) {
     let copy = converged(&json!([disk("i-1"), file()]));
-    assert_eq!(names(planned(Some(&vnode()), Some(&original(&drivers)), Some(&copy))), expected);
+    assert_eq!(names(planned(Some(&our_vnode(VNODE)), Some(&original(&drivers)), Some(&copy))), expected);
 }
 
 #[test]
 fn nothing_is_made_for_a_vnode_that_goes_away() {
-    let (going, changed) = (VnodeRef { deleting: true, ..vnode() }, original(&json!([disk("i-2")])));
+    let (going, changed) = (VnodeRef { deleting: true, ..our_vnode(VNODE) }, original(&json!([disk("i-2")])));
     assert!(names(planned(Some(&going), Some(&changed), None)).is_empty());
     let copy = converged(&json!([disk("i-1")]));
     assert!(names(planned(Some(&going), Some(&changed), Some(&copy))).is_empty());
@@ -199,8 +190,8 @@ fn nothing_is_made_for_a_vnode_that_goes_away() {
 #[test]
 fn a_vnode_with_foreign_labels_is_not_followed() {
     let original = original(&json!([file()]));
-    let foreign = VnodeRef { ours: false, ..vnode() };
-    let other = VnodeRef { worker_node: Some("n2".into()), ..vnode() };
+    let foreign = VnodeRef { ours: false, ..our_vnode(VNODE) };
+    let other = VnodeRef { worker_node: Some("n2".into()), ..our_vnode(VNODE) };
     for vnode in [foreign, other] {
         assert_eq!(planned(Some(&vnode), Some(&original), None), Plan::NotOurVnode);
     }
@@ -215,8 +206,8 @@ fn a_vnode_with_foreign_labels_is_not_followed() {
 #[case::not_managed(json!({label::CLUSTER_BINDING: "dc-east"}), false)]
 fn whose_an_object_of_that_name_is(#[case] labels: Value, #[case] ours: bool) {
     let found = csi_node(&json!({"metadata": {"name": VNODE, "uid": "x", "labels": labels}}));
-    assert_eq!(is_ours(&found, &identity(), Some(&vnode())), ours);
-    let plan = planned(Some(&vnode()), Some(&original(&json!([file()]))), Some(&found));
+    assert_eq!(is_ours(&found, &identity(), Some(&our_vnode(VNODE))), ours);
+    let plan = planned(Some(&our_vnode(VNODE)), Some(&original(&json!([file()]))), Some(&found));
     assert_eq!(plan == Plan::Taken, !ours);
     assert_eq!(names(planned(None, None, Some(&found))).len(), usize::from(ours), "deleted only if ours");
 }
@@ -225,9 +216,9 @@ fn whose_an_object_of_that_name_is(#[case] labels: Value, #[case] ours: bool) {
 fn a_copy_whose_labels_were_taken_off_is_known_by_its_owner_and_gets_them_again() {
     let mut bare = converged(&json!([file()]));
     bare.metadata.labels = None;
-    assert!(is_ours(&bare, &identity(), Some(&vnode())));
+    assert!(is_ours(&bare, &identity(), Some(&our_vnode(VNODE))));
     let original = original(&json!([file()]));
-    let plan = actions(planned(Some(&vnode()), Some(&original), Some(&bare)));
+    let plan = actions(planned(Some(&our_vnode(VNODE)), Some(&original), Some(&bare)));
     assert_eq!(perform(Some(bare), plan).unwrap().labels(), converged(&json!([file()])).labels());
 }
 
@@ -268,7 +259,7 @@ proptest! {
     /// Whatever is there, one plan leads to where the next plan is empty, and what is there then is the wanted state.
     #[test]
     fn a_plan_converges(copy in some_copy(), original in some_original(), there in any::<bool>()) {
-        let vnode = there.then(vnode);
+        let vnode = there.then(|| our_vnode(VNODE));
         let after = perform(copy.clone(), actions(planned(vnode.as_ref(), original.as_ref(), copy.as_ref())));
         prop_assert_eq!(planned(vnode.as_ref(), original.as_ref(), after.as_ref()), Plan::Do(vec![]));
         let fresh = perform(None, actions(planned(vnode.as_ref(), original.as_ref(), None)));
@@ -281,7 +272,7 @@ proptest! {
     /// Cut after any action, the next plan leads to the same.
     #[test]
     fn a_cut_plan_is_repaired(copy in some_copy(), original in some_original(), cut in 0_usize..2) {
-        let vnode = vnode();
+        let vnode = our_vnode(VNODE);
         let mut first = actions(planned(Some(&vnode), original.as_ref(), copy.as_ref()));
         first.truncate(cut);
         let half = perform(copy, first);
@@ -322,7 +313,7 @@ fn content_is_kept_only_while_there_is_a_vnode() {
     csinodes.read_original(VNODE, Some(original(&json!([file()]))));
     let Original::Known(known) = csinodes.snapshot(VNODE).original else { unreachable!() };
     assert_eq!(known.spec.drivers.len(), 0);
-    nodes.lost_vnode(VNODE, "v-1");
+    nodes.lost_vnode(VNODE, "v-1", u64::MAX);
     assert_eq!(csinodes.snapshot(VNODE).original, Original::Unread);
     csinodes.lost_original(&original(&json!([])));
     assert_eq!(csinodes.snapshot(VNODE).original, Original::Absent);

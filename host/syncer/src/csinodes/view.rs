@@ -5,7 +5,7 @@ use k8s_openapi::{
     apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference},
 };
 use kubeocean_api::keys::{annotation, label};
-use kubeocean_runtime::{meta::trimmed_meta, partial_resource};
+use kubeocean_runtime::{meta::trimmed_meta, metadata_readers, partial_resource};
 use serde::Deserialize;
 
 use crate::nodes::view::Texts;
@@ -22,23 +22,9 @@ pub struct CsiNode {
 }
 
 partial_resource!(CsiNode, CSINode);
+metadata_readers!(CsiNode: name, uid, resource_version, label, annotation);
 
 impl CsiNode {
-    /// `metadata.name`.
-    pub fn name(&self) -> &str {
-        self.metadata.name.as_deref().unwrap_or_default()
-    }
-
-    /// `metadata.uid`.
-    pub fn uid(&self) -> &str {
-        self.metadata.uid.as_deref().unwrap_or_default()
-    }
-
-    /// `metadata.resourceVersion`.
-    pub fn resource_version(&self) -> &str {
-        self.metadata.resource_version.as_deref().unwrap_or_default()
-    }
-
     /// A deletion is under way.
     pub fn deleting(&self) -> bool {
         self.metadata.deletion_timestamp.is_some()
@@ -54,16 +40,6 @@ impl CsiNode {
         let mut annotations = self.metadata.annotations.clone().unwrap_or_default();
         annotations.remove(annotation::LAST_SYNC_TIME);
         annotations
-    }
-
-    /// An annotation.
-    pub fn annotation(&self, key: &str) -> Option<&str> {
-        self.metadata.annotations.as_ref()?.get(key).map(String::as_str)
-    }
-
-    /// A label.
-    pub fn label(&self, key: &str) -> Option<&str> {
-        self.metadata.labels.as_ref()?.get(key).map(String::as_str)
     }
 
     /// Owners.

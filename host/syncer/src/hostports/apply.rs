@@ -80,7 +80,7 @@ impl HostPortSync {
             for action in actions {
                 let text = action.to_string();
                 if let Err(error) = self.perform(vnode, &snapshot, action).await {
-                    return failed(vnode, &text, &error);
+                    return error.log(vnode, &text);
                 }
                 tracing::info!(vnode, "{text}");
             }
@@ -196,16 +196,6 @@ impl HostPortSync {
         }
         Ok(())
     }
-}
-
-fn failed(vnode: &str, what: &str, error: &ApplyError) -> Outcome {
-    let outcome = error.outcome();
-    if outcome == Outcome::Stale {
-        tracing::debug!(vnode, error = error.chain(), "{what}: outdated, planning again");
-    } else {
-        tracing::warn!(vnode, error = error.chain(), "{what}: failed");
-    }
-    outcome
 }
 
 /// Deletes every reservation of this binding, and none of another (BU section 14).

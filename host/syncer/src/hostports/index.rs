@@ -115,10 +115,7 @@ impl HostPortStore {
     pub(super) fn take(&self, fake: FakePod) -> bool {
         let mut index = self.index.lock();
         let known = index.fakes.get(&*fake.vnode).and_then(|fakes| fakes.get(fake.name()));
-        let old = known.is_some_and(|known| {
-            known.uid() == fake.uid() && version(&known.metadata) >= version(&fake.metadata)
-        });
-        if fake.vnode.is_empty() || old || index.left.cover(&fake.metadata) {
+        if fake.vnode.is_empty() || !index.left.admit(known.map(|known| &known.metadata), &fake.metadata) {
             return false;
         }
         let fakes = index.fakes.entry(fake.vnode.as_ref().into()).or_default();

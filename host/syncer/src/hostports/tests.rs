@@ -16,20 +16,11 @@ use crate::nodes::{
     host_ports::HostPort,
     index::Identity,
     store::{NodeStore, VnodeRef},
+    tests::our_vnode,
     vnode::BindingView,
 };
 
 const VNODE: &str = "vnode-cls-a-n1";
-
-fn vnode() -> VnodeRef {
-    VnodeRef {
-        name: VNODE.into(),
-        uid: "v-1".into(),
-        worker_node: Some("n1".into()),
-        deleting: false,
-        ours: true,
-    }
-}
 
 fn held(ports: &[i32]) -> Vec<HostPort> {
     let port = |port: &i32| HostPort { ip: "0.0.0.0".into(), protocol: "TCP".into(), port: *port };
@@ -68,7 +59,7 @@ fn texts(actions: &[Action]) -> Vec<String> {
 fn a_reservation_holds_each_port_once_runs_nowhere_and_goes_with_its_vnode() {
     let mut ports = held(&[80, 8080]);
     ports.push(HostPort { ip: "127.0.0.1".into(), protocol: "UDP".into(), port: 53 });
-    let actions = planned(Some(&vnode()), &ports, &[]);
+    let actions = planned(Some(&our_vnode(VNODE)), &ports, &[]);
     let [Action::Create { body }] = actions.as_slice() else { unreachable!("{actions:?}") };
     let expected = json!({
         "apiVersion": "v1",
@@ -145,12 +136,12 @@ fn deleting(mut pod: Value) -> Value {
     &[]
 )]
 fn what_is_done(#[case] ports: &[i32], #[case] fakes: Vec<Value>, #[case] expected: &[&str]) {
-    assert_eq!(texts(&planned(Some(&vnode()), &held(ports), &fakes)), expected);
+    assert_eq!(texts(&planned(Some(&our_vnode(VNODE)), &held(ports), &fakes)), expected);
 }
 
 #[test]
 fn without_a_vnode_or_while_it_goes_nothing_is_reserved() {
-    let going = VnodeRef { deleting: true, ..vnode() };
+    let going = VnodeRef { deleting: true, ..our_vnode(VNODE) };
     for vnode in [None, Some(&going)] {
         assert!(planned(vnode, &held(&[80]), &[]).is_empty());
         let there = planned(vnode, &held(&[80]), &[fake("a", &[80])]);
@@ -160,7 +151,7 @@ fn without_a_vnode_or_while_it_goes_nothing_is_reserved() {
 
 #[test]
 fn a_vnode_with_foreign_labels_is_not_touched() {
-    let foreign = VnodeRef { ours: false, ..vnode() };
+    let foreign = VnodeRef { ours: false, ..our_vnode(VNODE) };
     assert!(planned(Some(&foreign), &held(&[80]), &[fake("a", &[81])]).is_empty());
 }
 
@@ -169,7 +160,7 @@ fn other_conditions_stay_when_the_pod_is_shown_as_scheduled() {
     let conditions =
         json!([{"type": "DisruptionTarget", "status": "False"}, {"type": "PodScheduled", "status": "False"}]);
     let pod = with(fake("a", &[80]), "/status/conditions", conditions);
-    let actions = planned(Some(&vnode()), &held(&[80]), &[pod]);
+    let actions = planned(Some(&our_vnode(VNODE)), &held(&[80]), &[pod]);
     let [Action::ShowScheduled { patch, .. }] = actions.as_slice() else { unreachable!("{actions:?}") };
     let expected =
         json!([{"type": "DisruptionTarget", "status": "False"}, {"type": "PodScheduled", "status": "True"}]);
@@ -244,7 +235,7 @@ proptest! {
         fakes in some_fakes(), ports in prop::sample::subsequence(vec![80, 81], 0..=2),
         there in any::<bool>(), cut in 0_usize..6,
     ) {
-        let (vnode, held) = (there.then(vnode), held(&ports));
+        let (vnode, held) = (there.then(|| our_vnode(VNODE)), held(&ports));
         let plan = |pods: &[Value]| planned(vnode.as_ref(), &held, pods);
         let mut made = 0;
         let mut first = plan(&fakes);
@@ -268,7 +259,7 @@ proptest! {
         let reserved = |pods: &[Value]| pods.iter().map(parse).any(|pod| !pod.terminal && pod.ports.contains(&held[0]));
         prop_assume!(reserved(&fakes));
         let (mut pods, mut made) = (fakes, 0);
-        for action in planned(Some(&vnode()), &held, &pods.clone()) {
+        for action in planned(Some(&our_vnode(VNODE)), &held, &pods.clone()) {
             pods = perform(pods, vec![action], &mut made);
             prop_assert!(reserved(&pods));
         }

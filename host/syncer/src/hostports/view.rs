@@ -1,7 +1,7 @@
 //! A pod that reserves host ports on a vnode.
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
-use kubeocean_runtime::{meta::trimmed_meta, partial_resource};
+use kubeocean_runtime::{meta::trimmed_meta, metadata_readers, partial_resource};
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -30,6 +30,7 @@ pub struct FakePod {
 }
 
 partial_resource!(FakePod, k8s_openapi::api::core::v1::Pod);
+metadata_readers!(FakePod: name, uid);
 
 #[derive(Deserialize)]
 struct Wire {
@@ -61,16 +62,6 @@ impl From<Wire> for FakePod {
 }
 
 impl FakePod {
-    /// `metadata.name`.
-    pub fn name(&self) -> &str {
-        self.metadata.name.as_deref().unwrap_or_default()
-    }
-
-    /// `metadata.uid`.
-    pub fn uid(&self) -> &str {
-        self.metadata.uid.as_deref().unwrap_or_default()
-    }
-
     /// A deletion is under way.
     pub fn deleting(&self) -> bool {
         self.metadata.deletion_timestamp.is_some()

@@ -21,13 +21,15 @@ use crate::nodes::store::{LeaseTarget, NodeStore};
 use kubeocean_runtime::{
     clock::Clock,
     error::ApplyError,
+    health::{Heartbeat, PULSE},
+    queue::backoff,
     request::{create_json, merge_patch, paths},
     tasks::Workers,
 };
 
 /// Requests at a time.
 const IN_FLIGHT: usize = 16;
-/// Wait after a failed renewal.
+/// Wait after a failed renewal; doubled after each further one, until the vnode's next turn is sooner.
 const RETRY: Duration = Duration::from_secs(1);
 /// Changes of the set of vnodes are taken together.
 const GATHER: Duration = Duration::from_millis(50);
@@ -39,6 +41,25 @@ pub struct LeaseKeeper {
     clock: Arc<dyn Clock>,
     /// Uid of the vnode whose Lease was last seen to be right, by name: then only the time is patched.
     known: Mutex<HashMap<Arc<str>, String>>,
+    failures: Failures,
+}
+
+/// Renewals that failed in a row, by vnode.
+#[derive(Debug, Default)]
+struct Failures(Mutex<HashMap<Arc<str>, u32>>);
+
+impl Failures {
+    /// One more; says how long to wait.
+    fn count(&self, vnode: &Arc<str>) -> Duration {
+        let mut all = self.0.lock();
+        let failures = all.entry(Arc::clone(vnode)).or_default();
+        *failures += 1;
+        backoff(RETRY, *failures, vnode)
+    }
+
+    fn reset(&self, vnode: &str) {
+        self.0.lock().remove(vnode);
+    }
 }
 
 impl std::fmt::Debug for LeaseKeeper {
@@ -50,11 +71,11 @@ impl std::fmt::Debug for LeaseKeeper {
 impl LeaseKeeper {
     /// A keeper for the vnodes of `store`.
     pub fn new(computing: Client, store: Arc<NodeStore>, clock: Arc<dyn Clock>) -> Arc<Self> {
-        Arc::new(Self { computing, store, clock, known: Mutex::default() })
+        Arc::new(Self { computing, store, clock, known: Mutex::default(), failures: Failures::default() })
     }
 
-    /// Runs until cancelled. Leases and vnodes stay as they are then.
-    pub async fn run(self: Arc<Self>, cancel: CancellationToken) {
+    /// Runs until cancelled. Leases and vnodes stay as they are then. `heart` is told that it comes by.
+    pub async fn run(self: Arc<Self>, heart: Heartbeat, cancel: CancellationToken) {
         let changed = Arc::new(Notify::new());
         {
             let changed = Arc::clone(&changed);
@@ -63,8 +84,10 @@ impl LeaseKeeper {
         let start = Instant::now();
         let wheel = Arc::new(Mutex::new(Wheel::default()));
         let mut workers = Workers::new(IN_FLIGHT);
+        let mut pulse = tokio::time::interval(PULSE);
         let mut stale = true;
         loop {
+            heart.beat();
             if std::mem::take(&mut stale) {
                 let targets = self.store.lease_targets(self.clock.now());
                 self.forget(&targets);
@@ -72,9 +95,6 @@ impl LeaseKeeper {
             }
             let due = wheel.lock().take(start.elapsed());
             if let Some((target, late)) = due {
-                if late {
-                    self.store.counters.late_leases.fetch_add(1, Ordering::Relaxed);
-                }
                 tokio::select! {
                     () = cancel.cancelled() => break,
                     () = workers.free() => {}
@@ -84,14 +104,21 @@ impl LeaseKeeper {
                     let result = keeper.renew(&target).await;
                     let now = start.elapsed();
                     match result {
-                        Ok(()) => wheel.lock().renewed(&target.vnode, now),
+                        Ok(()) => {
+                            if late {
+                                keeper.store.counters.late_leases.fetch_add(1, Ordering::Relaxed);
+                            }
+                            keeper.failures.reset(&target.vnode);
+                            wheel.lock().renewed(&target.vnode, now);
+                        }
                         Err(error) => {
                             tracing::warn!(
                                 vnode = &*target.vnode,
                                 error = error.chain(),
                                 "Lease not renewed"
                             );
-                            wheel.lock().retry(&target.vnode, now + RETRY);
+                            let pause = keeper.failures.count(&target.vnode);
+                            wheel.lock().retry(&target.vnode, now + pause);
                         }
                     }
                 });
@@ -101,6 +128,7 @@ impl LeaseKeeper {
             tokio::select! {
                 () = cancel.cancelled() => break,
                 () = workers.attend() => {}
+                _ = pulse.tick() => {}
                 () = changed.notified() => {
                     // A relist tells every vnode; the set is taken once.
                     tokio::time::sleep(GATHER).await;
@@ -116,6 +144,7 @@ impl LeaseKeeper {
         let there: HashMap<&str, &str> =
             targets.iter().map(|target| (&*target.vnode, target.uid.as_str())).collect();
         self.known.lock().retain(|vnode, uid| there.get(&**vnode) == Some(&uid.as_str()));
+        self.failures.0.lock().retain(|vnode, _| there.contains_key(&**vnode));
     }
 
     async fn renew(&self, target: &LeaseTarget) -> Result<(), ApplyError> {
@@ -164,5 +193,25 @@ async fn sleep_until(at: Option<Instant>) {
     match at {
         Some(at) => tokio::time::sleep_until(at).await,
         None => std::future::pending().await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lease_that_is_refused_again_and_again_is_asked_for_less_and_less_often() {
+        let failures = Failures::default();
+        let (a, b): (Arc<str>, Arc<str>) = ("vnode-cls-a-n1".into(), "vnode-cls-a-n2".into());
+        let pauses: Vec<Duration> = (0..4).map(|_| failures.count(&a)).collect();
+        let about = |pause: Duration, seconds: u64| {
+            let plain = Duration::from_secs(seconds);
+            pause <= plain && pause >= plain.mul_f64(0.9)
+        };
+        assert!(pauses.iter().zip([1, 2, 4, 8]).all(|(pause, seconds)| about(*pause, seconds)), "{pauses:?}");
+        assert!(about(failures.count(&b), 1), "each for itself");
+        failures.reset(&a);
+        assert!(about(failures.count(&a), 1));
     }
 }

@@ -43,7 +43,7 @@ pub enum Action {
         #[serde(skip)]
         written: Written,
     },
-    /// Merge patch of conditions and addresses alone.
+    /// Merge patch of conditions, addresses and amounts that fell.
     PatchStatus {
         /// Name.
         name: String,
@@ -55,6 +55,8 @@ pub enum Action {
         conditions: Vec<NodeCondition>,
         /// All addresses, if they change.
         addresses: Option<Vec<NodeAddress>>,
+        /// Quantities that were above what others leave, and what they become.
+        lowered: BTreeMap<String, String>,
         /// To be remembered, if the conditions are those of the worker node as it is.
         #[serde(skip)]
         written: Option<Written>,
@@ -196,22 +198,16 @@ impl VnodeEvent {
 }
 
 impl Action {
-    /// Replaces and adds conditions, removes those named, and sets addresses; `None` when the vnode shows all that.
-    pub fn show_conditions(
-        vnode: &NodeView,
-        wanted: &[NodeCondition],
-        addresses: Option<&[NodeAddress]>,
-        removed: &[&str],
-        written: Option<Written>,
-    ) -> Option<Self> {
+    /// Brings the status of a vnode to what it shall show; `None` when it shows that.
+    pub fn show(vnode: &NodeView, shown: Shown<'_>) -> Option<Self> {
         let mut conditions: Vec<NodeCondition> = vnode.status.conditions.clone();
-        conditions.retain(|condition| !removed.contains(&condition.type_.as_str()));
-        let mut changed = conditions.len() != vnode.status.conditions.len();
-        for condition in wanted {
-            match conditions.iter_mut().find(|shown| shown.type_ == condition.type_) {
-                Some(shown) if shown.says_the_same_as(condition) => {}
-                Some(shown) => {
-                    *shown = condition.clone();
+        conditions.retain(|condition| !shown.removed.contains(&condition.type_.as_str()));
+        let mut changed = conditions.len() != vnode.status.conditions.len() || !shown.lowered.is_empty();
+        for condition in shown.conditions {
+            match conditions.iter_mut().find(|there| there.type_ == condition.type_) {
+                Some(there) if there.says_the_same_as(condition) => {}
+                Some(there) => {
+                    *there = condition.clone();
                     changed = true;
                 }
                 None => {
@@ -220,16 +216,49 @@ impl Action {
                 }
             }
         }
-        let addresses = addresses.filter(|wanted| *wanted != vnode.status.addresses).map(<[_]>::to_vec);
+        let addresses = shown.addresses.filter(|wanted| *wanted != vnode.status.addresses).map(<[_]>::to_vec);
         (changed || addresses.is_some()).then(|| Self::PatchStatus {
             name: vnode.name().to_owned(),
             uid: vnode.uid().to_owned(),
             resource_version: vnode.resource_version().to_owned(),
             conditions,
             addresses,
-            written,
+            lowered: shown.lowered,
+            written: shown.written,
         })
     }
+}
+
+/// What the status of a vnode shall show; what is not named stays.
+#[derive(Clone, Debug, Default)]
+pub struct Shown<'a> {
+    /// Replaced by type, or added.
+    pub conditions: &'a [NodeCondition],
+    /// All of them.
+    pub addresses: Option<&'a [NodeAddress]>,
+    /// Types of conditions that go.
+    pub removed: &'a [&'a str],
+    /// Quantities by resource, of capacity and allocatable.
+    pub lowered: BTreeMap<String, String>,
+    /// To be remembered once it is written.
+    pub written: Option<Written>,
+}
+
+/// The status part of a [`Action::PatchStatus`].
+pub fn status_patch(
+    conditions: &[NodeCondition],
+    addresses: Option<&[NodeAddress]>,
+    lowered: &BTreeMap<String, String>,
+) -> Value {
+    let mut status = json!({"conditions": conditions});
+    if let Some(addresses) = addresses {
+        status["addresses"] = json!(addresses);
+    }
+    if !lowered.is_empty() {
+        status["capacity"] = json!(lowered);
+        status["allocatable"] = json!(lowered);
+    }
+    status
 }
 
 impl fmt::Display for Action {
@@ -258,7 +287,10 @@ impl fmt::Display for Action {
                 write!(f, "patch {} of vnode {}", parts.join(", "), changes.name)
             }
             Self::ApplyVnode { name, .. } => write!(f, "apply vnode {name}"),
-            Self::PatchStatus { name, .. } => write!(f, "patch conditions of vnode {name}"),
+            Self::PatchStatus { name, lowered, .. } if lowered.is_empty() => {
+                write!(f, "patch conditions of vnode {name}")
+            }
+            Self::PatchStatus { name, .. } => write!(f, "lower amounts of vnode {name}"),
             Self::LabelWorkerNode { node, policy: Some(policy) } => {
                 write!(f, "label node {node} with {policy}")
             }

@@ -4,7 +4,10 @@
 
 use std::{
     borrow::Cow,
-    sync::{Arc, atomic::Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
@@ -16,19 +19,21 @@ use kubeocean_api::{
 use serde_json::{Value, json};
 
 use super::{
-    action::{Action, PodDeletion, VnodeEvent},
+    action::{Action, PodDeletion, VnodeEvent, status_patch},
     decide::NodeRuntime,
     index::Snapshot,
     metadata::ExpectedMetadata,
+    store::NodeCounters,
     view::NodeView,
 };
+use crate::policies::apply::Hold;
 use kubeocean_runtime::{
     error::ApplyError,
     events::{Event, Regarding, Severity},
     queue::Outcome,
     request::{
-        DeleteOptions, Deletion, Force, PAGE, any_listed, apply_patch, create_json, delete_json, get_json,
-        merge_patch, paths,
+        DeleteOptions, Deletion, Force, PAGE, any_listed, apply_patch, create_json, delete_answered,
+        delete_json, get_json, merge_patch, paths,
     },
 };
 
@@ -62,30 +67,29 @@ pub(super) async fn perform(
     let mut version = snapshot.vnode.as_ref().map(|vnode| vnode.resource_version().to_owned());
     for action in actions {
         let text = action.to_string();
-        let notable = is_notable(&action);
+        let (notable, counter) = (is_notable(&action), counter(&runtime.store.counters, &action));
         let deletes_pod = matches!(action, Action::DeletePod { .. });
         match one(runtime, vnode, snapshot, action, &mut version).await {
-            Ok(true) if notable => tracing::info!(vnode, "{text}"),
-            Ok(true) => {}
+            Ok(true) => {
+                if let Some(counter) = counter {
+                    counter.fetch_add(1, Ordering::Relaxed);
+                }
+                if notable {
+                    tracing::info!(vnode, "{text}");
+                }
+            }
             Ok(false) => retry = Some(SOFT_RETRY),
             Err(Stop::Later(outcome)) => return Err(outcome),
             Err(Stop::Error(error)) => {
                 if deletes_pod {
-                    tracing::warn!(vnode, action = text, error = error.chain(), "pod not deleted");
-                    refused = Some(error.outcome());
+                    refused = Some(error.log(vnode, &text));
                     continue;
                 }
                 if let (ApplyError::NotFound { .. }, Some(gone)) = (&error, &snapshot.vnode) {
-                    runtime.store.lost_vnode(gone.name(), gone.uid());
+                    runtime.store.lost_vnode(gone.name(), gone.uid(), u64::MAX);
                     return Err(Outcome::Stale);
                 }
-                let outcome = error.outcome();
-                if outcome == Outcome::Stale {
-                    tracing::debug!(vnode, action = text, error = error.chain(), "outdated, planning again");
-                } else {
-                    tracing::warn!(vnode, action = text, error = error.chain(), "write failed");
-                }
-                return Err(outcome);
+                return Err(error.log(vnode, &text));
             }
         }
     }
@@ -117,11 +121,12 @@ async fn one(
     version: &mut Option<String>,
 ) -> Result<bool, Stop> {
     let computing = &runtime.computing;
-    count(runtime, &action);
     match action {
         Action::HoldPolicy { policy } => {
             let Some(worker) = &runtime.worker else { return Ok(false) };
-            worker.policies.hold(&worker.client, &policy).await?;
+            if worker.policies.hold(&worker.client, &policy).await? == Hold::Gone {
+                return Err(Stop::Later(Outcome::Stale));
+            }
         }
         Action::CreateVnode { name, body, written } => {
             create(runtime, snapshot, &name, &body).await?;
@@ -142,15 +147,12 @@ async fn one(
             *version = None;
             runtime.store.set_written(&name, written);
         }
-        Action::PatchStatus { name, uid, resource_version, conditions, addresses, written } => {
+        Action::PatchStatus { name, uid, resource_version, conditions, addresses, lowered, written } => {
             let version_now = version.clone().unwrap_or(resource_version);
-            let mut change = json!({
+            let change = json!({
                 "metadata": {"uid": uid, "resourceVersion": version_now},
-                "status": {"conditions": conditions},
+                "status": status_patch(&conditions, addresses.as_deref(), &lowered),
             });
-            if let Some(addresses) = addresses {
-                change["status"]["addresses"] = json!(addresses);
-            }
             let path = format!("{}?fieldManager={}", paths::node_status(&name), manager::SYNCER);
             let answer = merge_patch(computing, &path, &change).await?;
             *version = saw(runtime, answer);
@@ -175,8 +177,11 @@ async fn one(
             }
         }
         Action::DeleteVnode { name, uid } => {
-            let options = DeleteOptions { uid: Some(uid), grace_seconds: None };
-            delete_json(computing, &paths::node(&name), &options).await?;
+            let options = DeleteOptions { uid: Some(uid.clone()), grace_seconds: None };
+            match delete_answered(computing, &paths::node(&name), &options).await? {
+                Some(answer) => drop(saw(runtime, answer)),
+                None => runtime.store.lost_vnode(&name, &uid, u64::MAX),
+            }
         }
         Action::ReleaseVnode { name, uid } => release(runtime, &name, &uid).await?,
         Action::Event(event) => publish(runtime, snapshot, vnode, event),
@@ -184,9 +189,9 @@ async fn one(
     Ok(true)
 }
 
-fn count(runtime: &NodeRuntime, action: &Action) {
-    let counters = &runtime.store.counters;
-    let counter = match action {
+/// What counts the action once it is done.
+fn counter<'c>(counters: &'c NodeCounters, action: &Action) -> Option<&'c AtomicU64> {
+    Some(match action {
         Action::CreateVnode { .. } => &counters.created,
         Action::PatchVnode(_) | Action::ReleaseVnode { .. } => &counters.patched,
         Action::ApplyVnode { .. } => &counters.applied,
@@ -194,9 +199,8 @@ fn count(runtime: &NodeRuntime, action: &Action) {
         Action::DeleteVnode { .. } => &counters.deleted,
         Action::DeletePod { why: PodDeletion::Reclaimed, .. } => &counters.reclaimed_pods,
         Action::DeletePod { why: PodDeletion::Drained, .. } => &counters.drained_pods,
-        Action::HoldPolicy { .. } | Action::LabelWorkerNode { .. } | Action::Event(_) => return,
-    };
-    counter.fetch_add(1, Ordering::Relaxed);
+        Action::HoldPolicy { .. } | Action::LabelWorkerNode { .. } | Action::Event(_) => return None,
+    })
 }
 
 /// Feeds an answer into the store; returns its version.
@@ -329,7 +333,7 @@ async fn release(runtime: &NodeRuntime, name: &str, uid: &str) -> Result<(), Sto
     let live = get_json(&runtime.computing, &paths::node(name)).await?;
     let live = live.and_then(|live| serde_json::from_value::<NodeView>(live).ok());
     let Some(live) = live.filter(|live| live.uid() == uid) else {
-        runtime.store.lost_vnode(name, uid);
+        runtime.store.lost_vnode(name, uid, u64::MAX);
         return Ok(());
     };
     if !live.terminating() {
@@ -341,9 +345,17 @@ async fn release(runtime: &NodeRuntime, name: &str, uid: &str) -> Result<(), Sto
         json!({"metadata": {"uid": uid, "resourceVersion": live.resource_version(), "finalizers": kept}});
     let path = format!("{}?fieldManager={}", paths::node(name), manager::SYNCER_FINALIZER);
     match merge_patch(&runtime.computing, &path, &change).await {
-        Ok(_) | Err(ApplyError::NotFound { .. }) => Ok(()),
-        Err(error) => Err(error.into()),
+        // Nobody else keeps it.
+        Ok(_) if kept.is_empty() => {}
+        Ok(answer) => {
+            saw(runtime, answer);
+            return Ok(());
+        }
+        Err(ApplyError::NotFound { .. }) => {}
+        Err(error) => return Err(error.into()),
     }
+    runtime.store.lost_vnode(name, uid, u64::MAX);
+    Ok(())
 }
 
 /// Whether the API server knows a pod on the vnode that blocks its removal (BU-901(f)).
@@ -359,13 +371,8 @@ fn blocks(pod: &Value, system_namespace: &str) -> bool {
         .and_then(Value::as_array)
         .is_some_and(|owners| owners.iter().any(|owner| owner["kind"] == "DaemonSet"));
     let place = text("/metadata/namespace");
-    let reserves_ports = pod
-        .pointer("/metadata/labels")
-        .and_then(|l| l.get(label::HOSTPORT_FAKE_POD))
-        .is_some_and(|v| v == "true");
     !matches!(text("/status/phase"), "Succeeded" | "Failed")
         && !owned_by_daemonset
-        && !reserves_ports
         && place != system_namespace
         && !namespace::NEVER_MAPPED.contains(&place)
 }
@@ -411,7 +418,8 @@ mod tests {
     #[case(json!({"metadata": {"namespace": "components"}, "status": {"phase": "Running"}}), false)]
     #[case(json!({"metadata": {"namespace": "team", "ownerReferences": [{"kind": "DaemonSet"}]}}), false)]
     #[case(json!({"metadata": {"namespace": "team", "ownerReferences": [{"kind": "Job"}]}}), true)]
-    #[case(json!({"metadata": {"namespace": "team", "labels": {label::HOSTPORT_FAKE_POD: "true"}}}), false)]
+    #[case(json!({"metadata": {"namespace": "team", "labels": {label::HOSTPORT_FAKE_POD: "true"}}}), true)]
+    #[case(json!({"metadata": {"namespace": "kubeocean-fake"}}), false)]
     fn which_pods_keep_a_vnode(#[case] pod: Value, #[case] expected: bool) {
         assert_eq!(blocks(&pod, "components"), expected);
     }

@@ -10,6 +10,7 @@ use kubeocean_api::keys::condition_type;
 
 use super::{
     decision::{Decision, Verdict},
+    loss::WorkerLoss,
     reclaim::Reclaiming,
     view::{NodeCondition, NodeView},
     vnode::Written,
@@ -104,13 +105,11 @@ pub(super) fn lease_condition(decision: &Decision, reclaiming: &Reclaiming) -> N
     condition(condition_type::LEASE, status, if reason.is_empty() { fallback } else { reason }, &message)
 }
 
-/// Whether the worker's API answers.
-pub fn reachable_condition(unreachable: bool) -> NodeCondition {
-    if unreachable {
-        let message = "the API of the worker cluster has not answered for 60 seconds";
-        condition(condition_type::WORKER_REACHABLE, "False", "NoWorkerWatch", message)
-    } else {
-        condition(condition_type::WORKER_REACHABLE, "True", "WatchEstablished", "")
+/// Whether the worker is watched.
+pub fn reachable_condition(loss: Option<WorkerLoss>) -> NodeCondition {
+    match loss {
+        Some(loss) => condition(condition_type::WORKER_REACHABLE, "False", loss.reason(), &loss.message()),
+        None => condition(condition_type::WORKER_REACHABLE, "True", "WatchEstablished", ""),
     }
 }
 

@@ -307,7 +307,7 @@ pub(super) fn consider(
         label_owner,
         port: port.as_ref().ok().copied().flatten().unwrap_or_default(),
         proxier: &surroundings.proxier,
-        unreachable: surroundings.unreachable,
+        loss: surroundings.loss,
         written: snapshot.written.as_ref(),
         pods: &pods,
     };
@@ -457,7 +457,7 @@ mod tests {
             readiness,
             loading_left: waiting.then_some(Duration::from_secs(20)),
             proxier: Vec::new(),
-            unreachable: false,
+            loss: None,
         }
     }
 

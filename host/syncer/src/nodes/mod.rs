@@ -15,6 +15,7 @@ pub mod decision;
 pub mod drift;
 pub mod host_ports;
 pub mod index;
+pub mod loss;
 pub mod metadata;
 pub mod pace;
 pub mod plan;
@@ -24,7 +25,7 @@ pub mod requests;
 pub mod snapshot;
 pub mod store;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 pub mod view;
 pub mod vnode;
 pub mod watch;

@@ -3,16 +3,21 @@
 //! Pure: no clock, client or logging. In: [`NodeInput`], a snapshot of one key. Out: [`NodePlan`]: actions in an order
 //! for which every prefix is repairable, and when to look again without an event.
 
-use std::{fmt, net::IpAddr};
+use std::{collections::BTreeMap, fmt, net::IpAddr};
 
 use jiff::Timestamp;
-use kubeocean_api::keys::{annotation, condition_type, finalizer, label, taint};
+use kubeocean_api::{
+    keys::{annotation, condition_type, finalizer, label, taint},
+    quantity::Rounding,
+    resource::{floor_to_granularity, from_base_units, to_base_units},
+};
 
 use super::{
-    action::{Action, NodeChanges, PodDeletion, VnodeEvent},
+    action::{Action, NodeChanges, PodDeletion, Shown, VnodeEvent},
     compare::{Difference, difference},
     conditions::{mirrored_conditions, proxier_condition, reachable_condition, stated},
     decision::{Decision, Verdict},
+    loss::WorkerLoss,
     metadata::{ExpectedMetadata, same_taints, stale_keys},
     reclaim::{LeaseState, Observed, Reclaiming, reclaiming},
     snapshot::Amounts,
@@ -29,7 +34,8 @@ use super::{
 pub enum Knowledge<'a> {
     /// The worker's first lists are not complete: nothing is known about the node.
     Nothing,
-    /// The node is known, the policies are not loaded (PO-704): nothing is written but conditions and addresses.
+    /// The node is known, the policies are not loaded (PO-704): nothing is written but conditions, addresses and amounts
+    /// that fell.
     NodeOnly,
     /// Decided.
     Decided(&'a Decision),
@@ -72,8 +78,8 @@ pub struct NodeInput<'a> {
     pub port: u16,
     /// Addresses of ready Proxiers.
     pub proxier: &'a [IpAddr],
-    /// The worker's API has been out of reach for 60 s.
-    pub unreachable: bool,
+    /// Why the worker has been out of reach for 60 s, if it has.
+    pub loss: Option<WorkerLoss>,
     /// What this process wrote before.
     pub written: Option<&'a Written>,
     /// Pods on the vnode.
@@ -172,7 +178,8 @@ fn plan_withdrawal(input: &NodeInput<'_>, cause: Cause) -> NodePlan {
     }
 }
 
-/// What to do for a vnode whose withdrawal has to wait for its turn: it stays as it is, and tells what its node tells.
+/// What to do for a vnode whose withdrawal has to wait for its turn: it stays leased, but for what others take of its
+/// node meanwhile, and tells what its node tells.
 pub fn plan_waiting(input: &NodeInput<'_>) -> Vec<Action> {
     mirror(input)
 }
@@ -203,7 +210,7 @@ fn plan_lease(input: &NodeInput<'_>, decision: &Decision) -> NodePlan {
         reclaiming: &reclaiming,
         port: input.port,
         proxier: input.proxier,
-        unreachable: input.unreachable,
+        loss: input.loss,
         written: input.written,
     });
     let mut plan = NodePlan { leased_by: Some(policy.name.clone()), next_wake: wake, ..NodePlan::default() };
@@ -260,7 +267,7 @@ fn update(
     let gone: Vec<&str> =
         wanted.vanished.iter().map(String::as_str).chain([condition_type::DRAINING]).collect();
     let addresses = strangers(&wanted.addresses, vnode).then_some(wanted.addresses.as_slice());
-    actions.extend(Action::show_conditions(vnode, &[], addresses, &gone, None));
+    actions.extend(Action::show(vnode, Shown { addresses, removed: &gone, ..Shown::default() }));
     let difference = difference(wanted, vnode, pnode, input.written, input.now);
     let event = lease_event(input, decision, vnode, wanted, reclaiming, difference);
     let postponed = match difference {
@@ -386,21 +393,41 @@ fn evict(pods: &[PodOnVnode], actions: &mut Vec<Action>) {
     }));
 }
 
-/// The policies are not loaded: conditions and addresses are kept current, nothing else (PO-704).
+/// Nothing new is decided: conditions and addresses are kept current, and nothing is offered that others took (BU-906).
 fn mirror(input: &NodeInput<'_>) -> Vec<Action> {
     let (Some(vnode), Some(pnode)) = (input.vnode, input.pnode) else { return Vec::new() };
     let (wanted, addresses) = (told(input, Some(pnode), vnode), addresses_of(input, vnode));
-    let taints = reachability_taint(vnode, input.unreachable);
+    let taints = reachability_taint(vnode, input.loss.is_some());
     let written = Written::conditions_of(pnode, input.written);
-    let status = Action::show_conditions(vnode, &wanted, Some(&addresses), &[], Some(written));
+    let shown = Shown {
+        conditions: &wanted,
+        addresses: Some(&addresses),
+        lowered: lowered(vnode, input.available),
+        written: Some(written),
+        ..Shown::default()
+    };
+    let status = Action::show(vnode, shown);
     // One of the two per round: both carry the version this was computed from.
     taints.map(Action::PatchVnode).or(status).into_iter().collect()
+}
+
+/// Published quantities that others no longer leave, as they are to be published.
+fn lowered(vnode: &NodeView, available: &Amounts) -> BTreeMap<String, String> {
+    let mut lowered = BTreeMap::new();
+    for (resource, text) in vnode.status.allocatable.iter().chain(&vnode.status.capacity) {
+        let left = floor_to_granularity(resource, available.get(resource).copied().unwrap_or(0));
+        // What cannot be read is replaced.
+        if to_base_units(resource, text, Rounding::Up).map_or(true, |published| published > left) {
+            lowered.insert(resource.clone(), from_base_units(resource, left).to_string());
+        }
+    }
+    lowered
 }
 
 /// What is told of a vnode whatever is decided: the conditions of its node, if there is one, and who can be reached.
 fn told(input: &NodeInput<'_>, pnode: Option<&NodeView>, vnode: &NodeView) -> Vec<NodeCondition> {
     let mirrored = pnode.map(|pnode| mirrored_conditions(pnode, Some(vnode), input.written));
-    let ours = [reachable_condition(input.unreachable), proxier_condition(input.proxier)];
+    let ours = [reachable_condition(input.loss), proxier_condition(input.proxier)];
     let ours = ours.map(|condition| stated(Some(vnode), condition, input.now));
     mirrored.into_iter().flatten().chain(ours).collect()
 }
@@ -412,14 +439,14 @@ fn addresses_of(input: &NodeInput<'_>, vnode: &NodeView) -> Vec<NodeAddress> {
 /// Nothing is known about the worker: only whether it can be reached is shown.
 fn mark_reachability(input: &NodeInput<'_>) -> Vec<Action> {
     let Some(vnode) = input.vnode.filter(|vnode| !vnode.terminating()) else { return Vec::new() };
-    if !input.unreachable {
+    if input.loss.is_none() {
         return Vec::new();
     }
-    let wanted = stated(Some(vnode), reachable_condition(true), input.now);
+    let wanted = stated(Some(vnode), reachable_condition(input.loss), input.now);
     let taints = reachability_taint(vnode, true);
     taints
         .map(Action::PatchVnode)
-        .or_else(|| Action::show_conditions(vnode, &[wanted], None, &[], None))
+        .or_else(|| Action::show(vnode, Shown { conditions: &[wanted], ..Shown::default() }))
         .into_iter()
         .collect()
 }

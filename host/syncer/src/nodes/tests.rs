@@ -8,3 +8,14 @@ mod reclaim;
 mod simulation;
 mod week;
 mod withdrawal;
+
+/// A vnode of this binding, for worker node `n1`, as other concerns see it.
+pub(crate) fn our_vnode(name: &str) -> super::store::VnodeRef {
+    super::store::VnodeRef {
+        name: name.to_owned(),
+        uid: "v-1".to_owned(),
+        worker_node: Some("n1".to_owned()),
+        deleting: false,
+        ours: true,
+    }
+}

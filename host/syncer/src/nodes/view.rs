@@ -14,7 +14,7 @@ use super::{
     host_ports::{HostPort, host_ports},
     requests::{self, Requests, WirePod},
 };
-use kubeocean_runtime::{meta::trimmed_meta, partial_resource};
+use kubeocean_runtime::{meta::trimmed_meta, metadata_readers, partial_resource};
 
 /// Text by key: labels, annotations, quantities by resource.
 pub type Texts = BTreeMap<String, String>;
@@ -34,6 +34,7 @@ pub struct NodeView {
 }
 
 partial_resource!(NodeView, k8s_openapi::api::core::v1::Node);
+metadata_readers!(NodeView: name, uid, resource_version, label, annotation);
 
 /// Used part of a node's spec.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
@@ -178,34 +179,9 @@ pub const INTERNAL_IP: &str = "InternalIP";
 pub const HOSTNAME: &str = "Hostname";
 
 impl NodeView {
-    /// `metadata.name`.
-    pub fn name(&self) -> &str {
-        self.metadata.name.as_deref().unwrap_or_default()
-    }
-
-    /// `metadata.uid`.
-    pub fn uid(&self) -> &str {
-        self.metadata.uid.as_deref().unwrap_or_default()
-    }
-
-    /// `metadata.resourceVersion`.
-    pub fn resource_version(&self) -> &str {
-        self.metadata.resource_version.as_deref().unwrap_or_default()
-    }
-
     /// A deletion is under way.
     pub fn terminating(&self) -> bool {
         self.metadata.deletion_timestamp.is_some()
-    }
-
-    /// A label.
-    pub fn label(&self, key: &str) -> Option<&str> {
-        self.metadata.labels.as_ref()?.get(key).map(String::as_str)
-    }
-
-    /// An annotation.
-    pub fn annotation(&self, key: &str) -> Option<&str> {
-        self.metadata.annotations.as_ref()?.get(key).map(String::as_str)
     }
 
     /// The annotation, else the label of the same key: label values may be cut (BU section 4).

@@ -19,6 +19,7 @@ use super::{
         statements,
     },
     decision::{Decision, Verdict},
+    loss::WorkerLoss,
     metadata::{DenyList, ExpectedMetadata, merge_taints},
     reclaim::{LeaseState, Reclaiming, format_reclaim},
     snapshot::Amounts,
@@ -89,8 +90,8 @@ pub struct Ingredients<'a> {
     pub port: u16,
     /// Addresses of the Proxier.
     pub proxier: &'a [IpAddr],
-    /// The worker's API has been out of reach for too long.
-    pub unreachable: bool,
+    /// Why the worker has been out of reach for too long, if it has.
+    pub loss: Option<WorkerLoss>,
     /// Node conditions last written, if this process wrote them.
     pub written: Option<&'a Written>,
 }
@@ -292,7 +293,7 @@ fn taints(from: &Ingredients<'_>) -> Vec<Taint> {
         wanted.push(Taint::new(taint::VNODE, None, NO_SCHEDULE));
     }
     wanted.extend(from.reclaiming.taint.clone());
-    if from.unreachable {
+    if from.loss.is_some() {
         wanted.push(unreachable_taint());
     }
     distinct(wanted)
@@ -355,7 +356,7 @@ fn amounts(from: &Ingredients<'_>) -> Amounts {
 fn conditions(from: &Ingredients<'_>) -> Vec<NodeCondition> {
     let mut conditions = mirrored_conditions(from.pnode, from.vnode, from.written);
     conditions.push(stated(from.vnode, lease_condition(from.decision, from.reclaiming), from.now));
-    conditions.push(stated(from.vnode, reachable_condition(from.unreachable), from.now));
+    conditions.push(stated(from.vnode, reachable_condition(from.loss), from.now));
     conditions.push(stated(from.vnode, proxier_condition(from.proxier), from.now));
     conditions
 }

@@ -15,9 +15,11 @@ use serde::Deserialize;
 use tokio_util::sync::CancellationToken;
 
 use super::{
+    loss::WorkerLoss,
     store::NodeStore,
     view::{NodeView, WorkerPod},
 };
+use crate::tombstones::version;
 use kubeocean_runtime::{
     meta::trimmed_meta,
     partial_resource,
@@ -71,7 +73,7 @@ impl Sink<NodeView> for Vnodes {
         self.0.saw_vnode(vnode);
     }
     fn delete(&self, vnode: NodeView) {
-        self.0.lost_vnode(vnode.name(), vnode.uid());
+        self.0.lost_vnode(vnode.name(), vnode.uid(), version(&vnode.metadata));
     }
     fn reset(&self, all: Vec<NodeView>) {
         self.0.reset_vnodes(all);
@@ -123,10 +125,12 @@ pub async fn watch_worker_pods(
     watch_into(spec, Arc::new(WorkerPods(store)), health, cancel).await;
 }
 
-/// Keeps [`NodeStore::set_unreachable`] true to whether the worker answers, until cancelled.
+/// Keeps [`NodeStore::set_loss`] true to whether the worker answers and these watches of kinds of it deliver, until
+/// cancelled.
 pub async fn watch_reachability(
     worker: Client,
     reachability: Reachability,
+    watches: Vec<(&'static str, Arc<WatchHealth>)>,
     store: Arc<NodeStore>,
     cancel: CancellationToken,
 ) {
@@ -134,7 +138,13 @@ pub async fn watch_reachability(
         if answered {
             reachability.answered();
         }
-        store.set_unreachable(reachability.is_lost());
+        let complaints =
+            watches.iter().filter_map(|(kind, watch)| watch.complaint().map(|failure| (*kind, failure)));
+        let loss = WorkerLoss::judge(reachability.is_lost(), complaints);
+        if store.set_loss(loss) {
+            let why = loss.map(WorkerLoss::message);
+            tracing::warn!(why, "whether the worker cluster can be reached has changed");
+        }
     })
     .await;
 }

@@ -9,7 +9,7 @@ use jiff::{SignedDuration, Timestamp};
 use kubeocean_api::keys::{annotation, condition_type, finalizer, taint};
 
 use super::{
-    action::{Action, NodeChanges, PodDeletion, VnodeEvent},
+    action::{Action, NodeChanges, PodDeletion, Shown, VnodeEvent},
     conditions::{condition, stated},
     decision::Reclaim,
     reclaim::parse_reclaim,
@@ -85,7 +85,7 @@ pub struct PodOnVnode {
     pub deleting: bool,
     /// Owned by a DaemonSet.
     pub daemonset: bool,
-    /// In a namespace that is never mapped, or a host port reservation.
+    /// In a namespace that is never mapped, as host port reservations are.
     pub system: bool,
     /// Tolerates the out-of-window taint, so a reclaim leaves it alone (BU-807).
     pub tolerates_reclaim: bool,
@@ -223,9 +223,11 @@ fn show_progress(input: &Withdrawal<'_>, actions: &mut Vec<Action>) {
         stated(Some(vnode), condition(condition_type::DRAINING, "True", reason, &message), input.now);
     let mut wanted = input.conditions.to_vec();
     wanted.push(draining);
-    if let Some(action) =
-        Action::show_conditions(vnode, &wanted, Some(input.addresses), &[], input.written.clone())
-    {
-        actions.push(action);
-    }
+    let shown = Shown {
+        conditions: &wanted,
+        addresses: Some(input.addresses),
+        written: input.written.clone(),
+        ..Shown::default()
+    };
+    actions.extend(Action::show(vnode, shown));
 }

@@ -164,7 +164,7 @@ impl PodStore {
                     phase: vpod.status.phase,
                     deleting: vpod.deletion.is_some(),
                     daemonset: vpod.daemonset,
-                    system: is_never_mapped(&scope, &vpod.key, vpod.is_fake()),
+                    system: is_never_mapped(&scope, &vpod.key),
                     tolerates_out_of_window: vpod.tolerates_out_of_window,
                 }
             })

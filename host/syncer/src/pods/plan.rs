@@ -55,16 +55,16 @@ pub fn plan_pod(snapshot: &PodSnapshot) -> PodPlan {
     }
 }
 
-/// Whether a vpod is one that is never mapped, wherever it runs (TD-404).
-pub fn is_never_mapped(scope: &PodScope, key: &ObjectKey, fake: bool) -> bool {
-    fake || *key.namespace == *scope.system_namespace || namespace::NEVER_MAPPED.contains(&&*key.namespace)
+/// Whether a vpod is one that is never mapped, wherever it runs (TD-404). Only its namespace tells: any user may set a
+/// label.
+pub fn is_never_mapped(scope: &PodScope, key: &ObjectKey) -> bool {
+    *key.namespace == *scope.system_namespace || namespace::NEVER_MAPPED.contains(&&*key.namespace)
 }
 
 /// Whether a vpod is copied at all: not one of the system, and of DaemonSets only those that ask for it (TD-404).
 pub(super) fn is_creatable(scope: &PodScope, vpod: &Vpod) -> bool {
     let asked = vpod.annotations.get(annotation::RUNNING_DAEMONSET).is_some_and(|value| value == "true");
-    !is_never_mapped(scope, &vpod.key, vpod.is_fake())
-        && (!vpod.daemonset || asked || scope.running_daemonset_by_default)
+    !is_never_mapped(scope, &vpod.key) && (!vpod.daemonset || asked || scope.running_daemonset_by_default)
 }
 
 /// Copies at another place than the computed one; someone cloned a ppod in the worker cluster.

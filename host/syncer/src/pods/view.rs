@@ -10,7 +10,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kubeocean_api::{
-    keys::{annotation, label, taint},
+    keys::{annotation, taint},
     name::ObjectKey,
 };
 use serde::{Deserialize, Serialize};
@@ -338,11 +338,6 @@ impl Vpod {
     pub fn is_mapped_to(&self, ppod: &ObjectKey) -> bool {
         self.annotation(annotation::PHYSICAL_POD_NAMESPACE) == Some(&*ppod.namespace)
             && self.annotation(annotation::PHYSICAL_POD_NAME) == Some(&*ppod.name)
-    }
-
-    /// Whether the vpod only reserves host ports.
-    pub fn is_fake(&self) -> bool {
-        self.labels.get(label::HOSTPORT_FAKE_POD).is_some_and(|value| value == "true")
     }
 }
 

@@ -131,6 +131,9 @@ async fn refresh(runtime: &PolicyRuntime) {
     let (host, now) = (Arc::clone(&runtime.host), runtime.clock.now());
     let Ok(statuses) = tokio::task::spawn_blocking(move || host.status(now)).await else { return };
     for (before, status) in runtime.store.set_engine_status(statuses) {
+        if before.as_ref().is_none_or(|before| before.zone != status.zone) {
+            tracing::info!(policy = status.name, zone = status.zone, "time zone of the policy's windows");
+        }
         let Some(policy) = runtime.store.get(&status.name) else { continue };
         if policy.uid() != status.uid {
             continue;
@@ -244,7 +247,9 @@ async fn release_if_unused(runtime: &PolicyRuntime, name: &str) -> Result<(), Ap
     let built = runtime.nodes.policy_usage(name).built;
     let ours = runtime.store.was_ours(&policy);
     let uid = &runtime.store.identity().computing_uid;
-    write(&runtime.worker, &runtime.store, name, finalizer::release(&policy, uid, ours, built)).await
+    write(&runtime.worker, &runtime.store, name, finalizer::release(&policy, uid, ours, built))
+        .await
+        .map(drop)
 }
 
 async fn write(
@@ -252,24 +257,35 @@ async fn write(
     store: &PolicyStore,
     name: &str,
     change: Option<FinalizerChange>,
-) -> Result<(), ApplyError> {
-    let Some(FinalizerChange::Hold(body) | FinalizerChange::Release(body)) = change else { return Ok(()) };
+) -> Result<Hold, ApplyError> {
+    let Some(FinalizerChange::Hold(body) | FinalizerChange::Release(body)) = change else {
+        return Ok(Hold::There);
+    };
     let path = format!("{}?fieldManager={}", paths::policy(name), manager::SYNCER);
     match merge_patch(worker, &path, &body).await {
         Ok(answer) => {
             saw(store, answer);
-            Ok(())
+            Ok(Hold::There)
         }
-        Err(ApplyError::NotFound { .. }) => Ok(()),
+        Err(ApplyError::NotFound { .. }) => Ok(Hold::Gone),
         Err(error) => Err(error),
     }
 }
 
+/// What became of a policy that was to be held.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Hold {
+    /// It is there, with the finalizer where that is ours to set.
+    There,
+    /// It is gone, or going: nothing can be built from it.
+    Gone,
+}
+
 impl PolicyStore {
     /// Puts the finalizer on a policy before a vnode is built from it.
-    pub async fn hold(&self, worker: &Client, name: &str) -> Result<(), ApplyError> {
+    pub async fn hold(&self, worker: &Client, name: &str) -> Result<Hold, ApplyError> {
         let _turn = self.finalizers.lock().await;
-        let Some(policy) = self.get(name) else { return Ok(()) };
+        let Some(policy) = self.get(name).filter(|policy| !policy.deleting()) else { return Ok(Hold::Gone) };
         let change = finalizer::hold(&policy, self.identity());
         write(worker, self, name, change).await
     }

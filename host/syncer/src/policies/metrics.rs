@@ -6,7 +6,10 @@ use std::fmt;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use kubeocean_engine::{DURATION_BUCKETS_US, EntryCounters, EntryMetrics, EntryState, FaultKind, PolicyHost};
+use kubeocean_engine::{
+    COMPILE_BUCKETS_MS, DURATION_BUCKETS_US, EngineNumbers, EntryCounters, EntryMetrics, EntryState,
+    FaultKind, PolicyHost,
+};
 use parking_lot::Mutex;
 use prometheus_client::{
     collector::Collector,
@@ -79,6 +82,13 @@ struct OfBinding {
     clusterbinding: String,
 }
 
+/// Labels of look-ups of compiled modules.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OfCache {
+    clusterbinding: String,
+    result: &'static str,
+}
+
 /// A counter with no label but the entry: name, help, value.
 type Plain = (&'static str, &'static str, fn(&EntryCounters) -> u64);
 
@@ -104,16 +114,45 @@ impl PolicyMetrics {
         &self,
         encoder: &mut DescriptorEncoder<'_>,
         entries: &[EntryMetrics],
-        queue_depth: usize,
+        engine: &EngineNumbers,
     ) -> fmt::Result {
         self.encode_calls(encoder, entries)?;
         self.encode_troubles(encoder, entries)?;
         self.encode_states(encoder, entries)?;
-        let help = "Work units of policy modules that wait for a thread";
-        let mut metric =
-            encoder.encode_descriptor("kubeocean_policy_queue_depth", help, None, MetricType::Gauge)?;
+        self.encode_engine(encoder, engine)
+    }
+
+    fn encode_engine(&self, encoder: &mut DescriptorEncoder<'_>, engine: &EngineNumbers) -> fmt::Result {
         let labels = OfBinding { clusterbinding: self.binding.clone() };
-        ConstGauge::new(i64::try_from(queue_depth).unwrap_or(i64::MAX)).encode(metric.encode_family(&labels)?)
+        for (name, help, value) in [
+            ("queue_depth", "Work units of policy modules that wait for a thread", engine.queue_depth),
+            ("instances_in_use", "Instances of policy modules that exist", engine.instances_in_use),
+        ] {
+            let name = format!("kubeocean_policy_{name}");
+            let mut metric = encoder.encode_descriptor(&name, help, None, MetricType::Gauge)?;
+            let value = ConstGauge::new(i64::try_from(value).unwrap_or(i64::MAX));
+            value.encode(metric.encode_family(&labels)?)?;
+        }
+        let looked_up = [("hit", engine.compile_hits), ("miss", engine.compile_misses)]
+            .map(|(result, count)| (OfCache { clusterbinding: self.binding.clone(), result }, count));
+        let help = "Policy modules looked up among compiled ones";
+        counters(encoder, "kubeocean_policy_compile_cache", help, looked_up.into_iter())?;
+        let help = "Duration of compilations of policy modules";
+        let mut durations = encoder.encode_descriptor(
+            "kubeocean_policy_compile_seconds",
+            help,
+            None,
+            MetricType::Histogram,
+        )?;
+        let bounds = COMPILE_BUCKETS_MS.iter().map(|ms| Duration::from_millis(*ms));
+        let buckets = buckets(bounds, engine.compile_durations);
+        let sum = Duration::from_micros(engine.compile_us).as_secs_f64();
+        durations.encode_family(&labels)?.encode_histogram::<OfBinding>(
+            sum,
+            engine.compile_misses,
+            &buckets,
+            None,
+        )
     }
 
     fn encode_calls(&self, encoder: &mut DescriptorEncoder<'_>, entries: &[EntryMetrics]) -> fmt::Result {
@@ -151,8 +190,8 @@ impl PolicyMetrics {
         )?;
         for entry in entries {
             let n = &entry.counters;
-            let bounds = DURATION_BUCKETS_US.iter().map(|us| Duration::from_micros(*us).as_secs_f64());
-            let buckets: Vec<(f64, u64)> = bounds.chain([f64::INFINITY]).zip(n.durations).collect();
+            let buckets =
+                buckets(DURATION_BUCKETS_US.iter().map(|us| Duration::from_micros(*us)), n.durations);
             let sum = Duration::from_micros(n.duration_us).as_secs_f64();
             durations.encode_family(&self.of_calls(entry))?.encode_histogram::<OfCalls>(
                 sum,
@@ -227,8 +266,13 @@ impl PolicyMetrics {
 impl Collector for PolicyMetrics {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
         let Some(host) = self.host.lock().upgrade() else { return Ok(()) };
-        self.encode_all(&mut encoder, &host.metrics(), host.queue_depth())
+        self.encode_all(&mut encoder, &host.metrics(), &host.engine_numbers())
     }
+}
+
+/// Counts by upper bound, the last one without.
+fn buckets(bounds: impl Iterator<Item = Duration>, counts: impl IntoIterator<Item = u64>) -> Vec<(f64, u64)> {
+    bounds.map(|bound| bound.as_secs_f64()).chain([f64::INFINITY]).zip(counts).collect()
 }
 
 fn counters<L: EncodeLabelSet>(
@@ -258,7 +302,15 @@ mod tests {
 
     impl Collector for Fixed {
         fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
-            self.0.encode_all(&mut encoder, &self.1, 3)
+            let engine = EngineNumbers {
+                queue_depth: 3,
+                instances_in_use: 2,
+                compile_hits: 9,
+                compile_misses: 2,
+                compile_durations: [0, 1, 0, 0, 0, 0, 1],
+                compile_us: 30_100_000,
+            };
+            self.0.encode_all(&mut encoder, &self.1, &engine)
         }
     }
 
@@ -286,7 +338,7 @@ mod tests {
         text
     }
 
-    /// PO-1501, without what needs more than one host's counters.
+    /// PO-1501, without what the stores know.
     #[test]
     fn these_metrics_there_are() {
         let text = scraped();
@@ -296,9 +348,12 @@ mod tests {
             ("kubeocean_policy_audit_differences", "counter"),
             ("kubeocean_policy_call_duration_seconds", "histogram"),
             ("kubeocean_policy_calls", "counter"),
+            ("kubeocean_policy_compile_cache", "counter"),
+            ("kubeocean_policy_compile_seconds", "histogram"),
             ("kubeocean_policy_entry_state", "gauge"),
             ("kubeocean_policy_faults", "counter"),
             ("kubeocean_policy_impure", "counter"),
+            ("kubeocean_policy_instances_in_use", "gauge"),
             ("kubeocean_policy_load_failures", "counter"),
             ("kubeocean_policy_log_dropped", "counter"),
             ("kubeocean_policy_memo", "counter"),
@@ -327,6 +382,13 @@ mod tests {
             r#"kubeocean_policy_call_duration_seconds_bucket{le="1.0",clusterbinding="b",entry="rlp/half",kind="lease"} 2"#,
             r#"kubeocean_policy_call_duration_seconds_bucket{le="+Inf",clusterbinding="b",entry="rlp/half",kind="lease"} 3"#,
             r#"kubeocean_policy_queue_depth{clusterbinding="b"} 3"#,
+            r#"kubeocean_policy_instances_in_use{clusterbinding="b"} 2"#,
+            r#"kubeocean_policy_compile_cache_total{clusterbinding="b",result="hit"} 9"#,
+            r#"kubeocean_policy_compile_cache_total{clusterbinding="b",result="miss"} 2"#,
+            r#"kubeocean_policy_compile_seconds_sum{clusterbinding="b"} 30.1"#,
+            r#"kubeocean_policy_compile_seconds_count{clusterbinding="b"} 2"#,
+            r#"kubeocean_policy_compile_seconds_bucket{le="0.1",clusterbinding="b"} 1"#,
+            r#"kubeocean_policy_compile_seconds_bucket{le="+Inf",clusterbinding="b"} 2"#,
         ] {
             assert!(text.contains(line), "{line} is missing in\n{text}");
         }

@@ -20,6 +20,7 @@ use super::{
     view::PolicyView,
 };
 use crate::nodes::{index::Identity, plan::LabelOwner, vnode::GoverningPolicy};
+use crate::tombstones::{Tombstones, version};
 use kubeocean_runtime::{queue::Queue, sink::Sink};
 
 /// See the module documentation.
@@ -47,6 +48,8 @@ struct State {
     modules: BTreeMap<ModuleKey, ModuleFetch>,
     engine: HashMap<String, PolicyStatus>,
     written: HashMap<String, Timestamp>,
+    /// Policies that went.
+    left: Tombstones,
 }
 
 /// Summary of all policies of a binding for its condition `PoliciesResolved` (API-802).
@@ -228,6 +231,12 @@ impl PolicyStore {
         changed
     }
 
+    /// The time zone of each policy's windows, as the engine uses it (BU section 8).
+    pub(crate) fn zones(&self) -> BTreeMap<String, String> {
+        let state = self.state.lock();
+        state.engine.values().map(|status| (status.name.clone(), status.zone.clone())).collect()
+    }
+
     pub(super) fn engine_status(&self, name: &str) -> Option<PolicyStatus> {
         self.state.lock().engine.get(name).cloned()
     }
@@ -303,7 +312,7 @@ impl PolicyStore {
     }
 
     /// The policy as an answer or the watch shows it. The answer to the release of the last finalizer shows one that is
-    /// gone, and may come after the event that says so.
+    /// gone. What is known already is no news, nor what was before the policy went.
     pub fn saw(&self, policy: PolicyView) {
         if policy.deleting() && policy.metadata.finalizers.as_ref().is_none_or(Vec::is_empty) {
             return;
@@ -312,10 +321,7 @@ impl PolicyStore {
         let relevant = {
             let mut state = self.state.lock();
             let before = state.policies.get(&name).cloned();
-            if let Some(before) = &before
-                && before.metadata.uid == policy.metadata.uid
-                && version(before) > version(&policy)
-            {
+            if !state.left.admit(before.as_ref().map(|before| &before.metadata), &policy.metadata) {
                 return;
             }
             if policy.spec.spec.cluster == self.identity.binding {
@@ -332,9 +338,11 @@ impl PolicyStore {
         }
     }
 
-    fn lost(&self, name: &str) {
+    /// A policy is gone at a version.
+    fn lost(&self, name: &str, uid: &str, at: u64) {
         {
             let mut state = self.state.lock();
+            state.left.add(uid, at);
             state.policies.remove(name);
             state.were_ours.remove(name);
             state.engine.remove(name);
@@ -355,21 +363,18 @@ fn concerns_engine(before: &PolicyView, after: &PolicyView) -> bool {
         || before.has_finalizer() && !after.has_finalizer()
 }
 
-fn version(policy: &PolicyView) -> u64 {
-    policy.metadata.resource_version.as_deref().and_then(|version| version.parse().ok()).unwrap_or(0)
-}
-
 impl Sink<PolicyView> for PolicyStore {
     fn apply(&self, policy: PolicyView) {
         self.saw(policy);
     }
     fn delete(&self, policy: PolicyView) {
-        self.lost(policy.name());
+        self.lost(policy.name(), policy.uid(), version(&policy.metadata));
     }
     fn reset(&self, all: Vec<PolicyView>) {
         let there: BTreeSet<String> = all.iter().map(|policy| policy.name().to_owned()).collect();
-        for name in self.names().into_iter().filter(|name| !there.contains(name)) {
-            self.lost(&name);
+        let known: Vec<Arc<PolicyView>> = self.state.lock().policies.values().cloned().collect();
+        for gone in known.iter().filter(|policy| !there.contains(policy.name())) {
+            self.lost(gone.name(), gone.uid(), version(&gone.metadata));
         }
         for policy in all {
             self.saw(policy);

@@ -428,13 +428,28 @@ fn a_late_answer_does_not_bring_a_policy_back() {
     answer.metadata.deletion_timestamp = Some(serde_json::from_value(json!("2027-01-15T08:00:00Z")).unwrap());
     store.saw(answer);
     assert_eq!(store.resolution().reason, "NoPolicy");
+    let at = |version: &str| {
+        let mut policy = named("p", "dc-east", Some("me"));
+        policy.metadata.uid = Some("u".to_owned());
+        policy.metadata.resource_version = Some(version.to_owned());
+        policy
+    };
+    store.apply(at("5"));
+    store.delete(at("7"));
+    store.saw(at("6"));
+    assert_eq!(store.resolution().reason, "NoPolicy", "an answer from before its end");
+    store.apply(at("8"));
+    store.reset(Vec::new());
+    store.saw(at("7"));
+    assert_eq!(store.resolution().reason, "NoPolicy", "nor after a list");
 }
 
 #[test]
 fn a_policy_that_moves_to_another_binding_is_released_by_us() {
     let store = store();
     store.apply(named("p", "dc-east", Some("me")));
-    let moved = named("p", "dc-west", Some("me"));
+    let mut moved = named("p", "dc-west", Some("me"));
+    moved.metadata.resource_version = Some("9".to_owned());
     store.apply(moved.clone());
     assert!(store.was_ours(&moved));
     assert!(store.engine_list().is_empty());

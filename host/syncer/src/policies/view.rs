@@ -9,7 +9,7 @@ use kubeocean_api::{
 use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 
-use kubeocean_runtime::{meta::trimmed_meta, partial_resource};
+use kubeocean_runtime::{meta::trimmed_meta, metadata_readers, partial_resource};
 
 /// A policy. One that cannot be decoded does not stop the watch (API-1102): it stands for an invalid one.
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -26,6 +26,7 @@ pub struct PolicyView {
 }
 
 partial_resource!(PolicyView, ResourceLeasingPolicy);
+metadata_readers!(PolicyView: name, uid);
 
 /// A spec, or why it cannot be read.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -65,16 +66,6 @@ fn tolerant_status<'de, D: Deserializer<'de>>(
 }
 
 impl PolicyView {
-    /// `metadata.name`.
-    pub fn name(&self) -> &str {
-        self.metadata.name.as_deref().unwrap_or_default()
-    }
-
-    /// `metadata.uid`.
-    pub fn uid(&self) -> &str {
-        self.metadata.uid.as_deref().unwrap_or_default()
-    }
-
     /// `metadata.generation`.
     pub fn generation(&self) -> i64 {
         self.metadata.generation.unwrap_or_default()

@@ -1,12 +1,15 @@
 //! What a leased node says, and when it is written.
 
 use kubeocean_api::keys::{annotation, finalizer, label, taint};
+use kubeocean_runtime::watch::WatchFailure;
 use proptest::prelude::*;
 use rstest::rstest;
 use serde_json::json;
 
 use super::model::{Model, at, held, offer, withhold};
-use crate::nodes::{decision::Reclaim, plan::LabelOwner, view::Taint, vnode::GoverningPolicy};
+use crate::nodes::{
+    decision::Reclaim, loss::WorkerLoss, plan::LabelOwner, view::Taint, vnode::GoverningPolicy,
+};
 
 #[test]
 fn a_new_node_becomes_a_vnode_in_one_request() {
@@ -54,8 +57,9 @@ fn the_policy_is_held_before_its_first_vnode() {
 #[case::an_invalid_policy(|m: &mut Model| m.decision = Some(held("PolicyInvalid", true)), &["patch taints of vnode vnode-cls-a-n1", "apply vnode vnode-cls-a-n1"])]
 #[case::policies_load(|m: &mut Model| m.decision = None, &[])]
 #[case::policies_load_and_the_proxier_moves(|m: &mut Model| { m.decision = None; m.proxier.clear(); }, &["patch conditions of vnode vnode-cls-a-n1"])]
-#[case::the_worker_cannot_be_reached(|m: &mut Model| m.unreachable = true, &["patch taints of vnode vnode-cls-a-n1", "apply vnode vnode-cls-a-n1"])]
-#[case::nor_could_it_ever(|m: &mut Model| { m.unreachable = true; m.node_known = false; }, &["patch taints of vnode vnode-cls-a-n1", "patch conditions of vnode vnode-cls-a-n1"])]
+#[case::the_worker_cannot_be_reached(|m: &mut Model| m.loss = Some(WorkerLoss::Silent), &["patch taints of vnode vnode-cls-a-n1", "apply vnode vnode-cls-a-n1"])]
+#[case::another_reason_why_it_cannot(|m: &mut Model| { m.loss = Some(WorkerLoss::Silent); m.settle(); m.loss = Some(WorkerLoss::Watch("pods", WatchFailure::NoList)); }, &["apply vnode vnode-cls-a-n1"])]
+#[case::nor_could_it_ever(|m: &mut Model| { m.loss = Some(WorkerLoss::Silent); m.node_known = false; }, &["patch taints of vnode vnode-cls-a-n1", "patch conditions of vnode vnode-cls-a-n1"])]
 #[case::an_address_of_somebody(|m: &mut Model| m.vnode.as_mut().unwrap()["status"]["addresses"].as_array_mut().unwrap().push(json!({"type": "ExternalIP", "address": "198.51.100.7"})), &["patch conditions of vnode vnode-cls-a-n1"])]
 #[case::a_second_address_of_our_type(|m: &mut Model| m.vnode.as_mut().unwrap()["status"]["addresses"].as_array_mut().unwrap().push(json!({"type": "InternalIP", "address": "198.51.100.7"})), &["patch conditions of vnode vnode-cls-a-n1"])]
 #[case::an_edited_port(|m: &mut Model| m.vnode.as_mut().unwrap()["metadata"]["labels"][label::PROXIER_PORT] = "20000".into(), &["apply vnode vnode-cls-a-n1"])]

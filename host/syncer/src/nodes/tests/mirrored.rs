@@ -4,11 +4,12 @@ use kubeocean_api::keys::{annotation, label, taint};
 use rstest::rstest;
 use serde_json::{Value, json};
 
-use super::model::{Model, pod};
+use super::model::{Model, offer, pod};
 use crate::nodes::{
     decision::Reclaim,
     metadata::ExpectedMetadata,
     plan::plan_waiting,
+    snapshot::published,
     view::{NodeView, Taint},
 };
 
@@ -190,7 +191,7 @@ fn a_draining_vnode_follows_the_proxier() {
     assert_eq!(model.vnode().condition("kubeocean.io/ProxierReady").unwrap().status, "False");
 }
 
-/// A vnode whose withdrawal waits for its turn stays as it is, but for what its node tells.
+/// A vnode whose withdrawal waits for its turn stays as it is, but for what its node tells and others take.
 #[test]
 fn a_withdrawal_that_waits_for_its_turn_changes_conditions_only() {
     let mut model = Model::leased();
@@ -206,6 +207,34 @@ fn a_withdrawal_that_waits_for_its_turn_changes_conditions_only() {
         vnode
     };
     assert_eq!(but_conditions(model.vnode.clone().unwrap()), but_conditions(before));
+}
+
+/// BU-906: whatever keeps a vnode from being decided, others may take more of its node meanwhile.
+#[rstest]
+#[case::waits_for_its_turn(|m: &mut Model| m.decision.as_mut().unwrap().governed_by = None, Model::wait)]
+#[case::policies_load(|m: &mut Model| m.decision = None, Model::settle)]
+fn nothing_is_offered_that_others_took(
+    #[case] change: impl Fn(&mut Model),
+    #[case] act: impl Fn(&mut Model) -> Vec<String>,
+) {
+    let mut model = Model::new();
+    model.decision = Some(offer(&[("cpu", 2000)]));
+    model.settle();
+    change(&mut model);
+    let amounts = |model: &Model| published(&model.vnode()).amounts;
+    model.used = [("cpu".to_owned(), 1500), ("memory".to_owned(), 1 << 30)].into();
+    assert_eq!(act(&mut model), ["lower amounts of vnode vnode-cls-a-n1"]);
+    assert_eq!((amounts(&model)["cpu"], amounts(&model)["memory"]), (2000, 7 << 30), "only what is above");
+    model.used.insert("cpu".to_owned(), 2500);
+    act(&mut model);
+    assert_eq!(amounts(&model)["cpu"], 1500);
+    assert_eq!(model.vnode().status.capacity["cpu"], "1500m");
+    // A resource that the node lost.
+    model.pnode.as_mut().unwrap()["status"]["allocatable"].as_object_mut().unwrap().remove("pods");
+    act(&mut model);
+    assert_eq!(amounts(&model)["pods"], 0);
+    model.used.clear();
+    assert_eq!(act(&mut model), Vec::<String>::new(), "what is free again waits for a decision");
 }
 
 impl Model {

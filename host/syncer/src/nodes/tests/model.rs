@@ -8,8 +8,9 @@ use kubeocean_engine::{Engine, EngineConfig};
 use serde_json::{Value, json};
 
 use crate::nodes::{
-    action::Action,
+    action::{Action, status_patch},
     decision::{Decision, DecisionReason, Reclaim, Standing, Verdict},
+    loss::WorkerLoss,
     plan::{Knowledge, LabelOwner, NodeInput, NodePlan, plan_node},
     snapshot::{Amounts, available, base},
     view::NodeView,
@@ -44,7 +45,7 @@ pub(super) struct Model {
     pub(super) policy: Option<GoverningPolicy>,
     pub(super) owner: LabelOwner,
     pub(super) proxier: Vec<IpAddr>,
-    pub(super) unreachable: bool,
+    pub(super) loss: Option<WorkerLoss>,
     pub(super) written: Option<Written>,
     pub(super) pods: Vec<PodOnVnode>,
 }
@@ -78,7 +79,7 @@ impl Model {
             policy: Some(GoverningPolicy { name: "p".into(), details: "p".into(), held: true }),
             owner: LabelOwner::OursOrNobody,
             proxier: vec!["192.0.2.1".parse().unwrap()],
-            unreachable: false,
+            loss: None,
             written: None,
             pods: Vec::new(),
         }
@@ -123,7 +124,7 @@ impl Model {
             label_owner: self.owner,
             port: 19_389,
             proxier: &self.proxier,
-            unreachable: self.unreachable,
+            loss: self.loss,
             written: self.written.as_ref(),
             pods: &self.pods,
         })
@@ -174,12 +175,9 @@ impl Model {
                 server_side_apply(self.vnode.as_mut().unwrap(), &mut self.applied, &body);
                 self.written = Some(written);
             }
-            Action::PatchStatus { conditions, addresses, written, .. } => {
-                let vnode = self.vnode.as_mut().unwrap();
-                vnode["status"]["conditions"] = json!(conditions);
-                if let Some(addresses) = addresses {
-                    vnode["status"]["addresses"] = json!(addresses);
-                }
+            Action::PatchStatus { conditions, addresses, lowered, written, .. } => {
+                let status = status_patch(&conditions, addresses.as_deref(), &lowered);
+                merge(self.vnode.as_mut().unwrap(), &json!({"status": status}));
                 self.written = written.or(self.written.take());
             }
             Action::LabelWorkerNode { policy, .. } => {

@@ -4,7 +4,8 @@
 //!
 //! Grammar ([`users`]): worker nodes come, change, go and return with another UID; pods of four kinds of owners come, end
 //! and go on them; policies of every kind of window, limit and reclaim appear, change and go; pods come and go on
-//! vnodes; users edit and delete vnodes; the binding's selector changes, and at the end the binding goes.
+//! vnodes; users edit and delete vnodes; the binding's selector changes, and at the end the binding goes. Withdrawals
+//! are paced in half of the runs.
 //! Only time and events make the Syncer look at a node: a forgotten wake-up is a wrong end.
 //!
 //! Invariants of every write ([`writes`]) are judged by what the Syncer may know, computed by an [`oracle`] from plain
@@ -47,10 +48,14 @@ const REST: Duration = Duration::from_mins(25);
 struct World {
     random: Random,
     clusters: Clusters,
+    /// How many nodes may lose their lease per minute; 0 is unlimited.
+    per_minute: u32,
     syncer: Syncer,
     keys: UserKeys,
     /// Start of a reclaim, as the first write of it said, by vnode UID.
     since: BTreeMap<String, String>,
+    /// Answers that are under way while nobody waits for them.
+    late: Vec<(Kind, Value)>,
     began: Instant,
     /// Writes fail, and the Syncer crashes.
     faults: bool,
@@ -59,12 +64,16 @@ struct World {
 
 impl World {
     fn new(seed: u64) -> Self {
+        let mut random = Random(seed);
+        let per_minute = random.pick(&[0, 0, 1, 2]);
         let mut world = Self {
-            random: Random(seed),
+            random,
             clusters: Clusters::new(),
-            syncer: Syncer::new(),
+            per_minute,
+            syncer: Syncer::new(per_minute),
             keys: UserKeys::new(),
             since: BTreeMap::new(),
+            late: Vec::new(),
             began: Instant::now(),
             faults: true,
             met: Met::default(),
@@ -80,8 +89,22 @@ impl World {
 
     /// All a Syncer knows are lists, which come one by one.
     fn restart(&mut self) {
-        self.syncer = Syncer::new();
+        self.syncer = Syncer::new(self.per_minute);
         self.clusters.events.values_mut().for_each(VecDeque::clear);
+        self.late.clear();
+    }
+
+    /// A late answer comes.
+    fn answer_late(&mut self) {
+        if self.late.is_empty() {
+            return;
+        }
+        let (kind, answer) = self.late.swap_remove(self.random.below(self.late.len()));
+        trace(|| format!("  hears late of {kind:?} {}", answer["metadata"]["name"]));
+        match kind {
+            Kind::Policy => self.syncer.policies.saw(serde_json::from_value(answer).unwrap()),
+            _ => self.syncer.store.saw_vnode(serde_json::from_value(answer).unwrap()),
+        }
     }
 
     /// One watch makes progress.
@@ -89,6 +112,9 @@ impl World {
         if !self.syncer.unlisted.is_empty() {
             let kind = self.random.below(self.syncer.unlisted.len());
             return self.list(self.syncer.unlisted[kind]);
+        }
+        if self.random.once_in(30) {
+            self.answer_late();
         }
         let kind = self.random.pick(&KINDS);
         if self.random.once_in(40) {
@@ -145,6 +171,9 @@ impl World {
                     }
                 }
                 let next = look_again([soft, considered.wait], considered.plan.next_wake, self.now());
+                if failed.is_none() && soft.is_none() {
+                    self.check_offer(&work);
+                }
                 failed.unwrap_or(next)
             }
         };
@@ -193,6 +222,9 @@ impl World {
             }
             if self.syncer.hungry {
                 self.syncer.feed();
+            }
+            while !self.late.is_empty() {
+                self.answer_late();
             }
             self.end_pods();
             self.release_policies();

@@ -71,7 +71,7 @@ fn settings() -> ObjectRef {
         {"apiVersion": "apps/v1", "kind": "DaemonSet", "name": "agent", "uid": "d"}
     ])), None, false
 )]
-#[case::port_reservation(vpod().label(label::HOSTPORT_FAKE_POD, "true"), None, false)]
+#[case::labelled_as_one(vpod().label(label::HOSTPORT_FAKE_POD, "true"), None, true)]
 fn an_object_is_used_by_pods_that_run_or_will(
     #[case] pod: Pod,
     #[case] copy: Option<Pod>,

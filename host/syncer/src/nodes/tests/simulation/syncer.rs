@@ -60,7 +60,8 @@ fn list<T: DeserializeOwned>(sink: &impl Sink<T>, all: &Objects) {
 }
 
 impl Syncer {
-    pub(super) fn new() -> Self {
+    /// `per_minute`: how many nodes may lose their lease per minute.
+    pub(super) fn new(per_minute: u32) -> Self {
         let identity = Identity {
             binding: "dc-east".into(),
             cluster_id: "cls-a".into(),
@@ -95,7 +96,7 @@ impl Syncer {
             pods,
             host: PolicyHost::new(engine(), facts, TimeZone::UTC, Box::new(|| {})),
             settings: Settings { prometheus_port: 9006, ..Settings::default() },
-            pace: Pace::default(),
+            pace: Pace::new(per_minute),
             seen: KINDS.map(|kind| (kind, Objects::new())).into(),
             fed: Objects::new(),
             unlisted: KINDS.to_vec(),

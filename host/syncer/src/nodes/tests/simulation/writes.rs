@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     nodes::{
-        action::{Action, PodDeletion},
+        action::{Action, PodDeletion, status_patch},
         decide::Work,
         decision::Verdict,
         snapshot::published,
@@ -40,10 +40,11 @@ pub(super) struct Met {
     pub(super) lost_answers: usize,
     pub(super) crashes: usize,
     pub(super) held: usize,
+    pub(super) lowered: usize,
 }
 
 impl Met {
-    fn counts(&self) -> [usize; 12] {
+    fn counts(&self) -> [usize; 13] {
         [
             self.created,
             self.applied,
@@ -57,6 +58,7 @@ impl Met {
             self.lost_answers,
             self.crashes,
             self.held,
+            self.lowered,
         ]
     }
 
@@ -78,6 +80,7 @@ impl Met {
             lost_answers,
             crashes,
             held,
+            lowered,
         ] = std::array::from_fn(|at| self.counts()[at] + more.counts()[at]);
         *self = Self {
             created,
@@ -92,6 +95,7 @@ impl Met {
             lost_answers,
             crashes,
             held,
+            lowered,
         };
     }
 }
@@ -145,7 +149,7 @@ impl World {
             }
             Err(Refusal::NotFound) => {
                 if let Some(gone) = &work.snapshot.vnode {
-                    self.syncer.store.lost_vnode(gone.name(), gone.uid());
+                    self.syncer.store.lost_vnode(gone.name(), gone.uid(), u64::MAX);
                 }
                 return Err(Outcome::Stale);
             }
@@ -153,10 +157,13 @@ impl World {
         Ok(true)
     }
 
-    /// Whether the answer to a write that was done is lost.
-    fn loses_answer(&mut self) -> bool {
+    /// Whether the answer to a write that was done is lost; it may come later, when nobody waits for it.
+    fn loses_answer(&mut self, kind: Kind, answer: &Value) -> bool {
         let lost = self.faults && self.random.once_in(20);
         self.met.lost_answers += usize::from(lost);
+        if lost && self.random.once_in(2) {
+            self.late.push((kind, answer.clone()));
+        }
         lost
     }
 
@@ -170,14 +177,16 @@ impl World {
         let (now, key) = (self.now(), &*work.key);
         match action {
             Action::HoldPolicy { policy } => {
-                let known = self.syncer.policies.get(&policy).ok_or(Refusal::Conflict)?;
+                let known = self.syncer.policies.get(&policy).filter(|known| !known.deleting());
+                let known = known.ok_or(Refusal::Conflict)?;
                 if let Some(FinalizerChange::Hold(patch)) = hold(&known, self.syncer.store.identity()) {
-                    match self.clusters.patch(Kind::Policy, &policy, &patch) {
-                        Ok(answer) => self.syncer.policies.saw(serde_json::from_value(answer).unwrap()),
-                        // A policy that is gone needs no finalizer.
-                        Err(Refusal::NotFound) => {}
-                        Err(refusal) => return Err(refusal),
+                    // From a policy that is gone nothing is built.
+                    let answer = self.clusters.patch(Kind::Policy, &policy, &patch);
+                    let answer = answer.map_err(|_| Refusal::Conflict)?;
+                    if self.loses_answer(Kind::Policy, &answer) {
+                        return Err(Refusal::Conflict);
                     }
+                    self.syncer.policies.saw(serde_json::from_value(answer).unwrap());
                 }
             }
             Action::CreateVnode { name, body, written } => {
@@ -236,16 +245,16 @@ impl World {
                 self.answer(key, Some(written), version)?;
                 *version = None;
             }
-            Action::PatchStatus { uid, resource_version, conditions, addresses, written, .. } => {
+            Action::PatchStatus {
+                uid, resource_version, conditions, addresses, lowered, written, ..
+            } => {
                 let resource_version = version.clone().unwrap_or(resource_version);
-                let mut patch = json!({
+                let patch = json!({
                     "metadata": {"uid": uid, "resourceVersion": resource_version},
-                    "status": {"conditions": conditions},
+                    "status": status_patch(&conditions, addresses.as_deref(), &lowered),
                 });
-                if let Some(addresses) = addresses {
-                    patch["status"]["addresses"] = json!(addresses);
-                }
                 self.clusters.patch(Kind::Vnode, key, &patch)?;
+                self.met.lowered += usize::from(!lowered.is_empty());
                 self.answer(key, written, version)?;
             }
             Action::LabelWorkerNode { node, policy } => {
@@ -264,6 +273,10 @@ impl World {
                     self.check_promise(work, now);
                 }
                 self.clusters.delete(Kind::Vnode, &name, Some(&uid))?;
+                match self.clusters.get(Kind::Vnode, &name) {
+                    Some(_) => self.answer(key, None, version)?,
+                    None => self.syncer.store.lost_vnode(&name, &uid, u64::MAX),
+                }
             }
             Action::ReleaseVnode { name, uid } => self.release_vnode(&name, &uid)?,
             Action::Event(_) => {}
@@ -278,11 +291,11 @@ impl World {
         written: Option<Written>,
         version: &mut Option<String>,
     ) -> Result<(), Refusal> {
-        if self.loses_answer() {
-            return Err(Refusal::Conflict);
-        }
-        if let Some(vnode) = self.clusters.get(Kind::Vnode, key) {
-            let vnode: NodeView = serde_json::from_value(vnode.clone()).unwrap();
+        if let Some(vnode) = self.clusters.get(Kind::Vnode, key).cloned() {
+            if self.loses_answer(Kind::Vnode, &vnode) {
+                return Err(Refusal::Conflict);
+            }
+            let vnode: NodeView = serde_json::from_value(vnode).unwrap();
             *version = Some(vnode.resource_version().to_owned());
             self.syncer.store.saw_vnode(vnode);
         }
@@ -336,8 +349,28 @@ impl World {
             return Err(Refusal::Conflict);
         }
         self.clusters.patch(Kind::Vnode, name, &patch)?;
+        self.syncer.store.lost_vnode(name, uid, u64::MAX);
         self.met.released += 1;
         Ok(())
+    }
+
+    /// After a plan that was carried out, a vnode that takes pods offers no more than what others leave, as far as the
+    /// Syncer may know: whether it is leased, held, or waits for its turn to be withdrawn.
+    pub(super) fn check_offer(&self, work: &Work) {
+        let node = work.key.strip_prefix("vnode-cls-a-").unwrap();
+        let view = self.syncer.view();
+        let Some(pnode) = view.pnodes.get(node).filter(|_| self.syncer.unlisted.is_empty()) else { return };
+        let Some(vnode) = self.syncer.store.snapshot(&work.key).vnode else { return };
+        let uid = pnode["metadata"]["uid"].as_str();
+        let replaced = vnode.annotation_or_label(annotation::PHYSICAL_NODE_UID) != uid;
+        if replaced || vnode.terminating() || vnode.taint(taint::VNODE_DELETING).is_some() {
+            return;
+        }
+        let available = oracle::available(&view, node);
+        for (resource, amount) in published(&vnode).amounts {
+            let left = available[&resource];
+            assert!(amount <= left, "{resource} {amount} is offered where {left} are left: {vnode:?}");
+        }
     }
 
     /// Never above what others leave, nor above the policy's cap.

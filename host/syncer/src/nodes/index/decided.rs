@@ -1,0 +1,71 @@
+//! What was decided about nodes, as far as the status of their policies needs it.
+
+use std::{
+    collections::{BTreeSet, HashSet},
+    sync::Arc,
+};
+
+use kubeocean_api::keys::annotation;
+
+use super::{Index, VnodeName};
+use crate::nodes::{snapshot::Amounts, view::NodeView};
+
+/// What was decided about a node, as far as its policy's status needs it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Decided {
+    /// The governing policy.
+    pub governed_by: Option<String>,
+    /// Younger policies that would cover the node.
+    pub shadowed: Vec<String>,
+    /// A module that decides for the node does not answer.
+    pub failed: bool,
+    /// Withheld at this moment.
+    pub withheld: bool,
+    /// The vnode is, or is about to be, built from this policy.
+    pub leased_by: Option<String>,
+    /// Base amounts of the node.
+    pub origin: Amounts,
+    /// Granted amounts.
+    pub granted: Amounts,
+}
+
+impl Index {
+    /// Remembers what was decided. Returns the policies whose numbers changed by it.
+    pub fn set_decided(&mut self, vnode: &VnodeName, decided: Option<Decided>) -> BTreeSet<String> {
+        let policies = |decided: &Option<Decided>| -> BTreeSet<String> {
+            let Some(decided) = decided else { return BTreeSet::new() };
+            let named = decided.governed_by.iter().chain(&decided.leased_by).chain(&decided.shadowed);
+            named.cloned().collect()
+        };
+        let summary = |decided: &Option<Decided>| {
+            decided.as_ref().map(|d| {
+                let fields = (&d.governed_by, &d.shadowed, d.failed, d.withheld, &d.leased_by);
+                (fields.0.clone(), fields.1.clone(), fields.2, fields.3, fields.4.clone())
+            })
+        };
+        let before = self.decided.remove(vnode);
+        let mut told = BTreeSet::new();
+        if summary(&before) != summary(&decided) {
+            told.extend(policies(&before));
+            told.extend(policies(&decided));
+        }
+        if let Some(decided) = decided {
+            self.decided.insert(Arc::clone(vnode), decided);
+        }
+        told
+    }
+
+    /// All decisions, by vnode.
+    pub fn decided(&self) -> impl Iterator<Item = (&VnodeName, &Decided)> {
+        self.decided.iter()
+    }
+
+    /// Vnodes that are, or are about to be, built from a policy; its finalizer waits for them.
+    pub fn built_from(&self, policy: &str) -> usize {
+        let named = |vnode: &NodeView| vnode.annotation(annotation::POLICIES_APPLIED) == Some(policy);
+        let there = self.vnodes.iter().filter(|(_, vnode)| named(vnode)).map(|(name, _)| name);
+        let coming =
+            self.decided.iter().filter(|(_, d)| d.leased_by.as_deref() == Some(policy)).map(|(name, _)| name);
+        there.chain(coming).collect::<HashSet<_>>().len()
+    }
+}

@@ -1,0 +1,133 @@
+//! How events and answers reach the index, and who is told.
+
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
+
+use kubeocean_api::keys::annotation;
+use tokio::time::Instant;
+
+use super::NodeStore;
+use crate::nodes::{
+    index::{Index, VnodeName},
+    view::NodeView,
+};
+
+/// Quiet time before a change of requests is acted on.
+const QUIET: Duration = Duration::from_millis(200);
+/// Longest time between two reactions to a stream of such changes.
+const STREAM: Duration = Duration::from_secs(1);
+/// Beyond so many remembered reactions, those that no longer matter are forgotten.
+const REMEMBERED: usize = 1024;
+
+impl NodeStore {
+    /// A vnode as an answer or the watch shows it.
+    pub fn saw_vnode(&self, vnode: NodeView) {
+        let (policies, name, lost) = {
+            let mut state = self.state.lock();
+            let applied = |vnode: Option<&Arc<NodeView>>| {
+                vnode.and_then(|vnode| vnode.annotation(annotation::POLICIES_APPLIED)).map(str::to_owned)
+            };
+            let before = applied(state.index.vnode(vnode.name()));
+            let Some(name) = state.index.set_vnode(vnode) else { return };
+            let known = state.index.vnode(&name);
+            let lost = known.and_then(|vnode| self.ports.adopt(vnode));
+            let after = applied(known);
+            let policies =
+                if before == after { BTreeSet::new() } else { before.into_iter().chain(after).collect() };
+            (policies, name, lost)
+        };
+        self.ports.tell(lost);
+        self.queue.add(Arc::clone(&name));
+        self.tell_vnodes([name]);
+        self.tell_policies(policies);
+    }
+
+    /// A vnode is gone at a version, or only lost a label the watch selects by.
+    pub fn lost_vnode(&self, name: &str, uid: &str, at: u64) {
+        let (removed, applied) = {
+            let mut state = self.state.lock();
+            let applied = state
+                .index
+                .vnode(name)
+                .and_then(|vnode| vnode.annotation(annotation::POLICIES_APPLIED).map(str::to_owned));
+            (state.index.remove_vnode(name, uid, at), applied)
+        };
+        if let Some(name) = removed {
+            self.queue.add(Arc::clone(&name));
+            self.tell_vnodes([name]);
+            self.tell_policies(applied);
+        }
+    }
+
+    pub(in crate::nodes) fn reset_vnodes(&self, all: Vec<NodeView>) {
+        let (dirty, lost, policies) = {
+            let mut state = self.state.lock();
+            // Those that only a vnode named which went unseen may be waited for by nobody else.
+            let mut policies = applied(&state.index);
+            let dirty = state.index.reset_vnodes(all);
+            policies.extend(applied(&state.index));
+            let lost: Vec<String> =
+                state.index.vnodes().filter_map(|vnode| self.ports.adopt(vnode)).collect();
+            (dirty, lost, policies)
+        };
+        self.ports.tell(lost);
+        self.queue.add_all(dirty.iter().cloned());
+        self.tell_vnodes(dirty);
+        self.tell_policies(policies);
+    }
+
+    pub(in crate::nodes) fn change(&self, change: impl FnOnce(&mut Index) -> BTreeSet<VnodeName>) {
+        let (dirty, ports) = {
+            let mut state = self.state.lock();
+            (change(&mut state.index), state.index.take_port_news())
+        };
+        self.queue.add_all(dirty);
+        self.tell_ports(ports);
+    }
+
+    /// Changes that come in streams are acted on after a quiet time, and at most once a second.
+    pub(in crate::nodes) fn change_requests(&self, change: impl FnOnce(&mut Index) -> BTreeSet<VnodeName>) {
+        let now = Instant::now();
+        let mut state = self.state.lock();
+        let dirty = change(&mut state.index);
+        if state.woken.len() > REMEMBERED {
+            state.woken.retain(|_, at| now.duration_since(*at) < STREAM);
+        }
+        for vnode in dirty {
+            let streaming = state.woken.get(&vnode).is_some_and(|at| now.duration_since(*at) < STREAM);
+            if !streaming {
+                state.woken.insert(Arc::clone(&vnode), now);
+            }
+            self.queue.add_after(vnode, if streaming { STREAM } else { QUIET });
+        }
+        let ports = state.index.take_port_news();
+        drop(state);
+        self.tell_ports(ports);
+    }
+
+    fn tell_ports(&self, names: impl IntoIterator<Item = VnodeName>) {
+        let listeners = self.port_listeners.lock();
+        for name in names {
+            listeners.iter().for_each(|listener| listener(&name));
+        }
+    }
+
+    fn tell_vnodes(&self, names: impl IntoIterator<Item = VnodeName>) {
+        let listeners = self.vnode_listeners.lock();
+        for name in names {
+            listeners.iter().for_each(|listener| listener(&name));
+        }
+    }
+
+    pub(super) fn tell_policies(&self, names: impl IntoIterator<Item = String>) {
+        let listeners = self.policy_listeners.lock();
+        for name in names.into_iter().filter(|name| !name.is_empty()) {
+            listeners.iter().for_each(|listener| listener(&name));
+        }
+    }
+}
+
+/// The policies that vnodes name.
+fn applied(index: &Index) -> BTreeSet<String> {
+    let names = index.vnodes().filter_map(|vnode| vnode.annotation(annotation::POLICIES_APPLIED));
+    names.map(str::to_owned).collect()
+}

@@ -1,0 +1,191 @@
+//! What the store tells whom, and when.
+
+use super::*;
+use crate::nodes::snapshot::Amounts;
+use serde_json::json;
+
+fn store() -> Arc<NodeStore> {
+    let identity =
+        Identity { binding: "dc-east".into(), cluster_id: "cls-a".into(), computing_uid: "c-1".into() };
+    NodeStore::new(identity, BindingView::default(), Arc::default())
+}
+
+fn vnode(name: &str, version: u32, port: u16) -> NodeView {
+    serde_json::from_value(json!({"metadata": {
+        "name": name, "uid": name, "resourceVersion": version.to_string(),
+        "labels": {label::TYPE: "virtual-kubelet", label::PROXIER_PORT: port.to_string()},
+    }}))
+    .unwrap()
+}
+
+#[test]
+fn a_vnode_that_names_another_binding_is_not_ours() {
+    let store = store();
+    for (version, (name, ours)) in (1..).zip([("", true), ("dc-east", true), ("dc-west", false)]) {
+        let vnode = json!({"metadata": {
+            "name": "vnode-cls-a-n1", "uid": "u", "resourceVersion": version.to_string(),
+            "labels": {
+                label::TYPE: "virtual-kubelet",
+                label::CLUSTER_BINDING: "dc-east", label::PHYSICAL_CLUSTER_ID: "cls-a",
+            },
+            "annotations": {annotation::PHYSICAL_CLUSTER_NAME: name},
+        }});
+        store.saw_vnode(serde_json::from_value(vnode).unwrap());
+        assert_eq!(store.vnode("vnode-cls-a-n1").unwrap().ours, ours, "{name:?}");
+    }
+}
+
+/// Its finalizer waits for the last vnode that names it, also for one that went while nobody watched.
+#[test]
+fn a_policy_hears_of_vnodes_that_went_unseen() {
+    let store = store();
+    let mut named = vnode("vnode-cls-a-n1", 1, 20_001);
+    named.metadata.annotations = Some([(annotation::POLICIES_APPLIED.to_owned(), "p".to_owned())].into());
+    store.saw_vnode(named);
+    let heard = Arc::new(Mutex::new(Vec::new()));
+    let ears = Arc::clone(&heard);
+    store.on_policy_usage_change(move |policy| ears.lock().push(policy.to_owned()));
+    store.reset_vnodes(Vec::new());
+    assert_eq!(*heard.lock(), ["p"]);
+}
+
+#[test]
+fn numbers_of_a_policy_are_sums_over_the_nodes_it_governs() {
+    let store = store();
+    let amounts = |cpu: i64| Amounts::from([("cpu".to_owned(), cpu)]);
+    let pod = |uid: &str, node: &str, own: bool| {
+        let stamp = if own {
+            json!({
+                "labels": {label::MANAGED_BY: label::MANAGED_BY_VALUE, label::CLUSTER_BINDING: "dc-east"},
+                "annotations": {annotation::COMPUTING_CLUSTER_UID: "c-1"},
+            })
+        } else {
+            json!({})
+        };
+        let mut pod = json!({
+            "metadata": {"uid": uid, "name": uid, "namespace": "x"},
+            "spec": {"nodeName": node, "containers": [{"name": "c", "resources": {"requests": {"cpu": "1"}}}]},
+            "status": {"phase": "Running"},
+        });
+        pod["metadata"].as_object_mut().unwrap().extend(stamp.as_object().unwrap().clone());
+        serde_json::from_value::<crate::nodes::view::WorkerPod>(pod).unwrap()
+    };
+    for name in ["n1", "n2", "n3"] {
+        let node = json!({"metadata": {"name": name, "uid": name}});
+        store.change(|index| index.set_pnode(serde_json::from_value(node).unwrap()).into_iter().collect());
+    }
+    store.change(|index| {
+        index.reset_pods(vec![pod("a", "n1", false), pod("b", "n1", true), pod("c", "n2", true)])
+    });
+    for (node, policy, granted, withheld) in
+        [("n1", "p", 500, false), ("n2", "p", 2000, true), ("n3", "q", 100, false)]
+    {
+        let decided = Decided {
+            governed_by: Some(policy.to_owned()),
+            withheld,
+            origin: amounts(4000),
+            granted: amounts(granted),
+            ..Decided::default()
+        };
+        store.set_decided(&format!("vnode-cls-a-{node}").into(), Some(decided));
+    }
+    let numbers = store.policy_numbers();
+    let p = PolicyNumbers { offered: amounts(2500), available: amounts(7000), withheld: 1, overcommitted: 1 };
+    assert_eq!(numbers["p"], p);
+    assert_eq!(numbers["q"].overcommitted, 0);
+    assert_eq!(numbers.len(), 2);
+}
+
+#[test]
+fn an_edited_port_label_changes_no_port() {
+    let store = store();
+    store.saw_vnode(vnode("vnode-cls-a-n1", 1, 20_000));
+    store.saw_vnode(vnode("vnode-cls-a-n1", 2, 20_001));
+    assert_eq!(store.port("vnode-cls-a-n1"), Ok(20_000));
+    store.reset_vnodes(vec![vnode("vnode-cls-a-n1", 3, 20_002)]);
+    assert_eq!(store.port("vnode-cls-a-n1"), Ok(20_000));
+}
+
+/// MC-134, over the bindings of one process.
+#[tokio::test]
+async fn the_older_vnode_keeps_a_port_and_the_binding_of_the_younger_is_told() {
+    let ports: Arc<Ports> = Arc::default();
+    let of = |binding: &str, cluster_id: &str| {
+        let identity =
+            Identity { binding: binding.into(), cluster_id: cluster_id.into(), computing_uid: "c".into() };
+        NodeStore::new(identity, BindingView::default(), Arc::clone(&ports))
+    };
+    let aged = |name: &str, created: &str| -> NodeView {
+        let mut vnode = vnode(name, 1, 20_000);
+        vnode.metadata.creation_timestamp = Some(serde_json::from_value(json!(created)).unwrap());
+        vnode
+    };
+    let (east, west) = (of("dc-east", "cls-a"), of("dc-west", "cls-b"));
+    let (older, younger) =
+        (aged("vnode-cls-b-n1", "2026-01-01T00:00:00Z"), aged("vnode-cls-a-n1", "2026-01-02T00:00:00Z"));
+    east.reset_vnodes(vec![younger.clone()]);
+    assert_eq!(east.queue.next().await.as_ref(), "vnode-cls-a-n1");
+    east.queue.done(&"vnode-cls-a-n1".into(), kubeocean_runtime::queue::Outcome::Done);
+    west.saw_vnode(older);
+    assert_eq!(west.port("vnode-cls-b-n1"), Ok(20_000));
+    assert_eq!(east.queue.next().await.as_ref(), "vnode-cls-a-n1", "it is looked at again");
+    assert_eq!(east.port_conflict(&younger), Some((20_000, "vnode-cls-b-n1".to_owned())));
+    assert_ne!(east.port("vnode-cls-a-n1"), Ok(20_000));
+}
+
+/// BU section 6 *Do better*.
+#[tokio::test(start_paused = true)]
+async fn changes_of_requests_are_taken_together() {
+    let store = store();
+    let key: VnodeName = "vnode-cls-a-n1".into();
+    let start = Instant::now();
+    let mut reactions = Vec::new();
+    let mut next = std::pin::pin!(store.queue.next());
+    for step in 0..40 {
+        tokio::time::sleep_until(start + Duration::from_millis(step * 100)).await;
+        store.change_requests(|_| BTreeSet::from([Arc::clone(&key)]));
+        while let Ok(key) = tokio::time::timeout(Duration::from_millis(1), next.as_mut()).await {
+            store.queue.done(&key, kubeocean_runtime::queue::Outcome::Done);
+            next.set(store.queue.next());
+            reactions.push(start.elapsed().as_millis());
+        }
+    }
+    assert!((200..300).contains(&reactions[0]), "{reactions:?}");
+    assert!(reactions.windows(2).all(|two| (500..1_500).contains(&(two[1] - two[0]))), "{reactions:?}");
+    assert!((4..=6).contains(&reactions.len()), "{reactions:?}");
+}
+
+#[test]
+fn a_port_is_released_only_without_a_vnode() {
+    let store = store();
+    store.saw_vnode(vnode("vnode-cls-a-n1", 1, 20_000));
+    store.release_port_of_no_vnode("vnode-cls-a-n1");
+    assert_eq!(store.port("vnode-cls-a-n1"), Ok(20_000));
+    store.lost_vnode("vnode-cls-a-n1", "vnode-cls-a-n1", u64::MAX);
+    store.release_port_of_no_vnode("vnode-cls-a-n1");
+    assert_ne!(store.port("vnode-cls-a-n1"), Ok(20_000));
+}
+
+#[tokio::test]
+async fn policies_are_told_about_after_each_node_was_decided_once() {
+    let store = store();
+    let names: Vec<VnodeName> = ["vnode-cls-a-n1", "vnode-cls-a-n2"].map(Into::into).into();
+    for name in &names {
+        store.saw_vnode(vnode(name, 1, 20_000));
+    }
+    store.set_readiness(Readiness::Ready);
+    store.was_decided(&names[0]);
+    store.was_decided(&names[0]);
+    assert!(!store.is_settled());
+    store.was_decided(&names[1]);
+    assert!(store.is_settled());
+    store.set_readiness(Readiness::Listing);
+    assert!(!store.is_settled(), "a new connection begins anew");
+}
+
+#[tokio::test]
+async fn without_nodes_there_is_nothing_to_wait_for() {
+    let store = store();
+    store.set_readiness(Readiness::Ready);
+    assert!(store.is_settled());
+}
