@@ -51,7 +51,9 @@ impl From<EnsureError> for CreateError {
                 let owner = owner.clone();
                 Self::Refused(Refusal::new(RefusalReason::NameConflict, error).particulars(owner))
             }
-            error @ (EnsureError::Missing { .. } | EnsureError::Replacing { .. }) => {
+            error @ (EnsureError::Missing { .. }
+            | EnsureError::Unbound { .. }
+            | EnsureError::Replacing { .. }) => {
                 Self::Refused(Refusal::new(RefusalReason::DependencyMissing, error))
             }
         }

@@ -52,7 +52,7 @@ async fn queued(store: &ObjectStore) -> usize {
 #[tokio::test]
 async fn our_own_writes_come_back_through_the_watches_without_work() {
     let (store, _) = store();
-    store.converged(&settings(), at("v", 10), at("p", 20));
+    store.converged(&settings(), "copy", at("v", 10), at("p", 20));
     assert!(store.is_ready(&settings()));
     for (side, seen) in
         [(Side::Original, at("v", 9)), (Side::Original, at("v", 10)), (Side::Copy, at("p", 20))]
@@ -67,7 +67,7 @@ async fn our_own_writes_come_back_through_the_watches_without_work() {
 async fn a_newer_version_on_either_side_is_work() {
     for (side, newer) in [(Side::Original, at("v", 11)), (Side::Copy, at("p", 21))] {
         let (store, _) = store();
-        store.converged(&settings(), at("v", 10), at("p", 20));
+        store.converged(&settings(), "copy", at("v", 10), at("p", 20));
         store.seen(&settings(), side, newer);
         assert!(!store.is_ready(&settings()));
         assert_eq!(queued(&store).await, 1);
@@ -77,7 +77,7 @@ async fn a_newer_version_on_either_side_is_work() {
 #[tokio::test]
 async fn the_end_of_a_predecessor_is_not_the_end_of_the_copy() {
     let (store, _) = store();
-    store.converged(&settings(), at("v", 10), at("p2", 20));
+    store.converged(&settings(), "copy", at("v", 10), at("p2", 20));
     store.vanished(&settings(), Side::Copy, Some("p1"));
     assert!(store.is_ready(&settings()));
     store.vanished(&settings(), Side::Copy, Some("p2"));
@@ -113,7 +113,7 @@ async fn pods_are_woken_by_what_they_wait_for_and_only_once() {
     store.appeared(&settings());
     store.appeared(&settings());
     assert_eq!(*woken.0.lock(), std::slice::from_ref(&pod));
-    store.converged(&settings(), at("v", 1), at("p", 1));
+    store.converged(&settings(), "copy", at("v", 1), at("p", 1));
     assert_eq!(store.missing_places().len(), 0, "its stream ends");
 
     store.wait_for_replacement(&settings(), &pod);
