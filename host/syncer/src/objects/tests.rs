@@ -490,7 +490,7 @@ fn tampered(kind: ObjectKind, value: u8) -> Value {
         ObjectKind::ConfigMap | ObjectKind::Secret => json!({"data": {"a": value.to_string(), "x": "y"}}),
         ObjectKind::PersistentVolumeClaim => json!({"metadata": {"labels": {"app": value.to_string()}}}),
         ObjectKind::PersistentVolume => json!({"spec": {
-            "persistentVolumeReclaimPolicy": "Delete", "claimRef": {"uid": value.to_string(), "namespace": "else"},
+            "persistentVolumeReclaimPolicy": "Delete", "claimRef": {"uid": value.to_string(), "name": "else"},
         }}),
     }
 }
