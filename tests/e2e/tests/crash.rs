@@ -1,6 +1,6 @@
 //! SIGKILL in the middle of work (TD section 16): the end state is that of an uninterrupted run.
 //!
-//! In: 100 pods on five nodes, with ConfigMap and token. The Syncer is killed twice while it creates them and once while it
+//! In: 100 pods on five nodes, with ConfigMap, token and volume. The Syncer is killed twice while it creates them and once while it
 //! deletes them. Out: 100 copies, each of exactly one pod, none made twice; then nothing at all. A round whose SIGKILL came
 //! too late to hit the middle must end well too, but proves little: another one follows, with earlier kills.
 
@@ -13,13 +13,15 @@ use kube::core::PartialObjectMeta;
 use kube::runtime::watcher::{self, Event, watcher};
 use kube::{Api, ResourceExt};
 use kubeocean_api::keys::annotation;
-use kubeocean_e2e::pods::{Scene, Stage, core_path, text};
+use kubeocean_api::name::phys_name;
+use kubeocean_e2e::pods::{Scene, Stage, text};
 use kubeocean_e2e::rights::{assert_rights, requests};
 use kubeocean_harness::{BindingSpec, Cluster, wait_until};
 use serde_json::{Value, json};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
+const CLAIMS: &str = "persistentvolumeclaims";
 const PODS: usize = 100;
 const ROUNDS: usize = 4;
 /// The work of each phase takes seconds on an idle machine.
@@ -40,8 +42,12 @@ async fn create_all(scene: &Scene<'_>, round: usize) -> JoinHandle<()> {
     scene.create_object("configmaps", "shared", json!({"data": {"key": "value"}})).await;
     let spec = json!({
         "automountServiceAccountToken": true,
-        "volumes": [{"name": "settings", "configMap": {"name": "shared"}}],
+        "volumes": [
+            {"name": "settings", "configMap": {"name": "shared"}},
+            {"name": "data", "persistentVolumeClaim": {"claimName": "data"}},
+        ],
     });
+    create_volume(scene).await;
     let pods: Vec<_> = (0..PODS).map(|number| scene.pod(&format!("p{number}"), spec.clone())).collect();
     let computing = scene.computing.clone();
     let collection = format!("/api/v1/namespaces/{}/pods", scene.namespace);
@@ -52,6 +58,31 @@ async fn create_all(scene: &Scene<'_>, round: usize) -> JoinHandle<()> {
             })
             .await;
     })
+}
+
+/// A volume named like the namespace, and the claim `data` that is bound to it.
+async fn create_volume(scene: &Scene<'_>) {
+    let name = &scene.namespace;
+    let common = json!({"accessModes": ["ReadWriteMany"], "storageClassName": ""});
+    let of_kind = |kind: &str, metadata: Value, fields: Value| {
+        let mut object = json!({"apiVersion": "v1", "kind": kind, "metadata": metadata, "spec": common});
+        for (field, value) in fields.as_object().into_iter().flatten() {
+            object["spec"][field] = value.clone();
+        }
+        object
+    };
+    let volume = json!({"capacity": {"storage": "1Gi"}, "hostPath": {"path": format!("/volumes/{name}")}});
+    let volume = of_kind("PersistentVolume", json!({"name": name}), volume);
+    scene.computing.create("/api/v1/persistentvolumes", &volume).await;
+    let is_seen = |volume: &Value| (volume["status"]["phase"] == "Available").then_some(());
+    scene.computing.wait("the volume to be available", &volume_path(name), is_seen).await;
+    let claim = json!({"volumeName": name, "resources": {"requests": {"storage": "1Gi"}}});
+    let claim = of_kind("PersistentVolumeClaim", json!({"name": "data", "namespace": name}), claim);
+    scene.computing.create(&format!("/api/v1/namespaces/{name}/{CLAIMS}"), &claim).await;
+}
+
+fn volume_path(name: &str) -> String {
+    format!("/api/v1/persistentvolumes/{name}")
 }
 
 /// Returns as soon as the number of pods in a namespace is as wanted. A watch, because in the time between two looks the
@@ -82,13 +113,20 @@ async fn wait_count(cluster: &Cluster, namespace: &str, is_enough: impl Fn(usize
     timeout(DEADLINE, counted).await.expect("the Syncer to get on with its work");
 }
 
-/// The pods that the Syncer made in the worker cluster so far, and how many it deleted there. Of requests in flight when
-/// it was killed nobody knows the answer.
+/// What the Syncer made in the worker cluster so far, pods and volumes, and how many pods it deleted there. Of requests in
+/// flight when it was killed nobody knows the answer.
 fn made_and_deleted(stage: &Stage) -> (Vec<String>, usize) {
     let (_, worker) = requests(&stage.binding);
+    let once = ["pods", CLAIMS, "persistentvolumes"];
     let of_pods = |verb: &'static str| {
         worker.iter().filter(move |event| {
-            event.verb == verb && event.object_ref.resource == "pods" && event.response_status.code < 300
+            event.verb == verb
+                && if verb == "create" {
+                    once.contains(&event.object_ref.resource.as_str())
+                } else {
+                    event.object_ref.resource == "pods"
+                }
+                && event.response_status.code < 300
         })
     };
     (of_pods("create").map(|event| event.object_ref.name.clone()).collect(), of_pods("delete").count())
@@ -139,6 +177,8 @@ async fn creation(stage: &mut Stage, namespace: &str, round: usize) -> bool {
         assert_eq!(pod["metadata"]["annotations"][annotation::PHYSICAL_POD_UID], made[uid].as_str());
     }
     assert_eq!(scene.copies("secrets").await.len(), PODS, "one token Secret for each pod");
+    let bound = |claim: &Value| (claim["status"]["phase"] == "Bound").then_some(());
+    scene.worker.wait("the claim's copy to be bound", &scene.copy(CLAIMS, "data"), bound).await;
     let (names, deleted) = made_and_deleted(stage);
     assert_eq!(names.iter().collect::<BTreeSet<_>>().len(), names.len(), "a copy was made twice: {names:?}");
     assert_eq!(deleted, deleted_before, "a copy was deleted");
@@ -171,11 +211,17 @@ async fn deletion(stage: &mut Stage, namespace: &str, round: usize) -> bool {
     })
     .await;
 
-    // The ConfigMap's copy goes with the ConfigMap, whoever made it before which crash.
-    let mount = stage.binding.mount_namespace();
-    scene.computing.delete(&scene.object("configmaps", "shared"), None).await;
-    scene.computing.wait_gone(&scene.object("configmaps", "shared")).await;
-    scene.worker.wait_gone(&core_path(mount, "configmaps", &scene.copy_name("shared"))).await;
+    // Copies go with their originals, whoever made them before which crash.
+    let pairs = [
+        (scene.object("configmaps", "shared"), scene.copy("configmaps", "shared")),
+        (scene.object(CLAIMS, "data"), scene.copy(CLAIMS, "data")),
+        (volume_path(namespace), volume_path(&phys_name(namespace, ""))),
+    ];
+    for (original, copy) in &pairs {
+        scene.computing.delete(original, None).await;
+        scene.computing.wait_gone(original).await;
+        scene.worker.wait_gone(copy).await;
+    }
     (1..PODS).contains(&pods)
 }
 

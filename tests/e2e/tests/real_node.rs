@@ -280,6 +280,56 @@ async fn settings_secrets_and_the_token_are_files_and_the_token_is_the_computing
     assert_manager_rights(leased.computing);
 }
 
+/// Creates a volume of a namespace's name and the claim `data` for it.
+async fn create_volume(computing: &Cluster, namespace: &str, source: Value) {
+    computing.create_namespace(namespace).await.unwrap();
+    let spec = |fields: Value| {
+        let mut spec = json!({"accessModes": ["ReadWriteOnce"], "storageClassName": ""});
+        spec.as_object_mut().unwrap().extend(fields.as_object().unwrap().clone());
+        spec
+    };
+    let mut volume = json!({
+        "apiVersion": "v1", "kind": "PersistentVolume", "metadata": {"name": namespace},
+        "spec": spec(json!({"capacity": {"storage": "1Gi"}})),
+    });
+    volume["spec"].as_object_mut().unwrap().extend(source.as_object().unwrap().clone());
+    let claim = json!({
+        "apiVersion": "v1", "kind": "PersistentVolumeClaim",
+        "metadata": {"name": "data", "namespace": namespace},
+        "spec": spec(json!({"volumeName": namespace, "resources": {"requests": {"storage": "1Gi"}}})),
+    });
+    computing.apply_objects(vec![volume, claim]).await.unwrap();
+}
+
+#[tokio::test]
+async fn what_one_pod_writes_to_a_volume_another_one_reads() {
+    let Some(leased) = leased().await else { return };
+    // The kubelet's own folder on the node.
+    let path = "/var/lib/volume-test";
+    let host_path = json!({"hostPath": {"path": path, "type": "DirectoryOrCreate"}});
+    create_volume(leased.computing, "volume-write", host_path).await;
+    let mounted = json!({
+        "restartPolicy": "Never",
+        "volumes": [{"name": "data", "persistentVolumeClaim": {"claimName": "data"}}],
+        "volumeMounts": [{"name": "data", "mountPath": "/data"}],
+    });
+    leased.create("volume-write", "echo written >/data/file", mounted.clone()).await;
+    let ended = |pod: &Value| {
+        (pod["status"]["phase"] == "Succeeded").then(|| pod["spec"]["nodeName"].as_str().unwrap().to_owned())
+    };
+    let vnode = leased.wait("the writer to end", "volume-write", ended).await;
+
+    // A local volume is on a node: by its name here, and by another one in the worker cluster.
+    let terms = json!([{"matchExpressions": [
+        {"key": "kubernetes.io/hostname", "operator": "In", "values": [vnode]},
+    ]}]);
+    let local = json!({"local": {"path": path}, "nodeAffinity": {"required": {"nodeSelectorTerms": terms}}});
+    create_volume(leased.computing, "volume-read", local).await;
+    leased.run("volume-read", "sleep 1000", mounted).await;
+    assert_eq!(leased.sh("volume-read", "cat /data/file").await, "written\n");
+    assert_manager_rights(leased.computing);
+}
+
 #[tokio::test]
 async fn a_probe_decides_whether_the_pod_is_ready() {
     let Some(leased) = leased().await else { return };

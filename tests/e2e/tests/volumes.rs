@@ -3,11 +3,11 @@
 //! In: static volumes, bound by the real controllers of both clusters. Out: copies that are bound to each other, follow their
 //! originals and go with them; and nothing that belongs to somebody else is touched.
 
-use kubeocean_api::keys::{annotation, label, object_finalizer, synced_by, taint};
+use kubeocean_api::keys::{annotation, label, object_finalizer, synced_by};
 use kubeocean_api::name::phys_name;
 use kubeocean_e2e::pods::{Objects, Scene, Stage, condition, text};
 use kubeocean_e2e::rights::assert_rights;
-use kubeocean_harness::{BindingSpec, wait_until};
+use kubeocean_harness::BindingSpec;
 use serde_json::{Value, json};
 
 const CLAIMS: &str = "persistentvolumeclaims";
@@ -22,8 +22,9 @@ fn volume_copy(name: &str) -> String {
     volume_path(&phys_name(name, ""))
 }
 
-/// Creates a volume in the computing cluster. `spec` is merged into a spec that fits [`create_claim`].
-async fn create_volume(scene: &Scene<'_>, name: &str, spec: Value) -> Value {
+/// Creates a volume in the computing cluster. `spec` is merged into a spec that fits [`create_claim`]. Its binder has seen it
+/// then: a claim that is older waits for the binder's next round.
+async fn create_volume(scene: &Scene<'_>, name: &str, spec: Value) {
     let mut volume = json!({
         "apiVersion": "v1", "kind": "PersistentVolume", "metadata": {"name": name},
         "spec": {
@@ -37,7 +38,9 @@ async fn create_volume(scene: &Scene<'_>, name: &str, spec: Value) -> Value {
     for (field, value) in spec.as_object().into_iter().flatten() {
         volume["spec"][field] = value.clone();
     }
-    scene.computing.create("/api/v1/persistentvolumes", &volume).await
+    scene.computing.create("/api/v1/persistentvolumes", &volume).await;
+    let is_seen = |volume: &Value| (volume["status"]["phase"] != "Pending").then_some(());
+    scene.computing.wait("the binder to see the volume", &volume_path(name), is_seen).await;
 }
 
 async fn create_claim(scene: &Scene<'_>, name: &str, volume: &str, spec: Value) -> Value {
