@@ -20,7 +20,10 @@ use crate::{
         watch::{watch_reachability, watch_worker_nodes, watch_worker_pods},
         withdraw::PodOnVnode,
     },
-    objects::{Clusters, IdleTimes, ObjectHealth, ObjectStore, ObjectSync, Scope, WorkerNodes, run_objects},
+    objects::{
+        Clusters, IdleTimes, ObjectHealth, ObjectStore, ObjectSync, Scope, WorkerNode, WorkerNodes,
+        run_objects,
+    },
     pods::{
         apply::{PodSync, VnodeDirectory},
         features::Features,
@@ -39,6 +42,7 @@ use crate::{
     },
 };
 use kube::Client;
+use kubeocean_api::keys;
 use kubeocean_engine::{BindingFacts, Engine, PolicyHost};
 use kubeocean_runtime::{
     binding::Binding,
@@ -218,8 +222,12 @@ impl VnodeDirectory for Vnodes {
 }
 
 impl WorkerNodes for Vnodes {
-    fn worker_node(&self, vnode: &str) -> Option<String> {
-        self.0.vnode(vnode).filter(|vnode| vnode.ours)?.worker_node
+    fn worker_node(&self, vnode: &str) -> Option<WorkerNode> {
+        let name = self.0.vnode(vnode).filter(|vnode| vnode.ours)?.worker_node?;
+        let pnode = self.0.snapshot(vnode).pnode;
+        let hostname =
+            pnode.as_ref().and_then(|pnode| pnode.label(keys::label::HOSTNAME)).unwrap_or(&name).to_owned();
+        Some(WorkerNode { name, hostname })
     }
 }
 

@@ -24,7 +24,7 @@ use kubeocean_runtime::{
 use kubeocean_syncer::{
     objects::{
         Clusters, EnsureError, IdleTimes, ObjectHealth, ObjectKind, ObjectRef, ObjectStore, ObjectSync,
-        PodDirectory, Scope, WorkerNodes, run_objects,
+        PodDirectory, Scope, WorkerNode, WorkerNodes, run_objects,
     },
     pods::{
         features::{Feature, Features},
@@ -72,7 +72,7 @@ impl PodDirectory for Directory {
 struct NoNodes;
 
 impl WorkerNodes for NoNodes {
-    fn worker_node(&self, _: &str) -> Option<String> {
+    fn worker_node(&self, _: &str) -> Option<WorkerNode> {
         None
     }
 }

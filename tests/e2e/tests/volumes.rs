@@ -3,11 +3,15 @@
 //! In: static volumes, bound by the real controllers of both clusters. Out: copies that are bound to each other, follow their
 //! originals and go with them; and nothing that belongs to somebody else is touched.
 
+use k8s_openapi::api::core::v1::PersistentVolume;
+use kube::Api;
+use kube::api::{DeleteParams, PostParams};
 use kubeocean_api::keys::{annotation, label, object_finalizer, synced_by};
 use kubeocean_api::name::phys_name;
 use kubeocean_e2e::pods::{Objects, Scene, Stage, condition, text};
 use kubeocean_e2e::rights::assert_rights;
-use kubeocean_harness::BindingSpec;
+use kubeocean_harness::cluster::client_of;
+use kubeocean_harness::{BindingSpec, shared_site};
 use serde_json::{Value, json};
 
 const CLAIMS: &str = "persistentvolumeclaims";
@@ -154,6 +158,138 @@ async fn a_volume_and_its_drivers_secrets_come_with_the_pod_and_go_with_their_or
 }
 
 #[tokio::test]
+async fn a_syncer_that_starts_knows_whose_volume_is_used() {
+    let idle = ["--gc-idle-objects=1s", "--gc-idle-volumes=1s"];
+    let mut stage = Stage::start_with(BindingSpec::new("vol-start"), 1, &idle).await;
+    {
+        let scene = stage.scene("vol-start").await;
+        scene.create_object("secrets", "keys", json!({"stringData": {"k": "v"}})).await;
+        let csi = json!({
+            "driver": "csi.example.test", "volumeHandle": "handle",
+            "nodePublishSecretRef": {"name": "keys", "namespace": scene.namespace},
+        });
+        create_volume(&scene, "vol-start", json!({"csi": csi})).await;
+        create_claim(&scene, "data", "vol-start", json!({})).await;
+        scene.run_pod("p", user_of("data")).await;
+        wait_bound(&scene, "data", &volume_copy("vol-start")).await;
+    }
+    let mark = stage.binding.worker().audit_mark().expect("a mark");
+    stage.syncer.kill();
+    stage.syncer.restart().expect("a restart");
+    let scene = stage.scene("vol-start-after").await;
+    scene.create_object("configmaps", "idle", json!({"data": {"k": "v"}})).await;
+    let volumes = json!([{"name": "v", "configMap": {"name": "idle"}}]);
+    scene.run_pod("q", json!({"volumes": volumes})).await;
+    delete_pod(&scene, "q").await;
+    // What is idle goes; nothing else did meanwhile.
+    scene.worker.wait_gone(&scene.copy("configmaps", "idle")).await;
+    let account = format!("system:serviceaccount:{}:kubeocean-syncer", stage.binding.mount_namespace());
+    let events = stage.binding.worker().audit_events_since(mark).expect("an audit log");
+    let deleted: Vec<_> = events
+        .iter()
+        .filter(|event| event.user.username == account && event.verb == "delete")
+        .map(|event| event.object_ref.resource.clone())
+        .collect();
+    assert_eq!(deleted, ["pods", "configmaps"]);
+
+    // And what the pod leaves goes to the last, though it was not this Syncer that made it.
+    let mut scene = scene;
+    scene.namespace = "vol-start".to_owned();
+    delete_pod(&scene, "p").await;
+    for copy in [scene.copy(CLAIMS, "data"), volume_copy("vol-start"), scene.copy("secrets", "keys")] {
+        scene.worker.wait_gone(&copy).await;
+    }
+    for path in [scene.object(CLAIMS, "data"), volume_path("vol-start"), scene.object("secrets", "keys")] {
+        let released = |original: &Value| (!is_claimed(original, &stage)).then_some(());
+        scene.computing.wait("the original to be let go", &path, released).await;
+    }
+    assert_rights(&stage.binding);
+}
+
+#[tokio::test]
+async fn copies_of_the_original_are_taken_over_in_place() {
+    let stage = Stage::start(BindingSpec::new("vol-legacy"), 1).await;
+    let scene = stage.scene("vol-legacy").await;
+    create_volume(&scene, "vol-legacy", json!({})).await;
+    create_claim(&scene, "data", "vol-legacy", json!({})).await;
+    let claim = scene.computing.wait("the claim to be bound", &scene.object(CLAIMS, "data"), is_bound).await;
+    let (mount, volume_name) = (stage.binding.mount_namespace(), phys_name("vol-legacy", ""));
+    let labels = json!({label::MANAGED_BY: label::MANAGED_BY_VALUE});
+    let spec = |fields: Value| {
+        let mut spec = json!({"accessModes": MODES});
+        for (field, value) in fields.as_object().into_iter().flatten() {
+            spec[field] = value.clone();
+        }
+        spec
+    };
+    let volume = json!({
+        "apiVersion": "v1", "kind": "PersistentVolume",
+        "metadata": {"name": volume_name, "labels": labels, "annotations": {
+            annotation::VIRTUAL_NAME: "vol-legacy", annotation::VIRTUAL_NAMESPACE: "",
+        }},
+        "spec": spec(json!({
+            "capacity": {"storage": "1Gi"}, "hostPath": {"path": "/volumes/vol-legacy"},
+            "persistentVolumeReclaimPolicy": "Retain",
+        })),
+    });
+    scene.worker.create("/api/v1/persistentvolumes", &volume).await;
+    let copy = json!({
+        "apiVersion": "v1", "kind": "PersistentVolumeClaim",
+        "metadata": {"name": scene.copy_name("data"), "labels": labels, "annotations": {
+            annotation::VIRTUAL_NAME: "data", annotation::VIRTUAL_NAMESPACE: scene.namespace,
+            "pv.kubernetes.io/bind-completed": "yes",
+        }},
+        "spec": spec(json!({"volumeName": volume_name, "resources": {"requests": {"storage": "1Gi"}}})),
+    });
+    scene.worker.create(&format!("/api/v1/namespaces/{mount}/{CLAIMS}"), &copy).await;
+    let (bound, volume) = wait_bound(&scene, "data", &volume_copy("vol-legacy")).await;
+
+    scene.run_pod("p", user_of("data")).await;
+    let (now, volume_now) = wait_bound(&scene, "data", &volume_copy("vol-legacy")).await;
+    assert_eq!(now["metadata"]["uid"], bound["metadata"]["uid"]);
+    assert_eq!(volume_now["metadata"]["uid"], volume["metadata"]["uid"]);
+    assert_eq!(now["metadata"]["annotations"][annotation::VIRTUAL_UID], claim["metadata"]["uid"]);
+    assert_eq!(now["metadata"]["annotations"]["pv.kubernetes.io/bind-completed"], "yes");
+    assert!(volume_now["metadata"]["annotations"][annotation::COMPUTING_CLUSTER_UID].is_string());
+    assert_rights(&stage.binding);
+}
+
+#[tokio::test]
+async fn a_stolen_account_writes_no_volume_under_others() {
+    let binding = shared_site().await.bind(BindingSpec::new("vol-stolen")).await.expect("a binding");
+    let mount = binding.mount_namespace();
+    let kubeconfig = binding.worker().service_account_kubeconfig(mount, "kubeocean-syncer").await;
+    let thief: Api<PersistentVolume> =
+        Api::all(client_of(&kubeconfig.expect("a kubeconfig")).await.expect("a client"));
+    let volume = |change: Value| {
+        let mut volume = json!({
+            "apiVersion": "v1", "kind": "PersistentVolume",
+            "metadata": {"name": "vol-stolen", "labels": {label::MANAGED_BY: label::MANAGED_BY_VALUE}},
+            "spec": {
+                "capacity": {"storage": "1Gi"}, "accessModes": MODES, "hostPath": {"path": "/"},
+                "persistentVolumeReclaimPolicy": "Retain", "claimRef": {"namespace": mount, "name": "data"},
+            },
+        });
+        for (field, value) in change.as_object().into_iter().flatten() {
+            let section = if field == "labels" { "metadata" } else { "spec" };
+            volume[section][field] = value.clone();
+        }
+        serde_json::from_value::<PersistentVolume>(volume).expect("a volume")
+    };
+    for (change, what) in [
+        (json!({"labels": {}}), "managed-by"),
+        (json!({"claimRef": {"namespace": "kube-system", "name": "data"}}), "mount namespace"),
+        (json!({"claimRef": null}), "mount namespace"),
+        (json!({"persistentVolumeReclaimPolicy": "Delete"}), "retained"),
+    ] {
+        let error = thief.create(&PostParams::default(), &volume(change)).await.expect_err(what);
+        assert!(error.to_string().contains(what), "{error}");
+    }
+    thief.create(&PostParams::default(), &volume(json!({}))).await.expect("what the Syncer writes");
+    thief.delete("vol-stolen", &DeleteParams::default()).await.expect("its own to delete");
+}
+
+#[tokio::test]
 async fn a_pod_waits_until_its_claim_is_bound() {
     let stage = Stage::start(BindingSpec::new("vol-late"), 1).await;
     let scene = stage.scene("vol-late").await;
@@ -190,11 +326,20 @@ async fn an_ephemeral_volume_is_the_pods_own_claim() {
         "resources": {"requests": {"storage": "1Gi"}},
     }});
     let volumes = json!([{"name": "scratch", "ephemeral": {"volumeClaimTemplate": template}}]);
-    let (_, ppod) = scene.run_pod("p", json!({"volumes": volumes})).await;
+    let (vpod, ppod) = scene.run_pod("p", json!({"volumes": volumes})).await;
     let volume = &ppod["spec"]["volumes"][0];
     assert_eq!(volume.get("ephemeral"), None);
     assert_eq!(volume["persistentVolumeClaim"]["claimName"], *scene.copy_name("p-scratch"));
     wait_bound(&scene, "p-scratch", &volume_copy("vol-eph")).await;
+
+    // A claim of that name that is not the pod's is not mounted; the scheduler would not place the pod either.
+    create_volume(&scene, "vol-eph-other", json!({})).await;
+    create_claim(&scene, "q-scratch", "vol-eph-other", json!({})).await;
+    let mut spec = json!({"volumes": volumes});
+    spec["nodeName"] = vpod["spec"]["nodeName"].clone();
+    scene.create_pod(&scene.pod("q", spec)).await;
+    assert!(scene.wait_event("q", "FailedCreatePod").await.contains("not made for this pod"));
+    assert_eq!(scene.worker.get(&scene.copy(CLAIMS, "q-scratch")).await, None);
 
     // The claim is owned by the pod.
     delete_pod(&scene, "p").await;

@@ -17,7 +17,7 @@ use serde_json::{Map, Value, json};
 use super::{
     index::{ObjectStore, Refused, Side, Usage},
     kind::{ObjectKind, ObjectRef, copies_path},
-    kinds::{Around, Change, Needs, Neighbour},
+    kinds::{Around, Change, Needs, Neighbour, WorkerNode},
     plan::{
         Action, Ownership, Purpose, Scope, Snapshot, Verdict, Wanted, choose_place, ownership, plan_object,
     },
@@ -54,8 +54,8 @@ pub struct Clusters {
 
 /// Tells which worker node a vnode stands for.
 pub trait WorkerNodes: Send + Sync {
-    /// Name of the worker node; `None` if the vnode is not one of this binding.
-    fn worker_node(&self, vnode: &str) -> Option<String>;
+    /// `None` if the vnode is not one of this binding.
+    fn worker_node(&self, vnode: &str) -> Option<WorkerNode>;
 }
 
 impl std::fmt::Debug for Clusters {

@@ -30,7 +30,7 @@ pub use apply::{Clusters, EnsureError, Leftovers, WorkerNodes};
 pub use directory::{PodDirectory, Pods};
 pub use index::ObjectStore;
 pub use kind::{ObjectKind, ObjectRef};
-pub use kinds::Around;
+pub use kinds::{Around, WorkerNode};
 pub use plan::{Action, Plan, Purpose, Scope, Snapshot, Verdict, Wanted, plan_object};
 pub use reconcile::{IdleTimes, ObjectSync};
 pub use view::{MetadataOf, Original, WorkerCopy};

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use super::{
     content::Content,
     kind::{ObjectKind, ObjectRef},
-    kinds::{Around, Change, Needs},
+    kinds::{Around, Change, Needs, WorkerNode},
     plan::{Action, Purpose, Scope, Snapshot, Verdict, Wanted, choose_place, plan_object},
     view::{Original, WorkerCopy},
 };
@@ -35,6 +35,7 @@ struct World {
     copy: Option<Value>,
     /// What its kind reads beside it: the volume of a claim, the copy of the claim of a volume.
     neighbour: Option<Value>,
+    used_by_volume: bool,
     clock: u32,
 }
 
@@ -100,6 +101,7 @@ impl World {
             original: Some(original),
             copy: None,
             neighbour,
+            used_by_volume: false,
             clock: 1,
         }
     }
@@ -123,7 +125,10 @@ impl World {
             scope,
             neighbour: self.neighbour.as_ref(),
             place_of: &ObjectRef::copy_name,
-            worker_node: &|vnode| vnode.strip_prefix("vnode-east-").map(str::to_owned),
+            worker_node: &|vnode| {
+                let name = vnode.strip_prefix("vnode-east-")?;
+                Some(WorkerNode { name: name.to_owned(), hostname: name.to_owned() })
+            },
         };
         let wanted = match &self.original {
             Some(json) if kind.needs(&self.object, json, self.neighbour.as_ref()) != Needs::Unbound => {
@@ -139,7 +144,7 @@ impl World {
             place,
             wanted: &wanted,
             around: &around,
-            used_by_volume: false,
+            used_by_volume: self.used_by_volume,
         })
     }
 

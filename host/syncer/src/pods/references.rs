@@ -134,13 +134,17 @@ pub fn references(pod: &str, spec: &Value) -> References {
             }
         });
     }
-    for volume in list(spec, "volumes").filter(|volume| volume.get("ephemeral").is_some_and(Value::is_object))
-    {
-        if let Some(name) = volume.get("name").and_then(Value::as_str) {
-            found.add(ObjectKind::PersistentVolumeClaim, &ephemeral_claim(pod, name), Need::Required);
-        }
+    for claim in ephemeral_claims(pod, spec) {
+        found.add(ObjectKind::PersistentVolumeClaim, &claim, Need::Required);
     }
     found
+}
+
+/// The claims of the generic ephemeral volumes of a pod.
+pub(super) fn ephemeral_claims<'a>(pod: &'a str, spec: &'a Value) -> impl Iterator<Item = String> + 'a {
+    let ephemeral = |volume: &&Value| volume.get("ephemeral").is_some_and(Value::is_object);
+    let names = list(spec, "volumes").filter(ephemeral).filter_map(|volume| volume.get("name")?.as_str());
+    names.map(move |volume| ephemeral_claim(pod, volume))
 }
 
 /// Replaces every referenced name in `spec` by what `copy_name` makes of it. Empty names, which old API servers

@@ -1,5 +1,6 @@
 use super::*;
 use crate::objects::PodDirectory;
+use crate::pods::vpod_identity::VpodIdentity;
 use kubeocean_runtime::clock::SystemClock;
 
 #[derive(Default)]
@@ -126,4 +127,53 @@ fn nothing_is_unused_before_the_pods_are_connected() {
     let store = ObjectStore::new(Arc::new(SystemClock));
     assert!(store.pods.uses(&settings()));
     assert!(store.pods.runs(&ObjectKey::new("team-a", "web"), "uid"));
+}
+
+/// Pods use these and nothing else.
+struct Users(Vec<ObjectRef>);
+
+impl PodDirectory for Users {
+    fn uses(&self, object: &ObjectRef) -> bool {
+        self.0.contains(object)
+    }
+    fn users(&self, object: &ObjectRef, limit: usize) -> Vec<VpodIdentity> {
+        let user = VpodIdentity { key: ObjectKey::new("team-a", "web"), uid: "u".to_owned() };
+        std::iter::repeat_n(user, usize::from(self.uses(object)).min(limit)).collect()
+    }
+    fn runs(&self, _: &ObjectKey, _: &str) -> bool {
+        true
+    }
+    fn has_copy(&self, _: &VpodIdentity) -> bool {
+        true
+    }
+    fn wake(&self, _: Vec<ObjectKey>) {}
+}
+
+#[tokio::test]
+async fn what_a_used_claim_needs_is_used_and_what_it_may_need_is_not_let_go() {
+    let claim = ObjectRef::new(ObjectKind::PersistentVolumeClaim, "team-a", "data");
+    let volume = ObjectRef::volume("pv");
+    let keys = ObjectRef::new(ObjectKind::Secret, "vault", "keys");
+    let other = ObjectRef::new(ObjectKind::ConfigMap, "team-a", "settings");
+    let store = ObjectStore::new(Arc::new(SystemClock));
+    store.connect(Arc::new(Users(vec![claim.clone()])));
+    let usage = || [&claim, &volume, &keys, &other].map(|object| store.usage(object));
+
+    // A Syncer has just started: it saw what carries its label, and read nothing.
+    for (number, object) in [&claim, &volume, &keys].into_iter().enumerate() {
+        store.seen(object, Side::Original, at("v", number as u32));
+    }
+    assert_eq!(usage(), [Usage::Used, Usage::Unknown, Usage::Unknown, Usage::Unused]);
+    store.needs(&claim, std::slice::from_ref(&volume));
+    assert_eq!(usage(), [Usage::Used, Usage::Used, Usage::Unknown, Usage::Unused]);
+    store.needs(&volume, std::slice::from_ref(&keys));
+    assert_eq!(usage(), [Usage::Used, Usage::Used, Usage::Used, Usage::Unused]);
+    assert_eq!(store.users(&keys, 20).len(), 1, "the claim's pod is told of it");
+    assert!(store.is_needed_by_others(&keys) && !store.is_needed_by_others(&claim));
+
+    // The claim is bound to another volume now, and that needs no Secret.
+    queued(&store).await;
+    store.needs(&claim, &[ObjectRef::volume("other")]);
+    assert_eq!(usage(), [Usage::Used, Usage::Unused, Usage::Unused, Usage::Unused]);
+    assert_eq!(queued(&store).await, 1, "the volume's time begins");
 }

@@ -155,3 +155,25 @@ fn a_volume_whose_name_is_taken_has_a_second_one(#[case] change: Value, #[case] 
     world.run(west, Purpose::Release);
     assert_eq!(world.copy, first);
 }
+
+#[test]
+fn a_secret_of_a_volume_says_so_on_both_sides_until_it_is_released() {
+    let mut world = World::held_of(ObjectKind::Secret, &east());
+    world.used_by_volume = true;
+    assert_eq!(world.run(&east(), Purpose::Keep), (Verdict::Ready, 2));
+    for meta in [world.original_meta(), world.copy_meta()] {
+        assert_eq!(meta["labels"][label::USED_BY_PV], "true");
+    }
+    world.run(&east(), Purpose::Release);
+    assert_eq!(world.original_meta()["labels"], json!({"app": "web"}));
+}
+
+#[test]
+fn a_claim_that_holds_a_volume_to_be_replaced_goes_first() {
+    let world = World::held_of(CLAIM, &east());
+    let plan = world.seen(&east(), Purpose::Keep, |seen| {
+        plan_object(&east(), &Snapshot { wanted: &Wanted::Renewed, ..*seen })
+    });
+    assert!(matches!(&plan.actions[..], [Action::DeleteCopy { .. }]), "{plan:#?}");
+    assert_eq!(plan.verdict, Verdict::Replacing);
+}
