@@ -13,15 +13,14 @@ use kube::core::PartialObjectMeta;
 use kube::runtime::watcher::{self, Event, watcher};
 use kube::{Api, ResourceExt};
 use kubeocean_api::keys::annotation;
-use kubeocean_api::name::phys_name;
 use kubeocean_e2e::pods::{Scene, Stage, text};
 use kubeocean_e2e::rights::{assert_rights, requests};
+use kubeocean_e2e::volumes::{CLAIMS, create_claim, create_volume, volume_copy, volume_path};
 use kubeocean_harness::{BindingSpec, Cluster, wait_until};
 use serde_json::{Value, json};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
-const CLAIMS: &str = "persistentvolumeclaims";
 const PODS: usize = 100;
 const ROUNDS: usize = 4;
 /// The work of each phase takes seconds on an idle machine.
@@ -47,7 +46,9 @@ async fn create_all(scene: &Scene<'_>, round: usize) -> JoinHandle<()> {
             {"name": "data", "persistentVolumeClaim": {"claimName": "data"}},
         ],
     });
-    create_volume(scene).await;
+    let namespace = &scene.namespace;
+    create_volume(&scene.computing, namespace, json!({})).await;
+    create_claim(&scene.computing, namespace, "data", namespace, json!({})).await;
     let pods: Vec<_> = (0..PODS).map(|number| scene.pod(&format!("p{number}"), spec.clone())).collect();
     let computing = scene.computing.clone();
     let collection = format!("/api/v1/namespaces/{}/pods", scene.namespace);
@@ -58,31 +59,6 @@ async fn create_all(scene: &Scene<'_>, round: usize) -> JoinHandle<()> {
             })
             .await;
     })
-}
-
-/// A volume named like the namespace, and the claim `data` that is bound to it.
-async fn create_volume(scene: &Scene<'_>) {
-    let name = &scene.namespace;
-    let common = json!({"accessModes": ["ReadWriteMany"], "storageClassName": ""});
-    let of_kind = |kind: &str, metadata: Value, fields: Value| {
-        let mut object = json!({"apiVersion": "v1", "kind": kind, "metadata": metadata, "spec": common});
-        for (field, value) in fields.as_object().into_iter().flatten() {
-            object["spec"][field] = value.clone();
-        }
-        object
-    };
-    let volume = json!({"capacity": {"storage": "1Gi"}, "hostPath": {"path": format!("/volumes/{name}")}});
-    let volume = of_kind("PersistentVolume", json!({"name": name}), volume);
-    scene.computing.create("/api/v1/persistentvolumes", &volume).await;
-    let is_seen = |volume: &Value| (volume["status"]["phase"] == "Available").then_some(());
-    scene.computing.wait("the volume to be available", &volume_path(name), is_seen).await;
-    let claim = json!({"volumeName": name, "resources": {"requests": {"storage": "1Gi"}}});
-    let claim = of_kind("PersistentVolumeClaim", json!({"name": "data", "namespace": name}), claim);
-    scene.computing.create(&format!("/api/v1/namespaces/{name}/{CLAIMS}"), &claim).await;
-}
-
-fn volume_path(name: &str) -> String {
-    format!("/api/v1/persistentvolumes/{name}")
 }
 
 /// Returns as soon as the number of pods in a namespace is as wanted. A watch, because in the time between two looks the
@@ -117,19 +93,15 @@ async fn wait_count(cluster: &Cluster, namespace: &str, is_enough: impl Fn(usize
 /// flight when it was killed nobody knows the answer.
 fn made_and_deleted(stage: &Stage) -> (Vec<String>, usize) {
     let (_, worker) = requests(&stage.binding);
-    let once = ["pods", CLAIMS, "persistentvolumes"];
-    let of_pods = |verb: &'static str| {
+    let done = |verb: &'static str, kinds: &'static [&'static str]| {
         worker.iter().filter(move |event| {
             event.verb == verb
-                && if verb == "create" {
-                    once.contains(&event.object_ref.resource.as_str())
-                } else {
-                    event.object_ref.resource == "pods"
-                }
+                && kinds.contains(&event.object_ref.resource.as_str())
                 && event.response_status.code < 300
         })
     };
-    (of_pods("create").map(|event| event.object_ref.name.clone()).collect(), of_pods("delete").count())
+    let made = done("create", &["pods", CLAIMS, "persistentvolumes"]);
+    (made.map(|event| event.object_ref.name.clone()).collect(), done("delete", &["pods"]).count())
 }
 
 /// Creation, killed with some of the copies made and again with some of the others. Whether both came in the middle.
@@ -215,7 +187,7 @@ async fn deletion(stage: &mut Stage, namespace: &str, round: usize) -> bool {
     let pairs = [
         (scene.object("configmaps", "shared"), scene.copy("configmaps", "shared")),
         (scene.object(CLAIMS, "data"), scene.copy(CLAIMS, "data")),
-        (volume_path(namespace), volume_path(&phys_name(namespace, ""))),
+        (volume_path(namespace), volume_copy(namespace)),
     ];
     for (original, copy) in &pairs {
         scene.computing.delete(original, None).await;

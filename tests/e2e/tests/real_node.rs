@@ -13,6 +13,7 @@ use kube::api::PostParams;
 use kubeocean_api::keys::taint;
 use kubeocean_e2e::pods::{Objects, condition, pod_path};
 use kubeocean_e2e::rights::assert_manager_rights;
+use kubeocean_e2e::volumes::{create_claim, create_volume, user_of};
 use kubeocean_harness::cluster::client_of;
 use kubeocean_harness::exec::{PROTOCOLS, Protocol, Target, noise};
 use kubeocean_harness::kubelet::BUSYBOX_IMAGE;
@@ -280,39 +281,22 @@ async fn settings_secrets_and_the_token_are_files_and_the_token_is_the_computing
     assert_manager_rights(leased.computing);
 }
 
-/// Creates a volume of a namespace's name and the claim `data` for it.
-async fn create_volume(computing: &Cluster, namespace: &str, source: Value) {
-    computing.create_namespace(namespace).await.unwrap();
-    let spec = |fields: Value| {
-        let mut spec = json!({"accessModes": ["ReadWriteOnce"], "storageClassName": ""});
-        spec.as_object_mut().unwrap().extend(fields.as_object().unwrap().clone());
-        spec
-    };
-    let mut volume = json!({
-        "apiVersion": "v1", "kind": "PersistentVolume", "metadata": {"name": namespace},
-        "spec": spec(json!({"capacity": {"storage": "1Gi"}})),
-    });
-    volume["spec"].as_object_mut().unwrap().extend(source.as_object().unwrap().clone());
-    let claim = json!({
-        "apiVersion": "v1", "kind": "PersistentVolumeClaim",
-        "metadata": {"name": "data", "namespace": namespace},
-        "spec": spec(json!({"volumeName": namespace, "resources": {"requests": {"storage": "1Gi"}}})),
-    });
-    computing.apply_objects(vec![volume, claim]).await.unwrap();
-}
-
 #[tokio::test]
 async fn what_one_pod_writes_to_a_volume_another_one_reads() {
     let Some(leased) = leased().await else { return };
     // The kubelet's own folder on the node.
     let path = "/var/lib/volume-test";
     let host_path = json!({"hostPath": {"path": path, "type": "DirectoryOrCreate"}});
-    create_volume(leased.computing, "volume-write", host_path).await;
-    let mounted = json!({
-        "restartPolicy": "Never",
-        "volumes": [{"name": "data", "persistentVolumeClaim": {"claimName": "data"}}],
-        "volumeMounts": [{"name": "data", "mountPath": "/data"}],
-    });
+    let objects = Objects::of(leased.computing).await;
+    let create = async |namespace: &str, source: Value| {
+        leased.computing.create_namespace(namespace).await.unwrap();
+        create_volume(&objects, namespace, source).await;
+        create_claim(&objects, namespace, "data", namespace, json!({})).await;
+    };
+    create("volume-write", host_path).await;
+    let mut mounted = user_of("data");
+    mounted["restartPolicy"] = "Never".into();
+    mounted["volumeMounts"] = json!([{"name": "data", "mountPath": "/data"}]);
     leased.create("volume-write", "echo written >/data/file", mounted.clone()).await;
     let ended = |pod: &Value| {
         (pod["status"]["phase"] == "Succeeded").then(|| pod["spec"]["nodeName"].as_str().unwrap().to_owned())
@@ -324,7 +308,7 @@ async fn what_one_pod_writes_to_a_volume_another_one_reads() {
         {"key": "kubernetes.io/hostname", "operator": "In", "values": [vnode]},
     ]}]);
     let local = json!({"local": {"path": path}, "nodeAffinity": {"required": {"nodeSelectorTerms": terms}}});
-    create_volume(leased.computing, "volume-read", local).await;
+    create("volume-read", local).await;
     leased.run("volume-read", "sleep 1000", mounted).await;
     assert_eq!(leased.sh("volume-read", "cat /data/file").await, "written\n");
     assert_manager_rights(leased.computing);

@@ -10,61 +10,10 @@ use kubeocean_api::keys::{annotation, label, object_finalizer, synced_by};
 use kubeocean_api::name::phys_name;
 use kubeocean_e2e::pods::{Objects, Scene, Stage, condition, text};
 use kubeocean_e2e::rights::assert_rights;
+use kubeocean_e2e::volumes::{CLAIMS, MODES, create_claim, create_volume, user_of, volume_copy, volume_path};
 use kubeocean_harness::cluster::client_of;
 use kubeocean_harness::{BindingSpec, shared_site};
 use serde_json::{Value, json};
-
-const CLAIMS: &str = "persistentvolumeclaims";
-const MODES: [&str; 1] = ["ReadWriteMany"];
-
-fn volume_path(name: &str) -> String {
-    format!("/api/v1/persistentvolumes/{name}")
-}
-
-/// The copy's path in the worker cluster.
-fn volume_copy(name: &str) -> String {
-    volume_path(&phys_name(name, ""))
-}
-
-/// Creates a volume in the computing cluster. `spec` is merged into a spec that fits [`create_claim`]. Its binder has seen it
-/// then: a claim that is older waits for the binder's next round.
-async fn create_volume(scene: &Scene<'_>, name: &str, spec: Value) {
-    let mut volume = json!({
-        "apiVersion": "v1", "kind": "PersistentVolume", "metadata": {"name": name},
-        "spec": {
-            "capacity": {"storage": "1Gi"}, "accessModes": MODES, "persistentVolumeReclaimPolicy": "Retain",
-            "storageClassName": "",
-        },
-    });
-    if spec.get("csi").is_none() {
-        volume["spec"]["hostPath"] = json!({"path": format!("/volumes/{name}")});
-    }
-    for (field, value) in spec.as_object().into_iter().flatten() {
-        volume["spec"][field] = value.clone();
-    }
-    scene.computing.create("/api/v1/persistentvolumes", &volume).await;
-    let is_seen = |volume: &Value| (volume["status"]["phase"] != "Pending").then_some(());
-    scene.computing.wait("the binder to see the volume", &volume_path(name), is_seen).await;
-}
-
-async fn create_claim(scene: &Scene<'_>, name: &str, volume: &str, spec: Value) -> Value {
-    let mut claim = json!({
-        "apiVersion": "v1", "kind": "PersistentVolumeClaim",
-        "metadata": {"name": name, "namespace": scene.namespace},
-        "spec": {
-            "accessModes": MODES, "storageClassName": "", "volumeName": volume,
-            "resources": {"requests": {"storage": "1Gi"}},
-        },
-    });
-    for (field, value) in spec.as_object().into_iter().flatten() {
-        claim["spec"][field] = value.clone();
-    }
-    scene.computing.create(&format!("/api/v1/namespaces/{}/{CLAIMS}", scene.namespace), &claim).await
-}
-
-fn user_of(claim: &str) -> Value {
-    json!({"volumes": [{"name": "data", "persistentVolumeClaim": {"claimName": claim}}]})
-}
 
 fn is_bound(object: &Value) -> Option<Value> {
     (object["status"]["phase"] == "Bound").then(|| object.clone())
@@ -108,8 +57,13 @@ async fn a_volume_and_its_drivers_secrets_come_with_the_pod_and_go_with_their_or
         "driver": "csi.example.test", "volumeHandle": "handle", "nodePublishSecretRef": secret("publish"),
         "nodeStageSecretRef": secret("stage"),
     });
-    create_volume(&scene, "vol-csi", json!({"csi": csi, "persistentVolumeReclaimPolicy": "Delete"})).await;
-    create_claim(&scene, "data", "vol-csi", json!({})).await;
+    create_volume(
+        &scene.computing,
+        "vol-csi",
+        json!({"csi": csi, "persistentVolumeReclaimPolicy": "Delete"}),
+    )
+    .await;
+    create_claim(&scene.computing, &scene.namespace, "data", "vol-csi", json!({})).await;
     let (_, ppod) = scene.run_pod("p", user_of("data")).await;
     assert_eq!(ppod["spec"]["volumes"][0]["persistentVolumeClaim"]["claimName"], *scene.copy_name("data"));
 
@@ -168,8 +122,8 @@ async fn a_syncer_that_starts_knows_whose_volume_is_used() {
             "driver": "csi.example.test", "volumeHandle": "handle",
             "nodePublishSecretRef": {"name": "keys", "namespace": scene.namespace},
         });
-        create_volume(&scene, "vol-start", json!({"csi": csi})).await;
-        create_claim(&scene, "data", "vol-start", json!({})).await;
+        create_volume(&scene.computing, "vol-start", json!({"csi": csi})).await;
+        create_claim(&scene.computing, &scene.namespace, "data", "vol-start", json!({})).await;
         scene.run_pod("p", user_of("data")).await;
         wait_bound(&scene, "data", &volume_copy("vol-start")).await;
     }
@@ -210,8 +164,8 @@ async fn a_syncer_that_starts_knows_whose_volume_is_used() {
 async fn copies_of_the_original_are_taken_over_in_place() {
     let stage = Stage::start(BindingSpec::new("vol-legacy"), 1).await;
     let scene = stage.scene("vol-legacy").await;
-    create_volume(&scene, "vol-legacy", json!({})).await;
-    create_claim(&scene, "data", "vol-legacy", json!({})).await;
+    create_volume(&scene.computing, "vol-legacy", json!({})).await;
+    create_claim(&scene.computing, &scene.namespace, "data", "vol-legacy", json!({})).await;
     let claim = scene.computing.wait("the claim to be bound", &scene.object(CLAIMS, "data"), is_bound).await;
     let (mount, volume_name) = (stage.binding.mount_namespace(), phys_name("vol-legacy", ""));
     let labels = json!({label::MANAGED_BY: label::MANAGED_BY_VALUE});
@@ -293,7 +247,7 @@ async fn a_stolen_account_writes_no_volume_under_others() {
 async fn a_pod_waits_until_its_claim_is_bound() {
     let stage = Stage::start(BindingSpec::new("vol-late"), 1).await;
     let scene = stage.scene("vol-late").await;
-    create_claim(&scene, "data", "vol-late", json!({})).await;
+    create_claim(&scene.computing, &scene.namespace, "data", "vol-late", json!({})).await;
     // The scheduler would wait as well.
     let vnodes = stage.wait_vnodes().await;
     let mut spec = user_of("data");
@@ -310,7 +264,7 @@ async fn a_pod_waits_until_its_claim_is_bound() {
     assert_eq!(scene.worker.get(&scene.ppod("p")).await, None);
     assert_eq!(scene.worker.get(&scene.copy(CLAIMS, "data")).await, None);
 
-    create_volume(&scene, "vol-late", json!({})).await;
+    create_volume(&scene.computing, "vol-late", json!({})).await;
     scene.wait_running("p").await;
     wait_bound(&scene, "data", &volume_copy("vol-late")).await;
     assert_rights(&stage.binding);
@@ -320,7 +274,7 @@ async fn a_pod_waits_until_its_claim_is_bound() {
 async fn an_ephemeral_volume_is_the_pods_own_claim() {
     let stage = Stage::start(BindingSpec::new("vol-eph"), 1).await;
     let scene = stage.scene("vol-eph").await;
-    create_volume(&scene, "vol-eph", json!({})).await;
+    create_volume(&scene.computing, "vol-eph", json!({})).await;
     let template = json!({"spec": {
         "accessModes": MODES, "storageClassName": "", "volumeName": "vol-eph",
         "resources": {"requests": {"storage": "1Gi"}},
@@ -333,8 +287,8 @@ async fn an_ephemeral_volume_is_the_pods_own_claim() {
     wait_bound(&scene, "p-scratch", &volume_copy("vol-eph")).await;
 
     // A claim of that name that is not the pod's is not mounted; the scheduler would not place the pod either.
-    create_volume(&scene, "vol-eph-other", json!({})).await;
-    create_claim(&scene, "q-scratch", "vol-eph-other", json!({})).await;
+    create_volume(&scene.computing, "vol-eph-other", json!({})).await;
+    create_claim(&scene.computing, &scene.namespace, "q-scratch", "vol-eph-other", json!({})).await;
     let mut spec = json!({"volumes": volumes});
     spec["nodeName"] = vpod["spec"]["nodeName"].clone();
     scene.create_pod(&scene.pod("q", spec)).await;
@@ -370,8 +324,8 @@ async fn a_volume_grows_in_both_clusters() {
     let class = json!({"storageClassName": "vol-grow"});
     create_class(&scene.computing, "vol-grow").await;
     create_class(&scene.worker, "vol-grow").await;
-    create_volume(&scene, "vol-grow", class.clone()).await;
-    create_claim(&scene, "data", "vol-grow", class).await;
+    create_volume(&scene.computing, "vol-grow", class.clone()).await;
+    create_claim(&scene.computing, &scene.namespace, "data", "vol-grow", class).await;
     scene.run_pod("p", user_of("data")).await;
     let (claim, _) = wait_bound(&scene, "data", &volume_copy("vol-grow")).await;
     assert_eq!(claim["spec"]["storageClassName"], "vol-grow");
@@ -390,8 +344,8 @@ async fn a_worker_that_gives_no_more_room_stops_no_pod() {
     // The worker does not know the class, so its admission does not let claims of it grow.
     let class = json!({"storageClassName": "vol-small"});
     create_class(&scene.computing, "vol-small").await;
-    create_volume(&scene, "vol-small", class.clone()).await;
-    create_claim(&scene, "data", "vol-small", class).await;
+    create_volume(&scene.computing, "vol-small", class.clone()).await;
+    create_claim(&scene.computing, &scene.namespace, "data", "vol-small", class).await;
     scene.run_pod("p", user_of("data")).await;
     wait_bound(&scene, "data", &volume_copy("vol-small")).await;
     grow(&scene, "data", "vol-small").await;
@@ -404,8 +358,8 @@ async fn a_worker_that_gives_no_more_room_stops_no_pod() {
 async fn copies_that_are_lost_or_left_over_are_made_anew() {
     let stage = Stage::start(BindingSpec::new("vol-anew"), 1).await;
     let scene = stage.scene("vol-anew").await;
-    create_volume(&scene, "vol-anew", json!({})).await;
-    create_claim(&scene, "data", "vol-anew", json!({})).await;
+    create_volume(&scene.computing, "vol-anew", json!({})).await;
+    create_claim(&scene.computing, &scene.namespace, "data", "vol-anew", json!({})).await;
     scene.run_pod("p", user_of("data")).await;
     let (first, _) = wait_bound(&scene, "data", &volume_copy("vol-anew")).await;
 
@@ -425,8 +379,8 @@ async fn copies_that_are_lost_or_left_over_are_made_anew() {
         scene.computing.delete(&path, None).await;
         scene.computing.wait_gone(&path).await;
     }
-    create_volume(&scene, "vol-anew", json!({"hostPath": {"path": "/volumes/other"}})).await;
-    create_claim(&scene, "data", "vol-anew", json!({})).await;
+    create_volume(&scene.computing, "vol-anew", json!({"hostPath": {"path": "/volumes/other"}})).await;
+    create_claim(&scene.computing, &scene.namespace, "data", "vol-anew", json!({})).await;
     scene.run_pod("r", user_of("data")).await;
     let (third, new_volume) = wait_bound(&scene, "data", &volume_copy("vol-anew")).await;
     assert_ne!(third["metadata"]["uid"], second["metadata"]["uid"]);
@@ -463,14 +417,14 @@ async fn what_somebody_else_has_under_our_names_is_left_alone() {
     let untouched = before().await;
 
     // The volume takes its second name.
-    create_volume(&scene, "vol-hostile", json!({})).await;
-    create_claim(&scene, "data", "vol-hostile", json!({})).await;
+    create_volume(&scene.computing, "vol-hostile", json!({})).await;
+    create_claim(&scene.computing, &scene.namespace, "data", "vol-hostile", json!({})).await;
     scene.run_pod("p", user_of("data")).await;
     wait_bound(&scene, "data", &volume_path(&phys_name("vol-hostile", mount))).await;
 
     // A claim has but one.
-    create_volume(&scene, "vol-taken", json!({})).await;
-    create_claim(&scene, "taken", "vol-taken", json!({})).await;
+    create_volume(&scene.computing, "vol-taken", json!({})).await;
+    create_claim(&scene.computing, &scene.namespace, "taken", "vol-taken", json!({})).await;
     scene.create_pod(&scene.pod("q", user_of("taken"))).await;
     let refused = |pod: &Value| {
         let created = condition(pod, "WorkerPodCreated");
@@ -496,8 +450,8 @@ async fn two_bindings_use_one_claim_and_part_from_it_one_by_one() {
         worker: in_left.worker.clone(),
         namespace: in_left.namespace.clone(),
     };
-    create_volume(&in_left, "vol-shared", json!({})).await;
-    create_claim(&in_left, "data", "vol-shared", json!({})).await;
+    create_volume(&in_left.computing, "vol-shared", json!({})).await;
+    create_claim(&in_left.computing, &in_left.namespace, "data", "vol-shared", json!({})).await;
     let claim = in_left.object(CLAIMS, "data");
     in_left.run_pod("on-left", user_of("data")).await;
     in_right.run_pod("on-right", user_of("data")).await;
@@ -544,8 +498,8 @@ async fn a_deleted_binding_leaves_no_volume_behind() {
         "driver": "csi.example.test", "volumeHandle": "handle",
         "nodeStageSecretRef": {"name": "keys", "namespace": scene.namespace},
     });
-    create_volume(&scene, "vol-end", json!({"csi": csi})).await;
-    create_claim(&scene, "data", "vol-end", json!({})).await;
+    create_volume(&scene.computing, "vol-end", json!({"csi": csi})).await;
+    create_claim(&scene.computing, &scene.namespace, "data", "vol-end", json!({})).await;
     scene.run_pod("p", user_of("data")).await;
     wait_bound(&scene, "data", &volume_copy("vol-end")).await;
 

@@ -160,8 +160,8 @@ async fn what_a_used_claim_needs_is_used_and_what_it_may_need_is_not_let_go() {
     let usage = || [&claim, &volume, &keys, &other].map(|object| store.usage(object));
 
     // A Syncer has just started: it saw what carries its label, and read nothing.
-    for (number, object) in [&claim, &volume, &keys].into_iter().enumerate() {
-        store.seen(object, Side::Original, at("v", number as u32));
+    for (object, version) in [(&claim, 1), (&volume, 2), (&keys, 3)] {
+        store.seen(object, Side::Original, at("v", version));
     }
     assert_eq!(usage(), [Usage::Used, Usage::Unknown, Usage::Unknown, Usage::Unused]);
     store.needs(&claim, std::slice::from_ref(&volume));
