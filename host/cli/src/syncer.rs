@@ -77,13 +77,16 @@ pub(crate) struct SyncerFlags {
     /// Remove copies of ConfigMaps and Secrets that nobody used for this time; 0 keeps them
     #[arg(long, default_value = "10m", value_parser = duration)]
     gc_idle_objects: Duration,
+    /// Remove copies of volumes and their claims that nobody used for this time; 0 keeps them
+    #[arg(long, default_value = "1h", value_parser = duration)]
+    gc_idle_volumes: Duration,
     /// Nodes, their CSINodes and their port reservations worked on at a time, each
     #[arg(long, default_value_t = 50)]
     node_workers: usize,
     /// Pods worked on at a time
     #[arg(long, default_value_t = 100)]
     pod_workers: usize,
-    /// ConfigMaps and Secrets worked on at a time, per kind
+    /// Copied ConfigMaps, Secrets and volumes worked on at a time
     #[arg(long, default_value_t = 50)]
     object_workers: usize,
     /// Requests per second to the computing cluster, Leases apart; 0 is unlimited
@@ -163,6 +166,7 @@ impl SyncerFlags {
             },
             scheduling_timeout: self.scheduling_timeout,
             gc_idle_objects: self.gc_idle_objects,
+            gc_idle_volumes: self.gc_idle_volumes,
             hostport_image: self.hostport_image.clone(),
             reclaim_max_nodes_per_minute: self.reclaim_max_nodes_per_minute,
             node_workers: self.node_workers,

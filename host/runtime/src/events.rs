@@ -62,6 +62,12 @@ impl Regarding {
         Self::cluster_scoped("v1", "Node", name, uid)
     }
 
+    /// A PersistentVolumeClaim.
+    pub fn claim(namespace: &str, name: &str, uid: &str) -> Self {
+        let kind = "PersistentVolumeClaim";
+        Self { namespace: namespace.to_owned(), ..Self::cluster_scoped("v1", kind, name, uid) }
+    }
+
     /// A Pod.
     pub fn pod(namespace: &str, name: &str, uid: &str) -> Self {
         Self { namespace: namespace.to_owned(), ..Self::cluster_scoped("v1", "Pod", name, uid) }

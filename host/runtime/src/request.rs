@@ -286,6 +286,14 @@ pub mod paths {
     pub fn core_all(plural: &str, namespace: &str) -> String {
         format!("/api/v1/namespaces/{namespace}/{plural}")
     }
+    /// A core object without namespace; `plural` is for example `persistentvolumes`.
+    pub fn cluster_core(plural: &str, name: &str) -> String {
+        format!("/api/v1/{plural}/{name}")
+    }
+    /// The core objects of a kind without namespace.
+    pub fn cluster_core_all(plural: &str) -> String {
+        format!("/api/v1/{plural}")
+    }
     /// All CSINodes.
     pub fn csi_nodes() -> String {
         "/apis/storage.k8s.io/v1/csinodes".to_owned()

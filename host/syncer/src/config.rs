@@ -54,6 +54,8 @@ pub struct SyncerConfig {
     pub scheduling_timeout: Duration,
     /// Copies of ConfigMaps and Secrets nobody uses are removed after this time; zero keeps them (TD section 12).
     pub gc_idle_objects: Duration,
+    /// The same for copies of PersistentVolumeClaims and PersistentVolumes.
+    pub gc_idle_volumes: Duration,
     /// Image that port reservations name; nothing runs it, so it is never pulled (BU-1202).
     pub hostport_image: String,
     /// Nodes withdrawn per minute at most; 0 is unlimited (BU section 9).
@@ -62,7 +64,7 @@ pub struct SyncerConfig {
     pub node_workers: usize,
     /// Pods worked on at a time.
     pub pod_workers: usize,
-    /// ConfigMaps and Secrets worked on at a time, per kind.
+    /// Copied objects worked on at a time.
     pub object_workers: usize,
     /// Largest policy module in bytes (PO section 8).
     pub policy_max_module_bytes: usize,
@@ -91,6 +93,7 @@ impl SyncerConfig {
             pod_events: PodEvents::default(),
             scheduling_timeout: Duration::from_mins(5),
             gc_idle_objects: Duration::from_mins(10),
+            gc_idle_volumes: Duration::from_hours(1),
             hostport_image: HOSTPORT_IMAGE.to_owned(),
             reclaim_max_nodes_per_minute: 0,
             node_workers: 50,

@@ -20,7 +20,10 @@ use crate::{
         watch::{watch_reachability, watch_worker_nodes, watch_worker_pods},
         withdraw::PodOnVnode,
     },
-    objects::{Clusters, ObjectHealth, ObjectStore, ObjectSync, Scope, run_objects},
+    objects::{
+        Clusters, IdleTimes, ObjectHealth, ObjectStore, ObjectSync, Scope, WorkerNode, WorkerNodes,
+        run_objects,
+    },
     pods::{
         apply::{PodSync, VnodeDirectory},
         features::Features,
@@ -39,6 +42,7 @@ use crate::{
     },
 };
 use kube::Client;
+use kubeocean_api::keys;
 use kubeocean_engine::{BindingFacts, Engine, PolicyHost, zone_name};
 use kubeocean_runtime::{
     binding::Binding,
@@ -228,6 +232,16 @@ impl VnodeDirectory for Vnodes {
     }
 }
 
+impl WorkerNodes for Vnodes {
+    fn worker_node(&self, vnode: &str) -> Option<WorkerNode> {
+        let name = self.0.vnode(vnode).filter(|vnode| vnode.ours)?.worker_node?;
+        let pnode = self.0.snapshot(vnode).pnode;
+        let hostname =
+            pnode.as_ref().and_then(|pnode| pnode.label(keys::label::HOSTNAME)).unwrap_or(&name).to_owned();
+        Some(WorkerNode { name, hostname })
+    }
+}
+
 /// Health of the worker's watches that decisions about nodes need.
 #[derive(Debug, Clone, Default)]
 struct NodeLists {
@@ -271,7 +285,12 @@ pub(crate) async fn run(leader: &Leader, worker: Client, cancel: CancellationTok
     };
     let session = Session {
         leader,
-        clusters: Arc::new(Clusters { computing: leader.computing.clone(), worker, scope }),
+        clusters: Arc::new(Clusters {
+            computing: leader.computing.clone(),
+            worker,
+            scope,
+            nodes: Arc::new(Vnodes(Arc::clone(&stores.nodes))),
+        }),
         worker_events,
         lists: NodeLists::default(),
         pods: Arc::default(),
@@ -436,7 +455,8 @@ impl Session<'_> {
 
     fn start_objects(&self, tasks: &mut Tasks) {
         let config = &self.leader.config;
-        let idle = (!config.gc_idle_objects.is_zero()).then_some(config.gc_idle_objects);
+        let time = |time: std::time::Duration| (!time.is_zero()).then_some(time);
+        let idle = IdleTimes { objects: time(config.gc_idle_objects), volumes: time(config.gc_idle_volumes) };
         let sync = Arc::new(ObjectSync {
             clusters: Arc::clone(&self.clusters),
             store: Arc::clone(&self.leader.stores.objects),

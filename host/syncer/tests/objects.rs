@@ -23,8 +23,8 @@ use kubeocean_runtime::{
 };
 use kubeocean_syncer::{
     objects::{
-        Clusters, EnsureError, ObjectHealth, ObjectKind, ObjectRef, ObjectStore, ObjectSync, PodDirectory,
-        Scope, run_objects,
+        Clusters, EnsureError, IdleTimes, ObjectHealth, ObjectKind, ObjectRef, ObjectStore, ObjectSync,
+        PodDirectory, Scope, WorkerNode, WorkerNodes, run_objects,
     },
     pods::{
         features::{Feature, Features},
@@ -68,6 +68,15 @@ impl PodDirectory for Directory {
     }
 }
 
+/// A binding without nodes.
+struct NoNodes;
+
+impl WorkerNodes for NoNodes {
+    fn worker_node(&self, _: &str) -> Option<WorkerNode> {
+        None
+    }
+}
+
 /// One binding whose objects are kept by the real tasks.
 struct World {
     fleet: &'static Fleet,
@@ -94,7 +103,7 @@ impl World {
         fleet.worker().create_namespace(&scope.mount_namespace).await.unwrap();
         let computing = fleet.computing.client().await.unwrap();
         let worker = fleet.worker().client().await.unwrap();
-        let clusters = Arc::new(Clusters { computing, worker, scope });
+        let clusters = Arc::new(Clusters { computing, worker, scope, nodes: Arc::new(NoNodes) });
         let store = Arc::new(ObjectStore::new(Arc::new(SystemClock)));
         let directory = Arc::new(Directory::default());
         store.connect(Arc::clone(&directory) as Arc<dyn PodDirectory>);
@@ -112,7 +121,7 @@ impl World {
             store: Arc::clone(&store),
             events: events.clone(),
             health: Arc::default(),
-            idle,
+            idle: IdleTimes { objects: idle, volumes: idle },
         };
         let gate = std::future::ready(());
         tokio::spawn(run_objects(Arc::new(sync), health.clone(), gate, 10, cancel.clone()));
@@ -150,7 +159,7 @@ impl World {
 
     /// A pod that refers to ConfigMaps, as its store would know it.
     fn refer(&self, spec: &Value) -> References {
-        let references = references(spec);
+        let references = references("web", spec);
         let objects = references.objects().map(|(kind, name, _)| self.object(kind, name));
         self.directory.used.lock().unwrap().extend(objects);
         references
@@ -390,7 +399,7 @@ async fn a_deleted_binding_leaves_nothing_behind() {
     let left = world.store.release_all(&world.clusters).await.unwrap();
     assert_eq!((left.total, left.examples), (0, vec![]));
     for name in ["a", "b"] {
-        for kind in ObjectKind::ALL {
+        for kind in [ObjectKind::ConfigMap, ObjectKind::Secret] {
             assert_eq!(world.copy(kind, name).await, None);
             let original = world.original(kind, name).await.unwrap();
             assert!(!original["metadata"].to_string().contains("kubeocean.io/f"), "{original}");

@@ -6,3 +6,4 @@ pub mod leasing;
 pub mod pods;
 pub mod rights;
 pub mod users;
+pub mod volumes;

@@ -1,6 +1,6 @@
 //! SIGKILL in the middle of work (TD section 16): the end state is that of an uninterrupted run.
 //!
-//! In: 100 pods on five nodes, with ConfigMap and token. The Syncer is killed twice while it creates them and once while it
+//! In: 100 pods on five nodes, with ConfigMap, token and volume. The Syncer is killed twice while it creates them and once while it
 //! deletes them. Out: 100 copies, each of exactly one pod, none made twice; then nothing at all. A round whose SIGKILL came
 //! too late to hit the middle must end well too, but proves little: another one follows, with earlier kills.
 
@@ -13,8 +13,9 @@ use kube::core::PartialObjectMeta;
 use kube::runtime::watcher::{self, Event, watcher};
 use kube::{Api, ResourceExt};
 use kubeocean_api::keys::annotation;
-use kubeocean_e2e::pods::{Scene, Stage, core_path, text};
+use kubeocean_e2e::pods::{Scene, Stage, text};
 use kubeocean_e2e::rights::{assert_rights, requests};
+use kubeocean_e2e::volumes::{CLAIMS, create_claim, create_volume, volume_copy, volume_path};
 use kubeocean_harness::{BindingSpec, Cluster, wait_until};
 use serde_json::{Value, json};
 use tokio::task::JoinHandle;
@@ -40,8 +41,14 @@ async fn create_all(scene: &Scene<'_>, round: usize) -> JoinHandle<()> {
     scene.create_object("configmaps", "shared", json!({"data": {"key": "value"}})).await;
     let spec = json!({
         "automountServiceAccountToken": true,
-        "volumes": [{"name": "settings", "configMap": {"name": "shared"}}],
+        "volumes": [
+            {"name": "settings", "configMap": {"name": "shared"}},
+            {"name": "data", "persistentVolumeClaim": {"claimName": "data"}},
+        ],
     });
+    let namespace = &scene.namespace;
+    create_volume(&scene.computing, namespace, json!({})).await;
+    create_claim(&scene.computing, namespace, "data", namespace, json!({})).await;
     let pods: Vec<_> = (0..PODS).map(|number| scene.pod(&format!("p{number}"), spec.clone())).collect();
     let computing = scene.computing.clone();
     let collection = format!("/api/v1/namespaces/{}/pods", scene.namespace);
@@ -82,16 +89,19 @@ async fn wait_count(cluster: &Cluster, namespace: &str, is_enough: impl Fn(usize
     timeout(DEADLINE, counted).await.expect("the Syncer to get on with its work");
 }
 
-/// The pods that the Syncer made in the worker cluster so far, and how many it deleted there. Of requests in flight when
-/// it was killed nobody knows the answer.
+/// What the Syncer made in the worker cluster so far, pods and volumes, and how many pods it deleted there. Of requests in
+/// flight when it was killed nobody knows the answer.
 fn made_and_deleted(stage: &Stage) -> (Vec<String>, usize) {
     let (_, worker) = requests(&stage.binding);
-    let of_pods = |verb: &'static str| {
+    let done = |verb: &'static str, kinds: &'static [&'static str]| {
         worker.iter().filter(move |event| {
-            event.verb == verb && event.object_ref.resource == "pods" && event.response_status.code < 300
+            event.verb == verb
+                && kinds.contains(&event.object_ref.resource.as_str())
+                && event.response_status.code < 300
         })
     };
-    (of_pods("create").map(|event| event.object_ref.name.clone()).collect(), of_pods("delete").count())
+    let made = done("create", &["pods", CLAIMS, "persistentvolumes"]);
+    (made.map(|event| event.object_ref.name.clone()).collect(), done("delete", &["pods"]).count())
 }
 
 /// Creation, killed with some of the copies made and again with some of the others. Whether both came in the middle.
@@ -139,6 +149,8 @@ async fn creation(stage: &mut Stage, namespace: &str, round: usize) -> bool {
         assert_eq!(pod["metadata"]["annotations"][annotation::PHYSICAL_POD_UID], made[uid].as_str());
     }
     assert_eq!(scene.copies("secrets").await.len(), PODS, "one token Secret for each pod");
+    let bound = |claim: &Value| (claim["status"]["phase"] == "Bound").then_some(());
+    scene.worker.wait("the claim's copy to be bound", &scene.copy(CLAIMS, "data"), bound).await;
     let (names, deleted) = made_and_deleted(stage);
     assert_eq!(names.iter().collect::<BTreeSet<_>>().len(), names.len(), "a copy was made twice: {names:?}");
     assert_eq!(deleted, deleted_before, "a copy was deleted");
@@ -171,11 +183,17 @@ async fn deletion(stage: &mut Stage, namespace: &str, round: usize) -> bool {
     })
     .await;
 
-    // The ConfigMap's copy goes with the ConfigMap, whoever made it before which crash.
-    let mount = stage.binding.mount_namespace();
-    scene.computing.delete(&scene.object("configmaps", "shared"), None).await;
-    scene.computing.wait_gone(&scene.object("configmaps", "shared")).await;
-    scene.worker.wait_gone(&core_path(mount, "configmaps", &scene.copy_name("shared"))).await;
+    // Copies go with their originals, whoever made them before which crash.
+    let pairs = [
+        (scene.object("configmaps", "shared"), scene.copy("configmaps", "shared")),
+        (scene.object(CLAIMS, "data"), scene.copy(CLAIMS, "data")),
+        (volume_path(namespace), volume_copy(namespace)),
+    ];
+    for (original, copy) in &pairs {
+        scene.computing.delete(original, None).await;
+        scene.computing.wait_gone(original).await;
+        scene.worker.wait_gone(copy).await;
+    }
     (1..PODS).contains(&pods)
 }
 

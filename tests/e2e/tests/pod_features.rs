@@ -6,6 +6,7 @@
 use kubeocean_api::keys::{annotation, condition_type, label};
 use kubeocean_e2e::pods::{Scene, Stage, condition, text};
 use kubeocean_e2e::rights::assert_rights;
+use kubeocean_e2e::volumes::{CLAIMS, create_claim, create_volume};
 use kubeocean_harness::{AuditMark, BindingSpec};
 use serde_json::{Value, json};
 use tokio::sync::OnceCell;
@@ -187,64 +188,33 @@ async fn check_refused(scene: &Scene<'_>, name: &str, wanted: &str) {
 }
 
 #[tokio::test]
-async fn a_pod_with_a_claim_is_refused_whole() {
+async fn a_pod_with_a_volume_that_is_not_mapped_is_refused_whole() {
     let stage = stage().await;
-    let scene = stage.scene("claims").await;
+    let scene = stage.scene("unmapped").await;
     scene.create_object("configmaps", "settings", json!({"data": {"a": "1"}})).await;
+    create_volume(&scene.computing, "unmapped", json!({})).await;
+    create_claim(&scene.computing, "unmapped", "data", "unmapped", json!({})).await;
 
-    // A bound claim, so that the scheduler places the pod.
-    let volume = json!({
-        "apiVersion": "v1", "kind": "PersistentVolume", "metadata": {"name": "claims-data"},
-        "spec": {
-            "capacity": {"storage": "1Gi"}, "accessModes": ["ReadWriteOnce"], "storageClassName": "",
-            "hostPath": {"path": "/nowhere"}, "persistentVolumeReclaimPolicy": "Retain",
-            "claimRef": {"namespace": "claims", "name": "data"},
-        },
-    });
-    scene.computing.create("/api/v1/persistentvolumes", &volume).await;
-    // A claim that comes before the controller knows the volume is looked at again only after a while.
-    let available = |volume: &Value| (volume["status"]["phase"] == "Available").then_some(());
-    scene.computing.wait("the volume", "/api/v1/persistentvolumes/claims-data", available).await;
-    let claim = json!({
-        "apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": {"name": "data", "namespace": "claims"},
-        "spec": {
-            "accessModes": ["ReadWriteOnce"], "storageClassName": "", "volumeName": "claims-data",
-            "resources": {"requests": {"storage": "1Gi"}},
-        },
-    });
-    scene.computing.create("/api/v1/namespaces/claims/persistentvolumeclaims", &claim).await;
-    let spec = json!({"volumes": [
+    // All that is not mapped is said at once.
+    let (vnode, _) = vnode(stage).await;
+    let gluster = json!({"endpoints": "x", "path": "/"});
+    let spec = json!({"nodeName": vnode, "volumes": [
         {"name": "data", "persistentVolumeClaim": {"claimName": "data"}},
         {"name": "settings", "configMap": {"name": "settings"}},
+        {"name": "old", "glusterfs": gluster},
+        {"name": "older", "glusterfs": gluster},
     ]});
-    scene.create_pod(&scene.pod("bound", spec)).await;
-    check_refused(&scene, "bound", "not supported on leased nodes: PersistentVolumeClaim data").await;
+    scene.create_pod(&scene.pod("p", spec)).await;
+    let wanted = "not supported on leased nodes: GlusterFS volume \"old\", GlusterFS volume \"older\"";
+    check_refused(&scene, "p", wanted).await;
 
-    // All that is not mapped is said at once. Such a pod gets past the scheduler only by name.
-    let (vnode, _) = vnode(stage).await;
-    let template = json!({"spec": {
-        "accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}},
-    }});
-    let spec = json!({"nodeName": vnode, "volumes": [
-        {"name": "a", "persistentVolumeClaim": {"claimName": "absent"}},
-        {"name": "scratch", "ephemeral": {"volumeClaimTemplate": template}},
-    ]});
-    scene.create_pod(&scene.pod("both", spec)).await;
-    let wanted =
-        "not supported on leased nodes: generic ephemeral volume \"scratch\", PersistentVolumeClaim absent";
-    check_refused(&scene, "both", wanted).await;
-
-    // What such pods refer to is left alone, and they go at once.
-    let settings = scene.computing.get(&scene.object("configmaps", "settings")).await.expect("a ConfigMap");
-    assert!(settings["metadata"]["finalizers"].is_null(), "{settings:#}");
-    assert!(scene.worker.get(&scene.copy("configmaps", "settings")).await.is_none());
-    let claim =
-        scene.computing.get(&scene.object("persistentvolumeclaims", "data")).await.expect("the claim");
-    assert!(!claim["metadata"].to_string().contains("kubeocean.io/"), "{claim:#}");
-    assert!(scene.copies("persistentvolumeclaims").await.is_empty());
-    for name in ["bound", "both"] {
-        scene.computing.delete(&scene.vpod(name), None).await;
-        scene.computing.wait_gone(&scene.vpod(name)).await;
+    // What such a pod refers to is left alone, and it goes at once.
+    for (kind, name) in [("configmaps", "settings"), (CLAIMS, "data")] {
+        let original = scene.computing.get(&scene.object(kind, name)).await.expect("an original");
+        assert!(!original["metadata"].to_string().contains("kubeocean.io/"), "{original:#}");
+        assert!(scene.worker.get(&scene.copy(kind, name)).await.is_none());
     }
+    scene.computing.delete(&scene.vpod("p"), None).await;
+    scene.computing.wait_gone(&scene.vpod("p")).await;
     assert_rights(&stage.binding);
 }

@@ -13,6 +13,7 @@ use kube::api::PostParams;
 use kubeocean_api::keys::taint;
 use kubeocean_e2e::pods::{Objects, condition, pod_path};
 use kubeocean_e2e::rights::assert_manager_rights;
+use kubeocean_e2e::volumes::{create_claim, create_volume, user_of};
 use kubeocean_harness::cluster::client_of;
 use kubeocean_harness::exec::{PROTOCOLS, Protocol, Target, noise};
 use kubeocean_harness::kubelet::BUSYBOX_IMAGE;
@@ -277,6 +278,39 @@ async fn settings_secrets_and_the_token_are_files_and_the_token_is_the_computing
     assert_eq!(user.as_deref(), Some("system:serviceaccount:mounts:default"));
     let authority = leased.sh("mounts", "cat /var/run/secrets/kubernetes.io/serviceaccount/ca.crt").await;
     assert!(authority.starts_with("-----BEGIN CERTIFICATE-----"), "{authority}");
+    assert_manager_rights(leased.computing);
+}
+
+#[tokio::test]
+async fn what_one_pod_writes_to_a_volume_another_one_reads() {
+    let Some(leased) = leased().await else { return };
+    // The kubelet's own folder on the node.
+    let path = "/var/lib/volume-test";
+    let host_path = json!({"hostPath": {"path": path, "type": "DirectoryOrCreate"}});
+    let objects = Objects::of(leased.computing).await;
+    let create = async |namespace: &str, source: Value| {
+        leased.computing.create_namespace(namespace).await.unwrap();
+        create_volume(&objects, namespace, source).await;
+        create_claim(&objects, namespace, "data", namespace, json!({})).await;
+    };
+    create("volume-write", host_path).await;
+    let mut mounted = user_of("data");
+    mounted["restartPolicy"] = "Never".into();
+    mounted["volumeMounts"] = json!([{"name": "data", "mountPath": "/data"}]);
+    leased.create("volume-write", "echo written >/data/file", mounted.clone()).await;
+    let ended = |pod: &Value| {
+        (pod["status"]["phase"] == "Succeeded").then(|| pod["spec"]["nodeName"].as_str().unwrap().to_owned())
+    };
+    let vnode = leased.wait("the writer to end", "volume-write", ended).await;
+
+    // A local volume is on a node: by its name here, and by another one in the worker cluster.
+    let terms = json!([{"matchExpressions": [
+        {"key": "kubernetes.io/hostname", "operator": "In", "values": [vnode]},
+    ]}]);
+    let local = json!({"local": {"path": path}, "nodeAffinity": {"required": {"nodeSelectorTerms": terms}}});
+    create("volume-read", local).await;
+    leased.run("volume-read", "sleep 1000", mounted).await;
+    assert_eq!(leased.sh("volume-read", "cat /data/file").await, "written\n");
     assert_manager_rights(leased.computing);
 }
 

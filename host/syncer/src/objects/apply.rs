@@ -1,26 +1,33 @@
 //! Reads one object in both clusters, performs its plan, and answers the pods that ask for copies.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, sync::Arc};
 
-use futures::{StreamExt, stream};
+use futures::{
+    StreamExt,
+    future::{BoxFuture, try_join_all},
+    stream,
+};
 use kube::Client;
 use kubeocean_api::{
     keys::{self, label},
     name::ObjectKey,
 };
-use serde_json::Map;
+use serde_json::{Map, Value, json};
 
 use super::{
-    index::{ObjectStore, Side},
-    kind::{ObjectKind, ObjectRef},
-    plan::{Action, Purpose, Scope, Snapshot, Verdict, plan_object},
+    index::{ObjectStore, Refused, Side, Usage},
+    kind::{ObjectKind, ObjectRef, copies_path},
+    kinds::{Around, Change, Needs, Neighbour, WorkerNode},
+    plan::{
+        Action, Ownership, Purpose, Scope, Snapshot, Verdict, Wanted, choose_place, ownership, plan_object,
+    },
     view::{Original, Revision, WorkerCopy, original_of},
 };
 use crate::pods::references::{Need, References};
 use kubeocean_runtime::{
     error::ApplyError,
     request::{
-        DeleteOptions, Deletion, PAGE, create_json, delete_json, get_json, list_metadata, merge_patch, paths,
+        DeleteOptions, Deletion, PAGE, create_json, delete_json, get_json, list_metadata, merge_patch,
     },
 };
 
@@ -41,6 +48,14 @@ pub struct Clusters {
     pub worker: Client,
     /// Names, stamps and places.
     pub scope: Scope,
+    /// The worker nodes behind vnodes.
+    pub nodes: Arc<dyn WorkerNodes>,
+}
+
+/// Tells which worker node a vnode stands for.
+pub trait WorkerNodes: Send + Sync {
+    /// `None` if the vnode is not one of this binding.
+    fn worker_node(&self, vnode: &str) -> Option<WorkerNode>;
 }
 
 impl std::fmt::Debug for Clusters {
@@ -55,6 +70,14 @@ pub enum EnsureError {
     /// A required object does not exist. The pod is woken when it appears.
     #[error("{kind} {name:?} does not exist")]
     Missing {
+        /// Kind.
+        kind: ObjectKind,
+        /// Name in the pod's namespace.
+        name: String,
+    },
+    /// A claim is not bound, or its volume is bound to another one. The pod is woken when that changes.
+    #[error("{kind} {name:?} is not bound yet")]
+    Unbound {
         /// Kind.
         kind: ObjectKind,
         /// Name in the pod's namespace.
@@ -116,13 +139,15 @@ impl ObjectStore {
             if self.is_ready(&object) {
                 continue;
             }
-            let name = || name.to_owned();
-            match self.keep_for(clusters, &object, pod, need).await? {
+            let Settled { verdict, object } = self.keep_for(clusters, &object, pod, need).await?;
+            let (kind, name) = (object.kind, object.key.name.to_string());
+            match verdict {
                 Verdict::Ready | Verdict::Released => {}
-                Verdict::Missing if need == Need::Optional => {}
-                Verdict::Missing => return Err(EnsureError::Missing { kind, name: name() }),
-                Verdict::Replacing => return Err(EnsureError::Replacing { kind, name: name() }),
-                Verdict::Foreign { owner } => return Err(EnsureError::Foreign { kind, name: name(), owner }),
+                Verdict::Missing | Verdict::Unbound if need == Need::Optional => {}
+                Verdict::Missing => return Err(EnsureError::Missing { kind, name }),
+                Verdict::Unbound => return Err(EnsureError::Unbound { kind, name }),
+                Verdict::Replacing => return Err(EnsureError::Replacing { kind, name }),
+                Verdict::Foreign { owner } => return Err(EnsureError::Foreign { kind, name, owner }),
             }
         }
         Ok(())
@@ -136,51 +161,58 @@ impl ObjectStore {
         object: &ObjectRef,
         pod: &ObjectKey,
         need: Need,
-    ) -> Result<Verdict, ApplyError> {
-        match self.converge(clusters, object, Purpose::Keep).await? {
-            Verdict::Missing => self.is_missing(object, (need == Need::Required).then_some(pod)),
-            Verdict::Replacing => self.wait_for_replacement(object, pod),
-            settled @ (Verdict::Ready | Verdict::Released | Verdict::Foreign { .. }) => return Ok(settled),
+    ) -> Result<Settled, ApplyError> {
+        let settled = self.converge(clusters, object, Purpose::Keep).await?;
+        match settled.verdict {
+            Verdict::Missing | Verdict::Unbound => {
+                self.is_missing(&settled.object, (need == Need::Required).then_some(pod));
+            }
+            Verdict::Replacing => self.wait_for_replacement(&settled.object, pod),
+            Verdict::Ready | Verdict::Released | Verdict::Foreign { .. } => return Ok(settled),
         }
         self.converge(clusters, object, Purpose::Keep).await
     }
 
-    /// Reads the object in both clusters and performs its plan, as often as others interfere.
-    pub(super) async fn converge(
-        &self,
-        clusters: &Clusters,
-        object: &ObjectRef,
+    /// Reads the object in both clusters and performs its plan, as often as others interfere. What it needs is converged
+    /// before; the answer is about the object that stands in the way, if one does.
+    pub(super) fn converge<'a>(
+        &'a self,
+        clusters: &'a Clusters,
+        object: &'a ObjectRef,
         purpose: Purpose,
-    ) -> Result<Verdict, ApplyError> {
-        let lock = self.lock_of(object);
-        let _guard = lock.lock().await;
-        match purpose {
-            Purpose::Keep if self.is_ready(object) => return Ok(Verdict::Ready),
-            // A pod may have come while we waited for the lock.
-            Purpose::Release if !self.is_releasing_all() && self.pods.uses(object) => {
-                return Ok(Verdict::Ready);
-            }
-            Purpose::Keep => {}
-            Purpose::Release => self.unconverge(object),
-        }
-        let mut read_copy = self.has_copy(object);
-        let mut round = 0;
-        loop {
-            round += 1;
-            match self.round(clusters, object, purpose, read_copy).await {
-                Ok(Round::Settled(verdict)) => return Ok(verdict),
-                Ok(Round::CopyGone) if round < ROUNDS => read_copy = false,
-                Ok(Round::CopyGone) => return Ok(Verdict::Replacing),
-                Err(
-                    ApplyError::AlreadyExists { .. }
-                    | ApplyError::Conflict { .. }
-                    | ApplyError::NotFound { .. },
-                ) if round < ROUNDS => {
-                    read_copy = true;
+    ) -> BoxFuture<'a, Result<Settled, ApplyError>> {
+        Box::pin(async move {
+            // Claims lock volumes and volumes Secrets, never the other way.
+            let lock = self.lock_of(object);
+            let _guard = lock.lock().await;
+            match purpose {
+                Purpose::Keep if self.is_ready(object) => return Ok(Settled::of(object, Verdict::Ready)),
+                // A pod may have come while we waited for the lock.
+                Purpose::Release if !self.is_releasing_all() && self.usage(object) != Usage::Unused => {
+                    return Ok(Settled::of(object, Verdict::Ready));
                 }
-                Err(error) => return Err(error),
+                Purpose::Keep => {}
+                Purpose::Release => self.unconverge(object),
             }
-        }
+            let mut read_copy = self.has_copy(object);
+            let mut round = 0;
+            loop {
+                round += 1;
+                match self.round(clusters, object, purpose, read_copy).await {
+                    Ok(Round::Settled(settled)) => return Ok(settled),
+                    Ok(Round::CopyGone) if round < ROUNDS => read_copy = false,
+                    Ok(Round::CopyGone) => return Ok(Settled::of(object, Verdict::Replacing)),
+                    Err(
+                        ApplyError::AlreadyExists { .. }
+                        | ApplyError::Conflict { .. }
+                        | ApplyError::NotFound { .. },
+                    ) if round < ROUNDS => {
+                        read_copy = true;
+                    }
+                    Err(error) => return Err(error),
+                }
+            }
+        })
     }
 
     async fn round(
@@ -190,26 +222,64 @@ impl ObjectStore {
         purpose: Purpose,
         read_copy: bool,
     ) -> Result<Round, ApplyError> {
-        let (original, copy) = (original_path(object), copy_path(&clusters.scope, object));
-        let (original, copy) = tokio::try_join!(get_json(&clusters.computing, &original), async {
-            if read_copy { get_json(&clusters.worker, &copy).await } else { Ok(None) }
-        })?;
-        let original = original.map(|json| (Revision::of_json(&json), Original::of(object.kind, &json)));
-        let copy = copy.map(|json| (Revision::of_json(&json), WorkerCopy::of(object.kind, &json)));
+        let path = object.path();
+        let (original_json, found) =
+            tokio::try_join!(get_json(&clusters.computing, &path), read_places(clusters, object, read_copy))?;
+        let original = original_json.as_ref().map(Original::of);
+        let copies: Vec<_> = found
+            .iter()
+            .map(|(place, json)| (place.clone(), json.as_ref().map(|it| WorkerCopy::of(object.kind, it))))
+            .collect();
+        let chosen = choose_place(&clusters.scope, object, original.as_ref(), &copies);
+        let (place, copy) = &copies[chosen];
+        let mut original_version = original_json.as_ref().map(Revision::of_json);
+        let mut copy_version = found[chosen].1.as_ref().map(Revision::of_json);
+
+        let keep = original_json.as_ref().zip(original.as_ref());
+        let keep = keep.filter(|(_, original)| purpose == Purpose::Keep && !original.deleting);
+        let is_foreign = copy.as_ref().is_some_and(|copy| {
+            let owner = ownership(&clusters.scope, object, original.as_ref(), copy);
+            matches!(owner, Ownership::Foreign { .. })
+        });
+        let (mut ready, mut neighbour) = (Ready::Unbound, None);
+        if let Some((json, _)) = keep.filter(|_| !is_foreign) {
+            neighbour = read_neighbour(clusters, object, json).await?;
+            let needs = object.kind.mapped().needs(object, json, neighbour.as_ref());
+            ready = self.prepare(clusters, object, needs, copy.is_some()).await?;
+        }
+        let place_of = |object: &ObjectRef| self.place_of(object);
+        let worker_node = |vnode: &str| clusters.nodes.worker_node(vnode);
+        let around = Around {
+            scope: &clusters.scope,
+            neighbour: neighbour.as_ref(),
+            place_of: &place_of,
+            worker_node: &worker_node,
+        };
+        let wanted = match (ready, keep) {
+            (Ready::Blocked(settled), _) if settled.verdict == Verdict::Replacing && copy.is_some() => {
+                Wanted::Renewed
+            }
+            (Ready::Blocked(settled), _) => return Ok(Round::Settled(settled)),
+            (Ready::Yes, Some((json, _))) => Wanted::Content(object.kind.mapped().wanted(json, &around)),
+            (Ready::Yes | Ready::Unbound, _) => Wanted::Unbound,
+        };
         let snapshot = Snapshot {
             object,
             purpose,
-            original: original.as_ref().map(|(_, original)| original),
-            copy: copy.as_ref().map(|(_, copy)| copy),
+            original: original.as_ref(),
+            copy: copy.as_ref(),
+            place,
+            wanted: &wanted,
+            around: &around,
+            used_by_volume: self.is_needed_by_others(object),
         };
         let plan = plan_object(&clusters.scope, &snapshot);
-        let mut original_version = original.as_ref().map(|(version, _)| version.clone());
-        let mut copy_version = copy.as_ref().map(|(version, _)| version.clone());
         for action in &plan.actions {
             tracing::info!(%object, %action, "object");
             match perform(clusters, &snapshot, action).await? {
                 Done::Original(version) => original_version = Some(version),
                 Done::Copy(version) => copy_version = Some(version),
+                Done::Refused(refused) => self.growth_refused(object, refused),
                 Done::Deletion(Deletion::Gone) => {
                     if let Some(version) = &copy_version {
                         self.vanished(object, Side::Copy, Some(&version.uid));
@@ -223,11 +293,40 @@ impl ObjectStore {
             return Ok(Round::CopyGone);
         }
         match (&plan.verdict, original_version, copy_version) {
-            (Verdict::Ready, Some(original), Some(copy)) => self.converged(object, original, copy),
+            (Verdict::Ready, Some(original), Some(copy)) => self.converged(object, place, original, copy),
             (_, None, _) => self.vanished(object, Side::Original, None),
             _ => {}
         }
-        Ok(Round::Settled(plan.verdict))
+        Ok(Round::Settled(Settled::of(object, plan.verdict)))
+    }
+
+    /// Converges what an object needs.
+    async fn prepare(
+        &self,
+        clusters: &Clusters,
+        object: &ObjectRef,
+        needs: Needs,
+        has_copy: bool,
+    ) -> Result<Ready, ApplyError> {
+        let needs = match needs {
+            Needs::Objects(needs) => needs,
+            Needs::Unbound => {
+                self.needs(object, &[]);
+                return Ok(Ready::Unbound);
+            }
+        };
+        self.needs(object, &needs);
+        for needed in &needs {
+            if !has_copy {
+                // A volume remembers the claim it was bound to, also when that is made anew.
+                self.unconverge(needed);
+            }
+            let settled = self.converge(clusters, needed, Purpose::Keep).await?;
+            if settled.verdict != Verdict::Ready {
+                return Ok(Ready::Blocked(settled));
+            }
+        }
+        Ok(Ready::Yes)
     }
 
     /// Releases everything of this binding in both clusters and says what is left (TD-1301). Called when all vnodes are
@@ -254,33 +353,80 @@ impl ObjectStore {
     }
 }
 
+/// What holds, and of which object.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Settled {
+    /// What holds.
+    pub verdict: Verdict,
+    /// Of the object itself, or of one it needs.
+    pub object: ObjectRef,
+}
+
+impl Settled {
+    fn of(object: &ObjectRef, verdict: Verdict) -> Self {
+        Self { verdict, object: object.clone() }
+    }
+}
+
 enum Round {
-    Settled(Verdict),
+    Settled(Settled),
     /// A copy that was in the way is gone: the next round creates ours.
     CopyGone,
+}
+
+/// Whether what an object needs has its copies.
+enum Ready {
+    Yes,
+    /// Nothing is known of what it will need.
+    Unbound,
+    Blocked(Settled),
 }
 
 enum Done {
     Original(Revision),
     Copy(Revision),
     Deletion(Deletion),
+    Refused(Refused),
 }
 
-fn original_path(object: &ObjectRef) -> String {
-    paths::core(object.kind.plural(), &object.key.namespace, &object.key.name)
+/// What stands in the worker cluster where the copy may be. A single place that is known to be empty is not read.
+async fn read_places(
+    clusters: &Clusters,
+    object: &ObjectRef,
+    read_copy: bool,
+) -> Result<Vec<(String, Option<Value>)>, ApplyError> {
+    let places = object.kind.mapped().places(object, &clusters.scope);
+    let several = places.len() > 1;
+    try_join_all(places.into_iter().map(async |place| {
+        let path = object.copy_path(&clusters.scope, &place);
+        let found = if read_copy || several { get_json(&clusters.worker, &path).await? } else { None };
+        Ok((place, found))
+    }))
+    .await
 }
 
-fn copy_path(scope: &Scope, object: &ObjectRef) -> String {
-    paths::core(object.kind.plural(), &scope.mount_namespace, &object.copy_name())
+async fn read_neighbour(
+    clusters: &Clusters,
+    object: &ObjectRef,
+    original: &Value,
+) -> Result<Option<Value>, ApplyError> {
+    match object.kind.mapped().neighbour(original) {
+        None => Ok(None),
+        Some(Neighbour::Original(neighbour)) => get_json(&clusters.computing, &neighbour.path()).await,
+        Some(Neighbour::Copy(neighbour)) => {
+            let path = neighbour.copy_path(&clusters.scope, &neighbour.copy_name());
+            get_json(&clusters.worker, &path).await
+        }
+    }
 }
 
 async fn perform(clusters: &Clusters, snapshot: &Snapshot<'_>, action: &Action) -> Result<Done, ApplyError> {
     let (scope, object) = (&clusters.scope, snapshot.object);
-    let content = snapshot.original.map(|original| &original.content);
+    let copy_path = || object.copy_path(scope, snapshot.place);
     match action {
         Action::ClaimOriginal { patch } | Action::ReleaseOriginal { patch } => {
             let manager = keys::syncer_manager(&scope.cluster_id);
-            let path = format!("{}?fieldManager={manager}", original_path(object));
+            let path = format!("{}?fieldManager={manager}", object.path());
             let stored = merge_patch(&clusters.computing, &path, patch).await?;
             Ok(Done::Original(Revision::of_json(&stored)))
         }
@@ -290,26 +436,43 @@ async fn perform(clusters: &Clusters, snapshot: &Snapshot<'_>, action: &Action) 
                 ("kind".to_owned(), object.kind.as_str().into()),
                 ("metadata".to_owned(), metadata.clone()),
             ]);
-            manifest.extend(content.map(super::content::Content::manifest).unwrap_or_default());
-            let path = paths::core_all(object.kind.plural(), &scope.mount_namespace);
+            if let Wanted::Content(content) = snapshot.wanted {
+                manifest.extend(content.manifest());
+            }
+            let path = copies_path(object.kind, scope);
             let stored = create_json(&clusters.worker, &path, &manifest.into()).await?;
             Ok(Done::Copy(Revision::of_json(&stored)))
         }
         Action::UpdateCopy { metadata } => {
             let mut patch = Map::from_iter([("metadata".to_owned(), metadata.clone())]);
-            if let (Some(content), Some(copy)) = (content, snapshot.copy) {
-                patch.extend(content.patch(&copy.content));
+            if let Some(Change::Patch(content)) = snapshot.change() {
+                patch.extend(content);
             }
-            let stored = merge_patch(&clusters.worker, &copy_path(scope, object), &patch.into()).await?;
+            let stored = merge_patch(&clusters.worker, &copy_path(), &patch.into()).await?;
             Ok(Done::Copy(Revision::of_json(&stored)))
         }
+        Action::GrowCopy { uid } => {
+            let mut patch = Map::from_iter([("metadata".to_owned(), json!({"uid": uid}))]);
+            if let Some(Change::Grow(content)) = snapshot.change() {
+                patch.extend(content);
+            }
+            match merge_patch(&clusters.worker, &copy_path(), &patch.into()).await {
+                Ok(stored) => Ok(Done::Copy(Revision::of_json(&stored))),
+                Err(error @ (ApplyError::Forbidden { .. } | ApplyError::Rejected { .. })) => {
+                    tracing::warn!(%object, error = error.chain(), "the worker does not give it more room");
+                    let uid = snapshot.original.map(|original| original.uid.clone()).unwrap_or_default();
+                    Ok(Done::Refused(Refused { uid, reason: error.reason() }))
+                }
+                Err(error) => Err(error),
+            }
+        }
         Action::LeaveCopy { patch } => {
-            let stored = merge_patch(&clusters.worker, &copy_path(scope, object), patch).await?;
+            let stored = merge_patch(&clusters.worker, &copy_path(), patch).await?;
             Ok(Done::Copy(Revision::of_json(&stored)))
         }
         Action::DeleteCopy { uid } => {
             let options = DeleteOptions { uid: Some(uid.clone()), grace_seconds: None };
-            Ok(Done::Deletion(delete_json(&clusters.worker, &copy_path(scope, object), &options).await?))
+            Ok(Done::Deletion(delete_json(&clusters.worker, &copy_path(), &options).await?))
         }
     }
 }
@@ -324,7 +487,7 @@ async fn listed(clusters: &Clusters) -> Result<BTreeSet<ObjectRef>, ApplyError> 
         let originals = format!("/api/v1/{plural}?{selector}");
         let copies = format!(
             "{}?{selector},{}={}",
-            paths::core_all(plural, &scope.mount_namespace),
+            copies_path(kind, scope),
             label::MANAGED_BY,
             label::MANAGED_BY_VALUE
         );
@@ -336,7 +499,7 @@ async fn listed(clusters: &Clusters) -> Result<BTreeSet<ObjectRef>, ApplyError> 
             let text = |text: &Option<String>| text.clone().unwrap_or_default();
             ObjectRef::new(kind, &text(&original.namespace), &text(&original.name))
         }));
-        found.extend(copies.iter().filter_map(|copy| original_of(kind, copy)));
+        found.extend(copies.iter().filter_map(|copy| original_of(kind, scope, copy)));
     }
     Ok(found)
 }

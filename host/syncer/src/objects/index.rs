@@ -14,9 +14,13 @@ use tokio::sync::Notify;
 use super::{
     directory::Pods,
     kind::{ObjectKind, ObjectRef},
+    links::Links,
     view::Revision,
 };
-use crate::pods::{references::References, service_environment::ServiceStore, tokens::TokenStore};
+use crate::pods::{
+    references::References, service_environment::ServiceStore, tokens::TokenStore,
+    vpod_identity::VpodIdentity,
+};
 use kubeocean_runtime::{clock::Clock, queue::Queue};
 
 /// Everything a ppod needs beside itself: ConfigMaps, Secrets, tokens and the two Services.
@@ -38,7 +42,19 @@ pub struct ObjectStore {
 struct State {
     entries: BTreeMap<ObjectRef, Entry>,
     missing: BTreeMap<ObjectRef, BTreeSet<ObjectKey>>,
+    links: Links,
+    /// Growth that the worker refused and nobody was told of yet.
+    refused_growth: BTreeMap<ObjectRef, Refused>,
     releasing_all: bool,
+}
+
+/// A volume that cannot grow in the worker cluster.
+#[derive(Debug, Clone)]
+pub(super) struct Refused {
+    /// UID of the vobj.
+    pub uid: String,
+    /// Why, without what only those who run the worker may see.
+    pub reason: String,
 }
 
 #[derive(Debug, Default)]
@@ -47,6 +63,8 @@ struct Entry {
     copy: Option<Revision>,
     /// The pair of resource versions that was found, or made, to be in order.
     converged: Option<(String, String)>,
+    /// Name of the copy, since the last time the pair was in order.
+    place: Option<String>,
     idle_since: Option<Timestamp>,
     /// Pods that wait for the copy to be replaced.
     waiting: BTreeSet<ObjectKey>,
@@ -74,6 +92,17 @@ impl Entry {
             && original.resource_version == *good_original
             && copy.resource_version == *good_copy
     }
+}
+
+/// Whether pods use an object.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Usage {
+    /// They do not.
+    Unused,
+    /// Another object that is used may need it, but was not read since the Syncer started.
+    Unknown,
+    /// They do.
+    Used,
 }
 
 /// In which cluster something was seen.
@@ -127,7 +156,9 @@ impl ObjectStore {
         let objects = references.objects().map(|(kind, name, _)| ObjectRef::new(kind, namespace, name));
         let known: Vec<ObjectRef> = {
             let state = self.state.lock();
+            let behind = |object: ObjectRef| state.links.all_behind(object);
             objects
+                .flat_map(behind)
                 .filter(|object| state.entries.contains_key(object) || state.missing.contains_key(object))
                 .collect()
         };
@@ -143,14 +174,18 @@ impl ObjectStore {
     /// An object was seen in one of the clusters, in a watch or as the answer of a write.
     pub(super) fn seen(&self, object: &ObjectRef, side: Side, version: Revision) {
         let changed = {
-            let mut state = self.state.lock();
+            let state = &mut *self.state.lock();
             let entry = state.entries.entry(object.clone()).or_default();
             let slot = entry.side_mut(side);
             if slot.as_ref().is_some_and(|known| !version.is_current_beside(known)) {
                 return;
             }
             *slot = Some(version);
-            !entry.is_ready()
+            let changed = !entry.is_ready();
+            if side == Side::Original {
+                state.links.saw(object);
+            }
+            changed
         };
         if changed {
             self.queue.add(object.clone());
@@ -239,9 +274,12 @@ impl ObjectStore {
     }
 
     /// The pair was found, or made, to be in order. Versions come from live reads and answers of writes.
-    pub(super) fn converged(&self, object: &ObjectRef, original: Revision, copy: Revision) {
-        let mut state = self.state.lock();
+    pub(super) fn converged(&self, object: &ObjectRef, place: &str, original: Revision, copy: Revision) {
+        let state = &mut *self.state.lock();
         let entry = state.entries.entry(object.clone()).or_default();
+        if entry.place.as_deref() != Some(place) {
+            entry.place = Some(place.to_owned());
+        }
         entry.converged = Some((original.resource_version.clone(), copy.resource_version.clone()));
         for (slot, version) in [(&mut entry.original, original), (&mut entry.copy, copy)] {
             if slot.as_ref().is_none_or(|known| version.is_current_beside(known)) {
@@ -249,11 +287,72 @@ impl ObjectStore {
             }
         }
         entry.idle_since = None;
-        let was_missing = state.missing.remove(object).is_some();
-        drop(state);
-        if was_missing {
+        // Those that could not be copied without it.
+        let dependents = state.links.dependents(object);
+        let waiting = dependents.filter(|it| state.entries.get(*it).is_some_and(|entry| !entry.is_ready()));
+        self.queue.add_all(waiting.cloned());
+        if state.missing.remove(object).is_some() {
             self.missing_changed.notify_one();
         }
+    }
+
+    /// The name under which the copy was last found in order, or should be.
+    pub(super) fn place_of(&self, object: &ObjectRef) -> String {
+        let known = self.state.lock().entries.get(object).and_then(|entry| entry.place.clone());
+        known.unwrap_or_else(|| object.copy_name())
+    }
+
+    /// The copy of `object` was found to need those of `needs`. What is newly needed is looked at again.
+    pub(super) fn needs(&self, object: &ObjectRef, needs: &[ObjectRef]) {
+        let state = &mut *self.state.lock();
+        let (added, removed) = state.links.set(object, needs.iter().cloned().collect());
+        for object in &added {
+            if let Some(entry) = state.entries.get_mut(object) {
+                entry.converged = None;
+            }
+        }
+        self.queue.add_all(removed.into_iter().filter(|object| state.entries.contains_key(object)));
+    }
+
+    /// Whether another object that is copied needs this one.
+    pub(super) fn is_needed_by_others(&self, object: &ObjectRef) -> bool {
+        self.state.lock().links.dependents(object).next().is_some()
+    }
+
+    /// Whether pods use the object, by themselves or through others that need it.
+    pub(super) fn usage(&self, object: &ObjectRef) -> Usage {
+        if self.pods.uses(object) {
+            return Usage::Used;
+        }
+        let (dependents, unread) = {
+            let state = self.state.lock();
+            let dependents: Vec<ObjectRef> = state.links.dependents(object).cloned().collect();
+            (dependents, state.links.unread_that_may_need(object))
+        };
+        let known = dependents.iter().map(|it| self.usage(it));
+        let possible = unread.iter().map(|it| self.usage(it).min(Usage::Unknown));
+        known.chain(possible).max().unwrap_or(Usage::Unused)
+    }
+
+    /// The vpods that use the object, by themselves or through others, at most `limit`.
+    pub(super) fn users(&self, object: &ObjectRef, limit: usize) -> Vec<VpodIdentity> {
+        let mut users = self.pods.users(object, limit);
+        let dependents: Vec<ObjectRef> = self.state.lock().links.dependents(object).cloned().collect();
+        for dependent in dependents {
+            users.extend(self.users(&dependent, limit - users.len()));
+        }
+        users
+    }
+
+    /// The worker does not give a volume more room.
+    pub(super) fn growth_refused(&self, object: &ObjectRef, refused: Refused) {
+        self.state.lock().refused_growth.insert(object.clone(), refused);
+        self.queue.add(object.clone());
+    }
+
+    /// What was refused since the last call.
+    pub(super) fn take_refused_growth(&self, object: &ObjectRef) -> Option<Refused> {
+        self.state.lock().refused_growth.remove(object)
     }
 
     /// A release begins: from here on the copy is not ready, whatever the watches say.
@@ -310,11 +409,13 @@ impl ObjectStore {
 
     /// Nothing of ours is left of the object.
     pub(super) fn forget_if_empty(&self, object: &ObjectRef) {
-        let mut state = self.state.lock();
+        let state = &mut *self.state.lock();
         if let Some(entry) = state.entries.get_mut(object) {
             entry.idle_since = None;
             if entry.is_empty() {
                 state.entries.remove(object);
+                let freed = state.links.forget(object);
+                self.queue.add_all(freed.into_iter().filter(|object| state.entries.contains_key(object)));
             }
         }
     }

@@ -1,9 +1,15 @@
-//! The kinds of objects that are copied for pods, and the few things in which they differ.
+//! The kinds of objects that are copied for pods. What differs between them stands in [`super::kinds`].
 
 use std::fmt;
 
 use kubeocean_api::name::{ObjectKey, phys_name};
+use kubeocean_runtime::request::paths;
 use serde::Serialize;
+
+use super::{
+    kinds::{Claims, ConfigMaps, MappedKind, Reach, Secrets, Volumes},
+    plan::Scope,
+};
 
 /// A copied kind.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
@@ -12,26 +18,35 @@ pub enum ObjectKind {
     ConfigMap,
     /// `v1` Secret.
     Secret,
+    /// `v1` PersistentVolumeClaim.
+    PersistentVolumeClaim,
+    /// `v1` PersistentVolume. Pods do not name it: it is copied for the claim that is bound to it.
+    PersistentVolume,
 }
 
 impl ObjectKind {
     /// Every copied kind.
-    pub const ALL: [Self; 2] = [Self::ConfigMap, Self::Secret];
+    pub const ALL: [Self; 4] =
+        [Self::ConfigMap, Self::Secret, Self::PersistentVolumeClaim, Self::PersistentVolume];
+
+    /// What is particular to the kind.
+    pub(super) fn mapped(self) -> &'static dyn MappedKind {
+        match self {
+            Self::ConfigMap => &ConfigMaps,
+            Self::Secret => &Secrets,
+            Self::PersistentVolumeClaim => &Claims,
+            Self::PersistentVolume => &Volumes,
+        }
+    }
 
     /// The kind as manifests name it.
     pub fn as_str(self) -> &'static str {
-        match self {
-            Self::ConfigMap => "ConfigMap",
-            Self::Secret => "Secret",
-        }
+        self.mapped().name()
     }
 
     /// The kind as request paths name it.
     pub fn plural(self) -> &'static str {
-        match self {
-            Self::ConfigMap => "configmaps",
-            Self::Secret => "secrets",
-        }
+        self.mapped().plural()
     }
 }
 
@@ -46,7 +61,7 @@ impl fmt::Display for ObjectKind {
 pub struct ObjectRef {
     /// Kind.
     pub kind: ObjectKind,
-    /// Namespace and name in the computing cluster.
+    /// Namespace and name in the computing cluster; the namespace of a PersistentVolume is empty.
     pub key: ObjectKey,
 }
 
@@ -56,14 +71,47 @@ impl ObjectRef {
         Self { kind, key: ObjectKey::new(namespace, name) }
     }
 
-    /// Name of the copy in the mount namespace (TD-301). A pure function: it is never read from an annotation.
+    /// A PersistentVolume.
+    pub fn volume(name: &str) -> Self {
+        Self::new(ObjectKind::PersistentVolume, "", name)
+    }
+
+    /// Name of the copy (TD-301), a pure function: it is never read from an annotation. That of a PersistentVolume may
+    /// be another one, see [`MappedKind::places`].
     pub fn copy_name(&self) -> String {
         phys_name(&self.key.name, &self.key.namespace)
+    }
+
+    /// Request path of the vobj.
+    pub(super) fn path(&self) -> String {
+        match self.kind.mapped().reach() {
+            Reach::Namespace => paths::core(self.kind.plural(), &self.key.namespace, &self.key.name),
+            Reach::Cluster => paths::cluster_core(self.kind.plural(), &self.key.name),
+        }
+    }
+
+    /// Request path of the pobj of this name.
+    pub(super) fn copy_path(&self, scope: &Scope, name: &str) -> String {
+        match self.kind.mapped().reach() {
+            Reach::Namespace => paths::core(self.kind.plural(), &scope.mount_namespace, name),
+            Reach::Cluster => paths::cluster_core(self.kind.plural(), name),
+        }
+    }
+}
+
+/// Request path of the collection that has the copies of a kind.
+pub(super) fn copies_path(kind: ObjectKind, scope: &Scope) -> String {
+    match kind.mapped().reach() {
+        Reach::Namespace => paths::core_all(kind.plural(), &scope.mount_namespace),
+        Reach::Cluster => paths::cluster_core_all(kind.plural()),
     }
 }
 
 impl fmt::Display for ObjectRef {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} {}", self.kind, self.key)
+        match self.kind.mapped().reach() {
+            Reach::Namespace => write!(f, "{} {}", self.kind, self.key),
+            Reach::Cluster => write!(f, "{} {}", self.kind, self.key.name),
+        }
     }
 }

@@ -1,9 +1,10 @@
-//! Copies of the ConfigMaps and Secrets that pods on vnodes refer to (TD sections 10 to 13).
+//! Copies of the ConfigMaps, Secrets and volumes that pods on vnodes refer to (TD sections 10 to 13).
 //!
 //! An object is copied when the first pod needs it, follows its original while pods use it, comes back when somebody
 //! removes or edits it in the worker, and goes when nobody has used it for a while or the original or the binding is
 //! deleted. Names and places are pure functions; annotations are written for readers of the original's format and never
-//! read for location. Both kinds share one planner; what differs is in `kind.rs` and `content.rs`.
+//! read for location. All kinds share one planner; what differs is in `kinds/`, one file each. A claim brings its volume
+//! along, and a volume the Secrets its driver needs (`links.rs`).
 //!
 //! ```text
 //! computing: labelled originals --metadata--> index --key--> live read of both --> plan --> writes
@@ -16,6 +17,8 @@ mod content;
 mod directory;
 mod index;
 mod kind;
+mod kinds;
+mod links;
 mod plan;
 mod reconcile;
 #[cfg(test)]
@@ -23,11 +26,12 @@ mod tests;
 mod view;
 mod watch;
 
-pub use apply::{Clusters, EnsureError, Leftovers};
+pub use apply::{Clusters, EnsureError, Leftovers, WorkerNodes};
 pub use directory::{PodDirectory, Pods};
 pub use index::ObjectStore;
 pub use kind::{ObjectKind, ObjectRef};
-pub use plan::{Action, Plan, Purpose, Scope, Snapshot, Verdict, plan_object};
-pub use reconcile::ObjectSync;
+pub use kinds::{Around, WorkerNode};
+pub use plan::{Action, Plan, Purpose, Scope, Snapshot, Verdict, Wanted, plan_object};
+pub use reconcile::{IdleTimes, ObjectSync};
 pub use view::{MetadataOf, Original, WorkerCopy};
 pub use watch::{ObjectHealth, run_objects};

@@ -1,5 +1,6 @@
 //! What has to be written so that an object of the computing cluster has the copy its pods need, or none (TD-1004 to
-//! TD-1012 and *Do better* of TD section 10). Pure.
+//! TD-1016 and *Do better* of TD section 10), for every copied kind alike. Pure; what differs is asked of
+//! [`super::kinds`].
 //!
 //! The order of actions is a promise: the vobj is claimed before its copy is made, so that the finalizer exists
 //! whenever a copy does, and it is released after the copy is gone. Every prefix of a plan is a state from which the
@@ -14,7 +15,8 @@ use serde_json::{Map, Value, json};
 
 use super::{
     content::Content,
-    kind::ObjectRef,
+    kind::{ObjectKind, ObjectRef},
+    kinds::{Around, Change, Reach},
     view::{Original, WorkerCopy},
 };
 
@@ -58,6 +60,11 @@ pub enum Action {
         /// Merge patch of the metadata, with preconditions.
         metadata: Value,
     },
+    /// Gives a volume more room. If the worker refuses it, pods go on with what they have.
+    GrowCopy {
+        /// Only the copy with this UID.
+        uid: String,
+    },
     /// Removes the copy.
     DeleteCopy {
         /// Only the copy with this UID.
@@ -81,6 +88,7 @@ impl fmt::Display for Action {
             Self::ClaimOriginal { .. } => "claim the original",
             Self::CreateCopy { .. } => "create the copy",
             Self::UpdateCopy { .. } => "update the copy",
+            Self::GrowCopy { .. } => "grow the copy",
             Self::DeleteCopy { .. } => "delete the copy",
             Self::LeaveCopy { .. } => "leave the copy to other bindings",
             Self::ReleaseOriginal { .. } => "release the original",
@@ -95,6 +103,8 @@ pub enum Verdict {
     Ready,
     /// The vobj does not exist or is being deleted.
     Missing,
+    /// The vobj is a claim or volume that is not bound yet.
+    Unbound,
     /// The copy is being deleted; its end is the moment to look again.
     Replacing,
     /// An object of that name belongs to somebody else.
@@ -115,8 +125,19 @@ pub struct Plan {
     pub verdict: Verdict,
 }
 
-/// One object in both clusters, read live.
+/// What a copy shall contain.
 #[derive(Debug, Clone)]
+pub enum Wanted {
+    /// This.
+    Content(Content),
+    /// There is nothing to copy yet.
+    Unbound,
+    /// The copy holds on to another one that has to be replaced: it goes first, and both are made anew.
+    Renewed,
+}
+
+/// One object in both clusters, read live.
+#[derive(Debug, Clone, Copy)]
 pub struct Snapshot<'a> {
     /// Which object.
     pub object: &'a ObjectRef,
@@ -126,6 +147,26 @@ pub struct Snapshot<'a> {
     pub original: Option<&'a Original>,
     /// What is in the worker cluster under the name of the copy.
     pub copy: Option<&'a WorkerCopy>,
+    /// That name.
+    pub place: &'a str,
+    /// What the copy shall contain; only asked for if there is an original to keep.
+    pub wanted: &'a Wanted,
+    /// What that depends on.
+    pub around: &'a Around<'a>,
+    /// Whether a volume needs it, rather than pods.
+    pub used_by_volume: bool,
+}
+
+impl Snapshot<'_> {
+    /// How the copy becomes what it shall be; `None` if there is none, or nothing to be.
+    pub(super) fn change(&self) -> Option<Change> {
+        match (self.wanted, self.copy) {
+            (Wanted::Content(wanted), Some(copy)) => {
+                Some(self.object.kind.mapped().change(wanted, copy, self.around))
+            }
+            _ => None,
+        }
+    }
 }
 
 /// Whose copy it is (TD-1103).
@@ -149,26 +190,39 @@ pub fn plan_object(scope: &Scope, snapshot: &Snapshot<'_>) -> Plan {
 }
 
 fn keep(scope: &Scope, snapshot: &Snapshot<'_>, original: &Original) -> Plan {
-    let claim = || claim(scope, snapshot.object, original).map(|patch| Action::ClaimOriginal { patch });
-    let Some(copy) = snapshot.copy else {
-        let metadata = copy_metadata(scope, snapshot.object, original, None);
-        let actions = claim().into_iter().chain([Action::CreateCopy { metadata }]).collect();
-        return Plan { actions, verdict: Verdict::Ready };
-    };
-    match ownership(scope, snapshot.object, Some(original), copy) {
-        Ownership::Foreign { owner } => Plan { actions: vec![], verdict: Verdict::Foreign { owner } },
-        Ownership::Ours | Ownership::Stale if copy.deleting => {
-            Plan { actions: claim().into_iter().collect(), verdict: Verdict::Replacing }
-        }
-        Ownership::Ours if copy.can_become(original) => {
-            let update = update(scope, snapshot.object, original, copy);
-            Plan { actions: claim().into_iter().chain(update).collect(), verdict: Verdict::Ready }
-        }
-        Ownership::Ours | Ownership::Stale => {
-            let delete = Action::DeleteCopy { uid: copy.uid.clone() };
-            Plan { actions: claim().into_iter().chain([delete]).collect(), verdict: Verdict::Replacing }
+    let owned = snapshot.copy.map(|copy| (copy, ownership(scope, snapshot.object, Some(original), copy)));
+    if let Some((_, Ownership::Foreign { owner })) = owned {
+        return Plan { actions: vec![], verdict: Verdict::Foreign { owner } };
+    }
+    match snapshot.wanted {
+        Wanted::Content(_) => {}
+        Wanted::Unbound => return Plan { actions: vec![], verdict: Verdict::Unbound },
+        Wanted::Renewed => {
+            let copy = snapshot.copy.filter(|copy| !copy.deleting);
+            let actions = copy.map(|copy| Action::DeleteCopy { uid: copy.uid.clone() });
+            return Plan { actions: actions.into_iter().collect(), verdict: Verdict::Replacing };
         }
     }
+    let claim = claim(scope, snapshot, original).map(|patch| Action::ClaimOriginal { patch });
+    let mut actions: Vec<Action> = claim.into_iter().collect();
+    let Some((copy, ownership)) = owned else {
+        actions.push(Action::CreateCopy { metadata: copy_metadata(scope, snapshot, original) });
+        return Plan { actions, verdict: Verdict::Ready };
+    };
+    if copy.deleting {
+        return Plan { actions, verdict: Verdict::Replacing };
+    }
+    let change = snapshot.change().filter(|_| ownership == Ownership::Ours).unwrap_or(Change::Replace);
+    if change == Change::Replace {
+        actions.push(Action::DeleteCopy { uid: copy.uid.clone() });
+        return Plan { actions, verdict: Verdict::Replacing };
+    }
+    let patched = matches!(change, Change::Patch(_));
+    actions.extend(update(scope, snapshot, original, copy, patched));
+    if let Change::Grow(_) = change {
+        actions.push(Action::GrowCopy { uid: copy.uid.clone() });
+    }
+    Plan { actions, verdict: Verdict::Ready }
 }
 
 fn release(scope: &Scope, snapshot: &Snapshot<'_>, verdict: Verdict) -> Plan {
@@ -205,6 +259,25 @@ fn release(scope: &Scope, snapshot: &Snapshot<'_>, verdict: Verdict) -> Plan {
     Plan { actions, verdict }
 }
 
+/// The place of the copy among those its kind allows: where one of ours is, else the last that nobody has, else the
+/// first, which is then somebody's.
+/// `found` is what stands at [`super::kinds::MappedKind::places`].
+pub(super) fn choose_place(
+    scope: &Scope,
+    object: &ObjectRef,
+    original: Option<&Original>,
+    found: &[(String, Option<WorkerCopy>)],
+) -> usize {
+    let is_taken = |copy: &WorkerCopy| {
+        matches!(ownership(scope, object, original, copy), Ownership::Foreign { .. })
+            || object.kind.mapped().is_elsewhere(copy, scope)
+    };
+    // The copy is not moved when the better place becomes free: it may be in use.
+    let ours = |(_, copy): &(String, Option<WorkerCopy>)| copy.as_ref().is_some_and(|it| !is_taken(it));
+    let free = |(_, copy): &(String, Option<WorkerCopy>)| copy.is_none();
+    found.iter().position(ours).or_else(|| found.iter().rposition(free)).unwrap_or_default()
+}
+
 /// Whose copy it is. `original` is compared by UID; without it only names and stamps count.
 pub(super) fn ownership(
     scope: &Scope,
@@ -223,6 +296,8 @@ pub(super) fn ownership(
         return Ownership::Foreign { owner: "the worker cluster".to_owned() };
     }
     let (name, namespace) = (annotation(annotation::VIRTUAL_NAME), annotation(annotation::VIRTUAL_NAMESPACE));
+    // Of an object without namespace the original leaves the annotation empty or out.
+    let namespace = namespace.or_else(|| (object.kind.mapped().reach() == Reach::Cluster).then_some(""));
     if name != Some(&*object.key.name) || namespace != Some(&*object.key.namespace) {
         let owner = format!("{}/{}", namespace.unwrap_or_default(), name.unwrap_or_default());
         return Ownership::Foreign { owner };
@@ -241,18 +316,25 @@ pub(super) fn is_held(scope: &Scope, original: &Original) -> bool {
         || original.annotations.contains_key(&keys::deleting(&scope.cluster_id))
 }
 
-fn claim(scope: &Scope, object: &ObjectRef, original: &Original) -> Option<Value> {
+fn claim(scope: &Scope, snapshot: &Snapshot<'_>, original: &Original) -> Option<Value> {
     let own_finalizer = keys::object_finalizer(&scope.cluster_id);
     let synced_by = keys::synced_by(&scope.cluster_id);
-    let labels = [(label::MANAGED_BY, label::MANAGED_BY_VALUE), (synced_by.as_str(), "true")];
-    let copy_name = object.copy_name();
+    let mut labels = vec![(label::MANAGED_BY, label::MANAGED_BY_VALUE), (synced_by.as_str(), "true")];
+    if snapshot.used_by_volume && snapshot.object.kind == ObjectKind::Secret {
+        labels.push((label::USED_BY_PV, "true"));
+    }
+    let copy_name = snapshot.object.copy_name();
+    let copy_namespace = match snapshot.object.kind.mapped().reach() {
+        Reach::Namespace => scope.mount_namespace.as_str(),
+        Reach::Cluster => "",
+    };
     let mut annotations = vec![(annotation::PHYSICAL_NAME, copy_name.as_str())];
     // Bindings with different mount namespaces share this annotation. It is only a hint for readers of the original's
     // format, so whoever holds the object first writes it; otherwise two Syncers would overwrite each other for ever.
     let others =
         original.finalizers.iter().any(|f| f.starts_with(finalizer::OBJECT_PREFIX) && *f != own_finalizer);
     if !others || !original.annotations.contains_key(annotation::PHYSICAL_NAMESPACE) {
-        annotations.push((annotation::PHYSICAL_NAMESPACE, scope.mount_namespace.as_str()));
+        annotations.push((annotation::PHYSICAL_NAMESPACE, copy_namespace));
     }
 
     let mut metadata = Map::new();
@@ -302,18 +384,21 @@ fn unclaim(scope: &Scope, original: &Original) -> Option<Value> {
 }
 
 /// Wanted labels and annotations of the copy (TD-1005): those of the vobj without bookkeeping, and our own.
-fn copy_labels(scope: &Scope, original: &Original, copy: Option<&WorkerCopy>) -> BTreeMap<String, String> {
-    let mut labels = travelling(&original.labels);
+fn copy_labels(scope: &Scope, snapshot: &Snapshot<'_>, original: &Original) -> BTreeMap<String, String> {
+    let mut labels = travelling(snapshot.object, &original.labels);
     // On a shared copy it tells who made it.
-    let maker = copy.and_then(|copy| copy.labels.get(label::CLUSTER_BINDING)).unwrap_or(&scope.binding);
-    labels.insert(label::CLUSTER_BINDING.to_owned(), maker.clone());
+    let maker = snapshot.copy.and_then(|copy| copy.labels.get(label::CLUSTER_BINDING));
+    labels.insert(label::CLUSTER_BINDING.to_owned(), maker.unwrap_or(&scope.binding).clone());
     labels.insert(label::MANAGED_BY.to_owned(), label::MANAGED_BY_VALUE.to_owned());
     labels.insert(keys::synced_by(&scope.cluster_id), "true".to_owned());
+    if snapshot.used_by_volume && snapshot.object.kind == ObjectKind::Secret {
+        labels.insert(label::USED_BY_PV.to_owned(), "true".to_owned());
+    }
     labels
 }
 
 fn copy_annotations(scope: &Scope, object: &ObjectRef, original: &Original) -> BTreeMap<String, String> {
-    let mut annotations = travelling(&original.annotations);
+    let mut annotations = travelling(object, &original.annotations);
     let own = [
         (annotation::VIRTUAL_NAME, &*object.key.name),
         (annotation::VIRTUAL_NAMESPACE, &*object.key.namespace),
@@ -324,24 +409,33 @@ fn copy_annotations(scope: &Scope, object: &ObjectRef, original: &Original) -> B
     annotations
 }
 
-fn copy_metadata(scope: &Scope, object: &ObjectRef, original: &Original, copy: Option<&WorkerCopy>) -> Value {
-    json!({
-        "name": object.copy_name(),
-        "namespace": scope.mount_namespace,
-        "labels": copy_labels(scope, original, copy),
-        "annotations": copy_annotations(scope, object, original),
-    })
+fn copy_metadata(scope: &Scope, snapshot: &Snapshot<'_>, original: &Original) -> Value {
+    let mut metadata = json!({
+        "name": snapshot.place,
+        "labels": copy_labels(scope, snapshot, original),
+        "annotations": copy_annotations(scope, snapshot.object, original),
+    });
+    if snapshot.object.kind.mapped().reach() == Reach::Namespace {
+        metadata["namespace"] = scope.mount_namespace.as_str().into();
+    }
+    metadata
 }
 
 /// `None` if the copy is up to date. Labels that others put on the copy are no reason to write; when there is one, keys
 /// that left the vobj leave the copy too.
-fn update(scope: &Scope, object: &ObjectRef, original: &Original, copy: &WorkerCopy) -> Option<Action> {
-    let labels = copy_labels(scope, original, Some(copy));
-    let annotations = copy_annotations(scope, object, original);
+fn update(
+    scope: &Scope,
+    snapshot: &Snapshot<'_>,
+    original: &Original,
+    copy: &WorkerCopy,
+    patched: bool,
+) -> Option<Action> {
+    let labels = copy_labels(scope, snapshot, original);
+    let annotations = copy_annotations(scope, snapshot.object, original);
     let differs = |wanted: &BTreeMap<String, String>, have: &BTreeMap<String, String>| {
         wanted.iter().any(|(key, value)| have.get(key) != Some(value))
     };
-    let current = copy.content == original.content
+    let current = !patched
         && !differs(&labels, &copy.labels)
         && !differs(&annotations, &copy.annotations)
         && !copy.annotations.contains_key(annotation::LAST_APPLIED);
@@ -349,22 +443,29 @@ fn update(scope: &Scope, object: &ObjectRef, original: &Original, copy: &WorkerC
         return None;
     }
     let mut metadata = Map::new();
-    put(&mut metadata, "labels", difference(&labels, &copy.labels));
-    put(&mut metadata, "annotations", difference(&annotations, &copy.annotations));
+    put(&mut metadata, "labels", difference(snapshot.object, &labels, &copy.labels));
+    put(&mut metadata, "annotations", difference(snapshot.object, &annotations, &copy.annotations));
     metadata.insert("uid".to_owned(), copy.uid.as_str().into());
     metadata.insert("resourceVersion".to_owned(), copy.resource_version.as_str().into());
     Some(Action::UpdateCopy { metadata: metadata.into() })
 }
 
-fn travelling(entries: &BTreeMap<String, String>) -> BTreeMap<String, String> {
-    let travels = |key: &str| !keys::is_internal(key) && key != annotation::LAST_APPLIED;
+fn travelling(object: &ObjectRef, entries: &BTreeMap<String, String>) -> BTreeMap<String, String> {
+    let kind = object.kind.mapped();
+    let travels = |key: &str| !keys::is_internal(key) && key != annotation::LAST_APPLIED && !kind.stays(key);
     entries.iter().filter(|(key, _)| travels(key)).map(|(key, value)| (key.clone(), value.clone())).collect()
 }
 
 /// Merge patch from `have` to `wanted` that leaves other bookkeeping alone.
-fn difference(wanted: &BTreeMap<String, String>, have: &BTreeMap<String, String>) -> Map<String, Value> {
+fn difference(
+    object: &ObjectRef,
+    wanted: &BTreeMap<String, String>,
+    have: &BTreeMap<String, String>,
+) -> Map<String, Value> {
+    let kind = object.kind.mapped();
     let set = wanted.iter().filter(|(key, value)| have.get(*key) != Some(value));
-    let gone = have.keys().filter(|key| !wanted.contains_key(*key) && !keys::is_internal(key));
+    let gone =
+        have.keys().filter(|key| !wanted.contains_key(*key) && !keys::is_internal(key) && !kind.stays(key));
     set.map(|(key, value)| (key.clone(), value.as_str().into()))
         .chain(gone.map(|key| (key.clone(), Value::Null)))
         .collect()
@@ -395,12 +496,6 @@ fn with_uid(mut metadata: Map<String, Value>, uid: &str) -> Option<Value> {
 }
 
 impl WorkerCopy {
-    /// Whether an update can make it the copy of `original`: neither its type nor immutable content can be changed.
-    fn can_become(&self, original: &Original) -> bool {
-        let content: &Content = &self.content;
-        content.same_type(&original.content) && (!self.immutable || *content == original.content)
-    }
-
     /// UID of the computing cluster it belongs to; `None` on copies of the original.
     fn stamp(&self) -> Option<&str> {
         self.annotations.get(annotation::COMPUTING_CLUSTER_UID).map(String::as_str)

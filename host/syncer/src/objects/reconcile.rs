@@ -9,9 +9,10 @@ use futures::future::BoxFuture;
 use jiff::SignedDuration;
 
 use super::{
-    apply::Clusters,
-    index::ObjectStore,
+    apply::{Clusters, Settled},
+    index::{ObjectStore, Refused, Usage},
     kind::ObjectRef,
+    kinds::Weight,
     plan::{Purpose, Verdict},
 };
 use kubeocean_runtime::{
@@ -20,6 +21,8 @@ use kubeocean_runtime::{
     queue::Outcome,
 };
 
+/// How soon an object is looked at again that may be needed by another one that was not read yet.
+const UNREAD: Duration = Duration::from_secs(10);
 /// Most pods that are told of one copy that cannot be kept.
 const TOLD: usize = 20;
 
@@ -34,46 +37,67 @@ pub struct ObjectSync {
     pub events: EventRecorder,
     /// Is told that the loops come by.
     pub health: Arc<Health>,
-    /// How long an object that no pod refers to keeps its copy; `None` is for ever.
-    pub idle: Option<Duration>,
+    /// How long an object that no pod uses keeps its copy.
+    pub idle: IdleTimes,
+}
+
+/// How long unused objects keep their copies; `None` is for ever (TD section 12).
+#[derive(Debug, Clone, Copy, Default)]
+pub struct IdleTimes {
+    /// ConfigMaps and Secrets.
+    pub objects: Option<Duration>,
+    /// PersistentVolumeClaims and PersistentVolumes.
+    pub volumes: Option<Duration>,
+}
+
+impl IdleTimes {
+    fn of(&self, object: &ObjectRef) -> Option<Duration> {
+        match object.kind.mapped().weight() {
+            Weight::Object => self.objects,
+            Weight::Volume => self.volumes,
+        }
+    }
 }
 
 impl ObjectSync {
     /// One look at one object.
     async fn reconcile(&self, object: &ObjectRef) -> Outcome {
         let store = &self.store;
-        let used = !store.is_releasing_all() && store.pods.uses(object);
-        let purpose = if used {
-            store.is_used(object);
-            Purpose::Keep
-        } else {
-            store.not_missing(object);
-            if !store.is_known(object) {
-                store.forget_if_empty(object);
-                return Outcome::Done;
+        if let Some(refused) = store.take_refused_growth(object) {
+            self.tell_growth_refused(object, &refused);
+        }
+        let usage = if store.is_releasing_all() { Usage::Unused } else { store.usage(object) };
+        let purpose = match usage {
+            Usage::Used => {
+                store.is_used(object);
+                Purpose::Keep
             }
-            if !store.is_releasing_all() && store.is_intact(object) {
-                let Some(idle) = self.idle else { return Outcome::Done };
-                let now = store.clock.now();
-                let unused = now.duration_since(store.idle_since(object, now));
-                let rest = SignedDuration::try_from(idle).unwrap_or(SignedDuration::MAX) - unused;
-                if let Ok(rest) = Duration::try_from(rest)
-                    && !rest.is_zero()
-                {
-                    return Outcome::After(rest);
+            Usage::Unknown => return Outcome::After(UNREAD),
+            Usage::Unused => {
+                store.not_missing(object);
+                if !store.is_known(object) {
+                    store.forget_if_empty(object);
+                    return Outcome::Done;
                 }
+                if !store.is_releasing_all()
+                    && store.is_intact(object)
+                    && let Some(wait) = self.rest_of_idle_time(object)
+                {
+                    return wait;
+                }
+                Purpose::Release
             }
-            Purpose::Release
         };
         match store.converge(&self.clusters, object, purpose).await {
-            Ok(Verdict::Foreign { owner }) => {
+            Ok(Settled { verdict: Verdict::Foreign { owner }, object }) => {
                 tracing::warn!(%object, owner, "somebody else has the name of the copy");
-                self.tell_users(object);
+                self.tell_users(&object);
                 Outcome::Retry
             }
-            Ok(verdict) => {
-                if verdict == Verdict::Missing && used {
-                    store.is_missing(object, None);
+            Ok(settled) => {
+                let waits = matches!(settled.verdict, Verdict::Missing | Verdict::Unbound);
+                if waits && usage == Usage::Used {
+                    store.is_missing(&settled.object, None);
                 }
                 store.forget_if_empty(object);
                 Outcome::Done
@@ -85,9 +109,32 @@ impl ObjectSync {
         }
     }
 
+    /// How to wait until an unused object may go; `None` when it may.
+    fn rest_of_idle_time(&self, object: &ObjectRef) -> Option<Outcome> {
+        let Some(idle) = self.idle.of(object) else { return Some(Outcome::Done) };
+        let now = self.store.clock.now();
+        let unused = now.duration_since(self.store.idle_since(object, now));
+        let rest = SignedDuration::try_from(idle).unwrap_or(SignedDuration::MAX) - unused;
+        Duration::try_from(rest).ok().filter(|rest| !rest.is_zero()).map(Outcome::After)
+    }
+
+    /// The size of a claim in the worker cluster is for those who run that to permit.
+    fn tell_growth_refused(&self, object: &ObjectRef, refused: &Refused) {
+        self.events.publish(Event {
+            regarding: Regarding::claim(&object.key.namespace, &object.key.name, &refused.uid),
+            severity: Severity::Warning,
+            reason: "VolumeNotGrown",
+            message: format!(
+                "pods on leased nodes go on with the size they have: the worker cluster did not accept the new one: {}; \
+                 ask whoever runs it for a storage class of this name that permits expansion",
+                refused.reason
+            ),
+        });
+    }
+
     /// Whose object is in the way, is for those who run the worker cluster.
     fn tell_users(&self, object: &ObjectRef) {
-        for pod in self.store.pods.users(object, TOLD) {
+        for pod in self.store.users(object, TOLD) {
             self.events.publish(Event {
                 regarding: Regarding::pod(&pod.key.namespace, &pod.key.name, &pod.uid),
                 severity: Severity::Warning,

@@ -9,7 +9,8 @@ use serde_json::{Value, json};
 use super::{
     content::Content,
     kind::{ObjectKind, ObjectRef},
-    plan::{Action, Purpose, Scope, Snapshot, Verdict, plan_object},
+    kinds::{Around, Change, Needs, WorkerNode},
+    plan::{Action, Purpose, Scope, Snapshot, Verdict, Wanted, choose_place, plan_object},
     view::{Original, WorkerCopy},
 };
 
@@ -32,23 +33,75 @@ struct World {
     object: ObjectRef,
     original: Option<Value>,
     copy: Option<Value>,
+    /// What its kind reads beside it: the volume of a claim, the copy of the claim of a volume.
+    neighbour: Option<Value>,
+    used_by_volume: bool,
     clock: u32,
+}
+
+fn claim_uid() -> Value {
+    json!({"metadata": {"uid": "pc1", "labels": {(label::MANAGED_BY): label::MANAGED_BY_VALUE}}})
 }
 
 impl World {
     fn new(kind: ObjectKind) -> Self {
-        let original = json!({
+        let namespace = if kind == ObjectKind::PersistentVolume { "" } else { "team-a" };
+        let content = match kind {
+            ObjectKind::ConfigMap | ObjectKind::Secret => json!({"data": {"a": "1", "b": "2"}}),
+            ObjectKind::PersistentVolumeClaim => json!({
+                "spec": {
+                    "accessModes": ["ReadWriteMany"], "volumeName": "pv", "volumeMode": "Filesystem",
+                    "storageClassName": "fast", "selector": {"matchLabels": {"a": "b"}},
+                    "dataSource": {"kind": "PersistentVolumeClaim", "name": "seed"},
+                    "dataSourceRef": {"kind": "PersistentVolumeClaim", "name": "seed"},
+                    "resources": {"requests": {"storage": "1Gi"}},
+                },
+                "status": {"phase": "Bound"},
+            }),
+            ObjectKind::PersistentVolume => json!({
+                "spec": {
+                    "capacity": {"storage": "1Gi"}, "accessModes": ["ReadWriteMany"],
+                    "persistentVolumeReclaimPolicy": "Delete", "storageClassName": "fast",
+                    "claimRef": {
+                        "apiVersion": "v1", "kind": "PersistentVolumeClaim", "resourceVersion": "7",
+                        "namespace": "team-a", "name": "data", "uid": "vc1",
+                    },
+                    "csi": {
+                        "driver": "example.test", "volumeHandle": "h",
+                        "nodePublishSecretRef": {"name": "keys", "namespace": "vault"},
+                        "nodeStageSecretRef": {"name": "stage", "namespace": "vault"},
+                    },
+                    "nodeAffinity": {"required": {"nodeSelectorTerms": [{"matchExpressions": [
+                        {"key": "kubernetes.io/hostname", "operator": "In", "values": ["vnode-east-n1"]},
+                    ]}]}},
+                },
+                "status": {"phase": "Bound"},
+            }),
+        };
+        let neighbour = match kind {
+            ObjectKind::PersistentVolumeClaim => Some(json!({"spec": {
+                "storageClassName": "fast",
+                "claimRef": {"namespace": "team-a", "name": "settings", "uid": "v1"},
+            }})),
+            _ => None,
+        };
+        let mut original = json!({
             "metadata": {
-                "namespace": "team-a", "name": "settings", "uid": "v1", "resourceVersion": "1",
+                "name": "settings", "uid": "v1", "resourceVersion": "1",
                 "labels": {"app": "web"},
                 "annotations": {"note": "x", (annotation::LAST_APPLIED): "{\"data\":{}}"},
             },
-            "data": {"a": "1", "b": "2"},
         });
+        if !namespace.is_empty() {
+            original["metadata"]["namespace"] = namespace.into();
+        }
+        original.as_object_mut().unwrap().extend(content.as_object().unwrap().clone());
         Self {
-            object: ObjectRef::new(kind, "team-a", "settings"),
+            object: ObjectRef::new(kind, namespace, "settings"),
             original: Some(original),
             copy: None,
+            neighbour,
+            used_by_volume: false,
             clock: 1,
         }
     }
@@ -58,15 +111,56 @@ impl World {
         self.clock.to_string()
     }
 
-    fn plan(&self, scope: &Scope, purpose: Purpose) -> super::Plan {
-        let original = self.original.as_ref().map(|json| Original::of(self.object.kind, json));
-        let copy = self.copy.as_ref().map(|json| WorkerCopy::of(self.object.kind, json));
-        let snapshot =
-            Snapshot { object: &self.object, purpose, original: original.as_ref(), copy: copy.as_ref() };
-        plan_object(scope, &snapshot)
+    /// Calls `look` with the snapshot that the apply stage would make.
+    fn seen<T>(&self, scope: &Scope, purpose: Purpose, look: impl FnOnce(&Snapshot<'_>) -> T) -> T {
+        let kind = self.object.kind.mapped();
+        let original = self.original.as_ref().map(Original::of);
+        let here = |place: &String| {
+            let copy = self.copy.as_ref().filter(|copy| copy["metadata"]["name"] == **place);
+            (place.clone(), copy.map(|json| WorkerCopy::of(self.object.kind, json)))
+        };
+        let found: Vec<_> = kind.places(&self.object, scope).iter().map(here).collect();
+        let (place, copy) = &found[choose_place(scope, &self.object, original.as_ref(), &found)];
+        let around = Around {
+            scope,
+            neighbour: self.neighbour.as_ref(),
+            place_of: &ObjectRef::copy_name,
+            worker_node: &|vnode| {
+                let name = vnode.strip_prefix("vnode-east-")?;
+                Some(WorkerNode { name: name.to_owned(), hostname: name.to_owned() })
+            },
+        };
+        let wanted = match &self.original {
+            Some(json) if kind.needs(&self.object, json, self.neighbour.as_ref()) != Needs::Unbound => {
+                Wanted::Content(kind.wanted(json, &around))
+            }
+            _ => Wanted::Unbound,
+        };
+        look(&Snapshot {
+            object: &self.object,
+            purpose,
+            original: original.as_ref(),
+            copy: copy.as_ref(),
+            place,
+            wanted: &wanted,
+            around: &around,
+            used_by_volume: self.used_by_volume,
+        })
     }
 
-    fn perform(&mut self, action: &Action) {
+    fn plan(&self, scope: &Scope, purpose: Purpose) -> super::Plan {
+        self.seen(scope, purpose, |snapshot| plan_object(scope, snapshot))
+    }
+
+    /// What the copy shall contain, and how it gets there.
+    fn wanted(&self, scope: &Scope) -> (Content, Option<Change>) {
+        self.seen(scope, Purpose::Keep, |snapshot| match snapshot.wanted {
+            Wanted::Content(content) => (content.clone(), snapshot.change()),
+            other => panic!("{other:?}"),
+        })
+    }
+
+    fn perform(&mut self, scope: &Scope, action: &Action) {
         let version = self.tick();
         match action {
             Action::ClaimOriginal { patch } | Action::ReleaseOriginal { patch } => {
@@ -80,18 +174,24 @@ impl World {
             }
             Action::CreateCopy { metadata } => {
                 assert!(self.copy.is_none());
-                let original = Original::of(self.object.kind, self.original.as_ref().unwrap());
-                let mut copy = Value::Object(original.content.manifest());
+                let mut copy = Value::Object(self.wanted(scope).0.manifest());
                 copy["metadata"] = metadata.clone();
                 copy["metadata"]["uid"] = format!("p{version}").into();
                 copy["metadata"]["resourceVersion"] = version.into();
                 self.copy = Some(copy);
             }
             Action::UpdateCopy { metadata } => {
-                let original = Original::of(self.object.kind, self.original.as_ref().unwrap());
+                let (_, change) = self.wanted(scope);
                 let copy = self.copy.as_mut().unwrap();
-                let content = original.content.patch(&Content::of(self.object.kind, copy));
                 merge(copy, &json!({"metadata": metadata}));
+                if let Some(Change::Patch(content)) = change {
+                    merge(copy, &content.into());
+                }
+                copy["metadata"]["resourceVersion"] = version.into();
+            }
+            Action::GrowCopy { .. } => {
+                let (_, Some(Change::Grow(content))) = self.wanted(scope) else { panic!("it is not larger") };
+                let copy = self.copy.as_mut().unwrap();
                 merge(copy, &content.into());
                 copy["metadata"]["resourceVersion"] = version.into();
             }
@@ -113,14 +213,18 @@ impl World {
         loop {
             let plan = self.plan(scope, purpose);
             let Some(action) = plan.actions.first() else { return (plan.verdict, done) };
-            self.perform(action);
+            self.perform(scope, action);
             done += 1;
             assert!(done < 10, "no end: {plan:?}");
         }
     }
 
     fn held(scope: &Scope) -> Self {
-        let mut world = Self::new(ObjectKind::ConfigMap);
+        Self::held_of(ObjectKind::ConfigMap, scope)
+    }
+
+    fn held_of(kind: ObjectKind, scope: &Scope) -> Self {
+        let mut world = Self::new(kind);
         assert_eq!(world.run(scope, Purpose::Keep), (Verdict::Ready, 2));
         world
     }
@@ -135,6 +239,10 @@ impl World {
 
     fn set_copy(&mut self, pointer: &str, key: &str, value: Value) {
         self.copy.as_mut().unwrap().pointer_mut(pointer).unwrap()[key] = value;
+    }
+
+    fn set_original(&mut self, pointer: &str, key: &str, value: Value) {
+        self.original.as_mut().unwrap().pointer_mut(pointer).unwrap()[key] = value;
     }
 
     fn delete_original(&mut self) {
@@ -167,15 +275,17 @@ fn the_first_pod_claims_the_original_and_then_makes_the_copy() {
     let plan = world.plan(&east(), Purpose::Keep);
     insta::assert_json_snapshot!(plan);
     for action in &plan.actions {
-        world.perform(action);
+        world.perform(&east(), action);
     }
     assert_eq!(world.plan(&east(), Purpose::Keep).actions, [], "converged");
 }
 
-#[rstest]
-#[case::config_map(ObjectKind::ConfigMap)]
-#[case::secret(ObjectKind::Secret)]
-fn release_restores_the_original_exactly(#[case] kind: ObjectKind) {
+#[test]
+fn release_restores_the_original_exactly() {
+    ObjectKind::ALL.into_iter().for_each(released);
+}
+
+fn released(kind: ObjectKind) {
     let fresh = World::new(kind);
     let mut world = fresh.clone();
     world.run(&east(), Purpose::Keep);
@@ -368,6 +478,28 @@ fn a_stripped_label_or_finalizer_does_not_block_anything() {
     }
 }
 
+/// What an owner changes in the original.
+fn edited(kind: ObjectKind, value: u8) -> Value {
+    match kind {
+        ObjectKind::ConfigMap | ObjectKind::Secret => json!({"data": {"a": value.to_string(), "b": null}}),
+        ObjectKind::PersistentVolumeClaim => {
+            json!({"spec": {"resources": {"requests": {"storage": format!("{value}Gi")}}}})
+        }
+        ObjectKind::PersistentVolume => json!({"spec": {"capacity": {"storage": format!("{value}Gi")}}}),
+    }
+}
+
+/// What somebody changes in the copy.
+fn tampered(kind: ObjectKind, value: u8) -> Value {
+    match kind {
+        ObjectKind::ConfigMap | ObjectKind::Secret => json!({"data": {"a": value.to_string(), "x": "y"}}),
+        ObjectKind::PersistentVolumeClaim => json!({"metadata": {"labels": {"app": value.to_string()}}}),
+        ObjectKind::PersistentVolume => json!({"spec": {
+            "persistentVolumeReclaimPolicy": "Delete", "claimRef": {"uid": value.to_string(), "name": "else"},
+        }}),
+    }
+}
+
 /// What may happen to one object from outside.
 #[derive(Debug, Clone)]
 enum Event {
@@ -396,14 +528,17 @@ proptest! {
     /// Two bindings share an object and a mount namespace; each performs one action at a time, so every prefix of
     /// every plan is a crash point. Whatever happened, both converge, and when both let go nothing is left.
     #[test]
-    fn every_history_converges_and_leaves_nothing_behind(events in prop::collection::vec(event(), 0..40)) {
+    fn every_history_converges_and_leaves_nothing_behind(
+        kind in prop::sample::select(ObjectKind::ALL.to_vec()),
+        events in prop::collection::vec(event(), 0..40),
+    ) {
         let scopes = [east(), scope("west", "mount")];
-        let mut world = World::new(ObjectKind::Secret);
+        let mut world = World::new(kind);
         let mut uid = 1;
         for event in events {
             match event {
                 Event::EditOriginal(value) => if let Some(original) = &mut world.original {
-                    original["data"] = json!({"a": value.to_string()});
+                    merge(original, &edited(kind, value));
                 },
                 Event::DeleteOriginal => if let Some(original) = &world.original {
                     let held = original["metadata"]["finalizers"].as_array().is_some_and(|all| !all.is_empty());
@@ -411,21 +546,24 @@ proptest! {
                 },
                 Event::RecreateOriginal => if world.original.is_none() {
                     uid += 1;
-                    world.original = World::new(ObjectKind::Secret).original;
+                    world.original = World::new(kind).original;
                     world.original.as_mut().unwrap()["metadata"]["uid"] = format!("v{uid}").into();
+                    if let Some(volume) = &mut world.neighbour {
+                        volume["spec"]["claimRef"]["uid"] = format!("v{uid}").into();
+                    }
                 },
                 Event::StripOriginal => if let Some(original) = &mut world.original {
                     merge(original, &json!({"metadata": {"labels": null, "annotations": null}}));
                 },
                 Event::EditCopy(value) => if let Some(copy) = &mut world.copy {
-                    copy["data"] = json!({"a": value.to_string(), "x": "y"});
+                    merge(copy, &tampered(kind, value));
                 },
                 Event::DeleteCopy => world.copy = None,
                 Event::Step { west, keep } => {
                     let purpose = if keep { Purpose::Keep } else { Purpose::Release };
                     let plan = world.plan(&scopes[usize::from(west)], purpose);
                     if let Some(action) = plan.actions.first() {
-                        world.perform(action);
+                        world.perform(&scopes[usize::from(west)], action);
                     }
                 }
             }
@@ -441,7 +579,11 @@ proptest! {
         }
         if usable {
             let (original, copy) = (world.original.as_ref().unwrap(), world.copy.as_ref().unwrap());
-            prop_assert_eq!(&original["data"], &copy["data"]);
+            prop_assert_eq!(original.get("data"), copy.get("data"));
+            if kind == ObjectKind::PersistentVolume {
+                prop_assert_eq!(&copy["spec"]["persistentVolumeReclaimPolicy"], "Retain");
+                prop_assert_eq!(&copy["spec"]["claimRef"]["namespace"], "mount");
+            }
         } else {
             prop_assert_eq!(&world.original, &None, "nobody holds it up");
         }
@@ -455,3 +597,5 @@ proptest! {
         }
     }
 }
+
+mod volumes;

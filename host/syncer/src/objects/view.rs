@@ -4,13 +4,15 @@ use std::{borrow::Cow, collections::BTreeMap, marker::PhantomData};
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::Resource;
-use kubeocean_api::keys::annotation;
+use kubeocean_api::keys::{self, annotation, label};
 use serde::Deserialize;
 use serde_json::Value;
 
 use super::{
     content::Content,
     kind::{ObjectKind, ObjectRef},
+    kinds::Reach,
+    plan::Scope,
 };
 use kubeocean_runtime::meta::trimmed_meta;
 
@@ -116,13 +118,11 @@ pub struct Original {
     pub annotations: BTreeMap<String, String>,
     /// Finalizers.
     pub finalizers: Vec<String>,
-    /// What its copy contains.
-    pub content: Content,
 }
 
 impl Original {
     /// From the object's JSON.
-    pub fn of(kind: ObjectKind, object: &Value) -> Self {
+    pub fn of(object: &Value) -> Self {
         let Revision { uid, resource_version, deleting } = Revision::of_json(object);
         let finalizers =
             object.pointer("/metadata/finalizers").and_then(Value::as_array).into_iter().flatten();
@@ -133,7 +133,6 @@ impl Original {
             labels: strings(object, "/metadata/labels"),
             annotations: strings(object, "/metadata/annotations"),
             finalizers: finalizers.filter_map(Value::as_str).map(str::to_owned).collect(),
-            content: Content::of(kind, object).for_copy(),
         }
     }
 }
@@ -168,21 +167,29 @@ impl WorkerCopy {
             immutable: object.get("immutable").and_then(Value::as_bool).unwrap_or(false),
             labels: strings(object, "/metadata/labels"),
             annotations: strings(object, "/metadata/annotations"),
-            content: Content::of(kind, object),
+            content: kind.mapped().stored(object),
         }
     }
 }
 
 /// The vobj a pobj says it is the copy of. `None` if its own name does not follow from that: then somebody copied it by
-/// hand, and it is nobody's copy.
-pub(super) fn original_of(kind: ObjectKind, meta: &ObjectMeta) -> Option<ObjectRef> {
+/// hand, and it is nobody's copy. Nor is it ours if it belongs to another computing cluster, or serves only others.
+pub(super) fn original_of(kind: ObjectKind, scope: &Scope, meta: &ObjectMeta) -> Option<ObjectRef> {
     let annotation = |key: &str| meta.annotations.as_ref()?.get(key).map(String::as_str);
-    let object = ObjectRef::new(
-        kind,
-        annotation(annotation::VIRTUAL_NAMESPACE)?,
-        annotation(annotation::VIRTUAL_NAME)?,
-    );
-    (meta.name.as_deref() == Some(object.copy_name().as_str())).then_some(object)
+    if annotation(annotation::COMPUTING_CLUSTER_UID).is_some_and(|uid| uid != scope.computing_uid) {
+        return None;
+    }
+    let mapped = kind.mapped();
+    let in_cluster = mapped.reach() == Reach::Cluster;
+    let namespace = annotation(annotation::VIRTUAL_NAMESPACE).or_else(|| in_cluster.then_some(""))?;
+    let object = ObjectRef::new(kind, namespace, annotation(annotation::VIRTUAL_NAME)?);
+    let places = mapped.places(&object, scope);
+    let place = places.iter().position(|place| meta.name.as_ref() == Some(place))?;
+    let is_shared_place = places.len() > 1 && place + 1 == places.len();
+    let users = || meta.labels.iter().flatten().map(|(key, _)| key.as_str());
+    let (mine, anyones) = (keys::synced_by(&scope.cluster_id), label::SYNCED_BY_PREFIX);
+    let only_others = users().any(|key| key.starts_with(anyones)) && !users().any(|key| key == mine);
+    (!(is_shared_place && only_others)).then_some(object)
 }
 
 fn strings(object: &Value, pointer: &str) -> BTreeMap<String, String> {

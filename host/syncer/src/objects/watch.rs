@@ -2,9 +2,9 @@
 
 use std::{collections::BTreeMap, fmt::Debug, marker::PhantomData, sync::Arc, time::Duration};
 
+use futures::future::{BoxFuture, join_all};
 use k8s_openapi::{
-    NamespaceResourceScope,
-    api::core::v1::{ConfigMap, Secret},
+    api::core::v1::{ConfigMap, PersistentVolume, PersistentVolumeClaim, Secret},
     apimachinery::pkg::apis::meta::v1::ObjectMeta,
 };
 use kube::{Api, Client, Resource, runtime::watcher};
@@ -34,25 +34,28 @@ use kubeocean_runtime::{
 const SWEEP_EVERY: Duration = Duration::from_mins(30);
 
 /// Health of the streams that must have delivered a complete list before anything is released, or missed.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub struct ObjectHealth {
-    /// Labelled ConfigMaps of the computing cluster.
-    pub config_maps: Arc<WatchHealth>,
-    /// Labelled Secrets of the computing cluster.
-    pub secrets: Arc<WatchHealth>,
-    /// Copies of ConfigMaps.
-    pub config_map_copies: Arc<WatchHealth>,
-    /// Copies of Secrets, and token Secrets.
-    pub secret_copies: Arc<WatchHealth>,
+    /// Labelled objects of the computing cluster, by kind.
+    originals: BTreeMap<ObjectKind, Arc<WatchHealth>>,
+    /// Copies, and token Secrets, by kind.
+    copies: BTreeMap<ObjectKind, Arc<WatchHealth>>,
     /// The Services whose addresses pods are given.
     pub services: ServiceHealth,
+}
+
+impl Default for ObjectHealth {
+    fn default() -> Self {
+        let each = || ObjectKind::ALL.into_iter().map(|kind| (kind, Arc::default())).collect();
+        Self { originals: each(), copies: each(), services: ServiceHealth::default() }
+    }
 }
 
 impl ObjectHealth {
     /// Waits until all lists are complete.
     pub async fn synced(&self) {
-        let lists = [&self.config_maps, &self.secrets, &self.config_map_copies, &self.secret_copies];
-        for health in lists.into_iter().chain(self.services.lists()) {
+        let objects = self.originals.values().chain(self.copies.values());
+        for health in objects.chain(self.services.lists()) {
             health.synced().await;
         }
     }
@@ -106,10 +109,8 @@ struct CopySink<K> {
 
 impl<K> CopySink<K> {
     fn token(&self, meta: &ObjectMeta) -> Option<TokenSecret> {
-        match self.kind {
-            ObjectKind::ConfigMap => None,
-            ObjectKind::Secret => TokenSecret::of(meta, &self.scope, &self.store.pods),
-        }
+        let may_be = self.kind == ObjectKind::Secret;
+        may_be.then(|| TokenSecret::of(meta, &self.scope, &self.store.pods)).flatten()
     }
 }
 
@@ -118,7 +119,7 @@ impl<K: 'static> Sink<MetadataOf<K>> for CopySink<K> {
         let meta = &object.metadata;
         if let Some(secret) = self.token(meta) {
             self.store.tokens.seen(secret);
-        } else if let Some(original) = original_of(self.kind, meta) {
+        } else if let Some(original) = original_of(self.kind, &self.scope, meta) {
             self.store.seen(&original, Side::Copy, Revision::of_meta(meta));
         }
     }
@@ -126,7 +127,7 @@ impl<K: 'static> Sink<MetadataOf<K>> for CopySink<K> {
         let meta = &object.metadata;
         if let Some(secret) = self.token(meta) {
             self.store.tokens.vanished(&secret.name);
-        } else if let Some(original) = original_of(self.kind, meta) {
+        } else if let Some(original) = original_of(self.kind, &self.scope, meta) {
             self.store.vanished(&original, Side::Copy, meta.uid.as_deref());
         }
     }
@@ -135,7 +136,7 @@ impl<K: 'static> Sink<MetadataOf<K>> for CopySink<K> {
         for object in &all {
             if let Some(secret) = self.token(&object.metadata) {
                 tokens.push(secret);
-            } else if let Some(original) = original_of(self.kind, &object.metadata) {
+            } else if let Some(original) = original_of(self.kind, &self.scope, &object.metadata) {
                 copies.push((original, Revision::of_meta(&object.metadata)));
             }
         }
@@ -169,14 +170,29 @@ impl<K: 'static> Sink<MetadataOf<K>> for MissingSink<K> {
 }
 
 /// A kind that is watched as metadata.
-trait Watched: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + Debug + 'static {
+trait Watched: Resource<DynamicType = ()> + Clone + Debug + 'static {
     const KIND: ObjectKind;
+    /// The objects of a namespace, or all if the kind has none.
+    fn within(client: Client, namespace: &str) -> Api<MetadataOf<Self>>;
 }
-impl Watched for ConfigMap {
-    const KIND: ObjectKind = ObjectKind::ConfigMap;
+
+macro_rules! watched_in_namespaces {
+    ($($kind:ident),*) => {$(
+        impl Watched for $kind {
+            const KIND: ObjectKind = ObjectKind::$kind;
+            fn within(client: Client, namespace: &str) -> Api<MetadataOf<Self>> {
+                Api::namespaced(client, namespace)
+            }
+        }
+    )*};
 }
-impl Watched for Secret {
-    const KIND: ObjectKind = ObjectKind::Secret;
+watched_in_namespaces!(ConfigMap, Secret, PersistentVolumeClaim);
+
+impl Watched for PersistentVolume {
+    const KIND: ObjectKind = ObjectKind::PersistentVolume;
+    fn within(client: Client, _: &str) -> Api<MetadataOf<Self>> {
+        Api::all(client)
+    }
 }
 
 async fn watch_originals<K: Watched>(
@@ -203,7 +219,7 @@ async fn watch_copies<K: Watched>(
 ) {
     let spec = WatchSpec::<MetadataOf<K>> {
         name: "copies in the worker cluster",
-        api: Api::namespaced(clusters.worker.clone(), &clusters.scope.mount_namespace),
+        api: K::within(clusters.worker.clone(), &clusters.scope.mount_namespace),
         config: watcher::Config::default().labels(&format!(
             "{}={}",
             label::MANAGED_BY,
@@ -214,6 +230,25 @@ async fn watch_copies<K: Watched>(
     watch_into(spec, Arc::new(sink), health, cancel).await;
 }
 
+/// Both streams of a kind.
+async fn watch_kind<K: Watched>(
+    clusters: Arc<Clusters>,
+    store: Arc<ObjectStore>,
+    health: ObjectHealth,
+    cancel: CancellationToken,
+) {
+    let of = |all: &BTreeMap<ObjectKind, Arc<WatchHealth>>| all.get(&K::KIND).cloned().unwrap_or_default();
+    tokio::join!(
+        watch_originals::<K>(
+            Arc::clone(&clusters),
+            Arc::clone(&store),
+            of(&health.originals),
+            cancel.clone()
+        ),
+        watch_copies::<K>(clusters, store, of(&health.copies), cancel),
+    );
+}
+
 async fn watch_namespace<K: Watched>(
     client: Client,
     namespace: Arc<str>,
@@ -222,7 +257,7 @@ async fn watch_namespace<K: Watched>(
 ) {
     let spec = WatchSpec::<MetadataOf<K>> {
         name: "missing objects",
-        api: Api::namespaced(client, &namespace),
+        api: K::within(client, &namespace),
         config: watcher::Config::default(),
     };
     let sink = MissingSink::<K> { store, kind: K::KIND, of: PhantomData };
@@ -247,14 +282,21 @@ async fn watch_missing(client: Client, store: Arc<ObjectStore>, cancel: Cancella
                 let (kind, namespace) = place;
                 let stop = cancel.child_token();
                 let (client, store, token) = (client.clone(), Arc::clone(&store), stop.clone());
-                match kind {
+                let stream: BoxFuture<'static, ()> = match kind {
                     ObjectKind::ConfigMap => {
-                        tasks.spawn(watch_namespace::<ConfigMap>(client, namespace, store, token))
+                        Box::pin(watch_namespace::<ConfigMap>(client, namespace, store, token))
                     }
                     ObjectKind::Secret => {
-                        tasks.spawn(watch_namespace::<Secret>(client, namespace, store, token))
+                        Box::pin(watch_namespace::<Secret>(client, namespace, store, token))
+                    }
+                    ObjectKind::PersistentVolumeClaim => {
+                        Box::pin(watch_namespace::<PersistentVolumeClaim>(client, namespace, store, token))
+                    }
+                    ObjectKind::PersistentVolume => {
+                        Box::pin(watch_namespace::<PersistentVolume>(client, namespace, store, token))
                     }
                 };
+                tasks.spawn(stream);
                 stop
             });
         }
@@ -309,26 +351,29 @@ pub async fn run_objects(
         };
         tokio::join!(objects, tokens, sweeps);
     };
-    let clusters = || Arc::clone(&clusters);
-    let shared = || Arc::clone(&store);
-    let computing = clusters().computing.clone();
+    let watch = |kind| -> BoxFuture<'static, ()> {
+        let (clusters, store) = (Arc::clone(&clusters), Arc::clone(&store));
+        let (health, cancel) = (health.clone(), cancel.clone());
+        match kind {
+            ObjectKind::ConfigMap => Box::pin(watch_kind::<ConfigMap>(clusters, store, health, cancel)),
+            ObjectKind::Secret => Box::pin(watch_kind::<Secret>(clusters, store, health, cancel)),
+            ObjectKind::PersistentVolumeClaim => {
+                Box::pin(watch_kind::<PersistentVolumeClaim>(clusters, store, health, cancel))
+            }
+            ObjectKind::PersistentVolume => {
+                Box::pin(watch_kind::<PersistentVolume>(clusters, store, health, cancel))
+            }
+        }
+    };
     tokio::join!(
-        watch_originals::<ConfigMap>(clusters(), shared(), Arc::clone(&health.config_maps), cancel.clone()),
-        watch_originals::<Secret>(clusters(), shared(), Arc::clone(&health.secrets), cancel.clone()),
-        watch_copies::<ConfigMap>(
-            clusters(),
-            shared(),
-            Arc::clone(&health.config_map_copies),
-            cancel.clone()
-        ),
-        watch_copies::<Secret>(clusters(), shared(), Arc::clone(&health.secret_copies), cancel.clone()),
+        join_all(ObjectKind::ALL.map(watch)),
         watch_services(
-            computing.clone(),
+            clusters.computing.clone(),
             Arc::clone(&store.services),
             health.services.clone(),
             cancel.clone(),
         ),
-        watch_missing(computing, shared(), cancel.clone()),
+        watch_missing(clusters.computing.clone(), Arc::clone(&store), cancel.clone()),
         work,
     );
 }

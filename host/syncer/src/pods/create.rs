@@ -12,6 +12,7 @@ use super::{
     metadata::Expected,
     ownership::Owned,
     plan::NAME_TAKEN,
+    references::ephemeral_claims,
     service_environment::{MissingService, ServiceEnvironment, dns_need},
     snapshot::{PodScope, ppod_key},
     tokens::TokenError,
@@ -21,7 +22,7 @@ use super::{
 use crate::objects::EnsureError;
 use kubeocean_runtime::{
     error::ApplyError,
-    request::{create_json, merge_patch, paths},
+    request::{create_json, get_json, merge_patch, paths},
 };
 
 /// Why there is no new ppod.
@@ -51,7 +52,9 @@ impl From<EnsureError> for CreateError {
                 let owner = owner.clone();
                 Self::Refused(Refusal::new(RefusalReason::NameConflict, error).particulars(owner))
             }
-            error @ (EnsureError::Missing { .. } | EnsureError::Replacing { .. }) => {
+            error @ (EnsureError::Missing { .. }
+            | EnsureError::Unbound { .. }
+            | EnsureError::Replacing { .. }) => {
                 Self::Refused(Refusal::new(RefusalReason::DependencyMissing, error))
             }
         }
@@ -136,6 +139,7 @@ impl PodSync {
             services: &services,
         };
         let ppod = to_worker_pod(whole, &context)?;
+        self.check_ephemeral_claims(vpod, whole).await?;
         self.objects.ensure(&self.clusters, &vpod.references, &vpod.key).await?;
         self.objects.tokens.ensure(&self.clusters, whole).await?;
         match create_json(&self.clusters.worker, &paths::pods(&scope.mount_namespace), &ppod).await {
@@ -156,6 +160,23 @@ impl PodSync {
             }
             Err(error) => Err(error.into()),
         }
+    }
+
+    /// A claim of the name that an ephemeral volume's would have may be another pod's, or nobody's: a kubelet does not
+    /// mount it.
+    async fn check_ephemeral_claims(&self, vpod: &Vpod, whole: &Value) -> Result<(), CreateError> {
+        for name in ephemeral_claims(&vpod.key.name, &whole["spec"]) {
+            let path = paths::core("persistentvolumeclaims", &vpod.key.namespace, &name);
+            let Some(claim) = get_json(&self.clusters.computing, &path).await? else { continue };
+            let owners = claim.pointer("/metadata/ownerReferences").and_then(Value::as_array);
+            let ours = |owner: &Value| owner["controller"] == true && owner["uid"] == *vpod.uid;
+            if !owners.into_iter().flatten().any(ours) {
+                let message =
+                    format!("PersistentVolumeClaim {name:?} was not made for this pod; it must be removed");
+                return Err(CreateError::Refused(Refusal::new(RefusalReason::DependencyMissing, message)));
+            }
+        }
+        Ok(())
     }
 
     /// Somebody has the name: we ourselves before a crash, or a pod the watch does not show.

@@ -3,7 +3,7 @@
 //! One table of places in a pod spec serves both readers: [`references`] collects the names, and the transformation
 //! renames exactly the same places (`rename`), so a name can never be rewritten without its object being copied.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use serde_json::{Map, Value};
 
@@ -21,12 +21,9 @@ pub enum Need {
 /// What a pod refers to, by name in its own namespace.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct References {
-    /// ConfigMaps. Of several references to one name the strongest need counts.
-    pub config_maps: BTreeMap<String, Need>,
-    /// Secrets, pull secrets and the secrets of inline volumes included.
-    pub secrets: BTreeMap<String, Need>,
-    /// PersistentVolumeClaims; always required.
-    pub claims: BTreeSet<String>,
+    /// ConfigMaps, Secrets (pull secrets and those of inline volumes included) and claims. Of several references to one
+    /// name the strongest need counts.
+    names: BTreeMap<(ObjectKind, Box<str>), Need>,
     /// What the pod asks for that is not mapped, in words for its owner. Such a pod is refused whole.
     pub unsupported: Vec<String>,
 }
@@ -34,43 +31,32 @@ pub struct References {
 impl References {
     /// Whether nothing keeps the pod from being mapped.
     pub fn is_mapped(&self) -> bool {
-        self.claims.is_empty() && self.unsupported.is_empty()
+        self.unsupported.is_empty()
     }
 
     /// What keeps a pod from being mapped, for its owner; `None` when nothing does.
     pub fn not_mapped(&self) -> Option<String> {
-        let mut features = self.unsupported.clone();
-        features.extend(self.claims.iter().map(|claim| format!("PersistentVolumeClaim {claim}")));
+        let features = &self.unsupported;
         (!features.is_empty()).then(|| format!("not supported on leased nodes: {}", features.join(", ")))
     }
 
-    /// The referenced names of one kind.
-    pub fn of(&self, kind: ObjectKind) -> &BTreeMap<String, Need> {
-        match kind {
-            ObjectKind::ConfigMap => &self.config_maps,
-            ObjectKind::Secret => &self.secrets,
-        }
-    }
-
-    /// Every referenced object that is copied, required ones first.
+    /// Every referenced object, required ones first.
     pub fn objects(&self) -> impl Iterator<Item = (ObjectKind, &str, Need)> {
         let of_need = move |need: Need| {
-            ObjectKind::ALL.into_iter().flat_map(move |kind| {
-                self.of(kind)
-                    .iter()
-                    .filter(move |(_, have)| **have == need)
-                    .map(move |(name, need)| (kind, name.as_str(), *need))
-            })
+            let names = self.names.iter().filter(move |(_, have)| **have == need);
+            names.map(|((kind, name), need)| (*kind, &**name, *need))
         };
         of_need(Need::Required).chain(of_need(Need::Optional))
     }
 
     /// Whether nothing has to be copied and nothing is refused.
     pub fn is_empty(&self) -> bool {
-        self.config_maps.is_empty()
-            && self.secrets.is_empty()
-            && self.claims.is_empty()
-            && self.unsupported.is_empty()
+        self.names.is_empty() && self.unsupported.is_empty()
+    }
+
+    fn add(&mut self, kind: ObjectKind, name: &str, need: Need) {
+        let known = self.names.entry((kind, name.into())).or_insert(need);
+        *known = need.max(*known);
     }
 }
 
@@ -93,8 +79,13 @@ const fn secret(path: &'static [&'static str], field: &'static str) -> Site {
     Site { path, field, kind: ObjectKind::Secret }
 }
 
-/// Every place of a pod spec that names a ConfigMap or Secret (TD-601..603 and TD section 6 *Do better*).
+const fn claim(path: &'static [&'static str], field: &'static str) -> Site {
+    Site { path, field, kind: ObjectKind::PersistentVolumeClaim }
+}
+
+/// Every place of a pod spec that names a copied object (TD-601..603 and TD section 6 *Do better*).
 const SITES: &[Site] = &[
+    claim(&["volumes", EACH, "persistentVolumeClaim"], "claimName"),
     config_map(&["volumes", EACH, "configMap"], "name"),
     secret(&["volumes", EACH, "secret"], "secretName"),
     config_map(&["volumes", EACH, "projected", "sources", EACH, "configMap"], "name"),
@@ -125,43 +116,44 @@ const SITES: &[Site] = &[
 /// Debug containers are added to running pods, so nothing they refer to may hold up the pod itself.
 const DEBUG: &str = "ephemeralContainers";
 
-/// Where a pod spec names a PersistentVolumeClaim.
-const CLAIM_PATH: &[&str] = &["volumes", EACH, "persistentVolumeClaim"];
-const CLAIM_FIELD: &str = "claimName";
+/// Name of the claim that Kubernetes makes for a generic ephemeral volume.
+pub(super) fn ephemeral_claim(pod: &str, volume: &str) -> String {
+    format!("{pod}-{volume}")
+}
 
-/// What the pod with this `spec` refers to.
-pub fn references(spec: &Value) -> References {
-    let mut found = References::default();
+/// What the pod of this name and `spec` refers to.
+pub fn references(pod: &str, spec: &Value) -> References {
+    let mut found = References { names: BTreeMap::new(), unsupported: unsupported(spec) };
     for site in SITES {
-        let names = match site.kind {
-            ObjectKind::ConfigMap => &mut found.config_maps,
-            ObjectKind::Secret => &mut found.secrets,
-        };
         each(spec, site.path, &mut |holder| {
             if let Some(name) = name_in(holder, site.field) {
                 let optional = site.path.first() == Some(&DEBUG)
                     || holder.get("optional").and_then(Value::as_bool).unwrap_or(false);
                 let need = if optional { Need::Optional } else { Need::Required };
-                let known = names.entry(name.to_owned()).or_insert(need);
-                *known = need.max(*known);
+                found.add(site.kind, name, need);
             }
         });
     }
-    each(spec, CLAIM_PATH, &mut |holder| {
-        found.claims.extend(name_in(holder, CLAIM_FIELD).map(str::to_owned));
-    });
-    found.unsupported = unsupported(spec);
+    for claim in ephemeral_claims(pod, spec) {
+        found.add(ObjectKind::PersistentVolumeClaim, &claim, Need::Required);
+    }
     found
+}
+
+/// The claims of the generic ephemeral volumes of a pod.
+pub(super) fn ephemeral_claims<'a>(pod: &'a str, spec: &'a Value) -> impl Iterator<Item = String> + 'a {
+    let ephemeral = |volume: &&Value| volume.get("ephemeral").is_some_and(Value::is_object);
+    let names = list(spec, "volumes").filter(ephemeral).filter_map(|volume| volume.get("name")?.as_str());
+    names.map(move |volume| ephemeral_claim(pod, volume))
 }
 
 /// Replaces every referenced name in `spec` by what `copy_name` makes of it. Empty names, which old API servers
 /// accepted and nothing resolves, stay.
 pub(super) fn rename(spec: &mut Value, copy_name: &dyn Fn(&str) -> String) {
-    let sites = SITES.iter().map(|site| (site.path, site.field));
-    for (path, field) in sites.chain([(CLAIM_PATH, CLAIM_FIELD)]) {
-        each_mut(spec, path, &mut |holder| {
-            if let Some(copy) = name_in(holder, field).map(copy_name) {
-                holder.insert(field.to_owned(), copy.into());
+    for site in SITES {
+        each_mut(spec, site.path, &mut |holder| {
+            if let Some(copy) = name_in(holder, site.field).map(copy_name) {
+                holder.insert(site.field.to_owned(), copy.into());
             }
         });
     }
@@ -177,10 +169,8 @@ fn unsupported(spec: &Value) -> Vec<String> {
         spec.get("serviceAccountName").and_then(Value::as_str).is_some_and(|name| !name.is_empty());
     for volume in list(spec, "volumes") {
         let name = volume.get("name").and_then(Value::as_str).unwrap_or_default();
-        for (field, what) in [("ephemeral", "generic ephemeral volume"), ("glusterfs", "GlusterFS volume")] {
-            if volume.get(field).is_some_and(Value::is_object) {
-                found.push(format!("{what} {name:?}"));
-            }
+        if volume.get("glusterfs").is_some_and(Value::is_object) {
+            found.push(format!("GlusterFS volume {name:?}"));
         }
         for source in volume.get("projected").into_iter().flat_map(|projected| list(projected, "sources")) {
             // Both would show what the worker cluster trusts or signs, under the name of this cluster's.
@@ -252,49 +242,51 @@ mod tests {
 
     #[test]
     fn names_are_found_wherever_a_pod_can_refer_to_them() {
-        let found = references(&json!({
-            "imagePullSecrets": [{"name": "pull"}, {"name": ""}],
-            "containers": [{
-                "name": "a",
-                "env": [
-                    {"name": "A", "valueFrom": {"configMapKeyRef": {"name": "cm-env", "key": "k"}}},
-                    {"name": "B", "valueFrom": {"secretKeyRef": {"name": "s-env", "key": "k", "optional": true}}},
-                    {"name": "C", "value": "plain"},
+        let found = references(
+            "web",
+            &json!({
+                "imagePullSecrets": [{"name": "pull"}, {"name": ""}],
+                "containers": [{
+                    "name": "a",
+                    "env": [
+                        {"name": "A", "valueFrom": {"configMapKeyRef": {"name": "cm-env", "key": "k"}}},
+                        {"name": "B", "valueFrom": {"secretKeyRef": {"name": "s-env", "key": "k", "optional": true}}},
+                        {"name": "C", "value": "plain"},
+                    ],
+                    "envFrom": [{"configMapRef": {"name": "cm-from"}}, {"secretRef": {"name": "s-from"}}],
+                }],
+                "initContainers": [{"name": "i", "envFrom": [{"configMapRef": {"name": "cm-init", "optional": true}}]}],
+                "ephemeralContainers": [{"name": "d", "envFrom": [{"secretRef": {"name": "s-debug"}}]}],
+                "volumes": [
+                    {"name": "a", "configMap": {"name": "cm-vol"}},
+                    {"name": "b", "secret": {"secretName": "s-vol", "optional": false}},
+                    {"name": "c", "projected": {"sources": [
+                        {"configMap": {"name": "cm-proj"}}, {"secret": {"name": "s-proj", "optional": true}},
+                    ]}},
+                    {"name": "d", "csi": {"driver": "x", "nodePublishSecretRef": {"name": "s-csi"}}},
+                    {"name": "e", "azureFile": {"secretName": "s-azure", "shareName": "x"}},
+                    {"name": "f", "persistentVolumeClaim": {"claimName": "data"}},
+                    {"name": "scratch", "ephemeral": {"volumeClaimTemplate": {}}},
                 ],
-                "envFrom": [{"configMapRef": {"name": "cm-from"}}, {"secretRef": {"name": "s-from"}}],
-            }],
-            "initContainers": [{"name": "i", "envFrom": [{"configMapRef": {"name": "cm-init", "optional": true}}]}],
-            "ephemeralContainers": [{"name": "d", "envFrom": [{"secretRef": {"name": "s-debug"}}]}],
-            "volumes": [
-                {"name": "a", "configMap": {"name": "cm-vol"}},
-                {"name": "b", "secret": {"secretName": "s-vol", "optional": false}},
-                {"name": "c", "projected": {"sources": [
-                    {"configMap": {"name": "cm-proj"}}, {"secret": {"name": "s-proj", "optional": true}},
-                ]}},
-                {"name": "d", "csi": {"driver": "x", "nodePublishSecretRef": {"name": "s-csi"}}},
-                {"name": "e", "azureFile": {"secretName": "s-azure", "shareName": "x"}},
-                {"name": "f", "persistentVolumeClaim": {"claimName": "data"}},
-            ],
-        }));
-        let names = |names: &BTreeMap<String, Need>| -> Vec<(String, Need)> {
-            names.iter().map(|(name, need)| (name.clone(), *need)).collect()
-        };
-        let expect = |rows: &[(&str, Need)]| -> Vec<(String, Need)> {
-            rows.iter().map(|(name, need)| ((*name).to_owned(), *need)).collect()
+            }),
+        );
+        let names = |kind: ObjectKind| -> Vec<(&str, Need)> {
+            let names = found.names.iter().filter(|((of, _), _)| *of == kind);
+            names.map(|((_, name), need)| (&**name, *need)).collect()
         };
         assert_eq!(
-            names(&found.config_maps),
-            expect(&[
+            names(ObjectKind::ConfigMap),
+            [
                 ("cm-env", Required),
                 ("cm-from", Required),
                 ("cm-init", Optional),
                 ("cm-proj", Required),
                 ("cm-vol", Required),
-            ])
+            ]
         );
         assert_eq!(
-            names(&found.secrets),
-            expect(&[
+            names(ObjectKind::Secret),
+            [
                 ("pull", Required),
                 ("s-azure", Required),
                 ("s-csi", Required),
@@ -303,9 +295,15 @@ mod tests {
                 ("s-from", Required),
                 ("s-proj", Optional),
                 ("s-vol", Required),
-            ])
+            ]
         );
-        assert_eq!(found.claims.into_iter().collect::<Vec<_>>(), ["data"]);
+        assert_eq!(
+            names(ObjectKind::PersistentVolumeClaim),
+            [("data", Required), ("web-scratch", Required)],
+            "an ephemeral volume is a claim with the pod's name"
+        );
+        let order: Vec<Need> = found.objects().map(|(_, _, need)| need).collect();
+        assert!(order.is_sorted_by(|a, b| a >= b), "required ones first: {order:?}");
         assert_eq!(found.unsupported, Vec::<String>::new());
     }
 
@@ -316,26 +314,29 @@ mod tests {
                 .iter()
                 .map(|optional| json!({"name": "v", "configMap": {"name": "same", "optional": optional}}))
                 .collect();
-            let found = references(&json!({"volumes": volumes}));
-            assert_eq!(found.config_maps["same"], Need::Required);
+            let found = references("web", &json!({"volumes": volumes}));
+            assert_eq!(found.objects().collect::<Vec<_>>(), [(ObjectKind::ConfigMap, "same", Required)]);
         }
     }
 
     #[test]
     fn what_is_not_mapped_is_named_for_the_owner() {
-        let found = references(&json!({
-            "resourceClaims": [{"name": "gpu"}],
-            "volumes": [
-                {"name": "scratch", "ephemeral": {"volumeClaimTemplate": {}}},
-                {"name": "ca", "projected": {"sources": [{"clusterTrustBundle": {"name": "x", "path": "p"}}]}},
-                {"name": "token", "projected": {"sources": [{"serviceAccountToken": {"path": "token"}}]}},
-            ],
-        }));
+        let found = references(
+            "web",
+            &json!({
+                "resourceClaims": [{"name": "gpu"}],
+                "volumes": [
+                    {"name": "old", "glusterfs": {"path": "/", "endpoints": "x"}},
+                    {"name": "ca", "projected": {"sources": [{"clusterTrustBundle": {"name": "x", "path": "p"}}]}},
+                    {"name": "token", "projected": {"sources": [{"serviceAccountToken": {"path": "token"}}]}},
+                ],
+            }),
+        );
         assert_eq!(
             found.unsupported,
             [
                 "resource claims (spec.resourceClaims)",
-                "generic ephemeral volume \"scratch\"",
+                "GlusterFS volume \"old\"",
                 "cluster trust bundle in volume \"ca\"",
                 "token without a ServiceAccount in volume \"token\"",
             ]
@@ -348,17 +349,14 @@ mod tests {
         for (number, site) in SITES.iter().enumerate() {
             plant(&mut spec, site.path, site.field, &format!("name-{number}"));
         }
-        plant(&mut spec, CLAIM_PATH, CLAIM_FIELD, "claim");
-        let before = references(&spec);
-        assert_eq!(before.config_maps.len() + before.secrets.len(), SITES.len());
+        let before = references("web", &spec);
+        assert_eq!(before.names.len(), SITES.len());
         rename(&mut spec, &|name| format!("copy-of-{name}"));
-        let after = references(&spec);
-        let renamed = |names: &BTreeMap<String, Need>| -> BTreeMap<String, Need> {
-            names.iter().map(|(name, need)| (format!("copy-of-{name}"), *need)).collect()
+        let after = references("web", &spec);
+        let renamed = |((kind, name), need): (&(ObjectKind, Box<str>), &Need)| {
+            ((*kind, format!("copy-of-{name}").into_boxed_str()), *need)
         };
-        assert_eq!(after.config_maps, renamed(&before.config_maps));
-        assert_eq!(after.secrets, renamed(&before.secrets));
-        assert_eq!(after.claims, BTreeSet::from(["copy-of-claim".to_owned()]));
+        assert_eq!(after.names, before.names.iter().map(renamed).collect());
     }
 
     /// Puts `name` at a site, each site in list elements of its own.

@@ -316,7 +316,7 @@ impl Vpod {
             ephemeral_containers: strings(&spec, "ephemeralContainers", "name"),
             readiness_gates: strings(&spec, "readinessGates", "conditionType"),
             tolerates_out_of_window: tolerates(&spec, taint::OUT_OF_TIME_WINDOWS),
-            references: references(&spec),
+            references: references(metadata.name.as_deref().unwrap_or_default(), &spec),
             status: VpodStatus::parse(&status),
             key: ObjectKey::new(metadata.namespace.unwrap_or_default(), metadata.name.unwrap_or_default()),
             uid: metadata.uid.unwrap_or_default().into(),

@@ -1,5 +1,6 @@
 use super::*;
 use crate::objects::PodDirectory;
+use crate::pods::vpod_identity::VpodIdentity;
 use kubeocean_runtime::clock::SystemClock;
 
 #[derive(Default)]
@@ -52,7 +53,7 @@ async fn queued(store: &ObjectStore) -> usize {
 #[tokio::test]
 async fn our_own_writes_come_back_through_the_watches_without_work() {
     let (store, _) = store();
-    store.converged(&settings(), at("v", 10), at("p", 20));
+    store.converged(&settings(), "copy", at("v", 10), at("p", 20));
     assert!(store.is_ready(&settings()));
     for (side, seen) in
         [(Side::Original, at("v", 9)), (Side::Original, at("v", 10)), (Side::Copy, at("p", 20))]
@@ -67,7 +68,7 @@ async fn our_own_writes_come_back_through_the_watches_without_work() {
 async fn a_newer_version_on_either_side_is_work() {
     for (side, newer) in [(Side::Original, at("v", 11)), (Side::Copy, at("p", 21))] {
         let (store, _) = store();
-        store.converged(&settings(), at("v", 10), at("p", 20));
+        store.converged(&settings(), "copy", at("v", 10), at("p", 20));
         store.seen(&settings(), side, newer);
         assert!(!store.is_ready(&settings()));
         assert_eq!(queued(&store).await, 1);
@@ -77,7 +78,7 @@ async fn a_newer_version_on_either_side_is_work() {
 #[tokio::test]
 async fn the_end_of_a_predecessor_is_not_the_end_of_the_copy() {
     let (store, _) = store();
-    store.converged(&settings(), at("v", 10), at("p2", 20));
+    store.converged(&settings(), "copy", at("v", 10), at("p2", 20));
     store.vanished(&settings(), Side::Copy, Some("p1"));
     assert!(store.is_ready(&settings()));
     store.vanished(&settings(), Side::Copy, Some("p2"));
@@ -113,7 +114,7 @@ async fn pods_are_woken_by_what_they_wait_for_and_only_once() {
     store.appeared(&settings());
     store.appeared(&settings());
     assert_eq!(*woken.0.lock(), std::slice::from_ref(&pod));
-    store.converged(&settings(), at("v", 1), at("p", 1));
+    store.converged(&settings(), "copy", at("v", 1), at("p", 1));
     assert_eq!(store.missing_places().len(), 0, "its stream ends");
 
     store.wait_for_replacement(&settings(), &pod);
@@ -126,4 +127,53 @@ fn nothing_is_unused_before_the_pods_are_connected() {
     let store = ObjectStore::new(Arc::new(SystemClock));
     assert!(store.pods.uses(&settings()));
     assert!(store.pods.runs(&ObjectKey::new("team-a", "web"), "uid"));
+}
+
+/// Pods use these and nothing else.
+struct Users(Vec<ObjectRef>);
+
+impl PodDirectory for Users {
+    fn uses(&self, object: &ObjectRef) -> bool {
+        self.0.contains(object)
+    }
+    fn users(&self, object: &ObjectRef, limit: usize) -> Vec<VpodIdentity> {
+        let user = VpodIdentity { key: ObjectKey::new("team-a", "web"), uid: "u".to_owned() };
+        std::iter::repeat_n(user, usize::from(self.uses(object)).min(limit)).collect()
+    }
+    fn runs(&self, _: &ObjectKey, _: &str) -> bool {
+        true
+    }
+    fn has_copy(&self, _: &VpodIdentity) -> bool {
+        true
+    }
+    fn wake(&self, _: Vec<ObjectKey>) {}
+}
+
+#[tokio::test]
+async fn what_a_used_claim_needs_is_used_and_what_it_may_need_is_not_let_go() {
+    let claim = ObjectRef::new(ObjectKind::PersistentVolumeClaim, "team-a", "data");
+    let volume = ObjectRef::volume("pv");
+    let keys = ObjectRef::new(ObjectKind::Secret, "vault", "keys");
+    let other = ObjectRef::new(ObjectKind::ConfigMap, "team-a", "settings");
+    let store = ObjectStore::new(Arc::new(SystemClock));
+    store.connect(Arc::new(Users(vec![claim.clone()])));
+    let usage = || [&claim, &volume, &keys, &other].map(|object| store.usage(object));
+
+    // A Syncer has just started: it saw what carries its label, and read nothing.
+    for (object, version) in [(&claim, 1), (&volume, 2), (&keys, 3)] {
+        store.seen(object, Side::Original, at("v", version));
+    }
+    assert_eq!(usage(), [Usage::Used, Usage::Unknown, Usage::Unknown, Usage::Unused]);
+    store.needs(&claim, std::slice::from_ref(&volume));
+    assert_eq!(usage(), [Usage::Used, Usage::Used, Usage::Unknown, Usage::Unused]);
+    store.needs(&volume, std::slice::from_ref(&keys));
+    assert_eq!(usage(), [Usage::Used, Usage::Used, Usage::Used, Usage::Unused]);
+    assert_eq!(store.users(&keys, 20).len(), 1, "the claim's pod is told of it");
+    assert!(store.is_needed_by_others(&keys) && !store.is_needed_by_others(&claim));
+
+    // The claim is bound to another volume now, and that needs no Secret.
+    queued(&store).await;
+    store.needs(&claim, &[ObjectRef::volume("other")]);
+    assert_eq!(usage(), [Usage::Used, Usage::Unused, Usage::Unused, Usage::Unused]);
+    assert_eq!(queued(&store).await, 1, "the volume's time begins");
 }

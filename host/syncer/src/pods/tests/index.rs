@@ -125,7 +125,7 @@ fn which_pods_a_reclaim_spares(#[case] tolerations: Value, #[case] spared: bool)
 fn a_pod_that_is_refused_whole_uses_nothing() {
     let volumes = json!([
         {"name": "v", "configMap": {"name": "settings"}},
-        {"name": "d", "persistentVolumeClaim": {"claimName": "data"}},
+        {"name": "d", "glusterfs": {"path": "/", "endpoints": "x"}},
     ]);
     assert!(!store(&[vpod().set(&["spec", "volumes"], volumes)], &[]).uses(&settings()));
 }

@@ -67,7 +67,7 @@ fn without_a_copy(#[case] pod: Pod, #[case] expected: &[&str]) {
 }
 
 #[rstest]
-#[case::claim(json!([{"name": "d", "persistentVolumeClaim": {"claimName": "data"}}]), "PersistentVolumeClaim data")]
+#[case::plugin_of_the_past(json!([{"name": "d", "glusterfs": {"path": "/", "endpoints": "x"}}]), "GlusterFS volume \"d\"")]
 fn a_pod_that_is_not_mapped_is_refused_before_anything_is_written(
     #[case] volumes: serde_json::Value,
     #[case] what: &str,

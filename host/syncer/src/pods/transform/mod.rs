@@ -73,7 +73,7 @@ pub enum Reject {
 pub fn to_worker_pod(vpod: &Value, ctx: &TransformContext<'_>) -> Result<Value, Reject> {
     let identity = VpodIdentity::of(vpod).ok_or(Reject::Malformed { missing: "namespace, name or uid" })?;
     let spec = vpod.get("spec").ok_or(Reject::Malformed { missing: "spec" })?;
-    let unsupported = references(spec).unsupported;
+    let unsupported = references(&identity.key.name, spec).unsupported;
     if !unsupported.is_empty() {
         return Err(Reject::Unsupported { what: unsupported });
     }
