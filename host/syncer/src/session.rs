@@ -21,6 +21,7 @@ use crate::{
         withdraw::PodOnVnode,
     },
     objects::{Clusters, ObjectHealth, ObjectStore, ObjectSync, Scope, run_objects},
+    podevents::{apply::PodEventSync, index::EventStore, watch::run as run_pod_events},
     pods::{
         apply::{PodSync, VnodeDirectory},
         features::Features,
@@ -59,6 +60,8 @@ pub struct Stores {
     pub nodes: Arc<NodeStore>,
     /// Vpods and ppods.
     pub pods: Arc<PodStore>,
+    /// What the worker says about ppods.
+    pub pod_events: Arc<EventStore>,
     /// ConfigMaps, Secrets, tokens and Services.
     pub objects: Arc<ObjectStore>,
     /// CSINodes of worker nodes and their copies.
@@ -91,6 +94,7 @@ impl Stores {
     ) -> Self {
         let pods =
             PodStore::new(&identity.cluster_id, PodScope::of(binding, config, &identity.computing_uid));
+        let pod_events = EventStore::new(component(&binding.name), Arc::clone(&surroundings.clock));
         let objects = Arc::new(ObjectStore::new(Arc::clone(&surroundings.clock)));
         objects.connect(Arc::clone(&pods) as Arc<dyn crate::objects::PodDirectory>);
         let namespaces = ModuleNamespaces {
@@ -143,6 +147,7 @@ impl Stores {
             identity,
             nodes,
             pods,
+            pod_events,
             objects,
             csinodes,
             hostports,
@@ -163,6 +168,11 @@ impl Stores {
         self.nodes.set_binding(binding_view(binding));
         self.nodes.wake_all();
     }
+}
+
+/// How a Syncer signs its events (API-810).
+fn component(binding: &str) -> String {
+    format!("kubeocean-syncer-{binding}")
 }
 
 /// Vnodes and ports wake what follows them. The two hold the nodes, so the nodes must not hold them.
@@ -247,7 +257,7 @@ pub(crate) async fn run(leader: &Leader, worker: Client, cancel: CancellationTok
     let mut tasks = Tasks::new(cancel.clone());
     let (worker_events, sending) = EventRecorder::new(
         worker.clone(),
-        format!("kubeocean-syncer-{}", binding.name),
+        component(&binding.name),
         Arc::clone(&leader.clock),
         cancel.clone(),
     );
@@ -373,14 +383,30 @@ impl Session<'_> {
     fn start_pods(&self, tasks: &mut Tasks) {
         let (leader, stores) = (self.leader, &self.leader.stores);
         let binding = leader.binding.borrow().clone();
+        let vnodes: Arc<dyn VnodeDirectory> = Arc::new(Vnodes(self.nodes()));
+        let regarding = Regarding::binding(&binding.name, &binding.uid);
+        let features = Arc::new(Features::new(regarding, leader.events.clone()));
+        let reflecting = Arc::new(PodEventSync {
+            clusters: Arc::clone(&self.clusters),
+            store: Arc::clone(&stores.pod_events),
+            pods: Arc::clone(&stores.pods),
+            objects: Arc::clone(&stores.objects),
+            vnodes: Arc::clone(&vnodes),
+            features: Arc::clone(&features),
+            component: component(&binding.name),
+            health: Arc::clone(&leader.health),
+            clock: Arc::clone(&leader.clock),
+        });
+        let wanted = leader.config.pod_events;
+        tasks.spawn("pod events", run_pod_events(reflecting, wanted, self.complete(), self.cancel.clone()));
         let sync = Arc::new(PodSync {
             clusters: Arc::clone(&self.clusters),
             store: Arc::clone(&stores.pods),
             objects: Arc::clone(&stores.objects),
-            vnodes: Arc::new(Vnodes(self.nodes())),
+            vnodes,
             workloads: Arc::clone(&stores.workloads),
             priority_classes: PriorityClasses::default(),
-            features: Features::new(Regarding::binding(&binding.name, &binding.uid), leader.events.clone()),
+            features,
             events: leader.events.clone(),
             pod_events: leader.config.pod_events,
             metrics: Arc::clone(&leader.metrics),

@@ -70,7 +70,7 @@ pub struct PodSync {
     /// The worker's PriorityClasses.
     pub priority_classes: PriorityClasses,
     /// What the worker's role allows.
-    pub features: Features,
+    pub features: Arc<Features>,
     /// Events in the computing cluster.
     pub events: EventRecorder,
     /// Which of them.

@@ -16,6 +16,8 @@ pub enum Feature {
     DebugContainers,
     /// Making the default PriorityClass.
     DefaultPriorityClass,
+    /// Events of the worker cluster on vpods.
+    PodEvents,
 }
 
 impl Feature {
@@ -28,6 +30,10 @@ impl Feature {
             Self::DefaultPriorityClass => {
                 "the default PriorityClass is not made: the worker cluster does not permit to create priorityclasses; \
                  make it there, or name one in podPriorityClassName"
+            }
+            Self::PodEvents => {
+                "what the worker cluster says about pods is not shown on them: list and watch of events there, or create and \
+                 patch of events here, is not permitted"
             }
         }
     }

@@ -23,6 +23,7 @@ use parking_lot::{Mutex, RwLock};
 
 use self::state::{Index, Origin, Proof, Put, RecentUids, owner_of};
 use super::{
+    ownership::{self, Claim},
     plan::{is_creatable, is_never_mapped},
     references::References,
     snapshot::{Absence, PodScope, PodSnapshot, VnodeState, ppod_key},
@@ -65,6 +66,22 @@ pub struct VpodOnNode {
     pub system: bool,
     /// Whether it may stay outside the time windows.
     pub tolerates_out_of_window: bool,
+}
+
+/// Whose copy a pod of the worker cluster is.
+#[derive(Clone, Debug)]
+pub enum CopyOf {
+    /// No watch shows the pod.
+    Unknown,
+    /// Nobody's here, or of a vpod that is gone.
+    Foreign,
+    /// A vpod's, proven.
+    Vpod {
+        /// The vpod.
+        vpod: Arc<Vpod>,
+        /// The copy.
+        ppod: Arc<Ppod>,
+    },
 }
 
 /// Pods by phase.
@@ -169,6 +186,22 @@ impl PodStore {
                 }
             })
             .collect()
+    }
+
+    /// Whose copy the pod with this key and UID is.
+    pub fn original_of(&self, ppod: &ObjectKey, uid: &str) -> CopyOf {
+        let scope = self.scope();
+        let index = self.index.lock();
+        let Some(ppod) = index.ppods.get(ppod).filter(|ppod| *ppod.uid == *uid) else {
+            return CopyOf::Unknown;
+        };
+        let vpod = ppod.back_reference().and_then(|reference| index.vpods.get(&reference.key));
+        let Some(vpod) = vpod.map(|entry| &entry.vpod) else { return CopyOf::Foreign };
+        let claim = Claim { key: &vpod.key, uid: Some(&vpod.uid) };
+        match ownership::check(ppod, &scope.stamp, claim).current() {
+            Some(_) => CopyOf::Vpod { vpod: Arc::clone(vpod), ppod: Arc::clone(ppod) },
+            None => CopyOf::Foreign,
+        }
     }
 
     /// How many ppods of this binding exist (API-804). Other bindings may share the mount namespace.

@@ -65,6 +65,12 @@ impl References {
         of_need(Need::Required).chain(of_need(Need::Optional))
     }
 
+    /// The names of everything that is referred to, whatever its kind.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        let names = self.config_maps.keys().chain(self.secrets.keys()).chain(&self.claims);
+        names.map(String::as_str)
+    }
+
     /// Whether nothing has to be copied and nothing is refused.
     pub fn is_empty(&self) -> bool {
         self.config_maps.is_empty()

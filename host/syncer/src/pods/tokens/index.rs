@@ -166,7 +166,7 @@ impl TokenStore {
     }
 
     /// The Secrets of a vpod.
-    pub(super) fn of_owner(&self, owner: &TokenOwner) -> Vec<TokenSecret> {
+    pub(crate) fn of_owner(&self, owner: &TokenOwner) -> Vec<TokenSecret> {
         let state = self.state.lock();
         let names = state.by_owner.get(owner).into_iter().flatten();
         names.filter_map(|name| Some(state.held.get(name)?.secret.clone())).collect()
