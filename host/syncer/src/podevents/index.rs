@@ -55,7 +55,9 @@ struct PodNews {
 
 #[derive(Debug)]
 struct Kept {
+    /// Of the latest occurrence, in whatever order they come: a list has an order of its own.
     news: News,
+    latest: (Timestamp, Box<str>),
     by_event: BTreeMap<Box<str>, Seen>,
     /// Occurrences that event objects told which have expired since.
     expired: i64,
@@ -190,6 +192,7 @@ impl State {
         }
         let kept = of_pod.stories.entry(id).or_insert_with(|| Kept {
             news: news.clone(),
+            latest: (seen.last, name.clone()),
             by_event: BTreeMap::new(),
             expired: 0,
             told: None,
@@ -197,7 +200,11 @@ impl State {
         if kept.by_event.get(&name) == Some(&seen) {
             return None;
         }
-        kept.news = news;
+        let occurrence = (seen.last, name.clone());
+        if occurrence >= kept.latest {
+            kept.latest = occurrence;
+            kept.news = news;
+        }
         kept.by_event.insert(name.clone(), seen);
         self.by_event.insert(name, place);
         Some(pod_uid)

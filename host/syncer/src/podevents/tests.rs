@@ -202,6 +202,25 @@ fn a_start_tells_the_same_once_more_and_nothing_old() {
 }
 
 #[test]
+fn the_order_of_a_list_does_not_change_the_words() {
+    let mut events = [
+        event("b", "after 2m1s", 1, after(1)),
+        event("a", "after 4m7s", 1, after(1)),
+        event("c", "after 0m5s", 1, start()),
+    ];
+    let words = |events: &[Value]| {
+        let store = store();
+        for event in events {
+            see(&store, event);
+        }
+        act(&store, after(2)).write.remove(0).1.message
+    };
+    let once = words(&events);
+    events.reverse();
+    assert_eq!((once.as_str(), words(&events)), ("after 2m1s", once.clone()));
+}
+
+#[test]
 fn a_list_once_more_is_no_news() {
     let store = store();
     let said = event("e1", "disk is full", 1, after(1));
