@@ -19,6 +19,7 @@ use super::{
     action::{PodAction, PodPlan, Refusal, RefusalReason, Wake},
     create::{CreateError, rejection},
     features::{Feature, Features},
+    in_place::Mutable,
     index::PodStore,
     metadata::{KeyChanges, MetadataChange},
     ownership::{self, Owned},
@@ -84,7 +85,7 @@ pub struct PodSync {
 }
 
 /// How an action ended.
-enum Step {
+pub(super) enum Step {
     /// On to the next one.
     Next,
     /// On to the next one, but come back: this one was refused and others do not depend on it.
@@ -163,6 +164,10 @@ impl PodSync {
             }
             PodAction::AddEphemeralContainers { ppod, names } => {
                 self.add_debug_containers(&snapshot.key, &ppod, &names).await
+            }
+            PodAction::FollowSpec { uid, ppod, expected } => {
+                let Some(expected) = Mutable::decode(&expected) else { return Ok(Step::Next) };
+                self.follow_spec(&snapshot.key, &uid, &ppod, &expected).await
             }
             PodAction::PatchVpod { uid, resource_version, status, change } => {
                 self.report(snapshot, &uid, &resource_version, status, &change).await
@@ -518,7 +523,14 @@ impl PodSync {
         Ok(())
     }
 
-    fn publish(&self, key: &ObjectKey, uid: &str, severity: Severity, reason: &'static str, message: String) {
+    pub(super) fn publish(
+        &self,
+        key: &ObjectKey,
+        uid: &str,
+        severity: Severity,
+        reason: &'static str,
+        message: String,
+    ) {
         self.events.publish(Event {
             regarding: Regarding {
                 api_version: "v1",
