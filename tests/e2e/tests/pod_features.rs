@@ -256,7 +256,20 @@ fn changed(pod: &Value, change: impl FnOnce(&mut Value)) -> Value {
     json!({"spec": {"containers": containers}})
 }
 
+/// Has the copy's kubelet report what its container has, as kubelets do that can resize; API servers ask for it.
+async fn report_resources(scene: &Scene<'_>, name: &str) {
+    let copy = scene.worker.get(&scene.ppod(name)).await.expect("the copy");
+    let mut statuses = copy["status"]["containerStatuses"].clone();
+    statuses[0]["resources"] = copy["spec"]["containers"][0]["resources"].clone();
+    let status = json!({"status": {"containerStatuses": statuses}});
+    scene.worker.merge(&format!("{}/status", scene.ppod(name)), &status).await;
+    let shown = |pod: &Value| (!pod["status"]["containerStatuses"][0]["resources"].is_null()).then_some(());
+    scene.computing.wait("the container's resources", &scene.vpod(name), shown).await;
+}
+
+/// Resizes a pod, as `kubectl patch --subresource resize` does.
 async fn set_cpu(scene: &Scene<'_>, name: &str, cpu: &str) {
+    report_resources(scene, name).await;
     let path = scene.vpod(name);
     let pod = scene.computing.get(&path).await.expect("the pod");
     let patch = changed(&pod, |main| main["resources"]["requests"]["cpu"] = json!(cpu));
