@@ -150,8 +150,16 @@ impl PodSync {
             PodAction::ReadPpod { ppod } => self.read_ppod(snapshot, &ppod).await,
             PodAction::WriteMapping { uid, resource_version, ppod, clear_uid } => {
                 let patch = mapping_patch(&uid, &resource_version, &ppod, clear_uid);
-                let Some(vpod) = self.patch_vpod(&snapshot.key, &uid, &patch).await? else {
-                    return Ok(Step::Replan);
+                let vpod = match self.patch_vpod(&snapshot.key, &uid, &patch).await {
+                    Ok(Some(vpod)) => vpod,
+                    Ok(None) => return Ok(Step::Replan),
+                    // Its annotations leave no room for ours, or admission is against them.
+                    Err(error @ ApplyError::Rejected { .. }) => {
+                        self.refuse(snapshot, &rejection("the note on the pod of where its copy is", &error))
+                            .await?;
+                        return Ok(Step::Stop(Outcome::Retry));
+                    }
+                    Err(error) => return Err(error),
                 };
                 *whole_vpod = Some(vpod);
                 Ok(Step::Next)
