@@ -7,6 +7,7 @@
 
 pub mod binding;
 pub mod clock;
+pub mod durations;
 pub mod election;
 pub mod error;
 pub mod events;

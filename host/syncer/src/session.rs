@@ -45,6 +45,7 @@ use kubeocean_runtime::{
     binding::Binding,
     events::{EventRecorder, Regarding},
     probe::Reachability,
+    queue::QueueNumbers,
     tasks::{TaskEnded, Tasks},
     watch::WatchHealth,
 };
@@ -159,6 +160,17 @@ impl Stores {
             pace: Arc::new(Pace::new(config.reclaim_max_nodes_per_minute)),
             workloads: Workloads::new(),
         }
+    }
+
+    /// What is told of the queues.
+    pub(crate) fn queues(&self) -> Vec<QueueNumbers> {
+        let Self { pods, pod_events, objects, .. } = self;
+        vec![
+            pods.queue().numbers(),
+            pod_events.queue().numbers(),
+            objects.queue.numbers(),
+            objects.tokens.queue.numbers(),
+        ]
     }
 
     /// Takes a changed binding: every mutable field counts from now on (API-111).

@@ -269,6 +269,8 @@ impl PodSync {
         match self.create_ppod(&snapshot.scope, &vpod, &whole_vpod, worker_node).await {
             Ok(ppod) => {
                 self.metrics.pod_created.inc();
+                let waited = self.store.bound_for(key, self.clock.now());
+                self.metrics.pod_creation.observe(waited.unwrap_or_default().as_secs_f64());
                 tracing::info!(vpod = %key, ppod = %ppod.key, worker_node, "ppod created");
                 if self.pod_events == PodEvents::All {
                     let message =

@@ -12,6 +12,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     fmt,
     sync::Arc,
+    time::Duration,
 };
 
 use jiff::Timestamp;
@@ -27,6 +28,7 @@ use super::{
     plan::{is_creatable, is_never_mapped},
     references::References,
     snapshot::{Absence, PodScope, PodSnapshot, VnodeState, ppod_key},
+    status,
     view::{Deletion, Phase, Ppod, PpodStatus, Vpod},
     vpod_identity::VpodIdentity,
 };
@@ -268,6 +270,18 @@ impl PodStore {
             snapshot.vnode = vnode(&vpod.node);
         }
         snapshot
+    }
+
+    /// How long a vpod has been bound: since it was seen here, or, if a Syncer before saw it, since its scheduler said so.
+    pub(super) fn bound_for(&self, key: &ObjectKey, now: Timestamp) -> Option<Duration> {
+        let index = self.index.lock();
+        let entry = index.vpods.get(key)?;
+        let conditions = status::parse_conditions(&entry.vpod.status.conditions);
+        let scheduled = conditions.as_array()?.iter().find(|it| it["type"] == "PodScheduled");
+        let told = scheduled.and_then(|it| it["lastTransitionTime"].as_str()?.parse::<Timestamp>().ok());
+        // The API has whole seconds.
+        let told = told.and_then(|at| Duration::try_from(now.duration_since(at)).ok()).unwrap_or_default();
+        Some(entry.since.elapsed().max(told.saturating_sub(Duration::from_secs(1))))
     }
 
     /// There is no ppod for this vpod, until the binding or who sits in its place changes.

@@ -5,7 +5,7 @@ use std::{
     sync::Arc,
 };
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kubeocean_api::{
     keys::{annotation, label},
@@ -163,6 +163,12 @@ impl TokenStore {
     /// A Secret was removed by us, or found to be gone.
     pub(super) fn forget(&self, name: &str) {
         self.state.lock().remove(name);
+    }
+
+    /// How long the first of the held tokens is still good for.
+    pub(crate) fn first_ends_in(&self) -> Option<SignedDuration> {
+        let first = self.state.lock().held.values().filter_map(|held| held.secret.expires).min();
+        first.map(|expires| expires.duration_since(self.clock.now()))
     }
 
     /// The Secrets of a vpod.
