@@ -237,6 +237,12 @@ impl VnodeDirectory for Vnodes {
             }
         }
     }
+
+    fn node_is_dead(&self, vnode: &str) -> bool {
+        // Before the first lists every node seems to be gone.
+        self.0.readiness() == Readiness::Ready
+            && self.0.snapshot(vnode).pnode.is_none_or(|pnode| !pnode.ready())
+    }
 }
 
 /// Health of the worker's watches that decisions about nodes need.

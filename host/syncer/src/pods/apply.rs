@@ -18,6 +18,7 @@ use serde_json::{Map, Value, json};
 use super::{
     action::{PodAction, PodPlan, Refusal, RefusalReason, Wake},
     create::{CreateError, rejection},
+    deletion,
     features::{Feature, Features},
     in_place::Mutable,
     index::PodStore,
@@ -54,6 +55,8 @@ const DEFAULT_GRACE_SECONDS: i64 = 30;
 pub trait VnodeDirectory: Send + Sync {
     /// The state of a vnode.
     fn vnode(&self, name: &str) -> VnodeState;
+    /// Whether the worker node behind a vnode is known to be gone or not ready.
+    fn node_is_dead(&self, vnode: &str) -> bool;
 }
 
 /// What the pod tasks of a connected worker share.
@@ -101,7 +104,10 @@ impl PodSync {
     pub async fn reconcile(&self, key: ObjectKey) -> Outcome {
         for _ in 0..ROUNDS {
             let now = self.clock.now();
-            let snapshot = self.store.snapshot(&key, now, |vnode| self.vnodes.vnode(vnode));
+            let mut snapshot = self.store.snapshot(&key, now, |vnode| self.vnodes.vnode(vnode));
+            let node = snapshot.ppod.as_ref().filter(|ppod| deletion::is_overdue(ppod, now));
+            let node = node.and_then(|ppod| ppod.annotation(annotation::VIRTUAL_NODE_NAME));
+            snapshot.node_is_dead = node.is_some_and(|vnode| self.vnodes.node_is_dead(vnode));
             let plan = plan_pod(&snapshot);
             if plan.mirrored {
                 self.mark_mirrored(&snapshot);

@@ -257,6 +257,7 @@ impl PodStore {
                 key: key.clone(),
                 now,
                 vpod: entry.map(|entry| entry.vpod.clone()),
+                node_is_dead: false,
                 vnode: VnodeState::Missing,
                 ppod,
                 strays,

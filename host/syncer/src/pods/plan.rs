@@ -93,7 +93,8 @@ pub(super) fn plan_stale(snapshot: &PodSnapshot, ppod: &Ppod, owned: Owned) -> P
     } else {
         ppod.deletion.is_none().then_some(PodAction::ConfirmVpodGone)
     };
-    PodPlan { actions: action.into_iter().collect(), ..PodPlan::default() }
+    let wake = if known_gone { deletion::wake_for_orphan(ppod, snapshot.now) } else { Wake::OnEvent };
+    PodPlan { actions: action.into_iter().collect(), wake, mirrored: false }
 }
 
 /// There is no copy: it was lost (row 6), or is to be created (rows 7 and 8). `occupied` says who sits in its place.
