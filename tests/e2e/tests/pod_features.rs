@@ -3,8 +3,11 @@
 //! In: one binding that all tests but one share, a namespace for each test. Out: the copy, or the condition and the event
 //! that say why there is none.
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use kubeocean_api::keys::{annotation, condition_type, label};
-use kubeocean_e2e::pods::{Scene, Stage, condition, text};
+use kubeocean_api::name::token_secret_name;
+use kubeocean_e2e::pods::{Objects, Scene, Stage, condition, core_path, text};
 use kubeocean_e2e::rights::{assert_rights, requests};
 use kubeocean_harness::{AuditMark, BindingSpec};
 use serde_json::{Value, json};
@@ -436,5 +439,79 @@ async fn unusual_pods_run() {
     let labels = scene.worker.wait("the copy", &scene.ppod("owned"), labels).await;
     assert_eq!(labels[label::WORKLOAD_TYPE], "trainingrun");
     assert!(text(&labels[label::WORKLOAD_NAME]).len() <= 63, "{labels}");
+    assert_rights(&stage.binding);
+}
+
+/// The tokens of a pod's volume as the worker's kubelet finds them, and the version of their Secret.
+async fn tokens(scene: &Scene<'_>, secret: &str) -> (Vec<String>, Value) {
+    let path = core_path(scene.stage.binding.mount_namespace(), "secrets", secret);
+    let secret = scene.worker.get(&path).await.expect("the token Secret");
+    let decode = |key: &str| {
+        let bytes = STANDARD.decode(text(&secret["data"][key])).expect("base64");
+        String::from_utf8(bytes).expect("a token")
+    };
+    (["token", "token-1"].map(decode).to_vec(), secret["metadata"].clone())
+}
+
+/// Whether the computing cluster accepts a token for an audience.
+async fn is_accepted(scene: &Scene<'_>, token: &str, audiences: Value) -> bool {
+    let review = json!({
+        "apiVersion": "authentication.k8s.io/v1", "kind": "TokenReview",
+        "spec": {"token": token, "audiences": audiences},
+    });
+    let review = scene.computing.create("/apis/authentication.k8s.io/v1/tokenreviews", &review).await;
+    review["status"]["authenticated"] == true
+}
+
+#[tokio::test]
+async fn tokens_of_two_audiences_are_valid_and_kept_over_a_restart() {
+    let mut stage = Stage::start(BindingSpec::new("audiences"), 1).await;
+    let volume = json!({"serviceAccountName": "default", "volumes": [{"name": "t", "projected": {"sources": [
+        {"serviceAccountToken": {"path": "token", "expirationSeconds": 3600}},
+        {"serviceAccountToken": {"path": "vault", "audience": "vault", "expirationSeconds": 3600}},
+    ]}}]});
+    let scene = stage.scene("audience-users").await;
+    let (vpod, _) = scene.run_pod("signs", volume).await;
+    let secret = token_secret_name("signs", "t", text(&vpod["metadata"]["uid"]), "audience-users");
+    let (first, before) = tokens(&scene, &secret).await;
+    assert!(is_accepted(&scene, &first[0], Value::Null).await);
+    assert!(is_accepted(&scene, &first[1], json!(["vault"])).await);
+    assert!(!is_accepted(&scene, &first[1], Value::Null).await, "each for its own audience");
+    drop(scene);
+
+    // A restart finds them, and asks for none.
+    let mark = stage.binding.computing().audit_mark().expect("an audit log");
+    stage.syncer.kill();
+    stage.syncer.restart().expect("a Syncer");
+    stage.syncer.wait_ready().await;
+    let scene = stage.scene("audience-users").await;
+    scene.barrier("after-restart").await;
+    assert_eq!(tokens(&scene, &secret).await, (first.clone(), before));
+    drop(scene);
+    let asked = stage.binding.computing().audit_events_since(mark).expect("an audit log");
+    let asked = asked.iter().filter(|event| {
+        event.object_ref.subresource == "token" && event.object_ref.namespace == "audience-users"
+    });
+    assert_eq!(asked.count(), 0);
+
+    // One that finds them about to end renews them before they do.
+    stage.syncer.kill();
+    let worker = Objects::of(stage.binding.worker()).await;
+    let path = core_path(stage.binding.mount_namespace(), "secrets", &secret);
+    let ends = json!({"metadata": {"annotations": {annotation::TOKEN_EXPIRATION: "2026-01-02T03:04:05Z"}}});
+    worker.merge(&path, &ends).await;
+    stage.syncer.restart().expect("a Syncer");
+    let renewed = |secret: &Value| {
+        let ends = text(&secret["metadata"]["annotations"][annotation::TOKEN_EXPIRATION]);
+        (ends > "2026-01-02T03:04:05Z").then_some(())
+    };
+    worker.wait("new tokens", &path, renewed).await;
+    let scene = stage.scene("audience-users").await;
+    let (second, _) = tokens(&scene, &secret).await;
+    assert_ne!(second, first);
+    assert!(is_accepted(&scene, &second[1], json!(["vault"])).await);
+    scene.computing.delete(&scene.vpod("signs"), None).await;
+    scene.computing.wait_gone(&scene.vpod("signs")).await;
+    scene.worker.wait_gone(&path).await;
     assert_rights(&stage.binding);
 }
