@@ -5,7 +5,7 @@
 use kubeocean_api::keys::{annotation, label};
 use kubeocean_e2e::pods::{DEADLINE, Objects, Scene, Stage, text};
 use kubeocean_e2e::rights::{assert_rights, requests};
-use kubeocean_harness::{BindingSpec, wait_until};
+use kubeocean_harness::{AuditEvent, BindingSpec, wait_until};
 use serde_json::{Value, json};
 
 /// A kubelet's event about a pod of the worker cluster.
@@ -241,6 +241,15 @@ async fn a_worker_that_hides_its_events_turns_this_off_and_nothing_else() {
     })
     .await;
     scene.run_pod("web", json!({})).await;
+    // Long enough for whoever asks again: whether the worker answers is asked every 15 s.
+    wait_until("three probes of the worker", DEADLINE, async || {
+        let (_, worker) = requests(&stage.binding);
+        let probe =
+            |event: &&AuditEvent| event.uri.starts_with("/api/v1/nodes?") && event.uri.ends_with("limit=1");
+        let probes = worker.iter().filter(probe).count();
+        if probes >= 3 { Ok(()) } else { Err(probes) }
+    })
+    .await;
     assert_eq!(told().await.len(), 1);
     let (_, worker) = requests(&stage.binding);
     let refused = worker.iter().filter(|event| event.response_status.code == 403);
