@@ -100,6 +100,8 @@ pub mod annotation {
     pub const LAST_SYNC_TIME: &str = "kubeocean.io/last-sync-time";
     /// Base64 JSON of the metadata last written, for three-way merges (BU-701, TD-801).
     pub const EXPECTED_METADATA: &str = "kubeocean.io/expected-metadata";
+    /// Digests of what of the vpod's spec was brought down last, on a ppod (TD-808, added).
+    pub const EXPECTED_SPEC: &str = "kubeocean.io/expected-spec";
     /// Worker node name on a vnode.
     pub const PHYSICAL_NODE_NAME: &str = super::label::PHYSICAL_NODE_NAME;
     /// Worker node UID on a vnode.
@@ -282,11 +284,12 @@ pub fn syncer_manager(cluster_id: &str) -> String {
 /// Whether a label or annotation key is Kubeocean's own bookkeeping, which never travels between the clusters
 /// (TD section 8 *Do better*, BU section 6). Keys meant for users, such as `kubeocean.io/role`, are not internal.
 pub fn is_internal(key: &str) -> bool {
-    const EXACT: [&str; 21] = [
+    const EXACT: [&str; 22] = [
         "managed-by",
         "cluster-binding",
         "last-sync-time",
         "expected-metadata",
+        "expected-spec",
         "proxier_port",
         "policy-applied",
         "policies-applied",
@@ -386,6 +389,7 @@ mod tests {
             annotation::PHYSICAL_POD_UID,
             annotation::VIRTUAL_POD_NAME,
             annotation::EXPECTED_METADATA,
+            annotation::EXPECTED_SPEC,
             label::MANAGED_BY,
             label::WORKLOAD_NAME,
             &synced_by("cls-a"),

@@ -17,8 +17,7 @@ pub(crate) async fn connect(kubeconfig: Option<&Path>, rate: Option<RequestRate>
 
 /// A client of a configuration.
 pub(crate) fn client(config: Config, rate: Option<RequestRate>) -> anyhow::Result<Client> {
-    kubeocean_runtime::client::client(config, rate)
-        .context("the kubeconfig's data cannot be used")
+    kubeocean_runtime::client::client(config, rate).context("the kubeconfig's data cannot be used")
 }
 
 /// Where the computing cluster is, and who we are there.

@@ -8,6 +8,7 @@
 pub mod binding;
 pub mod client;
 pub mod clock;
+pub mod durations;
 pub mod election;
 pub mod error;
 pub mod events;

@@ -17,6 +17,7 @@ use tokio::{sync::Notify, time::Instant};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    durations::{DurationNumbers, Durations},
     health::{Heartbeat, PULSE},
     tasks::Workers,
 };
@@ -47,11 +48,25 @@ pub struct Queue<K> {
     name: &'static str,
     state: Mutex<State<K>>,
     wake: Notify,
+    /// From the moment a key is ready until it is worked on.
+    waits: Durations,
+}
+
+/// What is told of a queue.
+#[derive(Debug, Clone, PartialEq)]
+pub struct QueueNumbers {
+    /// Which one.
+    pub name: &'static str,
+    /// Keys ready or running.
+    pub depth: usize,
+    /// How long keys were ready before they were worked on.
+    pub waits: DurationNumbers,
 }
 
 #[derive(Debug)]
 struct State<K> {
-    ready: VecDeque<K>,
+    /// With the moment since when.
+    ready: VecDeque<(K, Instant)>,
     queued: HashSet<K>,
     running: HashSet<K>,
     /// Added while running: run again right after.
@@ -81,7 +96,13 @@ impl<K> Default for State<K> {
 impl<K: Clone + Eq + Hash + Ord + Debug + Send + 'static> Queue<K> {
     /// An empty queue; `name` appears in logs.
     pub fn new(name: &'static str) -> Arc<Self> {
-        Arc::new(Self { name, state: Mutex::new(State::default()), wake: Notify::new() })
+        let state = Mutex::new(State::default());
+        Arc::new(Self { name, state, wake: Notify::new(), waits: Durations::default() })
+    }
+
+    /// What is told of it.
+    pub fn numbers(&self) -> QueueNumbers {
+        QueueNumbers { name: self.name, depth: self.len(), waits: self.waits.numbers() }
     }
 
     /// Adds a key; nothing happens if it waits already. A key that is being worked on runs once more afterwards.
@@ -124,7 +145,8 @@ impl<K: Clone + Eq + Hash + Ord + Debug + Send + 'static> Queue<K> {
             let due = {
                 let mut state = self.state.lock();
                 state.promote(Instant::now());
-                if let Some(key) = state.take() {
+                if let Some((key, since)) = state.take() {
+                    self.waits.observe(since.elapsed());
                     if !state.ready.is_empty() {
                         self.wake.notify_one();
                     }
@@ -196,7 +218,7 @@ impl<K: Clone + Eq + Hash + Ord> State<K> {
         if self.running.contains(&key) {
             self.dirty.insert(key);
         } else if self.queued.insert(key.clone()) {
-            self.ready.push_back(key);
+            self.ready.push_back((key, Instant::now()));
         }
     }
 
@@ -223,11 +245,11 @@ impl<K: Clone + Eq + Hash + Ord> State<K> {
         }
     }
 
-    fn take(&mut self) -> Option<K> {
-        let key = self.ready.pop_front()?;
+    fn take(&mut self) -> Option<(K, Instant)> {
+        let (key, since) = self.ready.pop_front()?;
         self.queued.remove(&key);
         self.running.insert(key.clone());
-        Some(key)
+        Some((key, since))
     }
 }
 
@@ -326,6 +348,19 @@ mod tests {
         assert!(tokio::time::timeout(Duration::from_secs(1), queue.next()).await.is_err(), "a is running");
         queue.done(&"a", Outcome::Done);
         assert_eq!(queue.next().await, "a", "it was added while running");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_a_key_waited_is_told_without_its_delay() {
+        let queue = Queue::new("test");
+        queue.add("a");
+        queue.add_after("b", Duration::from_mins(1));
+        tokio::time::advance(Duration::from_secs(3)).await;
+        assert_eq!(queue.next().await, "a");
+        assert_eq!(queue.next().await, "b");
+        let QueueNumbers { depth, waits, .. } = queue.numbers();
+        assert_eq!((depth, waits.count), (2, 2));
+        assert!((waits.sum_seconds - 3.0).abs() < 0.1, "{}", waits.sum_seconds);
     }
 
     #[tokio::test(start_paused = true)]

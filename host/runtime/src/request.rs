@@ -19,6 +19,7 @@ use super::error::{ApplyError, Verb};
 const TIMEOUT: Duration = Duration::from_secs(30);
 const JSON: &str = "application/json";
 const MERGE_PATCH: &str = "application/merge-patch+json";
+const STRATEGIC_PATCH: &str = "application/strategic-merge-patch+json";
 /// JSON is YAML, so a JSON body is a valid apply configuration.
 const APPLY_PATCH: &str = "application/apply-patch+yaml";
 
@@ -161,6 +162,11 @@ pub async fn merge_patch(client: &Client, path: &str, patch: &Value) -> Result<V
     send(client, Verb::Patch, Method::PATCH, path, MERGE_PATCH, Some(patch)).await
 }
 
+/// Strategic merge patch: lists of containers are merged by name. Preconditions as in [`merge_patch`].
+pub async fn strategic_patch(client: &Client, path: &str, patch: &Value) -> Result<Value, ApplyError> {
+    send(client, Verb::Patch, Method::PATCH, path, STRATEGIC_PATCH, Some(patch)).await
+}
+
 /// Server-side apply. With `force` fields of other managers are taken over.
 pub async fn apply_patch(
     client: &Client,
@@ -265,6 +271,10 @@ pub mod paths {
     /// A pod's ephemeral containers.
     pub fn pod_ephemeral_containers(namespace: &str, name: &str) -> String {
         format!("{}/ephemeralcontainers", pod(namespace, name))
+    }
+    /// A pod's subresource for changes of its containers' resources.
+    pub fn pod_resize(namespace: &str, name: &str) -> String {
+        format!("{}/resize", pod(namespace, name))
     }
     /// A node.
     pub fn node(name: &str) -> String {

@@ -18,10 +18,10 @@ pub enum StatusMessages {
 /// Which events appear on vpods.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum PodEvents {
-    /// Trouble only.
+    /// Trouble only, also what the worker cluster says about the ppod.
     #[default]
     Warning,
-    /// Also one Normal event when the ppod is created (one more request a pod).
+    /// Also the Normal ones: those of the worker cluster, and one when the ppod is created.
     All,
 }
 

@@ -17,6 +17,7 @@ pub mod leases;
 pub mod metrics;
 pub mod nodes;
 pub mod objects;
+pub mod podevents;
 pub mod pods;
 pub mod policies;
 pub mod process;

@@ -11,11 +11,13 @@ use std::{
 
 use crate::{
     nodes::store::{NodeCounters, PolicyNumbers, VnodeNumbers},
+    objects::ObjectKind,
     pods::{index::ByPhase, view::Phase},
     policies::metrics::PolicyMetrics,
     session::Stores,
 };
 
+use kubeocean_runtime::{durations::DurationNumbers, queue::QueueNumbers};
 use parking_lot::Mutex;
 use prometheus_client::{
     collector::Collector,
@@ -24,12 +26,16 @@ use prometheus_client::{
         MetricType,
         counter::{ConstCounter, Counter},
         gauge::ConstGauge,
+        histogram::Histogram,
     },
     registry::Registry,
 };
 
 /// All phases of BU-1602; each is always told.
 const PHASES: [Phase; 5] = [Phase::Pending, Phase::Running, Phase::Succeeded, Phase::Failed, Phase::Unknown];
+
+/// From what a quiet Syncer needs to what a missing ConfigMap costs.
+const CREATION_BUCKETS_SECONDS: [f64; 9] = [0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 30.0, 300.0];
 
 /// Name and value of a label.
 type Label = (&'static str, String);
@@ -46,6 +52,8 @@ pub struct SyncerMetrics {
     pub pod_created: Counter,
     /// Vpods that failed because their ppod was lost.
     pub pod_created_failed: Counter,
+    /// From the binding of a vpod to the creation of its ppod, in seconds.
+    pub pod_creation: Histogram,
     stores: Arc<StoreMetrics>,
     policies: Arc<PolicyMetrics>,
 }
@@ -59,6 +67,7 @@ impl SyncerMetrics {
             create_pod_errors: Counter::default(),
             pod_created: Counter::default(),
             pod_created_failed: Counter::default(),
+            pod_creation: Histogram::new(CREATION_BUCKETS_SECONDS),
             stores: Arc::new(StoreMetrics { binding: binding.to_owned(), stores: Mutex::default() }),
             policies: Arc::new(PolicyMetrics::new(binding)),
         };
@@ -77,6 +86,8 @@ impl SyncerMetrics {
         ] {
             plain.register(format!("kubeocean_syncer_{name}"), help, counter.clone());
         }
+        let help = "Time from the binding of a pod to the creation of its worker pod";
+        plain.register("kubeocean_syncer_pod_creation_seconds", help, self.pod_creation.clone());
         self.registry.register_collector(Box::new(Arc::clone(&self.stores)));
         self.registry.register_collector(Box::new(Arc::clone(&self.policies)));
     }
@@ -125,6 +136,11 @@ struct Numbers {
     late_leases: u64,
     usage_drift: u64,
     worker_age_seconds: u64,
+    queues: Vec<QueueNumbers>,
+    /// By kind.
+    copied: Vec<(&'static str, usize)>,
+    /// Until the first token ends; `None` without tokens.
+    token_expiry_seconds: Option<i64>,
     /// By policy.
     policies: BTreeMap<String, PolicyNumbers>,
     /// Time zones in use, by policy.
@@ -163,6 +179,9 @@ impl Numbers {
             policies: stores.nodes.policy_numbers(),
             zones: stores.policies.zones(),
             worker_age_seconds: stores.worker.age().as_secs(),
+            queues: stores.queues(),
+            copied: ObjectKind::ALL.map(|kind| (kind.as_str(), stores.objects.copied(kind))).to_vec(),
+            token_expiry_seconds: stores.objects.tokens.first_ends_in().map(|left| left.as_secs()),
         }
     }
 }
@@ -210,6 +229,7 @@ impl StoreMetrics {
             numbers.zones.iter().map(|(rlp, zone)| (vec![("rlp", rlp.clone()), ("zone", zone.clone())], 1));
         let help = "The time zone of a policy's windows";
         page.gauge_named("kubeocean_policy_time_zone_info", help, zones)?;
+        encode_work(&mut page, numbers)?;
         let age = i64::try_from(numbers.worker_age_seconds).unwrap_or(i64::MAX);
         page.gauge("worker_watch_age_seconds", "Time since the worker cluster answered", [(vec![], age)])?;
         let build = vec![
@@ -245,6 +265,21 @@ fn encode_amounts(page: &mut Page<'_, '_>, vnodes: &[VnodeNumbers]) -> fmt::Resu
         page.gauge(&format!("cluster_{name}"), help, sums)?;
     }
     Ok(())
+}
+
+/// Queues, copies and tokens (TD-1708).
+fn encode_work(page: &mut Page<'_, '_>, numbers: &Numbers) -> fmt::Result {
+    let count = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
+    let queue = |numbers: &QueueNumbers| vec![("queue", numbers.name.replace(' ', "-"))];
+    let depths = numbers.queues.iter().map(|of| (queue(of), count(of.depth)));
+    page.gauge("queue_depth", "Keys that wait or are worked on", depths)?;
+    let waits: Vec<_> = numbers.queues.iter().map(|of| (queue(of), &of.waits)).collect();
+    page.histogram("queue_wait_seconds", "Time that keys were ready before they were worked on", waits)?;
+    let copied =
+        numbers.copied.iter().map(|(kind, copies)| (vec![("kind", (*kind).to_owned())], count(*copies)));
+    page.gauge("copied_objects", "Objects whose copies in the worker cluster are in order", copied)?;
+    let expiry = numbers.token_expiry_seconds.map(|seconds| (vec![], seconds));
+    page.gauge("token_expiry_seconds", "Time until the first token of a pod ends", expiry)
 }
 
 /// Per policy, summed over the nodes it governs (PO-1501).
@@ -323,6 +358,26 @@ impl Page<'_, '_> {
         Ok(())
     }
 
+    fn histogram(
+        &mut self,
+        name: &str,
+        help: &str,
+        rows: Vec<(Vec<Label>, &DurationNumbers)>,
+    ) -> fmt::Result {
+        let name = format!("kubeocean_syncer_{name}");
+        let mut metric = self.encoder.encode_descriptor(&name, help, None, MetricType::Histogram)?;
+        for (labels, numbers) in rows {
+            let labels = labelled(self.binding, labels);
+            metric.encode_family(&labels)?.encode_histogram::<Vec<Label>>(
+                numbers.sum_seconds,
+                numbers.count,
+                &numbers.buckets,
+                None,
+            )?;
+        }
+        Ok(())
+    }
+
     fn counter(&mut self, name: &str, help: &str, rows: Vec<(Vec<Label>, u64)>) -> fmt::Result {
         let name = format!("kubeocean_syncer_{name}");
         let mut metric = self.encoder.encode_descriptor(&name, help, None, MetricType::Counter)?;
@@ -357,13 +412,18 @@ mod tests {
         kubeocean_syncer_cluster_origin_resource gauge
         kubeocean_syncer_cluster_physical_usage gauge
         kubeocean_syncer_cluster_virtual_usage gauge
+        kubeocean_syncer_copied_objects gauge
         kubeocean_syncer_create_pod counter
         kubeocean_syncer_create_pod_errors counter
         kubeocean_syncer_node_lease_late counter
         kubeocean_syncer_physical_pod_total gauge
         kubeocean_syncer_pod_created counter
         kubeocean_syncer_pod_created_failed counter
+        kubeocean_syncer_pod_creation_seconds histogram
+        kubeocean_syncer_queue_depth gauge
+        kubeocean_syncer_queue_wait_seconds histogram
         kubeocean_syncer_reclaim_pods counter
+        kubeocean_syncer_token_expiry_seconds gauge
         kubeocean_syncer_usage_drift counter
         kubeocean_syncer_virtual_pod_total gauge
         kubeocean_syncer_vnode_available_resource gauge
@@ -430,6 +490,17 @@ mod tests {
             late_leases: 1,
             usage_drift: 4,
             worker_age_seconds: 12,
+            queues: vec![QueueNumbers {
+                name: "pod events",
+                depth: 3,
+                waits: DurationNumbers {
+                    sum_seconds: 1.5,
+                    count: 2,
+                    buckets: vec![(1.0, 1), (f64::INFINITY, 1)],
+                },
+            }],
+            copied: vec![("ConfigMap", 5)],
+            token_expiry_seconds: Some(3000),
             policies: [(
                 "p".to_owned(),
                 PolicyNumbers {
@@ -462,6 +533,11 @@ mod tests {
             r#"syncer_reclaim_pods_total{clusterbinding="b",mode="reclaimed"} 2"#,
             r#"syncer_node_lease_late_total{clusterbinding="b"} 1"#,
             r#"syncer_worker_watch_age_seconds{clusterbinding="b"} 12"#,
+            r#"syncer_queue_depth{clusterbinding="b",queue="pod-events"} 3"#,
+            r#"syncer_queue_wait_seconds_count{clusterbinding="b",queue="pod-events"} 2"#,
+            r#"syncer_queue_wait_seconds_bucket{le="1.0",clusterbinding="b",queue="pod-events"} 1"#,
+            r#"syncer_copied_objects{clusterbinding="b",kind="ConfigMap"} 5"#,
+            r#"syncer_token_expiry_seconds{clusterbinding="b"} 3000"#,
             r#"syncer_usage_drift_total{clusterbinding="b"} 4"#,
             r#"policy_offered{clusterbinding="b",rlp="p",resource="memory"} 3072"#,
             r#"policy_offered{clusterbinding="b",rlp="p",resource="pods"} 9"#,

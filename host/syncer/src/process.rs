@@ -134,10 +134,9 @@ impl std::fmt::Debug for Service {
 /// of a Manager alike (MC-130). The binding's health is ready when its leader is.
 pub async fn serve_binding(service: Service, cancel: &CancellationToken) -> Result<(), SyncerError> {
     let Service { config, election, standby, computing, engine, surroundings } = service;
-    let participant =
-        election.map(|election| {
-            Election::new(surroundings.leases.clone(), election, Arc::clone(&surroundings.clock))
-        });
+    let participant = election.map(|election| {
+        Election::new(surroundings.leases.clone(), election, Arc::clone(&surroundings.clock))
+    });
     let health = Arc::clone(&surroundings.health);
     let attempted = move |answered: bool| {
         health.progress();

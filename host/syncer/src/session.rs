@@ -24,6 +24,7 @@ use crate::{
         Clusters, IdleTimes, ObjectHealth, ObjectStore, ObjectSync, Scope, WorkerNode, WorkerNodes,
         run_objects,
     },
+    podevents::{apply::PodEventSync, index::EventStore, watch::run as run_pod_events},
     pods::{
         apply::{PodSync, VnodeDirectory},
         features::Features,
@@ -48,6 +49,7 @@ use kubeocean_runtime::{
     binding::Binding,
     events::{EventRecorder, Regarding},
     probe::Reachability,
+    queue::QueueNumbers,
     tasks::{TaskEnded, Tasks},
     watch::WatchHealth,
 };
@@ -63,6 +65,8 @@ pub struct Stores {
     pub nodes: Arc<NodeStore>,
     /// Vpods and ppods.
     pub pods: Arc<PodStore>,
+    /// What the worker says about ppods.
+    pub pod_events: Arc<EventStore>,
     /// ConfigMaps, Secrets, tokens and Services.
     pub objects: Arc<ObjectStore>,
     /// CSINodes of worker nodes and their copies.
@@ -97,6 +101,7 @@ impl Stores {
     ) -> Self {
         let pods =
             PodStore::new(&identity.cluster_id, PodScope::of(binding, config, &identity.computing_uid));
+        let pod_events = EventStore::new(component(&binding.name), Arc::clone(&surroundings.clock));
         let objects = Arc::new(ObjectStore::new(Arc::clone(&surroundings.clock)));
         objects.connect(Arc::clone(&pods) as Arc<dyn crate::objects::PodDirectory>);
         let namespaces = ModuleNamespaces {
@@ -157,6 +162,7 @@ impl Stores {
             identity,
             nodes,
             pods,
+            pod_events,
             objects,
             csinodes,
             hostports,
@@ -171,6 +177,17 @@ impl Stores {
         }
     }
 
+    /// What is told of the queues.
+    pub(crate) fn queues(&self) -> Vec<QueueNumbers> {
+        let Self { pods, pod_events, objects, .. } = self;
+        vec![
+            pods.queue().numbers(),
+            pod_events.queue().numbers(),
+            objects.queue.numbers(),
+            objects.tokens.queue.numbers(),
+        ]
+    }
+
     /// Takes a changed binding: every mutable field counts from now on (API-111).
     pub(crate) fn set_binding(&self, binding: &Binding, config: &SyncerConfig, computing_uid: &str) {
         self.host.set_binding_selector(binding.spec.node_selector.as_ref());
@@ -178,6 +195,11 @@ impl Stores {
         self.nodes.set_binding(binding_view(binding));
         self.nodes.wake_all();
     }
+}
+
+/// How a Syncer signs its events (API-810).
+fn component(binding: &str) -> String {
+    format!("kubeocean-syncer-{binding}")
 }
 
 /// Vnodes and ports wake what follows them. The two hold the nodes, so the nodes must not hold them.
@@ -230,6 +252,12 @@ impl VnodeDirectory for Vnodes {
             }
         }
     }
+
+    fn node_is_dead(&self, vnode: &str) -> bool {
+        // Before the first lists every node seems to be gone.
+        self.0.readiness() == Readiness::Ready
+            && self.0.snapshot(vnode).pnode.is_none_or(|pnode| !pnode.ready())
+    }
 }
 
 impl WorkerNodes for Vnodes {
@@ -272,7 +300,7 @@ pub(crate) async fn run(leader: &Leader, worker: Client, cancel: CancellationTok
     let mut tasks = Tasks::new(cancel.clone());
     let (worker_events, sending) = EventRecorder::new(
         worker.clone(),
-        format!("kubeocean-syncer-{}", binding.name),
+        component(&binding.name),
         Arc::clone(&leader.clock),
         cancel.clone(),
     );
@@ -421,14 +449,30 @@ impl Session<'_> {
     fn start_pods(&self, tasks: &mut Tasks) {
         let (leader, stores) = (self.leader, &self.leader.stores);
         let binding = leader.binding.borrow().clone();
+        let vnodes: Arc<dyn VnodeDirectory> = Arc::new(Vnodes(self.nodes()));
+        let regarding = Regarding::binding(&binding.name, &binding.uid);
+        let features = Arc::new(Features::new(regarding, leader.events.clone()));
+        let reflecting = Arc::new(PodEventSync {
+            clusters: Arc::clone(&self.clusters),
+            store: Arc::clone(&stores.pod_events),
+            pods: Arc::clone(&stores.pods),
+            objects: Arc::clone(&stores.objects),
+            vnodes: Arc::clone(&vnodes),
+            features: Arc::clone(&features),
+            component: component(&binding.name),
+            health: Arc::clone(&leader.health),
+            clock: Arc::clone(&leader.clock),
+        });
+        let wanted = leader.config.pod_events;
+        tasks.spawn("pod events", run_pod_events(reflecting, wanted, self.complete(), self.cancel.clone()));
         let sync = Arc::new(PodSync {
             clusters: Arc::clone(&self.clusters),
             store: Arc::clone(&stores.pods),
             objects: Arc::clone(&stores.objects),
-            vnodes: Arc::new(Vnodes(self.nodes())),
+            vnodes,
             workloads: Arc::clone(&stores.workloads),
             priority_classes: PriorityClasses::default(),
-            features: Features::new(Regarding::binding(&binding.name, &binding.uid), leader.events.clone()),
+            features,
             events: leader.events.clone(),
             pod_events: leader.config.pod_events,
             metrics: Arc::clone(&leader.metrics),

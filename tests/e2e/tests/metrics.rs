@@ -42,13 +42,18 @@ const DOCUMENTED: &str = "
     kubeocean_syncer_cluster_origin_resource gauge
     kubeocean_syncer_cluster_physical_usage gauge
     kubeocean_syncer_cluster_virtual_usage gauge
+    kubeocean_syncer_copied_objects gauge
     kubeocean_syncer_create_pod counter
     kubeocean_syncer_create_pod_errors counter
     kubeocean_syncer_node_lease_late counter
     kubeocean_syncer_physical_pod_total gauge
     kubeocean_syncer_pod_created counter
     kubeocean_syncer_pod_created_failed counter
+    kubeocean_syncer_pod_creation_seconds histogram
+    kubeocean_syncer_queue_depth gauge
+    kubeocean_syncer_queue_wait_seconds histogram
     kubeocean_syncer_reclaim_pods counter
+    kubeocean_syncer_token_expiry_seconds gauge
     kubeocean_syncer_usage_drift counter
     kubeocean_syncer_virtual_pod_total gauge
     kubeocean_syncer_vnode_available_resource gauge
@@ -161,6 +166,9 @@ async fn a_live_scrape_tells_what_the_clusters_hold() {
             ("syncer_vnode_writes_total", &[("kind", "delete")], 0.0),
             ("syncer_reclaim_pods_total", &[("mode", "reclaimed")], 0.0),
             ("syncer_reclaim_pods_total", &[("mode", "drained")], 0.0),
+            ("syncer_pod_creation_seconds_count", &[], 1.0),
+            ("syncer_copied_objects", &[("kind", "ConfigMap")], 0.0),
+            ("syncer_queue_depth", &[("queue", "pods")], 0.0),
             ("syncer_node_lease_late_total", &[], 0.0),
             ("syncer_usage_drift_total", &[], 0.0),
             ("policy_offered", &[("rlp", BINDING), ("resource", "cpu")], 62_000.0),

@@ -3,9 +3,12 @@
 //! In: one binding that all tests but one share, a namespace for each test. Out: the copy, or the condition and the event
 //! that say why there is none.
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use kubeocean_api::keys::{annotation, condition_type, label};
-use kubeocean_e2e::pods::{Scene, Stage, condition, text};
-use kubeocean_e2e::rights::assert_rights;
+use kubeocean_api::name::token_secret_name;
+use kubeocean_e2e::pods::{Objects, Scene, Stage, condition, core_path, text};
+use kubeocean_e2e::rights::{assert_rights, requests};
 use kubeocean_e2e::volumes::{CLAIMS, create_claim, create_volume};
 use kubeocean_harness::{AuditMark, BindingSpec};
 use serde_json::{Value, json};
@@ -216,5 +219,269 @@ async fn a_pod_with_a_volume_that_is_not_mapped_is_refused_whole() {
     }
     scene.computing.delete(&scene.vpod("p"), None).await;
     scene.computing.wait_gone(&scene.vpod("p")).await;
+    assert_rights(&stage.binding);
+}
+
+/// The first container of a pod, changed by `change`, in a patch of the pod.
+fn changed(pod: &Value, change: impl FnOnce(&mut Value)) -> Value {
+    let mut containers = pod["spec"]["containers"].clone();
+    change(&mut containers[0]);
+    json!({"spec": {"containers": containers}})
+}
+
+/// Has the copy's kubelet report what its container has, as kubelets do that can resize; API servers ask for it.
+async fn report_resources(scene: &Scene<'_>, name: &str) {
+    let copy = scene.worker.get(&scene.ppod(name)).await.expect("the copy");
+    let mut statuses = copy["status"]["containerStatuses"].clone();
+    statuses[0]["resources"] = copy["spec"]["containers"][0]["resources"].clone();
+    let status = json!({"status": {"containerStatuses": statuses}});
+    scene.worker.merge(&format!("{}/status", scene.ppod(name)), &status).await;
+    let shown = |pod: &Value| (!pod["status"]["containerStatuses"][0]["resources"].is_null()).then_some(());
+    scene.computing.wait("the container's resources", &scene.vpod(name), shown).await;
+}
+
+/// Resizes a pod, as `kubectl patch --subresource resize` does.
+async fn set_cpu(scene: &Scene<'_>, name: &str, cpu: &str) {
+    report_resources(scene, name).await;
+    let path = scene.vpod(name);
+    let pod = scene.computing.get(&path).await.expect("the pod");
+    let patch = changed(&pod, |main| main["resources"]["requests"]["cpu"] = json!(cpu));
+    scene.computing.merge(&format!("{path}/resize"), &patch).await;
+}
+
+async fn set_image(scene: &Scene<'_>, name: &str, image: &str) {
+    let path = scene.vpod(name);
+    let pod = scene.computing.get(&path).await.expect("the pod");
+    scene.computing.merge(&path, &changed(&pod, |main| main["image"] = json!(image))).await;
+    let arrived = |pod: &Value| (pod["spec"]["containers"][0]["image"] == image).then_some(());
+    scene.worker.wait("the image", &scene.ppod(name), arrived).await;
+}
+
+#[tokio::test]
+async fn a_running_pod_is_changed_in_place() {
+    let stage = stage().await;
+    let scene = stage.scene("in-place").await;
+    let (vpod, before) = scene.run_pod("grows", json!({})).await;
+    let (path, copy) = (scene.vpod("grows"), scene.ppod("grows"));
+
+    set_image(&scene, "grows", "example.test/image:2").await;
+    let mut tolerations = vpod["spec"]["tolerations"].as_array().cloned().expect("tolerations");
+    let extra = json!({"key": "example.test/extra", "operator": "Exists", "effect": "NoSchedule"});
+    tolerations.push(extra.clone());
+    scene.computing.merge(&path, &json!({"spec": {"tolerations": tolerations}})).await;
+    let tolerates = |pod: &Value| {
+        let all = pod["spec"]["tolerations"].as_array()?;
+        (all.contains(&extra) && all.len() > before["spec"]["tolerations"].as_array()?.len()).then_some(())
+    };
+    scene.worker.wait("the toleration", &copy, tolerates).await;
+    set_cpu(&scene, "grows", "70m").await;
+    let resized = |pod: &Value| {
+        (pod["spec"]["containers"][0]["resources"]["requests"]["cpu"] == "70m").then(|| pod.clone())
+    };
+    let after = scene.worker.wait("the resources", &copy, resized).await;
+    assert_eq!(after["metadata"]["uid"], before["metadata"]["uid"]);
+    assert_eq!(after["spec"]["containers"][0]["image"], "example.test/image:2");
+
+    // What the worker's people change is not fought, until the pod itself changes.
+    let theirs = changed(&after, |main| main["image"] = json!("mirror.test/image:2"));
+    scene.worker.merge(&copy, &theirs).await;
+    scene.barrier("after-theirs").await;
+    let kept = scene.worker.get(&copy).await.expect("the copy");
+    assert_eq!(kept["spec"]["containers"][0]["image"], "mirror.test/image:2");
+    set_image(&scene, "grows", "example.test/image:3").await;
+
+    // A kubelet's word about a resize is shown while it says it.
+    let mut conditions = kept["status"]["conditions"].as_array().cloned().expect("conditions");
+    let pending =
+        json!({"type": "PodResizePending", "status": "True", "reason": "Deferred", "message": "no room"});
+    conditions.push(pending);
+    let report = |conditions: Value| json!({"status": {"conditions": conditions}});
+    scene.worker.merge(&format!("{copy}/status"), &report(json!(conditions))).await;
+    let said = |pod: &Value| (condition(pod, "PodResizePending")["reason"] == "Deferred").then_some(());
+    scene.computing.wait("the kubelet's word", &path, said).await;
+    conditions.pop();
+    scene.worker.merge(&format!("{copy}/status"), &report(json!(conditions))).await;
+    let over = |pod: &Value| condition(pod, "PodResizePending").is_null().then_some(());
+    scene.computing.wait("the end of it", &path, over).await;
+    assert_rights(&stage.binding);
+}
+
+#[tokio::test]
+async fn without_the_right_to_resize_everything_else_goes_on() {
+    let stage = Stage::start(BindingSpec::new("no-resize"), 1).await;
+    let scene = stage.scene("no-resize-users").await;
+    let mount = stage.binding.mount_namespace();
+    let role = format!("/apis/rbac.authorization.k8s.io/v1/namespaces/{mount}/roles/kubeocean-syncer");
+    let full = scene.worker.get(&role).await.expect("the chart's role");
+    let mut rules = full["rules"].as_array().cloned().expect("rules");
+    for rule in &mut rules {
+        if let Some(resources) = rule["resources"].as_array_mut() {
+            resources.retain(|resource| resource != "pods/resize");
+        }
+    }
+    assert_ne!(full["rules"], json!(rules));
+    scene.worker.merge(&role, &json!({"rules": rules})).await;
+
+    scene.run_pod("grows", json!({})).await;
+    set_cpu(&scene, "grows", "70m").await;
+    assert!(scene.wait_event("grows", "FeatureDisabled").await.contains("pods/resize"));
+    set_image(&scene, "grows", "example.test/image:2").await;
+    let copy = scene.worker.get(&scene.ppod("grows")).await.expect("the copy");
+    assert_eq!(copy["spec"]["containers"][0]["resources"]["requests"]["cpu"], "10m");
+    // Another one that wants it: told on the pod, and nothing is asked again.
+    scene.run_pod("wants-too", json!({})).await;
+    set_cpu(&scene, "wants-too", "70m").await;
+    scene.wait_event("wants-too", "FeatureDisabled").await;
+    let (_, worker) = requests(&stage.binding);
+    let asked = worker.iter().filter(|event| event.object_ref.subresource == "resize").count();
+    assert_eq!(asked, 1);
+    let of_binding = "/api/v1/namespaces/default/events?fieldSelector=involvedObject.name%3Dno-resize";
+    let told = scene.computing.list(&format!("{of_binding},reason%3DFeatureDisabled")).await;
+    assert_eq!(told.len(), 1, "{told:#?}");
+}
+
+/// A pod that the worker's scheduler finds no place for is given up in time, with the scheduler's words (TD-804).
+#[tokio::test]
+async fn a_copy_that_finds_no_place_is_given_up_in_time() {
+    let stage = Stage::start_with(BindingSpec::new("no-place"), 1, &["--scheduling-timeout=4s"]).await;
+    let scene = stage.scene("no-place-users").await;
+    let (vnode, _) = vnode(&stage).await;
+    let spec = json!({
+        "nodeName": vnode,
+        "containers": [{"name": "main", "image": "example.test/image", "resources": {"requests": {"cpu": "1000"}}}],
+    });
+    scene.create_pod(&scene.pod("huge", spec)).await;
+    let failed = |pod: &Value| (pod["status"]["phase"] == "Failed").then(|| pod["status"].clone());
+    let status = scene.computing.wait("the end", &scene.vpod("huge"), failed).await;
+    assert!(text(&status["message"]).contains("Insufficient cpu"), "{status:#}");
+    let message = scene.wait_event("huge", "FailedSchedulingPod").await;
+    assert!(message.contains("within 4 s") && message.contains("Insufficient cpu"), "{message}");
+    scene.worker.wait_gone(&scene.ppod("huge")).await;
+    assert_rights(&stage.binding);
+}
+
+/// Acceptance check 16: what a worker's API server would refuse or what has no name there, and still runs.
+#[tokio::test]
+async fn unusual_pods_run() {
+    let stage = stage().await;
+    let scene = stage.scene("unusual-specs").await;
+    let class = json!({
+        "apiVersion": "scheduling.k8s.io/v1", "kind": "PriorityClass", "metadata": {"name": "patient"},
+        "value": 100, "preemptionPolicy": "Never",
+    });
+    scene.computing.create("/apis/scheduling.k8s.io/v1/priorityclasses", &class).await;
+    let (vpod, ppod) = scene.run_pod("patient", json!({"priorityClassName": "patient"})).await;
+    assert_eq!(vpod["spec"]["preemptionPolicy"], "Never");
+    assert_eq!(text(&ppod["spec"]["priorityClassName"]), "kubeocean-default");
+
+    // A sidecar is an init container that is restarted; its state goes up beside the others'.
+    let sidecar = json!({"initContainers": [
+        {"name": "prepare", "image": "example.test/prepare"},
+        {"name": "mesh", "image": "example.test/mesh", "restartPolicy": "Always", "env": [
+            {"name": "POD", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}},
+        ]},
+    ]});
+    let (_, ppod) = scene.run_pod("meshed", sidecar).await;
+    let mesh = &ppod["spec"]["initContainers"][1];
+    assert_eq!(mesh["restartPolicy"], "Always");
+    let from = &variable(mesh, "POD")["valueFrom"]["fieldRef"]["fieldPath"];
+    assert_eq!(text(from), format!("metadata.annotations['{}']", annotation::VIRTUAL_POD_NAME));
+    let status = json!({"status": {"initContainerStatuses": [
+        {"name": "prepare", "image": "example.test/prepare", "imageID": "", "ready": true, "restartCount": 0,
+         "state": {"terminated": {"exitCode": 0, "reason": "Completed", "startedAt": null, "finishedAt": null}}},
+        {"name": "mesh", "image": "example.test/mesh", "imageID": "", "ready": true, "started": true,
+         "restartCount": 3, "state": {"running": {"startedAt": "2026-01-02T03:04:05Z"}}},
+    ]}});
+    scene.worker.merge(&format!("{}/status", scene.ppod("meshed")), &status).await;
+    let shown = |pod: &Value| (pod["status"]["initContainerStatuses"][1]["restartCount"] == 3).then_some(());
+    scene.computing.wait("the sidecar's state", &scene.vpod("meshed"), shown).await;
+
+    // A workload whose name is no label value.
+    let name = format!("{}.{}", "w".repeat(100), "x".repeat(50));
+    let mut owned = scene.pod("owned", json!({}));
+    owned["metadata"]["ownerReferences"] = json!([{
+        "apiVersion": "batch.example.test/v1", "kind": "TrainingRun", "name": name,
+        "uid": "00000000-0000-0000-0000-000000000001",
+    }]);
+    scene.create_pod(&owned).await;
+    // Nobody made that owner, so the pod's own cluster would collect it; its copy is what counts.
+    let labels = |pod: &Value| Some(pod["metadata"]["labels"].clone());
+    let labels = scene.worker.wait("the copy", &scene.ppod("owned"), labels).await;
+    assert_eq!(labels[label::WORKLOAD_TYPE], "trainingrun");
+    assert!(text(&labels[label::WORKLOAD_NAME]).len() <= 63, "{labels}");
+    assert_rights(&stage.binding);
+}
+
+/// The tokens of a pod's volume as the worker's kubelet finds them, and the version of their Secret.
+async fn tokens(scene: &Scene<'_>, secret: &str) -> (Vec<String>, Value) {
+    let path = core_path(scene.stage.binding.mount_namespace(), "secrets", secret);
+    let secret = scene.worker.get(&path).await.expect("the token Secret");
+    let decode = |key: &str| {
+        let bytes = STANDARD.decode(text(&secret["data"][key])).expect("base64");
+        String::from_utf8(bytes).expect("a token")
+    };
+    (["token", "token-1"].map(decode).to_vec(), secret["metadata"].clone())
+}
+
+/// Whether the computing cluster accepts a token for an audience.
+async fn is_accepted(scene: &Scene<'_>, token: &str, audiences: Value) -> bool {
+    let review = json!({
+        "apiVersion": "authentication.k8s.io/v1", "kind": "TokenReview",
+        "spec": {"token": token, "audiences": audiences},
+    });
+    let review = scene.computing.create("/apis/authentication.k8s.io/v1/tokenreviews", &review).await;
+    review["status"]["authenticated"] == true
+}
+
+#[tokio::test]
+async fn tokens_of_two_audiences_are_valid_and_kept_over_a_restart() {
+    let mut stage = Stage::start(BindingSpec::new("audiences"), 1).await;
+    let volume = json!({"serviceAccountName": "default", "volumes": [{"name": "t", "projected": {"sources": [
+        {"serviceAccountToken": {"path": "token", "expirationSeconds": 3600}},
+        {"serviceAccountToken": {"path": "vault", "audience": "vault", "expirationSeconds": 3600}},
+    ]}}]});
+    let scene = stage.scene("audience-users").await;
+    let (vpod, _) = scene.run_pod("signs", volume).await;
+    let secret = token_secret_name("signs", "t", text(&vpod["metadata"]["uid"]), "audience-users");
+    let (first, before) = tokens(&scene, &secret).await;
+    assert!(is_accepted(&scene, &first[0], Value::Null).await);
+    assert!(is_accepted(&scene, &first[1], json!(["vault"])).await);
+    assert!(!is_accepted(&scene, &first[1], Value::Null).await, "each for its own audience");
+    drop(scene);
+
+    // A restart finds them, and asks for none.
+    let mark = stage.binding.computing().audit_mark().expect("an audit log");
+    stage.syncer.kill();
+    stage.syncer.restart().expect("a Syncer");
+    stage.syncer.wait_ready().await;
+    let scene = stage.scene("audience-users").await;
+    scene.barrier("after-restart").await;
+    assert_eq!(tokens(&scene, &secret).await, (first.clone(), before));
+    drop(scene);
+    let asked = stage.binding.computing().audit_events_since(mark).expect("an audit log");
+    let asked = asked.iter().filter(|event| {
+        event.object_ref.subresource == "token" && event.object_ref.namespace == "audience-users"
+    });
+    assert_eq!(asked.count(), 0);
+
+    // One that finds them about to end renews them before they do.
+    stage.syncer.kill();
+    let worker = Objects::of(stage.binding.worker()).await;
+    let path = core_path(stage.binding.mount_namespace(), "secrets", &secret);
+    let ends = json!({"metadata": {"annotations": {annotation::TOKEN_EXPIRATION: "2026-01-02T03:04:05Z"}}});
+    worker.merge(&path, &ends).await;
+    stage.syncer.restart().expect("a Syncer");
+    let renewed = |secret: &Value| {
+        let ends = text(&secret["metadata"]["annotations"][annotation::TOKEN_EXPIRATION]);
+        (ends > "2026-01-02T03:04:05Z").then_some(())
+    };
+    worker.wait("new tokens", &path, renewed).await;
+    let scene = stage.scene("audience-users").await;
+    let (second, _) = tokens(&scene, &secret).await;
+    assert_ne!(second, first);
+    assert!(is_accepted(&scene, &second[1], json!(["vault"])).await);
+    scene.computing.delete(&scene.vpod("signs"), None).await;
+    scene.computing.wait_gone(&scene.vpod("signs")).await;
+    scene.worker.wait_gone(&path).await;
     assert_rights(&stage.binding);
 }

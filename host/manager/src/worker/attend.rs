@@ -359,7 +359,8 @@ impl Attendant {
             .await
             .map_err(|error| unusable(error.to_string()))?;
         let server = config.cluster_url.clone();
-        let client = kubeocean_runtime::client::client(config, None).map_err(|error| unusable(error.to_string()))?;
+        let client =
+            kubeocean_runtime::client::client(config, None).map_err(|error| unusable(error.to_string()))?;
         Ok(Worker { client, server, life, insecure })
     }
 }

@@ -32,7 +32,7 @@ pub struct ObjectStore {
     pub services: Arc<ServiceStore>,
     pub(super) pods: Pods,
     pub(super) clock: Arc<dyn Clock>,
-    pub(super) queue: Arc<Queue<ObjectRef>>,
+    pub(crate) queue: Arc<Queue<ObjectRef>>,
     /// Told when the set of namespaces with missing objects changes.
     pub(super) missing_changed: Notify,
     state: Mutex<State>,

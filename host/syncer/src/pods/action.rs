@@ -64,6 +64,15 @@ pub enum PodAction {
         /// Names of the containers.
         names: Vec<Box<str>>,
     },
+    /// Bring images, tolerations and resources that changed down to the ppod (TD-808).
+    FollowSpec {
+        /// UID of the vpod.
+        uid: Box<str>,
+        /// The ppod.
+        ppod: Owned,
+        /// What was brought down last.
+        expected: Box<str>,
+    },
     /// Write what the ppod reports to the vpod (BU-1502).
     PatchVpod {
         /// UID of the vpod.
@@ -209,6 +218,7 @@ impl fmt::Display for PodAction {
             Self::AddEphemeralContainers { ppod, names } => {
                 write!(f, "start debug containers {} in ppod {}", names.join(", "), ppod.key())
             }
+            Self::FollowSpec { ppod, .. } => write!(f, "change the spec of ppod {}", ppod.key()),
             Self::PatchVpod { status, .. } => {
                 write!(f, "report {}", status.keys().map(String::as_str).collect::<Vec<_>>().join(", "))
             }

@@ -18,7 +18,9 @@ use serde_json::{Map, Value, json};
 use super::{
     action::{PodAction, PodPlan, Refusal, RefusalReason, Wake},
     create::{CreateError, rejection},
+    deletion,
     features::{Feature, Features},
+    in_place::Mutable,
     index::PodStore,
     metadata::{KeyChanges, MetadataChange},
     ownership::{self, Owned},
@@ -53,6 +55,8 @@ const DEFAULT_GRACE_SECONDS: i64 = 30;
 pub trait VnodeDirectory: Send + Sync {
     /// The state of a vnode.
     fn vnode(&self, name: &str) -> VnodeState;
+    /// Whether the worker node behind a vnode is known to be gone or not ready.
+    fn node_is_dead(&self, vnode: &str) -> bool;
 }
 
 /// What the pod tasks of a connected worker share.
@@ -70,7 +74,7 @@ pub struct PodSync {
     /// The worker's PriorityClasses.
     pub priority_classes: PriorityClasses,
     /// What the worker's role allows.
-    pub features: Features,
+    pub features: Arc<Features>,
     /// Events in the computing cluster.
     pub events: EventRecorder,
     /// Which of them.
@@ -84,7 +88,7 @@ pub struct PodSync {
 }
 
 /// How an action ended.
-enum Step {
+pub(super) enum Step {
     /// On to the next one.
     Next,
     /// On to the next one, but come back: this one was refused and others do not depend on it.
@@ -100,7 +104,10 @@ impl PodSync {
     pub async fn reconcile(&self, key: ObjectKey) -> Outcome {
         for _ in 0..ROUNDS {
             let now = self.clock.now();
-            let snapshot = self.store.snapshot(&key, now, |vnode| self.vnodes.vnode(vnode));
+            let mut snapshot = self.store.snapshot(&key, now, |vnode| self.vnodes.vnode(vnode));
+            let node = snapshot.ppod.as_ref().filter(|ppod| deletion::is_overdue(ppod, now));
+            let node = node.and_then(|ppod| ppod.annotation(annotation::VIRTUAL_NODE_NAME));
+            snapshot.node_is_dead = node.is_some_and(|vnode| self.vnodes.node_is_dead(vnode));
             let plan = plan_pod(&snapshot);
             if plan.mirrored {
                 self.mark_mirrored(&snapshot);
@@ -149,8 +156,16 @@ impl PodSync {
             PodAction::ReadPpod { ppod } => self.read_ppod(snapshot, &ppod).await,
             PodAction::WriteMapping { uid, resource_version, ppod, clear_uid } => {
                 let patch = mapping_patch(&uid, &resource_version, &ppod, clear_uid);
-                let Some(vpod) = self.patch_vpod(&snapshot.key, &uid, &patch).await? else {
-                    return Ok(Step::Replan);
+                let vpod = match self.patch_vpod(&snapshot.key, &uid, &patch).await {
+                    Ok(Some(vpod)) => vpod,
+                    Ok(None) => return Ok(Step::Replan),
+                    // Its annotations leave no room for ours, or admission is against them.
+                    Err(error @ ApplyError::Rejected { .. }) => {
+                        self.refuse(snapshot, &rejection("the note on the pod of where its copy is", &error))
+                            .await?;
+                        return Ok(Step::Stop(Outcome::Retry));
+                    }
+                    Err(error) => return Err(error),
                 };
                 *whole_vpod = Some(vpod);
                 Ok(Step::Next)
@@ -163,6 +178,10 @@ impl PodSync {
             }
             PodAction::AddEphemeralContainers { ppod, names } => {
                 self.add_debug_containers(&snapshot.key, &ppod, &names).await
+            }
+            PodAction::FollowSpec { uid, ppod, expected } => {
+                let Some(expected) = Mutable::decode(&expected) else { return Ok(Step::Next) };
+                self.follow_spec(&snapshot.key, &uid, &ppod, &expected).await
             }
             PodAction::PatchVpod { uid, resource_version, status, change } => {
                 self.report(snapshot, &uid, &resource_version, status, &change).await
@@ -256,6 +275,8 @@ impl PodSync {
         match self.create_ppod(&snapshot.scope, &vpod, &whole_vpod, worker_node).await {
             Ok(ppod) => {
                 self.metrics.pod_created.inc();
+                let waited = self.store.bound_for(key, self.clock.now());
+                self.metrics.pod_creation.observe(waited.unwrap_or_default().as_secs_f64());
                 tracing::info!(vpod = %key, ppod = %ppod.key, worker_node, "ppod created");
                 if self.pod_events == PodEvents::All {
                     let message =
@@ -518,7 +539,14 @@ impl PodSync {
         Ok(())
     }
 
-    fn publish(&self, key: &ObjectKey, uid: &str, severity: Severity, reason: &'static str, message: String) {
+    pub(super) fn publish(
+        &self,
+        key: &ObjectKey,
+        uid: &str,
+        severity: Severity,
+        reason: &'static str,
+        message: String,
+    ) {
         self.events.publish(Event {
             regarding: Regarding {
                 api_version: "v1",

@@ -4,6 +4,9 @@
 //! it is gone the vpod's deletion is finished, as a kubelet would. A ppod whose vpod is gone is deleted too. Both need
 //! proof: a DELETED event or a live read, never a gap in a cache. Pure; called by the planner.
 
+use std::time::Duration;
+
+use jiff::Timestamp;
 use kubeocean_api::keys::annotation;
 
 use super::{
@@ -16,6 +19,9 @@ use super::{
     view::{Deletion, Ppod, Vpod},
 };
 
+/// How long after its grace period a ppod without vpod may still be there before its node is asked about.
+const OVERDUE_AFTER: Duration = Duration::from_mins(1);
+
 /// No vpod of this key: its ppods go (row 1, TD-908).
 pub(super) fn plan_without_vpod(snapshot: &PodSnapshot) -> PodPlan {
     let mut plan = PodPlan::default();
@@ -27,6 +33,7 @@ pub(super) fn plan_without_vpod(snapshot: &PodSnapshot) -> PodPlan {
         let virtual_uid = ppod.annotation(annotation::VIRTUAL_POD_UID).unwrap_or_default();
         if snapshot.gone_vpods.contains(virtual_uid) {
             plan.actions.extend(remove_orphan(snapshot, ppod, owned, DeleteReason::VpodGone));
+            plan.wake = wake_for_orphan(ppod, snapshot.now);
         } else {
             unproven = true;
         }
@@ -74,8 +81,8 @@ fn remove(ppod: &Ppod, owned: Owned, grace_seconds: Option<i64>, why: DeleteReas
     needed.then(|| delete(owned, grace_seconds, why))
 }
 
-/// Deletes a ppod whose vpod is known to be gone. If that was deleted by force, nobody waits for the worker node, which
-/// may be dead and would keep the ppod for ever.
+/// Deletes a ppod whose vpod is known to be gone. If that was deleted by force, nobody waits for the worker node; nor if
+/// the node is dead, which would keep the ppod for ever.
 pub(super) fn remove_orphan(
     snapshot: &PodSnapshot,
     ppod: &Ppod,
@@ -83,8 +90,29 @@ pub(super) fn remove_orphan(
     why: DeleteReason,
 ) -> Option<PodAction> {
     let named = ppod.annotation(annotation::VIRTUAL_POD_UID).unwrap_or_default();
-    let grace_seconds = snapshot.forced_vpods.contains(named).then_some(0);
-    remove(ppod, owned, grace_seconds, why)
+    let forced = snapshot.forced_vpods.contains(named);
+    let abandoned = snapshot.node_is_dead && is_overdue(ppod, snapshot.now);
+    remove(ppod, owned, (forced || abandoned).then_some(0), why)
+}
+
+/// Whether a ppod should have ended long ago.
+pub(super) fn is_overdue(ppod: &Ppod, now: Timestamp) -> bool {
+    ppod.deletion.is_some_and(|deletion| overdue_at(deletion) <= now)
+}
+
+fn overdue_at(deletion: Deletion) -> Timestamp {
+    deletion.deadline.saturating_add(OVERDUE_AFTER).unwrap_or(Timestamp::MAX)
+}
+
+/// When to look again whether an orphan has been left by its node.
+pub(super) fn wake_for_orphan(ppod: &Ppod, now: Timestamp) -> Wake {
+    match ppod.deletion.filter(|deletion| !deletion.is_forced()) {
+        Some(deletion) => {
+            let later = now.saturating_add(OVERDUE_AFTER).unwrap_or(Timestamp::MAX);
+            Wake::At(if is_overdue(ppod, now) { later } else { overdue_at(deletion) })
+        }
+        None => Wake::OnEvent,
+    }
 }
 
 fn plan_finish(snapshot: &PodSnapshot, vpod: &Vpod, deletion: Deletion) -> PodPlan {

@@ -16,6 +16,10 @@ pub enum Feature {
     DebugContainers,
     /// Making the default PriorityClass.
     DefaultPriorityClass,
+    /// Events of the worker cluster on vpods.
+    PodEvents,
+    /// Changed resources of running ppods.
+    Resize,
 }
 
 impl Feature {
@@ -28,6 +32,14 @@ impl Feature {
             Self::DefaultPriorityClass => {
                 "the default PriorityClass is not made: the worker cluster does not permit to create priorityclasses; \
                  make it there, or name one in podPriorityClassName"
+            }
+            Self::Resize => {
+                "changed resources of running pods do not reach their containers: the worker cluster does not serve, or does \
+                 not permit to patch, pods/resize"
+            }
+            Self::PodEvents => {
+                "what the worker cluster says about pods is not shown on them: list and watch of events there, or create and \
+                 patch of events here, is not permitted"
             }
         }
     }

@@ -12,6 +12,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     fmt,
     sync::Arc,
+    time::Duration,
 };
 
 use jiff::Timestamp;
@@ -23,9 +24,11 @@ use parking_lot::{Mutex, RwLock};
 
 use self::state::{Index, Origin, Proof, Put, RecentUids, owner_of};
 use super::{
+    ownership::{self, Claim},
     plan::{is_creatable, is_never_mapped},
     references::References,
     snapshot::{Absence, PodScope, PodSnapshot, VnodeState, ppod_key},
+    status,
     view::{Deletion, Phase, Ppod, PpodStatus, Vpod},
     vpod_identity::VpodIdentity,
 };
@@ -65,6 +68,22 @@ pub struct VpodOnNode {
     pub system: bool,
     /// Whether it may stay outside the time windows.
     pub tolerates_out_of_window: bool,
+}
+
+/// Whose copy a pod of the worker cluster is.
+#[derive(Clone, Debug)]
+pub enum CopyOf {
+    /// No watch shows the pod.
+    Unknown,
+    /// Nobody's here, or of a vpod that is gone.
+    Foreign,
+    /// A vpod's, proven.
+    Vpod {
+        /// The vpod.
+        vpod: Arc<Vpod>,
+        /// The copy.
+        ppod: Arc<Ppod>,
+    },
 }
 
 /// Pods by phase.
@@ -171,6 +190,22 @@ impl PodStore {
             .collect()
     }
 
+    /// Whose copy the pod with this key and UID is.
+    pub fn original_of(&self, ppod: &ObjectKey, uid: &str) -> CopyOf {
+        let scope = self.scope();
+        let index = self.index.lock();
+        let Some(ppod) = index.ppods.get(ppod).filter(|ppod| *ppod.uid == *uid) else {
+            return CopyOf::Unknown;
+        };
+        let vpod = ppod.back_reference().and_then(|reference| index.vpods.get(&reference.key));
+        let Some(vpod) = vpod.map(|entry| &entry.vpod) else { return CopyOf::Foreign };
+        let claim = Claim { key: &vpod.key, uid: Some(&vpod.uid) };
+        match ownership::check(ppod, &scope.stamp, claim).current() {
+            Some(_) => CopyOf::Vpod { vpod: Arc::clone(vpod), ppod: Arc::clone(ppod) },
+            None => CopyOf::Foreign,
+        }
+    }
+
     /// How many ppods of this binding exist (API-804). Other bindings may share the mount namespace.
     pub fn ppod_count(&self) -> usize {
         let scope = self.scope();
@@ -222,6 +257,7 @@ impl PodStore {
                 key: key.clone(),
                 now,
                 vpod: entry.map(|entry| entry.vpod.clone()),
+                node_is_dead: false,
                 vnode: VnodeState::Missing,
                 ppod,
                 strays,
@@ -235,6 +271,18 @@ impl PodStore {
             snapshot.vnode = vnode(&vpod.node);
         }
         snapshot
+    }
+
+    /// How long a vpod has been bound: since it was seen here, or, if a Syncer before saw it, since its scheduler said so.
+    pub(super) fn bound_for(&self, key: &ObjectKey, now: Timestamp) -> Option<Duration> {
+        let index = self.index.lock();
+        let entry = index.vpods.get(key)?;
+        let conditions = status::parse_conditions(&entry.vpod.status.conditions);
+        let scheduled = conditions.as_array()?.iter().find(|it| it["type"] == "PodScheduled");
+        let told = scheduled.and_then(|it| it["lastTransitionTime"].as_str()?.parse::<Timestamp>().ok());
+        // The API has whole seconds.
+        let told = told.and_then(|at| Duration::try_from(now.duration_since(at)).ok()).unwrap_or_default();
+        Some(entry.since.elapsed().max(told.saturating_sub(Duration::from_secs(1))))
     }
 
     /// There is no ppod for this vpod, until the binding or who sits in its place changes.

@@ -14,6 +14,8 @@ pub mod apply;
 mod create;
 mod deletion;
 pub mod features;
+mod follow;
+pub mod in_place;
 pub mod index;
 pub mod metadata;
 pub mod ownership;

@@ -129,7 +129,7 @@ pub fn check(ppod: &Ppod, stamp: &Stamp, claim: Claim<'_>) -> Ownership {
 }
 
 /// Serialises anything by its text form.
-pub(super) fn as_text<T: std::fmt::Display, S: Serializer>(
+pub(crate) fn as_text<T: std::fmt::Display, S: Serializer>(
     value: &T,
     serializer: S,
 ) -> Result<S::Ok, S::Error> {

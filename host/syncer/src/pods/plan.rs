@@ -18,6 +18,7 @@ use kubeocean_api::{
 use super::{
     action::{DeleteReason, PodAction, PodPlan, Refusal, RefusalReason, Wake},
     deletion::{self, delete, plan_deleting, plan_without_vpod},
+    in_place::Mutable,
     metadata::{self, MetadataChange},
     ownership::{self, Owned, Ownership},
     snapshot::{Absence, PodScope, PodSnapshot, VnodeState},
@@ -92,7 +93,8 @@ pub(super) fn plan_stale(snapshot: &PodSnapshot, ppod: &Ppod, owned: Owned) -> P
     } else {
         ppod.deletion.is_none().then_some(PodAction::ConfirmVpodGone)
     };
-    PodPlan { actions: action.into_iter().collect(), ..PodPlan::default() }
+    let wake = if known_gone { deletion::wake_for_orphan(ppod, snapshot.now) } else { Wake::OnEvent };
+    PodPlan { actions: action.into_iter().collect(), wake, mirrored: false }
 }
 
 /// There is no copy: it was lost (row 6), or is to be created (rows 7 and 8). `occupied` says who sits in its place.
@@ -215,7 +217,7 @@ fn scheduling_deadline(snapshot: &PodSnapshot, ppod: &Ppod) -> Timestamp {
     created.saturating_add(snapshot.scope.scheduling_timeout).unwrap_or(Timestamp::MAX)
 }
 
-/// Metadata, deadline and debug containers go down (TD-801 to TD-803).
+/// Metadata, deadline, spec and debug containers go down (TD-801 to TD-803, TD-808).
 fn plan_follow(vpod: &Vpod, ppod: &Ppod, owned: &Owned, stamps: &MetadataChange, plan: &mut PodPlan) {
     let mut change = metadata::plan_down(vpod, ppod);
     change.labels.extend(stamps.labels.clone());
@@ -229,6 +231,16 @@ fn plan_follow(vpod: &Vpod, ppod: &Ppod, owned: &Owned, stamps: &MetadataChange,
             ppod: owned.clone(),
             change,
             active_deadline_seconds: deadline,
+        });
+    }
+    if let Some(expected) = ppod.annotation(annotation::EXPECTED_SPEC)
+        && *expected != *vpod.mutable_spec
+        && Mutable::decode(expected).is_some()
+    {
+        plan.actions.push(PodAction::FollowSpec {
+            uid: (&*vpod.uid).into(),
+            ppod: owned.clone(),
+            expected: expected.into(),
         });
     }
     let missing: Vec<Box<str>> = vpod

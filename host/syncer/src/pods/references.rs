@@ -49,6 +49,11 @@ impl References {
         of_need(Need::Required).chain(of_need(Need::Optional))
     }
 
+    /// The names of everything that is referred to, whatever its kind.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.names.keys().map(|(_, name)| &**name)
+    }
+
     /// Whether nothing has to be copied and nothing is refused.
     pub fn is_empty(&self) -> bool {
         self.names.is_empty() && self.unsupported.is_empty()

@@ -127,6 +127,8 @@ pub struct PodSnapshot {
     pub gone_vpods: BTreeSet<Box<str>>,
     /// Of those, the ones that were deleted by force: what is left of them is, too.
     pub forced_vpods: BTreeSet<Box<str>>,
+    /// Whether the worker node of the ppod here is gone or not ready, so that nobody may be left to end the ppod.
+    pub node_is_dead: bool,
     /// The vpod's vnode; [`VnodeState::Missing`] without a vpod.
     pub vnode: VnodeState,
     /// The pod at the place of the copy.

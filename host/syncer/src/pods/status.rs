@@ -133,10 +133,13 @@ fn merge_conditions(
         }
         merged.push(condition);
     }
-    let ours_until_created = |condition: &Value| condition["type"] == condition_type::WORKER_POD_CREATED;
+    // The last two are a kubelet's while it resizes, and end by being left out.
+    let passing = [condition_type::WORKER_POD_CREATED, "PodResizePending", "PodResizeInProgress"];
+    let has_passed =
+        |condition: &Value| condition["type"].as_str().is_some_and(|kind| passing.contains(&kind));
     let missing: Vec<Value> = own
         .into_iter()
-        .filter(|condition| !ours_until_created(condition))
+        .filter(|condition| !has_passed(condition))
         .filter(|condition| merged.iter().all(|other| other["type"] != condition["type"]))
         .collect();
     merged.extend(missing);

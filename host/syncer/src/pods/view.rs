@@ -17,6 +17,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::{
+    in_place::Mutable,
     references::{References, references},
     status_hash::{self, StatusHashes},
 };
@@ -211,6 +212,8 @@ pub struct Vpod {
     pub daemonset: bool,
     /// `spec.activeDeadlineSeconds`.
     pub active_deadline_seconds: Option<i64>,
+    /// Digests of what of its spec may change, as annotation `expected-spec` holds them.
+    pub mutable_spec: Box<str>,
     /// Names of its debug containers.
     pub ephemeral_containers: Vec<Box<str>>,
     /// Condition types of `spec.readinessGates`.
@@ -313,6 +316,7 @@ impl Vpod {
                 uid: owner.uid.into(),
             }),
             active_deadline_seconds: spec.get("activeDeadlineSeconds").and_then(Value::as_i64),
+            mutable_spec: Mutable::of(&spec).encode().into(),
             ephemeral_containers: strings(&spec, "ephemeralContainers", "name"),
             readiness_gates: strings(&spec, "readinessGates", "conditionType"),
             tolerates_out_of_window: tolerates(&spec, taint::OUT_OF_TIME_WINDOWS),

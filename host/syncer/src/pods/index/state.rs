@@ -4,6 +4,7 @@
 use std::{
     collections::{BTreeSet, HashMap, HashSet, VecDeque},
     sync::Arc,
+    time::Instant,
 };
 
 use ahash::RandomState;
@@ -47,6 +48,8 @@ pub(super) struct VpodEntry {
     pub(super) absence: Absence,
     pub(super) mirrored: Option<u64>,
     pub(super) status_written: Option<Timestamp>,
+    /// When it was first seen here.
+    pub(super) since: Instant,
     /// The place of the ppod it was refused.
     pub(super) refused: Option<ObjectKey>,
 }
@@ -176,6 +179,7 @@ impl Index {
                 absence: Absence::Unproven,
                 mirrored: None,
                 status_written: None,
+                since: Instant::now(),
                 refused: None,
             },
         };

@@ -151,6 +151,7 @@ pub(super) fn snapshot(vpod: Option<&Pod>, ppod: Option<&Pod>) -> PodSnapshot {
         vpod: vpod.map(|pod| Arc::new(pod.vpod())),
         gone_vpods: BTreeSet::new(),
         forced_vpods: BTreeSet::new(),
+        node_is_dead: false,
         vnode: VnodeState::Ours { worker_node: Some("node-1".into()), deleting: false },
         ppod: ppod.map(|pod| Arc::new(pod.ppod())),
         strays: Vec::new(),

@@ -8,7 +8,7 @@ use serde_json::json;
 
 use super::builders::*;
 use crate::pods::{
-    action::{DeleteReason, PodAction},
+    action::{DeleteReason, PodAction, Wake},
     plan::plan_pod,
     snapshot::{Absence, VnodeState},
 };
@@ -122,6 +122,31 @@ fn a_ppod_goes_by_force_when_its_vpod_did(#[case] copy: Pod, #[case] expected: &
     seen.gone_vpods.insert("v1".into());
     seen.forced_vpods.insert("v1".into());
     assert_eq!(text(&plan_pod(&seen).actions), expected);
+}
+
+#[rstest]
+#[case::long_over_on_a_dead_node(true, "2026-01-05T12:01:30Z", &["delete VpodGone Some(0)"], None)]
+#[case::on_a_living_node(false, "2026-01-05T12:01:30Z", &[], Some("2026-01-05T12:02:30Z"))]
+#[case::not_long_over(true, "2026-01-05T12:01:29Z", &[], Some("2026-01-05T12:01:30Z"))]
+fn an_orphan_on_a_dead_node_goes_by_force(
+    #[case] dead: bool,
+    #[case] now: &str,
+    #[case] expected: &[&str],
+    #[case] wake: Option<&str>,
+) {
+    let mut seen = snapshot(None, Some(&ppod().deleting(30)));
+    seen.gone_vpods.insert("v1".into());
+    seen.node_is_dead = dead;
+    seen.now = now.parse().unwrap();
+    let plan = plan_pod(&seen);
+    assert_eq!(text(&plan.actions), expected);
+    if let Some(wake) = wake {
+        assert_eq!(plan.wake, Wake::At(wake.parse().unwrap()));
+    }
+    // A vpod that is there keeps its copy: only its own deletion by force gives that up.
+    let mut held = snapshot(Some(&recorded().deleting(30)), Some(&ppod().deleting(30)));
+    (held.node_is_dead, held.now) = (dead, seen.now);
+    assert!(!text(&plan_pod(&held).actions).contains(&"delete VpodDeleting Some(0)".to_owned()));
 }
 
 #[test]

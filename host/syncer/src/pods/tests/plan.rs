@@ -26,6 +26,7 @@ fn words(plan: &PodPlan) -> Vec<&'static str> {
             PodAction::WriteMapping { clear_uid: true, .. } => "remap",
             PodAction::CreatePpod { .. } => "create",
             PodAction::PatchPpod { .. } => "follow",
+            PodAction::FollowSpec { .. } => "follow-spec",
             PodAction::AddEphemeralContainers { .. } => "debug",
             PodAction::PatchVpod { .. } => "report",
             PodAction::FailVpod { .. } => "fail",
@@ -183,6 +184,18 @@ fn a_confirmed_loss_fails_the_pod() {
 #[case::debug_container(
     recorded().set(&["spec", "ephemeralContainers"], json!([{"name": "debug"}])), ppod(), &["debug"]
 )]
+#[case::spec_as_brought_down(
+    recorded(), ppod().annotate(annotation::EXPECTED_SPEC, &recorded().vpod().mutable_spec), &[]
+)]
+#[case::changed_image(
+    recorded().set(&["spec", "containers"], json!([{"name": "main", "image": "app:2"}])),
+    ppod().annotate(annotation::EXPECTED_SPEC, &recorded().vpod().mutable_spec),
+    &["follow-spec"]
+)]
+#[case::copy_of_the_original_is_not_followed_in_its_spec(
+    recorded().set(&["spec", "containers"], json!([{"name": "main", "image": "app:2"}])), ppod(), &[]
+)]
+#[case::spec_note_of_nobody(recorded(), ppod().annotate(annotation::EXPECTED_SPEC, "garbage"), &[])]
 #[case::ended_copy_is_left_alone(
     recorded().running().phase("Succeeded").label("tier", "front"), ppod().running().phase("Succeeded"), &[]
 )]

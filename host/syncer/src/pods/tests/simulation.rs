@@ -371,6 +371,7 @@ impl World {
             }
             PodAction::ReleaseTokens { .. }
             | PodAction::Refuse(_)
+            | PodAction::FollowSpec { .. }
             | PodAction::AddEphemeralContainers { .. } => {}
         }
         // Some answers get lost although the write was done.

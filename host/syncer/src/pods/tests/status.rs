@@ -125,6 +125,8 @@ fn conditions_of_others_stay_and_the_refusal_goes() {
             {"type": "PodScheduled", "status": "True"},
             {"type": "corp/Gate", "status": "True"},
             {"type": "WorkerPodCreated", "status": "False", "reason": "DependencyMissing"},
+            {"type": "PodResizePending", "status": "True", "reason": "Deferred"},
+            {"type": "PodResizeInProgress", "status": "True"},
         ]),
     );
     let (fields, _) = change(&vpod, &ppod().running());

@@ -5,7 +5,7 @@ use std::{
     sync::Arc,
 };
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kubeocean_api::{
     keys::{annotation, label},
@@ -165,8 +165,14 @@ impl TokenStore {
         self.state.lock().remove(name);
     }
 
+    /// How long the first of the held tokens is still good for.
+    pub(crate) fn first_ends_in(&self) -> Option<SignedDuration> {
+        let first = self.state.lock().held.values().filter_map(|held| held.secret.expires).min();
+        first.map(|expires| expires.duration_since(self.clock.now()))
+    }
+
     /// The Secrets of a vpod.
-    pub(super) fn of_owner(&self, owner: &TokenOwner) -> Vec<TokenSecret> {
+    pub(crate) fn of_owner(&self, owner: &TokenOwner) -> Vec<TokenSecret> {
         let state = self.state.lock();
         let names = state.by_owner.get(owner).into_iter().flatten();
         names.filter_map(|name| Some(state.held.get(name)?.secret.clone())).collect()

@@ -9,6 +9,7 @@ use kubeocean_api::{
 use serde_json::{Value, json};
 
 use super::{TransformContext, VpodIdentity};
+use crate::pods::in_place::Mutable;
 
 /// Labels of an object that go to the other cluster: all but our own bookkeeping.
 pub fn travelling_labels(object: &Value) -> BTreeMap<String, String> {
@@ -41,7 +42,9 @@ pub(super) fn metadata(vpod: &Value, identity: &VpodIdentity, ctx: &TransformCon
 
     let mut annotations = travelling_annotations(vpod);
     let vnode = vpod.pointer("/spec/nodeName").and_then(Value::as_str).unwrap_or_default();
+    let mutable = Mutable::of(vpod.get("spec").unwrap_or(&Value::Null)).encode();
     let own_annotations = [
+        (annotation::EXPECTED_SPEC, mutable.as_str()),
         (annotation::VIRTUAL_POD_NAMESPACE, &*identity.key.namespace),
         (annotation::VIRTUAL_POD_NAME, &*identity.key.name),
         (annotation::VIRTUAL_POD_UID, identity.uid.as_str()),

@@ -1,3 +1,5 @@
+mod corpus;
+
 use serde_json::{Value, json};
 
 use super::*;
@@ -145,6 +147,7 @@ fn a_tenant_cannot_forge_our_keys() {
             "kubeocean.io/virtual-pod-uid": "v-uid",
             "kubeocean.io/virtual-node-name": "vnode-cls-e-worker-node-1",
             "kubeocean.io/expected-metadata": "e30=", "kubeocean.io/computing-cluster-uid": "cc-uid",
+            "kubeocean.io/expected-spec": crate::pods::in_place::Mutable::of(&vpod["spec"]).encode(),
         })
     );
 }

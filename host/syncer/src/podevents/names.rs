@@ -1,0 +1,62 @@
+//! The words of a worker event with the names of the computing cluster: pod, namespace, vnode, ConfigMaps and Secrets.
+//!
+//! Whole names only, as far as the characters of a name reach; whatever else the message says stays. Pure.
+
+use std::collections::BTreeMap;
+
+use kubeocean_api::name::phys_name;
+
+use crate::pods::view::{Ppod, Vpod};
+
+/// What a name of the worker cluster is called in the computing cluster.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Names(BTreeMap<String, String>);
+
+impl Names {
+    /// The names in the surroundings of one pod. `token_secrets` are the Secrets of its tokens, which have no name in the
+    /// computing cluster.
+    pub fn of(
+        vpod: &Vpod,
+        ppod: &Ppod,
+        worker_node: Option<&str>,
+        token_secrets: impl IntoIterator<Item = String>,
+    ) -> Self {
+        let namespace = &*vpod.key.namespace;
+        let mut names = BTreeMap::from([
+            (ppod.key.name.to_string(), vpod.key.name.to_string()),
+            (ppod.key.namespace.to_string(), namespace.to_owned()),
+            (ppod.uid.to_string(), vpod.uid.to_string()),
+        ]);
+        names.extend(worker_node.map(|node| (node.to_owned(), vpod.node.to_string())));
+        names.extend(vpod.references.names().map(|name| (phys_name(name, namespace), name.to_owned())));
+        let token = format!("{}-token", vpod.key.name);
+        names.extend(token_secrets.into_iter().map(|secret| (secret, token.clone())));
+        Self(names)
+    }
+
+    /// `text` in the words of the computing cluster.
+    pub fn translate(&self, text: &str) -> String {
+        let mut out = String::with_capacity(text.len());
+        let mut rest = text;
+        while let Some(first) = rest.chars().next() {
+            let end = rest.find(|c: char| !in_name(c)).unwrap_or(rest.len());
+            if end == 0 {
+                out.push(first);
+                rest = &rest[first.len_utf8()..];
+                continue;
+            }
+            let (word, after) = rest.split_at(end);
+            // A name ends in a letter or a digit, a sentence in a dot.
+            let name = word.trim_end_matches(['.', '-']);
+            out.push_str(self.0.get(name).map_or(name, String::as_str));
+            out.push_str(&word[name.len()..]);
+            rest = after;
+        }
+        out
+    }
+}
+
+/// Whether a name of an object may contain it.
+fn in_name(c: char) -> bool {
+    c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-' || c == '.'
+}
