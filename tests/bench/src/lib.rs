@@ -13,4 +13,4 @@ pub use figure::{Figure, table};
 pub use leases::Renewals;
 pub use requests::RequestCount;
 pub use scale::Scale;
-pub use traffic::bytes_sent;
+pub use traffic::{Traffic, traffic};

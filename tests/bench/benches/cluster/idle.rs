@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use anyhow::{Context, Result};
-use kubeocean_bench::{Figure, Renewals, RequestCount, bytes_sent};
+use kubeocean_bench::{Figure, Renewals, RequestCount, traffic};
 
 use crate::run::Run;
 
@@ -17,11 +17,11 @@ impl Run<'_> {
         let (computing, worker) = (self.binding.computing(), self.binding.worker());
         let marks = (computing.audit_mark()?, worker.audit_mark()?);
         let process = self.syncer.process().id().context("the Syncer does not run")?;
-        let sent = bytes_sent(process);
+        let before = traffic(process);
         let (cpu, started) = (self.cpu()?, Instant::now());
         tokio::time::sleep(self.scale.idle).await;
         let (seconds, cpu) = (started.elapsed().as_secs_f64(), self.cpu()? - cpu);
-        let sent = sent.zip(bytes_sent(process)).map(|(before, after)| after.saturating_sub(before));
+        let traffic = before.zip(traffic(process));
 
         let events = computing.audit_events_since(marks.0)?;
         let renewals = Renewals::of(&Self::computing_account(), &events);
@@ -52,14 +52,17 @@ impl Run<'_> {
         if let Some(unevenness) = renewals.unevenness() {
             figures.push(Figure::new("Lease renewals, fullest second to mean", unevenness, "").budget(2.0));
         }
-        match sent {
+        match traffic {
             #[expect(clippy::cast_precision_loss, reason = "a run sends far less than 2^52 bytes")]
-            Some(bytes) => figures.push(Figure::new(
-                "bytes sent a renewal, with HTTP and TLS",
-                bytes as f64 / f64::from(renewals.total().max(1)),
-                "",
-            )),
-            None => eprintln!("  bytes a renewal are not measured: `ss` (package iproute2) is missing"),
+            Some((before, after)) => {
+                let bytes = after.bytes_sent.saturating_sub(before.bytes_sent) as f64;
+                let each = bytes / f64::from(renewals.total().max(1));
+                figures.push(Figure::new("bytes sent a renewal, with HTTP and TLS", each, ""));
+                // Requests, and Leases, to the computing cluster; requests to the worker cluster; a probe may end.
+                let connections = f64::from(after.connections);
+                figures.push(Figure::new("connections to both clusters", connections, "").budget(4.0));
+            }
+            None => eprintln!("  connections are not measured: `ss` (package iproute2) is missing"),
         }
         Ok(figures)
     }
