@@ -53,7 +53,8 @@ async fn a_hundred_followers_cost_little_and_leave_nothing() {
     let after = proxier.process().rss_kib().expect("memory");
     let open = sockets(pid);
     println!("100 followers: {before} -> {after} KiB, {idle} -> {open} sockets");
-    assert!(open >= idle + 200, "one connection to each side a follower");
+    // The first follower uses the connection that the first log left open.
+    assert!(open + 1 >= idle + 200, "one connection to each side a follower");
     assert!(after - before < 20 * 1024, "{before} -> {after} KiB");
 
     let gone = Instant::now();
