@@ -77,7 +77,7 @@ impl ObjectRef {
     }
 
     /// Name of the copy (TD-301), a pure function: it is never read from an annotation. That of a PersistentVolume may
-    /// be another one, see [`MappedKind::places`].
+    /// be another one, see `MappedKind::places`.
     pub fn copy_name(&self) -> String {
         phys_name(&self.key.name, &self.key.namespace)
     }

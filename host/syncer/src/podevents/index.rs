@@ -1,7 +1,7 @@
 //! What the worker says about pods, by the pod's UID; the watch writes, the loop reads.
 //!
 //! Synchronous; no lock is held across an await. Bounded: by the events of the mount namespace, which live an hour, by
-//! [`STORIES`] kinds of news per pod, and what concerns nobody here is forgotten.
+//! `STORIES` kinds of news per pod, and what concerns nobody here is forgotten.
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
