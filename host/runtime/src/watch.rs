@@ -40,7 +40,7 @@ pub struct WatchSpec<T> {
 
 /// Feeds `sink` from the stream until `cancel`. Errors are retried with backoff for ever; the watch library keeps the
 /// last resource version, so a short interruption costs no relist. A long one does (see [`WatchHealth`]), and so do
-/// [`RELIST`] hours: what a server failed to tell is not missed for longer.
+/// `RELIST` hours: what a server failed to tell is not missed for longer.
 pub async fn watch_into<T, S>(
     spec: WatchSpec<T>,
     sink: Arc<S>,
