@@ -6,6 +6,7 @@
 
 use std::time::Duration;
 
+use hyper_timeout::TimeoutConnector;
 use hyper_util::{
     client::legacy::{Builder, connect::HttpConnector},
     rt::{TokioExecutor, TokioTimer},
@@ -18,7 +19,7 @@ use tower::{BoxError, ServiceBuilder, retry::RetryLayer};
 
 use crate::rate::{RateLayer, RequestRate};
 
-/// Limit of TCP, then of TLS, until there is a connection.
+/// Limit of TCP and TLS together until there is a connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// A silent connection is asked for a sign of life this often, and given up without one.
 const PING_INTERVAL: Duration = Duration::from_secs(20);
@@ -29,14 +30,15 @@ const PING_TIMEOUT: Duration = Duration::from_secs(10);
 /// Each call makes a client with a connection of its own. Errors: certificates, keys or headers of `config` that cannot
 /// be used.
 pub fn client(mut config: Config, rate: Option<RequestRate>) -> Result<Client, kube::Error> {
-    config.read_timeout = None;
-    config.write_timeout = None;
-    config.connect_timeout = Some(CONNECT_TIMEOUT);
+    let rate = rate.map(RateLayer::new);
     if config.proxy_url.is_some() {
         // kube knows the kinds of proxies.
+        config.read_timeout = None;
+        config.write_timeout = None;
+        config.connect_timeout = Some(CONNECT_TIMEOUT);
         let builder = ClientBuilder::try_from(config)?;
         return Ok(match rate {
-            Some(rate) => builder.with_layer(&RateLayer::new(rate)).build(),
+            Some(rate) => builder.with_layer(&rate).build(),
             None => builder.build(),
         });
     }
@@ -49,9 +51,10 @@ pub fn client(mut config: Config, rate: Option<RequestRate>) -> Result<Client, k
     let mut tcp = HttpConnector::new();
     tcp.enforce_http(false);
     tcp.set_nodelay(true);
-    tcp.set_connect_timeout(Some(CONNECT_TIMEOUT));
     // HTTP/1.1 stays for servers, and load balancers in front of them, that know nothing else.
-    let connector = connector.enable_http1().enable_http2().wrap_connector(tcp);
+    let mut connector = TimeoutConnector::new(connector.enable_http1().enable_http2().wrap_connector(tcp));
+    // A server that takes a connection and stays silent must not hold up a watch for ever.
+    connector.set_connect_timeout(Some(CONNECT_TIMEOUT));
     let http = Builder::new(TokioExecutor::new())
         .timer(TokioTimer::new())
         .pool_timer(TokioTimer::new())
@@ -59,7 +62,7 @@ pub fn client(mut config: Config, rate: Option<RequestRate>) -> Result<Client, k
         .http2_keep_alive_timeout(PING_TIMEOUT)
         .build::<_, Body>(connector);
     let service = ServiceBuilder::new()
-        .option_layer(rate.map(RateLayer::new))
+        .option_layer(rate)
         .layer(config.base_uri_layer())
         // A server that is busy says when to come again.
         .layer(RetryLayer::new(RetryPolicy::server_retry()))
@@ -68,4 +71,26 @@ pub fn client(mut config: Config, rate: Option<RequestRate>) -> Result<Client, k
         .map_err(BoxError::from)
         .service(http);
     Ok(ClientBuilder::new(service, config.default_namespace).build())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_server_that_takes_a_connection_and_stays_silent_is_given_up() {
+        let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let address = silent.local_addr().expect("an address");
+        let accepting = tokio::spawn(async move {
+            let mut taken = Vec::new();
+            while let Ok((connection, _)) = silent.accept().await {
+                taken.push(connection);
+            }
+        });
+        let config = Config::new(format!("https://{address}").parse().expect("an address"));
+        let client = client(config, None).expect("a client");
+        let answer = tokio::time::timeout(CONNECT_TIMEOUT * 3, client.apiserver_version()).await;
+        assert!(matches!(answer, Ok(Err(_))), "{answer:?}");
+        accepting.abort();
+    }
 }
