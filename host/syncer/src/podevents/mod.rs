@@ -18,3 +18,4 @@ pub mod shape;
 mod tests;
 pub mod view;
 pub mod watch;
+mod words;

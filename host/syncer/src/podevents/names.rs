@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 
 use kubeocean_api::name::phys_name;
 
+use super::words;
 use crate::pods::view::{Ppod, Vpod};
 
 /// What a name of the worker cluster is called in the computing cluster.
@@ -36,23 +37,12 @@ impl Names {
 
     /// `text` in the words of the computing cluster.
     pub fn translate(&self, text: &str) -> String {
-        let mut out = String::with_capacity(text.len());
-        let mut rest = text;
-        while let Some(first) = rest.chars().next() {
-            let end = rest.find(|c: char| !in_name(c)).unwrap_or(rest.len());
-            if end == 0 {
-                out.push(first);
-                rest = &rest[first.len_utf8()..];
-                continue;
-            }
-            let (word, after) = rest.split_at(end);
+        words::rewrite(text, in_name, |word, out| {
             // A name ends in a letter or a digit, a sentence in a dot.
             let name = word.trim_end_matches(['.', '-']);
             out.push_str(self.0.get(name).map_or(name, String::as_str));
             out.push_str(&word[name.len()..]);
-            rest = after;
-        }
-        out
+        })
     }
 }
 

@@ -1,32 +1,23 @@
 //! Which events are the same news: messages that differ only in numbers and identifiers have one shape, so that
 //! "0/5 nodes are available" and "0/6 nodes are available" are one event that happened twice.
 
+use super::words;
+
 /// Shortest word of hexadecimal digits that counts as an identifier.
 const IDENTIFIER_MIN: usize = 8;
 
 /// A message without what changes from one occurrence to the next.
 pub fn shape(message: &str) -> String {
-    let mut out = String::with_capacity(message.len());
-    let mut rest = message;
-    while let Some(first) = rest.chars().next() {
-        let end = rest.find(|c: char| !is_word(c)).unwrap_or(rest.len());
-        if end == 0 {
-            out.push(first);
-            rest = &rest[first.len_utf8()..];
-            continue;
-        }
-        let (word, after) = rest.split_at(end);
+    words::rewrite(message, in_word, |word, out| {
         if is_identifier(word) {
             out.push('#');
         } else {
-            push_without_numbers(&mut out, word);
+            push_without_numbers(out, word);
         }
-        rest = after;
-    }
-    out
+    })
 }
 
-fn is_word(c: char) -> bool {
+fn in_word(c: char) -> bool {
     c.is_ascii_alphanumeric() || c == '-'
 }
 
