@@ -8,8 +8,8 @@ use crate::load::cache::{Digest, ModuleCache};
 use crate::load::prepare::Loader;
 use crate::numbers::EngineNumbers;
 use crate::pool::Pool;
+use crate::wasm::in_use::instances_in_use;
 use crate::wasm::runtime::{Ticker, start};
-use crate::wasm::unit::instances_in_use;
 
 /// Threads for policies with a module that may take long: four that loop, and one that answers (policy spec section 14).
 const APART_THREADS: usize = 5;

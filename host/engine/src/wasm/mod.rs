@@ -4,6 +4,7 @@
 //! Invariant: no store, instance or memory is shared by two work units (PO-903).
 
 pub(crate) mod bindings;
+pub(crate) mod in_use;
 pub(crate) mod limits;
 pub(crate) mod log;
 pub(crate) mod runtime;

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use wasmtime::{Config, InstanceAllocationStrategy, OptLevel, PoolingAllocationConfig};
 
+use super::in_use::{instances_in_use, ring, wait_for_an_instance};
 use super::limits::{CORE_INSTANCES, MAX_MEMORY_BYTES, MEMORIES, TABLE_ELEMENTS, TABLES};
 use crate::config::EngineError;
 
@@ -84,7 +85,11 @@ pub(crate) fn start(pooling: bool) -> Result<wasmtime::Engine, EngineError> {
         .map_err(|error| EngineError::Runtime(error.root_cause().to_string()))
 }
 
-/// Moves the epoch every [`EPOCH`] for as long as it lives: without it no guest could be stopped.
+/// Epochs without any instance after which the clock rests.
+const RESTS_AFTER: u32 = 100;
+
+/// Moves the epoch every [`EPOCH`] while instances exist: without it no guest could be stopped. Deadlines are counted
+/// from the epoch in which a call starts, so nobody notices that the clock rests while nobody runs.
 #[derive(Debug)]
 pub(crate) struct Ticker {
     stop: Arc<AtomicBool>,
@@ -98,10 +103,17 @@ impl Ticker {
         let thread = std::thread::Builder::new()
             .name("policy-epoch".to_owned())
             .spawn(move || {
-                while !stopped.load(Ordering::Relaxed) {
+                let mut unused = 0;
+                while !stopped.load(Ordering::SeqCst) {
                     std::thread::park_timeout(EPOCH);
                     let Some(engine) = engine.upgrade() else { return };
                     engine.increment_epoch();
+                    unused = if instances_in_use() == 0 { unused + 1 } else { 0 };
+                    if unused >= RESTS_AFTER {
+                        drop(engine);
+                        wait_for_an_instance(|| stopped.load(Ordering::SeqCst));
+                        unused = 0;
+                    }
                 }
             })
             .map_err(EngineError::Thread)?;
@@ -111,11 +123,49 @@ impl Ticker {
 
 impl Drop for Ticker {
     fn drop(&mut self) {
-        self.stop.store(true, Ordering::Relaxed);
+        self.stop.store(true, Ordering::SeqCst);
+        ring();
         if let Some(thread) = self.thread.take() {
             thread.thread().unpark();
             // The thread only sleeps and counts; a panic in it would have been wasmtime's.
             let _ = thread.join();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wasm::in_use::{InUse, somebody_waits};
+
+    /// Ticks of the engine's clock, as a guest in an endless loop would feel them.
+    fn stops_a_loop(engine: &wasmtime::Engine) -> bool {
+        let bytes = wat::parse_str("(module (func (export \"f\") (loop (br 0))))").unwrap();
+        let module = wasmtime::Module::new(engine, bytes).unwrap();
+        let _in_use = InUse::new();
+        let mut store = wasmtime::Store::new(engine, ());
+        store.set_epoch_deadline(2);
+        store.epoch_deadline_trap();
+        let instance = wasmtime::Instance::new(&mut store, &module, &[]).unwrap();
+        let f = instance.get_typed_func::<(), ()>(&mut store, "f").unwrap();
+        f.call(&mut store, ()).unwrap_err().downcast_ref() == Some(&wasmtime::Trap::Interrupt)
+    }
+
+    /// Other tests of this process have instances too, so it may take a while.
+    fn rests() {
+        while !somebody_waits() {
+            std::thread::sleep(EPOCH);
+        }
+    }
+
+    #[test]
+    fn a_clock_that_rests_runs_again_for_the_next_instance_and_can_be_stopped() {
+        let engine = start(false).unwrap();
+        let ticker = Ticker::start(&engine).unwrap();
+        assert!(stops_a_loop(&engine));
+        rests();
+        assert!(stops_a_loop(&engine), "the clock must wake up for a guest");
+        rests();
+        drop(ticker);
     }
 }

@@ -4,7 +4,6 @@
 //! deadline, so that start functions, `create` and `needs` are bounded as well.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 use wasmtime::Store;
 use wasmtime::component::{InstancePre, Linker, ResourceAny};
@@ -12,6 +11,7 @@ use wasmtime::component::{InstancePre, Linker, ResourceAny};
 use super::bindings::lease::{LeasePolicy, LeasePolicyPre};
 use super::bindings::place::{PlacePolicy, PlacePolicyPre};
 use super::bindings::{host, lease_abi, types};
+use super::in_use::InUse;
 use super::limits::MemoryLimiter;
 use super::log::GuestLog;
 use super::runtime::EPOCH;
@@ -41,32 +41,7 @@ impl CallLimits {
 pub(crate) struct HostState {
     limiter: MemoryLimiter,
     log: GuestLog,
-    _counted: Counted,
-}
-
-/// There is one engine per process (PO-901), so the process counts the instances.
-static IN_USE: AtomicUsize = AtomicUsize::new(0);
-
-/// Instances of modules that exist.
-pub(crate) fn instances_in_use() -> usize {
-    IN_USE.load(Ordering::Relaxed)
-}
-
-/// One of [`instances_in_use`], as long as it lives.
-#[derive(Debug)]
-struct Counted;
-
-impl Counted {
-    fn new() -> Self {
-        IN_USE.fetch_add(1, Ordering::Relaxed);
-        Self
-    }
-}
-
-impl Drop for Counted {
-    fn drop(&mut self) {
-        IN_USE.fetch_sub(1, Ordering::Relaxed);
-    }
+    _in_use: InUse,
 }
 
 /// A linker that knows `host.log` and nothing else (PO-203).
@@ -111,7 +86,7 @@ fn fresh(engine: &wasmtime::Engine, caller: &Caller) -> Store<HostState> {
     let state = HostState {
         limiter: MemoryLimiter::new(caller.limits.memory_bytes),
         log: GuestLog::new(Arc::clone(&caller.entry)),
-        _counted: Counted::new(),
+        _in_use: InUse::new(),
     };
     let mut store = Store::new(engine, state);
     store.limiter(|state| &mut state.limiter);
