@@ -149,6 +149,11 @@ impl ApplyError {
         }
     }
 
+    /// Whether a write that ended so may have been done all the same: nobody refused it, only its answer is missing.
+    pub fn may_be_done(&self) -> bool {
+        matches!(self, Self::Api { .. } | Self::Timeout { .. })
+    }
+
     /// Why, for people who may see the object concerned but not the cluster that was asked: without names, addresses
     /// and words of the server, which may speak of other tenants. [`Self::chain`] is for those who run the cluster.
     pub fn reason(&self) -> String {

@@ -9,6 +9,7 @@ use k8s_openapi::api::core::v1::{Node, Pod};
 use kube::api::{DeleteParams, ListParams, Patch, PatchParams};
 use kube::{Api, ResourceExt};
 use kubeocean_api::keys::{condition_type, finalizer, label, taint};
+use kubeocean_e2e::exposition::Page;
 use kubeocean_e2e::leasing::{
     DEADLINE, Leasing, amount, condition, generous, is_offered, merge, percent, summary, taint_of,
 };
@@ -231,6 +232,18 @@ async fn a_mistake_takes_one_node_a_minute() {
         .await;
     assert!(!waiting.is_empty() && NODES - waiting.len() <= turns(begun), "after {:?}", begun.elapsed());
     assert!(waiting.iter().all(is_offered));
+    // What is told is what is published, though nothing new was decided: 2 cores of each that waits.
+    leasing
+        .until("the metrics of what waits", DEADLINE, async || {
+            let page = Page::parse(&leasing.syncer.metrics().await.unwrap());
+            let mut left = leasing.vnodes().await;
+            left.retain(waits);
+            let labels = [("clusterbinding", "withdraw-pace"), ("rlp", "withdraw-pace"), ("resource", "cpu")];
+            let told = page.value("kubeocean_policy_offered", &labels).map(|cores| cores / 2000.0);
+            let waiting = u32::try_from(left.len()).map(f64::from).ok();
+            if told == waiting { Ok(()) } else { Err((told, waiting)) }
+        })
+        .await;
     let policy = leasing.policy("withdraw-pace").await.unwrap();
     assert!(
         policy["metadata"]["finalizers"].as_array().unwrap().iter().any(|held| held == finalizer::POLICY)

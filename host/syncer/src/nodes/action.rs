@@ -198,6 +198,11 @@ impl VnodeEvent {
 }
 
 impl Action {
+    /// Whether the write says which policy the vnode is built from.
+    pub fn names_policy(&self) -> bool {
+        matches!(self, Self::CreateVnode { .. } | Self::ApplyVnode { .. })
+    }
+
     /// Brings the status of a vnode to what it shall show; `None` when it shows that.
     pub fn show(vnode: &NodeView, shown: Shown<'_>) -> Option<Self> {
         let mut conditions: Vec<NodeCondition> = vnode.status.conditions.clone();

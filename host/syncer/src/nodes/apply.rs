@@ -68,7 +68,7 @@ pub(super) async fn perform(
     for action in actions {
         let text = action.to_string();
         let (notable, counter) = (is_notable(&action), counter(&runtime.store.counters, &action));
-        let deletes_pod = matches!(action, Action::DeletePod { .. });
+        let (deletes_pod, names_policy) = (matches!(action, Action::DeletePod { .. }), action.names_policy());
         match one(runtime, vnode, snapshot, action, &mut version).await {
             Ok(true) => {
                 if let Some(counter) = counter {
@@ -84,6 +84,9 @@ pub(super) async fn perform(
                 if deletes_pod {
                     refused = Some(error.log(vnode, &text));
                     continue;
+                }
+                if names_policy && error.may_be_done() {
+                    runtime.store.not_answered(vnode);
                 }
                 if let (ApplyError::NotFound { .. }, Some(gone)) = (&error, &snapshot.vnode) {
                     runtime.store.lost_vnode(gone.name(), gone.uid(), u64::MAX);
@@ -209,6 +212,19 @@ fn saw(runtime: &NodeRuntime, answer: Value) -> Option<String> {
     let version = node.resource_version().to_owned();
     runtime.store.saw_vnode(node);
     Some(version)
+}
+
+/// Reads a vnode of which nobody said what became of the last write: planned from what was known before it, the next
+/// plan could pass over the policy that the write named (BU section 13).
+pub(super) async fn settle(runtime: &NodeRuntime, vnode: &str) -> Outcome {
+    match get_json(&runtime.computing, &paths::node(vnode)).await {
+        Ok(live) => {
+            let live = live.and_then(|live| serde_json::from_value(live).ok());
+            runtime.store.settle_vnode(vnode, live);
+            Outcome::Stale
+        }
+        Err(error) => error.log(vnode, "read what was written"),
+    }
 }
 
 /// The snapshot, with the record of what we wrote made anew from what we own if somebody broke it (BU section 7). The

@@ -221,7 +221,8 @@ async fn reconcile(runtime: &NodeRuntime, surroundings: &Surroundings, work: &Wo
     };
     let considered = match consider(&runtime.desk(), surroundings, work, &snapshot, runtime.clock.now()) {
         Ok(considered) => considered,
-        Err(outcome) => return outcome,
+        Err(NoPlan::Later(outcome)) => return outcome,
+        Err(NoPlan::ReadFirst) => return apply::settle(runtime, &work.key).await,
     };
     let Considered { plan, wait } = considered;
     if !plan.actions.is_empty() {
@@ -265,27 +266,42 @@ pub(super) struct Considered {
     pub(super) wait: Option<Duration>,
 }
 
-/// Everything between the engine's answer and the first write. Err: nothing is written, and when to try again.
+/// Why there is no plan; nothing is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum NoPlan {
+    /// To be tried again.
+    Later(Outcome),
+    /// The vnode is to be read: nobody said what became of the last write that names a policy. Until then the decision it
+    /// was made by stands, and with it the policy's finalizer.
+    ReadFirst,
+}
+
+/// Everything between the engine's answer and the first write.
 pub(super) fn consider(
     desk: &Desk<'_>,
     surroundings: &Surroundings,
     work: &Work,
     snapshot: &Snapshot,
     now: Timestamp,
-) -> Result<Considered, Outcome> {
+) -> Result<Considered, NoPlan> {
+    if desk.store.is_unsettled(&work.key) {
+        return Err(NoPlan::ReadFirst);
+    }
+    let later = NoPlan::Later;
     let (store, policies) = (desk.store, desk.policies);
     let candidate = snapshot.pnode.as_ref().is_some_and(|pnode| is_candidate(pnode, surroundings));
-    let knowledge = knowledge(surroundings, work.decision.as_ref(), candidate).ok_or(Outcome::Retry)?;
+    let knowledge =
+        knowledge(surroundings, work.decision.as_ref(), candidate).ok_or(later(Outcome::Retry))?;
     let decided = matches!(knowledge, Knowledge::Decided(_));
     if work.decision.as_ref().is_some_and(|decision| is_over(decision, now)) {
-        return Err(Outcome::Retry);
+        return Err(later(Outcome::Retry));
     }
     let loading = surroundings.loading_left.filter(|_| work.decision.is_some() && !decided);
     let governed_by = work.decision.as_ref().and_then(|decision| decision.governed_by.as_deref());
     let policy = governed_by.and_then(|name| policies?.governing(name));
     if governed_by.is_some() && policy.is_none() {
         // The policy went while the engine decided; its removal is about to be decided as well.
-        return Err(Outcome::Stale);
+        return Err(later(Outcome::Stale));
     }
     // Only a lease needs a port. Before the first list of vnodes a port that one of them carries would seem to be free.
     let port = governed_by.filter(|_| decided).map(|_| store.port(&work.key)).transpose();
@@ -322,13 +338,13 @@ pub(super) fn consider(
         match port {
             Err(error) => {
                 tracing::error!(vnode = &*work.key, %error, "no port");
-                return Err(Outcome::Retry);
+                return Err(later(Outcome::Retry));
             }
             Ok(port) => plan.actions.extend(port_conflict(store, snapshot, port.unwrap_or_default())),
         }
     }
     if surroundings.readiness == Readiness::Ready {
-        remember(store, work, plan.leased_by.as_ref(), origin, loading.is_some());
+        remember(store, work, plan.leased_by.as_ref(), loading.is_some());
         if loading.is_none() {
             store.was_decided(&work.key);
         }
@@ -386,21 +402,13 @@ fn knowledge<'a>(
 }
 
 /// What a policy's status says about this node.
-fn remember(
-    store: &NodeStore,
-    work: &Work,
-    leased_by: Option<&String>,
-    origin: super::snapshot::Amounts,
-    loading: bool,
-) {
+fn remember(store: &NodeStore, work: &Work, leased_by: Option<&String>, loading: bool) {
     let decided = work.decision.as_ref().filter(|decision| decision.selected).map(|decision| Decided {
         governed_by: decision.governed_by.clone(),
         shadowed: decision.shadowed.clone(),
         failed: !loading && (decision.verdict == Verdict::Held || (decision.withheld && !decision.announce)),
         withheld: decision.withheld,
         leased_by: leased_by.cloned(),
-        origin,
-        granted: decision.amounts.clone(),
     });
     store.set_decided(&work.key, decided);
 }

@@ -62,6 +62,8 @@ pub struct Index {
     port_news: BTreeSet<VnodeName>,
     written: HashMap<VnodeName, Written>,
     decided: HashMap<VnodeName, Decided>,
+    /// Vnodes of which nobody said what became of the last write that names a policy.
+    unsettled: BTreeSet<VnodeName>,
     /// Vnodes that went.
     left: Tombstones,
 }
@@ -95,6 +97,7 @@ impl Index {
             port_news: BTreeSet::new(),
             written: HashMap::new(),
             decided: HashMap::new(),
+            unsettled: BTreeSet::new(),
             left: Tombstones::default(),
         }
     }

@@ -8,7 +8,7 @@ use std::{
 use kubeocean_api::keys::annotation;
 
 use super::{Index, VnodeName};
-use crate::nodes::{snapshot::Amounts, view::NodeView};
+use crate::nodes::view::NodeView;
 
 /// What was decided about a node, as far as its policy's status needs it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -23,10 +23,6 @@ pub struct Decided {
     pub withheld: bool,
     /// The vnode is, or is about to be, built from this policy.
     pub leased_by: Option<String>,
-    /// Base amounts of the node.
-    pub origin: Amounts,
-    /// Granted amounts.
-    pub granted: Amounts,
 }
 
 impl Index {
@@ -53,6 +49,21 @@ impl Index {
             self.decided.insert(Arc::clone(vnode), decided);
         }
         told
+    }
+
+    /// The answer to a write that names a policy is missing: what was decided stands until the vnode has been read.
+    pub fn not_answered(&mut self, vnode: &str) {
+        self.unsettled.insert(vnode.into());
+    }
+
+    /// Whether the vnode has to be read before it is decided anew.
+    pub fn is_unsettled(&self, vnode: &str) -> bool {
+        self.unsettled.contains(vnode)
+    }
+
+    /// The vnode has been read.
+    pub fn settled(&mut self, vnode: &str) {
+        self.unsettled.remove(vnode);
     }
 
     /// All decisions, by vnode.

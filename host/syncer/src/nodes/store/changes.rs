@@ -58,6 +58,24 @@ impl NodeStore {
         }
     }
 
+    /// Nobody said whether a write that names a policy was done.
+    pub(in crate::nodes) fn not_answered(&self, vnode: &str) {
+        self.state.lock().index.not_answered(vnode);
+    }
+
+    /// Whether the vnode has not been read since such a write.
+    pub(in crate::nodes) fn is_unsettled(&self, vnode: &str) -> bool {
+        self.state.lock().index.is_unsettled(vnode)
+    }
+
+    /// The vnode as it was read after such a write; `None`: there is none.
+    pub(in crate::nodes) fn settle_vnode(&self, name: &str, live: Option<NodeView>) {
+        if let Some(live) = live {
+            self.saw_vnode(live);
+        }
+        self.state.lock().index.settled(name);
+    }
+
     pub(in crate::nodes) fn reset_vnodes(&self, all: Vec<NodeView>) {
         let (dirty, lost, policies) = {
             let mut state = self.state.lock();

@@ -3,7 +3,10 @@
 use std::{collections::BTreeMap, sync::atomic::Ordering};
 
 use super::NodeStore;
-use crate::nodes::snapshot::{Amounts, Usage, available};
+use crate::nodes::{
+    index::Snapshot,
+    snapshot::{Amounts, Usage, available, base, published},
+};
 
 /// How much the nodes of a policy are.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -29,7 +32,7 @@ pub struct VnodeNumbers {
     pub vnode: String,
     /// What the node has.
     pub origin: Amounts,
-    /// What is leased.
+    /// What it publishes: that is what can be used, also while a decision waits for its turn or is not made.
     pub available: Amounts,
     /// Requests of others and of this binding's pods.
     pub usage: Usage,
@@ -71,13 +74,15 @@ impl NodeStore {
         let state = self.state.lock();
         let mut numbers: Vec<VnodeNumbers> = state
             .index
-            .decided()
-            .filter(|(name, _)| state.index.vnode(name).is_some())
-            .map(|(name, decided)| VnodeNumbers {
-                vnode: name.to_string(),
-                origin: decided.origin.clone(),
-                available: decided.granted.clone(),
-                usage: state.index.snapshot(name).usage,
+            .vnodes()
+            .map(|vnode| {
+                let snapshot = state.index.snapshot(vnode.name());
+                VnodeNumbers {
+                    vnode: vnode.name().to_owned(),
+                    origin: origin(&snapshot),
+                    available: published(vnode).amounts,
+                    usage: snapshot.usage,
+                }
             })
             .collect();
         numbers.sort_by(|a, b| a.vnode.cmp(&b.vnode));
@@ -90,13 +95,15 @@ impl NodeStore {
         let mut all: BTreeMap<String, PolicyNumbers> = BTreeMap::new();
         for (vnode, decided) in state.index.decided() {
             let Some(policy) = &decided.governed_by else { continue };
-            let usage = state.index.snapshot(vnode).usage;
+            let snapshot = state.index.snapshot(vnode);
+            let offered = snapshot.vnode.as_deref().map(published).unwrap_or_default().amounts;
+            let (origin, usage) = (origin(&snapshot), &snapshot.usage);
             let numbers = all.entry(policy.clone()).or_default();
-            add(&mut numbers.offered, &decided.granted);
-            add(&mut numbers.available, &available(&decided.origin, &usage.others));
+            add(&mut numbers.offered, &offered);
+            add(&mut numbers.available, &available(&origin, &usage.others));
             numbers.withheld += usize::from(decided.withheld);
             let used = |resource: &str| usage.own.get(resource).copied().unwrap_or(0);
-            let over = decided.granted.iter().any(|(resource, granted)| used(resource) > *granted);
+            let over = offered.iter().any(|(resource, offered)| used(resource) > *offered);
             numbers.overcommitted += usize::from(over);
         }
         all
@@ -110,6 +117,11 @@ impl NodeStore {
         self.queue.add_all(wrong);
         count
     }
+}
+
+/// What the worker node has; nothing once it is gone.
+fn origin(snapshot: &Snapshot) -> Amounts {
+    snapshot.pnode.as_deref().map(base).unwrap_or_default()
 }
 
 fn add(sum: &mut Amounts, more: &Amounts) {

@@ -71,22 +71,22 @@ fn numbers_of_a_policy_are_sums_over_the_nodes_it_governs() {
         serde_json::from_value::<crate::nodes::view::WorkerPod>(pod).unwrap()
     };
     for name in ["n1", "n2", "n3"] {
-        let node = json!({"metadata": {"name": name, "uid": name}});
+        let node = json!({"metadata": {"name": name, "uid": name}, "status": {"allocatable": {"cpu": "4"}}});
         store.change(|index| index.set_pnode(serde_json::from_value(node).unwrap()).into_iter().collect());
     }
     store.change(|index| {
         index.reset_pods(vec![pod("a", "n1", false), pod("b", "n1", true), pod("c", "n2", true)])
     });
-    for (node, policy, granted, withheld) in
-        [("n1", "p", 500, false), ("n2", "p", 2000, true), ("n3", "q", 100, false)]
+    let publish = |node: &str, version: u32, cpu: &str| {
+        let mut vnode = vnode(&format!("vnode-cls-a-{node}"), version, 20_000);
+        vnode.status.allocatable = [("cpu".to_owned(), cpu.to_owned())].into();
+        store.saw_vnode(vnode);
+    };
+    for (node, policy, published, withheld) in
+        [("n1", "p", "500m", false), ("n2", "p", "2", true), ("n3", "q", "100m", false)]
     {
-        let decided = Decided {
-            governed_by: Some(policy.to_owned()),
-            withheld,
-            origin: amounts(4000),
-            granted: amounts(granted),
-            ..Decided::default()
-        };
+        publish(node, 1, published);
+        let decided = Decided { governed_by: Some(policy.to_owned()), withheld, ..Decided::default() };
         store.set_decided(&format!("vnode-cls-a-{node}").into(), Some(decided));
     }
     let numbers = store.policy_numbers();
@@ -94,6 +94,13 @@ fn numbers_of_a_policy_are_sums_over_the_nodes_it_governs() {
     assert_eq!(numbers["p"], p);
     assert_eq!(numbers["q"].overcommitted, 0);
     assert_eq!(numbers.len(), 2);
+
+    // A vnode that waits for its turn to be withdrawn is not decided anew, but what it publishes may fall.
+    publish("n2", 2, "500m");
+    let p = PolicyNumbers { offered: amounts(1000), overcommitted: 2, ..p };
+    assert_eq!(store.policy_numbers()["p"], p);
+    let told: Vec<_> = store.numbers().into_iter().map(|it| (it.origin, it.available)).collect();
+    assert_eq!(told, [500, 500, 100].map(|cpu| (amounts(4000), amounts(cpu))));
 }
 
 #[test]

@@ -13,6 +13,7 @@
 //! A failure prints its seed and can be replayed (see [`crate::simulation`]).
 
 mod clusters;
+mod directed;
 mod end;
 pub(super) mod oracle;
 mod syncer;
@@ -34,7 +35,7 @@ use syncer::Syncer;
 use users::UserKeys;
 use writes::Met;
 
-use super::super::decide::look_again;
+use super::super::decide::{NoPlan, look_again};
 use crate::{
     policies::finalizer::{FinalizerChange, release},
     simulation::{Random, sweep, trace},
@@ -59,6 +60,8 @@ struct World {
     began: Instant,
     /// Writes fail, and the Syncer crashes.
     faults: bool,
+    /// The next answer about a vnode is lost.
+    loses_next: bool,
     met: Met,
 }
 
@@ -76,6 +79,7 @@ impl World {
             late: Vec::new(),
             began: Instant::now(),
             faults: true,
+            loses_next: false,
             met: Met::default(),
         };
         world.restart();
@@ -143,10 +147,11 @@ impl World {
         let lease = self.judge(&work);
         trace(|| match &considered {
             Ok(considered) => format!("{} {key} plans: {}", self.now(), considered.plan),
-            Err(outcome) => format!("{} {key}: {outcome:?}", self.now()),
+            Err(none) => format!("{} {key}: {none:?}", self.now()),
         });
         let outcome = match considered {
-            Err(outcome) => outcome,
+            Err(NoPlan::Later(outcome)) => outcome,
+            Err(NoPlan::ReadFirst) => self.read_again(&key),
             Ok(considered) => {
                 let mut soft = None;
                 let mut version = work.snapshot.vnode.as_ref().map(|it| it.resource_version().to_owned());
@@ -194,9 +199,7 @@ impl World {
                 continue;
             };
             trace(|| format!("release {name}"));
-            // A vnode whose creation was not answered and has not been seen may be there.
-            let known = self.syncer.store.vnode_names();
-            let built = self.built_from(&name).find(|vnode| known.contains(*vnode));
+            let built = self.built_from(&name).next();
             assert_eq!(built, None, "policy {name} is released under its vnodes");
             if let Ok(answer) = self.clusters.patch(Kind::Policy, &name, &patch) {
                 self.syncer.policies.saw(serde_json::from_value(answer).unwrap());
@@ -279,10 +282,13 @@ impl World {
     }
 }
 
+/// A clock that only goes when everybody waits.
+fn clock() -> tokio::runtime::Runtime {
+    tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap()
+}
+
 fn run(seed: u64) -> Met {
-    let clock =
-        tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
-    clock.block_on(async { World::new(seed).run().await })
+    clock().block_on(async { World::new(seed).run().await })
 }
 
 #[test]

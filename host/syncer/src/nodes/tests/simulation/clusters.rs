@@ -30,6 +30,8 @@ pub(super) type Change = (Value, bool);
 pub(super) enum Refusal {
     NotFound,
     Conflict,
+    /// Not refused, but nobody says so.
+    NoAnswer,
 }
 
 /// Name of the one binding among the objects.

@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     nodes::{
-        decide::{Considered, Desk, Work, consider},
+        decide::{Considered, Desk, NoPlan, Work, consider},
         index::{Identity, VnodeName},
         pace::Pace,
         store::{NodeStore, Readiness},
@@ -27,7 +27,7 @@ use crate::{
     session::PodsByVnode,
     simulation::trace,
 };
-use kubeocean_runtime::{queue::Outcome, sink::Sink};
+use kubeocean_runtime::sink::Sink;
 
 pub(super) struct Syncer {
     pub(super) store: Arc<NodeStore>,
@@ -179,7 +179,7 @@ impl Syncer {
     }
 
     /// From a key to its plan, as the loop does it.
-    pub(super) fn consider(&self, key: VnodeName, now: Timestamp) -> (Work, Result<Considered, Outcome>) {
+    pub(super) fn consider(&self, key: VnodeName, now: Timestamp) -> (Work, Result<Considered, NoPlan>) {
         let surroundings = self.store.surroundings();
         let mut work = Work { snapshot: self.store.snapshot(&key), key, decision: None };
         if let Some(question) = work.question(&surroundings) {

@@ -41,10 +41,11 @@ pub(super) struct Met {
     pub(super) crashes: usize,
     pub(super) held: usize,
     pub(super) lowered: usize,
+    pub(super) settled: usize,
 }
 
 impl Met {
-    fn counts(&self) -> [usize; 13] {
+    fn counts(&self) -> [usize; 14] {
         [
             self.created,
             self.applied,
@@ -59,6 +60,7 @@ impl Met {
             self.crashes,
             self.held,
             self.lowered,
+            self.settled,
         ]
     }
 
@@ -81,6 +83,7 @@ impl Met {
             crashes,
             held,
             lowered,
+            settled,
         ] = std::array::from_fn(|at| self.counts()[at] + more.counts()[at]);
         *self = Self {
             created,
@@ -96,6 +99,7 @@ impl Met {
             crashes,
             held,
             lowered,
+            settled,
         };
     }
 }
@@ -133,9 +137,16 @@ impl World {
         action: Action,
         version: &mut Option<String>,
     ) -> Result<bool, Outcome> {
+        let names_policy = action.names_policy();
         if self.faults && self.random.once_in(20) {
             self.met.conflicts += 1;
-            return Err(if self.random.once_in(2) { Outcome::Stale } else { Outcome::Retry });
+            if self.random.once_in(2) {
+                return Err(Outcome::Stale);
+            }
+            if names_policy {
+                self.syncer.store.not_answered(&work.key);
+            }
+            return Err(Outcome::Retry);
         }
         let text = action.to_string();
         let done = self.write(work, lease, action, version);
@@ -147,6 +158,12 @@ impl World {
                 self.met.conflicts += 1;
                 return Err(Outcome::Stale);
             }
+            Err(Refusal::NoAnswer) => {
+                if names_policy {
+                    self.syncer.store.not_answered(&work.key);
+                }
+                return Err(Outcome::Retry);
+            }
             Err(Refusal::NotFound) => {
                 if let Some(gone) = &work.snapshot.vnode {
                     self.syncer.store.lost_vnode(gone.name(), gone.uid(), u64::MAX);
@@ -157,9 +174,23 @@ impl World {
         Ok(true)
     }
 
+    /// A vnode whose last write nobody answered is read, as `apply` does it.
+    pub(super) fn read_again(&mut self, vnode: &str) -> Outcome {
+        if self.faults && self.random.once_in(10) {
+            return Outcome::Retry;
+        }
+        let live =
+            self.clusters.get(Kind::Vnode, vnode).map(|live| serde_json::from_value(live.clone()).unwrap());
+        trace(|| format!("{} {vnode} is read: {}", self.now(), live.is_some()));
+        self.syncer.store.settle_vnode(vnode, live);
+        self.met.settled += 1;
+        Outcome::Stale
+    }
+
     /// Whether the answer to a write that was done is lost; it may come later, when nobody waits for it.
     fn loses_answer(&mut self, kind: Kind, answer: &Value) -> bool {
-        let lost = self.faults && self.random.once_in(20);
+        let lost = kind == Kind::Vnode && std::mem::take(&mut self.loses_next)
+            || self.faults && self.random.once_in(20);
         self.met.lost_answers += usize::from(lost);
         if lost && self.random.once_in(2) {
             self.late.push((kind, answer.clone()));
@@ -184,7 +215,7 @@ impl World {
                     let answer = self.clusters.patch(Kind::Policy, &policy, &patch);
                     let answer = answer.map_err(|_| Refusal::Conflict)?;
                     if self.loses_answer(Kind::Policy, &answer) {
-                        return Err(Refusal::Conflict);
+                        return Err(Refusal::NoAnswer);
                     }
                     self.syncer.policies.saw(serde_json::from_value(answer).unwrap());
                 }
@@ -293,7 +324,7 @@ impl World {
     ) -> Result<(), Refusal> {
         if let Some(vnode) = self.clusters.get(Kind::Vnode, key).cloned() {
             if self.loses_answer(Kind::Vnode, &vnode) {
-                return Err(Refusal::Conflict);
+                return Err(Refusal::NoAnswer);
             }
             let vnode: NodeView = serde_json::from_value(vnode).unwrap();
             *version = Some(vnode.resource_version().to_owned());

@@ -1,0 +1,107 @@
+//! What a sweep met once in thousands of seeds, step by step.
+
+use std::time::Duration;
+
+use kubeocean_api::keys::annotation;
+use serde_json::{Value, json};
+use tokio::time::Instant;
+
+use super::{
+    World,
+    clusters::{KINDS, Kind},
+};
+
+const VNODE: &str = "vnode-cls-a-n1";
+
+fn policy(world: &mut World, name: &str, created: &str) {
+    let uid = world.clusters.uid();
+    world.clusters.put(
+        Kind::Policy,
+        json!({
+            "metadata": {"name": name, "uid": uid, "generation": 1, "creationTimestamp": created},
+            "spec": {"cluster": "dc-east", "resourceLimits": [], "timeWindows": []},
+        }),
+    );
+}
+
+/// One watch catches up; the others tell nothing.
+fn show(world: &mut World, kind: Kind) {
+    while let Some(change) = world.clusters.events.get_mut(&kind).unwrap().pop_front() {
+        world.syncer.deliver(kind, &change);
+    }
+    if world.syncer.hungry {
+        world.syncer.feed();
+    }
+}
+
+/// One node with a vnode built from `younger`.
+async fn leased() -> World {
+    let mut world = World::new(0);
+    world.faults = false;
+    let uid = world.clusters.uid();
+    world.clusters.put(
+        Kind::Pnode,
+        json!({
+            "metadata": {"name": "n1", "uid": uid},
+            "status": {
+                "allocatable": {"cpu": "4000m", "memory": "8192Mi", "pods": "110"},
+                "conditions": [{"type": "Ready", "status": "True", "reason": "KubeletReady"}],
+            },
+        }),
+    );
+    policy(&mut world, "younger", "2026-03-02T11:30:00Z");
+    for kind in KINDS {
+        world.list(kind);
+    }
+    while world.work().await {}
+    assert_eq!(named(&world), "younger");
+    world
+}
+
+fn named(world: &World) -> &Value {
+    &world.clusters.get(Kind::Vnode, VNODE).unwrap()["metadata"]["annotations"][annotation::POLICIES_APPLIED]
+}
+
+/// The answer to the write that names a policy is lost, and the policy loses the node before a watch shows the write: its
+/// finalizer stays until the vnode names another one.
+#[test]
+fn a_policy_that_an_unanswered_write_names_is_not_released() {
+    super::clock().block_on(async {
+        let mut world = leased().await;
+        policy(&mut world, "older", "2026-03-02T11:00:00Z");
+        show(&mut world, Kind::Policy);
+        world.loses_next = true;
+        while world.work().await {}
+        assert_eq!(named(&world), "older");
+        world.clusters.delete(Kind::Policy, "older", None).unwrap();
+        show(&mut world, Kind::Policy);
+        let end = Instant::now() + Duration::from_mins(1);
+        while world.work_until(end).await {
+            world.release_policies();
+            show(&mut world, Kind::Policy);
+        }
+        assert_eq!(named(&world), "younger");
+        assert!(world.clusters.get(Kind::Policy, "older").is_none(), "its last vnode names another one");
+    });
+}
+
+/// The same for a vnode that nobody has seen yet: it is found, and withdrawn, before its policy goes.
+#[test]
+fn a_policy_is_not_released_under_a_vnode_whose_creation_was_not_answered() {
+    super::clock().block_on(async {
+        let mut world = leased().await;
+        world.clusters.remove(Kind::Vnode, VNODE);
+        show(&mut world, Kind::Vnode);
+        world.loses_next = true;
+        while world.work().await {}
+        world.clusters.delete(Kind::Policy, "younger", None).unwrap();
+        show(&mut world, Kind::Policy);
+        let end = Instant::now() + Duration::from_mins(1);
+        while world.work_until(end).await {
+            world.release_policies();
+            show(&mut world, Kind::Policy);
+        }
+        assert!(world.clusters.get(Kind::Vnode, VNODE).is_none(), "no policy, no lease");
+        assert!(world.clusters.get(Kind::Policy, "younger").is_none(), "nothing is built from it");
+    });
+}
