@@ -77,7 +77,8 @@ fn assert_allowed<'a>(events: impl IntoIterator<Item = &'a AuditEvent>, more: &[
 
 const RBAC: &str = "/apis/rbac.authorization.k8s.io/v1";
 
-/// An account of the worker cluster that may do what a Syncer does, but for one kind of the cluster's role.
+/// An account of the worker cluster that may do what a Syncer does, but for kinds of the cluster's role that are hidden
+/// from it.
 #[derive(Debug)]
 pub struct LimitedAccount {
     pub kubeconfig: String,
@@ -87,24 +88,22 @@ pub struct LimitedAccount {
 }
 
 impl LimitedAccount {
-    /// `hidden` is the kind, in the plural.
+    /// Nothing is hidden yet.
     ///
     /// # Panics
     /// The worker cluster refuses an object.
-    pub async fn without(binding: &Binding<'_>, hidden: &str) -> Self {
+    pub async fn new(binding: &Binding<'_>) -> Self {
         let worker = Objects::of(binding.worker()).await;
         let mount = binding.mount_namespace();
         let role =
             worker.get(&format!("{RBAC}/clusterroles/kubeocean-syncer")).await.expect("the chart's role");
         let all = role["rules"].clone();
-        let mut rules = all.as_array().cloned().expect("rules");
-        rules.retain(|rule| rule["resources"] != json!([hidden]));
-        assert_ne!(all, json!(rules));
         let account = json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "limited"}});
         worker.create(&format!("/api/v1/namespaces/{mount}/serviceaccounts"), &account).await;
         let name = format!("limited-{mount}");
-        let limited = json!({"metadata": {"name": name}, "rules": rules});
-        worker.create(&format!("{RBAC}/clusterroles"), &limited).await;
+        worker
+            .create(&format!("{RBAC}/clusterroles"), &json!({"metadata": {"name": name}, "rules": all}))
+            .await;
         let subjects = json!([{"kind": "ServiceAccount", "name": "limited", "namespace": mount}]);
         let bound = |kind: &str, role: &str| {
             json!({
@@ -118,6 +117,27 @@ impl LimitedAccount {
         let kubeconfig = binding.worker().service_account_kubeconfig(mount, "limited").await;
         let role = format!("{RBAC}/clusterroles/{name}");
         Self { kubeconfig: kubeconfig.expect("a kubeconfig"), worker, role, all }
+    }
+
+    /// An account that never had the right. `hidden` is the kind, in the plural.
+    ///
+    /// # Panics
+    /// The worker cluster refuses an object.
+    pub async fn without(binding: &Binding<'_>, hidden: &str) -> Self {
+        let account = Self::new(binding).await;
+        account.hide(hidden).await;
+        account
+    }
+
+    /// Takes the rule about a kind, in the plural, away.
+    ///
+    /// # Panics
+    /// The worker cluster refuses it.
+    pub async fn hide(&self, kind: &str) {
+        let mut rules = self.all.as_array().cloned().expect("rules");
+        rules.retain(|rule| rule["resources"] != json!([kind]));
+        assert_ne!(self.all, json!(rules));
+        self.worker.merge(&self.role, &json!({"rules": rules})).await;
     }
 
     /// Nothing is hidden any more.

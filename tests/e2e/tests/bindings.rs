@@ -1,15 +1,17 @@
 //! Changes of a ClusterBinding that is served, and its end under hard conditions (BU section 14).
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use k8s_openapi::api::core::v1::Node;
 use kube::api::DeleteParams;
 use kubeocean_api::keys::{condition_type, finalizer, label, taint};
 use kubeocean_e2e::leasing::{
-    DEADLINE, Leasing, amount, condition as node_condition, is_offered, merge, percent, taint_of,
+    DEADLINE, Leasing, amount, condition as node_condition, is_offered, is_ready, merge, percent, summary,
+    taint_of,
 };
 use kubeocean_e2e::pods::{Objects, condition};
 use kubeocean_e2e::rights::{LimitedAccount, assert_rights, requests};
-use kubeocean_harness::{AuditEvent, NodeShape};
+use kubeocean_harness::{AuditEvent, NodeShape, Wire};
 use serde_json::{Value, json};
 
 fn tier(value: &str) -> Value {
@@ -58,29 +60,83 @@ async fn a_right_that_is_missing_is_told_and_granting_it_is_enough() {
     leasing.one(&node, "an open vnode", is_offered).await;
     let limited = LimitedAccount::without(&leasing.binding, "pods").await;
     leasing.binding.write_kubeconfig(&limited.kubeconfig).await.expect("the Secret");
-    let reach = async |what: &str, wanted: (&str, &str)| {
-        leasing
-            .until(what, NOTICED, async || {
-                let vnode = leasing.vnode(&node).await.ok_or("no vnode")?;
-                let marked = taint_of(&vnode, taint::WORKER_UNREACHABLE).is_some();
-                let shown = node_condition(&vnode, condition_type::WORKER_REACHABLE) == Some(wanted);
-                if shown && marked == (wanted.0 == "False") { Ok(vnode) } else { Err("not yet") }
-            })
-            .await
-    };
-    let vnode = reach("the watch of pods to be missed", ("False", "WatchFailed")).await;
-    let conditions = vnode.status.and_then(|status| status.conditions).expect("conditions");
-    let shown = conditions.iter().find(|one| one.type_ == condition_type::WORKER_REACHABLE).expect("ours");
-    let message = shown.message.as_deref().unwrap_or_default();
-    println!("{message}");
-    assert!(message.contains("403 Forbidden") && message.contains("list and watch pods"), "{message}");
+    no_pods_are_seen(&leasing).await;
     assert_eq!(leasing.syncer.health("/readyz").await.expect("an answer").0, 200);
 
     leasing.foreign_pod(&node, "6").await;
     limited.may_everything().await;
-    let vnode = reach("the worker to be back", ("True", "WatchEstablished")).await;
+    let vnode = reach(&leasing, "the worker to be back", ("True", "WatchEstablished")).await;
     assert!(is_offered(&vnode));
     leasing.one(&node, "what the pod leaves", |vnode| amount(vnode, "cpu") == Some("2")).await;
+}
+
+/// Waits until the only vnode says how the worker can be reached, and is marked accordingly.
+async fn reach(leasing: &Leasing, what: &str, wanted: (&str, &str)) -> Node {
+    leasing
+        .until(what, NOTICED, async || {
+            let vnode = leasing.vnode(&leasing.nodes[0]).await.ok_or("no vnode")?;
+            let marked = taint_of(&vnode, taint::WORKER_UNREACHABLE).is_some();
+            let shown = node_condition(&vnode, condition_type::WORKER_REACHABLE) == Some(wanted);
+            if shown && marked == (wanted.0 == "False") { Ok(vnode) } else { Err(summary(&vnode)) }
+        })
+        .await
+}
+
+/// Waits until the vnode says that the right to see pods is missing, and what would help.
+async fn no_pods_are_seen(leasing: &Leasing) {
+    let vnode = reach(leasing, "the watch of pods to be missed", ("False", "WatchFailed")).await;
+    let conditions = vnode.status.and_then(|status| status.conditions).expect("conditions");
+    let shown = conditions.iter().find(|one| one.type_ == condition_type::WORKER_REACHABLE).expect("ours");
+    let message = shown.message.as_deref().unwrap_or_default();
+    assert!(message.contains("403 Forbidden") && message.contains("list and watch pods"), "{message}");
+}
+
+/// A right is taken away from an account that uses it. An API server asks for rights when a watch begins, so what is
+/// watched goes on until the watch ends, here because the connection does; then it is missed, and told.
+#[tokio::test]
+async fn a_right_that_is_lost_while_it_is_used_is_told_when_its_watch_ends() {
+    let leasing = Leasing::start("binding-lost", 1, &NodeShape::new("8", "16Gi"), all_cpu()).await;
+    let node = leasing.nodes[0].clone();
+    let limited = LimitedAccount::new(&leasing.binding).await;
+    let worker = leasing.binding.worker();
+    let wire = Wire::to((worker.address(), worker.port()).into()).await.expect("a wire");
+    let over_the_wire = limited.kubeconfig.replace(worker.server(), &format!("https://{}", wire.address()));
+    assert_ne!(over_the_wire, limited.kubeconfig);
+    leasing.binding.write_kubeconfig(&over_the_wire).await.expect("the Secret");
+    leasing
+        .until("a watch of pods by the new account", DEADLINE, async || {
+            let events = worker.audit_events().expect("an audit log").into_iter();
+            let mut watches = events.filter(|event| {
+                event.user.username.ends_with(":limited")
+                    && (event.verb.as_str(), event.object_ref.resource.as_str()) == ("watch", "pods")
+            });
+            watches.any(|event| event.object_ref.namespace.is_empty())
+        })
+        .await;
+
+    limited.hide("pods").await;
+    leasing.foreign_pod(&node, "6").await;
+    let vnode = leasing.one(&node, "what the pod leaves", |vnode| amount(vnode, "cpu") == Some("2")).await;
+    assert_eq!(node_condition(&vnode, condition_type::WORKER_REACHABLE), Some(("True", "WatchEstablished")));
+
+    assert!(wire.cut() > 0, "there were connections");
+    let cut = Instant::now();
+    no_pods_are_seen(&leasing).await;
+    println!("a lost right was told {:?} after its watch ended", cut.elapsed());
+    let recording = leasing.record().await;
+    delete_foreign_pod(&leasing, &node).await;
+    limited.may_everything().await;
+    let granted = Instant::now();
+    reach(&leasing, "the worker to be back", ("True", "WatchEstablished")).await;
+    println!("and used {:?} after it was granted", granted.elapsed());
+    leasing.one(&node, "all of the node", |vnode| amount(vnode, "cpu") == Some("8")).await;
+    assert!(recording.states().iter().all(is_ready), "the vnode was Ready all the time");
+}
+
+async fn delete_foreign_pod(leasing: &Leasing, node: &str) {
+    let worker = Objects::of(leasing.binding.worker()).await;
+    let home = format!("{}-foreign", leasing.binding.name());
+    worker.delete(&format!("/api/v1/namespaces/{home}/pods/online-{node}"), Some(0)).await;
 }
 
 /// Nothing listens on the discard port of this machine.

@@ -41,6 +41,7 @@ pub mod program;
 pub mod reaper;
 pub mod site;
 pub mod wait;
+pub mod wire;
 
 pub use audit::{AuditEvent, AuditMark};
 pub use binding::{Binding, BindingSpec};
@@ -52,3 +53,4 @@ pub use nodes::NodeShape;
 pub use program::{Program, ProgramSpec};
 pub use site::{Site, shared_site};
 pub use wait::wait_until;
+pub use wire::Wire;
