@@ -127,7 +127,10 @@ async fn step(leader: &Leader, clusters: &Clusters, binding: &Binding) -> Result
     // All nodes are listed for it, therefore not before everything else is done.
     let strays = strays::label_anew(&leader.computing, &stores.identity).await?;
     if strays > 0 {
-        return waiting("DrainingNodes", format!("{strays} virtual nodes had lost their labels"));
+        return waiting(
+            "DrainingNodes",
+            format!("{strays} virtual nodes had not been seen, or had lost their labels"),
+        );
     }
     let unlabelled = {
         let policies = &stores.policies;

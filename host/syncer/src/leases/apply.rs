@@ -198,7 +198,48 @@ async fn sleep_until(at: Option<Instant>) {
 
 #[cfg(test)]
 mod tests {
+    use kube::Config;
+    use kubeocean_runtime::{client::client, clock::SystemClock, health::Health};
+
     use super::*;
+    use crate::nodes::{index::Identity, vnode::BindingView};
+
+    /// A keeper whose API server is out of reach: nobody listens on the discard port of this machine.
+    fn keeper() -> (Arc<LeaseKeeper>, Arc<Health>) {
+        let nowhere = client(Config::new("http://127.0.0.1:9".parse().unwrap()), None).unwrap();
+        let identity =
+            Identity { binding: "dc-east".into(), cluster_id: "cls-a".into(), computing_uid: "c-1".into() };
+        let store = NodeStore::new(identity, BindingView::default(), Arc::default());
+        (LeaseKeeper::new(nowhere, store, Arc::new(SystemClock)), Arc::default())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_keeper_without_leases_comes_by() {
+        let (keeper, health) = keeper();
+        let running = tokio::spawn(keeper.run(health.begin("leases"), CancellationToken::new()));
+        tokio::time::sleep(Duration::from_mins(20)).await;
+        health.progress();
+        assert!(health.is_alive());
+        running.abort();
+    }
+
+    /// A refused renewal is not asked for again at once, and one that never came is not a late one.
+    #[tokio::test(start_paused = true)]
+    async fn renewals_that_fail_wait_longer_and_longer() {
+        let (keeper, health) = keeper();
+        let vnode = json!({
+            "metadata": {"name": "vnode-cls-a-n1", "uid": "u", "resourceVersion": "1"},
+            "status": {"conditions": [{"type": "Ready", "status": "True"}]},
+        });
+        keeper.store.saw_vnode(serde_json::from_value(vnode).unwrap());
+        let running = tokio::spawn(Arc::clone(&keeper).run(health.begin("leases"), CancellationToken::new()));
+        tokio::time::sleep(Duration::from_mins(1)).await;
+        let failures = keeper.failures.0.lock()["vnode-cls-a-n1"];
+        // At least the six turns of a minute, or fewer where one waits for its answer; three more in the first of them.
+        assert!((2..=10).contains(&failures), "{failures}");
+        assert_eq!(keeper.store.counters.late_leases.load(Ordering::Relaxed), 0);
+        running.abort();
+    }
 
     #[test]
     fn a_lease_that_is_refused_again_and_again_is_asked_for_less_and_less_often() {

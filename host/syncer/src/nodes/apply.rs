@@ -422,21 +422,4 @@ pub async fn remove_labels(
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use rstest::rstest;
-
-    #[rstest]
-    #[case(json!({"metadata": {"namespace": "team"}, "status": {"phase": "Running"}}), true)]
-    #[case(json!({"metadata": {"namespace": "team"}, "status": {"phase": "Pending"}}), true)]
-    #[case(json!({"metadata": {"namespace": "team"}, "status": {"phase": "Failed"}}), false)]
-    #[case(json!({"metadata": {"namespace": "kube-system"}, "status": {"phase": "Running"}}), false)]
-    #[case(json!({"metadata": {"namespace": "components"}, "status": {"phase": "Running"}}), false)]
-    #[case(json!({"metadata": {"namespace": "team", "ownerReferences": [{"kind": "DaemonSet"}]}}), false)]
-    #[case(json!({"metadata": {"namespace": "team", "ownerReferences": [{"kind": "Job"}]}}), true)]
-    #[case(json!({"metadata": {"namespace": "team", "labels": {label::HOSTPORT_FAKE_POD: "true"}}}), true)]
-    #[case(json!({"metadata": {"namespace": "kubeocean-fake"}}), false)]
-    fn which_pods_keep_a_vnode(#[case] pod: Value, #[case] expected: bool) {
-        assert_eq!(blocks(&pod, "components"), expected);
-    }
-}
+mod tests;

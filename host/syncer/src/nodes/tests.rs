@@ -3,7 +3,7 @@
 mod crash;
 mod lease;
 mod mirrored;
-mod model;
+pub(super) mod model;
 mod reclaim;
 mod simulation;
 mod week;

@@ -1,4 +1,5 @@
-//! A door between a Syncer and its API servers: counts writes over all of them, and shuts for good after a given one.
+//! A door between a Syncer and its API servers: counts writes over all of them, and shuts for good after a given one, or
+//! loses answers.
 //!
 //! In: clients of the servers. Out: addresses on loopback that pass requests on, and what the last write was. Requests
 //! after the last write are never answered, as if the process had died with them on the wire.
@@ -22,10 +23,22 @@ const MAX_BODY: usize = 4 << 20;
 /// A write: its kind, and how many of that kind there were with it.
 pub(crate) type Write = (String, usize);
 
+/// What a door does beside passing requests on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Trouble {
+    None,
+    /// Nothing is answered after this write.
+    DeathAfter(Write),
+    /// The first write of each kind is done, and its answer lost.
+    FirstAnswersLost,
+}
+
 /// One life of a Syncer, as the API servers see it.
 pub(crate) struct Door {
-    last: Option<Write>,
+    trouble: Trouble,
     writes: Mutex<Vec<String>>,
+    /// Objects that were read by name, in order; a lost answer is told between them.
+    told: parking_lot::Mutex<Vec<String>>,
     shut: watch::Sender<bool>,
     stop: CancellationToken,
     _stop: DropGuard,
@@ -39,12 +52,12 @@ struct Way {
 }
 
 impl Door {
-    /// Open until and with the last write; `None`: for ever.
-    pub(crate) fn new(last: Option<Write>) -> Arc<Self> {
+    pub(crate) fn new(trouble: Trouble) -> Arc<Self> {
         let stop = CancellationToken::new();
         Arc::new(Self {
-            last,
+            trouble,
             writes: Mutex::default(),
+            told: parking_lot::Mutex::default(),
             shut: watch::Sender::new(false),
             _stop: stop.clone().drop_guard(),
             stop,
@@ -78,6 +91,11 @@ impl Door {
         *self.shut.borrow()
     }
 
+    /// Reads of single objects, as `GET <path>`, and lost answers, as `lost <kind of write>`, in order.
+    pub(crate) fn told(&self) -> Vec<String> {
+        self.told.lock().clone()
+    }
+
     /// What was written, in order.
     pub(crate) async fn writes(&self) -> Vec<Write> {
         let kinds = self.writes.lock().await.clone();
@@ -92,6 +110,9 @@ async fn pass(State(way): State<Way>, request: Request) -> Response {
         if *door.shut.borrow() {
             std::future::pending::<()>().await;
         }
+        if request.uri().query().is_none() {
+            door.told.lock().push(format!("GET {}", request.uri().path()));
+        }
         return way.forward(request).await;
     }
     let mut writes = door.writes.lock().await;
@@ -100,17 +121,25 @@ async fn pass(State(way): State<Way>, request: Request) -> Response {
         std::future::pending::<()>().await;
         unreachable!("nothing answers behind a shut door");
     }
-    let kind = kind(way.server, request.method(), request.uri().path());
+    let kind = kind(way.server, &request);
     let answer = way.forward(request).await;
     let renewed = || kind.ends_with("PATCH leases") && writes.contains(&kind);
-    if !is_aside(&kind) && !renewed() && answer.status().is_success() {
-        let so_far = 1 + writes.iter().filter(|other| **other == kind).count();
-        if door.last.as_ref().is_some_and(|(last, number)| *last == kind && *number == so_far) {
-            door.shut.send_replace(true);
-        }
-        writes.push(kind);
+    if is_aside(&kind) || renewed() || !answer.status().is_success() {
+        return answer;
     }
-    answer
+    let so_far = 1 + writes.iter().filter(|other| **other == kind).count();
+    writes.push(kind.clone());
+    match &door.trouble {
+        Trouble::DeathAfter((last, number)) if *last == kind && *number == so_far => {
+            door.shut.send_replace(true);
+            answer
+        }
+        Trouble::FirstAnswersLost if so_far == 1 => {
+            door.told.lock().push(format!("lost {kind}"));
+            Response::builder().status(504).body(Body::from("the answer is lost")).unwrap()
+        }
+        _ => answer,
+    }
 }
 
 impl Way {
@@ -139,12 +168,17 @@ impl Way {
 
 /// Writes that say nothing about the state of a cluster, or that only the first Syncer of a cluster makes.
 fn is_aside(kind: &str) -> bool {
-    ["events", "reviews", "priorityclasses"].iter().any(|aside| kind.ends_with(aside))
+    ["events", "reviews", "priorityclasses", "POST namespaces"].iter().any(|aside| kind.ends_with(aside))
 }
 
-/// `computing PATCH nodes/status`: cluster, method, resource.
-fn kind(server: &str, method: &Method, path: &str) -> String {
-    let parts: Vec<&str> = path.trim_matches('/').split('/').collect();
+/// `computing APPLY nodes/status`: cluster, method, resource.
+fn kind(server: &str, request: &Request) -> String {
+    let applies = |value: &http::HeaderValue| value.as_bytes().starts_with(b"application/apply-patch");
+    let method = match request.headers().get(header::CONTENT_TYPE) {
+        Some(value) if applies(value) => "APPLY",
+        _ => request.method().as_str(),
+    };
+    let parts: Vec<&str> = request.uri().path().trim_matches('/').split('/').collect();
     let rest = if parts.first() == Some(&"api") { parts.get(2..) } else { parts.get(3..) };
     let rest = match rest.unwrap_or_default() {
         ["namespaces", _, rest @ ..] if !rest.is_empty() && !["status", "finalize"].contains(&rest[0]) => {

@@ -2,7 +2,7 @@
 
 use kube::Client;
 use kubeocean_api::{
-    keys::{annotation, condition_type, label},
+    keys::{annotation, condition_type, label, namespace},
     name::phys_name,
 };
 use kubeocean_runtime::request::{get_json, paths};
@@ -44,6 +44,9 @@ pub(crate) async fn picture(scenario: &Scenario) -> Value {
         "vpods": pods(&list(computing, &paths::pods(&scenario.namespace)).await),
         "ppods": pods(&list(worker, &paths::pods(&scenario.mount)).await),
         "copies": names(&list(worker, &copies("configmaps")).await),
+        "secrets": names(&list(worker, &copies("secrets")).await),
+        "csinode": csi_node(&get(computing, &paths::csi_node(&scenario.vnode)).await),
+        "reserved": reserved(&list(computing, &paths::pods(namespace::FAKE)).await, &scenario.vnode),
     });
     let copy = phys_name("web", &scenario.namespace);
     let text = picture.to_string().replace(&copy, "COPY").replace(&scenario.mount, "MOUNT");
@@ -111,6 +114,32 @@ fn pods(pods: &[Value]) -> Vec<Value> {
         })
     };
     pods.iter().map(shown).collect()
+}
+
+fn csi_node(copy: &Value) -> Value {
+    if copy.is_null() {
+        return Value::Null;
+    }
+    let drivers = copy["spec"]["drivers"].as_array().cloned().unwrap_or_default();
+    json!({
+        "labels": texts(&copy["metadata"]["labels"]),
+        "drivers": drivers.iter().map(|driver| driver["name"].clone()).collect::<Vec<_>>(),
+        "owned": copy["metadata"]["ownerReferences"][0]["kind"],
+    })
+}
+
+/// Reservations on the vnode: their ports, and whether they pass for scheduled.
+fn reserved(fakes: &[Value], vnode: &str) -> Vec<Value> {
+    let ports = |fake: &Value| -> Vec<Value> {
+        let ports = fake["spec"]["containers"][0]["ports"].as_array().cloned().unwrap_or_default();
+        ports.iter().map(|port| port["hostPort"].clone()).collect()
+    };
+    let scheduled = |fake: &Value| {
+        let conditions = fake["status"]["conditions"].as_array().cloned().unwrap_or_default();
+        conditions.iter().find(|it| it["type"] == "PodScheduled").map(|it| it["status"].clone())
+    };
+    let ours = fakes.iter().filter(|fake| fake["spec"]["nodeName"] == *vnode);
+    ours.map(|fake| json!([ports(fake), scheduled(fake)])).collect()
 }
 
 /// Copies that are ours; a namespace has a ConfigMap of its own.

@@ -10,7 +10,7 @@ use kubeocean_runtime::request::{DeleteOptions, create_json, delete_json, get_js
 use serde_json::{Value, json};
 
 use crate::{
-    door::{Door, Write},
+    door::{Door, Trouble, Write},
     picture::picture,
     syncer::Syncer,
 };
@@ -62,6 +62,8 @@ pub(crate) struct Run {
     pub(crate) writes: Vec<Write>,
     /// It was made to die.
     pub(crate) died: bool,
+    /// What [`Door::told`] says of the first Syncer.
+    pub(crate) told: Vec<String>,
     /// After each stage.
     pub(crate) pictures: Vec<Value>,
 }
@@ -93,10 +95,10 @@ impl Scenario {
         }
     }
 
-    /// Goes through all stages with a Syncer that dies after its `last` write and one that follows it. Every stage must
-    /// end as it does in `expected`.
-    pub(crate) async fn run(self, last: Option<Write>, expected: Option<&Vec<Value>>) -> Run {
-        let (door, next) = (Door::new(last), Door::new(None));
+    /// Goes through all stages with a Syncer that has `trouble`, and one that follows it when it dies. Every stage must end
+    /// as it does in `expected`.
+    pub(crate) async fn run(self, trouble: Trouble, expected: Option<&Vec<Value>>) -> Run {
+        let (door, next) = (Door::new(trouble), Door::new(Trouble::None));
         let first = self.syncer(&door).await;
         let succession = async {
             door.shut().await;
@@ -113,7 +115,7 @@ impl Scenario {
             let made = writes.iter().chain(&more).filter(|(other, _)| other == kind).count();
             assert_eq!(made, times, "{kind} in {}: {writes:?}, then {more:?}", self.name);
         }
-        Run { writes, died: door.is_shut(), pictures }
+        Run { writes, died: door.is_shut(), told: door.told(), pictures }
     }
 
     /// A Syncer behind a door.
@@ -161,23 +163,31 @@ impl Scenario {
             "forceReclaim": true, "gracefulReclaimPeriodSeconds": GRACE,
         });
         match stage {
-            Stage::Leased | Stage::Opened => self.binding.policy(&self.name, open).await.unwrap(),
+            Stage::Leased => {
+                self.csi_node(&["disk.csi"]).await;
+                self.binding.policy(&self.name, open).await.unwrap();
+            }
+            Stage::Opened => {
+                delete_json(&self.worker, &paths::csi_node(&self.pnode), &DeleteOptions::default())
+                    .await
+                    .unwrap();
+                self.foreign_pod("other", "0", 8081).await;
+                self.binding.policy(&self.name, open).await.unwrap();
+            }
             Stage::PodRuns | Stage::PodRunsAgain => {
-                let settings = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "settings"}, "data": {"a": "1"}});
-                let place = paths::core_all("configmaps", &self.namespace);
-                if stage == Stage::PodRuns {
-                    create_json(&self.computing, &place, &settings).await.unwrap();
+                for (kind, of) in [("ConfigMap", "configmaps"), ("Secret", "secrets")] {
+                    let settings =
+                        json!({"apiVersion": "v1", "kind": kind, "metadata": {"name": "settings"}});
+                    let place = paths::core_all(of, &self.namespace);
+                    if stage == Stage::PodRuns {
+                        create_json(&self.computing, &place, &settings).await.unwrap();
+                    }
                 }
                 create_json(&self.computing, &paths::pods(&self.namespace), &self.vpod()).await.unwrap();
             }
             Stage::LessIsFree => {
-                let pod = json!({
-                    "apiVersion": "v1", "kind": "Pod", "metadata": {"name": format!("foreign-{}", self.name)},
-                    "spec": {"nodeName": self.pnode, "containers": [
-                        {"name": "c", "image": "c", "resources": {"requests": {"cpu": "2"}}}
-                    ]},
-                });
-                create_json(&self.worker, &paths::pods("default"), &pod).await.unwrap();
+                self.foreign_pod("online", "2", 8080).await;
+                self.csi_node(&["disk.csi", "file.csi"]).await;
                 let change = json!({"metadata": {"labels": {"colour": null}}});
                 merge_patch(&self.worker, &paths::node(&self.pnode), &change).await.unwrap();
             }
@@ -195,6 +205,33 @@ impl Scenario {
         }
     }
 
+    /// A pod of the worker's own users that holds a port of the node.
+    async fn foreign_pod(&self, name: &str, cpu: &str, port: u16) {
+        let pod = json!({
+            "apiVersion": "v1", "kind": "Pod", "metadata": {"name": format!("{name}-{}", self.name)},
+            "spec": {"nodeName": self.pnode, "containers": [{
+                "name": "c", "image": "c", "resources": {"requests": {"cpu": cpu}},
+                "ports": [{"containerPort": port, "hostPort": port}],
+            }]},
+        });
+        create_json(&self.worker, &paths::pods("default"), &pod).await.unwrap();
+    }
+
+    /// What the storage drivers of the node say: the first of them, or some more.
+    async fn csi_node(&self, drivers: &[&str]) {
+        let drivers: Vec<Value> =
+            drivers.iter().map(|name| json!({"name": name, "nodeID": "i-1", "topologyKeys": []})).collect();
+        let node = json!({
+            "apiVersion": "storage.k8s.io/v1", "kind": "CSINode", "metadata": {"name": self.pnode},
+            "spec": {"drivers": drivers},
+        });
+        if drivers.len() > 1 {
+            merge_patch(&self.worker, &paths::csi_node(&self.pnode), &node).await.unwrap();
+        } else {
+            create_json(&self.worker, &paths::csi_nodes(), &node).await.unwrap();
+        }
+    }
+
     async fn delete(&self, client: &Client, path: &str) {
         delete_json(client, path, &DeleteOptions::default()).await.unwrap();
     }
@@ -204,7 +241,9 @@ impl Scenario {
             "apiVersion": "v1", "kind": "Pod", "metadata": {"name": "web"},
             "spec": {
                 "nodeName": self.vnode, "automountServiceAccountToken": false, "terminationGracePeriodSeconds": 1,
-                "containers": [{"name": "c", "image": "c", "envFrom": [{"configMapRef": {"name": "settings"}}]}],
+                "containers": [{"name": "c", "image": "c", "envFrom": [
+                    {"configMapRef": {"name": "settings"}}, {"secretRef": {"name": "settings"}},
+                ]}],
             },
         })
     }
@@ -227,7 +266,12 @@ impl Scenario {
             .is_some_and(|all| all.iter().all(|it| !it[0].as_str().unwrap().starts_with("node.")));
         match stage {
             Stage::Leased | Stage::Opened => {
-                vnode["ready"] == "True"
+                let mirrored = if stage == Stage::Leased { json!(["disk.csi"]) } else { Value::Null };
+                let reserved =
+                    if stage == Stage::Leased { json!([]) } else { json!([[[8080, 8081], "True"]]) };
+                shown["csinode"]["drivers"] == mirrored
+                    && shown["reserved"] == reserved
+                    && vnode["ready"] == "True"
                     && vnode["offered"] == "True"
                     && effect.is_none()
                     && applied
@@ -239,7 +283,10 @@ impl Scenario {
                 shown["vpods"][0]["phase"] == "Running" && shown["vpods"][0]["address"] == true
             }
             Stage::LessIsFree => {
-                vnode["allocatable"]["cpu"] == "3" && vnode["labels"].get("colour").is_none()
+                vnode["allocatable"]["cpu"] == "3"
+                    && vnode["labels"].get("colour").is_none()
+                    && shown["csinode"]["drivers"] == json!(["disk.csi", "file.csi"])
+                    && shown["reserved"] == json!([[[8080], "True"]])
             }
             Stage::Closed => {
                 let evicted =

@@ -25,7 +25,7 @@ pub(super) fn at(second: i64) -> Timestamp {
 }
 
 /// The policy engine, once for all tests: modules are compiled once.
-pub(super) fn engine() -> &'static Engine {
+pub(in crate::nodes) fn engine() -> &'static Engine {
     static ENGINE: OnceLock<Engine> = OnceLock::new();
     ENGINE.get_or_init(|| Engine::start(EngineConfig { threads: 2, ..EngineConfig::default() }).unwrap())
 }

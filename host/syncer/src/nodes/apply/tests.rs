@@ -1,0 +1,142 @@
+//! What becomes of a plan that meets trouble: an API server that does not answer, a policy that is gone. And which pods keep
+//! a vnode.
+
+use std::sync::atomic::AtomicBool;
+
+use jiff::tz::TimeZone;
+use kube::Config;
+use kubeocean_engine::{BindingFacts, PolicyHost};
+use kubeocean_runtime::{client::client, clock::SystemClock, events::EventRecorder, sink::Sink};
+use rstest::rstest;
+use tokio_util::sync::CancellationToken;
+
+use super::*;
+use crate::{
+    nodes::{
+        decide::{PodsOnVnode, WorkerSide},
+        index::Identity,
+        pace::Pace,
+        store::NodeStore,
+        tests::model::engine,
+        vnode::{BindingView, Settings, Written},
+        withdraw::PodOnVnode,
+    },
+    policies::{modules::ModuleNamespaces, store::PolicyStore, view::PolicyView},
+};
+
+struct NoPods;
+
+impl PodsOnVnode for NoPods {
+    fn on_vnode(&self, _: &str) -> Vec<PodOnVnode> {
+        Vec::new()
+    }
+}
+
+const VNODE: &str = "vnode-cls-a-n1";
+
+/// Both clusters are out of reach: nobody listens on the discard port of this machine.
+fn runtime() -> (NodeRuntime, Arc<PolicyStore>) {
+    let nowhere = client(Config::new("http://127.0.0.1:9".parse().unwrap()), None).unwrap();
+    let identity =
+        Identity { binding: "dc-east".into(), cluster_id: "cls-a".into(), computing_uid: "c-1".into() };
+    let clock: Arc<dyn kubeocean_runtime::clock::Clock> = Arc::new(SystemClock);
+    let cancel = CancellationToken::new();
+    let (events, _) = EventRecorder::new(nowhere.clone(), "test".into(), Arc::clone(&clock), cancel.clone());
+    let namespaces = ModuleNamespaces { default: "policies".into(), mount: "mount".into() };
+    let policies = PolicyStore::new(identity.clone(), namespaces);
+    let facts = BindingFacts { name: "dc-east".into(), cluster_id: "cls-a".into() };
+    let runtime = NodeRuntime {
+        store: NodeStore::new(identity, BindingView::default(), Arc::default()),
+        computing: nowhere.clone(),
+        worker: Some(WorkerSide {
+            client: nowhere,
+            policies: Arc::clone(&policies),
+            host: Arc::new(PolicyHost::new(engine(), facts, TimeZone::UTC, Box::new(|| {}))),
+            labels_off: Arc::new(AtomicBool::new(false)),
+        }),
+        pods: Arc::new(NoPods),
+        events,
+        binding_uid: "b".into(),
+        system_namespace: "system".into(),
+        clock,
+        settings: Settings::default(),
+        pace: Arc::new(Pace::new(0)),
+        health: Arc::default(),
+        workers: 1,
+        cancel,
+    };
+    (runtime, policies)
+}
+
+fn hold() -> Action {
+    Action::HoldPolicy { policy: "p".into() }
+}
+
+fn make() -> Action {
+    let body = json!({"metadata": {"name": VNODE}});
+    Action::CreateVnode { name: VNODE.into(), body, written: Written::default() }
+}
+
+fn policy(deleting: bool) -> PolicyView {
+    let mut policy = json!({
+        "metadata": {"name": "p", "uid": "u", "resourceVersion": "1"},
+        "spec": {"cluster": "dc-east"},
+    });
+    if deleting {
+        policy["metadata"]["deletionTimestamp"] = "2026-03-02T12:00:00Z".into();
+    }
+    serde_json::from_value(policy).unwrap()
+}
+
+/// The decision is older than the policy's end: nothing is asked of either cluster, the node is decided anew.
+#[rstest]
+#[case::gone(None)]
+#[case::going(Some(policy(true)))]
+#[tokio::test]
+async fn nothing_is_built_from_a_policy_that_is_gone(#[case] known: Option<PolicyView>) {
+    let (runtime, policies) = runtime();
+    known.into_iter().for_each(|policy| policies.apply(policy));
+    let done = perform(&runtime, VNODE, &Snapshot::default(), vec![hold(), make()]).await;
+    assert_eq!(done, Err(Outcome::Stale));
+    assert!(!runtime.store.is_unsettled(VNODE), "no write was tried");
+}
+
+/// Nobody says whether the write was done, so it counts as none, and the vnode is read before it is decided anew.
+#[tokio::test]
+async fn a_write_that_nobody_answered_is_not_counted_and_to_be_looked_up() {
+    let (runtime, _) = runtime();
+    let apply =
+        Action::ApplyVnode { name: VNODE.into(), body: json!({"metadata": {}}), written: Written::default() };
+    for (action, unsettled) in
+        [(hold(), false), (Action::DeleteVnode { name: VNODE.into(), uid: "u".into() }, false), (apply, true)]
+    {
+        let (runtime, policies) = self::runtime();
+        policies.apply(policy(false));
+        let text = action.to_string();
+        let done = perform(&runtime, VNODE, &Snapshot::default(), vec![action]).await;
+        assert_eq!(done, Err(Outcome::Retry), "{text}");
+        assert_eq!(runtime.store.is_unsettled(VNODE), unsettled, "{text}");
+        let counters = &runtime.store.counters;
+        let counted =
+            [&counters.created, &counters.applied, &counters.deleted].map(|it| it.load(Ordering::Relaxed));
+        assert_eq!(counted, [0, 0, 0], "{text}");
+    }
+    assert_eq!(perform(&runtime, VNODE, &Snapshot::default(), vec![make()]).await, Err(Outcome::Retry));
+    assert!(runtime.store.is_unsettled(VNODE));
+    assert_eq!(settle(&runtime, VNODE).await, Outcome::Retry);
+    assert!(runtime.store.is_unsettled(VNODE), "it could not be read either");
+}
+
+#[rstest]
+#[case(json!({"metadata": {"namespace": "team"}, "status": {"phase": "Running"}}), true)]
+#[case(json!({"metadata": {"namespace": "team"}, "status": {"phase": "Pending"}}), true)]
+#[case(json!({"metadata": {"namespace": "team"}, "status": {"phase": "Failed"}}), false)]
+#[case(json!({"metadata": {"namespace": "kube-system"}, "status": {"phase": "Running"}}), false)]
+#[case(json!({"metadata": {"namespace": "components"}, "status": {"phase": "Running"}}), false)]
+#[case(json!({"metadata": {"namespace": "team", "ownerReferences": [{"kind": "DaemonSet"}]}}), false)]
+#[case(json!({"metadata": {"namespace": "team", "ownerReferences": [{"kind": "Job"}]}}), true)]
+#[case(json!({"metadata": {"namespace": "team", "labels": {label::HOSTPORT_FAKE_POD: "true"}}}), true)]
+#[case(json!({"metadata": {"namespace": "kubeocean-fake"}}), false)]
+fn which_pods_keep_a_vnode(#[case] pod: Value, #[case] expected: bool) {
+    assert_eq!(blocks(&pod, "components"), expected);
+}
