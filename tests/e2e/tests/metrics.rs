@@ -188,6 +188,9 @@ async fn a_live_scrape_tells_what_the_clusters_hold() {
     assert!(page.all_have("clusterbinding"));
     assert_eq!(page.values_of("clusterbinding"), [BINDING.to_owned()].into());
     assert_eq!(page.values_of("node"), [first.clone(), second.clone()].into());
+    // What a policy that names none has is the process' own, by whatever name.
+    let zones = page.values_of("zone");
+    assert!(zones.len() == 1 && !zones.contains(""), "{zones:?}");
     let phases = ["Pending", "Running", "Succeeded", "Failed", "Unknown"];
     assert_eq!(page.values_of("phase"), phases.map(str::to_owned).into());
     let of = |name: &str, labels: &[(&str, &str)]| {

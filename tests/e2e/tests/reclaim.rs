@@ -16,7 +16,7 @@ use kubeocean_e2e::leasing::{
 };
 use kubeocean_e2e::rights::assert_rights;
 use kubeocean_e2e::users::{Users, told};
-use kubeocean_harness::{BindingSpec, NodeShape, shared_site};
+use kubeocean_harness::{BindingSpec, NodeShape, second_computing, shared_site};
 use serde_json::{Value, json};
 
 /// Half of the cpu, with what is said besides.
@@ -353,6 +353,74 @@ async fn two_bindings_share_a_node_and_one_leaves_without_the_other() {
     let kept = two.policy("reclaim-two").await.unwrap();
     assert_eq!(kept["metadata"]["finalizers"], json!([finalizer::POLICY]));
     assert!(two.vnode(&node).await.unwrap().finalizers().contains(&finalizer::VNODE.to_owned()));
+    assert_rights(&two.binding);
+}
+
+/// Acceptance check 8 of bottomup.md: each computing cluster counts the other's pods as used, so that shares which add up
+/// to the whole are never more than what pods of neither leave.
+#[tokio::test]
+async fn two_computing_clusters_share_a_node_and_never_lease_more_than_there_is() {
+    let shape = NodeShape::new("8", "16Gi");
+    let half = json!({"resourceLimits": [percent("cpu", 50)]});
+    let (one, computing) =
+        tokio::join!(Leasing::start("reclaim-east", 1, &shape, half.clone()), second_computing());
+    let node = one.nodes[0].clone();
+    let selector = json!({"nodeSelectorTerms": [
+        {"matchExpressions": [{"key": "harness.test/node-set", "operator": "In", "values": ["reclaim-east"]}]},
+    ]});
+    let spec = BindingSpec::new("reclaim-west").field("nodeSelector", selector);
+    let binding = shared_site().await.bind_at(computing, spec).await.unwrap();
+    binding.policy("reclaim-west", half).await.unwrap();
+    let started = Instant::now();
+    let mut syncer = binding.syncer(&[]).await.unwrap();
+    syncer.wait_ready().await;
+    let two = Leasing { binding, syncer, nodes: vec![node.clone()], started };
+    let both = async |ones: &str, twos: &str| {
+        for (leasing, cpu) in [(&one, ones), (&two, twos)] {
+            leasing.one(&node, &format!("cpu {cpu}"), |vnode| amount(vnode, "cpu") == Some(cpu)).await;
+        }
+    };
+    both("4", "4").await;
+    one.foreign_pod(&node, "2").await;
+    both("3", "3").await;
+
+    // A pod is others' for the cluster it is not of: the sum only falls.
+    let recordings = (one.record().await, two.record().await);
+    let (ones, twos) = (Users::of(&one).await, Users::of(&two).await);
+    let placed = Instant::now();
+    let east = ones.run("batch", &one.vnode_name(&node), &[]).await;
+    both("3", "2500m").await;
+    println!("the other cluster knew {:?} after a pod was made", placed.elapsed());
+    let west = twos.run("batch", &two.vnode_name(&node), &[]).await;
+    both("2500m", "2500m").await;
+    for recording in [&recordings.0, &recordings.1] {
+        let states = recording.states();
+        assert!(states.iter().all(|vnode| ["3", "2500m"].contains(&amount(vnode, "cpu").unwrap())));
+    }
+
+    // Shares that overlap: each is bounded by what others ask for, the other cluster's pods included.
+    let all = json!({"resourceLimits": [percent("cpu", 100)]});
+    one.edit(all.clone()).await;
+    two.edit(all).await;
+    both("5", "5").await;
+    let marks = marks_written(&one, &node);
+    assert!(marks.len() <= 2, "neither overwrites the other's mark: {marks:#?}");
+
+    // One cluster's pod goes; the other's stays, and is not mistaken for a stray.
+    ones.pods.delete("batch", &DeleteParams::default()).await.unwrap();
+    ones.gone("batch").await;
+    both("5", "6").await;
+    assert!(twos.stays("batch", &west).await && east != west);
+    let bindings = one.bindings().await;
+    bindings.delete("reclaim-east", &DeleteParams::default()).await.unwrap();
+    one.until("the binding to go", Duration::from_mins(2), async || {
+        bindings.get_opt("reclaim-east").await.unwrap().is_none()
+    })
+    .await;
+    assert!(one.vnode(&node).await.is_none());
+    assert!(twos.stays("batch", &west).await);
+    two.one(&node, "cpu 6", |vnode| amount(vnode, "cpu") == Some("6") && is_offered(vnode)).await;
+    assert_rights(&one.binding);
     assert_rights(&two.binding);
 }
 

@@ -51,6 +51,6 @@ pub use kubelet::{RealNode, WhyNot};
 pub use loopback::LoopbackAddress;
 pub use nodes::NodeShape;
 pub use program::{Program, ProgramSpec};
-pub use site::{Site, shared_site};
+pub use site::{Site, second_computing, shared_site};
 pub use wait::wait_until;
 pub use wire::Wire;

@@ -12,7 +12,7 @@ use tokio::sync::{Mutex, OnceCell};
 
 use crate::binding::{Binding, BindingSpec};
 use crate::chart::{Chart, helm_template};
-use crate::cluster::Cluster;
+use crate::cluster::{Cluster, ClusterSpec};
 use crate::fleet::{Fleet, shared};
 use crate::manifest;
 use crate::program::{Program, ProgramSpec};
@@ -68,12 +68,20 @@ impl<'a> Site<'a> {
     /// # Errors
     /// A server refuses an object, or there is no such worker cluster.
     pub async fn bind(&self, spec: BindingSpec) -> Result<Binding<'a>> {
+        self.bind_at(&self.fleet.computing, spec).await
+    }
+
+    /// The same at another computing cluster with the chart, such as [`second_computing`].
+    ///
+    /// # Errors
+    /// As [`Site::bind`].
+    pub async fn bind_at(&self, computing: &'a Cluster, spec: BindingSpec) -> Result<Binding<'a>> {
         let worker = self.fleet.workers.get(spec.worker).context("no such worker cluster")?;
         let namespace = match &spec.mount_namespace {
             Some(namespace) => namespace.clone(),
             None => self.mount_namespace(spec.worker).await?,
         };
-        Binding::create(&self.fleet.computing, worker, namespace, spec).await
+        Binding::create(computing, worker, namespace, spec).await
     }
 
     /// Starts a Manager that runs Syncers and Proxiers in its own process, as the chart's ServiceAccount.
@@ -183,5 +191,26 @@ pub async fn shared_site() -> &'static Site<'static> {
     match site {
         Ok(site) => site,
         Err(error) => panic!("the charts were not installed: {error}"),
+    }
+}
+
+/// A computing cluster beside that of the [`shared_site`], with the chart, for all tests of this process: one worker may
+/// serve several.
+///
+/// # Panics
+/// It cannot be started or installed; every test that asks then fails with the same message.
+pub async fn second_computing() -> &'static Cluster {
+    static SECOND: OnceCell<Result<Cluster, String>> = OnceCell::const_new();
+    let start = async || {
+        let cluster =
+            Cluster::start(ClusterSpec { name: "computing-2".to_owned(), ..ClusterSpec::computing() });
+        let cluster = cluster.await.map_err(|error| format!("{error:#}"))?;
+        install_computing(&cluster).await.map_err(|error| format!("{error:#}"))?;
+        Ok(cluster)
+    };
+    #[expect(clippy::panic, reason = "without the cluster every test that needs it fails")]
+    match SECOND.get_or_init(start).await {
+        Ok(cluster) => cluster,
+        Err(error) => panic!("the second computing cluster did not start: {error}"),
     }
 }
