@@ -119,6 +119,22 @@ fn a_resource_the_worker_lost_is_published_as_zero() {
     assert_eq!(model.vnode().status.allocatable["nvidia.com/gpu"], "0");
 }
 
+/// PO-1503: users may follow a vnode's events, also where pods of others come and go all the time.
+#[test]
+fn changed_amounts_are_told_once_in_five_minutes() {
+    let mut model = Model::leased();
+    let mut told = |now: i64, used: i64| {
+        model.now = now;
+        model.used.insert("cpu".into(), used);
+        let lines = model.settle();
+        assert_eq!(lines[0], "apply vnode vnode-cls-a-n1");
+        lines.iter().any(|line| line.starts_with("event LeaseChanged"))
+    };
+    assert!(told(10, 1000));
+    assert!(!told(20, 2000) && !told(309, 1000));
+    assert!(told(310, 2000));
+}
+
 #[test]
 fn small_grows_wait_and_shrinks_do_not() {
     let mut model = Model::new();

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use kubeocean_api::keys::annotation;
+use kubeocean_runtime::queue::Outcome;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
@@ -10,6 +11,7 @@ use super::{
     World,
     clusters::{KINDS, Kind},
 };
+use crate::nodes::decide::NoPlan;
 
 const VNODE: &str = "vnode-cls-a-n1";
 
@@ -103,5 +105,21 @@ fn a_policy_is_not_released_under_a_vnode_whose_creation_was_not_answered() {
         }
         assert!(world.clusters.get(Kind::Vnode, VNODE).is_none(), "no policy, no lease");
         assert!(world.clusters.get(Kind::Policy, "younger").is_none(), "nothing is built from it");
+    });
+}
+
+/// A decision that closes a lease waits for its turn to be written, and a window opens meanwhile: nobody is evicted by it.
+#[test]
+fn an_answer_that_closes_a_lease_is_not_carried_out_after_its_end() {
+    super::clock().block_on(async {
+        let world = leased().await;
+        let now = world.now();
+        let (mut work, _) = world.syncer.consider(VNODE.into(), now);
+        let decision = work.decision.as_mut().unwrap();
+        decision.withheld = true;
+        decision.valid_until = Some(now.as_second() + 1);
+        assert!(world.syncer.plan(&work, now).is_ok());
+        let late = now + jiff::SignedDuration::from_secs(1);
+        assert_eq!(world.syncer.plan(&work, late).err(), Some(NoPlan::Later(Outcome::Retry)));
     });
 }

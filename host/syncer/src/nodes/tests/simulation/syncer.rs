@@ -185,6 +185,12 @@ impl Syncer {
         if let Some(question) = work.question(&surroundings) {
             work.decision = self.host.decide(now, &[Arc::new(question)]).pop();
         }
+        let considered = self.plan(&work, now);
+        (work, considered)
+    }
+
+    /// From what was decided to its plan.
+    pub(super) fn plan(&self, work: &Work, now: Timestamp) -> Result<Considered, NoPlan> {
         let desk = Desk {
             store: &self.store,
             policies: Some(&self.policies),
@@ -193,7 +199,6 @@ impl Syncer {
             settings: &self.settings,
             pace: &self.pace,
         };
-        let considered = consider(&desk, &surroundings, &work, &work.snapshot, now);
-        (work, considered)
+        consider(&desk, &self.store.surroundings(), work, &work.snapshot, now)
     }
 }
