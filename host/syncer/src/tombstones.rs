@@ -33,11 +33,9 @@ impl Tombstones {
     }
 
     /// Whether this version tells something new: it is younger than what is known of the object, and the object has not
-    /// left since. Versions that cannot be compared are taken as they come.
+    /// left since.
     pub(crate) fn admit(&self, known: Option<&ObjectMeta>, seen: &ObjectMeta) -> bool {
-        let comparable = |known: &&ObjectMeta| known.uid == seen.uid && version(seen) > 0;
-        let told = known.filter(comparable).is_some_and(|known| version(known) >= version(seen));
-        !told && !self.cover(seen)
+        known.is_none_or(|known| is_younger(seen, known)) && !self.cover(seen)
     }
 
     /// Whether this is a version from before the object left. Its deletion has a version of its own; the version without
@@ -46,6 +44,13 @@ impl Tombstones {
         let uid = object.uid.as_deref().unwrap_or_default();
         self.left.get(uid).is_some_and(|left| version(object) < *left)
     }
+}
+
+/// Whether a version tells something that another one does not: it is a later one, or of another object. Versions that
+/// cannot be compared are taken as they come.
+pub(crate) fn is_younger(seen: &ObjectMeta, known: &ObjectMeta) -> bool {
+    let comparable = known.uid == seen.uid && version(seen) > 0;
+    !comparable || version(seen) > version(known)
 }
 
 /// Resource versions of one kind grow; what cannot be compared counts as oldest.

@@ -173,16 +173,7 @@ async fn check_identity(leasing: &Leasing, vnodes: &[Node]) {
         let lease = condition(vnode, condition_type::LEASE).unwrap();
         assert_eq!(lease.0, "True");
     }
-    let marked = |node: &Node| node.labels().get(label::POLICY_APPLIED).cloned();
-    leasing
-        .until("the worker nodes to name their policy", DEADLINE, async || {
-            let mut all = Vec::new();
-            for name in &leasing.nodes {
-                all.push(marked(&workers.get(name).await.unwrap()));
-            }
-            if all.iter().all(|policy| policy.as_deref() == Some("lease-half")) { Ok(()) } else { Err(all) }
-        })
-        .await;
+    marked_with(leasing, "lease-half").await;
     let policy = leasing
         .policy_until("lease-half", "the policy to tell its nodes", |policy| {
             policy_condition(policy, "Applied").is_some_and(|(status, ..)| status == "True")
@@ -193,6 +184,40 @@ async fn check_identity(leasing: &Leasing, vnodes: &[Node]) {
     assert_eq!(policy["status"]["activeTimeWindow"], true);
     let held = policy["metadata"]["finalizers"].as_array().unwrap();
     assert!(held.iter().any(|held| held == finalizer::POLICY));
+}
+
+/// Waits until every worker node names `policy`.
+async fn marked_with(leasing: &Leasing, policy: &str) {
+    let workers = leasing.worker_nodes().await;
+    leasing
+        .until("the worker nodes to name their policy", DEADLINE, async || {
+            let mut others = Vec::new();
+            for name in &leasing.nodes {
+                let node = workers.get(name).await.unwrap();
+                let marked = node.labels().get(label::POLICY_APPLIED).cloned();
+                if marked.as_deref() != Some(policy) {
+                    others.push((name.clone(), marked));
+                }
+            }
+            if others.is_empty() { Ok(()) } else { Err(others) }
+        })
+        .await;
+}
+
+/// While many vnodes are made, labels on worker nodes wait; every node gets its own, once (BU-408).
+#[tokio::test]
+async fn of_a_hundred_and_fifty_nodes_each_names_its_policy_once() {
+    let leasing = Leasing::start("lease-many", 150, &NodeShape::new("4", "8Gi"), json!({})).await;
+    let mark = leasing.binding.worker().audit_mark().unwrap();
+    leasing.all("150 Ready vnodes", DEADLINE, is_ready).await;
+    println!("150 vnodes Ready {:?} after the start of the Syncer", leasing.started.elapsed());
+    marked_with(&leasing, "lease-many").await;
+    println!("150 worker nodes labelled {:?} after the start of the Syncer", leasing.started.elapsed());
+    let events = leasing.binding.worker().audit_events_since(mark).unwrap();
+    let account = format!("system:serviceaccount:{}:", leasing.binding.mount_namespace());
+    let labels = events.iter().filter(|event| event.verb == "patch" && event.object_ref.resource == "nodes");
+    let ours = labels.filter(|event| event.user.username.starts_with(&account)).count();
+    assert_eq!(ours, 150, "patches of worker nodes");
 }
 
 /// Labels and taints of users on a vnode stay, ours come back.

@@ -39,6 +39,19 @@ use kubeocean_runtime::{
 
 /// How soon a write that is not urgent, such as the worker node's label, is tried again.
 const SOFT_RETRY: Duration = Duration::from_secs(30);
+/// While so many nodes are looked at, new vnodes do not wait for the labels of the ones before them.
+const MANY: usize = 64;
+/// How long a label waits then, and how much longer for each node that is before it: they must not come back together.
+const LABEL_LATER: Duration = Duration::from_secs(3);
+const LABEL_EACH: Duration = Duration::from_millis(10);
+
+/// What became of an action.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Done {
+    Now,
+    /// Not done, and not urgent.
+    After(Duration),
+}
 
 /// Why a plan was not carried out to its end.
 enum Stop {
@@ -70,7 +83,7 @@ pub(super) async fn perform(
         let (notable, counter) = (is_notable(&action), counter(&runtime.store.counters, &action));
         let (deletes_pod, names_policy) = (matches!(action, Action::DeletePod { .. }), action.names_policy());
         match one(runtime, vnode, snapshot, action, &mut version).await {
-            Ok(true) => {
+            Ok(Done::Now) => {
                 if let Some(counter) = counter {
                     counter.fetch_add(1, Ordering::Relaxed);
                 }
@@ -78,7 +91,9 @@ pub(super) async fn perform(
                     tracing::info!(vnode, "{text}");
                 }
             }
-            Ok(false) => retry = Some(SOFT_RETRY),
+            Ok(Done::After(delay)) => {
+                retry = retry.map_or(Some(delay), |sooner: Duration| Some(sooner.min(delay)))
+            }
             Err(Stop::Later(outcome)) => return Err(outcome),
             Err(Stop::Error(error)) => {
                 if deletes_pod {
@@ -115,18 +130,18 @@ fn is_notable(action: &Action) -> bool {
     }
 }
 
-/// One action. Ok(false): not done, not urgent.
+/// One action.
 async fn one(
     runtime: &NodeRuntime,
     vnode: &str,
     snapshot: &Snapshot,
     action: Action,
     version: &mut Option<String>,
-) -> Result<bool, Stop> {
+) -> Result<Done, Stop> {
     let computing = &runtime.computing;
     match action {
         Action::HoldPolicy { policy } => {
-            let Some(worker) = &runtime.worker else { return Ok(false) };
+            let Some(worker) = &runtime.worker else { return Ok(Done::After(SOFT_RETRY)) };
             if worker.policies.hold(&worker.client, &policy).await? == Hold::Gone {
                 return Err(Stop::Later(Outcome::Stale));
             }
@@ -164,7 +179,15 @@ async fn one(
             }
         }
         Action::LabelWorkerNode { node, policy } => {
-            return Ok(set_label(runtime, &node, policy.as_deref()).await);
+            let ahead = runtime.store.queue.len();
+            if policy.is_some() && ahead >= MANY {
+                let each = LABEL_EACH.saturating_mul(u32::try_from(ahead).unwrap_or(u32::MAX));
+                return Ok(Done::After(LABEL_LATER.saturating_add(each)));
+            }
+            return Ok(match set_label(runtime, &node, policy.as_deref()).await {
+                true => Done::Now,
+                false => Done::After(SOFT_RETRY),
+            });
         }
         Action::DeletePod { key, uid, why } => {
             let options = DeleteOptions { uid: Some(uid.clone()), grace_seconds: None };
@@ -189,7 +212,7 @@ async fn one(
         Action::ReleaseVnode { name, uid } => release(runtime, &name, &uid).await?,
         Action::Event(event) => publish(runtime, snapshot, vnode, event),
     }
-    Ok(true)
+    Ok(Done::Now)
 }
 
 /// What counts the action once it is done.
@@ -305,7 +328,12 @@ async fn set_label(runtime: &NodeRuntime, node: &str, policy: Option<&str>) -> b
     }
     let identity = runtime.store.identity();
     match label_worker_node(&worker.client, &identity.cluster_id, node, policy).await {
-        Ok(()) => true,
+        Ok(answer) => {
+            if let Some(node) = answer {
+                runtime.store.saw_worker_node(node);
+            }
+            true
+        }
         Err(error @ ApplyError::Forbidden { .. }) => {
             if !worker.labels_off.swap(true, Ordering::Relaxed) {
                 let text = error.chain();
@@ -326,17 +354,18 @@ async fn set_label(runtime: &NodeRuntime, node: &str, policy: Option<&str>) -> b
     }
 }
 
-/// The only write on worker nodes.
+/// The only write on worker nodes. Returns the node, or nothing if there is none.
 pub(super) async fn label_worker_node(
     worker: &Client,
     cluster_id: &str,
     node: &str,
     policy: Option<&str>,
-) -> Result<(), ApplyError> {
+) -> Result<Option<NodeView>, ApplyError> {
     let path = format!("{}?fieldManager={}", paths::node(node), syncer_manager(cluster_id));
     let change = json!({"metadata": {"labels": {label::POLICY_APPLIED: policy}}});
     match merge_patch(worker, &path, &change).await {
-        Ok(_) | Err(ApplyError::NotFound { .. }) => Ok(()),
+        Ok(answer) => Ok(serde_json::from_value(answer).ok()),
+        Err(ApplyError::NotFound { .. }) => Ok(None),
         Err(error) => Err(error),
     }
 }

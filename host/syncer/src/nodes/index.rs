@@ -25,7 +25,7 @@ use super::{
     view::{NodeView, READY},
     vnode::Written,
 };
-use crate::tombstones::{Tombstones, version};
+use crate::tombstones::{Tombstones, is_younger, version};
 use accounts::{Pod, Sums};
 pub use decided::Decided;
 
@@ -112,14 +112,23 @@ impl Index {
     }
 
     /// A worker node was added or changed. Returns its vnode, unless only label `policy-applied` changed: that wakes
-    /// nobody, or two Syncers that disagree about it would never rest.
+    /// nobody, or two Syncers that disagree about it would never rest. What is known already is no news.
     pub fn set_pnode(&mut self, node: NodeView) -> Option<VnodeName> {
         let name: Arc<str> = node.name().into();
+        if self.pnodes.get(&name).is_some_and(|known| !is_younger(&node.metadata, &known.metadata)) {
+            return None;
+        }
         let vnode = self.vnode_of(&name);
         self.names.insert(Arc::clone(&vnode), Arc::clone(&name));
         let node = Arc::new(node);
         let before = self.pnodes.insert(name, Arc::clone(&node));
         (!before.is_some_and(|before| only_marked(&before, &node))).then_some(vnode)
+    }
+
+    /// A worker node as the answer of a write shows it; it may have gone since.
+    pub fn answered_pnode(&mut self, node: NodeView) -> Option<VnodeName> {
+        let known = self.pnodes.get(node.name())?;
+        (known.uid() == node.uid()).then(|| self.set_pnode(node))?
     }
 
     /// A worker node is gone.

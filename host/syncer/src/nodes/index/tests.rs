@@ -144,6 +144,27 @@ fn the_mark_of_a_policy_alone_wakes_nobody() {
 }
 
 #[test]
+fn the_answer_to_a_label_is_known_before_the_watch_shows_it() {
+    let mut index = index();
+    let seen = |version: &str, uid: &str, labels: serde_json::Value| {
+        node(
+            serde_json::json!({"metadata": {"name": "n", "uid": uid, "resourceVersion": version, "labels": labels}}),
+        )
+    };
+    let marked = || serde_json::json!({label::POLICY_APPLIED: "p"});
+    assert_eq!(index.answered_pnode(seen("6", "u", marked())), None, "it may have gone");
+    assert!(index.labelled(&|_| true).is_empty());
+    index.set_pnode(seen("5", "u", serde_json::json!({})));
+    assert_eq!(index.answered_pnode(seen("7", "u", marked())), None, "our mark wakes nobody");
+    assert_eq!(index.set_pnode(seen("6", "u", serde_json::json!({"a": "b"}))), None, "an older version");
+    assert_eq!(index.set_pnode(seen("7", "u", marked())), None, "the watch shows the answer");
+    assert_eq!(index.labelled(&|policy| policy == "p"), ["n"]);
+    assert!(index.set_pnode(seen("8", "u", serde_json::json!({"a": "b"}))).is_some());
+    assert_eq!(index.answered_pnode(seen("9", "other", marked())), None, "of another node of this name");
+    assert!(index.labelled(&|_| true).is_empty());
+}
+
+#[test]
 fn sums_beyond_every_amount_come_down_again() {
     let mut index = index();
     index.set_pod(pod("1", "n", i64::MAX, Stamp::None));

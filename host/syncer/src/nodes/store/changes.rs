@@ -19,6 +19,11 @@ const STREAM: Duration = Duration::from_secs(1);
 const REMEMBERED: usize = 1024;
 
 impl NodeStore {
+    /// A worker node as an answer shows it: until the watch does, nobody shall write its label once more.
+    pub(crate) fn saw_worker_node(&self, node: NodeView) {
+        self.change(|index| index.answered_pnode(node).into_iter().collect());
+    }
+
     /// A vnode as an answer or the watch shows it.
     pub fn saw_vnode(&self, vnode: NodeView) {
         let (policies, name, lost) = {
