@@ -14,6 +14,7 @@ mod idle;
 mod pods;
 mod restart;
 mod run;
+mod running;
 
 use anyhow::{Context, Result, anyhow};
 use kubeocean_bench::{Scale, table};

@@ -14,6 +14,7 @@ use serde_json::json;
 
 use crate::goal::Goal;
 use crate::pods;
+use crate::running::Running;
 use crate::{NAME, NODE_CPU};
 
 const SINGLE_PODS: u32 = 21;
@@ -129,10 +130,11 @@ impl<'a> Run<'a> {
         let (pods, copies) = self.pods(BURST).await?;
         let (computing, worker) = (self.binding.computing(), self.binding.worker());
         let marks = (computing.audit_mark()?, worker.audit_mark()?);
-        let goal = Goal::start("pods Running", pods.clone(), count, pods::is_running);
+        let running = Running::start(pods.clone(), count);
         let (cpu, started) = (self.cpu()?, Instant::now());
         pods::create_many(&pods, count).await?;
-        let took = goal.reached().await?.saturating_duration_since(started);
+        let times = running.reached().await?;
+        let took = times.all.saturating_duration_since(started);
         let running = self.cpu()?;
         let resident = self.syncer.process().rss_kib()?;
         let peak = self.syncer.process().peak_rss_kib()?;
@@ -151,17 +153,40 @@ impl<'a> Run<'a> {
             eprintln!("  {number:>8} {line}");
         }
 
+        let directly = self.directly().await?;
+
         let each = |amount: f64| amount / f64::from(count);
+        let through = took.as_secs_f64();
         Ok(vec![
-            Figure::new(format!("{count} pods Running from creation"), took.as_secs_f64(), "s"),
+            Figure::new(format!("{count} pods Running from creation"), through, "s"),
+            Figure::new("the same directly in the worker cluster", directly.as_secs_f64(), "s"),
+            Figure::new("so many times as long on vnodes", through / directly.as_secs_f64(), "").budget(3.0),
+            Figure::new("scheduled -> Running in the burst, p50", times.quantile(0.5), "s").budget(0.1),
+            Figure::new("scheduled -> Running in the burst, p99", times.quantile(0.99), "s").budget(0.5),
             Figure::new("CPU a pod until Running", each((running - cpu) * 1000.0), "ms").budget(2.5),
             Figure::new(format!("RSS with {count} pods Running"), mebibytes(resident)?, "MiB").budget(35.0),
             Figure::new("RSS at its peak until then", mebibytes(peak)?, "MiB"),
             Figure::new(format!("{count} pods gone from deletion"), deleted.as_secs_f64(), "s"),
-            Figure::new("CPU a pod for its deletion", each((gone - running) * 1000.0), "ms"),
+            Figure::new("CPU a pod for its deletion", each((gone - running) * 1000.0), "ms").budget(1.5),
             Figure::new("API requests a pod, create to delete", each(f64::from(requests.total())), "")
                 .budget(6.0),
         ])
+    }
+
+    /// The same burst without us: how long until all pods run on the worker's own nodes.
+    async fn directly(&mut self) -> Result<Duration> {
+        self.quiet().await?;
+        let count = self.scale.pods;
+        eprintln!("creating {count} pods directly in the worker cluster");
+        let worker = self.binding.worker();
+        worker.create_namespace(BURST).await?;
+        let pods: Api<Pod> = Api::namespaced(worker.client().await?, BURST);
+        let running = Running::start(pods.clone(), count);
+        let started = Instant::now();
+        pods::create_many(&pods, count).await?;
+        let took = running.reached().await?.all.saturating_duration_since(started);
+        pods::delete_all(&pods, &pods).await?;
+        Ok(took)
     }
 
     /// The user's pods and their copies.
