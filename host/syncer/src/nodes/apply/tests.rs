@@ -95,7 +95,9 @@ fn policy(deleting: bool) -> PolicyView {
 #[tokio::test]
 async fn nothing_is_built_from_a_policy_that_is_gone(#[case] known: Option<PolicyView>) {
     let (runtime, policies) = runtime();
-    known.into_iter().for_each(|policy| policies.apply(policy));
+    if let Some(policy) = known {
+        policies.apply(policy);
+    }
     let done = perform(&runtime, VNODE, &Snapshot::default(), vec![hold(), make()]).await;
     assert_eq!(done, Err(Outcome::Stale));
     assert!(!runtime.store.is_unsettled(VNODE), "no write was tried");
