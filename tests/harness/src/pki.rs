@@ -65,6 +65,16 @@ impl Pki {
         self.ca.pem()
     }
 
+    /// The same, DER.
+    pub(crate) fn authority_der(&self) -> Vec<u8> {
+        self.ca.der().to_vec()
+    }
+
+    /// What a proxy on 127.0.0.1 serves with in place of the API server.
+    pub(crate) fn proxy_serving(&self) -> Result<Pair> {
+        serving_pair(&self.ca, "proxy", vec!["127.0.0.1".to_owned()])
+    }
+
     /// What a kubelet serves with.
     pub(crate) fn kubelet_serving(&self, node: &str, address: IpAddr) -> Result<Pair> {
         serving_pair(&self.ca, &format!("system:node:{node}"), vec![node.to_owned(), address.to_string()])
