@@ -5,5 +5,6 @@ pub mod kubelet;
 pub mod leasing;
 pub mod pods;
 pub mod rights;
+pub mod storm;
 pub mod users;
 pub mod volumes;

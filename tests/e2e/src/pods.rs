@@ -14,7 +14,7 @@ use kubeocean_api::{
     keys::{label, taint},
     name::phys_name,
 };
-use kubeocean_harness::{Binding, BindingSpec, Cluster, NodeShape, Program, shared_site, wait_until};
+use kubeocean_harness::{Binding, BindingSpec, Cluster, NodeShape, Program, Site, shared_site, wait_until};
 use serde_json::{Value, json};
 
 /// For everything that happens within seconds on an idle machine.
@@ -168,8 +168,17 @@ impl Stage {
     }
 
     async fn bind(spec: BindingSpec, nodes: usize) -> Binding<'static> {
+        Self::bind_at(shared_site().await, spec, nodes).await
+    }
+
+    /// A binding with `nodes` new worker nodes that are leased whole.
+    pub(crate) async fn bind_at(
+        site: &'static Site<'static>,
+        spec: BindingSpec,
+        nodes: usize,
+    ) -> Binding<'static> {
         let name = spec.name.clone();
-        let binding = shared_site().await.bind(spec).await.expect("a binding");
+        let binding = site.bind(spec).await.expect("a binding");
         let shape = NodeShape::new("32", "128Gi");
         binding.worker().create_nodes(&name, nodes, &shape).await.expect("worker nodes");
         let all = json!({"resourceLimits": [{"resource": "cpu", "percent": 100}]});
@@ -177,8 +186,13 @@ impl Stage {
         binding
     }
 
-    async fn serve(binding: Binding<'static>, nodes: usize, syncer: &[&str]) -> Self {
-        let mut syncer = binding.syncer(syncer).await.expect("a Syncer");
+    async fn serve(binding: Binding<'static>, nodes: usize, args: &[&str]) -> Self {
+        let syncer = binding.syncer(args).await.expect("a Syncer");
+        Self::served_by(binding, nodes, syncer).await
+    }
+
+    /// A binding of [`Stage::bind`] with a Syncer that was started for it.
+    pub(crate) async fn served_by(binding: Binding<'static>, nodes: usize, mut syncer: Program) -> Self {
         syncer.wait_ready().await;
         let stage = Self { binding, syncer, nodes };
         stage.wait_vnodes().await;

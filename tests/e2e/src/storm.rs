@@ -1,0 +1,328 @@
+//! Pods that begin, change and end while an API server, or the way to it, is ill.
+//!
+//! In: a [`Shelter`], which is a stage whose Syncer reaches both clusters through fault proxies, and what goes wrong. Out:
+//! nothing, or a panic. Each [`Shelter::weather`] is the same story: pods with a ConfigMap and a Secret run; it begins to
+//! fail; meanwhile some of the pods are changed, some deleted and new ones created; it ends; and then within
+//! [`RECOVERED`] everything is as if nothing had happened: each pod has one copy and always had the same, nothing is left
+//! of what was deleted, content and status are those of the other side. Neither the log nor the API servers were flooded.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use kubeocean_api::keys::annotation;
+use kubeocean_harness::faults::{Rule, Served};
+use kubeocean_harness::site::{SYNCER_ACCOUNT, SYSTEM_NAMESPACE};
+use kubeocean_harness::{BindingSpec, FaultProxy, Program, ProgramSpec, Site, wait_until};
+use serde_json::{Value, json};
+
+use crate::pods::{Scene, Stage, text};
+use crate::rights::requests;
+
+/// The longest pause between two attempts at anything, 10 s, and the time for the work itself.
+pub const RECOVERED: Duration = Duration::from_secs(15);
+/// Pods of each fate: they stay, they go, they come.
+const PODS: usize = 4;
+/// Lines the Syncer may log a second while it fails, beside [`LINES`].
+const LINES_A_SECOND: u64 = 4;
+/// Lines about each pod that changes: it was created, deleted, finished, tried again at growing pauses.
+const LINES: u64 = 20 * PODS as u64;
+/// Requests a second on average while it fails: two dozen watches and a dozen pods try again in seconds, not more often.
+const REQUESTS_A_SECOND: u64 = 25;
+
+/// Which server is ill.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Side {
+    Computing,
+    Worker,
+}
+
+impl Side {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Computing => "computing",
+            Self::Worker => "worker",
+        }
+    }
+}
+
+/// A stage behind proxies.
+#[derive(Debug)]
+pub struct Shelter {
+    pub stage: Stage,
+    computing: FaultProxy,
+    worker: FaultProxy,
+}
+
+impl Shelter {
+    /// Binds two nodes and starts a Syncer with `args` between two proxies.
+    ///
+    /// # Panics
+    /// Something does not start.
+    pub async fn start(site: &'static Site<'static>, name: &str, args: &[&str]) -> Self {
+        let binding = Stage::bind_at(site, BindingSpec::new(name), 2).await;
+        let computing = FaultProxy::start(binding.computing()).await.expect("a proxy");
+        let worker = FaultProxy::start(binding.worker()).await.expect("a proxy");
+        let account = binding.computing().service_account_kubeconfig(SYSTEM_NAMESPACE, SYNCER_ACCOUNT).await;
+        let kubeconfig = computing.through(&account.expect("a token"));
+        let spec = ProgramSpec::syncer(name).args(args).kubeconfig(&kubeconfig);
+        let account =
+            binding.worker().service_account_kubeconfig(binding.mount_namespace(), SYNCER_ACCOUNT).await;
+        let kubeconfig = worker.through(&account.expect("a token"));
+        binding.write_kubeconfig(&kubeconfig).await.expect("a Secret");
+        let syncer = Program::start(binding.computing(), spec).await.expect("a Syncer");
+        Self { stage: Stage::served_by(binding, 2, syncer).await, computing, worker }
+    }
+
+    /// The proxy in front of a server.
+    pub fn proxy(&self, side: Side) -> &FaultProxy {
+        match side {
+            Side::Computing => &self.computing,
+            Side::Worker => &self.worker,
+        }
+    }
+
+    /// The story, with rules for one side that hold for some time. All connections are broken as it begins, so that
+    /// watches come under the rules too. Returns what was asked of the ill server meanwhile.
+    ///
+    /// # Panics
+    /// Something was lost, doubled, late or flooded.
+    pub async fn weather(&self, what: &str, side: Side, rules: Vec<Rule>, hold: Duration) -> Vec<Served> {
+        let proxy = self.proxy(side);
+        let begin = || {
+            rules.iter().cloned().for_each(|rule| proxy.inject(rule));
+            proxy.break_connections();
+            proxy.forget();
+        };
+        let namespace = format!("{what}-{}", side.name());
+        let asked = self
+            .storm(&namespace, begin, async || {
+                pass(hold).await;
+                let asked = proxy.served();
+                proxy.heal();
+                asked
+            })
+            .await;
+        assert!(asked.iter().any(|request| request.spoiled), "{what}: no request failed");
+        let most = REQUESTS_A_SECOND * hold.as_secs();
+        assert!(
+            asked.len() as u64 <= most,
+            "{} requests in {hold:?}, {most} are enough: {:#?}",
+            asked.len(),
+            by_kind(&asked)
+        );
+        asked
+    }
+
+    /// The story, with any trouble: `begin` lets it begin, `end` lets it last and ends it.
+    ///
+    /// # Panics
+    /// As [`Shelter::weather`].
+    pub async fn storm<T>(&self, namespace: &str, begin: impl FnOnce(), end: impl AsyncFnOnce() -> T) -> T {
+        let scene = self.stage.scene(namespace).await;
+        let story = Story::begin(&scene).await;
+        let log = self.stage.syncer.log().len();
+        let began = Instant::now();
+        begin();
+        story.go_on().await;
+        let result = end().await;
+        let lasted = began.elapsed();
+        let healed = Instant::now();
+        wait_until(&format!("{namespace} to be as if nothing had happened"), RECOVERED, async || {
+            story.is_whole().await
+        })
+        .await;
+        let told = self.stage.syncer.log().split_off(log);
+        println!(
+            "{namespace}: recovered {:?} after {lasted:?}; {} lines",
+            healed.elapsed(),
+            told.lines().count()
+        );
+        let most = LINES + LINES_A_SECOND * (lasted + healed.elapsed()).as_secs();
+        assert!(told.lines().count() as u64 <= most, "{namespace}: more than {most} lines:\n{told}");
+        story.end().await;
+        self.assert_made_once();
+        result
+    }
+
+    /// No copy was made twice in all this time.
+    fn assert_made_once(&self) {
+        let (_, worker) = requests(&self.stage.binding);
+        let mut made = BTreeMap::<String, usize>::new();
+        let created =
+            worker.iter().filter(|event| event.verb == "create" && event.response_status.code < 300);
+        for event in created.filter(|event| event.object_ref.resource == "pods") {
+            *made.entry(event.object_ref.name.clone()).or_default() += 1;
+        }
+        made.retain(|_, times| *times > 1);
+        assert!(made.is_empty(), "copies made more than once: {made:?}");
+    }
+}
+
+/// Lets time go by: how long it lasts is what is tested.
+pub async fn pass(time: Duration) {
+    let began = Instant::now();
+    wait_until("time to pass", time * 2, async || began.elapsed() >= time).await;
+}
+
+/// How often what was asked.
+pub fn by_kind(asked: &[Served]) -> BTreeMap<String, usize> {
+    let mut kinds = BTreeMap::new();
+    for request in asked {
+        let watch = if request.watch { "watch " } else { "" };
+        *kinds.entry(format!("{watch}{} {}", request.method, request.path)).or_default() += 1;
+    }
+    kinds
+}
+
+/// What users do, and what must come of it.
+struct Story<'a> {
+    scene: &'a Scene<'a>,
+    /// UIDs of pods and of their copies, of those that ran before.
+    before: BTreeMap<String, (String, String)>,
+}
+
+fn names(fate: &str) -> impl Iterator<Item = String> {
+    (0..PODS).map(move |number| format!("{fate}-{number}"))
+}
+
+impl<'a> Story<'a> {
+    async fn begin(scene: &'a Scene<'a>) -> Self {
+        scene.create_object("configmaps", "settings", json!({"data": {"weather": "fair"}})).await;
+        scene.create_object("secrets", "password", json!({"stringData": {"word": "sun"}})).await;
+        let mut before = BTreeMap::new();
+        for name in names("stays").chain(names("goes")) {
+            scene.create_pod(&scene.pod(&name, Self::spec("settings"))).await;
+        }
+        for name in names("stays").chain(names("goes")) {
+            let (vpod, ppod) = scene.wait_running(&name).await;
+            let uid = |pod: &Value| text(&pod["metadata"]["uid"]).to_owned();
+            before.insert(name, (uid(&vpod), uid(&ppod)));
+        }
+        Self { scene, before }
+    }
+
+    fn spec(settings: &str) -> Value {
+        json!({
+            "terminationGracePeriodSeconds": 1,
+            "volumes": [
+                {"name": "settings", "configMap": {"name": settings}},
+                {"name": "password", "secret": {"secretName": "password"}},
+            ],
+        })
+    }
+
+    /// What users do meanwhile. They reach both clusters.
+    async fn go_on(&self) {
+        let Scene { computing, worker, .. } = self.scene;
+        self.scene.create_object("configmaps", "late", json!({"data": {"weather": "foul"}})).await;
+        for name in names("comes") {
+            self.scene.create_pod(&self.scene.pod(&name, Self::spec("late"))).await;
+        }
+        computing
+            .merge(&self.scene.object("configmaps", "settings"), &json!({"data": {"weather": "foul"}}))
+            .await;
+        computing
+            .merge(&self.scene.object("secrets", "password"), &json!({"stringData": {"word": "rain"}}))
+            .await;
+        for name in names("stays") {
+            let colour = json!({"metadata": {"labels": {"colour": "grey"}}});
+            computing.merge(&self.scene.vpod(&name), &colour).await;
+            let news = json!({"status": {"message": "the worker says so"}});
+            worker.merge(&format!("{}/status", self.scene.ppod(&name)), &news).await;
+        }
+        for name in names("goes") {
+            computing.delete(&self.scene.vpod(&name), None).await;
+        }
+    }
+
+    /// Everything is where it belongs.
+    async fn is_whole(&self) -> Result<(), String> {
+        let Scene { computing, worker, .. } = self.scene;
+        let vpods = by_name(self.scene.vpods().await, |pod| text(&pod["metadata"]["name"]).to_owned());
+        let mut wanted: Vec<String> = names("comes").chain(names("stays")).collect();
+        wanted.sort();
+        let present: Vec<String> = vpods.keys().cloned().collect();
+        if present != wanted {
+            return Err(format!("the pods are {present:?}"));
+        }
+        let of_ours = |pod: &Value| {
+            pod["metadata"]["annotations"][annotation::VIRTUAL_POD_NAMESPACE] == *self.scene.namespace
+        };
+        let copies: Vec<Value> = self.scene.copies("pods").await.into_iter().filter(of_ours).collect();
+        if copies.len() != wanted.len() {
+            return Err(format!("{} copies of {} pods", copies.len(), wanted.len()));
+        }
+        let original =
+            |pod: &Value| text(&pod["metadata"]["annotations"][annotation::VIRTUAL_POD_NAME]).to_owned();
+        let copies = by_name(copies, original);
+        for (name, vpod) in &vpods {
+            let ppod = copies.get(name).ok_or_else(|| format!("{name} has no copy"))?;
+            self.is_copy(name, vpod, ppod)?;
+        }
+        for (name, weather) in [("settings", "foul"), ("late", "foul")] {
+            let copy = worker.get(&self.scene.copy("configmaps", name)).await.unwrap_or_default();
+            if copy["data"]["weather"] != weather {
+                return Err(format!("the copy of {name} is {copy}"));
+            }
+        }
+        let secret = |object: Option<Value>| object.unwrap_or_default()["data"].clone();
+        let original = secret(computing.get(&self.scene.object("secrets", "password")).await);
+        let copy = secret(worker.get(&self.scene.copy("secrets", "password")).await);
+        if copy == original { Ok(()) } else { Err("the copy of the Secret is old".to_owned()) }
+    }
+
+    fn is_copy(&self, name: &str, vpod: &Value, ppod: &Value) -> Result<(), String> {
+        let uid = |pod: &Value| text(&pod["metadata"]["uid"]).to_owned();
+        let uids = (uid(vpod), uid(ppod));
+        let annotations = |pod: &Value, key: &str| text(&pod["metadata"]["annotations"][key]).to_owned();
+        assert!(self.before.get(name).is_none_or(|before| *before == uids), "{name} is another one");
+        assert_ne!(vpod["status"]["phase"], "Failed", "{name} was given up: {vpod}");
+        if annotations(ppod, annotation::VIRTUAL_POD_UID) != uids.0 {
+            return Err(format!("the copy of {name} is another pod's"));
+        }
+        if annotations(vpod, annotation::PHYSICAL_POD_UID) != uids.1 {
+            return Err(format!("{name} does not name its copy"));
+        }
+        let stays = name.starts_with("stays");
+        if stays && ppod["metadata"]["labels"]["colour"] != "grey" {
+            return Err(format!("the copy of {name} has not followed"));
+        }
+        for field in ["phase", "podIP", "hostIP", "startTime", "containerStatuses", "message"] {
+            if vpod["status"][field] != ppod["status"][field] {
+                return Err(format!(
+                    "{field} of {name}: {} here, {} there",
+                    vpod["status"][field], ppod["status"][field]
+                ));
+            }
+        }
+        let told = !stays || vpod["status"]["message"] == "the worker says so";
+        if vpod["status"]["phase"] == "Running" && told {
+            Ok(())
+        } else {
+            Err(format!("{name}: {}", vpod["status"]))
+        }
+    }
+
+    /// All goes, and nothing is left.
+    async fn end(&self) {
+        let Scene { computing, worker, namespace, .. } = self.scene;
+        let deadline = crate::pods::DEADLINE;
+        computing.delete(&format!("/api/v1/namespaces/{namespace}/pods"), None).await;
+        wait_until("all pods to be gone", deadline, async || self.scene.vpods().await.is_empty()).await;
+        let objects = [("configmaps", "settings"), ("configmaps", "late"), ("secrets", "password")];
+        for (kind, name) in objects {
+            computing.delete(&self.scene.object(kind, name), None).await;
+        }
+        for (kind, name) in objects {
+            computing.wait_gone(&self.scene.object(kind, name)).await;
+            worker.wait_gone(&self.scene.copy(kind, name)).await;
+        }
+        for name in names("stays").chain(names("goes")).chain(names("comes")) {
+            worker.wait_gone(&self.scene.ppod(&name)).await;
+        }
+    }
+}
+
+fn by_name(pods: Vec<Value>, name: impl Fn(&Value) -> String) -> BTreeMap<String, Value> {
+    pods.into_iter().map(|pod| (name(&pod), pod)).collect()
+}
