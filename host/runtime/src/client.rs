@@ -24,6 +24,11 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// A silent connection is asked for a sign of life this often, and given up without one.
 const PING_INTERVAL: Duration = Duration::from_secs(20);
 const PING_TIMEOUT: Duration = Duration::from_secs(10);
+/// A server that is busy (429) or not ready (503, 504) is asked again after these pauses, growing from the first to the
+/// last, or after what it says in `Retry-After`. Then whoever asked knows: watches and queues have pauses of their own.
+const BUSY_FIRST: Duration = Duration::from_millis(100);
+const BUSY_MAX: Duration = Duration::from_secs(2);
+const BUSY_TIMES: u32 = 5;
 
 /// A client without a time limit on the whole connection: each request has its own, and a watch must not be cut.
 ///
@@ -61,11 +66,12 @@ pub fn client(mut config: Config, rate: Option<RequestRate>) -> Result<Client, k
         .http2_keep_alive_interval(PING_INTERVAL)
         .http2_keep_alive_timeout(PING_TIMEOUT)
         .build::<_, Body>(connector);
+    let busy = RetryPolicy::new(BUSY_FIRST, BUSY_MAX, BUSY_TIMES, true)
+        .map_err(|error| kube::Error::Service(Box::new(error)))?;
     let service = ServiceBuilder::new()
         .option_layer(rate)
         .layer(config.base_uri_layer())
-        // A server that is busy says when to come again.
-        .layer(RetryLayer::new(RetryPolicy::server_retry()))
+        .layer(RetryLayer::new(busy))
         .option_layer(config.auth_layer()?)
         .layer(config.extra_headers_layer()?)
         .map_err(BoxError::from)

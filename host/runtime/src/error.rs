@@ -1,10 +1,47 @@
 //! Why a request failed, typed by what to do about it.
 
-use std::fmt;
+use std::{
+    fmt,
+    time::{Duration, Instant},
+};
 
 use kube::core::Status;
+use parking_lot::Mutex;
 
 use super::queue::Outcome;
+
+/// Failures of API servers that are logged in each [`OUTAGE_PERIOD`]; while one is down all objects fail alike.
+const OUTAGE_LINES: u32 = 10;
+/// See [`OUTAGE_LINES`].
+const OUTAGE_PERIOD: Duration = Duration::from_secs(30);
+/// The log is one for all bindings of a process, and so is this.
+static OUTAGES: Quota = Quota(Mutex::new(None));
+
+/// How much more may be said about the same.
+struct Quota(Mutex<Option<Period>>);
+
+struct Period {
+    began: Instant,
+    asked: u32,
+}
+
+impl Quota {
+    /// `None`: no more for now. Otherwise how much was left unsaid in the period before.
+    fn take(&self, now: Instant) -> Option<u32> {
+        let mut period = self.0.lock();
+        match &mut *period {
+            Some(period) if now.duration_since(period.began) < OUTAGE_PERIOD => {
+                period.asked += 1;
+                (period.asked <= OUTAGE_LINES).then_some(0)
+            }
+            before => {
+                let untold = before.as_ref().map_or(0, |before| before.asked.saturating_sub(OUTAGE_LINES));
+                *before = Some(Period { began: now, asked: 1 });
+                Some(untold)
+            }
+        }
+    }
+}
 
 /// What was asked of the API server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -140,12 +177,9 @@ impl ApplyError {
     pub fn outcome(&self) -> Outcome {
         match self {
             Self::Conflict { .. } | Self::AlreadyExists { .. } => Outcome::Stale,
-            Self::NotFound { .. }
-            | Self::Forbidden { .. }
-            | Self::Unauthorized { .. }
-            | Self::Rejected { .. }
-            | Self::Api { .. }
-            | Self::Timeout { .. } => Outcome::Retry,
+            Self::NotFound { .. } | Self::Forbidden { .. } | Self::Rejected { .. } => Outcome::Retry,
+            // New credentials come from elsewhere, and nobody tells.
+            Self::Unauthorized { .. } | Self::Api { .. } | Self::Timeout { .. } => Outcome::Unanswered,
         }
     }
 
@@ -173,28 +207,53 @@ impl ApplyError {
     }
 
     /// Logs that `action` failed for the object of a queue, and returns what the queue does with it. An outdated view is
-    /// no news: it is planned again.
+    /// no news: it is planned again. A server that fails is told of a few times, not for each object.
     pub fn log(&self, key: &str, action: &str) -> Outcome {
         let outcome = self.outcome();
-        if outcome == Outcome::Stale {
-            tracing::debug!(key, action, error = self.chain(), "outdated, planning again");
-        } else {
-            tracing::warn!(key, action, error = self.chain(), "write failed");
+        match outcome {
+            Outcome::Stale => tracing::debug!(key, action, error = self.chain(), "outdated, planning again"),
+            Outcome::Unanswered => match OUTAGES.take(Instant::now()) {
+                Some(0) => tracing::warn!(key, action, error = self.chain(), "write failed"),
+                Some(untold) => {
+                    tracing::warn!(key, action, error = self.chain(), untold, "write failed, and others did");
+                }
+                None => tracing::debug!(key, action, error = self.chain(), "write failed"),
+            },
+            _ => tracing::warn!(key, action, error = self.chain(), "write failed"),
         }
         outcome
     }
 
     /// The error and its causes in one line, for logs.
     pub fn chain(&self) -> String {
-        let mut text = self.to_string();
-        let mut source = std::error::Error::source(self);
-        while let Some(cause) = source {
-            text.push_str(": ");
-            text.push_str(&cause.to_string());
-            source = cause.source();
-        }
-        text
+        chain(self)
     }
+}
+
+/// An error and its causes in one line. Of an answer of an API server code, reason and message: the client's own words
+/// repeat the whole answer.
+pub(crate) fn chain(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut text = String::new();
+    let mut next = Some(error);
+    while let Some(error) = next {
+        if !text.is_empty() {
+            text.push_str(": ");
+        }
+        let answer = match error.downcast_ref::<kube::Error>() {
+            Some(kube::Error::Api(status)) => Some(&**status),
+            _ => error.downcast_ref::<Status>(),
+        };
+        if let Some(status) = answer {
+            text.push_str(&format!("{} {}: {}", status.code, status.reason, status.message));
+            break;
+        }
+        next = error.source();
+        let said = error.to_string();
+        // Some errors repeat their cause.
+        let repeated = next.and_then(|cause| said.strip_suffix(&cause.to_string()));
+        text.push_str(repeated.map_or(&*said, |own| own.trim_end_matches(": ")));
+    }
+    text
 }
 
 /// The fields a refusal is about, each once.
@@ -247,6 +306,23 @@ mod tests {
     ) {
         let error = format!("{:?}", classified(code, reason, cause));
         assert!(error.starts_with(expected), "{error}");
+    }
+
+    #[test]
+    fn a_server_that_fails_is_told_of_a_few_times() {
+        let (quota, start) = (Quota(Mutex::new(None)), Instant::now());
+        let told: Vec<Option<u32>> = (0..15).map(|_| quota.take(start)).collect();
+        assert_eq!(told.iter().filter(|it| it.is_some()).count(), 10, "{told:?}");
+        assert_eq!(quota.take(start + OUTAGE_PERIOD), Some(5), "what was left unsaid");
+        assert_eq!(quota.take(start + OUTAGE_PERIOD), Some(0));
+        assert_eq!(quota.take(start + 3 * OUTAGE_PERIOD), Some(0));
+    }
+
+    #[test]
+    fn an_answer_is_told_once() {
+        let chain = classified(500, "InternalError", "").chain();
+        assert_eq!(chain.matches("InternalError").count(), 1, "{chain}");
+        assert!(chain.starts_with("create pods/a failed: 500 InternalError"), "{chain}");
     }
 
     #[rstest]

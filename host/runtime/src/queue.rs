@@ -1,7 +1,8 @@
 //! The work queue: each key at most once, each key serially, delayed and retried keys in one place.
 //!
 //! There is one queue per concern. Its length is bounded by the number of live objects, because keys are
-//! deduplicated. Retries back off exponentially with jitter; a success resets them.
+//! deduplicated. Retries back off exponentially with jitter; a success resets them. While an API server fails, pauses stay
+//! short: that says nothing about the key, and when the server is back nobody tells.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque},
@@ -26,6 +27,8 @@ use crate::{
 const BACKOFF_FIRST: Duration = Duration::from_secs(1);
 /// Longest retry delay of a failed key (TD-103).
 const BACKOFF_MAX: Duration = Duration::from_mins(5);
+/// Longest retry delay of a key that failed because the API server did: recovery takes no longer than that.
+const UNANSWERED_MAX: Duration = Duration::from_secs(10);
 /// First delay of a key whose object changed meanwhile: its event is under way.
 const STALE_FIRST: Duration = Duration::from_millis(50);
 
@@ -38,6 +41,8 @@ pub enum Outcome {
     After(Duration),
     /// Failed; look again after the key's backoff.
     Retry,
+    /// The API server failed; look again after the key's backoff, which stays within seconds.
+    Unanswered,
     /// The object changed since it was read; look again soon, and less soon each time this happens again.
     Stale,
 }
@@ -190,7 +195,7 @@ impl<K: Clone + Eq + Hash + Ord + Debug + Send + 'static> Queue<K> {
                 state.stales.remove(key);
             }
             Outcome::Stale => *state.stales.entry(key.clone()).or_insert(0) += 1,
-            Outcome::Retry => *state.failures.entry(key.clone()).or_insert(0) += 1,
+            Outcome::Retry | Outcome::Unanswered => *state.failures.entry(key.clone()).or_insert(0) += 1,
         }
         if state.dirty.remove(key) {
             state.push(key.clone());
@@ -200,9 +205,13 @@ impl<K: Clone + Eq + Hash + Ord + Debug + Send + 'static> Queue<K> {
                 Outcome::After(delay) => Some(delay),
                 Outcome::Stale => Some(backoff(STALE_FIRST, times(state.stales.get(key)), key)),
                 Outcome::Retry => Some(backoff(BACKOFF_FIRST, times(state.failures.get(key)), key)),
+                Outcome::Unanswered => {
+                    let delay = backoff(BACKOFF_FIRST, times(state.failures.get(key)), key);
+                    Some(delay.min(spread(UNANSWERED_MAX, key)))
+                }
             };
             if let Some(delay) = delay {
-                if outcome == Outcome::Retry {
+                if matches!(outcome, Outcome::Retry | Outcome::Unanswered) {
                     tracing::debug!(queue = self.name, ?key, ?delay, "retry");
                 }
                 state.delay(key.clone(), Instant::now() + delay);
@@ -396,6 +405,20 @@ mod tests {
         let start = Instant::now();
         queue.next().await;
         assert!(start.elapsed() <= BACKOFF_FIRST);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_key_comes_back_soon_after_a_server_that_failed_for_long() {
+        let queue = Queue::new("test");
+        queue.add("a");
+        let mut longest = Duration::ZERO;
+        for _ in 0..20 {
+            let start = Instant::now();
+            queue.next().await;
+            longest = longest.max(start.elapsed());
+            queue.done(&"a", Outcome::Unanswered);
+        }
+        assert!(longest > UNANSWERED_MAX / 2 && longest <= UNANSWERED_MAX, "{longest:?}");
     }
 
     #[tokio::test(start_paused = true)]

@@ -199,7 +199,8 @@ pub async fn delete_json(
     Ok(if waits { Deletion::Started } else { Deletion::Gone })
 }
 
-/// The same; returns the object as it is now, if something keeps it for the time being.
+/// The same; returns the object as it is now, if something keeps it for the time being. A conflict is proof of another UID
+/// only after a look: the server has other reasons for one.
 pub async fn delete_answered(
     client: &Client,
     path: &str,
@@ -214,7 +215,12 @@ pub async fn delete_answered(
     }
     match send(client, Verb::Delete, Method::DELETE, path, JSON, Some(&body)).await {
         Ok(answer) => Ok(Some(answer).filter(|it| it.pointer("/metadata/deletionTimestamp").is_some())),
-        Err(ApplyError::NotFound { .. } | ApplyError::Conflict { .. }) => Ok(None),
+        Err(ApplyError::NotFound { .. }) => Ok(None),
+        Err(conflict @ ApplyError::Conflict { .. }) => {
+            let there = get_json(client, path).await?;
+            let uid = there.as_ref().and_then(|there| there.pointer("/metadata/uid")?.as_str());
+            if uid.is_some() && uid == options.uid.as_deref() { Err(conflict) } else { Ok(None) }
+        }
         Err(error) => Err(error),
     }
 }

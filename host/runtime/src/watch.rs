@@ -9,6 +9,7 @@ use kube::{
     Api, Resource,
     runtime::{
         WatchStreamExt,
+        utils::{Backoff, ResetTimerBackoff},
         watcher::{self, Event},
     },
 };
@@ -16,7 +17,11 @@ use serde::de::DeserializeOwned;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::{queue::spread, sink::Sink};
+use crate::{
+    error::chain,
+    queue::{backoff, spread},
+    sink::Sink,
+};
 use health::Next;
 pub use health::{WatchFailure, WatchHealth};
 
@@ -26,6 +31,36 @@ const WATCH_TIMEOUT_SECONDS: u32 = 240;
 
 /// Everything is listed again after this time, less up to a tenth (BU section 21).
 const RELIST: Duration = Duration::from_hours(10);
+
+/// First pause after a failure.
+const PAUSE_FIRST: Duration = Duration::from_millis(800);
+/// Longest pause between two attempts: so much later than a server we are back at the latest.
+const PAUSE_MAX: Duration = Duration::from_secs(5);
+/// Without a failure for so long the pauses begin anew. A watch of a quiet cluster says nothing when it works again.
+const CALM: Duration = Duration::from_mins(2);
+
+/// Growing pauses of one watch.
+#[derive(Debug)]
+struct Pauses {
+    name: &'static str,
+    failures: u32,
+}
+
+impl Iterator for Pauses {
+    type Item = Duration;
+
+    fn next(&mut self) -> Option<Duration> {
+        self.failures = self.failures.saturating_add(1);
+        let pause = backoff(PAUSE_FIRST, self.failures, &self.name);
+        Some(pause.min(spread(PAUSE_MAX, &self.name)))
+    }
+}
+
+impl Backoff for Pauses {
+    fn reset(&mut self) {
+        self.failures = 0;
+    }
+}
 
 /// What to watch.
 #[derive(Debug)]
@@ -56,7 +91,8 @@ pub async fn watch_into<T, S>(
     let begin = || {
         // The beginning of a list is no success: it would reset the backoff of lists that fail.
         let events = watcher::watcher(api.clone(), config.clone());
-        events.try_filter(|event| ready(!matches!(event, Event::Init))).default_backoff()
+        let pauses = ResetTimerBackoff::new(Pauses { name, failures: 0 }, CALM);
+        events.try_filter(|event| ready(!matches!(event, Event::Init))).backoff(pauses)
     };
     follow(name, begin, relist, &*sink, &health, &cancel).await;
 }
@@ -94,13 +130,23 @@ async fn follow<T, S, W>(
             Ok(Some(event)) => take(event, name, sink, health, &mut listed),
             Ok(None) => return,
             Err(error) => {
-                tracing::warn!(watch = name, error = %error, "watch interrupted, retrying");
-                listed = Vec::new();
                 let failure = WatchFailure::of(&error);
+                // While a server is down all its watches fail every few seconds.
+                if health.is_troubled() {
+                    tracing::debug!(watch = name, error = chain(&error), "watch still interrupted");
+                } else {
+                    tracing::warn!(watch = name, error = chain(&error), "watch interrupted, retrying");
+                }
+                listed = Vec::new();
                 if let WatchFailure::Denied(why) = failure {
                     sink.denied(why);
                 }
                 if health.failed(failure) == Next::Anew {
+                    tracing::warn!(
+                        watch = name,
+                        error = chain(&error),
+                        "watch goes on failing, listing anew"
+                    );
                     stream.set(begin());
                 }
             }
@@ -196,6 +242,16 @@ mod tests {
         let half = [Some(Event::Init), Some(Event::InitApply(9)), None];
         let stream = half.into_iter().chain(list(1)).collect();
         assert_eq!(followed(Duration::from_secs(1), vec![stream]).await, [vec![1]]);
+    }
+
+    #[test]
+    fn a_watch_is_back_seconds_after_its_server() {
+        let mut pauses = Pauses { name: "test", failures: 0 };
+        let first: Vec<Duration> = pauses.by_ref().take(50).collect();
+        assert!(first[0] <= PAUSE_FIRST && first[1] > first[0], "{first:?}");
+        assert!(first.iter().all(|pause| *pause <= PAUSE_MAX) && first[49] > PAUSE_MAX / 2, "{first:?}");
+        pauses.reset();
+        assert_eq!(pauses.next(), Some(first[0]));
     }
 
     #[test]

@@ -111,6 +111,11 @@ impl WatchHealth {
         }
     }
 
+    /// Whether it failed a while ago and nothing has come since.
+    pub(super) fn is_troubled(&self) -> bool {
+        self.state.lock().trouble.is_some_and(|trouble| trouble.anew || trouble.last.elapsed() < QUIET)
+    }
+
     /// The stream was begun for the first time.
     pub(super) fn begun(&self) {
         self.state.lock().began = Some(Instant::now());

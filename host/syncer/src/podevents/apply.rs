@@ -85,7 +85,7 @@ impl PodEventSync {
                 }
                 Err(error) => {
                     tracing::debug!(vpod = %reflection.vpod, error = error.chain(), "event not written");
-                    return Outcome::Retry;
+                    return error.outcome();
                 }
             }
         }

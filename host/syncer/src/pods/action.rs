@@ -117,6 +117,13 @@ pub enum PodAction {
     Refuse(Refusal),
 }
 
+impl PodAction {
+    /// Whether the actions behind it in a plan do not need it.
+    pub(super) fn stands_alone(&self) -> bool {
+        matches!(self, Self::PatchPpod { .. } | Self::AddEphemeralContainers { .. } | Self::FollowSpec { .. })
+    }
+}
+
 /// Why a ppod is deleted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub enum DeleteReason {

@@ -118,30 +118,35 @@ impl PodSync {
             match self.apply(&snapshot, plan).await {
                 Ok(Some(outcome)) => return outcome,
                 Ok(None) => {}
-                Err(error) => {
-                    tracing::warn!(vpod = %key, error = error.chain(), "pod not converged");
-                    return error.outcome();
-                }
+                Err(error) => return error.log(&key.to_string(), "bring the pod to where it belongs"),
             }
         }
         tracing::warn!(vpod = %key, rounds = ROUNDS, "pod does not settle");
         Outcome::Retry
     }
 
-    /// Performs the actions in order; `None` asks for a new plan.
+    /// Performs the actions in order; `None` asks for a new plan. What goes down to the ppod may fail for long: what comes
+    /// up from it does not wait for that.
     async fn apply(&self, snapshot: &PodSnapshot, plan: PodPlan) -> Result<Option<Outcome>, ApplyError> {
         let mut whole_vpod = None;
         let mut refused = false;
+        let mut failed = None;
         for action in plan.actions {
             tracing::debug!(vpod = %snapshot.key, %action, "pod");
-            match self.step(snapshot, action, &mut whole_vpod).await? {
-                Step::Next => {}
-                Step::Refused => refused = true,
-                Step::Replan => return Ok(None),
-                Step::Stop(outcome) => return Ok(Some(outcome)),
+            let alone = action.stands_alone();
+            match self.step(snapshot, action, &mut whole_vpod).await {
+                Ok(Step::Next) => {}
+                Ok(Step::Refused) => refused = true,
+                Ok(Step::Replan) => return Ok(None),
+                Ok(Step::Stop(outcome)) => return Ok(Some(outcome)),
+                Err(error) if alone => failed = failed.or(Some(error)),
+                Err(error) => return Err(error),
             }
         }
-        Ok(refused.then_some(Outcome::Retry))
+        match failed {
+            Some(error) => Err(error),
+            None => Ok(refused.then_some(Outcome::Retry)),
+        }
     }
 
     async fn step(

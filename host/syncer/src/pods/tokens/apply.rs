@@ -81,6 +81,7 @@ impl TokenStore {
         match self.look_after(clusters, owner).await {
             Ok(Some(at)) => Outcome::After(plan::until(self.clock.now(), at).max(Duration::from_secs(1))),
             Ok(None) => Outcome::Done,
+            Err(TokenError::Apply(error)) => error.log(&owner.key.to_string(), "renew the tokens of the pod"),
             Err(error) => {
                 tracing::warn!(vpod = %owner.key, %error, "tokens could not be renewed");
                 Outcome::Retry
