@@ -27,8 +27,9 @@ use crate::{
 const BACKOFF_FIRST: Duration = Duration::from_secs(1);
 /// Longest retry delay of a failed key (TD-103).
 const BACKOFF_MAX: Duration = Duration::from_mins(5);
-/// Longest retry delay of a key that failed because the API server did: recovery takes no longer than that.
-const UNANSWERED_MAX: Duration = Duration::from_secs(10);
+/// Longest retry delay of a key that failed because the API server did, or because its object goes on changing: recovery
+/// takes no longer than that.
+const SOON_MAX: Duration = Duration::from_secs(10);
 /// First delay of a key whose object changed meanwhile: its event is under way.
 const STALE_FIRST: Duration = Duration::from_millis(50);
 
@@ -203,11 +204,14 @@ impl<K: Clone + Eq + Hash + Ord + Debug + Send + 'static> Queue<K> {
             let delay = match outcome {
                 Outcome::Done => None,
                 Outcome::After(delay) => Some(delay),
-                Outcome::Stale => Some(backoff(STALE_FIRST, times(state.stales.get(key)), key)),
+                Outcome::Stale => {
+                    let delay = backoff(STALE_FIRST, times(state.stales.get(key)), key);
+                    Some(delay.min(spread(SOON_MAX, key)))
+                }
                 Outcome::Retry => Some(backoff(BACKOFF_FIRST, times(state.failures.get(key)), key)),
                 Outcome::Unanswered => {
                     let delay = backoff(BACKOFF_FIRST, times(state.failures.get(key)), key);
-                    Some(delay.min(spread(UNANSWERED_MAX, key)))
+                    Some(delay.min(spread(SOON_MAX, key)))
                 }
             };
             if let Some(delay) = delay {
@@ -418,7 +422,7 @@ mod tests {
             longest = longest.max(start.elapsed());
             queue.done(&"a", Outcome::Unanswered);
         }
-        assert!(longest > UNANSWERED_MAX / 2 && longest <= UNANSWERED_MAX, "{longest:?}");
+        assert!(longest > SOON_MAX / 2 && longest <= SOON_MAX, "{longest:?}");
     }
 
     #[tokio::test(start_paused = true)]

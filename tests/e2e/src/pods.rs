@@ -14,7 +14,7 @@ use kubeocean_api::{
     keys::{label, taint},
     name::phys_name,
 };
-use kubeocean_harness::{Binding, BindingSpec, Cluster, NodeShape, Program, Site, shared_site, wait_until};
+use kubeocean_harness::{Binding, BindingSpec, Cluster, NodeShape, Program, shared_site, wait_until};
 use serde_json::{Value, json};
 
 /// For everything that happens within seconds on an idle machine.
@@ -167,18 +167,10 @@ impl Stage {
         (Self::serve(binding, nodes, &[&address]).await, proxier)
     }
 
-    async fn bind(spec: BindingSpec, nodes: usize) -> Binding<'static> {
-        Self::bind_at(shared_site().await, spec, nodes).await
-    }
-
     /// A binding with `nodes` new worker nodes that are leased whole.
-    pub(crate) async fn bind_at(
-        site: &'static Site<'static>,
-        spec: BindingSpec,
-        nodes: usize,
-    ) -> Binding<'static> {
+    pub(crate) async fn bind(spec: BindingSpec, nodes: usize) -> Binding<'static> {
         let name = spec.name.clone();
-        let binding = site.bind(spec).await.expect("a binding");
+        let binding = shared_site().await.bind(spec).await.expect("a binding");
         let shape = NodeShape::new("32", "128Gi");
         binding.worker().create_nodes(&name, nodes, &shape).await.expect("worker nodes");
         let all = json!({"resourceLimits": [{"resource": "cpu", "percent": 100}]});

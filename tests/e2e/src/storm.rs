@@ -10,16 +10,19 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use kubeocean_api::keys::annotation;
-use kubeocean_harness::faults::{Rule, Served};
+use kubeocean_harness::faults::{Fault, Refusal, Requests, Rule, Served};
 use kubeocean_harness::site::{SYNCER_ACCOUNT, SYSTEM_NAMESPACE};
-use kubeocean_harness::{BindingSpec, FaultProxy, Program, ProgramSpec, Site, wait_until};
+use kubeocean_harness::{BindingSpec, Cluster, FaultProxy, Program, ProgramSpec, wait_until};
 use serde_json::{Value, json};
+use tempfile::TempDir;
 
 use crate::pods::{Scene, Stage, text};
 use crate::rights::requests;
 
 /// The longest pause between two attempts at anything, 10 s, and the time for the work itself.
 pub const RECOVERED: Duration = Duration::from_secs(15);
+/// In the Syncer's directory.
+const TOKEN_FILE: &str = "token";
 /// Pods of each fate: they stay, they go, they come.
 const PODS: usize = 4;
 /// Lines the Syncer may log a second while it fails, beside [`LINES`].
@@ -45,32 +48,70 @@ impl Side {
     }
 }
 
-/// A stage behind proxies.
+/// A stage behind proxies. Its Syncer reads the token for the computing cluster from a file.
 #[derive(Debug)]
 pub struct Shelter {
     pub stage: Stage,
     computing: FaultProxy,
     worker: FaultProxy,
+    worker_token: String,
+    home: TempDir,
 }
 
 impl Shelter {
-    /// Binds two nodes and starts a Syncer with `args` between two proxies.
+    /// Binds two nodes and starts a Syncer between two proxies.
     ///
     /// # Panics
     /// Something does not start.
-    pub async fn start(site: &'static Site<'static>, name: &str, args: &[&str]) -> Self {
-        let binding = Stage::bind_at(site, BindingSpec::new(name), 2).await;
+    pub async fn start(name: &str) -> Self {
+        let binding = Stage::bind(BindingSpec::new(name), 2).await;
         let computing = FaultProxy::start(binding.computing()).await.expect("a proxy");
         let worker = FaultProxy::start(binding.worker()).await.expect("a proxy");
-        let account = binding.computing().service_account_kubeconfig(SYSTEM_NAMESPACE, SYNCER_ACCOUNT).await;
-        let kubeconfig = computing.through(&account.expect("a token"));
-        let spec = ProgramSpec::syncer(name).args(args).kubeconfig(&kubeconfig);
-        let account =
-            binding.worker().service_account_kubeconfig(binding.mount_namespace(), SYNCER_ACCOUNT).await;
-        let kubeconfig = worker.through(&account.expect("a token"));
-        binding.write_kubeconfig(&kubeconfig).await.expect("a Secret");
+
+        let home = tempfile::tempdir().expect("a directory");
+        let (kubeconfig, token) = account(binding.computing(), SYSTEM_NAMESPACE).await;
+        let file = home.path().join(TOKEN_FILE);
+        std::fs::write(&file, &token).expect("a file");
+        let by_file =
+            kubeconfig.replace(&format!("token: {token}"), &format!("tokenFile: {}", file.display()));
+        let spec = ProgramSpec::syncer(name).kubeconfig(&computing.through(&by_file));
+
+        let (kubeconfig, worker_token) = account(binding.worker(), binding.mount_namespace()).await;
+        binding.write_kubeconfig(&worker.through(&kubeconfig)).await.expect("a Secret");
         let syncer = Program::start(binding.computing(), spec).await.expect("a Syncer");
-        Self { stage: Stage::served_by(binding, 2, syncer).await, computing, worker }
+        let stage = Stage::served_by(binding, 2, syncer).await;
+        Self { stage, computing, worker, worker_token, home }
+    }
+
+    /// From now on a server does not accept the token the Syncer has had so far.
+    ///
+    /// # Panics
+    /// The token cannot be read.
+    pub fn expire_token(&self, side: Side) {
+        let token = match side {
+            Side::Computing => std::fs::read_to_string(self.home.path().join(TOKEN_FILE)).expect("a token"),
+            Side::Worker => self.worker_token.clone(),
+        };
+        let requests = Requests::all().with_token(&token);
+        self.proxy(side).inject(Rule::new(requests, Fault::Refuse(Refusal::Unauthorized)));
+    }
+
+    /// Gives the Syncer a new token, where it looks for one.
+    ///
+    /// # Panics
+    /// There is none.
+    pub async fn renew_token(&self, side: Side) {
+        let binding = &self.stage.binding;
+        match side {
+            Side::Computing => {
+                let (_, token) = account(binding.computing(), SYSTEM_NAMESPACE).await;
+                std::fs::write(self.home.path().join(TOKEN_FILE), token).expect("a file");
+            }
+            Side::Worker => {
+                let (kubeconfig, _) = account(binding.worker(), binding.mount_namespace()).await;
+                binding.write_kubeconfig(&self.worker.through(&kubeconfig)).await.expect("a Secret");
+            }
+        }
     }
 
     /// The proxy in front of a server.
@@ -94,14 +135,13 @@ impl Shelter {
             proxy.forget();
         };
         let namespace = format!("{what}-{}", side.name());
-        let asked = self
-            .storm(&namespace, begin, async || {
-                pass(hold).await;
-                let asked = proxy.served();
-                proxy.heal();
-                asked
-            })
-            .await;
+        let end = async || {
+            pass(hold).await;
+            let asked = proxy.served();
+            proxy.heal();
+            asked
+        };
+        let asked = storm(&self.stage, &namespace, RECOVERED, begin, end).await;
         assert!(asked.iter().any(|request| request.spoiled), "{what}: no request failed");
         let most = REQUESTS_A_SECOND * hold.as_secs();
         assert!(
@@ -112,50 +152,53 @@ impl Shelter {
         );
         asked
     }
+}
 
-    /// The story, with any trouble: `begin` lets it begin, `end` lets it last and ends it.
-    ///
-    /// # Panics
-    /// As [`Shelter::weather`].
-    pub async fn storm<T>(&self, namespace: &str, begin: impl FnOnce(), end: impl AsyncFnOnce() -> T) -> T {
-        let scene = self.stage.scene(namespace).await;
-        let story = Story::begin(&scene).await;
-        let log = self.stage.syncer.log().len();
-        let began = Instant::now();
-        begin();
-        story.go_on().await;
-        let result = end().await;
-        let lasted = began.elapsed();
-        let healed = Instant::now();
-        wait_until(&format!("{namespace} to be as if nothing had happened"), RECOVERED, async || {
-            story.is_whole().await
-        })
-        .await;
-        let told = self.stage.syncer.log().split_off(log);
-        println!(
-            "{namespace}: recovered {:?} after {lasted:?}; {} lines",
-            healed.elapsed(),
-            told.lines().count()
-        );
-        let most = LINES + LINES_A_SECOND * (lasted + healed.elapsed()).as_secs();
-        assert!(told.lines().count() as u64 <= most, "{namespace}: more than {most} lines:\n{told}");
-        story.end().await;
-        self.assert_made_once();
-        result
-    }
+/// The story, with any trouble: `begin` lets it begin, `end` lets it last and ends it. All must be well `within` some time
+/// after that.
+///
+/// # Panics
+/// As [`Shelter::weather`].
+pub async fn storm<T>(
+    stage: &Stage,
+    namespace: &str,
+    within: Duration,
+    begin: impl FnOnce(),
+    end: impl AsyncFnOnce() -> T,
+) -> T {
+    let scene = stage.scene(namespace).await;
+    let story = Story::begin(&scene).await;
+    let log = stage.syncer.log().len();
+    let began = Instant::now();
+    begin();
+    story.go_on().await;
+    let result = end().await;
+    let lasted = began.elapsed();
+    let healed = Instant::now();
+    wait_until(&format!("{namespace} to be as if nothing had happened"), within, async || {
+        story.is_whole().await
+    })
+    .await;
+    let told = stage.syncer.log().split_off(log);
+    let lines = told.lines().count() as u64;
+    println!("{namespace}: recovered {:?} after {lasted:?}; {lines} lines", healed.elapsed());
+    let most = LINES + LINES_A_SECOND * (lasted + healed.elapsed()).as_secs();
+    assert!(lines <= most, "{namespace}: more than {most} lines:\n{told}");
+    story.end().await;
+    assert_made_once(stage);
+    result
+}
 
-    /// No copy was made twice in all this time.
-    fn assert_made_once(&self) {
-        let (_, worker) = requests(&self.stage.binding);
-        let mut made = BTreeMap::<String, usize>::new();
-        let created =
-            worker.iter().filter(|event| event.verb == "create" && event.response_status.code < 300);
-        for event in created.filter(|event| event.object_ref.resource == "pods") {
-            *made.entry(event.object_ref.name.clone()).or_default() += 1;
-        }
-        made.retain(|_, times| *times > 1);
-        assert!(made.is_empty(), "copies made more than once: {made:?}");
+/// No copy was made twice in all this time.
+fn assert_made_once(stage: &Stage) {
+    let (_, worker) = requests(&stage.binding);
+    let mut made = BTreeMap::<String, usize>::new();
+    let created = worker.iter().filter(|event| event.verb == "create" && event.response_status.code < 300);
+    for event in created.filter(|event| event.object_ref.resource == "pods") {
+        *made.entry(event.object_ref.name.clone()).or_default() += 1;
     }
+    made.retain(|_, times| *times > 1);
+    assert!(made.is_empty(), "copies made more than once: {made:?}");
 }
 
 /// Lets time go by: how long it lasts is what is tested.
@@ -172,6 +215,14 @@ pub fn by_kind(asked: &[Served]) -> BTreeMap<String, usize> {
         *kinds.entry(format!("{watch}{} {}", request.method, request.path)).or_default() += 1;
     }
     kinds
+}
+
+/// The kubeconfig of a Syncer's account, and the token in it.
+async fn account(cluster: &Cluster, namespace: &str) -> (String, String) {
+    let kubeconfig = cluster.service_account_kubeconfig(namespace, SYNCER_ACCOUNT).await.expect("a token");
+    let line = kubeconfig.lines().find_map(|line| line.trim().strip_prefix("token: "));
+    let token = line.expect("a token in a kubeconfig").to_owned();
+    (kubeconfig, token)
 }
 
 /// What users do, and what must come of it.

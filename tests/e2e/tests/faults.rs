@@ -7,16 +7,13 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use http::Method;
-use kubeocean_e2e::storm::{Shelter, Side};
+use kubeocean_e2e::storm::{RECOVERED, Shelter, Side, pass, storm};
 use kubeocean_harness::faults::{Fault, Refusal, Requests, Rule, Served};
-use kubeocean_harness::shared_site;
+use kubeocean_harness::wait_until;
+use serde_json::{Value, json};
 
 const SIDES: [Side; 2] = [Side::Computing, Side::Worker];
 const SECONDS: Duration = Duration::from_secs(8);
-
-async fn shelter(name: &str) -> Shelter {
-    Shelter::start(shared_site().await, name, &[]).await
-}
 
 fn each(requests: Requests, fault: Fault) -> Vec<Rule> {
     vec![Rule::new(requests, fault)]
@@ -24,7 +21,7 @@ fn each(requests: Requests, fault: Fault) -> Vec<Rule> {
 
 #[tokio::test]
 async fn slow_answers() {
-    let shelter = shelter("slow").await;
+    let shelter = Shelter::start("slow").await;
     for side in SIDES {
         let slow = each(Requests::all(), Fault::Slow(Duration::from_millis(700)));
         shelter.weather("slow", side, slow, SECONDS).await;
@@ -33,7 +30,7 @@ async fn slow_answers() {
 
 #[tokio::test]
 async fn connections_that_break_in_the_middle_of_an_answer() {
-    let shelter = shelter("cut").await;
+    let shelter = Shelter::start("cut").await;
     for side in SIDES {
         let cut = vec![
             Rule::new(Requests::watches(), Fault::CutAfter(700)).every(3),
@@ -46,7 +43,7 @@ async fn connections_that_break_in_the_middle_of_an_answer() {
 
 #[tokio::test]
 async fn answers_that_get_lost() {
-    let shelter = shelter("lost").await;
+    let shelter = Shelter::start("lost").await;
     for side in SIDES {
         let lost = vec![Rule::new(Requests::writes(), Fault::LoseAnswer).every(2)];
         shelter.weather("lost", side, lost, SECONDS).await;
@@ -55,7 +52,7 @@ async fn answers_that_get_lost() {
 
 #[tokio::test]
 async fn conflicts() {
-    let shelter = shelter("conflicts").await;
+    let shelter = Shelter::start("conflicts").await;
     for side in SIDES {
         let conflict = each(Requests::writes(), Fault::Refuse(Refusal::Conflict));
         shelter.weather("conflicts", side, conflict, SECONDS).await;
@@ -64,7 +61,7 @@ async fn conflicts() {
 
 #[tokio::test]
 async fn versions_that_are_gone() {
-    let shelter = shelter("gone").await;
+    let shelter = Shelter::start("gone").await;
     for side in SIDES {
         let gone = vec![
             Rule::new(Requests::watches(), Fault::Refuse(Refusal::Gone)).every(2),
@@ -77,7 +74,7 @@ async fn versions_that_are_gone() {
 
 #[tokio::test]
 async fn a_server_that_is_too_busy() {
-    let shelter = shelter("busy").await;
+    let shelter = Shelter::start("busy").await;
     for side in SIDES {
         let busy = each(Requests::all(), Fault::Refuse(Refusal::TooManyRequests(2)));
         let asked = shelter.weather("busy", side, busy, SECONDS).await;
@@ -99,7 +96,7 @@ fn assert_patient(asked: &[Served], wait: Duration) {
 
 #[tokio::test]
 async fn a_server_that_fails() {
-    let shelter = shelter("fails").await;
+    let shelter = Shelter::start("fails").await;
     for side in SIDES {
         // Long: pauses between attempts must not have grown so far that recovery takes minutes.
         let fails = each(Requests::all(), Fault::Refuse(Refusal::InternalError));
@@ -109,9 +106,56 @@ async fn a_server_that_fails() {
 
 #[tokio::test]
 async fn a_server_that_is_not_there_yet() {
-    let shelter = shelter("unavailable").await;
+    let shelter = Shelter::start("unavailable").await;
     for side in SIDES {
         let unavailable = each(Requests::all(), Fault::Refuse(Refusal::Unavailable));
         shelter.weather("unavailable", side, unavailable, Duration::from_secs(20)).await;
     }
+}
+
+/// The client library reads a token file anew once a minute: a kubelet renews it long before it ends.
+const TOKEN_FILE_READ: Duration = Duration::from_secs(60);
+
+#[tokio::test]
+async fn a_token_that_expires_and_is_replaced() {
+    let shelter = Shelter::start("expired").await;
+    for side in SIDES {
+        let within = if side == Side::Computing { TOKEN_FILE_READ + RECOVERED } else { RECOVERED };
+        let begin = || {
+            shelter.expire_token(side);
+            shelter.proxy(side).break_connections();
+        };
+        let end = async || {
+            pass(SECONDS).await;
+            shelter.renew_token(side).await;
+        };
+        storm(&shelter.stage, &format!("expired-{side:?}").to_lowercase(), within, begin, end).await;
+        assert!(shelter.proxy(side).served().iter().any(|request| request.spoiled), "no token was refused");
+    }
+}
+
+/// TD section 8: what comes up does not wait for what goes down.
+#[tokio::test]
+async fn a_change_that_fails_for_long_keeps_no_status_back() {
+    let shelter = Shelter::start("resize-fails").await;
+    let scene = shelter.stage.scene("resize-fails").await;
+    scene.run_pod("resized", json!({})).await;
+    let fails = Rule::new(Requests::writes().about("/resize"), Fault::Refuse(Refusal::InternalError));
+    shelter.proxy(Side::Worker).inject(fails);
+    let more = json!({"spec": {"containers": [
+        {"name": "main", "image": "example.test/image", "resources": {"requests": {"cpu": "20m"}}},
+    ]}});
+    scene.computing.merge(&format!("{}/resize", scene.vpod("resized")), &more).await;
+    wait_until("the change to fail", RECOVERED, async || {
+        shelter.proxy(Side::Worker).served().iter().any(|request| request.spoiled)
+    })
+    .await;
+    let news = json!({"status": {"message": "the worker says so"}});
+    scene.worker.merge(&format!("{}/status", scene.ppod("resized")), &news).await;
+    let told = |pod: &Value| (pod["status"]["message"] == "the worker says so").then_some(());
+    scene.computing.wait("the status to come up", &scene.vpod("resized"), told).await;
+    shelter.proxy(Side::Worker).heal();
+    let resized =
+        |pod: &Value| (pod["spec"]["containers"][0]["resources"]["requests"]["cpu"] == "20m").then_some(());
+    scene.worker.wait("the change to go down", &scene.ppod("resized"), resized).await;
 }

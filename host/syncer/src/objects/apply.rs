@@ -275,8 +275,9 @@ impl ObjectStore {
         };
         let plan = plan_object(&clusters.scope, &snapshot);
         for action in &plan.actions {
+            let done = perform(clusters, &snapshot, action).await?;
             tracing::info!(%object, %action, "object");
-            match perform(clusters, &snapshot, action).await? {
+            match done {
                 Done::Original(version) => original_version = Some(version),
                 Done::Copy(version) => copy_version = Some(version),
                 Done::Refused(refused) => self.growth_refused(object, refused),

@@ -195,8 +195,9 @@ impl PodSync {
                 self.fail(&snapshot.key, &uid, &message, event).await
             }
             PodAction::DeletePpod { ppod, grace_seconds, why } => {
+                let step = self.delete_ppod(&ppod, grace_seconds).await?;
                 tracing::info!(vpod = %snapshot.key, ppod = %ppod.key(), ?why, "ppod deleted");
-                self.delete_ppod(&ppod, grace_seconds).await
+                Ok(step)
             }
             PodAction::ReleaseTokens { uid } => {
                 let owner = VpodIdentity { key: snapshot.key.clone(), uid: uid.into() };
