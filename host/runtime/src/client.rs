@@ -1,11 +1,19 @@
-//! How we talk to an API server: HTTP/2, all requests and watches of a client on one connection.
+//! How we talk to an API server: HTTP/2, all requests of a client on one connection and all its watches on another.
 //!
 //! kube's own stack speaks HTTP/1.1, where each request in flight and each watch needs a connection with a TLS handshake
 //! and buffers of its own. A hundred workers then cost a hundred connections; here they cost none, and answers that come
 //! together are read together. A connection that died silently is noticed by pings, watches included.
+//!
+//! Watches stay away from requests, because an API server takes a hundred streams on a connection, watches included, and
+//! sends in turns what they have to say: in a burst a watch would wait behind a hundred answers, and the server ends a watch
+//! that does not take its events in time.
 
-use std::time::Duration;
+use std::{
+    task::{Context, Poll},
+    time::Duration,
+};
 
+use http::Request;
 use hyper_timeout::TimeoutConnector;
 use hyper_util::{
     client::legacy::{Builder, connect::HttpConnector},
@@ -15,7 +23,7 @@ use kube::{
     Client, Config,
     client::{Body, ClientBuilder, ConfigExt, retry::RetryPolicy},
 };
-use tower::{BoxError, ServiceBuilder, retry::RetryLayer};
+use tower::{BoxError, Service, ServiceBuilder, retry::RetryLayer};
 
 use crate::rate::{RateLayer, RequestRate};
 
@@ -32,7 +40,7 @@ const BUSY_TIMES: u32 = 5;
 
 /// A client without a time limit on the whole connection: each request has its own, and a watch must not be cut.
 ///
-/// Each call makes a client with a connection of its own. Errors: certificates, keys or headers of `config` that cannot
+/// Each call makes a client with connections of its own. Errors: certificates, keys or headers of `config` that cannot
 /// be used.
 pub fn client(mut config: Config, rate: Option<RequestRate>) -> Result<Client, kube::Error> {
     let rate = rate.map(RateLayer::new);
@@ -60,12 +68,15 @@ pub fn client(mut config: Config, rate: Option<RequestRate>) -> Result<Client, k
     let mut connector = TimeoutConnector::new(connector.enable_http1().enable_http2().wrap_connector(tcp));
     // A server that takes a connection and stays silent must not hold up a watch for ever.
     connector.set_connect_timeout(Some(CONNECT_TIMEOUT));
-    let http = Builder::new(TokioExecutor::new())
-        .timer(TokioTimer::new())
-        .pool_timer(TokioTimer::new())
-        .http2_keep_alive_interval(PING_INTERVAL)
-        .http2_keep_alive_timeout(PING_TIMEOUT)
-        .build::<_, Body>(connector);
+    let http = || {
+        Builder::new(TokioExecutor::new())
+            .timer(TokioTimer::new())
+            .pool_timer(TokioTimer::new())
+            .http2_keep_alive_interval(PING_INTERVAL)
+            .http2_keep_alive_timeout(PING_TIMEOUT)
+            .build::<_, Body>(connector.clone())
+    };
+    let http = Apart { requests: http(), watches: http() };
     let busy = RetryPolicy::new(BUSY_FIRST, BUSY_MAX, BUSY_TIMES, true)
         .map_err(|error| kube::Error::Service(Box::new(error)))?;
     let service = ServiceBuilder::new()
@@ -77,6 +88,35 @@ pub fn client(mut config: Config, rate: Option<RequestRate>) -> Result<Client, k
         .map_err(BoxError::from)
         .service(http);
     Ok(ClientBuilder::new(service, config.default_namespace).build())
+}
+
+/// Two connections, so to speak.
+#[derive(Clone)]
+struct Apart<S> {
+    requests: S,
+    watches: S,
+}
+
+impl<S: Service<Request<Body>>> Service<Request<Body>> for Apart<S> {
+    type Response = S::Response;
+    type Error = S::Error;
+    type Future = S::Future;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        match self.requests.poll_ready(context) {
+            Poll::Ready(Ok(())) => self.watches.poll_ready(context),
+            other => other,
+        }
+    }
+
+    fn call(&mut self, request: Request<Body>) -> S::Future {
+        let service = if is_watch(&request) { &mut self.watches } else { &mut self.requests };
+        service.call(request)
+    }
+}
+
+fn is_watch(request: &Request<Body>) -> bool {
+    request.uri().query().unwrap_or_default().split('&').any(|pair| pair == "watch=true")
 }
 
 #[cfg(test)]

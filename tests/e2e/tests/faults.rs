@@ -3,17 +3,21 @@
 //! Each test is one kind of trouble, first with the computing cluster's server, then with the worker's. Everything is whole
 //! again within [`RECOVERED`], 15 s, after the trouble ended.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::time::Duration;
 
 use http::Method;
-use kubeocean_e2e::storm::{RECOVERED, Shelter, Side, pass, storm};
+use kubeocean_e2e::storm::{RECOVERED, Shelter, Side, assert_few, pass, storm};
 use kubeocean_harness::faults::{Fault, Refusal, Requests, Rule, Served};
 use kubeocean_harness::wait_until;
 use serde_json::{Value, json};
 
 const SIDES: [Side; 2] = [Side::Computing, Side::Worker];
 const SECONDS: Duration = Duration::from_secs(8);
+/// Requests a second while a server fails: two dozen watches and a dozen pods try again after seconds, not sooner.
+const FEW: u64 = 25;
+/// The same while all writes meet a conflict: what changed is read and written again at once.
+const AT_ONCE: u64 = 80;
 
 fn each(requests: Requests, fault: Fault) -> Vec<Rule> {
     vec![Rule::new(requests, fault)]
@@ -24,7 +28,8 @@ async fn slow_answers() {
     let shelter = Shelter::start("slow").await;
     for side in SIDES {
         let slow = each(Requests::all(), Fault::Slow(Duration::from_millis(700)));
-        shelter.weather("slow", side, slow, SECONDS).await;
+        let asked = shelter.weather("slow", side, slow, SECONDS).await;
+        assert_few(&asked, SECONDS, FEW);
     }
 }
 
@@ -37,7 +42,8 @@ async fn connections_that_break_in_the_middle_of_an_answer() {
             Rule::new(Requests::reads(), Fault::CutAfter(100)).every(3),
             Rule::new(Requests::writes(), Fault::CutAfter(100)).every(4),
         ];
-        shelter.weather("cut", side, cut, SECONDS).await;
+        let asked = shelter.weather("cut", side, cut, SECONDS).await;
+        assert_few(&asked, SECONDS, FEW);
     }
 }
 
@@ -46,7 +52,8 @@ async fn answers_that_get_lost() {
     let shelter = Shelter::start("lost").await;
     for side in SIDES {
         let lost = vec![Rule::new(Requests::writes(), Fault::LoseAnswer).every(2)];
-        shelter.weather("lost", side, lost, SECONDS).await;
+        let asked = shelter.weather("lost", side, lost, SECONDS).await;
+        assert_few(&asked, SECONDS, FEW);
     }
 }
 
@@ -55,7 +62,8 @@ async fn conflicts() {
     let shelter = Shelter::start("conflicts").await;
     for side in SIDES {
         let conflict = each(Requests::writes(), Fault::Refuse(Refusal::Conflict));
-        shelter.weather("conflicts", side, conflict, SECONDS).await;
+        let asked = shelter.weather("conflicts", side, conflict, SECONDS).await;
+        assert_few(&asked, SECONDS, AT_ONCE);
     }
 }
 
@@ -68,7 +76,8 @@ async fn versions_that_are_gone() {
             Rule::new(Requests::watches(), Fault::ExpireWatch),
             Rule::new(Requests::reads().about("continue="), Fault::Refuse(Refusal::Gone)),
         ];
-        shelter.weather("gone", side, gone, SECONDS).await;
+        let asked = shelter.weather("gone", side, gone, SECONDS).await;
+        assert_few(&asked, SECONDS, FEW);
     }
 }
 
@@ -79,6 +88,7 @@ async fn a_server_that_is_too_busy() {
         let busy = each(Requests::all(), Fault::Refuse(Refusal::TooManyRequests(2)));
         let asked = shelter.weather("busy", side, busy, SECONDS).await;
         assert_patient(&asked, Duration::from_secs(2));
+        assert_few(&asked, SECONDS, FEW);
     }
 }
 
@@ -100,7 +110,9 @@ async fn a_server_that_fails() {
     for side in SIDES {
         // Long: pauses between attempts must not have grown so far that recovery takes minutes.
         let fails = each(Requests::all(), Fault::Refuse(Refusal::InternalError));
-        shelter.weather("fails", side, fails, Duration::from_secs(40)).await;
+        let long = Duration::from_secs(40);
+        let asked = shelter.weather("fails", side, fails, long).await;
+        assert_few(&asked, long, FEW);
     }
 }
 
@@ -109,7 +121,9 @@ async fn a_server_that_is_not_there_yet() {
     let shelter = Shelter::start("unavailable").await;
     for side in SIDES {
         let unavailable = each(Requests::all(), Fault::Refuse(Refusal::Unavailable));
-        shelter.weather("unavailable", side, unavailable, Duration::from_secs(20)).await;
+        let while_it_starts = Duration::from_secs(20);
+        let asked = shelter.weather("unavailable", side, unavailable, while_it_starts).await;
+        assert_few(&asked, while_it_starts, FEW);
     }
 }
 
@@ -134,17 +148,42 @@ async fn a_token_that_expires_and_is_replaced() {
     }
 }
 
+/// In a burst a watch would wait behind all answers, and be ended by the server for it.
+#[tokio::test]
+async fn watches_have_a_connection_of_their_own() {
+    let shelter = Shelter::start("apart").await;
+    shelter.stage.scene("apart").await.run_pod("apart", json!({})).await;
+    for side in SIDES {
+        let served = shelter.proxy(side).served();
+        let of = |watch: bool| -> BTreeSet<usize> {
+            served.iter().filter(|request| request.watch == watch).map(|request| request.connection).collect()
+        };
+        let (watches, requests) = (of(true), of(false));
+        assert_eq!(watches.len(), 1, "{side:?}: {watches:?}");
+        // Leases have one as well.
+        assert!(requests.len() <= 2 && requests.is_disjoint(&watches), "{side:?}: {requests:?} {watches:?}");
+    }
+}
+
 /// TD section 8: what comes up does not wait for what goes down.
 #[tokio::test]
 async fn a_change_that_fails_for_long_keeps_no_status_back() {
     let shelter = Shelter::start("resize-fails").await;
     let scene = shelter.stage.scene("resize-fails").await;
-    scene.run_pod("resized", json!({})).await;
+    let (_, ppod) = scene.run_pod("resized", json!({})).await;
+    // API servers resize only where a kubelet says what containers have.
+    let mut statuses = ppod["status"]["containerStatuses"].clone();
+    statuses[0]["resources"] = ppod["spec"]["containers"][0]["resources"].clone();
+    let has = json!({"status": {"containerStatuses": statuses}});
+    scene.worker.merge(&format!("{}/status", scene.ppod("resized")), &has).await;
+    let shown = |pod: &Value| pod["status"]["containerStatuses"][0]["resources"].is_object().then_some(());
+    scene.computing.wait("what the container has", &scene.vpod("resized"), shown).await;
     let fails = Rule::new(Requests::writes().about("/resize"), Fault::Refuse(Refusal::InternalError));
     shelter.proxy(Side::Worker).inject(fails);
-    let more = json!({"spec": {"containers": [
-        {"name": "main", "image": "example.test/image", "resources": {"requests": {"cpu": "20m"}}},
-    ]}});
+    let mut containers =
+        scene.computing.get(&scene.vpod("resized")).await.expect("the pod")["spec"]["containers"].clone();
+    containers[0]["resources"]["requests"]["cpu"] = json!("20m");
+    let more = json!({"spec": {"containers": containers}});
     scene.computing.merge(&format!("{}/resize", scene.vpod("resized")), &more).await;
     wait_until("the change to fail", RECOVERED, async || {
         shelter.proxy(Side::Worker).served().iter().any(|request| request.spoiled)

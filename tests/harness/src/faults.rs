@@ -62,6 +62,8 @@ struct Shared {
 #[derive(Clone, Debug)]
 pub struct Served {
     pub at: Instant,
+    /// Number of the client's connection.
+    pub connection: usize,
     pub method: Method,
     /// Without query.
     pub path: String,

@@ -21,8 +21,11 @@ use super::rule::{Active, Fault, is_watch};
 use super::{Served, Shared};
 
 pub(super) async fn accept(listener: TcpListener, tls: TlsAcceptor, shared: Arc<Shared>, upstream: Client) {
+    let mut number = 0;
     while let Ok((stream, _)) = listener.accept().await {
+        number += 1;
         let connection = Connection {
+            number,
             broken: shared.connections.lock().child_token(),
             shared: Arc::clone(&shared),
             upstream: upstream.clone(),
@@ -34,6 +37,7 @@ pub(super) async fn accept(listener: TcpListener, tls: TlsAcceptor, shared: Arc<
 /// One connection of a client.
 #[derive(Clone)]
 struct Connection {
+    number: usize,
     shared: Arc<Shared>,
     upstream: Client,
     broken: CancellationToken,
@@ -68,6 +72,7 @@ impl Connection {
         let rule = self.shared.rules.lock().iter().find(|rule| rule.takes(&parts)).map(Arc::clone);
         self.shared.record.lock().push(Served {
             at: Instant::now(),
+            connection: self.number,
             method: parts.method.clone(),
             path: parts.uri.path().to_owned(),
             watch: is_watch(&parts),

@@ -36,6 +36,7 @@ pub(crate) enum Trouble {
 /// One life of a Syncer, as the API servers see it.
 pub(crate) struct Door {
     trouble: Trouble,
+    counts: fn(&str) -> bool,
     writes: Mutex<Vec<String>>,
     /// Objects that were read by name, in order; a lost answer is told between them.
     told: parking_lot::Mutex<Vec<String>>,
@@ -52,10 +53,12 @@ struct Way {
 }
 
 impl Door {
-    pub(crate) fn new(trouble: Trouble) -> Arc<Self> {
+    /// Writes of kinds that do not count pass by the way.
+    pub(crate) fn new(trouble: Trouble, counts: fn(&str) -> bool) -> Arc<Self> {
         let stop = CancellationToken::new();
         Arc::new(Self {
             trouble,
+            counts,
             writes: Mutex::default(),
             told: parking_lot::Mutex::default(),
             shut: watch::Sender::new(false),
@@ -124,7 +127,7 @@ async fn pass(State(way): State<Way>, request: Request) -> Response {
     let kind = kind(way.server, &request);
     let answer = way.forward(request).await;
     let renewed = || kind.ends_with("PATCH leases") && writes.contains(&kind);
-    if is_aside(&kind) || renewed() || !answer.status().is_success() {
+    if !(door.counts)(&kind) || renewed() || !answer.status().is_success() {
         return answer;
     }
     let so_far = 1 + writes.iter().filter(|other| **other == kind).count();
@@ -164,11 +167,6 @@ impl Way {
             }
         }
     }
-}
-
-/// Writes that say nothing about the state of a cluster, or that only the first Syncer of a cluster makes.
-fn is_aside(kind: &str) -> bool {
-    ["events", "reviews", "priorityclasses", "POST namespaces"].iter().any(|aside| kind.ends_with(aside))
 }
 
 /// `computing APPLY nodes/status`: cluster, method, resource.

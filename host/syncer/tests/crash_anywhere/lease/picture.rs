@@ -1,17 +1,16 @@
 //! What both clusters show of one binding, without what differs between two runs: names, UIDs, versions and times.
 
-use kube::Client;
 use kubeocean_api::{
     keys::{annotation, condition_type, label, namespace},
     name::phys_name,
 };
-use kubeocean_runtime::request::{get_json, paths};
+use kubeocean_runtime::request::paths;
 use serde_json::{Value, json};
 
-use crate::scenario::Scenario;
+use crate::life::{Place, get, list};
 
 /// Annotations whose values are times, UIDs, or made of such; the last one is the control plane's own.
-const VOLATILE: [&str; 10] = [
+pub(crate) const VOLATILE: [&str; 10] = [
     annotation::LAST_SYNC_TIME,
     annotation::EXPECTED_METADATA,
     annotation::POLICY_DECISION,
@@ -25,7 +24,7 @@ const VOLATILE: [&str; 10] = [
 ];
 
 /// A binding in both clusters, in a form that two runs can be compared by.
-pub(crate) async fn picture(scenario: &Scenario) -> Value {
+pub(crate) async fn picture(scenario: &Place) -> Value {
     let (computing, worker) = (&scenario.computing, &scenario.worker);
     let name = &scenario.name;
     let vnode = get(computing, &paths::node(&scenario.vnode)).await;
@@ -54,16 +53,7 @@ pub(crate) async fn picture(scenario: &Scenario) -> Value {
     serde_json::from_str(&text).unwrap()
 }
 
-async fn get(client: &Client, path: &str) -> Value {
-    get_json(client, path).await.unwrap().unwrap_or_default()
-}
-
-async fn list(client: &Client, path: &str) -> Vec<Value> {
-    let mut list = get(client, path).await;
-    list["items"].as_array_mut().map(std::mem::take).unwrap_or_default()
-}
-
-fn texts(texts: &Value) -> Value {
+pub(crate) fn texts(texts: &Value) -> Value {
     let mut texts = texts.clone();
     if let Some(texts) = texts.as_object_mut() {
         texts.retain(|key, _| !VOLATILE.contains(&key.as_str()) && key != label::PROXIER_PORT);

@@ -1,27 +1,22 @@
 //! A Syncer that dies after each of its writes: whatever it had just written, the next one brings both clusters to where
-//! an uninterrupted one brings them, at every stage of the life of a lease (BU section 18).
+//! an uninterrupted one brings them, at every stage of the life of a lease (BU section 18) and of pods (TD section 16).
 //!
-//! The writes of one uninterrupted run are listed; then one run for each of them stops dead right after it. All runs live
-//! side by side on the two control planes of this binary, each with a binding, a worker node and a policy of its own.
+//! See [`life`] for how. In the story of pods only writes for their sake count: those about the lease have their own.
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests fail as tests do")]
 #![allow(clippy::similar_names, reason = "vpod and ppod are the words for the two sides")]
 
 mod door;
-mod picture;
-mod scenario;
+mod lease;
+mod life;
+mod pods;
 mod syncer;
 
-use std::collections::BTreeSet;
-
-use futures::{StreamExt, stream};
-use kubeocean_runtime::request::paths;
-
 use door::Trouble;
-use scenario::Scenario;
-
-/// Runs at a time.
-const SIDE_BY_SIDE: usize = 16;
+use kubeocean_runtime::request::paths;
+use lease::scenario::Lease;
+use life::run;
+use pods::scenario::Pods;
 
 /// Every kind of write a lease and its pods need, but for a namespace that only the first Syncer of a cluster makes; each
 /// must have been the last of some Syncer.
@@ -55,30 +50,22 @@ const KINDS: [&str; 25] = [
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_syncer_may_die_after_any_write() {
-    let whole = Scenario::new("whole").await.run(Trouble::None, None).await;
-    let runs = whole.writes.iter().enumerate().map(|(number, last)| {
-        let pictures = &whole.pictures;
-        async move {
-            let (trouble, scenario) =
-                (Trouble::DeathAfter(last.clone()), Scenario::new(&format!("life-{number}")).await);
-            let run = scenario.run(trouble, Some(pictures)).await;
-            run.died.then_some(last.0.as_str())
-        }
-    });
-    let last: Vec<Option<&str>> = stream::iter(runs).buffer_unordered(SIDE_BY_SIDE).collect().await;
-    let died: BTreeSet<&str> = last.iter().flatten().copied().collect();
-    let missing: Vec<&str> = KINDS.into_iter().filter(|kind| !died.contains(kind)).collect();
-    assert!(missing.is_empty(), "no Syncer died after {missing:?}; they died after {died:?}");
+    life::die_after_each("lease", Lease::new, &KINDS).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_syncer_may_die_after_any_write_for_pods() {
+    life::die_after_each("pods", Pods::new, &pods::scenario::KINDS).await;
 }
 
 /// Each kind of write is done once without an answer: the same end, and a vnode whose policy the write named is read before
 /// anything else is decided about it.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_write_without_an_answer_is_looked_up() {
-    let whole = Scenario::new("answered").await.run(Trouble::None, None).await;
-    let scenario = Scenario::new("unanswered").await;
+    let whole = run(&Lease::new("answered".to_owned()).await, Trouble::None, None).await;
+    let scenario = Lease::new("unanswered".to_owned()).await;
     let vnode = format!("GET {}", paths::node(&scenario.vnode));
-    let run = scenario.run(Trouble::FirstAnswersLost, Some(&whole.pictures)).await;
+    let run = run(&scenario, Trouble::FirstAnswersLost, Some(&whole.pictures)).await;
     for lost in ["lost computing POST nodes", "lost computing APPLY nodes/status"] {
         let rest: Vec<&String> = run.told.iter().skip_while(|told| *told != lost).collect();
         assert!(!rest.is_empty(), "{lost}: {:?}", run.told);

@@ -1,0 +1,192 @@
+//! A binding that lives through the stages of a story, and a Syncer that dies in it.
+//!
+//! In: a [`Story`]. [`die_after_each`] lists the writes of one uninterrupted run; then one run for each of them stops dead
+//! right after it, and another Syncer goes on. All runs live side by side on the two control planes of this binary, each
+//! with a binding, a worker node, a policy and namespaces of its own.
+
+use std::{collections::BTreeSet, fmt::Debug, ops::Deref, sync::Arc, time::Duration};
+
+use futures::{StreamExt, stream};
+use kube::Client;
+use kubeocean_harness::{
+    Binding, BindingSpec, NodeShape, shared_site, site::SYNCER_ACCOUNT, site::SYSTEM_NAMESPACE, wait_until,
+};
+use kubeocean_runtime::request::{DeleteOptions, delete_json, get_json, paths};
+use serde_json::{Value, json};
+
+use crate::{
+    door::{Door, Trouble, Write},
+    syncer::Syncer,
+};
+
+/// For a stage, a crash in it included, on a machine that runs some of them side by side.
+const DEADLINE: Duration = Duration::from_mins(1);
+/// Runs at a time.
+const SIDE_BY_SIDE: usize = 16;
+
+/// What happens to a binding, and how one sees what came of it.
+pub(crate) trait Story: Deref<Target = Place> {
+    type Stage: Copy + Debug + 'static;
+    /// In order. Everything must come to rest before the next one begins.
+    const STAGES: &'static [Self::Stage];
+    /// Writes that are made so often, however often the Syncer dies.
+    const ONCE: &'static [(&'static str, usize)];
+
+    /// Whether the story is about writes of this kind.
+    fn counts(kind: &str) -> bool;
+    /// What users and the worker cluster do.
+    async fn act(&self, stage: Self::Stage);
+    /// Both clusters, without what differs between two runs.
+    async fn picture(&self) -> Value;
+    /// Whether an uninterrupted run has come to the end of a stage.
+    async fn is_over(&self, stage: Self::Stage, shown: &Value) -> bool;
+}
+
+/// Where a story takes place.
+pub(crate) struct Place {
+    pub(crate) name: String,
+    pub(crate) computing: Client,
+    pub(crate) worker: Client,
+    pub(crate) pnode: String,
+    pub(crate) vnode: String,
+    pub(crate) namespace: String,
+    pub(crate) mount: String,
+    pub(crate) binding: Binding<'static>,
+    /// The Syncer's own clients of both clusters.
+    accounts: (Client, Client),
+}
+
+impl Place {
+    pub(crate) async fn new(name: &str) -> Self {
+        let site = shared_site().await;
+        let binding = site.bind(BindingSpec::new(name)).await.unwrap();
+        let pnodes =
+            binding.worker().create_nodes(name, 1, &NodeShape::default().label("colour", "red")).await;
+        let pnode = pnodes.unwrap().remove(0);
+        let (computing, worker) = (site.computing(), binding.worker());
+        let namespace = format!("team-{name}");
+        computing.create_namespace(&namespace).await.unwrap();
+        let mount = binding.mount_namespace().to_owned();
+        Self {
+            name: name.to_owned(),
+            computing: computing.client().await.unwrap(),
+            worker: worker.client().await.unwrap(),
+            vnode: format!("vnode-{name}-{pnode}"),
+            pnode,
+            namespace,
+            accounts: (
+                computing.service_account_client(SYSTEM_NAMESPACE, SYNCER_ACCOUNT).await.unwrap(),
+                worker.service_account_client(&mount, SYNCER_ACCOUNT).await.unwrap(),
+            ),
+            mount,
+            binding,
+        }
+    }
+
+    /// A Syncer behind a door.
+    async fn syncer(&self, door: &Arc<Door>) -> Syncer {
+        let (computing, worker) = self.accounts.clone();
+        let (computing, worker) = (door.to("computing", computing).await, door.to("worker", worker).await);
+        let kubeconfig = json!({
+            "apiVersion": "v1", "kind": "Config", "current-context": "c",
+            "clusters": [{"name": "c", "cluster": {"server": worker}}],
+            "contexts": [{"name": "c", "context": {"cluster": "c", "user": "c"}}],
+            "users": [{"name": "c", "user": {}}],
+        });
+        if get_json(&self.computing, &paths::binding(&self.name)).await.unwrap().is_some() {
+            self.binding.write_kubeconfig(&kubeconfig.to_string()).await.unwrap();
+        }
+        Syncer::start(&self.name, &computing)
+    }
+}
+
+/// What came of a run.
+pub(crate) struct Run {
+    /// What the first Syncer wrote.
+    writes: Vec<Write>,
+    /// It was made to die.
+    died: bool,
+    /// What [`Door::told`] says of the first Syncer.
+    pub(crate) told: Vec<String>,
+    /// After each stage.
+    pub(crate) pictures: Vec<Value>,
+}
+
+/// See the module documentation. `kinds` are all the story is about; each must have been the last of some Syncer.
+pub(crate) async fn die_after_each<S: Story>(name: &str, new: impl AsyncFn(String) -> S, kinds: &[&str]) {
+    let whole = run(&new(format!("{name}-whole")).await, Trouble::None, None).await;
+    let (new, pictures) = (&new, &whole.pictures);
+    let runs = whole.writes.iter().enumerate().map(|(number, last)| async move {
+        let trouble = Trouble::DeathAfter(last.clone());
+        let run = run(&new(format!("{name}-{number}")).await, trouble, Some(pictures)).await;
+        run.died.then_some(last.0.as_str())
+    });
+    let last: Vec<Option<&str>> = stream::iter(runs).buffer_unordered(SIDE_BY_SIDE).collect().await;
+    let died: BTreeSet<&str> = last.iter().flatten().copied().collect();
+    let missing: Vec<&str> = kinds.iter().copied().filter(|kind| !died.contains(kind)).collect();
+    println!("{name}: {} Syncers died after {died:?}", last.iter().flatten().count());
+    assert!(missing.is_empty(), "no Syncer died after {missing:?}; they died after {died:?}");
+}
+
+/// Goes through all stages with a Syncer that has `trouble`, and one that follows it when it dies. Every stage must end as
+/// it does in `expected`.
+pub(crate) async fn run<S: Story>(story: &S, trouble: Trouble, expected: Option<&Vec<Value>>) -> Run {
+    let (door, next) = (Door::new(trouble, S::counts), Door::new(Trouble::None, S::counts));
+    let first = story.syncer(&door).await;
+    let succession = async {
+        door.shut().await;
+        drop(first);
+        let _second = story.syncer(&next).await;
+        std::future::pending::<()>().await;
+    };
+    let pictures = tokio::select! {
+        pictures = stages(story, expected) => pictures,
+        () = succession => unreachable!("the second Syncer stays"),
+    };
+    let (writes, more) = (door.writes().await, next.writes().await);
+    for (kind, times) in S::ONCE {
+        let made = writes.iter().chain(&more).filter(|(other, _)| other == kind).count();
+        assert_eq!(made, *times, "{kind} in {}: {writes:?}, then {more:?}", story.name);
+    }
+    Run { writes, died: door.is_shut(), told: door.told(), pictures }
+}
+
+async fn stages<S: Story>(story: &S, expected: Option<&Vec<Value>>) -> Vec<Value> {
+    let mut pictures = Vec::new();
+    for (number, stage) in S::STAGES.iter().enumerate() {
+        story.act(*stage).await;
+        let what = format!("the end of stage {stage:?} of {}", story.name);
+        let shown = wait_until(&what, DEADLINE, async || {
+            let shown = story.picture().await;
+            match expected {
+                Some(expected) if shown != expected[number] => Err(differences(&shown, &expected[number])),
+                None if !story.is_over(*stage, &shown).await => Err(shown.to_string()),
+                _ => Ok(shown),
+            }
+        })
+        .await;
+        pictures.push(shown);
+    }
+    pictures
+}
+
+/// The parts of two pictures that differ.
+fn differences(shown: &Value, expected: &Value) -> String {
+    let keys = expected.as_object().unwrap().iter().filter(|(key, value)| shown[key.as_str()] != **value);
+    let told: Vec<String> =
+        keys.map(|(key, value)| format!("{key}: {} instead of {value}", shown[key.as_str()])).collect();
+    told.join("\n")
+}
+
+pub(crate) async fn get(client: &Client, path: &str) -> Value {
+    get_json(client, path).await.unwrap().unwrap_or_default()
+}
+
+pub(crate) async fn list(client: &Client, path: &str) -> Vec<Value> {
+    let mut list = get(client, path).await;
+    list["items"].as_array_mut().map(std::mem::take).unwrap_or_default()
+}
+
+pub(crate) async fn delete(client: &Client, path: &str) {
+    delete_json(client, path, &DeleteOptions::default()).await.unwrap();
+}
