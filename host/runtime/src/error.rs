@@ -239,9 +239,13 @@ pub(crate) fn chain(error: &(dyn std::error::Error + 'static)) -> String {
         if !text.is_empty() {
             text.push_str(": ");
         }
-        let answer = match error.downcast_ref::<kube::Error>() {
+        // A cause in a box is the box.
+        let of_client = error
+            .downcast_ref::<kube::Error>()
+            .or_else(|| error.downcast_ref::<Box<kube::Error>>().map(|boxed| &**boxed));
+        let answer = match of_client {
             Some(kube::Error::Api(status)) => Some(&**status),
-            _ => error.downcast_ref::<Status>(),
+            _ => None,
         };
         if let Some(status) = answer {
             text.push_str(&format!("{} {}: {}", status.code, status.reason, status.message));

@@ -28,6 +28,11 @@ pub enum PodAction {
         #[serde(serialize_with = "as_text")]
         ppod: ObjectKey,
     },
+    /// Read the ppod, to be sure that it still waits for a node before its vpod is given up.
+    ConfirmUnscheduled {
+        /// The ppod.
+        ppod: Owned,
+    },
     /// Record on the vpod where its ppod will be (TD-501), before the ppod exists (TD-503).
     WriteMapping {
         /// UID of the vpod.
@@ -219,6 +224,7 @@ impl fmt::Display for PodAction {
             Self::ConfirmVpodGone => f.write_str("confirm that the vpod is gone"),
             Self::ConfirmPpodGone => f.write_str("confirm that the ppod is gone"),
             Self::ReadPpod { ppod } => write!(f, "read ppod {ppod}"),
+            Self::ConfirmUnscheduled { ppod } => write!(f, "confirm that ppod {} has no node", ppod.key()),
             Self::WriteMapping { ppod, .. } => write!(f, "map to ppod {ppod}"),
             Self::CreatePpod { worker_node, .. } => write!(f, "create the ppod on worker node {worker_node}"),
             Self::PatchPpod { ppod, .. } => write!(f, "update ppod {}", ppod.key()),

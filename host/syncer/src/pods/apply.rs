@@ -159,6 +159,7 @@ impl PodSync {
             PodAction::ConfirmVpodGone => self.confirm_vpod_gone(&snapshot.key).await,
             PodAction::ConfirmPpodGone => self.confirm_ppod_gone(snapshot).await,
             PodAction::ReadPpod { ppod } => self.read_ppod(snapshot, &ppod).await,
+            PodAction::ConfirmUnscheduled { ppod } => self.confirm_unscheduled(&ppod).await,
             PodAction::WriteMapping { uid, resource_version, ppod, clear_uid } => {
                 let patch = mapping_patch(&uid, &resource_version, &ppod, clear_uid);
                 let vpod = match self.patch_vpod(&snapshot.key, &uid, &patch).await {
@@ -253,6 +254,22 @@ impl PodSync {
             (None, None) => {}
         }
         Ok(Step::Replan)
+    }
+
+    async fn confirm_unscheduled(&self, ppod: &Owned) -> Result<Step, ApplyError> {
+        let Some(live) = read_pod(&self.clusters.worker, ppod.key()).await? else {
+            self.store.ppod_gone(ppod.key(), ppod.uid());
+            return Ok(Step::Replan);
+        };
+        match managed_ppod(&live) {
+            Some(live) if *live.uid == *ppod.uid() && !live.scheduled => Ok(Step::Next),
+            Some(live) => {
+                self.store.feed_ppod(live);
+                Ok(Step::Replan)
+            }
+            // It has lost its label, and the watch will say so.
+            None => Ok(Step::Stop(Outcome::Retry)),
+        }
     }
 
     async fn create(

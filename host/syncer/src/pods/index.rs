@@ -12,7 +12,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     fmt,
     sync::Arc,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use jiff::Timestamp;
@@ -246,6 +246,7 @@ impl PodStore {
                 .cloned()
                 .collect();
             let ppod = index.ppods.get(&place).cloned();
+            let unscheduled_for = index.unscheduled.get(&place).map(Instant::elapsed).unwrap_or_default();
             let named =
                 || strays.iter().chain(&ppod).filter_map(|it| it.annotation(annotation::VIRTUAL_POD_UID));
             let among = |uids: &RecentUids| -> BTreeSet<Box<str>> {
@@ -260,6 +261,7 @@ impl PodStore {
                 node_is_dead: false,
                 vnode: VnodeState::Missing,
                 ppod,
+                unscheduled_for,
                 strays,
                 absence: entry.map(|entry| entry.absence.clone()).unwrap_or_default(),
                 mirrored: entry.and_then(|entry| entry.mirrored),

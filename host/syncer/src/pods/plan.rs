@@ -182,7 +182,7 @@ fn plan_present(
         let actions = vec![delete(owned.clone(), None, DeleteReason::VpodEnded)];
         return PodPlan { actions, ..PodPlan::default() };
     }
-    if alive && !ppod.scheduled && snapshot.now >= scheduling_deadline(snapshot, ppod) {
+    if alive && !ppod.scheduled && snapshot.unscheduled_for >= snapshot.scope.scheduling_timeout {
         return plan_unscheduled(snapshot, vpod, ppod, owned);
     }
     let mut plan = PodPlan::default();
@@ -190,12 +190,13 @@ fn plan_present(
         plan_follow(vpod, ppod, owned, stamps, &mut plan);
     }
     if !ppod.scheduled && ppod.deletion.is_none() {
-        plan.wake = Wake::At(scheduling_deadline(snapshot, ppod));
+        plan.wake = Wake::At(scheduling_deadline(snapshot));
     }
     plan_mirror(snapshot, vpod, ppod, plan)
 }
 
-/// TD-804. The vpod ends first: if the Syncer stops in between, the vpod is not taken for one that never started.
+/// TD-804. The watch may be late, so the ppod is read first. The vpod ends before it: if the Syncer stops in between, the
+/// vpod is not taken for one that never started.
 fn plan_unscheduled(snapshot: &PodSnapshot, vpod: &Vpod, ppod: &Ppod, owned: &Owned) -> PodPlan {
     let seconds = snapshot.scope.scheduling_timeout.as_secs();
     let mut message = format!("the worker cluster did not schedule pod {} within {seconds} s", ppod.key);
@@ -206,15 +207,16 @@ fn plan_unscheduled(snapshot: &PodSnapshot, vpod: &Vpod, ppod: &Ppod, owned: &Ow
     }
     let uid = (&*vpod.uid).into();
     let actions = vec![
+        PodAction::ConfirmUnscheduled { ppod: owned.clone() },
         PodAction::FailVpod { uid, message, event: Some(EVENT_FAILED_SCHEDULING) },
         delete(owned.clone(), None, DeleteReason::Unschedulable),
     ];
     PodPlan { actions, ..PodPlan::default() }
 }
 
-fn scheduling_deadline(snapshot: &PodSnapshot, ppod: &Ppod) -> Timestamp {
-    let created = ppod.created.unwrap_or(Timestamp::MIN);
-    created.saturating_add(snapshot.scope.scheduling_timeout).unwrap_or(Timestamp::MAX)
+fn scheduling_deadline(snapshot: &PodSnapshot) -> Timestamp {
+    let left = snapshot.scope.scheduling_timeout.saturating_sub(snapshot.unscheduled_for);
+    snapshot.now.saturating_add(left).unwrap_or(Timestamp::MAX)
 }
 
 /// Metadata, deadline, spec and debug containers go down (TD-801 to TD-803, TD-808).
@@ -280,7 +282,9 @@ pub(super) fn plan_mirror(snapshot: &PodSnapshot, vpod: &Vpod, ppod: &Ppod, mut 
     if status.is_empty() && change.is_empty() {
         return plan;
     }
-    let last = snapshot.status_written.max(ppod.created).unwrap_or(Timestamp::MIN);
+    // The worker's clock may be ahead of ours.
+    let created = ppod.created.filter(|created| *created <= snapshot.now);
+    let last = snapshot.status_written.max(created).unwrap_or(Timestamp::MIN);
     let due = last.saturating_add(STATUS_INTERVAL).unwrap_or(Timestamp::MAX);
     if !urgent && snapshot.now < due {
         plan.wake = match plan.wake {

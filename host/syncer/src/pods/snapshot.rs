@@ -133,6 +133,8 @@ pub struct PodSnapshot {
     pub vnode: VnodeState,
     /// The pod at the place of the copy.
     pub ppod: Option<Arc<Ppod>>,
+    /// How long we have seen that pod without a node, by our own clock: the worker's may differ.
+    pub unscheduled_for: Duration,
     /// Ppods elsewhere that name this vpod.
     pub strays: Vec<Arc<Ppod>>,
     /// If there is no ppod: what proves it.

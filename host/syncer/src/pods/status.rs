@@ -12,7 +12,7 @@ use serde_json::{Map, Value, json};
 
 use super::{
     status_hash::{CONDITIONS, FIELDS, of_field},
-    view::{Phase, PpodStatus, Vpod},
+    view::{Phase, PpodStatus, REPORTED, Vpod},
 };
 use crate::config::StatusMessages;
 
@@ -21,6 +21,8 @@ pub const MESSAGE_MAX_BYTES: usize = 1024;
 
 /// `status.reason`, condition reason and event reason of a vpod whose ppod vanished.
 pub const REASON_LOST: &str = "PhysicalPodLost";
+/// Reason of the condition that there is a ppod.
+const REASON_CREATED: &str = "Created";
 /// Reason of a container of which nothing more is known.
 const REASON_CONTAINER_UNKNOWN: &str = "ContainerStatusUnknown";
 /// Exit code of a container of which nothing more is known: killed.
@@ -91,15 +93,31 @@ fn wanted_fields(
     if let (Some(host), None) = (reported.get("hostIP"), reported.get("hostIPs")) {
         wanted.insert("hostIPs", json!([{ "ip": host }]));
     }
-    let conditions = merge_conditions(vpod, reported.get(CONDITIONS), messages, now);
+    let mut conditions = merge_conditions(vpod, reported.get(CONDITIONS), messages, now);
     if !wanted.contains_key("message")
         && messages == StatusMessages::Full
         && let Some(message) = unscheduled_message(reported)
     {
         wanted.insert("message", cut(message).into());
     }
+    if wanted["phase"] == Phase::Pending.as_str() && REPORTED.iter().all(|field| !wanted.contains_key(field))
+    {
+        mark_created(&mut conditions, vpod, now);
+    }
     wanted.insert(CONDITIONS, Value::Array(conditions));
     wanted
+}
+
+/// A ppod that has reported nothing else could vanish while nobody looks, and its vpod would seem to be one that never had
+/// any: until there is more to show, a condition says so.
+fn mark_created(conditions: &mut Vec<Value>, vpod: &Vpod, now: Timestamp) {
+    let before = match parse_conditions(&vpod.status.conditions) {
+        Value::Array(list) => list.into_iter().find(|it| it["type"] == condition_type::WORKER_POD_CREATED),
+        _ => None,
+    };
+    conditions.extend(before.filter(|before| before["status"] == "True"));
+    let kind = condition_type::WORKER_POD_CREATED;
+    set_condition(conditions, kind, "True", REASON_CREATED, "the worker cluster has the pod", now);
 }
 
 /// The worker scheduler's word, so that users see on the vpod why nothing starts. It also marks the status as ours.

@@ -10,7 +10,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kubeocean_api::{
-    keys::{annotation, taint},
+    keys::{annotation, condition_type, taint},
     name::ObjectKey,
 };
 use serde::{Deserialize, Serialize};
@@ -231,8 +231,9 @@ pub struct Vpod {
 pub struct VpodStatus {
     /// Phase.
     pub phase: Phase,
-    /// Whether anything but the Syncer's own report of a running copy is missing: no addresses, start time, message
-    /// or container states. A tenant cannot write a status, so a status that is not blank proves that a ppod existed.
+    /// Whether anything that the Syncer reports of a copy is missing: no addresses, start time, message or container
+    /// states, nor the condition that there is one. A tenant cannot write a status, so a status that is not blank proves
+    /// that a ppod existed.
     pub blank: bool,
     /// `conditions` as JSON text: a third of the size of the parsed form.
     pub conditions: Box<str>,
@@ -345,18 +346,30 @@ impl Vpod {
     }
 }
 
+/// Fields of which a vpod has none before it has a ppod.
+pub(super) const REPORTED: [&str; 6] =
+    ["hostIP", "podIP", "startTime", "message", "containerStatuses", "initContainerStatuses"];
+
 impl VpodStatus {
     fn parse(status: &Map<String, Value>) -> Self {
-        const REPORTED: [&str; 6] =
-            ["hostIP", "podIP", "startTime", "message", "containerStatuses", "initContainerStatuses"];
         let phase = Phase::parse(status);
+        let reported = REPORTED.iter().any(|field| is_set(status.get(*field)));
         Self {
             phase,
-            blank: phase == Phase::Pending && !REPORTED.iter().any(|field| is_set(status.get(*field))),
+            blank: phase == Phase::Pending && !reported && !has_copy(status),
             conditions: status.get("conditions").map(ToString::to_string).unwrap_or_default().into(),
             hashes: status_hash::of_fields(status),
         }
     }
+}
+
+/// Whether the status says that there is a ppod that has reported nothing yet.
+fn has_copy(status: &Map<String, Value>) -> bool {
+    let conditions = status.get("conditions").and_then(Value::as_array);
+    conditions
+        .into_iter()
+        .flatten()
+        .any(|it| it["type"] == condition_type::WORKER_POD_CREATED && it["status"] == "True")
 }
 
 impl Ppod {

@@ -34,6 +34,8 @@ pub(super) struct Index {
     pub(super) by_vnode: Map<Arc<str>, BTreeSet<ObjectKey>>,
     pub(super) by_object: Map<ObjectRef, BTreeSet<ObjectKey>>,
     pub(super) ppods: Map<ObjectKey, Arc<Ppod>>,
+    /// Since when ppods without a node have been seen.
+    pub(super) unscheduled: Map<ObjectKey, Instant>,
     pub(super) by_back_reference: Map<ObjectKey, BTreeSet<ObjectKey>>,
     /// Vpods that were refused a ppod, by the place it would have.
     pub(super) refused: Map<ObjectKey, ObjectKey>,
@@ -249,6 +251,11 @@ impl Index {
                 }
             }
         }
+        if ppod.scheduled {
+            self.unscheduled.remove(&key);
+        } else {
+            self.unscheduled.entry(key.clone()).or_insert_with(Instant::now);
+        }
         self.ppods.insert(key, Arc::new(ppod));
         reference.map(|reference| reference.key)
     }
@@ -281,6 +288,7 @@ impl Index {
     /// A ppod is not shown any more, for whatever reason.
     pub(super) fn forget_ppod(&mut self, key: &ObjectKey) -> Option<ObjectKey> {
         let ppod = self.ppods.remove(key)?;
+        self.unscheduled.remove(key);
         let vpod = ppod.back_reference()?.key;
         remove_from(&mut self.by_back_reference, &vpod, key);
         Some(vpod)

@@ -154,6 +154,7 @@ pub(super) fn snapshot(vpod: Option<&Pod>, ppod: Option<&Pod>) -> PodSnapshot {
         node_is_dead: false,
         vnode: VnodeState::Ours { worker_node: Some("node-1".into()), deleting: false },
         ppod: ppod.map(|pod| Arc::new(pod.ppod())),
+        unscheduled_for: Duration::ZERO,
         strays: Vec::new(),
         absence: Absence::Unproven,
         mirrored: None,

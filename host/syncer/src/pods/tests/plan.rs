@@ -1,6 +1,6 @@
 //! The rows of TD section 5, and what the original did wrong there.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use kubeocean_api::keys::{annotation, label};
 use rstest::rstest;
@@ -22,6 +22,7 @@ fn words(plan: &PodPlan) -> Vec<&'static str> {
             PodAction::ConfirmVpodGone => "confirm-vpod",
             PodAction::ConfirmPpodGone => "confirm-ppod",
             PodAction::ReadPpod { .. } => "read",
+            PodAction::ConfirmUnscheduled { .. } => "confirm-unscheduled",
             PodAction::WriteMapping { clear_uid: false, .. } => "map",
             PodAction::WriteMapping { clear_uid: true, .. } => "remap",
             PodAction::CreatePpod { .. } => "create",
@@ -266,23 +267,28 @@ fn a_copy_at_another_place_is_deleted() {
 }
 
 #[rstest]
-#[case::in_time("2026-01-05T11:56:00Z", &["report"])]
-#[case::too_late("2026-01-05T11:55:00Z", &["fail", "delete"])]
-fn unscheduled_copies(#[case] created: &str, #[case] expected: &[&str]) {
+#[case::in_time("2026-01-05T11:56:00Z", 4, &["report"])]
+#[case::too_late("2026-01-05T11:55:00Z", 5, &["confirm-unscheduled", "fail", "delete"])]
+#[case::by_a_clock_that_is_behind("2026-01-05T10:00:00Z", 4, &["report"])]
+#[case::by_a_clock_that_is_ahead("2026-01-05T14:00:00Z", 4, &["report"])]
+fn unscheduled_copies(#[case] created: &str, #[case] minutes: u64, #[case] expected: &[&str]) {
     let copy = ppod().set(&["spec", "nodeName"], "").set(&["metadata", "creationTimestamp"], created).set(
         &["status", "conditions"],
         json!([{"type": "PodScheduled", "status": "False", "message": "0/1 nodes are available"}]),
     );
-    let plan = plan_pod(&snapshot(Some(&recorded()), Some(&copy)));
+    let mut snapshot = snapshot(Some(&recorded()), Some(&copy));
+    snapshot.unscheduled_for = Duration::from_mins(minutes);
+    let plan = plan_pod(&snapshot);
     assert_eq!(words(&plan), expected);
-    if let Some(PodAction::FailVpod { message, .. }) = plan.actions.first() {
+    if let Some(PodAction::FailVpod { message, .. }) = plan.actions.get(1) {
         assert!(message.contains("0/1 nodes are available"), "{message}");
     } else {
         assert_eq!(plan.wake, Wake::At("2026-01-05T12:01:00Z".parse().unwrap()));
     }
     // A crash between the two: the vpod has ended, its ppod still waits.
-    if expected.len() == 2 {
-        check_words(&snapshot(Some(&recorded().phase("Failed")), Some(&copy)), &["delete"]);
+    if expected.len() == 3 {
+        snapshot.vpod = Some(Arc::new(recorded().phase("Failed").vpod()));
+        check_words(&snapshot, &["delete"]);
     }
 }
 

@@ -301,6 +301,14 @@ impl World {
                 }
                 return Ok(Answer::Replan);
             }
+            PodAction::ConfirmUnscheduled { ppod } => {
+                match self.ppods.get(ppod.key()).and_then(Ppod::from_json) {
+                    Some(live) if !live.scheduled && *live.uid == *ppod.uid() => return Ok(Answer::Done),
+                    Some(live) => self.store.feed_ppod(live),
+                    None => self.store.ppod_gone(ppod.key(), ppod.uid()),
+                }
+                return Ok(Answer::Replan);
+            }
             PodAction::WriteMapping { uid, resource_version, ppod, clear_uid } => {
                 let mut pod = self.vpod_at(key, &uid, Some(&resource_version))?;
                 let annotations = &mut pod["metadata"]["annotations"];

@@ -5,6 +5,9 @@ use serde_json::{Value, json};
 
 use super::builders::*;
 use crate::config::StatusMessages;
+use crate::pods::action::PodAction;
+use crate::pods::plan::plan_pod;
+use crate::pods::snapshot::Absence;
 use crate::pods::status::{MESSAGE_MAX_BYTES, StatusPlan, cut, lost_fields, plan_status};
 
 fn plan(vpod: &Pod, ppod: &Pod, messages: StatusMessages) -> StatusPlan {
@@ -149,6 +152,24 @@ fn readiness_gates_are_evaluated_on_the_vpod(#[case] conditions: Value, #[case] 
     assert_eq!(found["status"], ready);
     let merged = vpod.clone().set(&["status"], merge(&vpod.0["status"], &fields));
     assert_eq!(plan(&merged, &ppod().running(), StatusMessages::Full), StatusPlan::Converged);
+}
+
+/// TD section 16: a copy that vanishes while nobody looks has been there all the same.
+#[test]
+fn a_copy_that_has_reported_nothing_yet_leaves_a_mark_until_it_does() {
+    let (fields, urgent) = change(&recorded(), &ppod());
+    let marked = recorded().set(&["status"], merge(&recorded().0["status"], &fields));
+    assert!(recorded().vpod().status.blank && !marked.vpod().status.blank && !urgent, "{fields}");
+    assert_eq!(plan(&marked, &ppod(), StatusMessages::Full), StatusPlan::Converged);
+    let (fields, _) = change(&marked, &ppod().running());
+    let kinds: Vec<_> = fields["conditions"].as_array().unwrap().iter().map(|it| &it["type"]).collect();
+    assert!(!kinds.contains(&&json!("WorkerPodCreated")), "{kinds:?}");
+
+    // The Syncer begins anew, and the copy is gone.
+    let mut snapshot = snapshot(Some(&marked), None);
+    snapshot.absence = Absence::Confirmed;
+    let actions = plan_pod(&snapshot).actions;
+    assert!(matches!(&*actions, [PodAction::FailVpod { .. }]), "{actions:?}");
 }
 
 #[test]

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use crate::life::{Place, get, list};
 
 /// Annotations whose values are times, UIDs, or made of such; the last one is the control plane's own.
-pub(crate) const VOLATILE: [&str; 10] = [
+pub(crate) const VOLATILE: [&str; 11] = [
     annotation::LAST_SYNC_TIME,
     annotation::EXPECTED_METADATA,
     annotation::POLICY_DECISION,
@@ -19,6 +19,7 @@ pub(crate) const VOLATILE: [&str; 10] = [
     annotation::PHYSICAL_NODE_UID,
     annotation::PHYSICAL_POD_UID,
     annotation::VIRTUAL_POD_UID,
+    annotation::VIRTUAL_UID,
     annotation::COMPUTING_CLUSTER_UID,
     "node.alpha.kubernetes.io/ttl",
 ];
