@@ -100,7 +100,9 @@ fn wanted_fields(
     {
         wanted.insert("message", cut(message).into());
     }
-    if wanted["phase"] == Phase::Pending.as_str() && REPORTED.iter().all(|field| !wanted.contains_key(field))
+    if vpod.deletion.is_none()
+        && wanted["phase"] == Phase::Pending.as_str()
+        && REPORTED.iter().all(|field| !wanted.contains_key(field))
     {
         mark_created(&mut conditions, vpod, now);
     }
@@ -142,7 +144,11 @@ fn merge_conditions(
 
     let mut merged: Vec<Value> = Vec::with_capacity(own.len().max(reported.len()));
     merged.extend(
-        find(&own, "PodScheduled").or_else(|| find(reported, "PodScheduled").map(|it| adopt(it, messages))),
+        // The vpod is bound: that its copy waits for a node is the worker's affair, and would stay there for ever.
+        find(&own, "PodScheduled").or_else(|| {
+            let bound = find(reported, "PodScheduled").filter(|it| it["status"] == "True");
+            bound.map(|it| adopt(it, messages))
+        }),
     );
     for condition in reported.iter().filter(|condition| condition["type"] != "PodScheduled") {
         let mut condition = adopt(condition.clone(), messages);

@@ -112,6 +112,17 @@ pub(super) fn recorded() -> Pod {
     mapped().annotate(annotation::PHYSICAL_POD_UID, "p1")
 }
 
+/// The same, with the proof that there is a ppod which has reported nothing yet.
+pub(super) fn marked(mut pod: Pod) -> Pod {
+    let mut conditions = pod.0["status"]["conditions"].as_array().cloned().unwrap_or_default();
+    conditions.push(json!({
+        "type": "WorkerPodCreated", "status": "True", "reason": "Created",
+        "message": "the worker cluster has the pod", "lastTransitionTime": "2026-01-05T11:59:00Z",
+    }));
+    pod.0["status"]["conditions"] = conditions.into();
+    pod
+}
+
 /// The ppod of [`vpod`], on its node, created a minute ago.
 pub(super) fn ppod() -> Pod {
     let original = vpod().vpod();
