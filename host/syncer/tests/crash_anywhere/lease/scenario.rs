@@ -36,15 +36,15 @@ impl Deref for Lease {
 impl Story for Lease {
     type Stage = Stage;
     const STAGES: &'static [Stage] = &[
-    Stage::Leased,
-    Stage::PodRuns,
-    Stage::LessIsFree,
-    Stage::Closed,
-    Stage::Opened,
-    Stage::PodRunsAgain,
-    Stage::PolicyGone,
-    Stage::BindingGone,
-];
+        Stage::Leased,
+        Stage::PodRuns,
+        Stage::LessIsFree,
+        Stage::Closed,
+        Stage::Opened,
+        Stage::PodRunsAgain,
+        Stage::PolicyGone,
+        Stage::BindingGone,
+    ];
     const ONCE: &'static [(&'static str, usize)] = &[("computing POST nodes", 1), ("worker POST pods", 2)];
 
     /// Not those that say nothing about the state of a cluster, or that only the first Syncer of a cluster makes.
