@@ -248,7 +248,8 @@ pub(crate) fn chain(error: &(dyn std::error::Error + 'static)) -> String {
             _ => None,
         };
         if let Some(status) = answer {
-            text.push_str(&format!("{} {}: {}", status.code, status.reason, status.message));
+            let answer = [&*status.code.to_string(), " ", &status.reason, ": ", &status.message];
+            text.push_str(&answer.concat());
             break;
         }
         next = error.source();
