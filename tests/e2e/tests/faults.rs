@@ -128,7 +128,7 @@ async fn a_server_that_is_not_there_yet() {
 }
 
 /// The client library reads a token file anew once a minute: a kubelet renews it long before it ends.
-const TOKEN_FILE_READ: Duration = Duration::from_secs(60);
+const TOKEN_FILE_READ: Duration = Duration::from_mins(1);
 
 #[tokio::test]
 async fn a_token_that_expires_and_is_replaced() {

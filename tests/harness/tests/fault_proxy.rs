@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 const CONFIG_MAPS: &str = "/api/v1/namespaces/faults/configmaps";
 
 async fn code(client: &Client, request: http::request::Builder, body: &str) -> Result<u16, kube::Error> {
-    match client.request::<Value>(request.body(body.as_bytes().to_vec()).unwrap()).await {
+    match client.request::<Value>(request.body(body.as_bytes().to_vec()).expect("a request")).await {
         Ok(_) => Ok(200),
         Err(kube::Error::Api(status)) => Ok(status.code),
         Err(error) => Err(error),
