@@ -7,7 +7,7 @@ use clap::{Args as ClapArgs, ValueEnum};
 use kubeocean_engine::MAX_MODULE_BYTES;
 use kubeocean_runtime::{binding::KubeconfigRules, rate::RequestRate};
 use kubeocean_syncer::{
-    config::{HOSTPORT_IMAGE, PodEvents, StatusMessages, SyncerConfig},
+    config::{HOSTPORT_IMAGE, LogConfigs, PodEvents, StatusMessages, SyncerConfig},
     process::ProcessConfig,
 };
 use tokio_util::sync::CancellationToken;
@@ -71,6 +71,9 @@ pub(crate) struct SyncerFlags {
     /// Which events appear on pods
     #[arg(long, default_value = "warning")]
     pod_events: Events,
+    /// Whether LogConfigs are mapped: while both clusters serve them, or never
+    #[arg(long = "logconfig", default_value = "auto")]
+    log_configs: LogConfigMapping,
     /// How long a pod may stay unscheduled in the worker cluster
     #[arg(long, default_value = "5m", value_parser = duration)]
     scheduling_timeout: Duration,
@@ -113,6 +116,12 @@ enum Messages {
 enum Events {
     Warning,
     All,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum LogConfigMapping {
+    Auto,
+    Off,
 }
 
 pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
@@ -163,6 +172,10 @@ impl SyncerFlags {
             pod_events: match self.pod_events {
                 Events::Warning => PodEvents::Warning,
                 Events::All => PodEvents::All,
+            },
+            log_configs: match self.log_configs {
+                LogConfigMapping::Auto => LogConfigs::Auto,
+                LogConfigMapping::Off => LogConfigs::Off,
             },
             scheduling_timeout: self.scheduling_timeout,
             gc_idle_objects: self.gc_idle_objects,

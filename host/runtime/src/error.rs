@@ -206,6 +206,19 @@ impl ApplyError {
         }
     }
 
+    /// The right that is missing, such as `get persistentvolumes`; `None` if another thing is wrong. A refusal may also be
+    /// one of admission.
+    pub fn missing_right(&self) -> Option<String> {
+        let Self::Forbidden { verb, object, .. } = self else { return None };
+        let mut parts = object.split('?').next()?.split('/').skip_while(|part| !is_version(part)).skip(1);
+        let first = parts.next()?;
+        let resource = match (first, parts.next(), parts.next()) {
+            ("namespaces", Some(_), Some(resource)) => resource,
+            _ => first,
+        };
+        Some(format!("{verb} {resource}"))
+    }
+
     /// Logs that `action` failed for the object of a queue, and returns what the queue does with it. An outdated view is
     /// no news: it is planned again. A server that fails is told of a few times, not for each object.
     pub fn log(&self, key: &str, action: &str) -> Outcome {
@@ -259,6 +272,10 @@ pub(crate) fn chain(error: &(dyn std::error::Error + 'static)) -> String {
         text.push_str(repeated.map_or(&*said, |own| own.trim_end_matches(": ")));
     }
     text
+}
+
+fn is_version(part: &str) -> bool {
+    part.strip_prefix('v').is_some_and(|rest| rest.starts_with(|c: char| c.is_ascii_digit()))
 }
 
 /// The fields a refusal is about, each once.
@@ -328,6 +345,18 @@ mod tests {
         let chain = classified(500, "InternalError", "").chain();
         assert_eq!(chain.matches("InternalError").count(), 1, "{chain}");
         assert!(chain.starts_with("create pods/a failed: 500 InternalError"), "{chain}");
+    }
+
+    #[rstest]
+    #[case::of_the_cluster("/api/v1/persistentvolumes/pv-1?fieldManager=x", "get persistentvolumes")]
+    #[case::of_a_namespace("/api/v1/namespaces/mount/secrets/v1", "get secrets")]
+    #[case::of_a_group("/apis/apps/v1/namespaces/a/replicasets/b", "get replicasets")]
+    #[case::a_namespace_itself("/api/v1/namespaces/mount", "get namespaces")]
+    fn a_missing_right_is_named_without_the_object(#[case] path: &str, #[case] expected: &str) {
+        let forbidden =
+            ApplyError::Forbidden { verb: Verb::Get, object: path.to_owned(), message: String::new() };
+        assert_eq!(forbidden.missing_right().as_deref(), Some(expected));
+        assert_eq!(classified(422, "", "").missing_right(), None);
     }
 
     #[rstest]

@@ -62,6 +62,11 @@ impl Regarding {
         Self::cluster_scoped("v1", "Node", name, uid)
     }
 
+    /// A LogConfig.
+    pub fn log_config(name: &str, uid: &str) -> Self {
+        Self::cluster_scoped("cls.cloud.tencent.com/v1", "LogConfig", name, uid)
+    }
+
     /// A PersistentVolumeClaim.
     pub fn claim(namespace: &str, name: &str, uid: &str) -> Self {
         let kind = "PersistentVolumeClaim";

@@ -25,6 +25,16 @@ pub enum PodEvents {
     All,
 }
 
+/// Whether LogConfigs are mapped (TD section 15).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum LogConfigs {
+    /// While both clusters serve and allow it.
+    #[default]
+    Auto,
+    /// Never.
+    Off,
+}
+
 /// Hidden subcommand of the binary: compiles one policy module for its parent (PO-906).
 pub const COMPILE_POLICY: &str = "compile-policy";
 
@@ -50,6 +60,8 @@ pub struct SyncerConfig {
     pub pod_status_messages: StatusMessages,
     /// Which events vpods get.
     pub pod_events: PodEvents,
+    /// Whether LogConfigs are mapped.
+    pub log_configs: LogConfigs,
     /// How long a ppod may stay unscheduled before it is given up (TD-804).
     pub scheduling_timeout: Duration,
     /// Copies of ConfigMaps and Secrets nobody uses are removed after this time; zero keeps them (TD section 12).
@@ -91,6 +103,7 @@ impl SyncerConfig {
             vnode_metadata_deny: Vec::new(),
             pod_status_messages: StatusMessages::default(),
             pod_events: PodEvents::default(),
+            log_configs: LogConfigs::default(),
             scheduling_timeout: Duration::from_mins(5),
             gc_idle_objects: Duration::from_mins(10),
             gc_idle_volumes: Duration::from_hours(1),

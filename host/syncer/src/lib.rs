@@ -14,6 +14,7 @@ pub mod csinodes;
 pub mod hostports;
 pub mod leader;
 pub mod leases;
+pub mod logconfigs;
 pub mod metrics;
 pub mod nodes;
 pub mod objects;

@@ -11,6 +11,7 @@ use crate::{
     csinodes::{apply::CsiNodeSync, index::CsiNodeStore, watch::run as run_csinodes},
     hostports::{apply::HostPortSync, index::HostPortStore, watch::run as run_hostports},
     leader::{Leader, Surroundings, binding_view},
+    logconfigs::{LogConfigStore, LogConfigSync, run as run_log_configs},
     nodes::{
         decide::{PodsOnVnode, WorkerSide, open_gate, run as run_nodes},
         drift,
@@ -20,10 +21,7 @@ use crate::{
         watch::{watch_reachability, watch_worker_nodes, watch_worker_pods},
         withdraw::PodOnVnode,
     },
-    objects::{
-        Clusters, IdleTimes, ObjectHealth, ObjectStore, ObjectSync, Scope, WorkerNode, WorkerNodes,
-        run_objects,
-    },
+    objects::{Clusters, IdleTimes, ObjectHealth, ObjectStore, ObjectSync, Scope, run_objects},
     podevents::{apply::PodEventSync, index::EventStore, watch::run as run_pod_events},
     pods::{
         apply::{PodSync, VnodeDirectory},
@@ -43,7 +41,6 @@ use crate::{
     },
 };
 use kube::Client;
-use kubeocean_api::keys;
 use kubeocean_engine::{BindingFacts, Engine, PolicyHost, zone_name};
 use kubeocean_runtime::{
     binding::Binding,
@@ -73,6 +70,8 @@ pub struct Stores {
     pub csinodes: Arc<CsiNodeStore>,
     /// Reservations of host ports.
     pub hostports: Arc<HostPortStore>,
+    /// LogConfigs.
+    pub log_configs: Arc<LogConfigStore>,
     /// Policies.
     pub policies: Arc<PolicyStore>,
     /// What decides by them.
@@ -166,6 +165,7 @@ impl Stores {
             objects,
             csinodes,
             hostports,
+            log_configs: Arc::default(),
             policies,
             host: Arc::new(host),
             loaded,
@@ -260,16 +260,6 @@ impl VnodeDirectory for Vnodes {
     }
 }
 
-impl WorkerNodes for Vnodes {
-    fn worker_node(&self, vnode: &str) -> Option<WorkerNode> {
-        let name = self.0.vnode(vnode).filter(|vnode| vnode.ours)?.worker_node?;
-        let pnode = self.0.snapshot(vnode).pnode;
-        let hostname =
-            pnode.as_ref().and_then(|pnode| pnode.label(keys::label::HOSTNAME)).unwrap_or(&name).to_owned();
-        Some(WorkerNode { name, hostname })
-    }
-}
-
 /// Health of the worker's watches that decisions about nodes need.
 #[derive(Debug, Clone, Default)]
 struct NodeLists {
@@ -286,6 +276,7 @@ struct Session<'a> {
     lists: NodeLists,
     pods: Arc<PodHealth>,
     objects: ObjectHealth,
+    features: Arc<Features>,
     cancel: CancellationToken,
 }
 
@@ -313,16 +304,15 @@ pub(crate) async fn run(leader: &Leader, worker: Client, cancel: CancellationTok
     };
     let session = Session {
         leader,
-        clusters: Arc::new(Clusters {
-            computing: leader.computing.clone(),
-            worker,
-            scope,
-            nodes: Arc::new(Vnodes(Arc::clone(&stores.nodes))),
-        }),
+        clusters: Arc::new(Clusters { computing: leader.computing.clone(), worker, scope }),
         worker_events,
         lists: NodeLists::default(),
         pods: Arc::default(),
         objects: ObjectHealth::default(),
+        features: Arc::new(Features::new(
+            Regarding::binding(&binding.name, &binding.uid),
+            leader.events.clone(),
+        )),
         cancel,
     };
     session.start_node_watches(&mut tasks);
@@ -330,6 +320,7 @@ pub(crate) async fn run(leader: &Leader, worker: Client, cancel: CancellationTok
     session.start_pods(&mut tasks);
     session.start_objects(&mut tasks);
     session.start_mirrors(&mut tasks);
+    session.start_log_configs(&mut tasks);
     session.start_binding(&mut tasks);
     tasks.join().await
 }
@@ -450,8 +441,7 @@ impl Session<'_> {
         let (leader, stores) = (self.leader, &self.leader.stores);
         let binding = leader.binding.borrow().clone();
         let vnodes: Arc<dyn VnodeDirectory> = Arc::new(Vnodes(self.nodes()));
-        let regarding = Regarding::binding(&binding.name, &binding.uid);
-        let features = Arc::new(Features::new(regarding, leader.events.clone()));
+        let features = Arc::clone(&self.features);
         let reflecting = Arc::new(PodEventSync {
             clusters: Arc::clone(&self.clusters),
             store: Arc::clone(&stores.pod_events),
@@ -544,6 +534,18 @@ impl Session<'_> {
             vnodes.synced().await;
         };
         tasks.spawn("hostports", run_hostports(hostports, gate, workers, self.cancel.clone()));
+    }
+
+    fn start_log_configs(&self, tasks: &mut Tasks) {
+        let leader = self.leader;
+        let sync = Arc::new(LogConfigSync {
+            clusters: Arc::clone(&self.clusters),
+            store: Arc::clone(&leader.stores.log_configs),
+            events: leader.events.clone(),
+            features: Arc::clone(&self.features),
+            health: Arc::clone(&leader.health),
+        });
+        tasks.spawn("logconfigs", run_log_configs(sync, leader.config.log_configs, self.cancel.clone()));
     }
 
     fn start_binding(&self, tasks: &mut Tasks) {

@@ -5,6 +5,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use parking_lot::Mutex;
+use serde_json::{Value, json};
 
 /// Seeds of a sweep.
 const SEEDS: u64 = 256;
@@ -73,6 +74,25 @@ pub(crate) fn sweep<S: Default + Send>(
 pub(crate) fn trace(what: impl FnOnce() -> String) {
     if setting("KUBEOCEAN_SIM_SEED").is_some() {
         eprintln!("{}", what());
+    }
+}
+
+/// Applies a JSON merge patch as API servers do (RFC 7386).
+pub(crate) fn merge(target: &mut Value, patch: &Value) {
+    let Value::Object(patch) = patch else {
+        *target = patch.clone();
+        return;
+    };
+    if !target.is_object() {
+        *target = json!({});
+    }
+    let target = target.as_object_mut().unwrap();
+    for (key, value) in patch {
+        if value.is_null() {
+            target.remove(key);
+        } else {
+            merge(target.entry(key.clone()).or_insert(Value::Null), value);
+        }
     }
 }
 

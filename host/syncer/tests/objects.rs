@@ -24,7 +24,7 @@ use kubeocean_runtime::{
 use kubeocean_syncer::{
     objects::{
         Clusters, EnsureError, IdleTimes, ObjectHealth, ObjectKind, ObjectRef, ObjectStore, ObjectSync,
-        PodDirectory, Scope, WorkerNode, WorkerNodes, run_objects,
+        PodDirectory, Scope, run_objects,
     },
     pods::{
         features::{Feature, Features},
@@ -68,15 +68,6 @@ impl PodDirectory for Directory {
     }
 }
 
-/// A binding without nodes.
-struct NoNodes;
-
-impl WorkerNodes for NoNodes {
-    fn worker_node(&self, _: &str) -> Option<WorkerNode> {
-        None
-    }
-}
-
 /// One binding whose objects are kept by the real tasks.
 struct World {
     fleet: &'static Fleet,
@@ -103,7 +94,7 @@ impl World {
         fleet.worker().create_namespace(&scope.mount_namespace).await.unwrap();
         let computing = fleet.computing.client().await.unwrap();
         let worker = fleet.worker().client().await.unwrap();
-        let clusters = Arc::new(Clusters { computing, worker, scope, nodes: Arc::new(NoNodes) });
+        let clusters = Arc::new(Clusters { computing, worker, scope });
         let store = Arc::new(ObjectStore::new(Arc::new(SystemClock)));
         let directory = Arc::new(Directory::default());
         store.connect(Arc::clone(&directory) as Arc<dyn PodDirectory>);

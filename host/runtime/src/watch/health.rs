@@ -62,6 +62,7 @@ pub(super) enum Next {
 #[derive(Debug)]
 pub struct WatchHealth {
     synced: watch::Sender<bool>,
+    forbidden: watch::Sender<bool>,
     state: Mutex<State>,
 }
 
@@ -82,7 +83,11 @@ struct Trouble {
 
 impl Default for WatchHealth {
     fn default() -> Self {
-        Self { synced: watch::Sender::new(false), state: Mutex::default() }
+        Self {
+            synced: watch::Sender::new(false),
+            forbidden: watch::Sender::new(false),
+            state: Mutex::default(),
+        }
     }
 }
 
@@ -96,6 +101,15 @@ impl WatchHealth {
     pub async fn synced(&self) {
         // The sender lives in `self`, so the wait can only end with a value.
         let _ = self.synced.subscribe().wait_for(|synced| *synced).await;
+    }
+
+    /// Waits for the first complete list, or for the answer that the role does not allow one.
+    pub async fn answered(&self) {
+        let mut forbidden = self.forbidden.subscribe();
+        tokio::select! {
+            () = self.synced() => {}
+            _ = forbidden.wait_for(|forbidden| *forbidden) => {}
+        }
     }
 
     /// Why the watch has been of no use for [`UNREACHABLE_AFTER`], if it has.
@@ -135,6 +149,9 @@ impl WatchHealth {
     /// The stream failed.
     pub(super) fn failed(&self, failure: WatchFailure) -> Next {
         let now = Instant::now();
+        if failure == WatchFailure::Denied(Denial::Forbidden) {
+            self.forbidden.send_replace(true);
+        }
         let mut state = self.state.lock();
         let before = state.trouble.filter(|before| before.anew || now.duration_since(before.last) < QUIET);
         let since = before.map_or(now, |before| before.since);
@@ -203,6 +220,17 @@ mod tests {
         assert_eq!(watch.complaint(), Some(FORBIDDEN), "a list that hangs is none");
         watch.listed();
         assert_eq!(watch.complaint(), None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_missing_right_is_an_answer_and_a_failure_is_none() {
+        let watch = WatchHealth::default();
+        watch.failed(WatchFailure::Broken);
+        let waited = tokio::time::timeout(Duration::from_secs(9), watch.answered()).await;
+        assert!(waited.is_err(), "it may come yet");
+        watch.failed(FORBIDDEN);
+        watch.answered().await;
+        assert!(!watch.is_synced());
     }
 
     #[tokio::test(start_paused = true)]

@@ -14,6 +14,7 @@ use super::{finalizer, status::Cleanup, strays};
 use crate::{
     csinodes, hostports,
     leader::Leader,
+    logconfigs,
     nodes::{apply::remove_labels, store::Readiness},
     objects::Clusters,
 };
@@ -123,6 +124,10 @@ async fn step(leader: &Leader, clusters: &Clusters, binding: &Binding) -> Result
             "ReleasingObjects",
             format!("{} objects left: {}", left.total, left.examples.join(", ")),
         );
+    }
+    let log_configs = logconfigs::release_all(clusters, &stores.log_configs).await?;
+    if log_configs > 0 {
+        return waiting("ReleasingObjects", format!("{log_configs} LogConfigs left"));
     }
     // All nodes are listed for it, therefore not before everything else is done.
     let strays = strays::label_anew(&leader.computing, &stores.identity).await?;

@@ -1,6 +1,6 @@
 //! Reads one object in both clusters, performs its plan, and answers the pods that ask for copies.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::collections::BTreeSet;
 
 use futures::{
     StreamExt,
@@ -17,10 +17,9 @@ use serde_json::{Map, Value, json};
 use super::{
     index::{ObjectStore, Refused, Side, Usage},
     kind::{ObjectKind, ObjectRef, copies_path},
-    kinds::{Around, Change, Needs, Neighbour, WorkerNode},
-    plan::{
-        Action, Ownership, Purpose, Scope, Snapshot, Verdict, Wanted, choose_place, ownership, plan_object,
-    },
+    kinds::{Around, Change, Needs, Neighbour},
+    ownership::{OwnedCopy, Ownership, ownership},
+    plan::{Action, Purpose, Scope, Snapshot, Verdict, Wanted, choose_place, plan_object},
     view::{Original, Revision, WorkerCopy, original_of},
 };
 use crate::pods::references::{Need, References};
@@ -48,14 +47,6 @@ pub struct Clusters {
     pub worker: Client,
     /// Names, stamps and places.
     pub scope: Scope,
-    /// The worker nodes behind vnodes.
-    pub nodes: Arc<dyn WorkerNodes>,
-}
-
-/// Tells which worker node a vnode stands for.
-pub trait WorkerNodes: Send + Sync {
-    /// `None` if the vnode is not one of this binding.
-    fn worker_node(&self, vnode: &str) -> Option<WorkerNode>;
 }
 
 impl std::fmt::Debug for Clusters {
@@ -238,7 +229,7 @@ impl ObjectStore {
         let keep = original_json.as_ref().zip(original.as_ref());
         let keep = keep.filter(|(_, original)| purpose == Purpose::Keep && !original.deleting);
         let is_foreign = copy.as_ref().is_some_and(|copy| {
-            let owner = ownership(&clusters.scope, object, original.as_ref(), copy);
+            let owner = ownership(&clusters.scope, object, original.as_ref(), place, copy);
             matches!(owner, Ownership::Foreign { .. })
         });
         let (mut ready, mut neighbour) = (Ready::Unbound, None);
@@ -248,13 +239,7 @@ impl ObjectStore {
             ready = self.prepare(clusters, object, needs, copy.is_some()).await?;
         }
         let place_of = |object: &ObjectRef| self.place_of(object);
-        let worker_node = |vnode: &str| clusters.nodes.worker_node(vnode);
-        let around = Around {
-            scope: &clusters.scope,
-            neighbour: neighbour.as_ref(),
-            place_of: &place_of,
-            worker_node: &worker_node,
-        };
+        let around = Around { scope: &clusters.scope, neighbour: neighbour.as_ref(), place_of: &place_of };
         let wanted = match (ready, keep) {
             (Ready::Blocked(settled), _) if settled.verdict == Verdict::Replacing && copy.is_some() => {
                 Wanted::Renewed
@@ -423,7 +408,7 @@ async fn read_neighbour(
 
 async fn perform(clusters: &Clusters, snapshot: &Snapshot<'_>, action: &Action) -> Result<Done, ApplyError> {
     let (scope, object) = (&clusters.scope, snapshot.object);
-    let copy_path = || object.copy_path(scope, snapshot.place);
+    let at = |copy: &OwnedCopy| object.copy_path(scope, copy.place());
     match action {
         Action::ClaimOriginal { patch } | Action::ReleaseOriginal { patch } => {
             let manager = keys::syncer_manager(&scope.cluster_id);
@@ -444,20 +429,20 @@ async fn perform(clusters: &Clusters, snapshot: &Snapshot<'_>, action: &Action) 
             let stored = create_json(&clusters.worker, &path, &manifest.into()).await?;
             Ok(Done::Copy(Revision::of_json(&stored)))
         }
-        Action::UpdateCopy { metadata } => {
+        Action::UpdateCopy { copy, metadata } => {
             let mut patch = Map::from_iter([("metadata".to_owned(), metadata.clone())]);
             if let Some(Change::Patch(content)) = snapshot.change() {
                 patch.extend(content);
             }
-            let stored = merge_patch(&clusters.worker, &copy_path(), &patch.into()).await?;
+            let stored = merge_patch(&clusters.worker, &at(copy), &patch.into()).await?;
             Ok(Done::Copy(Revision::of_json(&stored)))
         }
-        Action::GrowCopy { uid } => {
-            let mut patch = Map::from_iter([("metadata".to_owned(), json!({"uid": uid}))]);
+        Action::GrowCopy { copy } => {
+            let mut patch = Map::from_iter([("metadata".to_owned(), json!({"uid": copy.uid()}))]);
             if let Some(Change::Grow(content)) = snapshot.change() {
                 patch.extend(content);
             }
-            match merge_patch(&clusters.worker, &copy_path(), &patch.into()).await {
+            match merge_patch(&clusters.worker, &at(copy), &patch.into()).await {
                 Ok(stored) => Ok(Done::Copy(Revision::of_json(&stored))),
                 Err(error @ (ApplyError::Forbidden { .. } | ApplyError::Rejected { .. })) => {
                     tracing::warn!(%object, error = error.chain(), "the worker does not give it more room");
@@ -467,13 +452,13 @@ async fn perform(clusters: &Clusters, snapshot: &Snapshot<'_>, action: &Action) 
                 Err(error) => Err(error),
             }
         }
-        Action::LeaveCopy { patch } => {
-            let stored = merge_patch(&clusters.worker, &copy_path(), patch).await?;
+        Action::LeaveCopy { copy, patch } => {
+            let stored = merge_patch(&clusters.worker, &at(copy), patch).await?;
             Ok(Done::Copy(Revision::of_json(&stored)))
         }
-        Action::DeleteCopy { uid } => {
-            let options = DeleteOptions { uid: Some(uid.clone()), grace_seconds: None };
-            Ok(Done::Deletion(delete_json(&clusters.worker, &copy_path(), &options).await?))
+        Action::DeleteCopy { copy } => {
+            let options = DeleteOptions { uid: Some(copy.uid().to_owned()), grace_seconds: None };
+            Ok(Done::Deletion(delete_json(&clusters.worker, &at(copy), &options).await?))
         }
     }
 }

@@ -54,7 +54,8 @@ impl Content {
     }
 }
 
-fn difference(wanted: &Map<String, Value>, stored: &Map<String, Value>) -> Map<String, Value> {
+/// Merge patch that turns `stored` into `wanted`.
+pub(crate) fn difference(wanted: &Map<String, Value>, stored: &Map<String, Value>) -> Map<String, Value> {
     let mut patch = Map::new();
     for (key, value) in wanted {
         match (value, stored.get(key)) {

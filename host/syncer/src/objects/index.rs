@@ -48,6 +48,13 @@ struct State {
     releasing_all: bool,
 }
 
+impl State {
+    fn place_of(&self, object: &ObjectRef) -> String {
+        let known = self.entries.get(object).and_then(|entry| entry.place.clone());
+        known.unwrap_or_else(|| object.copy_name())
+    }
+}
+
 /// A volume that cannot grow in the worker cluster.
 #[derive(Debug, Clone)]
 pub(super) struct Refused {
@@ -163,6 +170,15 @@ impl ObjectStore {
                 .collect()
         };
         self.queue.add_all(known);
+    }
+
+    /// Names of the copies of what pods of `namespace` refer to and of what those need, each with the name of what it is the
+    /// copy of.
+    pub fn copies_behind(&self, namespace: &str, references: &References) -> Vec<(String, String)> {
+        let state = self.state.lock();
+        let objects = references.objects().map(|(kind, name, _)| ObjectRef::new(kind, namespace, name));
+        let all = objects.flat_map(|object| state.links.all_behind(object));
+        all.map(|object| (state.place_of(&object), object.key.name.to_string())).collect()
     }
 
     /// Number of objects whose copies are in order, by kind.
@@ -298,8 +314,7 @@ impl ObjectStore {
 
     /// The name under which the copy was last found in order, or should be.
     pub(super) fn place_of(&self, object: &ObjectRef) -> String {
-        let known = self.state.lock().entries.get(object).and_then(|entry| entry.place.clone());
-        known.unwrap_or_else(|| object.copy_name())
+        self.state.lock().place_of(object)
     }
 
     /// The copy of `object` was found to need those of `needs`. What is newly needed is looked at again.

@@ -19,6 +19,7 @@ mod index;
 mod kind;
 mod kinds;
 mod links;
+mod ownership;
 mod plan;
 mod reconcile;
 #[cfg(test)]
@@ -26,11 +27,14 @@ mod tests;
 mod view;
 mod watch;
 
-pub use apply::{Clusters, EnsureError, Leftovers, WorkerNodes};
+pub(crate) use content::difference;
+
+pub use apply::{Clusters, EnsureError, Leftovers};
 pub use directory::{PodDirectory, Pods};
 pub use index::ObjectStore;
 pub use kind::{ObjectKind, ObjectRef};
-pub use kinds::{Around, WorkerNode};
+pub use kinds::Around;
+pub use ownership::OwnedCopy;
 pub use plan::{Action, Plan, Purpose, Scope, Snapshot, Verdict, Wanted, plan_object};
 pub use reconcile::{IdleTimes, ObjectSync};
 pub use view::{MetadataOf, Original, WorkerCopy};

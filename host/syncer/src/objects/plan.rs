@@ -17,6 +17,7 @@ use super::{
     content::Content,
     kind::{ObjectKind, ObjectRef},
     kinds::{Around, Change, Reach},
+    ownership::{OwnedCopy, Ownership, is_held, ownership},
     view::{Original, WorkerCopy},
 };
 
@@ -57,21 +58,25 @@ pub enum Action {
     },
     /// Brings the copy up to date.
     UpdateCopy {
+        /// Which.
+        copy: OwnedCopy,
         /// Merge patch of the metadata, with preconditions.
         metadata: Value,
     },
     /// Gives a volume more room. If the worker refuses it, pods go on with what they have.
     GrowCopy {
-        /// Only the copy with this UID.
-        uid: String,
+        /// Which.
+        copy: OwnedCopy,
     },
     /// Removes the copy.
     DeleteCopy {
-        /// Only the copy with this UID.
-        uid: String,
+        /// Which.
+        copy: OwnedCopy,
     },
     /// Takes our name off a copy that other bindings use.
     LeaveCopy {
+        /// Which.
+        copy: OwnedCopy,
         /// Merge patch with preconditions.
         patch: Value,
     },
@@ -158,6 +163,10 @@ pub struct Snapshot<'a> {
 }
 
 impl Snapshot<'_> {
+    fn ownership(&self, scope: &Scope, copy: &WorkerCopy) -> Ownership {
+        ownership(scope, self.object, self.original, self.place, copy)
+    }
+
     /// How the copy becomes what it shall be; `None` if there is none, or nothing to be.
     pub(super) fn change(&self) -> Option<Change> {
         match (self.wanted, self.copy) {
@@ -167,17 +176,6 @@ impl Snapshot<'_> {
             _ => None,
         }
     }
-}
-
-/// Whose copy it is (TD-1103).
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Ownership {
-    /// Of this vobj.
-    Ours,
-    /// Of a former vobj of that name.
-    Stale,
-    /// Of somebody else.
-    Foreign { owner: String },
 }
 
 /// Plans one object.
@@ -190,64 +188,62 @@ pub fn plan_object(scope: &Scope, snapshot: &Snapshot<'_>) -> Plan {
 }
 
 fn keep(scope: &Scope, snapshot: &Snapshot<'_>, original: &Original) -> Plan {
-    let owned = snapshot.copy.map(|copy| (copy, ownership(scope, snapshot.object, Some(original), copy)));
-    if let Some((_, Ownership::Foreign { owner })) = owned {
-        return Plan { actions: vec![], verdict: Verdict::Foreign { owner } };
-    }
+    let found = snapshot.copy.map(|copy| (copy, snapshot.ownership(scope, copy)));
+    let owned = match found {
+        None => None,
+        Some((_, Ownership::Foreign { owner })) => {
+            return Plan { actions: vec![], verdict: Verdict::Foreign { owner } };
+        }
+        Some((copy, Ownership::Ours(owned))) => Some((copy, owned, true)),
+        Some((copy, Ownership::Stale(owned))) => Some((copy, owned, false)),
+    };
     match snapshot.wanted {
         Wanted::Content(_) => {}
         Wanted::Unbound => return Plan { actions: vec![], verdict: Verdict::Unbound },
         Wanted::Renewed => {
-            let copy = snapshot.copy.filter(|copy| !copy.deleting);
-            let actions = copy.map(|copy| Action::DeleteCopy { uid: copy.uid.clone() });
+            let owned = owned.filter(|(copy, ..)| !copy.deleting);
+            let actions = owned.map(|(_, copy, _)| Action::DeleteCopy { copy });
             return Plan { actions: actions.into_iter().collect(), verdict: Verdict::Replacing };
         }
     }
     let claim = claim(scope, snapshot, original).map(|patch| Action::ClaimOriginal { patch });
     let mut actions: Vec<Action> = claim.into_iter().collect();
-    let Some((copy, ownership)) = owned else {
+    let Some((copy, owned, current)) = owned else {
         actions.push(Action::CreateCopy { metadata: copy_metadata(scope, snapshot, original) });
         return Plan { actions, verdict: Verdict::Ready };
     };
     if copy.deleting {
         return Plan { actions, verdict: Verdict::Replacing };
     }
-    let change = snapshot.change().filter(|_| ownership == Ownership::Ours).unwrap_or(Change::Replace);
+    let change = snapshot.change().filter(|_| current).unwrap_or(Change::Replace);
     if change == Change::Replace {
-        actions.push(Action::DeleteCopy { uid: copy.uid.clone() });
+        actions.push(Action::DeleteCopy { copy: owned });
         return Plan { actions, verdict: Verdict::Replacing };
     }
     let patched = matches!(change, Change::Patch(_));
-    actions.extend(update(scope, snapshot, original, copy, patched));
+    actions.extend(update(scope, snapshot, original, (copy, &owned), patched));
     if let Change::Grow(_) = change {
-        actions.push(Action::GrowCopy { uid: copy.uid.clone() });
+        actions.push(Action::GrowCopy { copy: owned });
     }
     Plan { actions, verdict: Verdict::Ready }
 }
 
 fn release(scope: &Scope, snapshot: &Snapshot<'_>, verdict: Verdict) -> Plan {
     let mut actions = Vec::new();
-    if let Some(copy) = snapshot.copy.filter(|copy| !copy.deleting) {
-        let held = snapshot.original.is_some_and(|original| is_held(scope, original));
-        // Without a stamp and without a vobj that we hold, nothing proves that the copy is ours.
-        let provable = held || copy.stamp() == Some(scope.computing_uid.as_str());
-        match ownership(scope, snapshot.object, snapshot.original, copy) {
-            Ownership::Foreign { .. } => {}
-            Ownership::Ours | Ownership::Stale if !provable => {}
-            Ownership::Ours | Ownership::Stale => {
-                let mine = keys::synced_by(&scope.cluster_id);
-                let users: Vec<&str> = copy.users().collect();
-                if users.iter().all(|user| *user == mine) {
-                    actions.push(Action::DeleteCopy { uid: copy.uid.clone() });
-                } else if users.contains(&mine.as_str()) {
-                    // With the version as precondition: two bindings that leave at the same time must not both see
-                    // the other one's label, or nobody would take the copy along.
-                    let patch = json!({"metadata": {
-                        "uid": copy.uid, "resourceVersion": copy.resource_version, "labels": {mine: null},
-                    }});
-                    actions.push(Action::LeaveCopy { patch });
-                }
-            }
+    if let Some(copy) = snapshot.copy.filter(|copy| !copy.deleting)
+        && let Ownership::Ours(owned) | Ownership::Stale(owned) = snapshot.ownership(scope, copy)
+    {
+        let mine = keys::synced_by(&scope.cluster_id);
+        let users: Vec<&str> = copy.users().collect();
+        if users.iter().all(|user| *user == mine) {
+            actions.push(Action::DeleteCopy { copy: owned });
+        } else if users.contains(&mine.as_str()) {
+            // With the version as precondition: two bindings that leave at the same time must not both see the other
+            // one's label, or nobody would take the copy along.
+            let patch = json!({"metadata": {
+                "uid": copy.uid, "resourceVersion": copy.resource_version, "labels": {mine: null},
+            }});
+            actions.push(Action::LeaveCopy { copy: owned, patch });
         }
     }
     actions.extend(
@@ -269,51 +265,13 @@ pub(super) fn choose_place(
     found: &[(String, Option<WorkerCopy>)],
 ) -> usize {
     let is_taken = |copy: &WorkerCopy| {
-        matches!(ownership(scope, object, original, copy), Ownership::Foreign { .. })
+        matches!(ownership(scope, object, original, "", copy), Ownership::Foreign { .. })
             || object.kind.mapped().is_elsewhere(copy, scope)
     };
     // The copy is not moved when the better place becomes free: it may be in use.
     let ours = |(_, copy): &(String, Option<WorkerCopy>)| copy.as_ref().is_some_and(|it| !is_taken(it));
     let free = |(_, copy): &(String, Option<WorkerCopy>)| copy.is_none();
     found.iter().position(ours).or_else(|| found.iter().rposition(free)).unwrap_or_default()
-}
-
-/// Whose copy it is. `original` is compared by UID; without it only names and stamps count.
-pub(super) fn ownership(
-    scope: &Scope,
-    object: &ObjectRef,
-    original: Option<&Original>,
-    copy: &WorkerCopy,
-) -> Ownership {
-    let annotation = |key: &str| copy.annotations.get(key).map(String::as_str);
-    let stamp = copy.stamp();
-    if stamp.is_some_and(|stamp| stamp != scope.computing_uid) {
-        return Ownership::Foreign { owner: "another computing cluster".to_owned() };
-    }
-    let managed = copy.labels.get(label::MANAGED_BY).is_some_and(|value| value == label::MANAGED_BY_VALUE);
-    // A stamped copy that lost its label is still ours; an unstamped object without the label never was.
-    if !managed && stamp.is_none() {
-        return Ownership::Foreign { owner: "the worker cluster".to_owned() };
-    }
-    let (name, namespace) = (annotation(annotation::VIRTUAL_NAME), annotation(annotation::VIRTUAL_NAMESPACE));
-    // Of an object without namespace the original leaves the annotation empty or out.
-    let namespace = namespace.or_else(|| (object.kind.mapped().reach() == Reach::Cluster).then_some(""));
-    if name != Some(&*object.key.name) || namespace != Some(&*object.key.namespace) {
-        let owner = format!("{}/{}", namespace.unwrap_or_default(), name.unwrap_or_default());
-        return Ownership::Foreign { owner };
-    }
-    match (annotation(annotation::VIRTUAL_UID), original) {
-        (Some(uid), Some(original)) if uid != original.uid => Ownership::Stale,
-        // The original writes no UID: adopted, because the names match.
-        _ => Ownership::Ours,
-    }
-}
-
-/// Whether the vobj carries anything of this binding.
-pub(super) fn is_held(scope: &Scope, original: &Original) -> bool {
-    original.finalizers.contains(&keys::object_finalizer(&scope.cluster_id))
-        || original.labels.contains_key(&keys::synced_by(&scope.cluster_id))
-        || original.annotations.contains_key(&keys::deleting(&scope.cluster_id))
 }
 
 fn claim(scope: &Scope, snapshot: &Snapshot<'_>, original: &Original) -> Option<Value> {
@@ -427,7 +385,7 @@ fn update(
     scope: &Scope,
     snapshot: &Snapshot<'_>,
     original: &Original,
-    copy: &WorkerCopy,
+    (copy, owned): (&WorkerCopy, &OwnedCopy),
     patched: bool,
 ) -> Option<Action> {
     let labels = copy_labels(scope, snapshot, original);
@@ -447,7 +405,7 @@ fn update(
     put(&mut metadata, "annotations", difference(snapshot.object, &annotations, &copy.annotations));
     metadata.insert("uid".to_owned(), copy.uid.as_str().into());
     metadata.insert("resourceVersion".to_owned(), copy.resource_version.as_str().into());
-    Some(Action::UpdateCopy { metadata: metadata.into() })
+    Some(Action::UpdateCopy { copy: owned.clone(), metadata: metadata.into() })
 }
 
 fn travelling(object: &ObjectRef, entries: &BTreeMap<String, String>) -> BTreeMap<String, String> {
@@ -493,16 +451,4 @@ fn with_uid(mut metadata: Map<String, Value>, uid: &str) -> Option<Value> {
     }
     metadata.insert("uid".to_owned(), uid.into());
     Some(json!({"metadata": metadata}))
-}
-
-impl WorkerCopy {
-    /// UID of the computing cluster it belongs to; `None` on copies of the original.
-    fn stamp(&self) -> Option<&str> {
-        self.annotations.get(annotation::COMPUTING_CLUSTER_UID).map(String::as_str)
-    }
-
-    /// Labels of the bindings that use it.
-    fn users(&self) -> impl Iterator<Item = &str> {
-        self.labels.keys().map(String::as_str).filter(|key| key.starts_with(label::SYNCED_BY_PREFIX))
-    }
 }

@@ -9,10 +9,11 @@ use serde_json::{Value, json};
 use super::{
     content::Content,
     kind::{ObjectKind, ObjectRef},
-    kinds::{Around, Change, Needs, WorkerNode},
+    kinds::{Around, Change, Needs},
     plan::{Action, Purpose, Scope, Snapshot, Verdict, Wanted, choose_place, plan_object},
     view::{Original, WorkerCopy},
 };
+use crate::simulation::merge;
 
 fn scope(cluster_id: &str, mount_namespace: &str) -> Scope {
     Scope {
@@ -121,15 +122,7 @@ impl World {
         };
         let found: Vec<_> = kind.places(&self.object, scope).iter().map(here).collect();
         let (place, copy) = &found[choose_place(scope, &self.object, original.as_ref(), &found)];
-        let around = Around {
-            scope,
-            neighbour: self.neighbour.as_ref(),
-            place_of: &ObjectRef::copy_name,
-            worker_node: &|vnode| {
-                let name = vnode.strip_prefix("vnode-east-")?;
-                Some(WorkerNode { name: name.to_owned(), hostname: name.to_owned() })
-            },
-        };
+        let around = Around { scope, neighbour: self.neighbour.as_ref(), place_of: &ObjectRef::copy_name };
         let wanted = match &self.original {
             Some(json) if kind.needs(&self.object, json, self.neighbour.as_ref()) != Needs::Unbound => {
                 Wanted::Content(kind.wanted(json, &around))
@@ -180,7 +173,7 @@ impl World {
                 copy["metadata"]["resourceVersion"] = version.into();
                 self.copy = Some(copy);
             }
-            Action::UpdateCopy { metadata } => {
+            Action::UpdateCopy { metadata, .. } => {
                 let (_, change) = self.wanted(scope);
                 let copy = self.copy.as_mut().unwrap();
                 merge(copy, &json!({"metadata": metadata}));
@@ -195,13 +188,13 @@ impl World {
                 merge(copy, &content.into());
                 copy["metadata"]["resourceVersion"] = version.into();
             }
-            Action::LeaveCopy { patch } => {
+            Action::LeaveCopy { patch, .. } => {
                 let copy = self.copy.as_mut().unwrap();
                 merge(copy, patch);
                 copy["metadata"]["resourceVersion"] = version.into();
             }
-            Action::DeleteCopy { uid } => {
-                assert_eq!(self.copy.as_ref().unwrap()["metadata"]["uid"], **uid);
+            Action::DeleteCopy { copy } => {
+                assert_eq!(self.copy.as_ref().unwrap()["metadata"]["uid"], *copy.uid());
                 self.copy = None;
             }
         }
@@ -247,25 +240,6 @@ impl World {
 
     fn delete_original(&mut self) {
         self.original.as_mut().unwrap()["metadata"]["deletionTimestamp"] = "2026-01-01T00:00:00Z".into();
-    }
-}
-
-/// RFC 7386.
-fn merge(target: &mut Value, patch: &Value) {
-    let Value::Object(patch) = patch else {
-        *target = patch.clone();
-        return;
-    };
-    if !target.is_object() {
-        *target = json!({});
-    }
-    let target = target.as_object_mut().unwrap();
-    for (key, value) in patch {
-        if value.is_null() {
-            target.remove(key);
-        } else {
-            merge(target.entry(key.clone()).or_insert(Value::Null), value);
-        }
     }
 }
 
@@ -387,6 +361,26 @@ fn a_copy_of_the_original_system_is_adopted() {
     assert_eq!(meta["annotations"][annotation::VIRTUAL_UID], "v1");
     assert_eq!(meta["labels"][label::CLUSTER_BINDING], "binding-east");
     assert_eq!(meta["annotations"].get(annotation::LAST_APPLIED), None);
+}
+
+#[rstest]
+#[case::another_clusters_object_of_the_name(json!({"finalizers": null, "labels": null}), false)]
+#[case::ours(json!({}), true)]
+fn an_unstamped_copy_is_ours_only_if_the_object_has_our_marks(#[case] change: Value, #[case] ours: bool) {
+    for purpose in [Purpose::Keep, Purpose::Release] {
+        let mut world = World::held(&east());
+        let stamps = json!({(annotation::COMPUTING_CLUSTER_UID): null, (annotation::VIRTUAL_UID): null});
+        merge(world.copy.as_mut().unwrap(), &json!({"metadata": {"annotations": stamps}}));
+        merge(world.original.as_mut().unwrap(), &json!({"metadata": change}));
+        let before = world.copy.clone();
+        let (verdict, _) = world.run(&east(), purpose);
+        assert_eq!(world.copy != before, ours);
+        assert_eq!(matches!(verdict, Verdict::Foreign { .. }), !ours && purpose == Purpose::Keep);
+        assert!(
+            ours || verdict != Verdict::Ready,
+            "and no marks are put on it, which would be a proof next time"
+        );
+    }
 }
 
 #[test]

@@ -52,10 +52,13 @@ impl Default for ObjectHealth {
 }
 
 impl ObjectHealth {
-    /// Waits until all lists are complete.
+    /// Waits until all lists are complete. A kind that the role does not show holds up nobody: whatever is written is read
+    /// before, and then the pods that need it are told which right is missing.
     pub async fn synced(&self) {
-        let objects = self.originals.values().chain(self.copies.values());
-        for health in objects.chain(self.services.lists()) {
+        for health in self.originals.values().chain(self.copies.values()) {
+            health.answered().await;
+        }
+        for health in self.services.lists() {
             health.synced().await;
         }
     }

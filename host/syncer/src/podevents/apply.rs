@@ -107,8 +107,9 @@ impl PodEventSync {
                 };
                 let owner = VpodIdentity { key: vpod.key.clone(), uid: vpod.uid.to_string() };
                 let tokens = self.objects.tokens.of_owner(&owner).into_iter().map(|secret| secret.name);
+                let copies = self.objects.copies_behind(&vpod.key.namespace, &vpod.references);
                 About::Copy {
-                    names: Names::of(&vpod, &ppod, worker_node.as_deref(), tokens),
+                    names: Names::of(&vpod, &ppod, worker_node.as_deref(), copies, tokens),
                     vpod: owner.key,
                     uid: owner.uid,
                     vnode: vpod.node.to_string(),

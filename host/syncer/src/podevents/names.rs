@@ -14,12 +14,14 @@ use crate::pods::view::{Ppod, Vpod};
 pub struct Names(BTreeMap<String, String>);
 
 impl Names {
-    /// The names in the surroundings of one pod. `token_secrets` are the Secrets of its tokens, which have no name in the
-    /// computing cluster.
+    /// The names in the surroundings of one pod. `copies` are those of its objects with the names of what they are copies
+    /// of, volumes of its claims among them; `token_secrets` are the Secrets of its tokens, which have no name in the computing
+    /// cluster.
     pub fn of(
         vpod: &Vpod,
         ppod: &Ppod,
         worker_node: Option<&str>,
+        copies: impl IntoIterator<Item = (String, String)>,
         token_secrets: impl IntoIterator<Item = String>,
     ) -> Self {
         let namespace = &*vpod.key.namespace;
@@ -29,6 +31,7 @@ impl Names {
             (ppod.uid.to_string(), vpod.uid.to_string()),
         ]);
         names.extend(worker_node.map(|node| (node.to_owned(), vpod.node.to_string())));
+        names.extend(copies);
         names.extend(vpod.references.names().map(|name| (phys_name(name, namespace), name.to_owned())));
         let token = format!("{}-token", vpod.key.name);
         names.extend(token_secrets.into_iter().map(|secret| (secret, token.clone())));

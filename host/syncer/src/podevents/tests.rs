@@ -84,7 +84,8 @@ fn names() -> Names {
         "metadata": {"namespace": MOUNT, "name": phys_name("web-0", "team-a"), "uid": POD},
     }))
     .unwrap();
-    Names::of(&vpod(), &ppod, Some("node-1"), ["web-0-token-secret".to_owned()])
+    let copies = [(phys_name("pv-7", ""), "pv-7".to_owned())];
+    Names::of(&vpod(), &ppod, Some("node-1"), copies, ["web-0-token-secret".to_owned()])
 }
 
 fn copy() -> About {
@@ -312,6 +313,10 @@ fn messages_speak_of_the_computing_cluster() {
         (format!("secret {registry}."), "secret registry.".to_owned()),
         (format!("pod={ppod}_{MOUNT}({POD})"), "pod=web-0_team-a(v-uid)".to_owned()),
         ("object \"web-0-token-secret\"".to_owned(), "object \"web-0-token\"".to_owned()),
+        (
+            format!("MountVolume failed for volume \"{}\"", phys_name("pv-7", "")),
+            "MountVolume failed for volume \"pv-7\"".to_owned(),
+        ),
         // Parts of other names, and other words, stay.
         (format!("node-10 {ppod}x my-node-1 été"), format!("node-10 {ppod}x my-node-1 été")),
     ] {

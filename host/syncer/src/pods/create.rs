@@ -12,8 +12,8 @@ use super::{
     metadata::Expected,
     ownership::Owned,
     plan::NAME_TAKEN,
-    references::ephemeral_claims,
-    service_environment::{MissingService, ServiceEnvironment, dns_need},
+    references::{debug_references, ephemeral_claims},
+    service_environment::{DnsNeed, MissingService, ServiceEnvironment, dns_need},
     snapshot::{PodScope, ppod_key},
     tokens::TokenError,
     transform::{Reject, Scheduling, TransformContext, to_worker_pod, worker_debug_containers},
@@ -47,7 +47,10 @@ impl From<ApplyError> for CreateError {
 impl From<EnsureError> for CreateError {
     fn from(error: EnsureError) -> Self {
         match error {
-            EnsureError::Apply(error) => Self::of_request("a copy of what the pod refers to", error),
+            EnsureError::Apply(error) => match error.missing_right() {
+                Some(right) => Self::Refused(not_permitted(&right, &error)),
+                None => Self::of_request("a copy of what the pod refers to", error),
+            },
             EnsureError::Foreign { ref owner, .. } => {
                 let owner = owner.clone();
                 Self::Refused(Refusal::new(RefusalReason::NameConflict, error).particulars(owner))
@@ -86,6 +89,14 @@ impl CreateError {
             error => Self::Apply(error),
         }
     }
+}
+
+/// What the pod refers to needs a right that Kubeocean does not have.
+fn not_permitted(right: &str, error: &ApplyError) -> Refusal {
+    let message = format!(
+        "what the pod refers to cannot be copied: Kubeocean may not {right} in the worker cluster; whoever runs it must grant          that, as the chart kubeocean-worker does, or its admission refused this one"
+    );
+    Refusal::new(RefusalReason::DependencyMissing, message).particulars(error.chain())
 }
 
 /// A refused request: reason and what would help, nothing that only those who run the worker cluster may see.
@@ -201,9 +212,10 @@ impl PodSync {
         whole: &Value,
         names: &[Box<str>],
     ) -> Result<Vec<Value>, CreateError> {
-        let services: ServiceEnvironment =
-            self.objects.services.environment(&vpod.key, dns_need(&whole["spec"])).await?;
-        self.objects.ensure(&self.clusters, &vpod.references, &vpod.key).await?;
+        // Only what they need themselves: the pod runs, whatever became of what it was started with.
+        let services: ServiceEnvironment = self.objects.services.environment(&vpod.key, DnsNeed::Own).await?;
+        let needed = debug_references(&whole["spec"], names);
+        self.objects.ensure(&self.clusters, &needed, &vpod.key).await?;
         let containers = worker_debug_containers(whole, &services)?;
         let wanted = |container: &Value| names.iter().any(|name| container["name"] == **name);
         Ok(containers.into_iter().filter(wanted).collect())
@@ -262,6 +274,15 @@ mod tests {
         for secret in ["worker-a", "10.0.0.1", "tenant-b"] {
             assert!(!refusal.message.contains(secret), "{}", refusal.message);
         }
+    }
+
+    #[test]
+    fn a_missing_right_is_named_with_what_helps() {
+        let object = "/api/v1/persistentvolumes/pv-1".to_owned();
+        let error = ApplyError::Forbidden { verb: Verb::Get, object, message: WORDS.into() };
+        let CreateError::Refused(refusal) = EnsureError::from(error).into() else { panic!("it is told") };
+        assert!(refusal.message.contains("get persistentvolumes"), "{}", refusal.message);
+        assert!(!refusal.message.contains("pv-1") && !refusal.message.contains("10.0.0.1"));
     }
 
     #[test]

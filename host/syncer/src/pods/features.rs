@@ -16,6 +16,8 @@ pub enum Feature {
     DebugContainers,
     /// Making the default PriorityClass.
     DefaultPriorityClass,
+    /// LogConfigs of the computing cluster in the worker cluster.
+    LogConfigs,
     /// Events of the worker cluster on vpods.
     PodEvents,
     /// Changed resources of running ppods.
@@ -32,6 +34,9 @@ impl Feature {
             Self::DefaultPriorityClass => {
                 "the default PriorityClass is not made: the worker cluster does not permit to create priorityclasses; \
                  make it there, or name one in podPriorityClassName"
+            }
+            Self::LogConfigs => {
+                "LogConfigs are not mapped: list and watch of logconfigs is not permitted, in this or in the worker cluster"
             }
             Self::Resize => {
                 "changed resources of running pods do not reach their containers: the worker cluster does not serve, or does \

@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
 use crate::objects::ObjectKind;
 
@@ -143,6 +143,13 @@ pub fn references(pod: &str, spec: &Value) -> References {
         found.add(ObjectKind::PersistentVolumeClaim, &claim, Need::Required);
     }
     found
+}
+
+/// What the debug containers of these names refer to.
+pub(super) fn debug_references(spec: &Value, names: &[Box<str>]) -> References {
+    let wanted = |container: &&Value| names.iter().any(|name| container["name"] == **name);
+    let containers: Vec<&Value> = list(spec, DEBUG).filter(wanted).collect();
+    references("", &json!({DEBUG: containers}))
 }
 
 /// The claims of the generic ephemeral volumes of a pod.
@@ -310,6 +317,22 @@ mod tests {
         let order: Vec<Need> = found.objects().map(|(_, _, need)| need).collect();
         assert!(order.is_sorted_by(|a, b| a >= b), "required ones first: {order:?}");
         assert_eq!(found.unsupported, Vec::<String>::new());
+    }
+
+    #[test]
+    fn a_debug_container_needs_what_it_names_itself() {
+        let from = |secret: &str| json!([{"secretRef": {"name": secret}}]);
+        let spec = json!({
+            "volumes": [{"name": "a", "configMap": {"name": "of-the-pod"}}],
+            "containers": [{"name": "main", "envFrom": from("of-the-pod")}],
+            "resourceClaims": [{"name": "gpu"}],
+            "ephemeralContainers": [
+                {"name": "old", "envFrom": from("of-another")}, {"name": "new", "envFrom": from("own")},
+            ],
+        });
+        let found = debug_references(&spec, &["new".into()]);
+        assert_eq!(found.objects().collect::<Vec<_>>(), [(ObjectKind::Secret, "own", Optional)]);
+        assert!(found.is_mapped());
     }
 
     #[test]

@@ -59,15 +59,6 @@ pub(super) enum Needs {
     Unbound,
 }
 
-/// The worker node a vnode stands for.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct WorkerNode {
-    /// Its name.
-    pub name: String,
-    /// Its label `kubernetes.io/hostname`, which is mostly the same.
-    pub hostname: String,
-}
-
 /// Everything outside an object that its copy depends on.
 #[derive(Clone, Copy)]
 pub struct Around<'a> {
@@ -77,8 +68,6 @@ pub struct Around<'a> {
     pub neighbour: Option<&'a Value>,
     /// Name of the copy of an object that is needed.
     pub place_of: &'a (dyn Fn(&ObjectRef) -> String + Sync),
-    /// The worker node behind a vnode of this binding.
-    pub worker_node: &'a (dyn Fn(&str) -> Option<WorkerNode> + Sync),
 }
 
 impl fmt::Debug for Around<'_> {

@@ -83,9 +83,7 @@ impl MappedKind for Volumes {
             spec.insert("claimRef".to_owned(), reference);
             volume_secrets::rewrite(&mut spec, &claim.key.namespace, mount_namespace, around.place_of);
         }
-        if let Some(affinity) = spec.get_mut("nodeAffinity") {
-            node_affinity::translate(affinity, around.worker_node);
-        }
+        node_affinity::generalise(&mut spec);
         Content::from(Map::from_iter([("spec".to_owned(), spec.into())]))
     }
     fn stored(&self, object: &Value) -> Content {
@@ -94,6 +92,10 @@ impl MappedKind for Volumes {
     /// The storage itself cannot be changed; what can is compared.
     fn change(&self, wanted: &Content, copy: &WorkerCopy, around: &Around<'_>) -> Change {
         let stored = &copy.content;
+        // It cannot be changed, and nobody can be using such a copy.
+        if stored.get("/spec/nodeAffinity").is_some_and(node_affinity::names_vnodes) {
+            return Change::Replace;
+        }
         let mut spec = Map::new();
         if is_larger(wanted, stored, CAPACITY) {
             spec.insert("capacity".to_owned(), json!({"storage": wanted.text(CAPACITY)}));

@@ -94,6 +94,26 @@ fn more_room_travels_and_less_does_not() {
 }
 
 #[test]
+fn a_copy_that_names_vnodes_is_made_anew_and_names_no_nodes() {
+    let mut world = World::held_of(VOLUME, &east());
+    let affinity = |node: &str| {
+        json!({"required": {"nodeSelectorTerms": [{"matchExpressions": [
+            {"key": "kubernetes.io/hostname", "operator": "In", "values": [node]},
+        ]}]}})
+    };
+    assert_eq!(
+        world.copy.as_ref().unwrap()["spec"].get("nodeAffinity"),
+        None,
+        "any pod of any binding may use it"
+    );
+    world.set_copy("/spec", "nodeAffinity", affinity("node-1"));
+    assert_eq!(world.run(&east(), Purpose::Keep), (Verdict::Ready, 0), "it is in use, and it can be used");
+    world.set_copy("/spec", "nodeAffinity", affinity("vnode-east-n1"));
+    let plan = world.plan(&east(), Purpose::Keep);
+    assert!(matches!(&plan.actions[..], [Action::DeleteCopy { .. }]), "{plan:#?}");
+}
+
+#[test]
 fn a_volume_forgets_a_claim_that_was_made_anew() {
     let mut world = World::held_of(VOLUME, &east());
     world.neighbour = Some(claim_uid());

@@ -1,0 +1,94 @@
+//! Whose copy an object of the worker cluster is (TD-1103), and the proof without which no such object is written.
+//!
+//! In: our stamp, the vobj, and what is found under the name of its copy. Out: an [`Ownership`]. Invariant: an [`OwnedCopy`] can
+//! only be made here, and every write to an existing object of the worker cluster takes one.
+
+use kubeocean_api::keys::{self, annotation, label};
+use serde::Serialize;
+
+use super::{
+    kind::ObjectRef,
+    kinds::Reach,
+    plan::Scope,
+    view::{Original, WorkerCopy},
+};
+
+/// Proof that a copy is ours.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct OwnedCopy {
+    place: String,
+    uid: String,
+}
+
+impl OwnedCopy {
+    /// Its name in the worker cluster.
+    pub(super) fn place(&self) -> &str {
+        &self.place
+    }
+    /// Its UID; a precondition of every write.
+    pub fn uid(&self) -> &str {
+        &self.uid
+    }
+}
+
+/// Result of the check.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Ownership {
+    /// Of this vobj.
+    Ours(OwnedCopy),
+    /// Of a former vobj of that name.
+    Stale(OwnedCopy),
+    /// Of somebody else. Never written.
+    Foreign { owner: String },
+}
+
+/// Says whose copy the object `copy` at `place` is. `original` is compared by UID; without it only names and stamps count.
+pub(super) fn ownership(
+    scope: &Scope,
+    object: &ObjectRef,
+    original: Option<&Original>,
+    place: &str,
+    copy: &WorkerCopy,
+) -> Ownership {
+    let annotation = |key: &str| copy.annotations.get(key).map(String::as_str);
+    let foreign = |owner: &str| Ownership::Foreign { owner: owner.to_owned() };
+    let stamp = annotation(annotation::COMPUTING_CLUSTER_UID);
+    if stamp.is_some_and(|stamp| stamp != scope.computing_uid) {
+        return foreign("another computing cluster");
+    }
+    let managed = copy.labels.get(label::MANAGED_BY).is_some_and(|value| value == label::MANAGED_BY_VALUE);
+    // A stamped copy that lost its label is still ours; an unstamped object without the label never was.
+    if !managed && stamp.is_none() {
+        return foreign("the worker cluster");
+    }
+    let (name, namespace) = (annotation(annotation::VIRTUAL_NAME), annotation(annotation::VIRTUAL_NAMESPACE));
+    // Of an object without namespace the original leaves the annotation empty or out.
+    let namespace = namespace.or_else(|| (object.kind.mapped().reach() == Reach::Cluster).then_some(""));
+    if name != Some(&*object.key.name) || namespace != Some(&*object.key.namespace) {
+        return foreign(&format!("{}/{}", namespace.unwrap_or_default(), name.unwrap_or_default()));
+    }
+    // The original Kubeocean writes neither stamp nor UID, but marks the vobj before it makes the copy. Of another computing
+    // cluster's copy that happens to have the name, the vobj here has no marks.
+    if stamp.is_none() && !original.is_some_and(|original| is_held(scope, original)) {
+        return foreign("an earlier Kubeocean, which did not make it for this object");
+    }
+    let owned = OwnedCopy { place: place.to_owned(), uid: copy.uid.clone() };
+    match (annotation(annotation::VIRTUAL_UID), original) {
+        (Some(uid), Some(original)) if uid != original.uid => Ownership::Stale(owned),
+        _ => Ownership::Ours(owned),
+    }
+}
+
+/// Whether the vobj carries anything of this binding.
+pub(super) fn is_held(scope: &Scope, original: &Original) -> bool {
+    original.finalizers.contains(&keys::object_finalizer(&scope.cluster_id))
+        || original.labels.contains_key(&keys::synced_by(&scope.cluster_id))
+        || original.annotations.contains_key(&keys::deleting(&scope.cluster_id))
+}
+
+impl WorkerCopy {
+    /// Labels of the bindings that use it.
+    pub(super) fn users(&self) -> impl Iterator<Item = &str> {
+        self.labels.keys().map(String::as_str).filter(|key| key.starts_with(label::SYNCED_BY_PREFIX))
+    }
+}

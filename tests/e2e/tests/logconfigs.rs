@@ -1,0 +1,253 @@
+//! LogConfigs of a log agent (TD section 15, API section 7 and its check 12).
+//!
+//! In: two clusters that get the kind only after the first Syncer ran, with a schema that knows nothing of the fields. Out:
+//! copies that select ppods, follow their originals and go with them; and nothing where the kind or a right is missing.
+
+use kubeocean_api::keys::{annotation, label, object_finalizer, synced_by};
+use kubeocean_e2e::pods::{DEADLINE, Objects, Stage, text};
+use kubeocean_e2e::rights::{LimitedAccount, assert_rights, requests};
+use kubeocean_harness::cluster::client_of;
+use kubeocean_harness::{Binding, BindingSpec, shared_site, wait_until};
+use serde_json::{Value, json};
+use tokio::sync::OnceCell;
+
+const API: &str = "/apis/cls.cloud.tencent.com/v1";
+
+fn path(name: &str) -> String {
+    format!("{API}/logconfigs/{name}")
+}
+
+/// The kind as the agent brings it, but for its long schema.
+fn kind() -> Value {
+    json!({
+        "apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition",
+        "metadata": {"name": "logconfigs.cls.cloud.tencent.com"},
+        "spec": {
+            "group": "cls.cloud.tencent.com", "scope": "Cluster",
+            "names": {"kind": "LogConfig", "plural": "logconfigs", "singular": "logconfig", "shortNames": ["lc"]},
+            "versions": [{
+                "name": "v1", "served": true, "storage": true, "subresources": {"status": {}},
+                "schema": {"openAPIV3Schema": {"type": "object", "x-kubernetes-preserve-unknown-fields": true}},
+            }],
+        },
+    })
+}
+
+fn asked(binding: &Binding<'_>) -> Vec<String> {
+    let (computing, worker) = requests(binding);
+    let about = computing.iter().chain(&worker).filter(|event| event.uri.contains("cls.cloud.tencent.com"));
+    about.map(|event| event.uri.clone()).collect()
+}
+
+/// Both clusters serve the kind from here on. Before that a Syncer asks once whether it is there.
+async fn served() {
+    static SERVED: OnceCell<()> = OnceCell::const_new();
+    SERVED
+        .get_or_init(|| async {
+            let stage = Stage::start(BindingSpec::new("logs-none"), 1).await;
+            stage.scene("logs-none").await.barrier("p").await;
+            assert_eq!(asked(&stage.binding), [API], "no kind, nothing to watch");
+            let fleet = shared_site().await.fleet();
+            for cluster in [&fleet.computing, &fleet.workers[0]] {
+                cluster.apply_objects(vec![kind()]).await.expect("a kind");
+                let objects = Objects::of(cluster).await;
+                wait_until("the kind to be served", DEADLINE, async || {
+                    objects.get(&format!("{API}/logconfigs")).await.map(drop)
+                })
+                .await;
+            }
+        })
+        .await;
+}
+
+fn original(name: &str, input: &Value) -> Value {
+    json!({
+        "apiVersion": "cls.cloud.tencent.com/v1", "kind": "LogConfig",
+        "metadata": {"name": name, "labels": {"team": "a"}},
+        "spec": {"inputDetail": input, "clsDetail": {"topicId": "t", "advancedConfig": {"ClsAgentMaxDepth": 3}}},
+    })
+}
+
+fn stdout(namespace: &str) -> Value {
+    json!({"type": "container_stdout", "containerStdout": {"namespace": namespace}})
+}
+
+/// The copies of a LogConfig, whoever made them.
+async fn copies(worker: &Objects, name: &str) -> Vec<Value> {
+    let all = worker.list(&format!("{API}/logconfigs")).await;
+    all.into_iter().filter(|copy| copy["metadata"]["annotations"][annotation::VIRTUAL_NAME] == name).collect()
+}
+
+async fn wait_copies(
+    worker: &Objects,
+    name: &str,
+    what: &str,
+    settled: impl Fn(&[Value]) -> bool,
+) -> Vec<Value> {
+    wait_until(what, DEADLINE, async || {
+        let found = copies(worker, name).await;
+        if settled(&found) { Ok(found) } else { Err(json!(found).to_string()) }
+    })
+    .await
+}
+
+async fn wait_event(computing: &Objects, object: &str, reason: &str) -> String {
+    let events = format!(
+        "/api/v1/namespaces/default/events?fieldSelector=involvedObject.name%3D{object}%2Creason%3D{reason}"
+    );
+    wait_until(&format!("the event {reason} on {object}"), DEADLINE, async || {
+        computing.list(&events).await.first().map(|event| text(&event["message"]).to_owned())
+    })
+    .await
+}
+
+#[tokio::test]
+async fn logs_of_ppods_are_collected_as_the_logconfig_of_their_pods_says() {
+    served().await;
+    let stage = Stage::start(BindingSpec::new("logs"), 1).await;
+    let (computing, worker) =
+        (Objects::of(stage.binding.computing()).await, Objects::of(stage.binding.worker()).await);
+    let all = format!("{API}/logconfigs");
+    computing.create(&all, &original("web", &stdout("team-a,team-b"))).await;
+    let made = wait_copies(&worker, "web", "a copy", |found| found.len() == 1).await;
+    let (metadata, spec) = (&made[0]["metadata"], &made[0]["spec"]);
+    assert_eq!(text(&metadata["labels"]["team"]), "a");
+    assert_eq!(text(&metadata["labels"][label::MANAGED_BY]), label::MANAGED_BY_VALUE);
+    assert_eq!(text(&metadata["labels"][synced_by("logs")]), "true");
+    assert_eq!(text(&metadata["labels"][label::VIRTUAL_LOGCONFIG]), "web");
+    assert_eq!(spec["clsDetail"], json!({"topicId": "t", "advancedConfig": {"ClsAgentMaxDepth": 3}}));
+    let selection = json!({
+        "namespace": stage.binding.mount_namespace(),
+        "includeLabels": {
+            label::VIRTUAL_NAMESPACE: "team-a,team-b", label::CLUSTER_BINDING: "logs",
+        },
+    });
+    assert_eq!(spec["inputDetail"]["containerStdout"], selection);
+
+    // Both sides are followed: the original's edits arrive, the worker's are undone, a deleted copy comes back.
+    let kafka = json!({"spec": {"kafkaDetail": {"topic": "k"}, "clsDetail": {"topicId": null}}});
+    computing.merge(&path("web"), &kafka).await;
+    let spec_of =
+        |copy: &Value| (copy["spec"]["kafkaDetail"].clone(), copy["spec"]["clsDetail"]["topicId"].clone());
+    let followed =
+        |found: &[Value]| found.iter().all(|it| spec_of(it) == (json!({"topic": "k"}), Value::Null));
+    let copy = path(text(&metadata["name"]));
+    wait_copies(&worker, "web", "the edit", followed).await;
+    worker.merge(&copy, &json!({"spec": {"kafkaDetail": {"topic": "theirs"}}})).await;
+    wait_copies(&worker, "web", "the edit by hand to go", followed).await;
+    worker.delete(&copy, None).await;
+    let is_new = |found: &[Value]| found.len() == 1 && found[0]["metadata"]["uid"] != metadata["uid"];
+    wait_copies(&worker, "web", "another copy", is_new).await;
+
+    // Workloads of several namespaces and kinds become several.
+    let workloads = json!([
+        {"kind": "deployment", "name": "b", "namespace": "team-a"},
+        {"kind": "deployment", "name": "a", "namespace": "team-a"},
+        {"kind": "cronjob", "name": "nightly", "namespace": "team-a"},
+        {"kind": "statefulset", "name": "db", "namespace": "team-b"},
+    ]);
+    let input =
+        json!({"spec": {"inputDetail": {"containerStdout": {"namespace": null, "workloads": workloads}}}});
+    computing.merge(&path("web"), &input).await;
+    let two = wait_copies(&worker, "web", "two copies", |found| {
+        found.len() == 2 && found.iter().all(|copy| text(&copy["metadata"]["name"]).starts_with("web-g"))
+    })
+    .await;
+    let names: Vec<&str> = two
+        .iter()
+        .map(|copy| {
+            text(&copy["spec"]["inputDetail"]["containerStdout"]["includeLabels"][label::WORKLOAD_NAME])
+        })
+        .collect();
+    assert_eq!(names, ["a,b", "db"]);
+    assert!(wait_event(&computing, "web", "LogConfigNotMapped").await.contains("nightly"));
+
+    // Files of the worker's nodes are not the computing cluster's.
+    let files = json!({"type": "host_file", "hostFile": {"logPath": "/var/lib/kubelet", "filePattern": "*"}});
+    computing.create(&all, &original("hosts", &files)).await;
+    assert!(wait_event(&computing, "hosts", "LogConfigNotMapped").await.contains("host_file"));
+    assert_eq!(copies(&worker, "hosts").await, [] as [Value; 0]);
+    let hosts = computing.get(&path("hosts")).await.expect("it is there");
+    assert!(hosts["metadata"]["finalizers"].is_null(), "nothing is held for nothing");
+
+    // Somebody else's LogConfig of the name is not touched, nor is it in the way.
+    let theirs = worker.create(&all, &original("taken-99341d", &stdout("kube-system"))).await;
+    computing.create(&all, &original("taken", &stdout("team-a"))).await;
+    let own = wait_copies(&worker, "taken", "a copy", |found| found.len() == 1).await;
+    assert_ne!(own[0]["metadata"]["name"], theirs["metadata"]["name"]);
+    assert_eq!(worker.get(&path("taken-99341d")).await.expect("theirs"), theirs);
+
+    computing.delete(&path("web"), None).await;
+    computing.wait_gone(&path("web")).await;
+    assert_eq!(copies(&worker, "web").await, [] as [Value; 0]);
+
+    // The end of the binding lets all go.
+    computing.create(&all, &original("last", &stdout("team-a"))).await;
+    wait_copies(&worker, "last", "a copy", |found| found.len() == 1).await;
+    let binding = "/apis/cloud.tencent.com/v1beta1/clusterbindings/logs";
+    computing.delete(binding, None).await;
+    computing.wait_gone(binding).await;
+    assert_eq!(copies(&worker, "last").await, [] as [Value; 0]);
+    let last = computing.get(&path("last")).await.expect("the user's own");
+    assert!(last["metadata"]["finalizers"].is_null(), "{last:#}");
+    assert_rights(&stage.binding);
+}
+
+#[tokio::test]
+async fn without_the_right_it_is_off_and_holds_nothing() {
+    served().await;
+    let mut stage = Stage::start(BindingSpec::new("logs-limited"), 1).await;
+    let (computing, worker) =
+        (Objects::of(stage.binding.computing()).await, Objects::of(stage.binding.worker()).await);
+    let held = |config: &Value| {
+        let finalizer = json!(object_finalizer("logs-limited"));
+        config["metadata"]["finalizers"].as_array().is_some_and(|all| all.contains(&finalizer))
+    };
+    computing.create(&format!("{API}/logconfigs"), &original("limited", &stdout("team-a"))).await;
+    computing.wait("it to be held", &path("limited"), |config| held(config).then_some(())).await;
+
+    let limited = LimitedAccount::without(&stage.binding, "logconfigs").await;
+    stage.binding.write_kubeconfig(&limited.kubeconfig).await.expect("a Secret");
+    stage.syncer.kill();
+    stage.syncer.restart().expect("a Syncer");
+    stage.syncer.wait_ready().await;
+    assert!(wait_event(&computing, "logs-limited", "FeatureDisabled").await.contains("LogConfigs"));
+    computing.wait("it to be let go", &path("limited"), |config| (!held(config)).then_some(())).await;
+    stage.scene("logs-limited").await.barrier("p").await;
+
+    // The admission of the worker's chart: an account of a computing cluster collects from its own namespace only.
+    let kubeconfig = stage
+        .binding
+        .worker()
+        .service_account_kubeconfig(stage.binding.mount_namespace(), "kubeocean-syncer");
+    let account = client_of(&kubeconfig.await.expect("a kubeconfig")).await.expect("a client");
+    let attempt = async |name: &str, input: Value, managed: bool| {
+        let mut config = original(name, &input);
+        config["metadata"]["labels"][label::MANAGED_BY] = json!(if managed { "kubeocean" } else { "me" });
+        let request = http::Request::post(format!("{API}/logconfigs"))
+            .header("content-type", "application/json")
+            .body(config.to_string().into_bytes())
+            .expect("a request");
+        match account.request::<Value>(request).await {
+            Ok(_) => 201,
+            Err(kube::Error::Api(status)) => status.code,
+            Err(error) => panic!("{error}"),
+        }
+    };
+    let mount = stage.binding.mount_namespace();
+    let everything = json!({
+        "type": "container_stdout", "containerStdout": {"namespace": mount, "allContainers": true},
+    });
+    let files =
+        json!({"type": "host_file", "hostFile": {"logPath": "/"}, "containerFile": {"namespace": mount}});
+    for (name, input, managed) in [
+        ("system", stdout("kube-system"), true),
+        ("everything", everything, true),
+        ("files", files, true),
+        ("unmanaged", stdout(mount), false),
+    ] {
+        assert_eq!(attempt(name, input, managed).await, 403, "{name}");
+        assert!(worker.get(&path(name)).await.is_none());
+    }
+    assert_eq!(attempt("own", stdout(mount), true).await, 201);
+}
