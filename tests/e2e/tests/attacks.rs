@@ -6,10 +6,11 @@
 
 use std::collections::BTreeMap;
 
-use kubeocean_api::keys::{annotation, condition_type, label};
+use kubeocean_api::keys::{annotation, condition_type, label, synced_by};
 use kubeocean_api::name::phys_name;
 use kubeocean_e2e::pods::{Scene, Stage, condition, core_path, pod_path, text};
 use kubeocean_e2e::rights::{assert_rights, requests};
+use kubeocean_e2e::volumes::{CLAIMS, MODES, create_volume};
 use kubeocean_harness::BindingSpec;
 use serde_json::{Value, json};
 use tokio::sync::OnceCell;
@@ -399,4 +400,182 @@ async fn oversized_annotations_harm_their_own_pod_only() {
     let grows = pod_path(scene.stage.binding.mount_namespace(), &scene.copy_name("grows"));
     let writes = worker.iter().filter(|event| event.is_write() && event.uri.starts_with(&grows)).count();
     assert!(writes <= 10, "{writes} writes to one copy");
+}
+
+/// The metadata of an object that claims to be everybody's.
+fn hostile_metadata(scene: &Scene<'_>, name: &str) -> Value {
+    json!({
+        "name": name, "namespace": scene.namespace,
+        "finalizers": ["example.test/held"],
+        "ownerReferences": [{
+            "apiVersion": "v1", "kind": "ServiceAccount", "name": "kubeocean-syncer",
+            "uid": "00000000-0000-0000-0000-000000000002",
+        }],
+        "labels": {
+            label::CLUSTER_BINDING: "another", "kubeocean.io/synced-by-another": "true", label::USED_BY_PV: "true",
+            label::SERVICE_ACCOUNT_TOKEN: "true", "team": "a",
+        },
+        "annotations": {
+            annotation::COMPUTING_CLUSTER_UID: "another", annotation::VIRTUAL_UID: "another",
+            annotation::VIRTUAL_NAME: "another", annotation::VIRTUAL_NAMESPACE: "another",
+            annotation::VIRTUAL_POD_NAMESPACE: "another", annotation::VIRTUAL_POD_NAME: "another",
+            annotation::VIRTUAL_POD_UID: "another", annotation::SERVICE_ACCOUNT: "kubeocean-syncer",
+            "kubeocean.io/deleting-another": "another",
+        },
+    })
+}
+
+/// The label of another binding would keep a copy for ever, an owner or finalizer would let the worker's collector take it or
+/// hold it, another cluster's stamp would leave it to nobody.
+#[tokio::test]
+async fn marks_of_others_on_an_object_stay_on_the_object() {
+    let scene = stage().await.scene("attack-marks").await;
+    let victim = victim("attack-marks-victim").await;
+    let before = belongings(&victim).await;
+    let claim = json!({
+        "accessModes": MODES, "storageClassName": "", "volumeName": "attack-marks",
+        "resources": {"requests": {"storage": "1Gi"}},
+    });
+    create_volume(&scene.computing, "attack-marks", json!({})).await;
+    let objects = [
+        ("configmaps", "own", json!({"kind": "ConfigMap", "data": {"k": "v"}})),
+        ("secrets", "own", json!({"kind": "Secret", "stringData": {"k": "v"}})),
+        (CLAIMS, "own", json!({"kind": "PersistentVolumeClaim", "spec": claim})),
+    ];
+    let mut hostile = hostile_metadata(&scene, "own");
+    // The computing cluster's collector would take an object whose owner does not exist.
+    let accounts = format!("/api/v1/namespaces/{}/serviceaccounts", scene.namespace);
+    let account =
+        json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "kubeocean-syncer"}});
+    let account = scene.computing.create(&accounts, &account).await;
+    hostile["ownerReferences"][0]["uid"] = account["metadata"]["uid"].clone();
+    for (kind, _, object) in &objects {
+        let mut object = object.clone();
+        object["apiVersion"] = json!("v1");
+        object["metadata"] = hostile.clone();
+        scene.computing.create(&format!("/api/v1/namespaces/{}/{kind}", scene.namespace), &object).await;
+    }
+    let spec = json!({"volumes": [
+        {"name": "a", "configMap": {"name": "own"}}, {"name": "b", "secret": {"secretName": "own"}},
+        {"name": "c", "persistentVolumeClaim": {"claimName": "own"}},
+    ]});
+    scene.run_pod("user", spec).await;
+    let (cluster_id, binding) = (scene.stage.binding.cluster_id(), scene.stage.binding.name());
+    for (kind, name, _) in &objects {
+        let original = scene.computing.get(&scene.object(kind, name)).await.expect("an original");
+        let copy = scene.worker.get(&scene.copy(kind, name)).await.expect("a copy");
+        let metadata = &copy["metadata"];
+        assert!(metadata["ownerReferences"].is_null(), "{copy:#}");
+        assert!(!metadata["finalizers"].to_string().contains("example.test/held"), "{copy:#}");
+        let labels = json!({
+            "team": "a", label::MANAGED_BY: label::MANAGED_BY_VALUE, label::CLUSTER_BINDING: binding,
+            synced_by(cluster_id): "true",
+        });
+        assert_eq!(metadata["labels"], labels, "{kind}");
+        for (key, value) in [
+            (annotation::VIRTUAL_NAME, json!("own")),
+            (annotation::VIRTUAL_NAMESPACE, json!(scene.namespace)),
+            (annotation::VIRTUAL_UID, original["metadata"]["uid"].clone()),
+        ] {
+            assert_eq!(metadata["annotations"][key], value, "{kind} {key}");
+        }
+        assert_ne!(metadata["annotations"][annotation::COMPUTING_CLUSTER_UID], "another");
+        for key in [annotation::VIRTUAL_POD_UID, annotation::SERVICE_ACCOUNT, "kubeocean.io/deleting-another"]
+        {
+            assert!(metadata["annotations"][key].is_null(), "{kind} {key}");
+        }
+    }
+    // The copies go, also those whose originals somebody holds.
+    scene.computing.delete(&scene.vpod("user"), None).await;
+    scene.computing.wait_gone(&scene.vpod("user")).await;
+    for (kind, name, _) in &objects {
+        scene.computing.delete(&scene.object(kind, name), None).await;
+        scene.worker.wait_gone(&scene.copy(kind, name)).await;
+        scene.computing.merge(&scene.object(kind, name), &json!({"metadata": {"finalizers": null}})).await;
+        scene.computing.wait_gone(&scene.object(kind, name)).await;
+    }
+    assert_eq!(belongings(&victim).await, before);
+    assert_rights(&scene.stage.binding);
+}
+
+/// Meshes and clusters put ConfigMaps of fixed names in every namespace, and trust what is in them.
+#[tokio::test]
+async fn a_configmap_named_like_a_systems_is_not_the_systems() {
+    let scene = stage().await.scene("attack-system").await;
+    let mount = scene.stage.binding.mount_namespace();
+    for name in ["istio-ca-root-cert", "linkerd-identity-trust-roots"] {
+        let theirs = json!({
+            "apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name}, "data": {"root-cert.pem": "the worker's"},
+        });
+        scene.worker.create(&format!("/api/v1/namespaces/{mount}/configmaps"), &theirs).await;
+        scene.create_object("configmaps", name, json!({"data": {"root-cert.pem": "the attacker's"}})).await;
+    }
+    let before = of_the_worker(&scene).await;
+    // Whoever may write ConfigMaps may also change the one with the cluster's authority, for a moment.
+    let forged = json!({"data": {"ca.crt": "the attacker's"}});
+    scene.computing.merge(&scene.object("configmaps", "kube-root-ca.crt"), &forged).await;
+    let names = ["istio-ca-root-cert", "linkerd-identity-trust-roots", "kube-root-ca.crt"];
+    let volumes: Vec<Value> = names
+        .iter()
+        .enumerate()
+        .map(|(number, name)| json!({"name": format!("v{number}"), "configMap": {"name": name}}))
+        .collect();
+    let (_, copy) = scene.run_pod("user", json!({"volumes": volumes})).await;
+    for (number, name) in names.iter().enumerate() {
+        let mounted = text(&copy["spec"]["volumes"][number]["configMap"]["name"]);
+        assert_eq!(mounted, scene.copy_name(name), "its own, under a name that no system looks for");
+    }
+    assert_eq!(of_the_worker(&scene).await, before);
+    assert_rights(&scene.stage.binding);
+}
+
+/// Who is in the namespace may guess how the Secret with a pod's token is called in the worker cluster.
+#[tokio::test]
+async fn a_secret_that_would_be_a_pods_token_is_nobodys() {
+    let victim = victim("attack-token").await;
+    let before = belongings(&victim).await;
+    let target = victim.computing.get(&victim.vpod("target")).await.expect("the victim's pod");
+    let volumes = target["spec"]["volumes"].as_array().expect("volumes");
+    let token =
+        volumes.iter().map(|volume| text(&volume["name"])).find(|name| name.starts_with("kube-api-access"));
+    let name = format!("target-{}-{}", token.expect("a token volume"), text(&target["metadata"]["uid"]));
+    let secret = victim.worker.get(&victim.copy("secrets", &name)).await.expect("the token has that name");
+    victim.create_object("secrets", &name, json!({"stringData": {"token": "forged"}})).await;
+    let spec = json!({"volumes": [{"name": "v", "secret": {"secretName": name}}]});
+    victim.create_pod(&victim.pod("attacker", spec)).await;
+    let message = wait_refused(&victim, "attacker", "NameConflict").await;
+    assert!(!message.contains(text(&secret["data"]["token"])), "{message}");
+    assert!(victim.worker.get(&victim.ppod("attacker")).await.is_none());
+    let now = victim.worker.get(&victim.copy("secrets", &name)).await.expect("the token");
+    assert_eq!((&now["metadata"]["uid"], &now["data"]), (&secret["metadata"]["uid"], &secret["data"]));
+    for (path, it) in [(victim.vpod("attacker"), "pod"), (victim.object("secrets", &name), "secret")] {
+        victim.computing.delete(&path, None).await;
+        victim.computing.wait_gone(&path).await;
+        assert!(victim.worker.get(&victim.copy("secrets", &name)).await.is_some(), "the end of the {it}");
+    }
+    assert_eq!(belongings(&victim).await, before);
+}
+
+#[tokio::test]
+async fn an_object_without_room_for_marks_harms_its_own_pods_only() {
+    let scene = stage().await.scene("attack-room").await;
+    let full = json!({
+        "apiVersion": "v1", "kind": "ConfigMap",
+        "metadata": {"name": "full", "annotations": filler(ANNOTATIONS_MAX_BYTES - 60)}, "data": {"k": "v"},
+    });
+    scene.computing.create(&format!("/api/v1/namespaces/{}/configmaps", scene.namespace), &full).await;
+    let spec = json!({"volumes": [{"name": "v", "configMap": {"name": "full"}}]});
+    scene.create_pod(&scene.pod("user", spec)).await;
+    let message = wait_refused(&scene, "user", "Rejected").await;
+    assert!(message.contains("metadata.annotations"), "{message}");
+    assert!(scene.worker.get(&scene.copy("configmaps", "full")).await.is_none(), "no copy without a holder");
+    scene.barrier("beside-full").await;
+    let (computing, _) = requests(&scene.stage.binding);
+    let path = scene.object("configmaps", "full");
+    let tried = computing.iter().filter(|event| event.is_write() && event.uri.starts_with(&path)).count();
+    assert!(tried <= 6, "{tried} attempts at once");
+    scene.computing.delete(&scene.vpod("user"), None).await;
+    scene.computing.wait_gone(&scene.vpod("user")).await;
+    scene.computing.delete(&path, None).await;
+    scene.computing.wait_gone(&path).await;
 }

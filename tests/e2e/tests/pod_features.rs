@@ -485,3 +485,72 @@ async fn tokens_of_two_audiences_are_valid_and_kept_over_a_restart() {
     scene.worker.wait_gone(&path).await;
     assert_rights(&stage.binding);
 }
+
+/// Acceptance check 9.
+#[tokio::test]
+async fn a_token_that_somebody_deletes_comes_back_and_the_last_user_takes_it_along() {
+    let stage = stage().await;
+    let scene = stage.scene("token-users").await;
+    let account = json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "runner"}});
+    scene.computing.create("/api/v1/namespaces/token-users/serviceaccounts", &account).await;
+    let spec = json!({"serviceAccountName": "runner", "volumes": [{"name": "t", "projected": {"sources": [
+        {"serviceAccountToken": {"path": "token", "expirationSeconds": 600}},
+        {"serviceAccountToken": {"path": "vault", "audience": "vault", "expirationSeconds": 600}},
+        {"configMap": {"name": "kube-root-ca.crt", "items": [{"key": "ca.crt", "path": "ca.crt"}]}},
+    ]}}]});
+    let mut secrets = Vec::new();
+    for name in ["one", "two"] {
+        let (vpod, ppod) = scene.run_pod(name, spec.clone()).await;
+        assert_eq!(
+            text(&ppod["spec"]["serviceAccountName"]),
+            "default",
+            "the worker's own, which has no token here"
+        );
+        assert_eq!(ppod["spec"]["automountServiceAccountToken"], false);
+        let sources = &ppod["spec"]["volumes"][0]["projected"]["sources"];
+        let secret = token_secret_name(name, "t", text(&vpod["metadata"]["uid"]), "token-users");
+        assert_eq!(text(&sources[0]["secret"]["name"]), secret);
+        assert_eq!(text(&sources[2]["configMap"]["name"]), scene.copy_name("kube-root-ca.crt"));
+        let authority =
+            scene.worker.get(&scene.copy("configmaps", "kube-root-ca.crt")).await.expect("a copy");
+        let original =
+            scene.computing.get(&scene.object("configmaps", "kube-root-ca.crt")).await.expect("an original");
+        assert_eq!(authority["data"], original["data"]);
+        secrets.push(secret);
+    }
+    let path = |secret: &str| core_path(stage.binding.mount_namespace(), "secrets", secret);
+    let (first, metadata) = tokens(&scene, &secrets[0]).await;
+    assert!(is_accepted(&scene, &first[0], Value::Null).await);
+    // Whatever life the API server gave it, it is renewed before that ends.
+    let ends: jiff::Timestamp =
+        text(&metadata["annotations"][annotation::TOKEN_EXPIRATION]).parse().expect("an end");
+    assert!(ends > jiff::Timestamp::now());
+
+    scene.worker.delete(&path(&secrets[0]), None).await;
+    let restored = |secret: &Value| (secret["metadata"]["uid"] != metadata["uid"]).then_some(());
+    scene.worker.wait("the token to come back", &path(&secrets[0]), restored).await;
+    let (second, _) = tokens(&scene, &secrets[0]).await;
+    assert!(is_accepted(&scene, &second[0], Value::Null).await);
+    assert!(is_accepted(&scene, &second[1], json!(["vault"])).await);
+
+    // Each pod takes its own along, and the authority goes when nobody needs it (here: when its original does).
+    scene.computing.delete(&scene.vpod("one"), None).await;
+    scene.computing.wait_gone(&scene.vpod("one")).await;
+    scene.worker.wait_gone(&path(&secrets[0])).await;
+    assert!(is_accepted(&scene, &tokens(&scene, &secrets[1]).await.0[0], Value::Null).await);
+    assert!(!is_accepted(&scene, &second[0], Value::Null).await, "it was bound to its pod");
+    scene.computing.delete(&scene.vpod("two"), None).await;
+    scene.computing.wait_gone(&scene.vpod("two")).await;
+    scene.worker.wait_gone(&path(&secrets[1])).await;
+    let labelled = format!(
+        "/api/v1/namespaces/{}/secrets?labelSelector=kubeocean.io%2Fservice-account-token%3Dtrue",
+        stage.binding.mount_namespace()
+    );
+    for secret in scene.worker.list(&labelled).await {
+        assert_ne!(
+            text(&secret["metadata"]["annotations"][annotation::VIRTUAL_POD_NAMESPACE]),
+            "token-users"
+        );
+    }
+    assert_rights(&stage.binding);
+}

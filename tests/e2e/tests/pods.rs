@@ -182,6 +182,43 @@ fn check_environment(scene: &Scene<'_>, spec: &Value) {
     assert_eq!(env["HOSTNAME"], "web");
 }
 
+/// Acceptance check 2.
+#[tokio::test]
+async fn a_name_may_be_used_in_every_namespace_and_pods_of_other_nodes_are_not_ours() {
+    let stage = stage().await;
+    let (one, other) = (stage.scene("same-name").await, stage.scene("same-name-too").await);
+    one.create_object("configmaps", "settings", json!({"data": {"k": "one"}})).await;
+    other.create_object("configmaps", "settings", json!({"data": {"k": "other"}})).await;
+    let spec = json!({"volumes": [{"name": "v", "configMap": {"name": "settings"}}]});
+    let ((_, first), (_, second)) =
+        tokio::join!(one.run_pod("web", spec.clone()), other.run_pod("web", spec.clone()));
+    assert_ne!(first["metadata"]["name"], second["metadata"]["name"]);
+    for (scene, copy, content) in [(&one, &first, "one"), (&other, &second, "other")] {
+        let mounted = text(&copy["spec"]["volumes"][0]["configMap"]["name"]);
+        let path = core_path(stage.binding.mount_namespace(), "configmaps", mounted);
+        assert_eq!(scene.worker.get(&path).await.expect("a copy")["data"]["k"], content);
+    }
+
+    // Unscheduled, and on a node that nobody leases.
+    let node = json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": "foreign"}});
+    one.computing.create("/api/v1/nodes", &node).await;
+    one.create_pod(&one.pod("foreign", json!({"nodeName": "foreign"}))).await;
+    one.create_pod(&one.pod("unscheduled", json!({"schedulerName": "nobody"}))).await;
+    one.barrier("beside").await;
+    for name in ["foreign", "unscheduled"] {
+        assert_eq!(one.worker.get(&one.ppod(name)).await, None);
+        let pod = one.computing.get(&one.vpod(name)).await.expect("the user's pod");
+        assert!(pod["metadata"]["annotations"][annotation::PHYSICAL_POD_NAME].is_null(), "{pod:#}");
+    }
+    // The end of one is not the end of the other.
+    one.computing.delete(&one.vpod("web"), None).await;
+    one.computing.wait_gone(&one.vpod("web")).await;
+    let still = other.worker.get(&other.ppod("web")).await.expect("the other's copy");
+    assert_eq!(still["metadata"]["uid"], second["metadata"]["uid"]);
+    assert!(still["metadata"]["deletionTimestamp"].is_null());
+    one.computing.delete("/api/v1/nodes/foreign", None).await;
+}
+
 /// A pod spec that refers to ConfigMaps and Secrets in every way.
 fn referring_spec() -> Value {
     json!({

@@ -3,12 +3,14 @@
 //! In: two bindings with mount namespaces of their own on one worker cluster. Out: a copy in each, that follows the
 //! original and goes with the last pod of its own binding, never with the other's.
 
+use std::time::Duration;
+
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use kubeocean_api::keys::{annotation, label, object_finalizer, synced_by};
 use kubeocean_e2e::pods::{Scene, Stage};
-use kubeocean_e2e::rights::assert_rights;
-use kubeocean_harness::BindingSpec;
+use kubeocean_e2e::rights::{assert_rights, requests};
+use kubeocean_harness::{AuditEvent, BindingSpec, wait_until};
 use serde_json::{Value, json};
 
 const OBJECTS: [(&str, &str); 2] = [("configmaps", "settings"), ("secrets", "keys")];
@@ -116,4 +118,59 @@ async fn two_bindings_use_one_object_and_part_from_it_one_by_one() {
     }
     assert_rights(&left.binding);
     assert_rights(&right.binding);
+}
+
+/// Acceptance check 15: a Deployment whose replicas share a ConfigMap and a Secret.
+#[tokio::test]
+async fn a_thousand_replicas_that_share_two_objects_cost_one_write_of_each() {
+    const REPLICAS: usize = 1000;
+    let stage = Stage::start(BindingSpec::new("thousand"), 10).await;
+    let scene = stage.scene("thousand").await;
+    scene.create_object("configmaps", "settings", json!({"data": {"k": "v"}})).await;
+    scene.create_object("secrets", "keys", json!({"stringData": {"k": "v"}})).await;
+    let mut pod = scene.pod_spec();
+    pod["volumes"] = reader()["volumes"].clone();
+    let deployment = json!({
+        "apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "web"},
+        "spec": {
+            "replicas": REPLICAS, "selector": {"matchLabels": {"app": "web"}},
+            "template": {"metadata": {"labels": {"app": "web"}}, "spec": pod},
+        },
+    });
+    let path = "/apis/apps/v1/namespaces/thousand/deployments";
+    scene.computing.create(path, &deployment).await;
+    let ready = format!("{path}/web");
+    wait_until("a thousand replicas", Duration::from_mins(4), async || {
+        let deployment = scene.computing.get(&ready).await.unwrap_or_default();
+        let ready = deployment["status"]["readyReplicas"].as_u64().unwrap_or_default();
+        if ready == REPLICAS as u64 { Ok(()) } else { Err(ready) }
+    })
+    .await;
+    let (computing, worker) = requests(&stage.binding);
+    for (kind, name) in OBJECTS {
+        let (here, there) = (scene.object(kind, name), scene.copy(kind, name));
+        let writes = |events: &[AuditEvent], path: &str| -> Vec<(String, u16)> {
+            let of =
+                events.iter().filter(|event| event.is_write() && event.uri.split('?').next() == Some(path));
+            of.map(|event| (event.verb.clone(), event.response_status.code)).collect()
+        };
+        assert_eq!(writes(&computing, &here), [("patch".to_owned(), 200)], "{name} is marked once");
+        let made = worker.iter().filter(|event| {
+            event.verb == "create"
+                && event.object_ref.resource == kind
+                && event.object_ref.name == scene.copy_name(name)
+        });
+        assert_eq!((made.count(), writes(&worker, &there)), (1, vec![]), "{name} is copied once");
+    }
+    let conflicts = computing.iter().chain(&worker).filter(|event| event.response_status.code == 409);
+    let objects =
+        |event: &&AuditEvent| ["configmaps", "secrets"].contains(&event.object_ref.resource.as_str());
+    assert_eq!(conflicts.filter(objects).count(), 0);
+    let events = scene
+        .computing
+        .list("/api/v1/namespaces/thousand/events?fieldSelector=reason%3DFailedCreatePod")
+        .await;
+    assert_eq!(events, [] as [Value; 0]);
+    scene.computing.delete(&ready, None).await;
+    assert_rights(&stage.binding);
 }

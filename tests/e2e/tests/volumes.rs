@@ -9,7 +9,7 @@ use kube::api::{DeleteParams, PostParams};
 use kubeocean_api::keys::{annotation, label, object_finalizer, synced_by};
 use kubeocean_api::name::phys_name;
 use kubeocean_e2e::pods::{Objects, Scene, Stage, condition, text};
-use kubeocean_e2e::rights::assert_rights;
+use kubeocean_e2e::rights::{LimitedAccount, assert_rights};
 use kubeocean_e2e::volumes::{CLAIMS, MODES, create_claim, create_volume, user_of, volume_copy, volume_path};
 use kubeocean_harness::cluster::client_of;
 use kubeocean_harness::{BindingSpec, shared_site};
@@ -196,6 +196,14 @@ async fn copies_of_the_original_are_taken_over_in_place() {
         "spec": spec(json!({"volumeName": volume_name, "resources": {"requests": {"storage": "1Gi"}}})),
     });
     scene.worker.create(&format!("/api/v1/namespaces/{mount}/{CLAIMS}"), &copy).await;
+    // It marked the originals before it made the copies; here a Syncer runs already, which would take marks without copies off.
+    let cluster_id = stage.binding.cluster_id();
+    for path in [scene.object(CLAIMS, "data"), volume_path("vol-legacy")] {
+        let marks = json!({"metadata": {"labels": {
+            label::MANAGED_BY: label::MANAGED_BY_VALUE, synced_by(cluster_id): "true",
+        }}});
+        scene.computing.merge(&path, &marks).await;
+    }
     let (bound, volume) = wait_bound(&scene, "data", &volume_copy("vol-legacy")).await;
 
     scene.run_pod("p", user_of("data")).await;
@@ -487,6 +495,103 @@ async fn two_bindings_use_one_claim_and_part_from_it_one_by_one() {
     }
     assert_rights(&left.binding);
     assert_rights(&right.binding);
+}
+
+/// Both want the volume's first name at the same moment.
+#[tokio::test]
+async fn two_bindings_that_come_at_once_both_get_their_volumes() {
+    let (left, right) = tokio::join!(
+        Stage::start(BindingSpec::new("vol-race-left"), 1),
+        Stage::start(BindingSpec::new("vol-race-right"), 1),
+    );
+    let in_left = left.scene("vol-race").await;
+    let in_right = Scene {
+        stage: &right,
+        computing: in_left.computing.clone(),
+        worker: in_left.worker.clone(),
+        namespace: in_left.namespace.clone(),
+    };
+    let names: Vec<String> = (0..6).map(|number| format!("vol-race-{number}")).collect();
+    for name in &names {
+        create_volume(&in_left.computing, name, json!({})).await;
+        create_claim(&in_left.computing, &in_left.namespace, name, name, json!({})).await;
+        in_left.computing.wait("the claim to be bound", &in_left.object(CLAIMS, name), is_bound).await;
+    }
+    let pods: Vec<Value> = names
+        .iter()
+        .flat_map(|name| {
+            [("l", &in_left), ("r", &in_right)]
+                .map(|(side, scene)| scene.pod(&format!("{name}-{side}"), user_of(name)))
+        })
+        .collect();
+    futures::future::join_all(pods.iter().map(|pod| in_left.create_pod(pod))).await;
+    for name in &names {
+        let (_, on_left) = in_left.wait_running(&format!("{name}-l")).await;
+        let (_, on_right) = in_right.wait_running(&format!("{name}-r")).await;
+        assert_ne!(on_left["metadata"]["namespace"], on_right["metadata"]["namespace"]);
+        let mut volumes = Vec::new();
+        for scene in [&in_left, &in_right] {
+            let claim = scene.worker.wait("the copy to be bound", &scene.copy(CLAIMS, name), is_bound).await;
+            let volume =
+                scene.worker.get(&volume_path(text(&claim["spec"]["volumeName"]))).await.expect("a volume");
+            assert_eq!(volume["spec"]["claimRef"]["uid"], claim["metadata"]["uid"]);
+            volumes.push(volume["metadata"]["name"].clone());
+        }
+        assert_ne!(volumes[0], volumes[1]);
+    }
+    assert_rights(&left.binding);
+    assert_rights(&right.binding);
+}
+
+/// The copy is made for the first pod, and its affinity can never be changed.
+#[tokio::test]
+async fn a_volume_of_some_nodes_is_reached_from_all_of_them_whoever_made_its_copy() {
+    let left = Stage::start(BindingSpec::new("vol-nodes"), 1).await;
+    let shared = BindingSpec::new("vol-nodes-too").mount_namespace(left.binding.mount_namespace());
+    let right = Stage::start(shared, 1).await;
+    let in_left = left.scene("vol-nodes").await;
+    let in_right = Scene {
+        stage: &right,
+        computing: in_left.computing.clone(),
+        worker: in_left.worker.clone(),
+        namespace: in_left.namespace.clone(),
+    };
+    let mut vnodes = Vec::new();
+    for stage in [&left, &right] {
+        vnodes.extend(stage.wait_vnodes().await.iter().map(|vnode| vnode["metadata"]["name"].clone()));
+    }
+    let on = json!([{"key": "kubernetes.io/hostname", "operator": "In", "values": vnodes}]);
+    let affinity = json!({"required": {"nodeSelectorTerms": [{"matchExpressions": on}]}});
+    let spec = json!({"local": {"path": "/volumes/local"}, "nodeAffinity": affinity});
+    create_volume(&in_left.computing, "vol-nodes", spec).await;
+    create_claim(&in_left.computing, &in_left.namespace, "data", "vol-nodes", json!({})).await;
+    in_left.run_pod("first", user_of("data")).await;
+    in_right.run_pod("second", user_of("data")).await;
+    assert_rights(&left.binding);
+}
+
+#[tokio::test]
+async fn without_the_right_to_volumes_only_pods_with_volumes_wait_and_are_told() {
+    let mut stage = Stage::start(BindingSpec::new("vol-no-right"), 1).await;
+    let limited = LimitedAccount::without(&stage.binding, "persistentvolumes").await;
+    stage.binding.write_kubeconfig(&limited.kubeconfig).await.expect("a Secret");
+    stage.syncer.kill();
+    stage.syncer.restart().expect("a Syncer");
+    stage.syncer.wait_ready().await;
+    let scene = stage.scene("vol-no-right").await;
+    create_volume(&scene.computing, "vol-no-right", json!({})).await;
+    create_claim(&scene.computing, &scene.namespace, "data", "vol-no-right", json!({})).await;
+    scene.create_pod(&scene.pod("with", user_of("data"))).await;
+    scene.run_pod("without", json!({})).await;
+    let refused = |pod: &Value| {
+        let created = condition(pod, "WorkerPodCreated");
+        (created["reason"] == "DependencyMissing").then(|| text(&created["message"]).to_owned())
+    };
+    let message = scene.computing.wait("the condition", &scene.vpod("with"), refused).await;
+    assert!(message.contains("may not get persistentvolumes") && message.contains("grant"), "{message}");
+    assert!(scene.wait_event("with", "FailedCreatePod").await.contains("persistentvolumes"));
+    limited.may_everything().await;
+    scene.wait_running("with").await;
 }
 
 #[tokio::test]
