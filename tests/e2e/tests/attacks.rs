@@ -394,6 +394,26 @@ async fn oversized_annotations_harm_their_own_pod_only() {
         scene.computing.delete(&scene.vpod(name), None).await;
         scene.computing.wait_gone(&scene.vpod(name)).await;
     }
+    // Nor on an object that a pod refers to.
+    let full = json!({
+        "apiVersion": "v1", "kind": "ConfigMap",
+        "metadata": {"name": "full", "annotations": filler(ANNOTATIONS_MAX_BYTES - 60)}, "data": {"k": "v"},
+    });
+    scene.computing.create(&format!("/api/v1/namespaces/{}/configmaps", scene.namespace), &full).await;
+    let spec = json!({"volumes": [{"name": "v", "configMap": {"name": "full"}}]});
+    scene.create_pod(&scene.pod("user", spec)).await;
+    let message = wait_refused(&scene, "user", "Rejected").await;
+    assert!(message.contains("metadata.annotations"), "{message}");
+    assert!(scene.worker.get(&scene.copy("configmaps", "full")).await.is_none(), "no copy without a holder");
+    scene.barrier("beside-full").await;
+    let (computing, _) = requests(&scene.stage.binding);
+    let path = scene.object("configmaps", "full");
+    let tried = computing.iter().filter(|event| event.is_write() && event.uri.starts_with(&path)).count();
+    assert!(tried <= 6, "{tried} attempts at once");
+    scene.computing.delete(&scene.vpod("user"), None).await;
+    scene.computing.wait_gone(&scene.vpod("user")).await;
+    scene.computing.delete(&path, None).await;
+    scene.computing.wait_gone(&path).await;
     // Nothing is tried again and again at once.
     scene.barrier("beside-large").await;
     let (_, worker) = requests(&scene.stage.binding);
@@ -495,7 +515,6 @@ async fn marks_of_others_on_an_object_stay_on_the_object() {
         scene.computing.wait_gone(&scene.object(kind, name)).await;
     }
     assert_eq!(belongings(&victim).await, before);
-    assert_rights(&scene.stage.binding);
 }
 
 /// Meshes and clusters put ConfigMaps of fixed names in every namespace, and trust what is in them.
@@ -554,28 +573,4 @@ async fn a_secret_that_would_be_a_pods_token_is_nobodys() {
         assert!(victim.worker.get(&victim.copy("secrets", &name)).await.is_some(), "the end of the {it}");
     }
     assert_eq!(belongings(&victim).await, before);
-}
-
-#[tokio::test]
-async fn an_object_without_room_for_marks_harms_its_own_pods_only() {
-    let scene = stage().await.scene("attack-room").await;
-    let full = json!({
-        "apiVersion": "v1", "kind": "ConfigMap",
-        "metadata": {"name": "full", "annotations": filler(ANNOTATIONS_MAX_BYTES - 60)}, "data": {"k": "v"},
-    });
-    scene.computing.create(&format!("/api/v1/namespaces/{}/configmaps", scene.namespace), &full).await;
-    let spec = json!({"volumes": [{"name": "v", "configMap": {"name": "full"}}]});
-    scene.create_pod(&scene.pod("user", spec)).await;
-    let message = wait_refused(&scene, "user", "Rejected").await;
-    assert!(message.contains("metadata.annotations"), "{message}");
-    assert!(scene.worker.get(&scene.copy("configmaps", "full")).await.is_none(), "no copy without a holder");
-    scene.barrier("beside-full").await;
-    let (computing, _) = requests(&scene.stage.binding);
-    let path = scene.object("configmaps", "full");
-    let tried = computing.iter().filter(|event| event.is_write() && event.uri.starts_with(&path)).count();
-    assert!(tried <= 6, "{tried} attempts at once");
-    scene.computing.delete(&scene.vpod("user"), None).await;
-    scene.computing.wait_gone(&scene.vpod("user")).await;
-    scene.computing.delete(&path, None).await;
-    scene.computing.wait_gone(&path).await;
 }

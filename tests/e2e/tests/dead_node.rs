@@ -23,7 +23,7 @@ async fn node_says(worker: &Objects, ready: &str) {
     // Its Lease is what the node controller looks at before it says so itself.
     if ready == "True" {
         let lease = format!("/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases/{NODE}");
-        let renewed = json!({"spec": {"renewTime": jiff::Timestamp::now().to_string()}});
+        let renewed = json!({"spec": {"renewTime": format!("{:.6}", jiff::Timestamp::now())}});
         worker.merge(&lease, &renewed).await;
     }
 }
@@ -66,6 +66,16 @@ async fn run_on_node(scene: &Scene<'_>, name: &str, vnode: &str) -> Value {
     pod
 }
 
+/// What the node controller writes on the copies of a node that went silent, or its kubelet when it is back.
+async fn pod_says(scene: &Scene<'_>, name: &str, ready: &str) {
+    let status = json!({"status": {"conditions": [
+        {"type": "Ready", "status": ready, "reason": if ready == "True" { "" } else { "NodeNotReady" }},
+        {"type": "ContainersReady", "status": "True"},
+    ]}});
+    scene.worker.merge(&format!("{}/status", scene.ppod(name)), &status).await;
+    wait_ready(scene, name, ready).await;
+}
+
 async fn wait_ready(scene: &Scene<'_>, name: &str, status: &str) {
     let shown = |pod: &Value| (condition(pod, "Ready")["status"] == status).then_some(());
     scene.computing.wait(&format!("{name} to be Ready={status}"), &scene.vpod(name), shown).await;
@@ -78,9 +88,9 @@ async fn pods_of_a_dead_node_say_so_and_their_ends_and_successors_do_not_wait_fo
     add_node(&scene.worker, "dies").await;
     let vnode = format!("vnode-dies-{NODE}");
     let vnode_path = format!("/api/v1/nodes/{vnode}");
-    let vnode_is = |status: &'static str| {
-        let shown = move |node: &Value| (condition(node, "Ready")["status"] == status).then_some(());
-        scene.computing.wait(&format!("the vnode to be Ready={status}"), &vnode_path, shown)
+    let vnode_is = async |status: &str| {
+        let shown = |node: &Value| (condition(node, "Ready")["status"] == status).then_some(());
+        scene.computing.wait(&format!("the vnode to be Ready={status}"), &vnode_path, shown).await;
     };
     vnode_is("True").await;
     let forced = run_on_node(&scene, "forced", &vnode).await;
@@ -90,7 +100,7 @@ async fn pods_of_a_dead_node_say_so_and_their_ends_and_successors_do_not_wait_fo
     // The node dies: users see it on the node and on its pods, as of any other node.
     node_says(&scene.worker, "Unknown").await;
     vnode_is("Unknown").await;
-    wait_ready(&scene, "stays", "False").await;
+    pod_says(&scene, "stays", "False").await;
 
     // A deleted pod waits for a kubelet that does not answer, as anywhere; pods elsewhere go on.
     scene.computing.delete(&scene.vpod("deleted"), None).await;
@@ -109,11 +119,7 @@ async fn pods_of_a_dead_node_say_so_and_their_ends_and_successors_do_not_wait_fo
     // The node comes back: its pods are as they were, and what was deleted ends.
     node_says(&scene.worker, "True").await;
     vnode_is("True").await;
-    let ready = json!({"status": {"conditions": [
-        {"type": "Ready", "status": "True"}, {"type": "ContainersReady", "status": "True"},
-    ]}});
-    scene.worker.merge(&format!("{}/status", scene.ppod("stays")), &ready).await;
-    wait_ready(&scene, "stays", "True").await;
+    pod_says(&scene, "stays", "True").await;
     scene.worker.delete(&scene.ppod("deleted"), Some(0)).await;
     scene.computing.wait_gone(&scene.vpod("deleted")).await;
     let stays = scene.worker.get(&scene.ppod("stays")).await.expect("the copy that stayed");

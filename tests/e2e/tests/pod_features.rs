@@ -47,8 +47,13 @@ async fn debug_containers_are_added_to_the_copy() {
     let stage = stage().await;
     let scene = stage.scene("debug").await;
     scene.create_object("configmaps", "tools", json!({"data": {"shell": "sh"}})).await;
-    let (_, before) = scene.run_pod("patient", json!({})).await;
+    // What the pod was started with is gone meanwhile: a debug container does not need it.
+    scene.create_object("configmaps", "gone", json!({"data": {"a": "1"}})).await;
+    let spec = json!({"volumes": [{"name": "v", "configMap": {"name": "gone"}}]});
+    let (_, before) = scene.run_pod("patient", spec).await;
     let (vpod, ppod) = (scene.vpod("patient"), scene.ppod("patient"));
+    scene.computing.delete(&scene.object("configmaps", "gone"), None).await;
+    scene.computing.wait_gone(&scene.object("configmaps", "gone")).await;
 
     // What it refers to comes along, and it speaks of the pod of the computing cluster.
     let first = json!({
