@@ -162,7 +162,9 @@ async fn a_syncer_that_starts_knows_whose_volume_is_used() {
 
 #[tokio::test]
 async fn copies_of_the_original_are_taken_over_in_place() {
-    let stage = Stage::start(BindingSpec::new("vol-legacy"), 1).await;
+    let mut stage = Stage::start(BindingSpec::new("vol-legacy"), 1).await;
+    // The original worked before, and ours starts when it has stopped.
+    stage.syncer.kill();
     let scene = stage.scene("vol-legacy").await;
     create_volume(&scene.computing, "vol-legacy", json!({})).await;
     create_claim(&scene.computing, &scene.namespace, "data", "vol-legacy", json!({})).await;
@@ -196,7 +198,6 @@ async fn copies_of_the_original_are_taken_over_in_place() {
         "spec": spec(json!({"volumeName": volume_name, "resources": {"requests": {"storage": "1Gi"}}})),
     });
     scene.worker.create(&format!("/api/v1/namespaces/{mount}/{CLAIMS}"), &copy).await;
-    // It marked the originals before it made the copies; here a Syncer runs already, which would take marks without copies off.
     let cluster_id = stage.binding.cluster_id();
     for path in [scene.object(CLAIMS, "data"), volume_path("vol-legacy")] {
         let marks = json!({"metadata": {"labels": {
@@ -206,6 +207,10 @@ async fn copies_of_the_original_are_taken_over_in_place() {
     }
     let (bound, volume) = wait_bound(&scene, "data", &volume_copy("vol-legacy")).await;
 
+    drop(scene);
+    stage.syncer.restart().expect("a Syncer");
+    stage.syncer.wait_ready().await;
+    let scene = stage.scene("vol-legacy").await;
     scene.run_pod("p", user_of("data")).await;
     let (now, volume_now) = wait_bound(&scene, "data", &volume_copy("vol-legacy")).await;
     assert_eq!(now["metadata"]["uid"], bound["metadata"]["uid"]);
