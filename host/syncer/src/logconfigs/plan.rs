@@ -210,18 +210,19 @@ fn update(
 
 fn hold(scope: &Scope, original: &LogConfig) -> Option<Value> {
     let mine = keys::object_finalizer(&scope.cluster_id);
-    let all = original.metadata.finalizers.iter().flatten().cloned().chain([mine]).collect();
-    (!is_held(scope, original)).then(|| finalizers(original, all))
+    let all: Vec<String> = original.metadata.finalizers.iter().flatten().cloned().chain([mine]).collect();
+    (!is_held(scope, original)).then(|| finalizers(original, &all))
 }
 
 fn let_go(scope: &Scope, original: &LogConfig) -> Option<Value> {
     let mine = keys::object_finalizer(&scope.cluster_id);
-    let rest = original.metadata.finalizers.iter().flatten().filter(|one| **one != mine).cloned().collect();
-    is_held(scope, original).then(|| finalizers(original, rest))
+    let rest: Vec<String> =
+        original.metadata.finalizers.iter().flatten().filter(|one| **one != mine).cloned().collect();
+    is_held(scope, original).then(|| finalizers(original, &rest))
 }
 
 /// The list is replaced as a whole, so it must be the one that was seen.
-fn finalizers(original: &LogConfig, all: Vec<String>) -> Value {
+fn finalizers(original: &LogConfig, all: &[String]) -> Value {
     json!({"metadata": {
         "uid": original.uid(), "resourceVersion": original.resource_version(), "finalizers": all,
     }})

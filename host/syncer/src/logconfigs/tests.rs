@@ -1,5 +1,7 @@
 //! Translation, and plans applied to a model of one LogConfig and its copies.
 
+#![expect(clippy::needless_pass_by_value, reason = "callers write JSON in place")]
+
 use kubeocean_api::keys::{annotation, label, synced_by};
 use rstest::rstest;
 use serde_json::{Value, json};
