@@ -11,10 +11,11 @@ const MAY_KNOW: &[(&str, &[&str])] = &[
     ("kubeocean-api", &[]),
     ("kubeocean-runtime", &["api"]),
     ("kubeocean-engine", &["api"]),
-    ("kubeocean-syncer", &["api", "runtime", "engine"]),
+    ("kubeocean-registry", &[]),
+    ("kubeocean-syncer", &["api", "runtime", "engine", "registry"]),
     ("kubeocean-manager", &["api", "runtime", "engine"]),
     ("kubeocean-proxier", &["api", "runtime"]),
-    ("kubeocean", &["api", "runtime", "engine", "syncer", "manager", "proxier"]),
+    ("kubeocean", &["api", "runtime", "engine", "registry", "syncer", "manager", "proxier"]),
     ("kubeocean-policy-sdk", &[]),
 ];
 

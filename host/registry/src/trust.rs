@@ -1,0 +1,184 @@
+//! Whom a Syncer trusts: rules by name of the repository, each with keys (PO-1204).
+//!
+//! Pure. The rules come from the Syncer's own configuration; whoever writes a policy has no say in them.
+
+use serde::Deserialize;
+
+use crate::{
+    keys::{KeyError, VerifyingKey},
+    reference::Reference,
+};
+
+/// Most rules and most keys of one rule.
+const MAX_RULES: usize = 256;
+const MAX_KEYS: usize = 16;
+
+/// Why the rules cannot be used. A Syncer with such rules accepts nothing from a registry.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum TrustError {
+    /// A file cannot be read.
+    #[error("{name}: {message}")]
+    Unreadable {
+        /// The file.
+        name: String,
+        /// Why.
+        message: String,
+    },
+    /// `trust.yaml` is malformed.
+    #[error("trust.yaml: {0}")]
+    Malformed(String),
+    /// A key file is no key.
+    #[error("{name}: {source}")]
+    Key {
+        /// The file.
+        name: String,
+        /// Why.
+        #[source]
+        source: KeyError,
+    },
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct File {
+    rules: Vec<FileRule>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct FileRule {
+    prefix: String,
+    keys: Vec<String>,
+    #[serde(default = "required")]
+    required: bool,
+}
+
+/// A rule without `required` asks for signatures: it is there to protect something.
+fn required() -> bool {
+    true
+}
+
+/// One rule.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TrustRule {
+    /// Start of the names it is for, up to a `/`; empty for all.
+    pub prefix: String,
+    /// Its keys by file name. One valid signature is enough.
+    pub keys: Vec<(String, VerifyingKey)>,
+    /// Artifacts without a valid signature are refused.
+    pub required: bool,
+}
+
+impl TrustRule {
+    fn applies_to(&self, name: &str) -> bool {
+        let prefix = self.prefix.trim_end_matches('/');
+        prefix.is_empty()
+            || name.strip_prefix(prefix).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+    }
+}
+
+/// All rules.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Trust {
+    rules: Vec<TrustRule>,
+}
+
+impl Trust {
+    /// These rules.
+    pub fn new(rules: Vec<TrustRule>) -> Self {
+        Self { rules }
+    }
+
+    /// From the text of `trust.yaml` and the files it names.
+    pub fn parse(
+        yaml: &str,
+        mut read: impl FnMut(&str) -> Result<Vec<u8>, String>,
+    ) -> Result<Self, TrustError> {
+        let malformed = |message: String| TrustError::Malformed(message);
+        let file: File = serde_saphyr::from_str(yaml).map_err(|error| malformed(error.to_string()))?;
+        if file.rules.len() > MAX_RULES {
+            return Err(malformed(format!("more than {MAX_RULES} rules")));
+        }
+        let mut rules: Vec<TrustRule> = Vec::new();
+        for rule in file.rules {
+            let prefix = rule.prefix.trim_end_matches('/').to_ascii_lowercase();
+            if rules.iter().any(|known| known.prefix == prefix) {
+                return Err(malformed(format!("two rules for {prefix:?}")));
+            }
+            if rule.keys.len() > MAX_KEYS {
+                return Err(malformed(format!("more than {MAX_KEYS} keys for {prefix:?}")));
+            }
+            if rule.required && rule.keys.is_empty() {
+                return Err(malformed(format!("{prefix:?} requires signatures and names no key")));
+            }
+            let mut keys = Vec::new();
+            for name in rule.keys {
+                if name.is_empty() || name.contains(['/', '\\']) || name.starts_with('.') {
+                    return Err(malformed(format!("{name:?} is not the name of a file beside it")));
+                }
+                let pem =
+                    read(&name).map_err(|message| TrustError::Unreadable { name: name.clone(), message })?;
+                let key = VerifyingKey::from_pem(&pem)
+                    .map_err(|source| TrustError::Key { name: name.clone(), source })?;
+                keys.push((name, key));
+            }
+            rules.push(TrustRule { prefix, keys, required: rule.required });
+        }
+        Ok(Self { rules })
+    }
+
+    /// The rule for an artifact: the one with the longest prefix.
+    pub fn rule(&self, reference: &Reference) -> Option<&TrustRule> {
+        let name = reference.name();
+        let fitting = self.rules.iter().filter(|rule| rule.applies_to(&name));
+        fitting.max_by_key(|rule| rule.prefix.len())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::keys::{Algorithm, SigningKey};
+    use rstest::rstest;
+
+    fn parsed(yaml: &str) -> Result<Trust, TrustError> {
+        let key = SigningKey::generate(Algorithm::Ed25519).unwrap().0.public().to_pem();
+        Trust::parse(yaml, |name| if name == "a.pem" { Ok(key.clone().into()) } else { Err("gone".into()) })
+    }
+
+    #[rstest]
+    #[case("r.example/policies/night-gpu:1", Some("r.example/policies"))]
+    #[case("r.example/policies/team/x:1", Some("r.example/policies/team"))]
+    #[case("r.example/policies:1", Some("r.example/policies"))]
+    #[case("r.example/policies-of-others/x", Some(""))]
+    #[case("r.example.org/policies/x", Some(""))]
+    #[case("R.EXAMPLE/policies/x", Some("r.example/policies"))]
+    fn the_longest_prefix_wins_up_to_a_slash(#[case] image: &str, #[case] prefix: Option<&str>) {
+        let trust = parsed(
+            "rules:\n- {prefix: R.example/policies/, keys: [a.pem]}\n- {prefix: r.example/policies/team, keys: [a.pem], \
+             required: false}\n- {prefix: '', keys: [], required: false}\n",
+        )
+        .unwrap();
+        let reference: Reference = image.parse().unwrap();
+        assert_eq!(trust.rule(&reference).map(|rule| rule.prefix.as_str()), prefix);
+        assert_eq!(Trust::default().rule(&reference), None);
+    }
+
+    #[test]
+    fn a_rule_requires_signatures_unless_it_says_otherwise() {
+        let trust = parsed("rules: [{prefix: r.example, keys: [a.pem]}]").unwrap();
+        assert!(trust.rules[0].required);
+    }
+
+    #[rstest]
+    #[case("rules: [{prefix: a, keys: [b.pem]}]", "b.pem: gone")]
+    #[case("rules: [{prefix: a, keys: [../a.pem]}]", "not the name of a file")]
+    #[case("rules: [{prefix: a, keys: []}]", "names no key")]
+    #[case("rules: [{prefix: a, keys: [a.pem]}, {prefix: A/, keys: [a.pem]}]", "two rules")]
+    #[case("rules: [{prefix: a, keys: [a.pem], requierd: true}]", "requierd")]
+    #[case("[]", "trust.yaml")]
+    fn rules_that_say_nothing_clear_are_refused(#[case] yaml: &str, #[case] expected: &str) {
+        let error = parsed(yaml).unwrap_err().to_string();
+        assert!(error.contains(expected), "{error}");
+    }
+}
