@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 mod cluster;
+mod completion;
 mod computing;
 mod crd;
 mod environment;
@@ -18,6 +19,7 @@ mod policy;
 mod process;
 mod program;
 mod proxier;
+mod registry;
 mod syncer;
 mod worker;
 
@@ -45,8 +47,10 @@ enum Command {
     Proxier(Box<proxier::Args>),
     /// Print the CustomResourceDefinitions as YAML
     Crd(crd::Args),
-    /// Write, check and understand leasing policies
+    /// Write, check, ship and understand leasing policies
     Policy(Box<policy::Args>),
+    /// Print a script that completes commands and flags in a shell
+    Completion(completion::Args),
     /// Attach worker clusters
     Worker(worker::Args),
     /// Compile a policy module from stdin within limits, for the Syncer that started this process (PO-906)
@@ -55,7 +59,7 @@ enum Command {
 }
 
 /// Commands for people. Their exit codes are those of [`failure::Failure`]; the programs' end with 1 for any error.
-const FOR_PEOPLE: [&str; 2] = ["policy", "worker"];
+const FOR_PEOPLE: [&str; 3] = ["completion", "policy", "worker"];
 
 fn main() -> ExitCode {
     let arguments = go_flags::normalise(std::env::args());
@@ -82,6 +86,7 @@ fn main() -> ExitCode {
         Command::Proxier(args) => proxier::run(&args),
         Command::Crd(args) => crd::run(&args),
         Command::Policy(args) => return ended(policy::run(&args)),
+        Command::Completion(args) => return ended(completion::run(&args, &mut Cli::command())),
         Command::Worker(args) => return ended(worker::run(&args)),
         Command::CompilePolicy => return kubeocean_engine::compile_child_main(),
     };

@@ -1,13 +1,18 @@
 //! `kubeocean syncer`: flags of MC-701 and MC-705, and the process around the Syncer.
 
-use std::{net::IpAddr, sync::Arc, time::Duration};
+use std::{
+    net::IpAddr,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 use anyhow::Context;
 use clap::{Args as ClapArgs, ValueEnum};
 use kubeocean_engine::MAX_MODULE_BYTES;
 use kubeocean_runtime::{binding::KubeconfigRules, rate::RequestRate};
 use kubeocean_syncer::{
-    config::{HOSTPORT_IMAGE, LogConfigs, PodEvents, StatusMessages, SyncerConfig},
+    config::{HOSTPORT_IMAGE, LogConfigs, PodEvents, PolicySources, StatusMessages, SyncerConfig},
     process::ProcessConfig,
 };
 use tokio_util::sync::CancellationToken;
@@ -15,6 +20,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     computing, logging, process,
     program::{ProgramFlags, duration, non_empty},
+    registry::RegistryFlags,
 };
 
 /// Flags of a Syncer that runs as a process of its own. Each is also an environment variable `KUBEOCEAN_<FLAG>`; the flag
@@ -50,6 +56,17 @@ pub(crate) struct SyncerFlags {
     /// Largest policy module, for example 8Mi
     #[arg(long, default_value = "8Mi", value_parser = module_size)]
     policy_max_module_size: usize,
+    /// Folder that keeps fetched policy modules [default: /var/cache/kubeocean, else the user's cache folder]
+    #[arg(long, value_name = "DIR")]
+    policy_cache_dir: Option<PathBuf>,
+    /// Folder with trust.yaml and public keys: which signatures policy modules from registries need
+    #[arg(long, value_name = "DIR")]
+    policy_trust_dir: Option<PathBuf>,
+    /// Folder from which policies may load files; for development
+    #[arg(long, value_name = "DIR")]
+    policy_dev_dir: Option<PathBuf>,
+    #[command(flatten)]
+    registries: RegistryFlags,
     /// Load policy modules that are not pinned by digest
     #[arg(long, default_value_t = false, action = clap::ArgAction::Set)]
     allow_unpinned_policies: bool,
@@ -154,6 +171,18 @@ impl SyncerFlags {
         RequestRate::of(self.virtual_client_qps, self.virtual_client_burst)
     }
 
+    fn policy_sources(&self) -> anyhow::Result<PolicySources> {
+        Ok(PolicySources {
+            registries: self.registries.config()?,
+            trust_folder: self.policy_trust_dir.clone(),
+            cache_folders: match &self.policy_cache_dir {
+                Some(folder) => vec![folder.join(MODULES)],
+                None => default_cache_folders(),
+            },
+            dev_folder: self.policy_dev_dir.clone(),
+        })
+    }
+
     /// The settings these flags make, for one binding.
     pub(crate) fn config(&self, binding: &str, system_namespace: &str) -> anyhow::Result<SyncerConfig> {
         // Policy modules are compiled by a process of its own, which is this program again (PO-906).
@@ -186,6 +215,7 @@ impl SyncerFlags {
             pod_workers: self.pod_workers,
             object_workers: self.object_workers,
             policy_max_module_bytes: self.policy_max_module_size,
+            policy_sources: self.policy_sources()?,
             allow_unpinned_policies: self.allow_unpinned_policies,
             kubeconfig_rules: KubeconfigRules {
                 allow_unsafe: self.allow_unsafe_kubeconfig,
@@ -195,6 +225,18 @@ impl SyncerFlags {
             ..SyncerConfig::new(binding)
         })
     }
+}
+
+/// Folder of fetched modules within the cache folder.
+const MODULES: &str = "modules";
+
+/// A pod has the first; a process a person started, the second.
+fn default_cache_folders() -> Vec<PathBuf> {
+    let home = std::env::var_os("XDG_CACHE_HOME")
+        .map(PathBuf::from)
+        .or_else(|| Some(Path::new(&std::env::var_os("HOME")?).join(".cache")));
+    let parents = [Some(PathBuf::from("/var/cache")), home.filter(|home| home.is_absolute())];
+    parents.into_iter().flatten().map(|parent| parent.join("kubeocean").join(MODULES)).collect()
 }
 
 /// A size as Kubernetes quantity.

@@ -17,7 +17,7 @@ use crate::config::{MAX_ENTRIES, MAX_EVALUATORS};
 use crate::engine::Engine;
 use crate::entry::slot::{Loaded, Slot, Wanted, Wish};
 use crate::facts::{NodeFacts, PolicyFacts};
-use crate::host::{ModuleFetch, OnChange, PolicySpec};
+use crate::host::{ModuleClaims, ModuleFetch, OnChange, PolicySpec};
 use crate::legacy::{self, Enforcement, EntrySpec, LEGACY_NODE_SELECTOR, ModuleSource, from_entry};
 use crate::load::builtin::{builtin_of_digest, builtin_with_digest};
 use crate::load::cache::Digest;
@@ -122,23 +122,32 @@ impl Inner {
         let (bytes, named_digest, fetch_error) = self.source(&spec, fetch);
         let role = role(bytes.as_ref().map(|(_, digest)| *digest));
         let limits = call_limits(ModuleLimits { timeout_ms: spec.timeout_ms, memory_mib: spec.memory_mib });
+        let (signed, claims) = match fetch {
+            Some(ModuleFetch::Ready(module)) => (module.signed, module.claims.clone()),
+            _ => (false, ModuleClaims::default()),
+        };
+        let must_pin = matches!(spec.module, ModuleSource::Fetched { must_pin: true, .. })
+            && !signed
+            && !self.engine.config().allow_unpinned;
         let wanted = Wanted {
             digest: bytes.as_ref().map(|(_, digest)| *digest),
             named_digest: named_digest.clone(),
             settings: spec.settings.clone(),
             decisions: spec.decisions.clone(),
             limits,
+            must_pin,
+            claims: claims.clone(),
             fetch_error,
         };
         if let (Wish::Load(generation), Some((bytes, digest))) =
             (slot.wish(wanted, crate::clock::now()), bytes)
         {
-            let must_pin = matches!(spec.module, ModuleSource::Fetched { must_pin: true, .. });
             let input = LoadInput {
                 bytes,
                 digest,
                 wanted_digest: named_digest,
-                must_pin: must_pin && !self.engine.config().allow_unpinned,
+                must_pin,
+                claims,
                 settings: spec.settings.clone(),
                 decisions: spec.decisions.clone(),
                 caller: Caller { entry: Arc::clone(&slot.label), limits },
@@ -271,9 +280,9 @@ impl Inner {
                 None | Some(ModuleFetch::Pending | ModuleFetch::Refused { .. }) => {
                     (None, digest.clone(), None)
                 }
-                Some(ModuleFetch::Ready(bytes)) => {
-                    let own = self.digest_of(bytes);
-                    (Some((Bytes::Fetched(Arc::clone(bytes)), own)), digest.clone(), None)
+                Some(ModuleFetch::Ready(module)) => {
+                    let own = self.digest_of(&module.bytes);
+                    (Some((Bytes::Fetched(Arc::clone(&module.bytes)), own)), digest.clone(), None)
                 }
                 Some(ModuleFetch::Failed { code, message }) => {
                     (None, digest.clone(), Some(LoadError::new(*code, message)))

@@ -35,7 +35,7 @@ pub enum ModuleFetch {
     #[default]
     Pending,
     /// Here they are.
-    Ready(Arc<[u8]>),
+    Ready(FetchedModule),
     /// The fetch failed; the caller goes on trying.
     Failed {
         /// At which step.
@@ -50,6 +50,33 @@ pub enum ModuleFetch {
         /// Why.
         message: String,
     },
+}
+
+/// Bytes that were fetched, and what whoever fetched them knows.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FetchedModule {
+    /// The bytes.
+    pub bytes: Arc<[u8]>,
+    /// A signature holds for them that the program's own configuration accepts, so they need no digest (PO-706).
+    pub signed: bool,
+    /// What the artifact around them claims; loading fails if the module says something else (PO-1202).
+    pub claims: ModuleClaims,
+}
+
+/// Name and version that somebody claims for a module.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ModuleClaims {
+    /// `None` claims nothing.
+    pub name: Option<String>,
+    /// `None` claims nothing.
+    pub version: Option<String>,
+}
+
+impl From<Arc<[u8]>> for FetchedModule {
+    /// Bytes of which nothing is known.
+    fn from(bytes: Arc<[u8]>) -> Self {
+        Self { bytes, signed: false, claims: ModuleClaims::default() }
+    }
 }
 
 /// One policy as its object says.

@@ -21,6 +21,7 @@ mod engine;
 mod entry;
 mod facts;
 mod fault;
+mod finish;
 mod frame;
 mod host;
 mod inspect;
@@ -48,7 +49,8 @@ pub use entry::counters::{DURATION_BUCKETS_US, EntryCounters};
 pub use entry::slot::EntryState;
 pub use facts::{BindingFacts, NodeFacts, Published};
 pub use fault::{Fault, FaultKind};
-pub use host::{ModuleFetch, OnChange, PolicyHost, PolicySpec};
+pub use finish::finished_component;
+pub use host::{FetchedModule, ModuleClaims, ModuleFetch, OnChange, PolicyHost, PolicySpec};
 pub use inspect::ModuleOutline;
 pub use legacy::{
     BINDING_SELECTOR, Decision, Enforcement, EntrySpec, LEGACY_NODE_SELECTOR, LEGACY_RESOURCE_LIMITS,

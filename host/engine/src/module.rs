@@ -121,6 +121,7 @@ impl Engine {
             digest: Digest::of(bytes),
             wanted_digest: None,
             must_pin: false,
+            claims: crate::host::ModuleClaims::default(),
             settings: settings.clone(),
             decisions: None,
             caller: Caller { entry: Arc::from("module"), limits: call_limits(limits) },

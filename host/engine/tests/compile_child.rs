@@ -92,7 +92,7 @@ fn a_compiler_that_cannot_start_is_tried_again() {
         created_unix: 0,
         generation: 1,
         spec: serde_json::from_value(json!({"cluster": "c", "policies": [entry]})).unwrap(),
-        modules: [("x".to_owned(), ModuleFetch::Ready(bytes))].into(),
+        modules: [("x".to_owned(), ModuleFetch::Ready(bytes.into()))].into(),
     }]);
     let entry = || host.status(Timestamp::UNIX_EPOCH).remove(0).entries.remove(0);
     let wait = || changes.recv_timeout(Duration::from_mins(1)).unwrap();

@@ -41,6 +41,19 @@ pub const COMPILE_POLICY: &str = "compile-policy";
 /// Default of [`SyncerConfig::hostport_image`] (MC-705).
 pub const HOSTPORT_IMAGE: &str = "registry.k8s.io/pause:3.10";
 
+/// Where modules come from that no ConfigMap holds, and whom to trust with them (PO-706, PO-708, PO-1203, PO-1204).
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct PolicySources {
+    /// Registries without TLS, and authorities beside the machine's.
+    pub registries: kubeocean_registry::ClientConfig,
+    /// Folder with `trust.yaml` and keys; without one no signature is asked for.
+    pub trust_folder: Option<PathBuf>,
+    /// Folders for fetched modules; the first one that can be used is. Without any a restart fetches again.
+    pub cache_folders: Vec<PathBuf>,
+    /// Folder of modules under development.
+    pub dev_folder: Option<PathBuf>,
+}
+
 /// Everything a Syncer can be told.
 #[derive(Debug, Clone)]
 pub struct SyncerConfig {
@@ -83,6 +96,8 @@ pub struct SyncerConfig {
     /// Program that compiles policy modules with argument [`COMPILE_POLICY`], normally this one; `None` compiles them in
     /// this process, which trusts whoever may write policies.
     pub policy_compiler: Option<PathBuf>,
+    /// Where modules that are not in ConfigMaps come from.
+    pub policy_sources: PolicySources,
     /// Whether modules without a digest are loaded (PO-706).
     pub allow_unpinned_policies: bool,
     /// Which kubeconfig Secrets may be used.
@@ -114,6 +129,7 @@ impl SyncerConfig {
             object_workers: 50,
             policy_max_module_bytes: kubeocean_engine::DEFAULT_MAX_MODULE_BYTES,
             policy_compiler: None,
+            policy_sources: PolicySources::default(),
             allow_unpinned_policies: false,
             kubeconfig_rules: KubeconfigRules::default(),
             worker_rate: None,

@@ -35,8 +35,8 @@ use crate::{
     },
     policies::{
         apply::{PolicyRuntime, feed_engine, follow_engine, run as run_policies, watch_policies},
-        fetch,
-        modules::ModuleNamespaces,
+        fetch::{self, Sources},
+        modules::ModulePlaces,
         store::PolicyStore,
     },
 };
@@ -103,11 +103,12 @@ impl Stores {
         let pod_events = EventStore::new(component(&binding.name), Arc::clone(&surroundings.clock));
         let objects = Arc::new(ObjectStore::new(Arc::clone(&surroundings.clock)));
         objects.connect(Arc::clone(&pods) as Arc<dyn crate::objects::PodDirectory>);
-        let namespaces = ModuleNamespaces {
+        let places = ModulePlaces {
             default: config.policy_namespace.clone(),
             mount: binding.spec.mount_namespace.clone(),
+            files: config.policy_sources.dev_folder.is_some(),
         };
-        let policies = PolicyStore::new(identity.clone(), namespaces);
+        let policies = PolicyStore::new(identity.clone(), places);
         let loaded = Arc::new(watch::Sender::new(0_u64));
         let host = {
             let loaded = Arc::clone(&loaded);
@@ -379,7 +380,9 @@ impl Session<'_> {
         let (leader, stores, lists) = (self.leader, &self.leader.stores, &self.lists);
         let policies = || Arc::clone(&stores.policies);
         let heart = leader.health.begin("policy modules");
-        tasks.spawn("policy modules", fetch::run(self.worker(), policies(), heart, self.cancel.clone()));
+        let config = &leader.config;
+        let sources = Sources::new(self.worker(), &config.policy_sources, config.policy_max_module_bytes);
+        tasks.spawn("policy modules", fetch::run(sources, policies(), heart, self.cancel.clone()));
         let runtime = PolicyRuntime {
             store: policies(),
             nodes: self.nodes(),

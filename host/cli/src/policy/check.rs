@@ -16,6 +16,7 @@ use super::module::{self, MODULE_HELP};
 use crate::{
     failure::Failure,
     output::{Format, columns, print, print_json},
+    registry::Login,
 };
 
 /// What to check.
@@ -35,6 +36,8 @@ pub(crate) struct Args {
     /// Start of the random nodes; the same number gives the same ones
     #[arg(long, default_value_t = 1)]
     seed: u64,
+    #[command(flatten)]
+    login: Login,
     /// Form of the output
     #[arg(short, long, default_value = "text")]
     output: Format,
@@ -72,7 +75,7 @@ impl Report {
 }
 
 pub(crate) fn run(args: &Args) -> Result<(), Failure> {
-    let bytes = module::read(&args.module)?;
+    let bytes = module::read(&args.module, &args.login)?;
     let mut report = Report::default();
     let result = check(args, &bytes, &mut report);
     match args.output {

@@ -12,14 +12,15 @@ use std::path::PathBuf;
 use clap::Args as ClapArgs;
 use jiff::{Timestamp, civil::DateTime, tz::TimeZone};
 use kubeocean_api::keys::namespace;
-use kubeocean_syncer::policies::view::PolicyView;
+use kubeocean_syncer::{config::PolicySources, policies::view::PolicyView};
 
 use self::evaluate::Evaluation;
 use super::module;
 use crate::{
     cluster::{self, ClusterFlags},
-    failure::Failure,
+    failure::{Failure, OrFailure},
     output::{Format, print, print_json},
+    registry::RegistryFlags,
 };
 
 /// Which node, and from where.
@@ -44,6 +45,14 @@ pub(crate) struct Args {
     /// Namespace of policy modules in the worker cluster
     #[arg(long, default_value = namespace::POLICIES)]
     policy_namespace: String,
+    /// Folder with trust.yaml and public keys, as the Syncer has it
+    #[arg(long, value_name = "DIR")]
+    policy_trust_dir: Option<PathBuf>,
+    /// Folder of modules under development, as the Syncer has it
+    #[arg(long, value_name = "DIR")]
+    policy_dev_dir: Option<PathBuf>,
+    #[command(flatten)]
+    registries: RegistryFlags,
     /// Form of the output
     #[arg(short, long, default_value = "text")]
     output: Format,
@@ -71,6 +80,12 @@ async fn explain(args: &Args) -> Result<evaluate::Report, Failure> {
         None
     };
     let engine = module::engine()?;
+    let sources = PolicySources {
+        registries: args.registries.config().or_unusable()?,
+        trust_folder: args.policy_trust_dir.clone(),
+        cache_folders: Vec::new(),
+        dev_folder: args.policy_dev_dir.clone(),
+    };
     let names = bindings(&worker.policies, args.binding.as_deref())?;
     let mut reports = Vec::new();
     for name in &names {
@@ -88,6 +103,7 @@ async fn explain(args: &Args) -> Result<evaluate::Report, Failure> {
             computing: computing.as_ref(),
             binding: name,
             policy_namespace: &args.policy_namespace,
+            sources: &sources,
             at,
         };
         reports.push(evaluation.run().await?);

@@ -9,6 +9,7 @@ use super::module::{self, MODULE_HELP};
 use crate::{
     failure::Failure,
     output::{Format, columns, print, print_json},
+    registry::Login,
 };
 
 /// Which module.
@@ -19,6 +20,8 @@ pub(crate) struct Args {
     /// Settings as JSON or YAML, on which the facts a module reads may depend [default: {}]
     #[arg(long, value_name = "JSON", value_parser = module::settings)]
     settings: Option<Value>,
+    #[command(flatten)]
+    login: Login,
     /// Form of the output
     #[arg(short, long, default_value = "text")]
     output: Format,
@@ -47,7 +50,7 @@ struct Report {
 }
 
 pub(crate) fn run(args: &Args) -> Result<(), Failure> {
-    let bytes = module::read(&args.module)?;
+    let bytes = module::read(&args.module, &args.login)?;
     let engine = module::engine()?;
     let limits = ModuleLimits::default();
     let outline = engine.outline(&bytes, limits).map_err(|error| module::load_failure(&error))?;

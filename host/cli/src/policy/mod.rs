@@ -1,4 +1,4 @@
-//! `kubeocean policy`: write, check and understand leasing policies (policy spec section 11).
+//! `kubeocean policy`: write, check, ship and understand leasing policies (policy spec section 11).
 //!
 //! Everything that decides is the engine the Syncer runs, and everything that is read from a cluster is read by the
 //! Syncer's own code, so what these commands say is what would happen.
@@ -6,8 +6,14 @@
 mod check;
 mod explain;
 mod inspect;
+mod keygen;
 mod module;
 mod new;
+mod publish;
+mod pull;
+mod push;
+mod sign;
+mod verify;
 
 use clap::{Args as ClapArgs, Subcommand};
 
@@ -30,6 +36,16 @@ enum Command {
     Explain(explain::Args),
     /// Show what a module is: what it does, what it reads, what its settings are
     Inspect(inspect::Args),
+    /// Make a pair of keys to sign modules with
+    Keygen(keygen::Args),
+    /// Put a module into a registry
+    Push(push::Args),
+    /// Get a module from a registry
+    Pull(pull::Args),
+    /// Sign a module in a registry
+    Sign(sign::Args),
+    /// Check the signatures of a module in a registry, as a Syncer does
+    Verify(verify::Args),
 }
 
 pub(crate) fn run(args: &Args) -> Result<(), Failure> {
@@ -38,5 +54,10 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
         Command::Check(args) => check::run(args),
         Command::Explain(args) => explain::run(args),
         Command::Inspect(args) => inspect::run(args),
+        Command::Keygen(args) => keygen::run(args),
+        Command::Push(args) => push::run(args),
+        Command::Pull(args) => pull::run(args),
+        Command::Sign(args) => sign::run(args),
+        Command::Verify(args) => verify::run(args),
     }
 }

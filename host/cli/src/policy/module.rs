@@ -4,19 +4,24 @@ use std::{path::Path, sync::Arc};
 
 use anyhow::Context;
 use kubeocean_engine::{BUILTINS, Engine, EngineConfig, LoadError, builtin};
+use kubeocean_registry::Signatures;
 use serde_json::Value;
 
-use crate::failure::{Failure, OrFailure};
+use crate::{
+    cluster::block_on,
+    failure::{Failure, OrFailure},
+    registry::{self, Login},
+};
 
 /// What `MODULE` means in help texts.
-pub(super) const MODULE_HELP: &str = "The module: the path of a wasm file, or builtin:NAME";
+pub(super) const MODULE_HELP: &str = "The module: the path of a wasm file, builtin:NAME, or oci://IMAGE";
 
-/// The bytes of a module, by path or `builtin:NAME`.
-pub(super) fn read(module: &str) -> Result<Arc<[u8]>, Failure> {
-    if module.starts_with("oci://") {
-        return Err(Failure::unusable(format!(
-            "{module}: modules in OCI registries are not part of this version; give a path or builtin:NAME"
-        )));
+/// The bytes of a module, by path, `builtin:NAME` or `oci://IMAGE`.
+pub(super) fn read(module: &str, login: &Login) -> Result<Arc<[u8]>, Failure> {
+    if let Some(image) = module.strip_prefix("oci://") {
+        let image = registry::image(image).map_err(|error| Failure::unusable(format!("{image}: {error}")))?;
+        let pulled = block_on(registry::pull(login, &image, None, Signatures::Skip));
+        return pulled.map(|bundle| bundle.module);
     }
     if let Some(name) = module.strip_prefix("builtin:") {
         let known = BUILTINS.map(|(name, _)| name).join(", ");

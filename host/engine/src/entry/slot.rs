@@ -17,6 +17,7 @@ use super::counters::Counters;
 use super::last_known::LastKnown;
 use super::running::Running;
 use crate::fault::Fault;
+use crate::host::ModuleClaims;
 use crate::legacy::Decision;
 use crate::load::cache::Digest;
 use crate::load::error::{LoadCode, LoadError};
@@ -72,6 +73,9 @@ pub(crate) struct Wanted {
     pub(crate) settings: Value,
     pub(crate) decisions: Option<Vec<Decision>>,
     pub(crate) limits: CallLimits,
+    /// Nothing but a digest says which bytes are meant.
+    pub(crate) must_pin: bool,
+    pub(crate) claims: ModuleClaims,
     /// Failure of the fetch, or of naming the source.
     pub(crate) fetch_error: Option<LoadError>,
 }

@@ -13,6 +13,7 @@ use crate::config::CompileMode;
 use crate::entry::running::Running;
 use crate::facts::{NodeFacts, PolicyFacts};
 use crate::frame::Needs;
+use crate::host::ModuleClaims;
 use crate::legacy::Decision;
 use crate::wasm::bindings::types;
 use crate::wasm::unit::{Caller, LeaseUnit, describe};
@@ -25,6 +26,8 @@ pub(crate) struct LoadInput {
     pub(crate) wanted_digest: Option<String>,
     /// The source must be pinned by a digest (PO-706).
     pub(crate) must_pin: bool,
+    /// What the artifact around the module claims (PO-1202).
+    pub(crate) claims: ModuleClaims,
     pub(crate) settings: Value,
     pub(crate) decisions: Option<Vec<Decision>>,
     pub(crate) caller: Caller,
@@ -79,6 +82,7 @@ impl Loader<'_> {
         }
         let description = describe(&prepared, &input.caller)
             .map_err(|fault| LoadError::of_guest(LoadCode::DescribeFailed, &fault.into()))?;
+        check_claims(&input.claims, &description.name, &description.version)?;
         let schema = Schema::compile(&description.settings_schema)?;
         let settings: Arc<str> = canonical(&input.settings)?.into();
         schema.check(&input.settings)?;
@@ -102,6 +106,17 @@ fn check_digest(input: &LoadInput) -> Result<Digest, LoadError> {
         None if input.must_pin => mismatch(&format!("module.digest is required, the module is {digest}")),
         _ => Ok(digest),
     }
+}
+
+/// Only what the module itself says counts; an artifact that says something else was mislabelled.
+fn check_claims(claims: &ModuleClaims, name: &str, version: &str) -> Result<(), LoadError> {
+    for (what, claimed, said) in [("name", &claims.name, name), ("version", &claims.version, version)] {
+        if let Some(claimed) = claimed.as_ref().filter(|claimed| *claimed != said) {
+            let text = format!("the artifact claims the {what} {claimed:?}, the module says {said:?}");
+            return Err(LoadError::new(LoadCode::DescribeFailed, &text));
+        }
+    }
+    Ok(())
 }
 
 /// `create` with these settings, then `needs`.

@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use kubeocean_engine::{EntryState, EntryVerdict, ModuleFetch, NodeFacts, Reclaim, Verdict, builtin};
+use kubeocean_engine::{
+    EntryState, EntryVerdict, FetchedModule, ModuleClaims, ModuleFetch, NodeFacts, Reclaim, Verdict, builtin,
+};
 use rstest::rstest;
 use serde_json::json;
 
@@ -439,13 +441,44 @@ fn a_wrong_entry_is_named(#[case] entry: serde_json::Value, #[case] state: Entry
 fn modules_from_a_config_map_must_be_pinned() {
     let bytes: Arc<[u8]> = builtin("cpu-percentage").unwrap().into();
     let entry = json!({"name": "x", "module": {"configMap": {"name": "m"}}});
-    let unpinned = host(vec![policy(json!({})).raw(entry, Some(ModuleFetch::Ready(Arc::clone(&bytes))))]);
+    let unpinned =
+        host(vec![policy(json!({})).raw(entry, Some(ModuleFetch::Ready(Arc::clone(&bytes).into())))]);
     assert!(unpinned.error("x").starts_with("DigestMismatch: module.digest is required"));
     assert!(!unpinned.host.status(noon())[0].pinned);
     let entry = json!({"name": "x", "module": {"configMap": {"name": "m"}, "digest": format!("sha256:{}", "0".repeat(64))}});
-    let other = host(vec![policy(json!({})).raw(entry, Some(ModuleFetch::Ready(bytes)))]);
+    let other = host(vec![policy(json!({})).raw(entry, Some(ModuleFetch::Ready(bytes.into())))]);
     assert!(other.error("x").starts_with("DigestMismatch: the module is sha256:"));
     assert_eq!(other.state("x"), EntryState::Invalid);
+}
+
+#[test]
+fn a_signed_module_needs_no_digest_but_must_be_what_its_artifact_claims() {
+    let bytes: Arc<[u8]> = builtin("cpu-percentage").unwrap().into();
+    let entry = |name: &str| json!({"name": name, "module": {"oci": {"image": "r.example/p:1"}}});
+    let signed = |name: Option<&str>, version: Option<&str>| {
+        let claims = ModuleClaims { name: name.map(str::to_owned), version: version.map(str::to_owned) };
+        Some(ModuleFetch::Ready(FetchedModule { bytes: Arc::clone(&bytes), signed: true, claims }))
+    };
+    let host = host(vec![
+        policy(json!({}))
+            .raw(entry("good"), signed(Some("cpu-percentage"), None))
+            .raw(entry("silent"), signed(None, None))
+            .raw(entry("other"), signed(Some("night-gpu"), None))
+            .raw(entry("older"), signed(Some("cpu-percentage"), Some("0.0.1"))),
+    ]);
+    assert_eq!((host.state("good"), host.state("silent")), (EntryState::Active, EntryState::Active));
+    assert!(!host.host.status(noon())[0].pinned, "a tag may move to another signed module");
+    let claimed = "DescribeFailed: the artifact claims the";
+    assert!(
+        host.error("other").starts_with(&format!("{claimed} name \"night-gpu\"")),
+        "{}",
+        host.error("other")
+    );
+    assert!(
+        host.error("older").starts_with(&format!("{claimed} version \"0.0.1\"")),
+        "{}",
+        host.error("older")
+    );
 }
 
 #[test]

@@ -50,7 +50,7 @@ fn failing(failure: Failure, on_error: &str) -> PolicySpec {
         Failure::Invalid => (bad("(i32.store (i32.const 280) (i32.const 0))"), None, None),
     };
     let pending = matches!(failure, Failure::Pending);
-    let fetch = fetch.or((!pending).then(|| ModuleFetch::Ready(Arc::clone(&bytes))));
+    let fetch = fetch.or((!pending).then(|| ModuleFetch::Ready(Arc::clone(&bytes).into())));
     let pin = pin.unwrap_or_else(|| digest(&bytes));
     policy(json!({}))
         .raw(json!({"name": "bad", "module": {"configMap": {"name": "m"}, "digest": pin}, "onError": on_error}), fetch)

@@ -136,7 +136,7 @@ impl PolicyExt for PolicySpec {
         for (key, value) in more.as_object().unwrap() {
             entry[key] = value.clone();
         }
-        self.raw(entry, Some(ModuleFetch::Ready(Arc::clone(bytes))))
+        self.raw(entry, Some(ModuleFetch::Ready(Arc::clone(bytes).into())))
     }
 
     fn guest(self, name: &str, guest: &Guest) -> Self {

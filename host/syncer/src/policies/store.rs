@@ -16,7 +16,7 @@ use tokio::sync::Notify;
 
 use super::{
     finalizer,
-    modules::{ModuleKey, ModuleNamespaces, Source, keep_pinned, source},
+    modules::{ModuleKey, ModulePlaces, OciKey, Source, keep_good, source},
     view::PolicyView,
 };
 use crate::nodes::{index::Identity, plan::LabelOwner, vnode::GoverningPolicy};
@@ -27,7 +27,7 @@ use kubeocean_runtime::{queue::Queue, sink::Sink};
 #[derive(Debug)]
 pub struct PolicyStore {
     identity: Identity,
-    namespaces: ModuleNamespaces,
+    places: ModulePlaces,
     state: Mutex<State>,
     pub(super) queue: Arc<Queue<Arc<str>>>,
     /// Notified when the engine's list changed.
@@ -65,10 +65,10 @@ pub struct Resolution {
 
 impl PolicyStore {
     /// An empty store.
-    pub fn new(identity: Identity, namespaces: ModuleNamespaces) -> Arc<Self> {
+    pub fn new(identity: Identity, places: ModulePlaces) -> Arc<Self> {
         Arc::new(Self {
             identity,
-            namespaces,
+            places,
             state: Mutex::default(),
             queue: Queue::new("policies"),
             engine_input: Notify::new(),
@@ -160,9 +160,9 @@ impl PolicyStore {
         let entries = policy.spec.spec.policies.iter();
         entries
             .filter_map(|entry| {
-                let fetch = match source(entry, &self.namespaces) {
+                let fetch = match source(entry, &self.places) {
                     Source::Builtin => return None,
-                    Source::ConfigMap(key) => known.get(&key).cloned().unwrap_or_default(),
+                    Source::Fetched(key) => known.get(&key).cloned().unwrap_or_default(),
                     Source::Refused(fetch) => fetch,
                 };
                 Some((entry.name.clone(), fetch))
@@ -170,13 +170,13 @@ impl PolicyStore {
             .collect()
     }
 
-    /// Modules in ConfigMaps that policies of ours name, with the digests they are pinned to.
+    /// Modules that policies of ours name and that are fetched, with the digests they are pinned to.
     pub fn wanted(&self) -> BTreeMap<ModuleKey, Vec<String>> {
         let state = self.state.lock();
         let mut wanted: BTreeMap<ModuleKey, Vec<String>> = BTreeMap::new();
         let ours = state.policies.values().filter(|policy| self.is_ours(policy) && !policy.deleting());
         for entry in ours.flat_map(|policy| &policy.spec.spec.policies) {
-            if let Source::ConfigMap(key) = source(entry, &self.namespaces) {
+            if let Source::Fetched(key) = source(entry, &self.places) {
                 wanted.entry(key).or_default().extend(entry.module.digest.clone());
             }
         }
@@ -187,7 +187,7 @@ impl PolicyStore {
     pub fn fetched(&self, key: &ModuleKey, fetch: ModuleFetch) {
         let digests = self.wanted().remove(key).unwrap_or_default();
         let mut state = self.state.lock();
-        let fetch = keep_pinned(state.modules.get(key), fetch, &digests);
+        let fetch = keep_good(key, state.modules.get(key), fetch, &digests);
         let same = match (state.modules.get(key), &fetch) {
             (Some(ModuleFetch::Ready(old)), ModuleFetch::Ready(new)) => old == new,
             (
@@ -201,6 +201,12 @@ impl PolicyStore {
             drop(state);
             self.engine_input.notify_one();
         }
+    }
+
+    /// A module of a registry that its policy pins is there: nothing the registry says later is about it (PO-705).
+    pub(super) fn has_pinned(&self, key: &ModuleKey) -> bool {
+        let pinned = matches!(key, ModuleKey::Oci(OciKey { digest: Some(_), .. }));
+        pinned && matches!(self.state.lock().modules.get(key), Some(ModuleFetch::Ready(_)))
     }
 
     /// Forgets modules nobody names.

@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use super::{
     apply::speaks_of,
     finalizer::{FinalizerChange, hold, release},
-    modules::ModuleNamespaces,
+    modules::ModulePlaces,
     news::{News, news},
     status::plan_status,
     store::PolicyStore,
@@ -385,7 +385,7 @@ fn the_engine_speaks_of_one_spec_of_one_object(
 }
 
 fn store() -> std::sync::Arc<PolicyStore> {
-    PolicyStore::new(us(), ModuleNamespaces::new("lease-area"))
+    PolicyStore::new(us(), ModulePlaces::new("lease-area"))
 }
 
 fn named(name: &str, cluster: &str, holder: Option<&str>) -> PolicyView {

@@ -10,15 +10,17 @@ use jiff::{Timestamp, tz::TimeZone};
 use kube::Client;
 use kubeocean_api::name::vnode_name;
 use kubeocean_engine::{
-    BindingFacts, Engine, EntryState, Explanation, NodeDecision, NodeFacts, PolicyHost, Step,
+    BindingFacts, DEFAULT_MAX_MODULE_BYTES, Engine, EntryState, Explanation, NodeDecision, NodeFacts,
+    PolicyHost, Step,
 };
 use kubeocean_syncer::{
+    config::PolicySources,
     nodes::{
         index::{Identity, Index},
         snapshot::{available, facts},
         view::Stamp,
     },
-    policies::{fetch, modules::ModuleNamespaces, store::PolicyStore, view::PolicyView},
+    policies::{fetch::Sources, modules::ModulePlaces, store::PolicyStore, view::PolicyView},
 };
 use serde::Serialize;
 
@@ -36,6 +38,7 @@ pub(super) struct Evaluation<'a> {
     pub(super) computing: Option<&'a Computing>,
     pub(super) binding: &'a str,
     pub(super) policy_namespace: &'a str,
+    pub(super) sources: &'a PolicySources,
     pub(super) at: Timestamp,
 }
 
@@ -81,14 +84,18 @@ impl Evaluation<'_> {
         let identity = self.identity();
         let node = self.facts(&identity);
         let mount = self.computing.map(|computing| computing.binding.mount_namespace.clone());
-        let namespaces =
-            ModuleNamespaces { default: self.policy_namespace.to_owned(), mount: mount.unwrap_or_default() };
-        let store = PolicyStore::new(identity.clone(), namespaces);
+        let places = ModulePlaces {
+            default: self.policy_namespace.to_owned(),
+            mount: mount.unwrap_or_default(),
+            files: self.sources.dev_folder.is_some(),
+        };
+        let store = PolicyStore::new(identity.clone(), places);
+        let sources = Sources::new(self.client.clone(), self.sources, DEFAULT_MAX_MODULE_BYTES);
         for policy in &self.worker.policies {
             store.saw(policy.clone());
         }
         for key in store.wanted().into_keys() {
-            let (fetched, _) = fetch::read(self.client, &key).await;
+            let (fetched, _) = sources.read(&key).await;
             store.fetched(&key, fetched);
         }
         let (host, loaded) = self.host(&identity);

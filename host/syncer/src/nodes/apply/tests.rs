@@ -21,7 +21,7 @@ use crate::{
         vnode::{BindingView, Settings, Written},
         withdraw::PodOnVnode,
     },
-    policies::{modules::ModuleNamespaces, store::PolicyStore, view::PolicyView},
+    policies::{modules::ModulePlaces, store::PolicyStore, view::PolicyView},
 };
 
 struct NoPods;
@@ -42,8 +42,8 @@ fn runtime() -> (NodeRuntime, Arc<PolicyStore>) {
     let clock: Arc<dyn kubeocean_runtime::clock::Clock> = Arc::new(SystemClock);
     let cancel = CancellationToken::new();
     let (events, _) = EventRecorder::new(nowhere.clone(), "test".into(), Arc::clone(&clock), cancel.clone());
-    let namespaces = ModuleNamespaces { default: "policies".into(), mount: "mount".into() };
-    let policies = PolicyStore::new(identity.clone(), namespaces);
+    let places = ModulePlaces { default: "policies".into(), mount: "mount".into(), files: false };
+    let policies = PolicyStore::new(identity.clone(), places);
     let facts = BindingFacts { name: "dc-east".into(), cluster_id: "cls-a".into() };
     let runtime = NodeRuntime {
         store: NodeStore::new(identity, BindingView::default(), Arc::default()),

@@ -23,7 +23,7 @@ use crate::{
         watch::{Vnodes, WorkerNodes, WorkerPods},
     },
     pods::{index::PodStore, ownership::Stamp, snapshot::PodScope, view::VpodObject},
-    policies::{modules::ModuleNamespaces, store::PolicyStore, view::PolicyView},
+    policies::{modules::ModulePlaces, store::PolicyStore, view::PolicyView},
     session::PodsByVnode,
     simulation::trace,
 };
@@ -78,8 +78,8 @@ impl Syncer {
         let stamp = Stamp { binding: "dc-east".into(), computing_cluster_uid: "computing".into() };
         let scope = PodScope { stamp, ..crate::pods::tests::builders::scope() };
         let pods = PodStore::new("cls-a", scope);
-        let namespaces = ModuleNamespaces { default: "policies".into(), mount: "mount".into() };
-        let policies = PolicyStore::new(identity, namespaces);
+        let places = ModulePlaces { default: "policies".into(), mount: "mount".into(), files: false };
+        let policies = PolicyStore::new(identity, places);
         {
             let nodes = Arc::clone(&store);
             pods.on_vpod_change(move |vnode| nodes.wake(vnode));

@@ -1,0 +1,98 @@
+//! `kubeocean policy verify`: whether a Syncer with these keys or rules would load a module of a registry (PO-1204).
+
+use std::path::PathBuf;
+
+use anyhow::Context;
+use clap::Args as ClapArgs;
+use kubeocean_registry::{
+    Accepted, Demands, Reference, Refusal, Signatures, Trust, TrustRule, VerifyingKey, accept, read_trust,
+};
+use serde::Serialize;
+
+use crate::{
+    cluster::block_on,
+    failure::{Failure, OrFailure},
+    output::{Format, columns, print, print_json},
+    registry::{self, Login, image},
+};
+
+/// What by whom.
+#[derive(Debug, ClapArgs)]
+#[command(after_help = "Examples:
+  kubeocean policy verify registry.example.com/policies/night-gpu:1.2.0 --key release.pem
+  kubeocean policy verify registry.example.com/policies/night-gpu:1.2.0 --trust-dir /etc/kubeocean/trust
+
+Exit code 1: no signature holds. With --trust-dir a module that no rule is for is accepted as it is, as by a Syncer.")]
+pub(crate) struct Args {
+    /// Which: registry, repository, and tag or digest
+    #[arg(value_parser = image)]
+    image: Reference,
+    /// Public key, PEM, whose signature is required; of several keys one is enough
+    #[arg(long, value_name = "FILE", required_unless_present = "trust_dir")]
+    key: Vec<PathBuf>,
+    /// Folder with trust.yaml and public keys, as the Syncer has it
+    #[arg(long, value_name = "DIR", conflicts_with = "key")]
+    trust_dir: Option<PathBuf>,
+    #[command(flatten)]
+    login: Login,
+    /// Form of the output
+    #[arg(short, long, default_value = "text")]
+    output: Format,
+}
+
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Report {
+    image: String,
+    manifest_digest: String,
+    digest: String,
+    /// File of the key, or nothing where no rule asks for one.
+    signed_by: Option<String>,
+}
+
+pub(crate) fn run(args: &Args) -> Result<(), Failure> {
+    let trust = trust(args)?;
+    let bundle = block_on(registry::pull(&args.login, &args.image, None, Signatures::Fetch))?;
+    let demands = Demands { digest: None, max_bytes: registry::max_bytes() };
+    let accepted = accept(&args.image, &bundle, &trust, demands).map_err(|refusal| match refusal {
+        Refusal::Signature(text) => Failure::failed(format!("SignatureRejected: {text}")),
+        other => Failure::unusable(format!("{}: {other}", args.image)),
+    })?;
+    let report = report(args, accepted);
+    match args.output {
+        Format::Text => print(&text(&report)),
+        Format::Json => print_json(&report),
+    }
+}
+
+fn trust(args: &Args) -> Result<Trust, Failure> {
+    if let Some(folder) = &args.trust_dir {
+        return read_trust(folder).with_context(|| format!("cannot use {}", folder.display())).or_unusable();
+    }
+    let keys = args.key.iter().map(|path| {
+        let cannot = || format!("cannot use the key {}", path.display());
+        let pem = std::fs::read(path).with_context(cannot)?;
+        Ok((path.display().to_string(), VerifyingKey::from_pem(&pem).with_context(cannot)?))
+    });
+    let keys = keys.collect::<anyhow::Result<Vec<_>>>().or_unusable()?;
+    Ok(Trust::new(vec![TrustRule { prefix: String::new(), keys, required: true }]))
+}
+
+fn report(args: &Args, accepted: Accepted) -> Report {
+    Report {
+        image: args.image.to_string(),
+        manifest_digest: accepted.manifest_digest.to_string(),
+        digest: accepted.module_digest.to_string(),
+        signed_by: accepted.signed_by,
+    }
+}
+
+fn text(report: &Report) -> String {
+    let row = |name: &str, value: String| vec![name.to_owned(), value];
+    let by = report.signed_by.clone().unwrap_or_else(|| "nobody; no rule asks for a signature".to_owned());
+    columns(&[
+        row("accepted", format!("{}@{}", report.image, report.manifest_digest)),
+        row("signed by", by),
+        row("digest", report.digest.clone()),
+    ])
+}
