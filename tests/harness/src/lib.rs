@@ -40,6 +40,7 @@ mod ports;
 pub mod process;
 pub mod program;
 pub mod reaper;
+pub mod registry;
 pub mod site;
 pub mod wait;
 pub mod wire;
