@@ -68,3 +68,14 @@ fn a_port_in_use_ends_the_start_with_the_address_and_what_to_change() {
     let message = text(&output.stderr);
     assert!(message.contains(&address) && message.contains("--metrics-bind-address"), "{message}");
 }
+
+#[test]
+fn every_shell_gets_a_script_that_knows_the_commands() {
+    for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
+        let output = kubeocean(&["completion", shell]);
+        assert_eq!(output.status.code(), Some(0), "{shell}");
+        let script = text(&output.stdout);
+        assert!(script.contains("keygen") && script.contains("registry-ca"), "{shell}");
+    }
+    assert_eq!(kubeocean(&["completion", "cmd"]).status.code(), Some(2));
+}

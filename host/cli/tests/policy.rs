@@ -246,7 +246,7 @@ fn bad_settings_are_refused_by_member() {
 #[rstest]
 #[case::no_such_file(&["check", "/nowhere/m.wasm"], "ModuleNotFound: cannot read /nowhere/m.wasm")]
 #[case::no_such_builtin(&["inspect", "builtin:x"], "cpu-percentage, time-windows, node-labels")]
-#[case::registry(&["check", "oci://example.com/p:1"], "not part of this version")]
+#[case::registry(&["check", "oci://policies/p:1"], "must begin with the registry's host")]
 #[case::no_such_policy_file(&["check", "builtin:node-labels", "-f", "/nowhere/rlp.yaml"], "/nowhere/rlp.yaml")]
 #[case::bad_name(&["new", "Night_GPU"], "Night_GPU")]
 #[case::no_sdk(&["new", "p", "--sdk", "/nowhere"], "no SDK in /nowhere")]

@@ -71,7 +71,7 @@ impl BundleCache {
         let meta = fs::symlink_metadata(folder).map_err(failed)?;
         let (owner, mode) = (meta.uid(), meta.permissions().mode() & 0o7777);
         let ours = owner == rustix::process::geteuid().as_raw();
-        if !(meta.is_dir() && ours && mode & 0o077 == 0) {
+        if !(meta.is_dir() && ours && mode == 0o700) {
             return Err(CacheError::NotPrivate { path: folder.to_owned(), owner, mode });
         }
         Ok(Self { folder: folder.to_owned() })
@@ -80,12 +80,12 @@ impl BundleCache {
     /// What was kept for an artifact and a pin. Anything odd is nothing.
     pub fn get(&self, reference: &Reference, pin: Option<Digest>) -> Option<Bundle> {
         let path = self.record_path(reference, pin);
-        let record: Record = serde_json::from_slice(&self.read(&path, MAX_RECORD_BYTES)?).ok()?;
+        let record: Record = serde_json::from_slice(&Self::read(&path, MAX_RECORD_BYTES)?).ok()?;
         if record.image != reference.to_string() {
             return None;
         }
         let digest: Digest = record.module.parse().ok()?;
-        let module = self.read(&self.module_path(digest), MAX_CACHE_BYTES)?;
+        let module = Self::read(&self.module_path(digest), MAX_CACHE_BYTES)?;
         let decoded = |text: &str| STANDARD.decode(text).ok();
         let signatures = record.signatures.iter().map(|(payload, signature)| {
             Some(SignedPayload { payload: decoded(payload)?, signature: decoded(signature)? })
@@ -136,7 +136,7 @@ impl BundleCache {
     }
 
     /// A regular file of ours that nobody else may write.
-    fn read(&self, path: &Path, limit: u64) -> Option<Vec<u8>> {
+    fn read(path: &Path, limit: u64) -> Option<Vec<u8>> {
         let file = fs::File::options().read(true).custom_flags(no_follow()).open(path).ok()?;
         let meta = file.metadata().ok()?;
         let ours =

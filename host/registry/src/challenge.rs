@@ -51,12 +51,11 @@ fn parameters(text: &str) -> (Vec<(String, String)>, &str) {
             break;
         }
         let tail = tail.trim_start();
-        let (value, tail) = match tail.strip_prefix('"') {
-            Some(quoted) => unquote(quoted),
-            None => {
-                let end = tail.find([',', ' ']).unwrap_or(tail.len());
-                (tail.get(..end).unwrap_or_default().to_owned(), tail.get(end..).unwrap_or_default())
-            }
+        let (value, tail) = if let Some(quoted) = tail.strip_prefix('"') {
+            unquote(quoted)
+        } else {
+            let end = tail.find([',', ' ']).unwrap_or(tail.len());
+            (tail.get(..end).unwrap_or_default().to_owned(), tail.get(end..).unwrap_or_default())
         };
         found.push((name.to_owned(), value));
         rest = tail.trim_start_matches([' ', ',']);

@@ -260,7 +260,7 @@ impl Session<'_> {
     /// Meets the challenge of an answer 401.
     async fn authorize(&mut self, response: Response<Incoming>) -> Result<(), RegistryError> {
         let headers = response.headers().get_all(WWW_AUTHENTICATE);
-        let challenge = headers.iter().filter_map(|value| challenge::parse(value.to_str().ok()?)).next();
+        let challenge = headers.iter().find_map(|value| challenge::parse(value.to_str().ok()?));
         let forbidden = |message: String| RegistryError::Forbidden { what: self.what(), message };
         let value = match (challenge, self.credentials) {
             (None, _) => {

@@ -57,8 +57,9 @@ struct File {
 
 #[derive(Deserialize)]
 struct Auth {
-    #[serde(default)]
-    auth: String,
+    /// base64 of name, colon and password.
+    #[serde(default, rename = "auth")]
+    joined: String,
     #[serde(default)]
     username: String,
     #[serde(default)]
@@ -72,12 +73,12 @@ impl DockerConfig {
         let file: File = serde_json::from_slice(json).map_err(|_| CredentialError::Malformed)?;
         let mut auths = Vec::new();
         for (place, auth) in file.auths {
-            let pair = if auth.auth.is_empty() {
+            let pair = if auth.joined.is_empty() {
                 Some((auth.username, auth.password))
                     .filter(|(name, password)| !(name.is_empty() && password.is_empty()))
             } else {
                 let decoded =
-                    STANDARD.decode(auth.auth.trim()).ok().and_then(|text| String::from_utf8(text).ok());
+                    STANDARD.decode(auth.joined.trim()).ok().and_then(|text| String::from_utf8(text).ok());
                 let pair = decoded.and_then(|text| {
                     text.split_once(':').map(|(name, password)| (name.to_owned(), password.to_owned()))
                 });

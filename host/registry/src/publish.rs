@@ -63,7 +63,11 @@ impl Client {
 
 impl Session<'_> {
     /// Makes sure of a blob; whether it was there.
-    async fn put_blob(&mut self, bytes: Bytes, progress: Option<Progress>) -> Result<bool, RegistryError> {
+    pub(crate) async fn put_blob(
+        &mut self,
+        bytes: Bytes,
+        progress: Option<Progress>,
+    ) -> Result<bool, RegistryError> {
         let digest = Digest::of(&bytes);
         let asked = self.ask(Ask::new(Method::HEAD, self.url(&format!("blobs/{digest}"))?)).await?;
         match asked.status() {
@@ -88,7 +92,7 @@ impl Session<'_> {
         if done.status() == StatusCode::CREATED { Ok(false) } else { Err(self.failure(done).await) }
     }
 
-    async fn put_manifest(&mut self, selector: &str, bytes: &[u8]) -> Result<(), RegistryError> {
+    pub(crate) async fn put_manifest(&mut self, selector: &str, bytes: &[u8]) -> Result<(), RegistryError> {
         let url = self.url(&format!("manifests/{selector}"))?;
         let mut ask = Ask { body: Bytes::copy_from_slice(bytes), ..Ask::new(Method::PUT, url) };
         ask.headers.insert(CONTENT_TYPE, HeaderValue::from_static(MANIFEST));

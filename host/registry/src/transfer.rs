@@ -257,3 +257,6 @@ async fn read(
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -121,6 +121,25 @@ async fn who_has_no_password_or_no_authority_gets_nothing() {
 }
 
 #[tokio::test]
+async fn a_token_is_fetched_for_each_purpose_where_the_registry_wants_one() {
+    let Some(registry) = Registry::start_with_tokens().await else { return };
+    let authorities = Some(std::fs::read(registry.authority()).unwrap());
+    let client = Client::new(&ClientConfig { authorities, ..ClientConfig::default() }).unwrap();
+    let (image, module) = (image(&registry.host(), "p"), module(100));
+    let packed = package(&module, &Labels::default());
+    client.push(&image, Some(&robot()), module.clone().into(), &packed, None).await.unwrap();
+    let scopes = registry.token_scopes();
+    assert!(scopes.iter().any(|scope| scope == "repository:policies/p:pull,push"), "{scopes:?}");
+    let pulled = client.pull(&image, Some(&robot()), LIMIT, Signatures::Fetch, None, None).await.unwrap();
+    assert_eq!(*pulled.module, *module);
+    assert_eq!(registry.token_scopes(), ["repository:policies/p:pull"], "one token for the whole pull");
+    for credentials in [None, Some(Credentials { password: "guess".into(), ..robot() })] {
+        let refused = client.find(&image, credentials.as_ref()).await.unwrap_err();
+        assert!(matches!(refused, RegistryError::Forbidden { .. }), "{refused}");
+    }
+}
+
+#[tokio::test]
 async fn plain_http_is_for_named_hosts_only() {
     let Some(registry) = Registry::start(Tls::Off).await else { return };
     let image = image(&registry.host(), "p");

@@ -88,11 +88,19 @@ impl Scene {
 
 /// A Secret as `kubectl create secret docker-registry` makes it.
 async fn pull_secret(worker: &Cluster, name: &str, host: &str, password: &str) {
-    let config = STANDARD.encode(docker_config(&[host], password).to_string());
+    write_secret(worker, name, &docker_config(&[host], password)).await;
+}
+
+/// A change of the pull secret that changes no password: the tag is looked up now, not in five minutes.
+async fn look_again(worker: &Cluster, name: &str, host: &str, why: &str) {
+    write_secret(worker, name, &docker_config(&[host, why], PASSWORD)).await;
+}
+
+async fn write_secret(worker: &Cluster, name: &str, config: &Value) {
     let secret = json!({
         "apiVersion": "v1", "kind": "Secret", "type": "kubernetes.io/dockerconfigjson",
         "metadata": {"name": name, "namespace": namespace::POLICIES},
-        "data": {".dockerconfigjson": config},
+        "data": {".dockerconfigjson": STANDARD.encode(config.to_string())},
     });
     worker.apply_objects(vec![secret]).await.unwrap();
 }
@@ -250,6 +258,17 @@ async fn where_a_signature_is_required_only_a_signed_module_decides() {
     let policy = runs(&leasing, &digest).await;
     let (status, reason, _) = policy_condition(&policy, "Pinned").unwrap();
     assert_eq!((status, reason), ("False", "NotPinned"), "a signed tag needs no digest");
+
+    // The tag moves to a module nobody signed: the old one decides. Once that is signed it takes over.
+    let other = scene.push(&image, 2).await;
+    look_again(leasing.binding.worker(), "reg-signed", &scene.registry.host(), "moved").await;
+    let policy = fails(&leasing, "Degraded", "SignatureRejected").await;
+    assert_eq!(entry(&policy, "half")["digest"], digest);
+    leasing.all("still half of the node", DEADLINE, is_half).await;
+    scene.does(&["sign", &image, "--key", scene.path("release.key").to_str().unwrap()]).await;
+    look_again(leasing.binding.worker(), "reg-signed", &scene.registry.host(), "signed").await;
+    runs(&leasing, &other).await;
+    let digest = other;
 
     // What the disk keeps is believed no more than the registry: its signature is checked again.
     scene.registry.stop();

@@ -5,6 +5,8 @@
 //! `KUBEOCEAN_REGISTRY=required` turns that into a failure.
 
 mod front;
+mod proxy;
+mod tokens;
 
 use std::io::Write as _;
 use std::net::{IpAddr, Ipv4Addr};
@@ -17,6 +19,9 @@ use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 
 pub use front::{Front, Seen, Trick};
+pub use proxy::Proxy;
+
+use tokens::Tokens;
 
 use crate::pki::Pki;
 use crate::process::{Process, ProcessSpec};
@@ -33,11 +38,24 @@ const HASH: &str = "$2b$04$q3gxskzXRj7bCRiFW0jzzuF9T45dPn/Dsn86oTo/qnx5GbcvAbsAC
 const STARTS: usize = 5;
 const READY: Duration = Duration::from_secs(30);
 
+/// Name of the registry with tokens, and of who issues them.
+const SERVICE: &str = "registry-of-a-test";
+const ISSUER: &str = "tokens-of-a-test";
+
 /// Whether the registry speaks TLS itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Tls {
     On,
     Off,
+}
+
+/// How the user proves who they are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Auth {
+    /// With name and password in each request.
+    Basic,
+    /// With a token of the service on this port.
+    Token(u16),
 }
 
 /// A running registry. Dropping it ends it; its content goes with the test process.
@@ -46,6 +64,7 @@ pub struct Registry {
     process: Process,
     directory: PathBuf,
     port: u16,
+    tokens: Option<Tokens>,
 }
 
 impl Registry {
@@ -54,6 +73,23 @@ impl Registry {
     /// # Panics
     /// It is installed and does not start, or must be installed and is not.
     pub async fn start(tls: Tls) -> Option<Self> {
+        let program = Self::program_or_reason()?;
+        let directory = Self::directory().expect("a directory for a registry");
+        Some(Self::run(&program, directory, tls, None).await.expect("a registry"))
+    }
+
+    /// The same with TLS, but with a token service on another port, and nothing else is accepted.
+    ///
+    /// # Panics
+    /// As [`Registry::start`].
+    pub async fn start_with_tokens() -> Option<Self> {
+        let program = Self::program_or_reason()?;
+        let directory = Self::directory().expect("a directory for a registry");
+        let tokens = Tokens::start(&directory).await.expect("a token service");
+        Some(Self::run(&program, directory, Tls::On, Some(tokens)).await.expect("a registry"))
+    }
+
+    fn program_or_reason() -> Option<PathBuf> {
         let Some(program) = program() else {
             let why = "no registry: docker-registry is not installed (Debian package docker-registry)";
             assert!(std::env::var_os("KUBEOCEAN_REGISTRY").is_none_or(|value| value != "required"), "{why}");
@@ -61,16 +97,21 @@ impl Registry {
             let _ = writeln!(std::io::stderr(), "{why}");
             return None;
         };
-        Some(Self::run(&program, tls).await.expect("a registry"))
+        Some(program)
     }
 
-    async fn run(program: &Path, tls: Tls) -> Result<Self> {
+    fn directory() -> Result<PathBuf> {
         let directory = reaper::new_directory("registry")?;
         Pki::create(&directory, IpAddr::V4(Ipv4Addr::LOCALHOST))?;
         std::fs::write(directory.join("users"), format!("{USER}:{HASH}\n")).context("writing the users")?;
+        Ok(directory)
+    }
+
+    async fn run(program: &Path, directory: PathBuf, tls: Tls, tokens: Option<Tokens>) -> Result<Self> {
+        let auth = tokens.as_ref().map_or(Auth::Basic, |tokens| Auth::Token(tokens.port));
         for _ in 0..STARTS {
             let [port] = ports::free()?;
-            let config = config(&directory, port, tls);
+            let config = config(&directory, port, tls, auth);
             let file = directory.join("config.yml");
             std::fs::write(&file, config.to_string()).context("writing the registry's configuration")?;
             let mut process = Process::spawn(ProcessSpec {
@@ -88,7 +129,7 @@ impl Registry {
                 connected.map(|_| Ok(())).map_err(|error| error.to_string())
             });
             match listening.await? {
-                Ok(()) => return Ok(Self { process, directory, port }),
+                Ok(()) => return Ok(Self { process, directory, port, tokens }),
                 Err(_) if ports::lost(&process.log()) => {}
                 Err(status) => bail!("the registry ended with {status}: {}", process.log_tail(10)),
             }
@@ -104,6 +145,11 @@ impl Registry {
     /// PEM file of the authority that signed its certificate, and those of its fronts.
     pub fn authority(&self) -> PathBuf {
         self.directory.join("ca.crt")
+    }
+
+    /// Scopes of the tokens asked for since the last call.
+    pub fn token_scopes(&self) -> Vec<String> {
+        self.tokens.as_ref().map(Tokens::scopes).unwrap_or_default()
     }
 
     /// Starts a front with a certificate of the same authority.
@@ -149,7 +195,7 @@ fn program() -> Option<PathBuf> {
 }
 
 /// JSON is YAML.
-fn config(directory: &Path, port: u16, tls: Tls) -> Value {
+fn config(directory: &Path, port: u16, tls: Tls, auth: Auth) -> Value {
     let mut http = json!({"addr": format!("127.0.0.1:{port}"), "secret": "not one"});
     if tls == Tls::On {
         http["tls"] = json!({
@@ -157,11 +203,20 @@ fn config(directory: &Path, port: u16, tls: Tls) -> Value {
             "key": directory.join("apiserver.key"),
         });
     }
+    let auth = match auth {
+        Auth::Basic => json!({"htpasswd": {"realm": "policies", "path": directory.join("users")}}),
+        Auth::Token(port) => json!({"token": {
+            "realm": format!("https://127.0.0.1:{port}/token"),
+            "service": SERVICE,
+            "issuer": ISSUER,
+            "rootcertbundle": directory.join("ca.crt"),
+        }}),
+    };
     json!({
         "version": "0.1",
         "log": {"level": "warn", "accesslog": {"disabled": true}},
         "storage": {"filesystem": {"rootdirectory": directory.join("content")}},
         "http": http,
-        "auth": {"htpasswd": {"realm": "policies", "path": directory.join("users")}},
+        "auth": auth,
     })
 }

@@ -82,7 +82,7 @@ impl ModulePlaces {
     }
 
     /// A namespace that no user of the computing cluster writes to.
-    fn safe(&self, named: Option<&String>) -> Result<String, Source> {
+    fn safe(&self, named: Option<&String>) -> Result<String, ModuleFetch> {
         let place = named.unwrap_or(&self.default);
         if *place == self.mount {
             let message = format!("namespace {place} can be written by users of the computing cluster");
@@ -107,8 +107,8 @@ pub(super) fn failed(code: LoadCode, message: impl Into<String>) -> ModuleFetch 
     ModuleFetch::Failed { code, message: message.into() }
 }
 
-fn refused(code: LoadCode, message: impl Into<String>) -> Source {
-    Source::Refused(ModuleFetch::Refused { code, message: message.into() })
+fn refused(code: LoadCode, message: impl Into<String>) -> ModuleFetch {
+    ModuleFetch::Refused { code, message: message.into() }
 }
 
 /// Source of an entry's module.
@@ -131,10 +131,10 @@ pub fn source(entry: &PolicyEntry, places: &ModulePlaces) -> Source {
     } else {
         Err(refused(LoadCode::ModuleNotFound, "the entry names no module"))
     };
-    found.map_or_else(|refused| refused, Source::Fetched)
+    found.map_or_else(Source::Refused, Source::Fetched)
 }
 
-fn oci_key(oci: &OciModule, digest: Option<&str>, places: &ModulePlaces) -> Result<OciKey, Source> {
+fn oci_key(oci: &OciModule, digest: Option<&str>, places: &ModulePlaces) -> Result<OciKey, ModuleFetch> {
     let image = oci.image.parse().map_err(|error| {
         refused(LoadCode::ModuleNotFound, format!("{:?} names no artifact: {error}", oci.image))
     })?;
@@ -151,7 +151,7 @@ fn oci_key(oci: &OciModule, digest: Option<&str>, places: &ModulePlaces) -> Resu
     Ok(OciKey { image, pull_secret, digest })
 }
 
-fn file_key(path: &str, places: &ModulePlaces) -> Result<String, Source> {
+fn file_key(path: &str, places: &ModulePlaces) -> Result<String, ModuleFetch> {
     if !places.files {
         let message = "modules in files need a Syncer with --policy-dev-dir";
         return Err(refused(LoadCode::FetchForbidden, message));

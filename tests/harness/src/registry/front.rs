@@ -100,7 +100,7 @@ impl Front {
     }
 }
 
-fn tls(directory: &Path) -> Result<(TlsAcceptor, TlsConnector)> {
+pub(super) fn tls(directory: &Path) -> Result<(TlsAcceptor, TlsConnector)> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let pem = |name: &str| directory.join(name);
     let chain = CertificateDer::from_pem_file(pem("apiserver.crt")).context("reading a certificate")?;
@@ -183,7 +183,7 @@ async fn relay(
 }
 
 /// The head of a request with its last empty line, and what came with it.
-async fn read_head(stream: &mut (impl AsyncRead + Unpin)) -> Result<(String, Vec<u8>)> {
+pub(super) async fn read_head(stream: &mut (impl AsyncRead + Unpin)) -> Result<(String, Vec<u8>)> {
     let mut bytes = Vec::new();
     loop {
         if let Some(end) = bytes.windows(4).position(|window| window == b"\r\n\r\n") {
