@@ -1,6 +1,6 @@
 //! Artifacts on disk, so that a Syncer that starts while a registry is down has its modules (PO-704, PO-705).
 //!
-//! Nothing here is believed: what is read passes [`crate::accept`] like something that was fetched, signatures included.
+//! Nothing here is believed: what is read passes [`crate::accept()`] like something that was fetched, signatures included.
 //! The folder is the process's own all the same (owner and mode are checked), because whoever can write there could take
 //! a running policy away. Layout: `<sha256 of the module>.wasm`, and `<sha256 of the name and pin>.json` with the rest.
 

@@ -9,7 +9,7 @@
 //!
 //! In: references, module bytes, keys. Out: modules whose bytes are what their manifest says and whose signatures the
 //! rules of the Syncer's configuration accept. Callers: the Syncer and `kubeocean policy`. Invariants: what was fetched
-//! and what a disk kept pass the same check, [`accept`], which is pure; a password reaches only the registry it is for.
+//! and what a disk kept pass the same check, [`accept()`], which is pure; a password reaches only the registry it is for.
 //! Only `client`, `transport`, `transfer`, `publish`, `cache` and `trust_folder` do I/O.
 
 mod accept;

@@ -59,7 +59,7 @@ impl Client {
         session.find().await
     }
 
-    /// Reads an artifact with everything that [`crate::accept`] looks at. A module that `known` holds, that is too large
+    /// Reads an artifact with everything that [`crate::accept()`] looks at. A module that `known` holds, that is too large
     /// or that is not the wanted one is not transferred.
     pub async fn pull(
         &self,

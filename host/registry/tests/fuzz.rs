@@ -93,15 +93,18 @@ proptest! {
 
     #[test]
     fn a_damaged_artifact_is_refused_or_is_the_signed_one(
-        of_manifest in vec(damage(), 0..3),
-        of_module in vec(damage(), 0..3),
-        of_payload in vec(damage(), 0..3),
-        of_signature in vec(damage(), 0..3),
+        of_manifest in vec(damage(), 0..2),
+        of_module in vec(damage(), 0..2),
+        of_payload in vec(damage(), 0..2),
+        of_signature in vec(damage(), 0..2),
+        title in proptest::option::of("[a-z]{0,3}"),
     ) {
         let (reference, whole, trust) = signed();
+        let labels = Labels { title: title.unwrap_or_else(|| "p".into()), ..Labels::default() };
+        let manifest = package(MODULE, &labels).manifest;
         let demands = Demands { digest: None, max_bytes: 1 << 20 };
         let bundle = Bundle {
-            manifest: damaged(&whole.manifest, &of_manifest),
+            manifest: damaged(&manifest, &of_manifest),
             module: damaged(&whole.module, &of_module).into(),
             signatures: vec![SignedPayload {
                 payload: damaged(&whole.signatures[0].payload, &of_payload),

@@ -4,6 +4,7 @@
 #![allow(clippy::wildcard_imports, reason = "the support module is the prelude of these tests")]
 
 mod builtins;
+mod fuzz;
 mod hostile;
 mod legacy_table;
 mod on_error;
