@@ -85,9 +85,9 @@ mod tests {
     use super::*;
     use rstest::rstest;
 
-    fn bearer(realm: &str, service: Option<&str>, scope: Option<&str>) -> Option<Challenge> {
+    fn bearer(realm: &str, service: Option<&str>, scope: Option<&str>) -> Challenge {
         let own = |text: Option<&str>| text.map(str::to_owned);
-        Some(Challenge::Bearer { realm: realm.to_owned(), service: own(service), scope: own(scope) })
+        Challenge::Bearer { realm: realm.to_owned(), service: own(service), scope: own(scope) }
     }
 
     #[rstest]
@@ -97,10 +97,10 @@ mod tests {
     #[case("Digest realm=\"a, b\", nonce=x, Basic realm=\"y\"", Some(Challenge::Basic))]
     #[case(
         "Bearer realm=\"https://auth.example/token\",service=\"r.example\",scope=\"repository:a/b:pull,push\"",
-        bearer("https://auth.example/token", Some("r.example"), Some("repository:a/b:pull,push"))
+        Some(bearer("https://auth.example/token", Some("r.example"), Some("repository:a/b:pull,push")))
     )]
-    #[case("bearer realm=https://a.example/t", bearer("https://a.example/t", None, None))]
-    #[case("Bearer realm=\"a\\\"b\"", bearer("a\"b", None, None))]
+    #[case("bearer realm=https://a.example/t", Some(bearer("https://a.example/t", None, None)))]
+    #[case("Bearer realm=\"a\\\"b\"", Some(bearer("a\"b", None, None)))]
     #[case("Bearer service=\"x\"", None)]
     #[case("", None)]
     #[case("=,=\",", None)]

@@ -91,9 +91,7 @@ pub(super) async fn perform(
                     tracing::info!(vnode, "{text}");
                 }
             }
-            Ok(Done::After(delay)) => {
-                retry = retry.map_or(Some(delay), |sooner: Duration| Some(sooner.min(delay)))
-            }
+            Ok(Done::After(delay)) => retry = retry.into_iter().chain([delay]).min(),
             Err(Stop::Later(outcome)) => return Err(outcome),
             Err(Stop::Error(error)) => {
                 if deletes_pod {
@@ -184,10 +182,9 @@ async fn one(
                 let each = LABEL_EACH.saturating_mul(u32::try_from(ahead).unwrap_or(u32::MAX));
                 return Ok(Done::After(LABEL_LATER.saturating_add(each)));
             }
-            return Ok(match set_label(runtime, &node, policy.as_deref()).await {
-                true => Done::Now,
-                false => Done::After(SOFT_RETRY),
-            });
+            if !set_label(runtime, &node, policy.as_deref()).await {
+                return Ok(Done::After(SOFT_RETRY));
+            }
         }
         Action::DeletePod { key, uid, why } => {
             let options = DeleteOptions { uid: Some(uid.clone()), grace_seconds: None };
