@@ -19,6 +19,12 @@ fn cases(share: u32) -> ProptestConfig {
     ProptestConfig { cases: (cases / share).max(1), failure_persistence: None, ..ProptestConfig::default() }
 }
 
+/// Time for a machine that runs other tests. A guest that needs more may be the machine's fault all the same, and such an
+/// error says so by `passing` (PO-703).
+fn patient() -> ModuleLimits {
+    ModuleLimits { timeout_ms: 1000, ..ModuleLimits::default() }
+}
+
 /// A built-in module with a few bytes changed, cut, or with bytes of itself somewhere else.
 fn damaged() -> impl Strategy<Value = Vec<u8>> {
     let one = (0..3_u8, any::<Index>(), any::<Index>(), 1_u8..);
@@ -96,9 +102,9 @@ proptest! {
         settings in any_json(),
     ) {
         let bytes: Arc<[u8]> = builtin(name).unwrap().into();
-        if let Err(error) = engine().load_module(&bytes, &settings, ModuleLimits::default(), &[]) {
+        if let Err(error) = engine().load_module(&bytes, &settings, patient(), &[]) {
             let fits = [LoadCode::SettingsInvalid, LoadCode::SettingsRejected];
-            prop_assert!(fits.contains(&error.code), "{}: {}", settings, error);
+            prop_assert!(error.passing || fits.contains(&error.code), "{}: {}", settings, error);
         }
     }
 }
@@ -109,10 +115,10 @@ proptest! {
     #[test]
     fn a_damaged_module_loads_or_names_the_step_it_failed(bytes in damaged()) {
         let bytes: Arc<[u8]> = bytes.into();
-        if let Err(error) = engine().outline(&bytes, ModuleLimits { timeout_ms: 1000, ..ModuleLimits::default() }) {
+        if let Err(error) = engine().outline(&bytes, patient()) {
             use LoadCode::{CompileFailed, DescribeFailed, NotAPolicy, SchemaInvalid, WrongWorld};
             let steps = [NotAPolicy, WrongWorld, CompileFailed, DescribeFailed, SchemaInvalid];
-            prop_assert!(steps.contains(&error.code), "{}", error);
+            prop_assert!(error.passing || steps.contains(&error.code), "{}", error);
         }
     }
 }
