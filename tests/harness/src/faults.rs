@@ -13,9 +13,9 @@
 //! one that is removed stops acting on answers that are under way. A server that cannot be reached behind the proxy
 //! appears as a connection that breaks.
 //!
-//! - [`rule`]: which requests, and what happens to them.
-//! - [`serve`]: connections, and the way to the server and back.
-//! - [`answer`]: answers, whole and spoiled.
+//! - `rule`: which requests, and what happens to them.
+//! - `serve`: connections, and the way to the server and back.
+//! - `answer`: answers, whole and spoiled.
 
 mod answer;
 mod rule;
