@@ -244,7 +244,6 @@ impl Attendant {
                 .await
                 .map(|known| known.map(|state| state.clone()))
             {
-                states.mark_unchanged();
                 return Ok(state);
             }
         }

@@ -230,7 +230,13 @@ async fn reconcile(runtime: &NodeRuntime, surroundings: &Surroundings, work: &Wo
     }
     let next_wake = plan.next_wake;
     match apply::perform(runtime, &work.key, &snapshot, plan.actions).await {
-        Err(outcome) => outcome,
+        Err(outcome) => {
+            // The pause before the next attempt may be longer than what is left until the lease opens or closes.
+            if let Some(at) = next_wake {
+                runtime.store.queue.add_after(work.key.clone(), until(at, runtime.clock.now()));
+            }
+            outcome
+        }
         Ok(retry) => look_again([retry, wait], next_wake, runtime.clock.now()),
     }
 }
@@ -294,7 +300,7 @@ pub(super) fn consider(
         knowledge(surroundings, work.decision.as_ref(), candidate).ok_or(later(Outcome::Retry))?;
     let decided = matches!(knowledge, Knowledge::Decided(_));
     if work.decision.as_ref().is_some_and(|decision| is_over(decision, now)) {
-        return Err(later(Outcome::Retry));
+        return Err(later(Outcome::Stale));
     }
     let loading = surroundings.loading_left.filter(|_| work.decision.is_some() && !decided);
     let governed_by = work.decision.as_ref().and_then(|decision| decision.governed_by.as_deref());

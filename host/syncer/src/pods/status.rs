@@ -94,16 +94,17 @@ fn wanted_fields(
         wanted.insert("hostIPs", json!([{ "ip": host }]));
     }
     let mut conditions = merge_conditions(vpod, reported.get(CONDITIONS), messages, now);
-    if !wanted.contains_key("message")
+    let nothing_started = wanted["phase"] == Phase::Pending.as_str()
+        && REPORTED.iter().all(|field| !wanted.contains_key(field));
+    // A scheduler that came back late may still complain about a pod that its kubelet runs.
+    if nothing_started
+        && !wanted.contains_key("message")
         && messages == StatusMessages::Full
         && let Some(message) = unscheduled_message(reported)
     {
         wanted.insert("message", cut(message).into());
     }
-    if vpod.deletion.is_none()
-        && wanted["phase"] == Phase::Pending.as_str()
-        && REPORTED.iter().all(|field| !wanted.contains_key(field))
-    {
+    if vpod.deletion.is_none() && nothing_started && !wanted.contains_key("message") {
         mark_created(&mut conditions, vpod, now);
     }
     wanted.insert(CONDITIONS, Value::Array(conditions));

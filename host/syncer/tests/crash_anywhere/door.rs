@@ -38,7 +38,7 @@ pub(crate) struct Door {
     trouble: Trouble,
     counts: fn(&str) -> bool,
     writes: Mutex<Vec<String>>,
-    /// Objects that were read by name, in order; a lost answer is told between them.
+    /// Objects that were read by name, and all writes, in order; a lost answer is told after its write.
     told: parking_lot::Mutex<Vec<String>>,
     shut: watch::Sender<bool>,
     stop: CancellationToken,
@@ -125,6 +125,7 @@ async fn pass(State(way): State<Way>, request: Request) -> Response {
         unreachable!("nothing answers behind a shut door");
     }
     let kind = kind(way.server, &request);
+    door.told.lock().push(format!("{} {}", request.method(), request.uri().path()));
     let answer = way.forward(request).await;
     let renewed = || kind.ends_with("PATCH leases") && writes.contains(&kind);
     if !(door.counts)(&kind) || renewed() || !answer.status().is_success() {
@@ -139,7 +140,8 @@ async fn pass(State(way): State<Way>, request: Request) -> Response {
         }
         Trouble::FirstAnswersLost if so_far == 1 => {
             door.told.lock().push(format!("lost {kind}"));
-            Response::builder().status(504).body(Body::from("the answer is lost")).unwrap()
+            // Not 503 or 504: of those the client makes another request by itself.
+            Response::builder().status(500).body(Body::from("the answer is lost")).unwrap()
         }
         _ => answer,
     }

@@ -116,17 +116,32 @@ async fn a_write_that_nobody_answered_is_not_counted_and_to_be_looked_up() {
         policies.apply(policy(false));
         let text = action.to_string();
         let done = perform(&runtime, VNODE, &Snapshot::default(), vec![action]).await;
-        assert_eq!(done, Err(Outcome::Retry), "{text}");
+        assert_eq!(done, Err(Outcome::Unanswered), "{text}");
         assert_eq!(runtime.store.is_unsettled(VNODE), unsettled, "{text}");
         let counters = &runtime.store.counters;
         let counted =
             [&counters.created, &counters.applied, &counters.deleted].map(|it| it.load(Ordering::Relaxed));
         assert_eq!(counted, [0, 0, 0], "{text}");
     }
-    assert_eq!(perform(&runtime, VNODE, &Snapshot::default(), vec![make()]).await, Err(Outcome::Retry));
+    assert_eq!(perform(&runtime, VNODE, &Snapshot::default(), vec![make()]).await, Err(Outcome::Unanswered));
     assert!(runtime.store.is_unsettled(VNODE));
-    assert_eq!(settle(&runtime, VNODE).await, Outcome::Retry);
+    assert_eq!(settle(&runtime, VNODE).await, Outcome::Unanswered);
     assert!(runtime.store.is_unsettled(VNODE), "it could not be read either");
+}
+
+/// New vnodes do not wait for labels (BU-408); alone, the write would have been tried, and failed.
+#[tokio::test]
+async fn a_label_waits_while_many_nodes_are_looked_at() {
+    let (runtime, _) = runtime();
+    let label = || vec![Action::LabelWorkerNode { node: "n1".into(), policy: Some("p".into()) }];
+    let alone = perform(&runtime, VNODE, &Snapshot::default(), label()).await;
+    assert_eq!(alone, Ok(Some(SOFT_RETRY)));
+    runtime.store.queue.add_all((0..MANY).map(|n| format!("vnode-{n}").into()));
+    let busy = perform(&runtime, VNODE, &Snapshot::default(), label()).await;
+    assert_eq!(busy, Ok(Some(LABEL_LATER + LABEL_EACH * 64)));
+    let gone = vec![Action::LabelWorkerNode { node: "n1".into(), policy: None }];
+    let removed = perform(&runtime, VNODE, &Snapshot::default(), gone).await;
+    assert_eq!(removed, Ok(Some(SOFT_RETRY)), "the removal comes first in a withdrawal");
 }
 
 #[rstest]

@@ -179,6 +179,14 @@ fn the_worker_schedulers_word_is_shown() {
     assert_eq!((fields, urgent), (json!({"message": "0/1 nodes are available"}), false));
 }
 
+/// The answer to its binding was lost: the scheduler complains while the kubelet runs the pod.
+#[test]
+fn the_worker_schedulers_word_is_not_shown_of_a_pod_that_runs() {
+    let waiting = json!([{"type": "PodScheduled", "status": "False", "message": "assigned already"}]);
+    let (fields, _) = change(&recorded(), &ppod().running().set(&["status", "conditions"], waiting));
+    assert_eq!((&fields["phase"], fields.get("message")), (&json!("Running"), None));
+}
+
 #[test]
 fn messages_are_cut_or_left_out() {
     let long = "ä".repeat(2000);

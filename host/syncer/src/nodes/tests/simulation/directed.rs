@@ -120,6 +120,6 @@ fn an_answer_that_closes_a_lease_is_not_carried_out_after_its_end() {
         decision.valid_until = Some(now.as_second() + 1);
         assert!(world.syncer.plan(&work, now).is_ok());
         let late = now + jiff::SignedDuration::from_secs(1);
-        assert_eq!(world.syncer.plan(&work, late).err(), Some(NoPlan::Later(Outcome::Retry)));
+        assert_eq!(world.syncer.plan(&work, late).err(), Some(NoPlan::Later(Outcome::Stale)));
     });
 }
