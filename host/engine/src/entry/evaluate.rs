@@ -119,10 +119,10 @@ pub(crate) fn evaluate(
     }
     let mut outcomes: Vec<Option<Outcome>> = vec![None; asks.len()];
     let missing = look_up(slot, running, facts, now, asks, &mut outcomes);
+    let mut fresh = Vec::with_capacity(missing.keys.len());
     if !missing.keys.is_empty() {
         let answers = batch(slot, running, now, &missing.keys, work);
         let mut memo = running.memo.lock();
-        let nodes = slot.known.lock().len().max(asks.len());
         for (((key, promised), waiting), outcome) in
             missing.keys.into_iter().zip(missing.promised).zip(missing.waiting).zip(answers)
         {
@@ -133,7 +133,7 @@ pub(crate) fn evaluate(
                     }
                     slot.counters.row(answer.verdict);
                     slot.recorder.record(slot, running, now, &key, &answer);
-                    memo.store(key, Arc::clone(&answer), now.unix(), nodes);
+                    fresh.push((key, Arc::clone(&answer)));
                     Ok(Said { answer, refresh_at: now.unix().saturating_add(memo.refresh_seconds()) })
                 }
                 Err(none) => {
@@ -149,6 +149,14 @@ pub(crate) fn evaluate(
         }
     }
     learn(slot, now, asks, &outcomes);
+    // Room is made for the nodes that are known, so these are known first: units that run side by side would otherwise
+    // push out each other's lines.
+    let mut memo = running.memo.lock();
+    let nodes = slot.known.lock().len().max(asks.len());
+    for (key, answer) in fresh {
+        memo.store(key, answer, now.unix(), nodes);
+    }
+    drop(memo);
     let lost = NoAnswer { text: "Trap: no answer".into(), loading: false, pending: false, retry_at: None };
     outcomes.into_iter().map(|outcome| outcome.unwrap_or_else(|| Err(lost.clone()))).collect()
 }
