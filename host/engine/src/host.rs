@@ -72,6 +72,19 @@ pub struct ModuleClaims {
     pub version: Option<String>,
 }
 
+impl ModuleClaims {
+    /// Holds the claims against what the module says. Only the module counts; an artifact that says something else was
+    /// mislabelled, and the error names what differs.
+    pub fn check(&self, name: &str, version: &str) -> Result<(), String> {
+        for (what, claimed, said) in [("name", &self.name, name), ("version", &self.version, version)] {
+            if let Some(claimed) = claimed.as_ref().filter(|claimed| *claimed != said) {
+                return Err(format!("the artifact claims the {what} {claimed:?}, the module says {said:?}"));
+            }
+        }
+        Ok(())
+    }
+}
+
 impl From<Arc<[u8]>> for FetchedModule {
     /// Bytes of which nothing is known.
     fn from(bytes: Arc<[u8]>) -> Self {

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use anyhow::Context;
 use clap::Args as ClapArgs;
-use kubeocean_engine::ModuleLimits;
+use kubeocean_engine::{ModuleClaims, ModuleLimits};
 use kubeocean_registry::{Demands, Digest, Reference, Signatures, Trust, accept};
 use serde::Serialize;
 
@@ -56,16 +56,10 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     let outline = module::engine()?
         .outline(&accepted.module, ModuleLimits::default())
         .map_err(|error| module::load_failure(&error))?;
-    for (what, claimed, said) in
-        [("name", &accepted.title, &outline.name), ("version", &accepted.version, &outline.version)]
-    {
-        if let Some(claimed) = claimed.as_ref().filter(|claimed| *claimed != said) {
-            return Err(Failure::unusable(format!(
-                "{}: the artifact claims the {what} {claimed:?}, the module says {said:?}",
-                args.image
-            )));
-        }
-    }
+    let claims = ModuleClaims { name: accepted.title, version: accepted.version };
+    claims
+        .check(&outline.name, &outline.version)
+        .map_err(|text| Failure::unusable(format!("{}: {text}", args.image)))?;
     let file = args.file.clone().unwrap_or_else(|| file_of(&outline.name));
     std::fs::write(&file, &accepted.module)
         .with_context(|| format!("cannot write {}", file.display()))

@@ -82,7 +82,10 @@ impl Loader<'_> {
         }
         let description = describe(&prepared, &input.caller)
             .map_err(|fault| LoadError::of_guest(LoadCode::DescribeFailed, &fault.into()))?;
-        check_claims(&input.claims, &description.name, &description.version)?;
+        input
+            .claims
+            .check(&description.name, &description.version)
+            .map_err(|text| LoadError::new(LoadCode::DescribeFailed, &text))?;
         let schema = Schema::compile(&description.settings_schema)?;
         let settings: Arc<str> = canonical(&input.settings)?.into();
         schema.check(&input.settings)?;
@@ -106,17 +109,6 @@ fn check_digest(input: &LoadInput) -> Result<Digest, LoadError> {
         None if input.must_pin => mismatch(&format!("module.digest is required, the module is {digest}")),
         _ => Ok(digest),
     }
-}
-
-/// Only what the module itself says counts; an artifact that says something else was mislabelled.
-fn check_claims(claims: &ModuleClaims, name: &str, version: &str) -> Result<(), LoadError> {
-    for (what, claimed, said) in [("name", &claims.name, name), ("version", &claims.version, version)] {
-        if let Some(claimed) = claimed.as_ref().filter(|claimed| *claimed != said) {
-            let text = format!("the artifact claims the {what} {claimed:?}, the module says {said:?}");
-            return Err(LoadError::new(LoadCode::DescribeFailed, &text));
-        }
-    }
-    Ok(())
 }
 
 /// `create` with these settings, then `needs`.
