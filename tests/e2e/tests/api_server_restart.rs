@@ -18,6 +18,11 @@ async fn restarts_of_api_servers_are_survived() {
             server.kill(Component::ApiServer).expect("a server");
             pass(AWAY).await;
             server.restart(Component::ApiServer).await.expect("a server that is back");
+            // Pods need them, and they come back up to 30 s later by themselves: it is the Syncer whose time is taken.
+            server.restart(Component::Scheduler).await.expect("a scheduler");
+            if name == "worker" {
+                server.restart(Component::Kwok).await.expect("kubelets");
+            }
         };
         storm(&stage, &format!("restart-of-{name}"), RECOVERED, || {}, restart).await;
         let log = stage.syncer.log();
