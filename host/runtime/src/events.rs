@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     clock::{Clock, rfc3339},
     error::ApplyError,
+    rate::{Bucket, RequestRate},
     request::{create_json, paths},
 };
 
@@ -24,6 +25,10 @@ const QUEUE: usize = 1024;
 const REPEAT_AFTER: Duration = Duration::from_mins(10);
 /// Entries of the memory that suppresses repetition.
 const REMEMBERED: usize = 4096;
+/// News that nobody need act on give way to the work they are about: that many at once, and so many a second. When a
+/// policy changes, each of its nodes has some, in the moment in which all of them are written.
+const NEWS_AT_ONCE: u32 = 32;
+const NEWS_A_SECOND: f64 = 32.0;
 /// Longest message in bytes the API server takes.
 const MESSAGE_MAX_BYTES: usize = 1024;
 
@@ -107,7 +112,8 @@ pub struct Event {
 /// Sends events to one cluster. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct EventRecorder {
-    sender: mpsc::Sender<Event>,
+    warnings: mpsc::Sender<Event>,
+    news: mpsc::Sender<Event>,
     seen: Arc<Mutex<HashMap<u64, Instant>>>,
 }
 
@@ -119,9 +125,11 @@ impl EventRecorder {
         clock: Arc<dyn Clock>,
         cancel: CancellationToken,
     ) -> (Self, impl Future<Output = ()> + Send) {
-        let (sender, receiver) = mpsc::channel(QUEUE);
-        let recorder = Self { sender, seen: Arc::default() };
-        (recorder, send_all(client, component, clock, receiver, cancel))
+        let (warnings, next_warnings) = mpsc::channel(QUEUE);
+        let (news, next_news) = mpsc::channel(QUEUE);
+        let recorder = Self { warnings, news, seen: Arc::default() };
+        let waiting = Waiting::new(next_warnings, next_news);
+        (recorder, send_all(client, component, clock, waiting, cancel))
     }
 
     /// Queues an event unless the same was told within ten minutes.
@@ -145,8 +153,47 @@ impl EventRecorder {
             }
             seen.insert(news, Instant::now());
         }
-        if self.sender.try_send(event).is_err() {
+        let sender = match event.severity {
+            Severity::Normal => &self.news,
+            Severity::Warning => &self.warnings,
+        };
+        if sender.try_send(event).is_err() {
             tracing::debug!("event dropped, too many are waiting");
+        }
+    }
+}
+
+/// Events on their way. Trouble goes first and at once.
+struct Waiting {
+    warnings: mpsc::Receiver<Event>,
+    news: mpsc::Receiver<Event>,
+    pace: Bucket,
+    /// When the next news may go.
+    free: tokio::time::Instant,
+}
+
+impl Waiting {
+    fn new(warnings: mpsc::Receiver<Event>, news: mpsc::Receiver<Event>) -> Self {
+        let now = tokio::time::Instant::now();
+        let pace = Bucket::new(RequestRate::new(NEWS_A_SECOND, NEWS_AT_ONCE), now);
+        Self { warnings, news, pace, free: now }
+    }
+
+    /// The next event to send; `None` when there will be none. Nothing is lost if the caller stops waiting.
+    async fn next(&mut self) -> Option<Event> {
+        let Self { warnings, news, pace, free } = self;
+        let paced = async {
+            tokio::time::sleep_until(*free).await;
+            news.recv().await
+        };
+        tokio::select! {
+            biased;
+            Some(event) = warnings.recv() => Some(event),
+            event = paced => {
+                let now = tokio::time::Instant::now();
+                *free = now + pace.take(now);
+                event
+            }
         }
     }
 }
@@ -155,7 +202,7 @@ async fn send_all(
     client: Client,
     component: String,
     clock: Arc<dyn Clock>,
-    mut receiver: mpsc::Receiver<Event>,
+    mut waiting: Waiting,
     cancel: CancellationToken,
 ) {
     let mut forbidden: HashSet<&'static str> = HashSet::new();
@@ -163,7 +210,7 @@ async fn send_all(
     loop {
         let event = tokio::select! {
             () = cancel.cancelled() => return,
-            event = receiver.recv() => event,
+            event = waiting.next() => event,
         };
         let Some(event) = event else { return };
         if forbidden.contains(event.regarding.kind) {
@@ -230,4 +277,37 @@ pub fn cut(text: &str, max: usize) -> &str {
         end -= 1;
     }
     &text[..end]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn event(severity: Severity, message: String) -> Event {
+        Event { regarding: Regarding::node("vnode-a-1", ""), severity, reason: "LeaseChanged", message }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn trouble_goes_before_news_and_news_at_a_pace() {
+        let (warnings, next_warnings) = mpsc::channel(QUEUE);
+        let (news, next_news) = mpsc::channel(QUEUE);
+        let mut waiting = Waiting::new(next_warnings, next_news);
+        let began = tokio::time::Instant::now();
+        for number in 0..96 {
+            news.try_send(event(Severity::Normal, number.to_string())).expect("a place");
+        }
+        for _ in 0..32 {
+            waiting.next().await.expect("an event");
+        }
+        assert_eq!(began.elapsed(), Duration::ZERO, "a few need not wait");
+        warnings.try_send(event(Severity::Warning, "trouble".to_owned())).expect("a place");
+        assert_eq!(waiting.next().await.map(|event| event.message).as_deref(), Some("trouble"));
+        for number in 32..96 {
+            assert_eq!(waiting.next().await.map(|event| event.message), Some(number.to_string()));
+        }
+        let took = began.elapsed();
+        assert!((1_900..=2_100).contains(&took.as_millis()), "64 more at 32 a second took {took:?}");
+        drop((warnings, news));
+        assert_eq!(waiting.next().await, None);
+    }
 }

@@ -30,28 +30,33 @@ pub struct RequestRate {
 }
 
 impl RequestRate {
+    /// A limit that is always there.
+    pub(crate) fn new(per_second: f64, burst: u32) -> Self {
+        Self { per_second, burst }
+    }
+
     /// What two flags say: a rate of 0 or less is no limit, a burst of 0 the usual one.
     pub fn of(per_second: f64, burst: u32) -> Option<Self> {
         let limited = per_second.is_finite() && per_second > 0.0;
-        limited.then_some(Self { per_second, burst: if burst == 0 { DEFAULT_BURST } else { burst } })
+        limited.then(|| Self::new(per_second, if burst == 0 { DEFAULT_BURST } else { burst }))
     }
 }
 
 /// Requests that may be sent now; below zero, requests that wait.
 #[derive(Debug)]
-struct Bucket {
+pub(crate) struct Bucket {
     rate: RequestRate,
     tokens: f64,
     filled: Instant,
 }
 
 impl Bucket {
-    fn new(rate: RequestRate, now: Instant) -> Self {
+    pub(crate) fn new(rate: RequestRate, now: Instant) -> Self {
         Self { rate, tokens: f64::from(rate.burst), filled: now }
     }
 
     /// Takes a token, and says how long to wait for it. Who asks first is served first.
-    fn take(&mut self, now: Instant) -> Duration {
+    pub(crate) fn take(&mut self, now: Instant) -> Duration {
         let gained = now.duration_since(self.filled).as_secs_f64() * self.rate.per_second;
         self.tokens = (self.tokens + gained).min(f64::from(self.rate.burst)) - 1.0;
         self.filled = now;
