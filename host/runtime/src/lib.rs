@@ -16,6 +16,7 @@ pub mod first_failure;
 pub mod health;
 pub mod leading;
 pub mod meta;
+pub mod packed;
 pub mod probe;
 pub mod queue;
 pub mod rate;

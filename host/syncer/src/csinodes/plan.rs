@@ -141,6 +141,10 @@ fn same_driver(a: &CSINodeDriver, b: &CSINodeDriver) -> bool {
     a.node_id == b.node_id && keys(a) == keys(b) && count(a) == count(b)
 }
 
+fn texts(map: Option<&Texts>) -> impl Iterator<Item = (&str, &str)> {
+    map.into_iter().flatten().map(|(key, value)| (key.as_str(), value.as_str()))
+}
+
 /// Metadata of a copy, but for the time.
 struct Wanted {
     labels: Texts,
@@ -151,7 +155,7 @@ struct Wanted {
 impl Wanted {
     fn of(input: &Input<'_>, vnode: &VnodeRef, original: &CsiNode) -> Self {
         let Identity { binding, cluster_id, .. } = input.identity;
-        let mut labels = input.deny.mirrored(original.metadata.labels.as_ref());
+        let mut labels = input.deny.mirrored(texts(original.metadata.labels.as_ref()));
         for (key, value) in [
             (label::MANAGED_BY, label::MANAGED_BY_VALUE.to_owned()),
             (label::CLUSTER_BINDING, fit_label_value(binding)),
@@ -160,7 +164,7 @@ impl Wanted {
         ] {
             labels.insert(key.to_owned(), value);
         }
-        let mut annotations = input.deny.mirrored(original.metadata.annotations.as_ref());
+        let mut annotations = input.deny.mirrored(texts(original.metadata.annotations.as_ref()));
         annotations.insert(annotation::PHYSICAL_NODE_NAME.to_owned(), original.name().to_owned());
         annotations.insert(annotation::PHYSICAL_CSINODE_UID.to_owned(), original.uid().to_owned());
         Self { labels, annotations, owners: vec![owned_by(vnode)] }

@@ -205,7 +205,7 @@ impl Action {
 
     /// Brings the status of a vnode to what it shall show; `None` when it shows that.
     pub fn show(vnode: &NodeView, shown: Shown<'_>) -> Option<Self> {
-        let mut conditions: Vec<NodeCondition> = vnode.status.conditions.clone();
+        let mut conditions: Vec<NodeCondition> = vnode.status.conditions.to_vec();
         conditions.retain(|condition| !shown.removed.contains(&condition.type_.as_str()));
         let mut changed = conditions.len() != vnode.status.conditions.len() || !shown.lowered.is_empty();
         for condition in shown.conditions {
@@ -221,7 +221,8 @@ impl Action {
                 }
             }
         }
-        let addresses = shown.addresses.filter(|wanted| *wanted != vnode.status.addresses).map(<[_]>::to_vec);
+        let addresses =
+            shown.addresses.filter(|wanted| **wanted != *vnode.status.addresses).map(<[_]>::to_vec);
         (changed || addresses.is_some()).then(|| Self::PatchStatus {
             name: vnode.name().to_owned(),
             uid: vnode.uid().to_owned(),

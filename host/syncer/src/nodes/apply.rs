@@ -266,8 +266,8 @@ pub(super) async fn mended<'a>(
         }
     };
     let mut vnode = NodeView::clone(vnode);
-    let annotations = vnode.metadata.annotations.get_or_insert_default();
-    annotations.insert(annotation::EXPECTED_METADATA.to_owned(), ExpectedMetadata::owned(&live).encode());
+    let owned = ExpectedMetadata::owned(&live).encode();
+    vnode.annotations = vnode.annotations.with(annotation::EXPECTED_METADATA, &owned);
     Ok(Cow::Owned(Snapshot { vnode: Some(Arc::new(vnode)), ..snapshot.clone() }))
 }
 

@@ -9,6 +9,7 @@ use kubeocean_api::{
     quantity::Quantity,
     resource::{CPU, MEMORY, from_base_units, to_base_units},
 };
+use kubeocean_runtime::packed::PackedTexts;
 use serde_json::{Map, Value};
 
 use super::{
@@ -64,12 +65,11 @@ pub fn difference(
 }
 
 fn metadata_fits(content: &Content, vnode: &NodeView) -> bool {
-    contains(vnode.metadata.labels.as_ref(), &content.labels)
-        && contains(vnode.metadata.annotations.as_ref(), &content.annotations)
+    contains(&vnode.labels, &content.labels) && contains(&vnode.annotations, &content.annotations)
 }
 
-fn contains(there: Option<&Texts>, wanted: &Texts) -> bool {
-    wanted.iter().all(|(key, value)| there.and_then(|there| there.get(key)) == Some(value))
+fn contains(there: &PackedTexts, wanted: &Texts) -> bool {
+    wanted.iter().all(|(key, value)| there.get(key) == Some(value))
 }
 
 fn status_fits(content: &Content, vnode: &NodeView) -> bool {
@@ -78,7 +78,7 @@ fn status_fits(content: &Content, vnode: &NodeView) -> bool {
         && content.addresses.iter().all(|wanted| status.addresses.contains(wanted))
         && i32::from(content.port) == status.daemon_endpoints.kubelet_endpoint.port
         && content.phase.as_ref().is_none_or(|phase| status.phase.as_ref() == Some(phase))
-        && node_info_fits(&content.node_info, &status.node_info)
+        && node_info_fits(&content.node_info, &status.node_info.to_map())
 }
 
 fn shown(vnode: &NodeView, wanted: &NodeCondition) -> bool {

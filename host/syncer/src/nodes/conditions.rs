@@ -3,7 +3,10 @@
 //! Pure. Invariant: what the computing cluster's node lifecycle controller says of a vnode stands until the worker node
 //! says something new; two writers of one condition would never come to rest.
 
-use std::net::IpAddr;
+use std::{
+    hash::{BuildHasher, BuildHasherDefault, DefaultHasher, Hash, Hasher},
+    net::IpAddr,
+};
 
 use jiff::Timestamp;
 use kubeocean_api::keys::condition_type;
@@ -62,19 +65,15 @@ pub(super) fn mirrored_types(pnode: &NodeView) -> Vec<String> {
     types
 }
 
-/// The mirrored conditions of a node without times.
-pub(super) fn statements(pnode: &NodeView) -> Vec<NodeCondition> {
-    pnode
-        .status
-        .conditions
-        .iter()
-        .filter(|condition| !is_ours(condition))
-        .map(|condition| NodeCondition {
-            last_heartbeat_time: None,
-            last_transition_time: None,
-            ..condition.clone()
-        })
-        .collect()
+/// A digest of the mirrored conditions of a node without times.
+pub(super) fn statements(pnode: &NodeView) -> u64 {
+    let mut hasher = BuildHasherDefault::<DefaultHasher>::default().build_hasher();
+    pnode.status.conditions.iter().filter(|condition| !is_ours(condition)).for_each(
+        |NodeCondition { type_, status, reason, message, .. }| {
+            (type_, status, reason, message).hash(&mut hasher);
+        },
+    );
+    hasher.finish()
 }
 
 /// A condition of ours with the time of its last change.

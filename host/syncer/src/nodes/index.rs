@@ -266,10 +266,7 @@ fn only_marked(before: &NodeView, after: &NodeView) -> bool {
     let unmarked = |node: &NodeView| {
         let mut node = node.clone();
         node.metadata.resource_version = None;
-        if let Some(labels) = &mut node.metadata.labels {
-            labels.remove(label::POLICY_APPLIED);
-        }
-        node.metadata.labels.get_or_insert_default();
+        node.labels = node.labels.without(label::POLICY_APPLIED);
         node
     };
     unmarked(before) == unmarked(after)

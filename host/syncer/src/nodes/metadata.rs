@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::view::{Taint, Texts};
+use kubeocean_runtime::packed::PackedTexts;
 
 /// Prefixes of worker keys that say nothing in the computing cluster or confuse its controllers (BU section 6).
 const DENIED_PREFIXES: [&str; 7] = [
@@ -68,11 +69,9 @@ impl DenyList {
     }
 
     /// The mirrored part of labels or annotations.
-    pub fn mirrored(&self, keys: Option<&Texts>) -> Texts {
-        keys.into_iter()
-            .flatten()
-            .filter(|(key, _)| !self.denies(key))
-            .map(|(key, value)| (key.clone(), value.clone()))
+    pub fn mirrored<'a>(&self, keys: impl Iterator<Item = (&'a str, &'a str)>) -> Texts {
+        keys.filter(|(key, _)| !self.denies(key))
+            .map(|(key, value)| (key.to_owned(), value.to_owned()))
             .collect()
     }
 }
@@ -151,16 +150,12 @@ impl ExpectedMetadata {
 }
 
 /// Keys that are there, were written before and are wanted no more.
-pub fn stale_keys(before: &Texts, wanted: &Texts, there: Option<&Texts>) -> Vec<String> {
+pub fn stale_keys(before: &Texts, wanted: &Texts, there: &PackedTexts) -> Vec<String> {
     there
-        .into_iter()
-        .flatten()
-        .map(|(key, _)| key)
-        .filter(|key| {
-            !wanted.contains_key(*key) && (before.contains_key(*key) || OURS.contains(&key.as_str()))
-        })
+        .keys()
+        .filter(|key| !wanted.contains_key(*key) && (before.contains_key(*key) || OURS.contains(key)))
         .filter(|key| *key != annotation::EXPECTED_METADATA && *key != annotation::LAST_SYNC_TIME)
-        .cloned()
+        .map(str::to_owned)
         .collect()
 }
 
@@ -216,7 +211,7 @@ mod tests {
         let stale = stale_keys(
             &texts(&["was-ours", "still-ours"]),
             &texts(&["still-ours", "new"]),
-            Some(&texts(&["was-ours", "still-ours", "users", annotation::RECLAIM_SINCE])),
+            &texts(&["was-ours", "still-ours", "users", annotation::RECLAIM_SINCE]).into(),
         );
         assert_eq!(stale, [annotation::RECLAIM_SINCE, "was-ours"]);
     }

@@ -298,10 +298,10 @@ fn strangers(ours: &[NodeAddress], vnode: &NodeView) -> bool {
 fn changes(vnode: &NodeView, wanted: &Content) -> NodeChanges {
     let mut changes = NodeChanges::of(vnode);
     let before = ExpectedMetadata::decode(vnode.annotation(annotation::EXPECTED_METADATA));
-    for key in stale_keys(&before.labels, &wanted.labels, vnode.metadata.labels.as_ref()) {
+    for key in stale_keys(&before.labels, &wanted.labels, &vnode.labels) {
         changes.labels.insert(key, None);
     }
-    for key in stale_keys(&before.annotations, &wanted.annotations, vnode.metadata.annotations.as_ref()) {
+    for key in stale_keys(&before.annotations, &wanted.annotations, &vnode.annotations) {
         changes.annotations.insert(key, None);
     }
     if !same_taints(&wanted.taints, &vnode.spec.taints) {
@@ -414,11 +414,11 @@ fn mirror(input: &NodeInput<'_>) -> Vec<Action> {
 /// Published quantities that others no longer leave, as they are to be published.
 fn lowered(vnode: &NodeView, available: &Amounts) -> BTreeMap<String, String> {
     let mut lowered = BTreeMap::new();
-    for (resource, text) in vnode.status.allocatable.iter().chain(&vnode.status.capacity) {
+    for (resource, text) in vnode.status.allocatable.iter().chain(vnode.status.capacity.iter()) {
         let left = floor_to_granularity(resource, available.get(resource).copied().unwrap_or(0));
         // What cannot be read is replaced.
         if to_base_units(resource, text, Rounding::Up).map_or(true, |published| published > left) {
-            lowered.insert(resource.clone(), from_base_units(resource, left).to_string());
+            lowered.insert(resource.to_owned(), from_base_units(resource, left).to_string());
         }
     }
     lowered
@@ -456,7 +456,7 @@ fn reachability_taint(vnode: &NodeView, unreachable: bool) -> Option<NodeChanges
     if marked == unreachable {
         return None;
     }
-    let mut taints = vnode.spec.taints.clone();
+    let mut taints = vnode.spec.taints.to_vec();
     if unreachable {
         taints.push(unreachable_taint());
     } else {

@@ -10,6 +10,7 @@ use kubeocean_api::{
     resource::to_base_units,
 };
 use kubeocean_engine::{NodeFacts, Published};
+use kubeocean_runtime::packed::PackedTexts;
 use serde_json::Value;
 
 use super::view::{NodeView, Taint, Texts};
@@ -43,24 +44,24 @@ pub fn available(base: &Amounts, others: &Amounts) -> Amounts {
         .collect()
 }
 
-fn in_base_units(written: &Texts, rounding: Rounding) -> Amounts {
+fn in_base_units(written: &PackedTexts, rounding: Rounding) -> Amounts {
     written
         .iter()
         .filter_map(|(resource, text)| {
-            Some((resource.clone(), to_base_units(resource, text, rounding).ok()?))
+            Some((resource.to_owned(), to_base_units(resource, text, rounding).ok()?))
         })
         .collect()
 }
 
 /// Facts about one node.
 pub fn facts(pnode: &NodeView, vnode_name: &str, vnode: Option<&NodeView>, usage: &Usage) -> NodeFacts {
-    let info =
-        |key: &str| pnode.status.node_info.get(key).and_then(Value::as_str).unwrap_or_default().to_owned();
+    let node_info = pnode.status.node_info.to_map();
+    let info = |key: &str| node_info.get(key).and_then(Value::as_str).unwrap_or_default().to_owned();
     NodeFacts {
         node_name: pnode.name().to_owned(),
         vnode_name: vnode_name.to_owned(),
-        labels: pnode.metadata.labels.clone().unwrap_or_default(),
-        annotations: pnode.metadata.annotations.clone().unwrap_or_default(),
+        labels: pnode.labels.to_map(),
+        annotations: pnode.annotations.to_map(),
         taints: taints(&pnode.spec.taints),
         arch: info("architecture"),
         os: info("operatingSystem"),

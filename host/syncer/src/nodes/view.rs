@@ -8,40 +8,69 @@ use std::collections::BTreeMap;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kubeocean_api::keys::{annotation, label};
 use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value};
 
 use super::{
     host_ports::{HostPort, host_ports},
     requests::{self, Requests, WirePod},
 };
-use kubeocean_runtime::{meta::trimmed_meta, metadata_readers, partial_resource};
+use kubeocean_runtime::{
+    meta::trimmed_meta,
+    metadata_readers,
+    packed::{PackedObject, PackedTexts},
+    partial_resource,
+};
 
 /// Text by key: labels, annotations, quantities by resource.
 pub type Texts = BTreeMap<String, String>;
 
-/// A node of either cluster.
+/// A node of either cluster, packed: all of them stay in memory.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(from = "WireNode")]
 pub struct NodeView {
-    /// Without managedFields and kubectl's last-applied copy.
-    #[serde(deserialize_with = "trimmed_meta")]
+    /// Without labels and annotations, which are beside it, and without managedFields.
     pub metadata: ObjectMeta,
+    /// All labels.
+    pub labels: PackedTexts,
+    /// All annotations but kubectl's last-applied copy.
+    pub annotations: PackedTexts,
     /// Taints and cordon.
-    #[serde(default)]
     pub spec: NodeSpec,
     /// What the kubelet reports, resp. what we wrote.
-    #[serde(default)]
     pub status: NodeStatus,
 }
 
 partial_resource!(NodeView, k8s_openapi::api::core::v1::Node);
-metadata_readers!(NodeView: name, uid, resource_version, label, annotation);
+metadata_readers!(NodeView: name, uid, resource_version);
+
+/// A node as it is decoded.
+#[derive(Deserialize)]
+struct WireNode {
+    #[serde(deserialize_with = "trimmed_meta")]
+    metadata: ObjectMeta,
+    #[serde(default)]
+    spec: NodeSpec,
+    #[serde(default)]
+    status: NodeStatus,
+}
+
+impl From<WireNode> for NodeView {
+    fn from(mut wire: WireNode) -> Self {
+        Self {
+            labels: wire.metadata.labels.take().into(),
+            annotations: wire.metadata.annotations.take().into(),
+            metadata: wire.metadata,
+            spec: wire.spec,
+            status: wire.status,
+        }
+    }
+}
 
 /// Used part of a node's spec.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct NodeSpec {
     /// All taints.
-    pub taints: Vec<Taint>,
+    pub taints: Box<[Taint]>,
     /// Cordoned.
     pub unschedulable: bool,
 }
@@ -95,15 +124,15 @@ pub const NO_EXECUTE: &str = "NoExecute";
 #[serde(rename_all = "camelCase", default)]
 pub struct NodeStatus {
     /// Quantity by resource.
-    pub allocatable: Texts,
+    pub allocatable: PackedTexts,
     /// Quantity by resource.
-    pub capacity: Texts,
+    pub capacity: PackedTexts,
     /// Conditions, in the order given.
-    pub conditions: Vec<NodeCondition>,
+    pub conditions: Box<[NodeCondition]>,
     /// Addresses, in the order given.
-    pub addresses: Vec<NodeAddress>,
+    pub addresses: Box<[NodeAddress]>,
     /// Verbatim, also fields newer than we are.
-    pub node_info: Map<String, Value>,
+    pub node_info: PackedObject,
     /// Deprecated by Kubernetes; mirrored when present.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub phase: Option<String>,
@@ -179,6 +208,16 @@ pub const INTERNAL_IP: &str = "InternalIP";
 pub const HOSTNAME: &str = "Hostname";
 
 impl NodeView {
+    /// A label.
+    pub fn label(&self, key: &str) -> Option<&str> {
+        self.labels.get(key)
+    }
+
+    /// An annotation.
+    pub fn annotation(&self, key: &str) -> Option<&str> {
+        self.annotations.get(key)
+    }
+
     /// A deletion is under way.
     pub fn terminating(&self) -> bool {
         self.metadata.deletion_timestamp.is_some()

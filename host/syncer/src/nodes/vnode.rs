@@ -99,8 +99,8 @@ pub struct Ingredients<'a> {
 /// What this process last wrote to a vnode, where that differs from what is on it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Written {
-    /// The worker node's conditions, without times.
-    pub conditions: Vec<NodeCondition>,
+    /// Digest of the worker node's conditions, without times.
+    pub conditions: u64,
     /// The worker node's taints of [`LIFECYCLE_TAINTS`].
     pub lifecycle_taints: Vec<Taint>,
     /// Ready was True.
@@ -162,14 +162,14 @@ pub fn content(from: &Ingredients<'_>) -> Content {
         mirrored_types(from.pnode),
     );
     annotations.insert(annotation::EXPECTED_METADATA.into(), remembered.encode());
-    let there = from.vnode.map(|vnode| vnode.spec.taints.as_slice()).unwrap_or_default();
+    let there = from.vnode.map(|vnode| &*vnode.spec.taints).unwrap_or_default();
     Content {
         taints: merge_taints(&before.taints, &wanted, there),
         labels,
         annotations,
         amounts: amounts(from),
         conditions: conditions(from),
-        node_info: from.pnode.status.node_info.clone(),
+        node_info: from.pnode.status.node_info.to_map(),
         phase: from.pnode.status.phase.clone(),
         addresses: addresses(from.name, address),
         vanished: vanished(&before.conditions, from),
@@ -184,7 +184,7 @@ fn vanished(before: &[String], from: &Ingredients<'_>) -> Vec<String> {
 }
 
 fn labels(from: &Ingredients<'_>) -> Texts {
-    let mut labels = from.settings.deny.mirrored(from.pnode.metadata.labels.as_ref());
+    let mut labels = from.settings.deny.mirrored(from.pnode.labels.iter());
     let mut set = |key: &str, value: &str| {
         labels.insert(key.to_owned(), value.to_owned());
     };
@@ -212,7 +212,7 @@ fn address_label(address: &str) -> String {
 }
 
 fn annotations(from: &Ingredients<'_>, address: Option<&str>) -> Texts {
-    let mut annotations = from.settings.deny.mirrored(from.pnode.metadata.annotations.as_ref());
+    let mut annotations = from.settings.deny.mirrored(from.pnode.annotations.iter());
     let mut set = |key: &str, value: String| {
         annotations.insert(key.to_owned(), value);
     };
@@ -347,7 +347,7 @@ fn amounts(from: &Ingredients<'_>) -> Amounts {
         .collect();
     if let Some(vnode) = from.vnode {
         for resource in vnode.status.allocatable.keys().chain(vnode.status.capacity.keys()) {
-            amounts.entry(resource.clone()).or_insert(0);
+            amounts.entry(resource.to_owned()).or_insert(0);
         }
     }
     amounts

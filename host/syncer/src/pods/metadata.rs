@@ -10,9 +10,12 @@ use std::collections::BTreeMap;
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 use kubeocean_api::keys::{self, annotation};
+use kubeocean_runtime::packed::PackedTexts;
 use serde::{Deserialize, Serialize};
 
-use super::view::{Metadata, Ppod, Vpod};
+use super::view::{Ppod, Vpod};
+
+type Texts = BTreeMap<String, String>;
 
 /// Annotations of a worker that mean nothing elsewhere and are not reported to the vpod. Prefixes of keys.
 const WORKER_ONLY_PREFIXES: [&str; 9] = [
@@ -36,19 +39,19 @@ pub const EXPECTED_MAX_BYTES: usize = 128 * 1024;
 pub struct Expected {
     /// Labels.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    pub labels: Metadata,
+    pub labels: Texts,
     /// Annotations.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    pub annotations: Metadata,
+    pub annotations: Texts,
 }
 
 impl Expected {
     /// What of a vpod's metadata its copy carries.
-    pub fn of(labels: &Metadata, annotations: &Metadata) -> Self {
-        let travelling = |all: &Metadata| {
+    pub fn of(labels: &PackedTexts, annotations: &PackedTexts) -> Self {
+        let travelling = |all: &PackedTexts| {
             all.iter()
                 .filter(|(key, _)| travels_down(key))
-                .map(|(key, value)| (key.clone(), value.clone()))
+                .map(|(key, value)| (key.to_owned(), value.to_owned()))
                 .collect()
         };
         Self { labels: travelling(labels), annotations: travelling(annotations) }
@@ -129,10 +132,10 @@ fn previous(ppod: &Ppod) -> Option<Expected> {
     ppod.annotations.get(annotation::EXPECTED_METADATA).map(|text| Expected::decode(text).unwrap_or_default())
 }
 
-fn down(previous: &Metadata, current: &Metadata, copy: &Metadata) -> KeyChanges {
+fn down(previous: &Texts, current: &Texts, copy: &PackedTexts) -> KeyChanges {
     let mut changes = KeyChanges::new();
     for (key, value) in current {
-        if previous.get(key) != Some(value) && copy.get(key) != Some(value) {
+        if previous.get(key) != Some(value) && copy.get(key) != Some(value.as_str()) {
             changes.insert(key.clone(), Some(value.clone()));
         }
     }
@@ -144,13 +147,14 @@ fn down(previous: &Metadata, current: &Metadata, copy: &Metadata) -> KeyChanges 
     changes
 }
 
-fn up(previous: &Metadata, original: &Metadata, copy: &Metadata, deny: &[String]) -> KeyChanges {
+fn up(previous: &Texts, original: &PackedTexts, copy: &PackedTexts, deny: &[String]) -> KeyChanges {
     copy.iter()
         .filter(|(key, value)| {
-            let edited_on_copy = previous.get(*key) != Some(*value);
-            let untouched_on_original = previous.get(*key) == original.get(*key);
+            let pushed = previous.get(*key).map(String::as_str);
+            let edited_on_copy = pushed != Some(*value);
+            let untouched_on_original = pushed == original.get(key);
             edited_on_copy && untouched_on_original && travels_up(key, deny)
         })
-        .map(|(key, value)| (key.clone(), Some(value.clone())))
+        .map(|(key, value)| (key.to_owned(), Some(value.to_owned())))
         .collect()
 }

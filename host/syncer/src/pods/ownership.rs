@@ -83,7 +83,7 @@ impl Ownership {
 /// Whether a pod that is not marked as managed is the stamped copy of exactly this vpod: then it has lost its label.
 pub fn lost_label(ppod: &Ppod, stamp: &Stamp, claim: Claim<'_>) -> Option<Owned> {
     let mut marked = ppod.clone();
-    marked.labels.insert(label::MANAGED_BY.to_owned(), label::MANAGED_BY_VALUE.to_owned());
+    marked.labels = marked.labels.with(label::MANAGED_BY, label::MANAGED_BY_VALUE);
     match check(&marked, stamp, claim) {
         Ownership::Ours(owned) => Some(owned),
         Ownership::Legacy(_) | Ownership::Stale(_) | Ownership::Foreign(_) => None,
@@ -96,8 +96,7 @@ pub fn check(ppod: &Ppod, stamp: &Stamp, claim: Claim<'_>) -> Ownership {
     if ppod.labels.get(label::MANAGED_BY).is_none_or(|value| value != label::MANAGED_BY_VALUE) {
         return foreign("it is not managed by Kubeocean".to_owned());
     }
-    let binding =
-        ppod.labels.get(label::CLUSTER_BINDING).map(String::as_str).filter(|value| !value.is_empty());
+    let binding = ppod.labels.get(label::CLUSTER_BINDING).filter(|value| !value.is_empty());
     let cluster = ppod.annotation(annotation::COMPUTING_CLUSTER_UID);
     if let Some(binding) = binding.filter(|binding| **binding != *stamp.binding) {
         return foreign(format!("it belongs to the ClusterBinding {binding}"));

@@ -5,7 +5,7 @@
 //! vpod's status only hashes per field and the conditions remain; a ppod's status is kept until it was mirrored.
 //! Called by the index. Invariant: parsing never fails; a malformed field counts as absent.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::sync::Arc;
 
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
@@ -21,13 +21,10 @@ use super::{
     references::{References, references},
     status_hash::{self, StatusHashes},
 };
-use kubeocean_runtime::{meta::trimmed_meta, partial_resource};
+use kubeocean_runtime::{meta::trimmed_meta, packed::PackedTexts, partial_resource};
 
 /// What every vnode's name starts with (BU-301); pods elsewhere are dropped while they are decoded.
 const VNODE_PREFIX: &str = "vnode-";
-
-/// Labels or annotations.
-pub type Metadata = BTreeMap<String, String>;
 
 /// A pod of the computing cluster as a watch decodes it: the view, and the identity the watch itself needs. The whole
 /// object lives only while it is decoded, so a long list never holds whole pods.
@@ -203,9 +200,9 @@ pub struct Vpod {
     /// Whether a finalizer keeps it after its deletion.
     pub has_finalizers: bool,
     /// Labels.
-    pub labels: Metadata,
+    pub labels: PackedTexts,
     /// Annotations.
-    pub annotations: Metadata,
+    pub annotations: PackedTexts,
     /// First owner.
     pub owner: Option<Owner>,
     /// Whether any owner is a DaemonSet.
@@ -257,9 +254,9 @@ pub struct Ppod {
     /// Set while it is deleted.
     pub deletion: Option<Deletion>,
     /// Labels.
-    pub labels: Metadata,
+    pub labels: PackedTexts,
     /// Annotations.
-    pub annotations: Metadata,
+    pub annotations: PackedTexts,
     /// `spec.activeDeadlineSeconds`.
     pub active_deadline_seconds: Option<i64>,
     /// Names of its debug containers.
@@ -308,8 +305,8 @@ impl Vpod {
             node: node.into(),
             deletion: deletion(metadata.deletion_timestamp.as_ref(), metadata.deletion_grace_period_seconds),
             has_finalizers: metadata.finalizers.as_ref().is_some_and(|list| !list.is_empty()),
-            labels: metadata.labels.unwrap_or_default(),
-            annotations: metadata.annotations.unwrap_or_default(),
+            labels: metadata.labels.into(),
+            annotations: metadata.annotations.into(),
             daemonset: owners.iter().any(|owner| owner.kind == "DaemonSet"),
             owner: owners.into_iter().next().map(|owner| Owner {
                 kind: owner.kind.into(),
@@ -388,8 +385,8 @@ impl Ppod {
             created: metadata.creation_timestamp.map(|time| time.0),
             scheduled: spec.node_name.as_ref().is_some_and(|node| !node.is_empty()),
             deletion: deletion(metadata.deletion_timestamp.as_ref(), metadata.deletion_grace_period_seconds),
-            labels: metadata.labels.unwrap_or_default(),
-            annotations: metadata.annotations.unwrap_or_default(),
+            labels: metadata.labels.into(),
+            annotations: metadata.annotations.into(),
             active_deadline_seconds: spec.active_deadline_seconds,
             ephemeral_containers: spec.ephemeral_containers.into_iter().map(|named| named.name).collect(),
             status: PpodStatus::parse(status),
@@ -452,8 +449,8 @@ fn is_set(value: Option<&Value>) -> bool {
     }
 }
 
-fn non_empty<'a>(metadata: &'a Metadata, key: &str) -> Option<&'a str> {
-    metadata.get(key).map(String::as_str).filter(|value| !value.is_empty())
+fn non_empty<'a>(metadata: &'a PackedTexts, key: &str) -> Option<&'a str> {
+    metadata.get(key).filter(|value| !value.is_empty())
 }
 
 fn list<'a>(value: &'a Value, field: &str) -> impl Iterator<Item = &'a Value> {

@@ -40,7 +40,7 @@ fn a_vnode_that_names_another_binding_is_not_ours() {
 fn a_policy_hears_of_vnodes_that_went_unseen() {
     let store = store();
     let mut named = vnode("vnode-cls-a-n1", 1, 20_001);
-    named.metadata.annotations = Some([(annotation::POLICIES_APPLIED.to_owned(), "p".to_owned())].into());
+    named.annotations = named.annotations.with(annotation::POLICIES_APPLIED, "p");
     store.saw_vnode(named);
     let heard = Arc::new(Mutex::new(Vec::new()));
     let ears = Arc::clone(&heard);
@@ -79,7 +79,7 @@ fn numbers_of_a_policy_are_sums_over_the_nodes_it_governs() {
     });
     let publish = |node: &str, version: u32, cpu: &str| {
         let mut vnode = vnode(&format!("vnode-cls-a-{node}"), version, 20_000);
-        vnode.status.allocatable = [("cpu".to_owned(), cpu.to_owned())].into();
+        vnode.status.allocatable = vnode.status.allocatable.with("cpu", cpu);
         store.saw_vnode(vnode);
     };
     for (node, policy, published, withheld) in

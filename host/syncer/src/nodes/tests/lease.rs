@@ -116,7 +116,7 @@ fn a_resource_the_worker_lost_is_published_as_zero() {
     model.settle();
     model.pnode.as_mut().unwrap()["status"]["allocatable"].as_object_mut().unwrap().remove("nvidia.com/gpu");
     model.settle();
-    assert_eq!(model.vnode().status.allocatable["nvidia.com/gpu"], "0");
+    assert_eq!(model.vnode().status.allocatable.get("nvidia.com/gpu"), Some("0"));
 }
 
 /// PO-1503: users may follow a vnode's events, also where pods of others come and go all the time.

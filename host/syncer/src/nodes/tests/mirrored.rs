@@ -228,7 +228,7 @@ fn nothing_is_offered_that_others_took(
     model.used.insert("cpu".to_owned(), 2500);
     act(&mut model);
     assert_eq!(amounts(&model)["cpu"], 1500);
-    assert_eq!(model.vnode().status.capacity["cpu"], "1500m");
+    assert_eq!(model.vnode().status.capacity.get("cpu"), Some("1500m"));
     // A resource that the node lost.
     model.pnode.as_mut().unwrap()["status"]["allocatable"].as_object_mut().unwrap().remove("pods");
     act(&mut model);

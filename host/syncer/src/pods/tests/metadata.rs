@@ -3,19 +3,20 @@
 use std::collections::BTreeMap;
 
 use kubeocean_api::keys::annotation;
+use kubeocean_runtime::packed::PackedTexts;
 use proptest::prelude::*;
 
 use super::builders::*;
 use crate::pods::{
     metadata::{EXPECTED_MAX_BYTES, Expected, KeyChanges, plan_down, plan_up},
-    view::{Metadata, Ppod, Vpod},
+    view::{Ppod, Vpod},
 };
 
-fn patch(metadata: &mut Metadata, changes: &KeyChanges) {
+fn patch(metadata: &mut PackedTexts, changes: &KeyChanges) {
     for (key, value) in changes {
-        match value {
-            Some(value) => metadata.insert(key.clone(), value.clone()),
-            None => metadata.remove(key),
+        *metadata = match value {
+            Some(value) => metadata.with(key, value),
+            None => metadata.without(key),
         };
     }
 }
@@ -46,8 +47,8 @@ fn the_annotation_is_what_the_original_writes() {
 
 #[test]
 fn too_much_metadata_is_not_followed() {
-    let annotations = [("big".to_owned(), "x".repeat(EXPECTED_MAX_BYTES))].into();
-    assert_eq!(Expected::of(&BTreeMap::new(), &annotations).encode(), None);
+    let annotations = PackedTexts::default().with("big", &"x".repeat(EXPECTED_MAX_BYTES));
+    assert_eq!(Expected::of(&PackedTexts::default(), &annotations).encode(), None);
 }
 
 #[test]
@@ -59,8 +60,8 @@ fn edits_travel_both_ways_and_the_vpod_wins() {
     assert_eq!(up.annotations, [("seen-by".to_owned(), Some("worker".to_owned()))].into());
     take_up(&mut vpod, &ppod);
     push_down(&vpod, &mut ppod);
-    assert_eq!((ppod.labels["both"].as_str(), ppod.annotations["note"].as_str()), ("v", "v"));
-    assert_eq!(ppod.labels["app"], "edited", "it was not pushed back");
+    assert_eq!((ppod.labels.get("both"), ppod.annotations.get("note")), (Some("v"), Some("v")));
+    assert_eq!(ppod.labels.get("app"), Some("edited"), "it was not pushed back");
     assert!(plan_up(&vpod, &ppod, &[]).is_empty() && plan_down(&vpod, &ppod).is_empty());
 }
 
@@ -84,7 +85,7 @@ fn what_means_something_in_the_worker_only_does_not_go_up() {
     assert!(plan_up(&vpod, &ppod, &["corp/".to_owned()]).is_empty());
 }
 
-fn keys() -> impl Strategy<Value = Metadata> {
+fn keys() -> impl Strategy<Value = BTreeMap<String, String>> {
     let key = prop::sample::select(vec!["a", "b", "c", "kubeocean.io/role", annotation::VIRTUAL_POD_UID]);
     prop::collection::btree_map(
         key.prop_map(str::to_owned),
@@ -98,11 +99,16 @@ proptest! {
     fn merging_settles_and_keeps_bookkeeping(original in keys(), previous in keys(), copy in keys()) {
         let mut vpod = recorded().vpod();
         let mut ppod = ppod().ppod();
-        vpod.annotations.extend(original);
-        let bookkeeping = ppod.annotations[annotation::VIRTUAL_POD_UID].clone();
-        ppod.annotations.extend(copy.into_iter().filter(|(key, _)| key != annotation::VIRTUAL_POD_UID));
-        let previous = Expected::of(&BTreeMap::new(), &previous).encode().unwrap();
-        ppod.annotations.insert(annotation::EXPECTED_METADATA.to_owned(), previous);
+        let add = |metadata: &mut PackedTexts, keys: &BTreeMap<String, String>| {
+            *metadata = keys.iter().fold(metadata.clone(), |all, (key, value)| all.with(key, value));
+        };
+        add(&mut vpod.annotations, &original);
+        let bookkeeping = ppod.annotation(annotation::VIRTUAL_POD_UID).map(str::to_owned);
+        let mut copy = copy;
+        copy.remove(annotation::VIRTUAL_POD_UID);
+        add(&mut ppod.annotations, &copy);
+        let previous = Expected::of(&PackedTexts::default(), &previous.into()).encode().unwrap();
+        ppod.annotations = ppod.annotations.with(annotation::EXPECTED_METADATA, &previous);
 
         for _ in 0..2 {
             take_up(&mut vpod, &ppod);
@@ -110,9 +116,9 @@ proptest! {
         }
         prop_assert!(plan_up(&vpod, &ppod, &[]).is_empty());
         prop_assert!(plan_down(&vpod, &ppod).is_empty());
-        prop_assert_eq!(&ppod.annotations[annotation::VIRTUAL_POD_UID], &bookkeeping);
+        prop_assert_eq!(ppod.annotation(annotation::VIRTUAL_POD_UID), bookkeeping.as_deref());
         for (key, value) in &Expected::of(&vpod.labels, &vpod.annotations).annotations {
-            if ppod.annotations.get(key) != Some(value) {
+            if ppod.annotations.get(key) != Some(value.as_str()) {
                 // Only a key that was removed from the ppod by hand, and not changed since, may differ.
                 prop_assert!(!ppod.annotations.contains_key(key));
             }
