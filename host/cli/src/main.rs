@@ -2,7 +2,7 @@
 //! `manager`, `syncer` or `proxier`, the entry points of the original's images, it is that subcommand; as
 //! `kubectl-kubeocean` it is the plugin `kubectl kubeocean` with all subcommands.
 
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)]
 
 mod cluster;
 mod completion;
@@ -14,6 +14,7 @@ mod go_flags;
 mod in_process;
 mod logging;
 mod manager;
+mod memory;
 mod output;
 mod policy;
 mod process;

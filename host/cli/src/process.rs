@@ -6,6 +6,8 @@ use anyhow::Context;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
+use crate::memory;
+
 /// Installs the TLS provider and runs `work` on a runtime of its own.
 pub(crate) fn block_on(work: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()> {
     if rustls::crypto::ring::default_provider().install_default().is_err() {
@@ -13,9 +15,11 @@ pub(crate) fn block_on(work: impl Future<Output = anyhow::Result<()>>) -> anyhow
     }
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
+        .on_thread_park(memory::before_rest)
         .worker_threads(std::thread::available_parallelism().map_or(2, |cores| cores.get().min(4)))
         .build()
         .context("cannot start the runtime")?;
+    runtime.spawn(memory::keep_small());
     let result = runtime.block_on(work);
     // Blocking work that is left (a policy call, a name look-up) must not hold up the end of the process.
     runtime.shutdown_timeout(Duration::from_secs(2));

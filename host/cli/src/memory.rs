@@ -1,0 +1,156 @@
+//! Gives memory back that a long-running program used for a moment.
+//!
+//! The start touches most of the program's code once: flags, schemas, TLS, the compiler of modules. Each touch maps 16
+//! pages around it, and they stay mapped, which is what a memory limit counts. And each thread keeps heap that it freed.
+//! Once a minute, the code's pages are let go, to be mapped again where they are needed, and every thread that is about
+//! to rest gives its free heap back.
+
+#![allow(unsafe_code, reason = "no safe call gives pages or free heap back")]
+
+use std::{
+    cell::Cell,
+    sync::atomic::{AtomicU64, Ordering},
+    time::Duration,
+};
+
+use tokio::time::MissedTickBehavior;
+
+/// What runs in a minute maps again what it needs in well under a millisecond.
+const PAUSE: Duration = Duration::from_secs(60);
+
+/// How often memory was to be given back.
+static ROUND: AtomicU64 = AtomicU64::new(0);
+
+thread_local! {
+    /// The round in which this thread gave its free heap back.
+    static DONE: Cell<u64> = const { Cell::new(0) };
+}
+
+/// Gives memory back once a minute, for ever.
+pub(crate) async fn keep_small() {
+    let mut ticks = tokio::time::interval(PAUSE);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        ROUND.fetch_add(1, Ordering::Relaxed);
+        #[cfg(target_os = "linux")]
+        code::let_go();
+    }
+}
+
+/// Gives the free heap of this thread back if it has not done so in this round. To be called before a thread rests.
+pub(crate) fn before_rest() {
+    let round = ROUND.load(Ordering::Relaxed);
+    if DONE.replace(round) != round {
+        // SAFETY: it may be called at any time by any thread; it frees nothing that is in use.
+        unsafe { libmimalloc_sys::mi_collect(true) };
+    }
+}
+
+#[cfg(target_os = "linux")]
+mod code {
+    //! The mapped pages of the program's own file.
+
+    use std::{ffi::c_void, fs, ops::Range};
+
+    /// Lets go of all pages of the program's file that are as the file has them.
+    pub(super) fn let_go() {
+        let Ok(program) = fs::read_link("/proc/self/exe") else { return };
+        let Some(program) = program.to_str() else { return };
+        let Ok(maps) = fs::read_to_string("/proc/self/smaps") else { return };
+        for pages in unchanged(&maps, program) {
+            let start = std::ptr::without_provenance_mut::<c_void>(pages.start);
+            // SAFETY: the mapping cannot be written and has no page of its own, so each page comes back from the file
+            // with the same content when it is touched. Nothing unmaps or changes mappings of the program's file.
+            let done = unsafe {
+                rustix::mm::madvise(start, pages.end - pages.start, rustix::mm::Advice::LinuxDontNeed)
+            };
+            if let Err(error) = done {
+                tracing::debug!(%error, "pages of the program stay mapped");
+            }
+        }
+    }
+
+    /// Addresses of the mappings of a file in `/proc/self/smaps` that cannot be written and have no changed page: pages
+    /// that the dynamic linker wrote, and then protected, exist in memory alone.
+    pub(super) fn unchanged(maps: &str, file: &str) -> Vec<Range<usize>> {
+        let mut found = Vec::new();
+        let mut candidate = None;
+        for line in maps.lines() {
+            let mut words = line.split_ascii_whitespace();
+            match (words.next(), words.next()) {
+                (Some("Anonymous:"), Some("0")) => found.extend(candidate.take()),
+                (Some(range), Some(rights)) if rights.len() == 4 && range.contains('-') => {
+                    candidate = None;
+                    // Offset, device, inode, and then the path, which may have blanks.
+                    let path = line.splitn(6, ' ').nth(5).map(str::trim_start);
+                    if rights.starts_with('r')
+                        && rights.ends_with('p')
+                        && !rights.contains('w')
+                        && path == Some(file)
+                    {
+                        candidate = addresses(range);
+                    }
+                }
+                _ => {}
+            }
+        }
+        found
+    }
+
+    fn addresses(range: &str) -> Option<Range<usize>> {
+        let (start, end) = range.split_once('-')?;
+        let address = |text: &str| usize::from_str_radix(text, 16).ok();
+        Some(address(start)?..address(end)?)
+    }
+
+    #[cfg(test)]
+    mod tests {
+        use super::*;
+
+        const MAPS: &str = "\
+55d000000000-55d000100000 r--p 00000000 fe:00 42                         /usr/bin/kube ocean
+Rss:                 900 kB
+Anonymous:             0 kB
+VmFlags: rd mr mw me sd
+55d000100000-55d000900000 r-xp 00100000 fe:00 42                         /usr/bin/kube ocean
+Anonymous:             0 kB
+55d000900000-55d000a00000 r--p 00900000 fe:00 42                         /usr/bin/kube ocean
+Anonymous:            64 kB
+55d000a00000-55d000b00000 rw-p 00a00000 fe:00 42                         /usr/bin/kube ocean
+Anonymous:             0 kB
+55d000b00000-55d000c00000 rw-p 00000000 00:00 0 
+Anonymous:             0 kB
+7f0000000000-7f0000100000 r-xp 00000000 fe:00 43                         /usr/lib/libc.so.6
+Anonymous:             0 kB
+";
+
+        #[test]
+        fn only_unchanged_pages_of_the_file_are_let_go() {
+            let expected = [0x55d0_0000_0000..0x55d0_0010_0000, 0x55d0_0010_0000..0x55d0_0090_0000];
+            assert_eq!(unchanged(MAPS, "/usr/bin/kube ocean"), expected);
+        }
+
+        #[test]
+        fn the_code_runs_on_and_takes_less_memory_for_a_moment() {
+            let program = fs::read_link("/proc/self/exe").expect("a path");
+            let resident = || {
+                let maps = fs::read_to_string("/proc/self/smaps").expect("maps");
+                let mut ours = false;
+                let mut kib = 0;
+                for line in maps.lines() {
+                    if let Some(rss) = line.strip_prefix("Rss:").filter(|_| ours) {
+                        kib += rss.trim().trim_end_matches(" kB").parse::<u64>().expect("a number");
+                    } else if line.split(' ').nth(1).is_some_and(|rights| rights.len() == 4) {
+                        ours = line.contains(" r-xp ") && line.ends_with(program.to_str().expect("a path"));
+                    }
+                }
+                kib
+            };
+            let before = resident();
+            let_go();
+            let after = resident();
+            assert!(after < before, "{before} KiB of code before, {after} KiB after");
+        }
+    }
+}
