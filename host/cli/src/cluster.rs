@@ -76,8 +76,10 @@ pub(crate) async fn list(client: &Client, path: &str) -> Result<Option<Vec<Value
 
 /// Runs a command's requests.
 pub(crate) fn block_on<T>(work: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
-    if rustls::crypto::ring::default_provider().install_default().is_err() {
-        return Err(Failure::unusable("another TLS provider is installed already"));
+    // A command may talk to several registries, one after the other: the first sets it for the process.
+    let set = || rustls::crypto::CryptoProvider::get_default().is_some();
+    if !set() && rustls::crypto::ring::default_provider().install_default().is_err() && !set() {
+        return Err(Failure::unusable("no TLS provider can be installed"));
     }
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)

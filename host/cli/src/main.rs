@@ -19,8 +19,10 @@ mod output;
 mod policy;
 mod process;
 mod program;
+mod progress;
 mod proxier;
 mod registry;
+mod sources;
 mod syncer;
 mod worker;
 

@@ -15,6 +15,20 @@ pub(crate) enum Format {
     Json,
 }
 
+impl Format {
+    /// Prints a report: `text` makes what a person reads, JSON is the report itself.
+    pub(crate) fn show<R: Serialize>(
+        self,
+        report: &R,
+        text: impl FnOnce(&R) -> String,
+    ) -> Result<(), Failure> {
+        match self {
+            Self::Text => print(&text(report)),
+            Self::Json => print_json(report),
+        }
+    }
+}
+
 /// Writes to standard output.
 pub(crate) fn print(text: &str) -> Result<(), Failure> {
     let mut out = std::io::stdout().lock();
@@ -57,6 +71,35 @@ pub(crate) fn columns(rows: &[Vec<String>]) -> String {
         text.push('\n');
     }
     text
+}
+
+/// One line per name and value, in two columns.
+pub(crate) fn pairs(rows: &[(&str, String)]) -> String {
+    let row = |(name, value): &(&str, String)| vec![(*name).to_owned(), value.clone()];
+    columns(&rows.iter().map(row).collect::<Vec<_>>())
+}
+
+/// What a word means, for its colour on a terminal.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Tone {
+    Good,
+    Bad,
+    Bar,
+}
+
+/// `text` in colour, if standard output is a terminal and the user did not set `NO_COLOR`.
+pub(crate) fn paint(tone: Tone, text: &str) -> String {
+    use std::io::IsTerminal;
+    let unwanted = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+    if text.is_empty() || unwanted || !std::io::stdout().is_terminal() {
+        return text.to_owned();
+    }
+    let code = match tone {
+        Tone::Good => 32,
+        Tone::Bad => 31,
+        Tone::Bar => 36,
+    };
+    format!("\u{1b}[{code}m{text}\u{1b}[0m")
 }
 
 /// Writes a file that only its owner may read, all of it or nothing.

@@ -54,6 +54,16 @@ pub(crate) struct Login {
     registry_config: Option<PathBuf>,
 }
 
+/// An artifact of a registry, and how a person reaches it.
+#[derive(Debug, Clone, ClapArgs)]
+pub(crate) struct Artifact {
+    /// Which: registry, repository, and tag or digest
+    #[arg(value_parser = image)]
+    pub(crate) image: Reference,
+    #[command(flatten)]
+    pub(crate) login: Login,
+}
+
 /// A client, with the credentials for one artifact.
 #[derive(Debug)]
 pub(crate) struct Connection {

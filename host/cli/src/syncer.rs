@@ -20,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     computing, logging, process,
     program::{ProgramFlags, duration, non_empty},
-    registry::RegistryFlags,
+    sources::SourceFlags,
 };
 
 /// Flags of a Syncer that runs as a process of its own. Each is also an environment variable `KUBEOCEAN_<FLAG>`; the flag
@@ -59,14 +59,8 @@ pub(crate) struct SyncerFlags {
     /// Folder that keeps fetched policy modules [default: /var/cache/kubeocean, else the user's cache folder]
     #[arg(long, value_name = "DIR")]
     policy_cache_dir: Option<PathBuf>,
-    /// Folder with trust.yaml and public keys: which signatures policy modules from registries need
-    #[arg(long, value_name = "DIR")]
-    policy_trust_dir: Option<PathBuf>,
-    /// Folder from which policies may load files; for development
-    #[arg(long, value_name = "DIR")]
-    policy_dev_dir: Option<PathBuf>,
     #[command(flatten)]
-    registries: RegistryFlags,
+    sources: SourceFlags,
     /// Load policy modules that are not pinned by digest
     #[arg(long, default_value_t = false, action = clap::ArgAction::Set)]
     allow_unpinned_policies: bool,
@@ -172,14 +166,9 @@ impl SyncerFlags {
     }
 
     fn policy_sources(&self) -> anyhow::Result<PolicySources> {
-        Ok(PolicySources {
-            registries: self.registries.config()?,
-            trust_folder: self.policy_trust_dir.clone(),
-            cache_folders: match &self.policy_cache_dir {
-                Some(folder) => vec![folder.join(MODULES)],
-                None => default_cache_folders(),
-            },
-            dev_folder: self.policy_dev_dir.clone(),
+        self.sources.sources(match &self.policy_cache_dir {
+            Some(folder) => vec![folder.join(MODULES)],
+            None => default_cache_folders(),
         })
     }
 

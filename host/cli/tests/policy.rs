@@ -2,45 +2,20 @@
 //!
 //! Exit codes are the interface of scripts: 1 the module misbehaves, 2 it does not load or the command is wrong.
 
-#![expect(clippy::unwrap_used, clippy::panic, reason = "a step that fails is a failed test")]
+#![expect(clippy::unwrap_used, reason = "a step that fails is a failed test")]
+
+mod binary;
 
 use std::{
     path::{Path, PathBuf},
-    process::{Command, Output},
+    process::Command,
 };
 
+use binary::{file, json, said};
 use kubeocean_harness::author::{PolicyProject, example_module, repository};
 use kubeocean_hostile_policies::{Guest, digest, guest};
 use rstest::rstest;
-use serde_json::Value;
 use tempfile::TempDir;
-
-fn kubeocean(args: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_kubeocean"))
-        .args(args)
-        .env("KUBECONFIG", "/nowhere/kubeconfig")
-        .output()
-        .expect("the binary runs")
-}
-
-/// Exit code, standard output and standard error.
-fn said(args: &[&str]) -> (i32, String, String) {
-    let output = kubeocean(args);
-    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-    (output.status.code().unwrap_or(-1), text(&output.stdout), text(&output.stderr))
-}
-
-fn json(args: &[&str]) -> (i32, Value) {
-    let (code, out, error) = said(args);
-    (code, serde_json::from_str(&out).unwrap_or_else(|_| panic!("{code}: {out}{error}")))
-}
-
-/// A file in a folder that lives as long as the test.
-fn file(directory: &TempDir, name: &str, content: &[u8]) -> String {
-    let path = directory.path().join(name);
-    std::fs::write(&path, content).unwrap();
-    path.to_str().unwrap().to_owned()
-}
 
 fn module_file(directory: &TempDir, guest: &Guest) -> String {
     file(directory, "module.wasm", &guest.bytes())

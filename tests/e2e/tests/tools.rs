@@ -319,3 +319,79 @@ fn authority(kubeconfig: &str) -> Vec<u8> {
     let cluster = kubeconfig.clusters[0].cluster.clone().unwrap();
     STANDARD.decode(cluster.certificate_authority_data.unwrap()).unwrap()
 }
+
+/// The lines of a snapshot that are complete.
+fn lines(snapshot: &Path) -> Vec<Value> {
+    let text = std::fs::read_to_string(snapshot).unwrap_or_default();
+    text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
+}
+
+/// A member of a node's facts as the snapshot says last.
+fn last<'l>(lines: &'l [Value], node: &str, member: &str) -> Option<&'l Value> {
+    lines.iter().rev().filter(|line| line["node"] == node).find_map(|line| line["facts"].get(member))
+}
+
+#[tokio::test]
+async fn a_snapshot_records_what_the_syncer_decides_from_and_a_simulation_decides_the_same() {
+    let policy = json!({"timeZone": "Asia/Shanghai", "resourceLimits": [percent("cpu", 50)]});
+    let leasing = Leasing::start("tool-snap", 1, &NodeShape::new("32", "64Gi"), policy.clone()).await;
+    leasing.all("a leased node", DEADLINE, |v| is_offered(v) && amount(v, "cpu") == Some("16")).await;
+    let node = leasing.nodes[0].clone();
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("day.snap");
+    let (worker, computing) = (path_of(leasing.binding.worker()), path_of(leasing.binding.computing()));
+    let clusters = ["--kubeconfig", &worker, "--computing-kubeconfig", &computing, "--binding", "tool-snap"];
+    let record = ["policy", "snapshot", "-o", file.to_str().unwrap(), "--for", "20s"];
+    let args = [&record[..], &clusters].concat();
+    let change = async {
+        let begun = async || {
+            last(&lines(&file), &node, "allocatable")
+                .map(drop)
+                .ok_or_else(|| "no line of the node".to_owned())
+        };
+        leasing.until("the first lines of the snapshot", DEADLINE, begun).await;
+        leasing.foreign_pod(&node, "4").await;
+        leasing.one(&node, "half of what is left", |v| amount(v, "cpu") == Some("14")).await
+    };
+    let (recorded, _) = tokio::join!(printed(&args), change);
+    assert!(recorded.contains("tool-snap") && recorded.contains("changes"), "{recorded}");
+
+    let lines = lines(&file);
+    assert_eq!(lines[0]["binding"], "tool-snap");
+    assert_eq!(lines.last().unwrap()["end"], true);
+    let first = lines.iter().find(|line| line["node"] == node.as_str()).unwrap();
+    assert_eq!(first["facts"]["used"].get("cpu"), None, "nobody was there at first");
+    let now = Timestamp::now().to_string();
+    let explain = [&["policy", "explain", &node, "--at", &now, "-o", "json"], &clusters[..]].concat();
+    let told: Value = serde_json::from_str(&printed(&explain).await).unwrap();
+    for member in ["used", "leased", "labels", "allocatable", "published", "vnodeExists", "ready"] {
+        assert_eq!(last(&lines, &node, member), Some(&told["facts"][member]), "{member}");
+    }
+
+    let rlp = json!({"kind": "ResourceLeasingPolicy", "metadata": {"name": "tool-snap"}, "spec": policy});
+    let policy = directory.path().join("rlp.yaml");
+    std::fs::write(&policy, rlp.to_string()).unwrap();
+    let simulate = [
+        "policy",
+        "simulate",
+        "-f",
+        policy.to_str().unwrap(),
+        "--snapshot",
+        file.to_str().unwrap(),
+        "-ojson",
+    ];
+    let simulated: Value = serde_json::from_str(&printed(&simulate).await).unwrap();
+    let amounts = &simulated["atEnd"][&node]["amounts"];
+    assert_eq!((&amounts["cpu"], amounts), (&json!(14_000), &told["decision"]["amounts"]));
+
+    let hashed = directory.path().join("hashed.snap");
+    let once = ["policy", "snapshot", "-o", hashed.to_str().unwrap(), "--hash-names", "--output", "json"];
+    let report: Value = serde_json::from_str(&printed(&[&once[..], &clusters].concat()).await).unwrap();
+    assert!(report["nodes"].as_u64() >= Some(1), "{report}");
+    assert!(!std::fs::read_to_string(&hashed).unwrap().contains(&node));
+
+    let mut other = clusters;
+    other[3] = "/nowhere/kubeconfig";
+    let (code, error) = refused(&[&record[..], &other].concat()).await;
+    assert_eq!((code, error.contains("/nowhere/kubeconfig")), (2, true), "{error}");
+}

@@ -15,7 +15,7 @@ use self::cases::Case;
 use super::module::{self, MODULE_HELP};
 use crate::{
     failure::Failure,
-    output::{Format, columns, print, print_json},
+    output::{Format, columns},
     registry::Login,
 };
 
@@ -78,10 +78,7 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     let bytes = module::read(&args.module, &args.login)?;
     let mut report = Report::default();
     let result = check(args, &bytes, &mut report);
-    match args.output {
-        Format::Text => print(&text(&report))?,
-        Format::Json => print_json(&report)?,
-    }
+    args.output.show(&report, text)?;
     result
 }
 

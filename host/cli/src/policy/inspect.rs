@@ -8,7 +8,7 @@ use serde_json::Value;
 use super::module::{self, MODULE_HELP};
 use crate::{
     failure::Failure,
-    output::{Format, columns, print, print_json},
+    output::{Format, columns},
     registry::Login,
 };
 
@@ -60,10 +60,7 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
         return Err(module::load_failure(error));
     }
     let report = report(outline, loaded.as_ref().map_err(ToString::to_string));
-    match args.output {
-        Format::Text => print(&text(&report)),
-        Format::Json => print_json(&report),
-    }
+    args.output.show(&report, text)
 }
 
 fn report(outline: ModuleOutline, loaded: Result<&Module, String>) -> Report {

@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use crate::{
     failure::{Failure, OrFailure},
-    output::{Format, print, print_json, write_private},
+    output::{Format, write_private},
 };
 
 /// Which pair.
@@ -63,14 +63,13 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     std::fs::write(&report.public_key, key.public().to_pem())
         .with_context(|| format!("cannot write {}", report.public_key.display()))
         .or_unusable()?;
-    match args.output {
-        Format::Text => print(&format!(
+    args.output.show(&report, |report| {
+        format!(
             "private  {}   keep it secret\npublic   {}   for those who check\n",
             report.private_key.display(),
             report.public_key.display()
-        )),
-        Format::Json => print_json(&report),
-    }
+        )
+    })
 }
 
 fn with_ending(name: &Path, ending: &str) -> PathBuf {

@@ -5,14 +5,21 @@
 
 mod check;
 mod explain;
+mod gather;
 mod inspect;
 mod keygen;
+mod local;
 mod module;
+mod moment;
 mod new;
+mod policy_file;
 mod publish;
 mod pull;
 mod push;
 mod sign;
+mod simulate;
+mod snapshot;
+mod test;
 mod verify;
 
 use clap::{Args as ClapArgs, Subcommand};
@@ -32,6 +39,12 @@ enum Command {
     New(new::Args),
     /// Load a module as the Syncer does, and test that it is pure and keeps its promises
     Check(check::Args),
+    /// Decide recorded nodes over time: what a policy would have leased
+    Simulate(simulate::Args),
+    /// Decide the cases of YAML files and compare with what they expect
+    Test(test::Args),
+    /// Record what policies decide from, once or over days, to prove a policy on it
+    Snapshot(snapshot::Args),
     /// Tell step by step what the policies of a worker cluster decide about one of its nodes
     Explain(explain::Args),
     /// Show what a module is: what it does, what it reads, what its settings are
@@ -52,6 +65,9 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     match &args.command {
         Command::New(args) => new::run(args),
         Command::Check(args) => check::run(args),
+        Command::Snapshot(args) => snapshot::run(args),
+        Command::Simulate(args) => simulate::run(args),
+        Command::Test(args) => test::run(args),
         Command::Explain(args) => explain::run(args),
         Command::Inspect(args) => inspect::run(args),
         Command::Keygen(args) => keygen::run(args),

@@ -14,7 +14,7 @@ use super::{
 use crate::{
     cluster::block_on,
     failure::Failure,
-    output::{Format, columns, print, print_json},
+    output::{Format, pairs},
     registry::{Bar, Login, failure, image},
 };
 
@@ -88,10 +88,7 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
         }
     })?;
     let report = report(args, &outline, &packed);
-    match args.output {
-        Format::Text => print(&text(&report)),
-        Format::Json => print_json(&report),
-    }
+    args.output.show(&report, text)
 }
 
 fn labels(args: &Args, outline: &ModuleOutline) -> Result<Labels, Failure> {
@@ -130,12 +127,11 @@ fn report(args: &Args, outline: &ModuleOutline, packed: &Package) -> Report {
 }
 
 fn text(report: &Report) -> String {
-    let row = |name: &str, value: String| vec![name.to_owned(), value];
     let signed = if report.signed { "yes" } else { "no; kubeocean policy sign does it later" };
-    let rows = columns(&[
-        row("pushed", format!("{}@{}", report.image, report.manifest_digest)),
-        row("module", format!("{} {}, {}", report.module, report.version, module::size(report.size_bytes))),
-        row("signed", signed.to_owned()),
+    let rows = pairs(&[
+        ("pushed", format!("{}@{}", report.image, report.manifest_digest)),
+        ("module", format!("{} {}, {}", report.module, report.version, module::size(report.size_bytes))),
+        ("signed", signed.to_owned()),
     ]);
     format!(
         "{rows}A policy names it so:\n  module:\n    oci: {{image: \"{}\"}}\n    digest: {}\n",

@@ -3,15 +3,14 @@
 use std::path::PathBuf;
 
 use clap::Args as ClapArgs;
-use kubeocean_registry::Reference;
 use serde::Serialize;
 
 use super::publish;
 use crate::{
     cluster::block_on,
     failure::Failure,
-    output::{Format, print, print_json},
-    registry::{Login, failure, image},
+    output::Format,
+    registry::{Artifact, failure},
 };
 
 /// What with which key.
@@ -23,14 +22,11 @@ use crate::{
 What is signed is the manifest the tag names now; give a digest to be sure which one that is. cosign verify --key
 release.pem --insecure-ignore-tlog accepts the signature.")]
 pub(crate) struct Args {
-    /// Which: registry, repository, and tag or digest
-    #[arg(value_parser = image)]
-    image: Reference,
+    #[command(flatten)]
+    artifact: Artifact,
     /// Private key, PEM
     #[arg(long, value_name = "FILE")]
     key: PathBuf,
-    #[command(flatten)]
-    login: Login,
     /// Form of the output
     #[arg(short, long, default_value = "text")]
     output: Format,
@@ -44,18 +40,15 @@ struct Report {
 }
 
 pub(crate) fn run(args: &Args) -> Result<(), Failure> {
+    let Artifact { image, login } = &args.artifact;
     let key = publish::read_key(&args.key)?;
     let manifest = block_on(async {
-        let connection = args.login.connection(&args.image)?;
-        let found = connection.client.find(&args.image, connection.credentials.as_ref()).await;
+        let connection = login.connection(image)?;
+        let found = connection.client.find(image, connection.credentials.as_ref()).await;
         let found = found.map_err(|error| failure(&error))?;
-        publish::sign(&connection, &args.image, found.digest, &key).await?;
+        publish::sign(&connection, image, found.digest, &key).await?;
         Ok(found.digest)
     })?;
-    match args.output {
-        Format::Text => print(&format!("signed  {}@{manifest}\n", args.image.name())),
-        Format::Json => {
-            print_json(&Report { image: args.image.to_string(), manifest_digest: manifest.to_string() })
-        }
-    }
+    let report = Report { image: image.to_string(), manifest_digest: manifest.to_string() };
+    args.output.show(&report, |_| format!("signed  {}@{manifest}\n", image.name()))
 }

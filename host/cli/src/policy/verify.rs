@@ -5,15 +5,15 @@ use std::path::PathBuf;
 use anyhow::Context;
 use clap::Args as ClapArgs;
 use kubeocean_registry::{
-    Accepted, Demands, Reference, Refusal, Signatures, Trust, TrustRule, VerifyingKey, accept, read_trust,
+    Accepted, Demands, Refusal, Signatures, Trust, TrustRule, VerifyingKey, accept, read_trust,
 };
 use serde::Serialize;
 
 use crate::{
     cluster::block_on,
     failure::{Failure, OrFailure},
-    output::{Format, columns, print, print_json},
-    registry::{self, Login, image},
+    output::{Format, pairs},
+    registry::{self, Artifact},
 };
 
 /// What by whom.
@@ -24,17 +24,14 @@ use crate::{
 
 Exit code 1: no signature holds. With --trust-dir a module that no rule is for is accepted as it is, as by a Syncer.")]
 pub(crate) struct Args {
-    /// Which: registry, repository, and tag or digest
-    #[arg(value_parser = image)]
-    image: Reference,
+    #[command(flatten)]
+    artifact: Artifact,
     /// Public key, PEM, whose signature is required; of several keys one is enough
     #[arg(long, value_name = "FILE", required_unless_present = "trust_dir")]
     key: Vec<PathBuf>,
     /// Folder with trust.yaml and public keys, as the Syncer has it
     #[arg(long, value_name = "DIR", conflicts_with = "key")]
     trust_dir: Option<PathBuf>,
-    #[command(flatten)]
-    login: Login,
     /// Form of the output
     #[arg(short, long, default_value = "text")]
     output: Format,
@@ -52,17 +49,15 @@ struct Report {
 
 pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     let trust = trust(args)?;
-    let bundle = block_on(registry::pull(&args.login, &args.image, None, Signatures::Fetch))?;
+    let Artifact { image, login } = &args.artifact;
+    let bundle = block_on(registry::pull(login, image, None, Signatures::Fetch))?;
     let demands = Demands { digest: None, max_bytes: registry::max_bytes() };
-    let accepted = accept(&args.image, &bundle, &trust, demands).map_err(|refusal| match refusal {
+    let accepted = accept(image, &bundle, &trust, demands).map_err(|refusal| match refusal {
         Refusal::Signature(text) => Failure::failed(format!("SignatureRejected: {text}")),
-        other => Failure::unusable(format!("{}: {other}", args.image)),
+        other => Failure::unusable(format!("{image}: {other}")),
     })?;
     let report = report(args, accepted);
-    match args.output {
-        Format::Text => print(&text(&report)),
-        Format::Json => print_json(&report),
-    }
+    args.output.show(&report, text)
 }
 
 fn trust(args: &Args) -> Result<Trust, Failure> {
@@ -80,7 +75,7 @@ fn trust(args: &Args) -> Result<Trust, Failure> {
 
 fn report(args: &Args, accepted: Accepted) -> Report {
     Report {
-        image: args.image.to_string(),
+        image: args.artifact.image.to_string(),
         manifest_digest: accepted.manifest_digest.to_string(),
         digest: accepted.module_digest.to_string(),
         signed_by: accepted.signed_by,
@@ -88,11 +83,10 @@ fn report(args: &Args, accepted: Accepted) -> Report {
 }
 
 fn text(report: &Report) -> String {
-    let row = |name: &str, value: String| vec![name.to_owned(), value];
     let by = report.signed_by.clone().unwrap_or_else(|| "nobody; no rule asks for a signature".to_owned());
-    columns(&[
-        row("accepted", format!("{}@{}", report.image, report.manifest_digest)),
-        row("signed by", by),
-        row("digest", report.digest.clone()),
+    pairs(&[
+        ("accepted", format!("{}@{}", report.image, report.manifest_digest)),
+        ("signed by", by),
+        ("digest", report.digest.clone()),
     ])
 }

@@ -3,9 +3,11 @@
 //! Pure. In: the file's text and the module. Out: one [`Case`] per entry.
 
 use jiff::tz::TimeZone;
-use kubeocean_api::{policy::PolicyEntry, policy::ResourceLeasingPolicySpec, validate};
+use kubeocean_api::policy::PolicyEntry;
 use kubeocean_engine::{Decision, EntrySpec, ModuleLimits, ModuleOutline, ModuleSource, from_entry};
 use serde_json::Value;
+
+use crate::policy::policy_file::only_policy;
 
 /// See the module documentation.
 #[derive(Clone, Debug)]
@@ -43,27 +45,10 @@ pub(super) fn of_file(
     outline: &ModuleOutline,
     named: Option<&str>,
 ) -> Result<Vec<Case>, String> {
-    let spec = policy(text)?;
-    validate::policy(&spec)?;
+    let spec = only_policy(text)?.spec;
     let zone = spec.time_zone.as_deref().and_then(|name| TimeZone::get(name).ok()).unwrap_or(TimeZone::UTC);
     let chosen = choose(&spec.policies, module, &outline.digest, named)?;
     Ok(chosen.into_iter().map(|entry| case(entry, module, outline, &zone)).collect())
-}
-
-/// The one ResourceLeasingPolicy of a YAML stream.
-fn policy(text: &str) -> Result<ResourceLeasingPolicySpec, String> {
-    let documents: Vec<Value> = serde_saphyr::from_multiple(text).map_err(|error| error.to_string())?;
-    let mut policies = documents
-        .into_iter()
-        .filter(|document| document.get("kind") == Some(&"ResourceLeasingPolicy".into()));
-    match (policies.next(), policies.next()) {
-        (Some(mut policy), None) => {
-            let spec = policy.get_mut("spec").map(Value::take).unwrap_or_default();
-            serde_json::from_value(spec).map_err(|error| format!("spec: {error}"))
-        }
-        (None, _) => Err("there is no ResourceLeasingPolicy in it".to_owned()),
-        (Some(_), Some(_)) => Err("there are several ResourceLeasingPolicies in it".to_owned()),
-    }
 }
 
 /// By name; else those that name the built-in; else those pinned to these bytes; else the only one whose module is not

@@ -1,34 +1,33 @@
 //! From what was gathered to a decision with its steps, by the Syncer's own index, store and engine.
 
-use std::{
-    sync::{Arc, mpsc},
-    time::{Duration, Instant},
-};
+use std::sync::Arc;
 
 use anyhow::Context;
 use jiff::{Timestamp, tz::TimeZone};
 use kube::Client;
 use kubeocean_api::name::vnode_name;
 use kubeocean_engine::{
-    BindingFacts, DEFAULT_MAX_MODULE_BYTES, Engine, EntryState, Explanation, NodeDecision, NodeFacts,
-    PolicyHost, Step,
+    BindingFacts, DEFAULT_MAX_MODULE_BYTES, Engine, Explanation, NodeDecision, NodeFacts, Step,
 };
 use kubeocean_syncer::{
     config::PolicySources,
     nodes::{
         index::{Identity, Index},
         snapshot::{available, facts},
-        view::Stamp,
+        view::NodeView,
     },
     policies::{fetch::Sources, modules::ModulePlaces, store::PolicyStore, view::PolicyView},
 };
 use serde::Serialize;
 
-use super::gather::{Computing, Worker};
-use crate::failure::{Failure, OrFailure};
-
-/// How long modules may take to load.
-const LOADING: Duration = Duration::from_mins(1);
+use super::gather::Worker;
+use crate::{
+    failure::{Failure, OrFailure},
+    policy::{
+        gather::{Computing, identity},
+        local::{LocalHost, NotRunning},
+    },
+};
 
 /// One node, one binding, one moment.
 pub(super) struct Evaluation<'a> {
@@ -36,18 +35,11 @@ pub(super) struct Evaluation<'a> {
     pub(super) client: &'a Client,
     pub(super) worker: &'a Worker,
     pub(super) computing: Option<&'a Computing>,
+    pub(super) vnode: Option<NodeView>,
     pub(super) binding: &'a str,
     pub(super) policy_namespace: &'a str,
     pub(super) sources: &'a PolicySources,
     pub(super) at: Timestamp,
-}
-
-/// An entry that does not run, which explains why it gives no answer.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub(super) struct NotRunning {
-    pub(super) policy: String,
-    pub(super) entry: String,
-    pub(super) error: String,
 }
 
 /// Steps of one policy.
@@ -81,7 +73,7 @@ pub(super) struct Report {
 
 impl Evaluation<'_> {
     pub(super) async fn run(&self) -> Result<Report, Failure> {
-        let identity = self.identity();
+        let identity = identity(self.binding, self.computing, &self.worker.policies, &self.worker.pods);
         let node = self.facts(&identity);
         let mount = self.computing.map(|computing| computing.binding.mount_namespace.clone());
         let places = ModulePlaces {
@@ -98,45 +90,18 @@ impl Evaluation<'_> {
             let (fetched, _) = sources.read(&key).await;
             store.fetched(&key, fetched);
         }
-        let (host, loaded) = self.host(&identity);
-        host.set_policies(store.engine_list());
-        let at = self.at;
+        let local = self.host(&identity);
+        let (at, policies) = (self.at, store.engine_list());
         let (node, explanation, not_running) = tokio::task::spawn_blocking(move || {
-            wait_loaded(&host, &loaded);
-            let explanation = host.explain(at, &node);
-            let not_running = not_running(&host, at);
+            local.set(policies);
+            let explanation = local.host.explain(at, &node);
+            let not_running = local.not_running(at);
             (node, explanation, not_running)
         })
         .await
         .context("the policy engine failed")
         .or_unusable()?;
         Ok(self.report(&identity, &node, explanation, not_running))
-    }
-
-    /// Who the Syncer of this binding is. Without the computing cluster the policies know who holds them.
-    fn identity(&self) -> Identity {
-        let policies = &self.worker.policies;
-        let holder = || {
-            policies
-                .iter()
-                .filter(|policy| policy.spec.spec.cluster == self.binding)
-                .find_map(PolicyView::holder)
-        };
-        let (cluster_id, computing_uid) = match self.computing {
-            Some(computing) => (computing.binding.cluster_id.clone(), computing.uid.clone()),
-            None => (self.cluster_id_of_pods().unwrap_or_default(), holder().unwrap_or_default().to_owned()),
-        };
-        Identity { binding: self.binding.to_owned(), cluster_id, computing_uid }
-    }
-
-    /// Pods of the original name their vnode, which tells the clusterID.
-    fn cluster_id_of_pods(&self) -> Option<String> {
-        let node = self.worker.node.name();
-        self.worker.pods.iter().find_map(|pod| {
-            let Stamp::Legacy { vnode } = &pod.stamp else { return None };
-            let id = vnode.strip_prefix("vnode-")?.strip_suffix(node)?.strip_suffix('-')?;
-            (vnode_name(id, node) == *vnode).then(|| id.to_owned())
-        })
     }
 
     /// What the engine is told about the node, summed up as the Syncer does.
@@ -150,7 +115,7 @@ impl Evaluation<'_> {
         for pod in &self.worker.pods {
             index.set_pod(pod.clone());
         }
-        if let Some(vnode) = self.computing.and_then(|computing| computing.vnode.clone()) {
+        if let Some(vnode) = self.vnode.clone() {
             index.set_vnode(vnode);
         }
         let snapshot = index.snapshot(&key);
@@ -158,19 +123,14 @@ impl Evaluation<'_> {
         Arc::new(facts(&self.worker.node, name, snapshot.vnode.as_deref(), &snapshot.usage))
     }
 
-    fn host(&self, identity: &Identity) -> (PolicyHost, mpsc::Receiver<()>) {
-        let (tell, loaded) = mpsc::channel();
+    fn host(&self, identity: &Identity) -> LocalHost {
         let binding =
             BindingFacts { name: identity.binding.clone(), cluster_id: identity.cluster_id.clone() };
-        let changed = Box::new(move || {
-            // Nobody waits any more.
-            let _ = tell.send(());
-        });
-        let host = PolicyHost::new(self.engine, binding, TimeZone::system(), changed);
-        host.set_binding_selector(
+        let local = LocalHost::new(self.engine, binding, TimeZone::system());
+        local.host.set_binding_selector(
             self.computing.and_then(|computing| computing.binding.node_selector.as_ref()),
         );
-        (host, loaded)
+        local
     }
 
     fn report(
@@ -255,42 +215,4 @@ impl Evaluation<'_> {
 
 fn local_zone() -> String {
     TimeZone::system().iana_name().unwrap_or("UTC").to_owned()
-}
-
-/// Until every entry, also one that only reports, runs or has failed.
-fn wait_loaded(host: &PolicyHost, loaded: &mpsc::Receiver<()>) {
-    let started = Instant::now();
-    let settled = || {
-        let statuses = host.status(Timestamp::now());
-        let mut entries = statuses.iter().flat_map(|status| &status.entries);
-        host.ready() && entries.all(|entry| entry.state != EntryState::Loading || entry.last_error.is_some())
-    };
-    while !settled() {
-        let left = LOADING.saturating_sub(started.elapsed());
-        if left.is_zero() || loaded.recv_timeout(left).is_err() {
-            return;
-        }
-    }
-}
-
-fn not_running(host: &PolicyHost, at: Timestamp) -> Vec<NotRunning> {
-    let mut all = Vec::new();
-    for status in host.status(at) {
-        if let Err(error) = &status.valid {
-            all.push(NotRunning {
-                policy: status.name.clone(),
-                entry: String::new(),
-                error: format!("PolicyInvalid: {error}"),
-            });
-        }
-        for entry in status.entries.iter().filter(|entry| entry.state != EntryState::Active) {
-            let error = entry.last_error.as_ref().map(|(text, _)| text.clone());
-            all.push(NotRunning {
-                policy: status.name.clone(),
-                entry: entry.name.clone(),
-                error: error.unwrap_or_else(|| entry.state.as_str().to_owned()),
-            });
-        }
-    }
-    all
 }

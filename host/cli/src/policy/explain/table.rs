@@ -29,9 +29,7 @@ pub(super) fn text(report: &Report) -> String {
     );
     out.push_str(&columns(&rows(report, &zone)));
     for entry in &report.not_running {
-        let name = [entry.policy.as_str(), entry.entry.as_str()].into_iter().filter(|part| !part.is_empty());
-        let name = name.collect::<Vec<_>>().join("/");
-        out.extend([&name, " does not run: ", &entry.error, "\n"]);
+        out.push_str(&format!("{entry}\n"));
     }
     for note in &report.notes {
         out.extend(["note: ", note, "\n"]);

@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 
 use kubeocean_engine::{DecisionReason, NodeFacts, Reason};
 
-use super::super::evaluate::{NotRunning, PolicySteps};
+use super::super::evaluate::PolicySteps;
 use super::*;
+use crate::policy::local::NotRunning;
 
 const GI: i64 = 1 << 30;
 

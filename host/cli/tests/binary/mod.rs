@@ -1,0 +1,36 @@
+//! The binary as a person without any cluster runs it.
+
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a step that fails is a failed test")]
+#![allow(dead_code, reason = "each test file uses what it needs")]
+
+use std::process::{Command, Output};
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+pub(crate) fn kubeocean(args: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_kubeocean"))
+        .args(args)
+        .env("KUBECONFIG", "/nowhere/kubeconfig")
+        .output()
+        .expect("the binary runs")
+}
+
+/// Exit code, standard output and standard error.
+pub(crate) fn said(args: &[&str]) -> (i32, String, String) {
+    let output = kubeocean(args);
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    (output.status.code().unwrap_or(-1), text(&output.stdout), text(&output.stderr))
+}
+
+pub(crate) fn json(args: &[&str]) -> (i32, Value) {
+    let (code, out, error) = said(args);
+    (code, serde_json::from_str(&out).unwrap_or_else(|_| panic!("{code}: {out}{error}")))
+}
+
+/// A file in a folder that lives as long as the test.
+pub(crate) fn file(directory: &TempDir, name: &str, content: &[u8]) -> String {
+    let path = directory.path().join(name);
+    std::fs::write(&path, content).unwrap();
+    path.to_str().unwrap().to_owned()
+}

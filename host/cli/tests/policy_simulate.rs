@@ -1,0 +1,177 @@
+//! `kubeocean policy simulate` and `diff`: policies over recorded nodes, without any cluster.
+
+#![expect(clippy::unwrap_used, reason = "a step that fails is a failed test")]
+
+mod binary;
+
+use binary::{file, json, said};
+use kubeocean_harness::author::example_module;
+use kubeocean_hostile_policies::guest;
+use serde_json::{Value, json as value};
+use tempfile::TempDir;
+
+/// Saturday, 2026-03-07, midnight in Shanghai.
+const BEGIN: i64 = 1_772_812_800;
+const HOUR: i64 = 3600;
+
+/// 64 nodes with 8 GPUs each, of which others use 2; on Monday noon 20 nodes are used up.
+fn week(directory: &TempDir) -> String {
+    let begin = jiff::Timestamp::from_second(BEGIN).unwrap();
+    let mut text = value!({
+        "kubeoceanSnapshot": 1, "binding": "gpu-binding", "clusterId": "c1", "at": begin, "hashed": false
+    })
+    .to_string()
+        + "\n";
+    for number in 0..64 {
+        let node = format!("node-{number}");
+        let facts = value!({
+            "nodeName": node, "labels": {"pool": "online"}, "allocatable": {"nvidia.com/gpu": 8, "cpu": 64000},
+            "used": {"nvidia.com/gpu": 2}, "leased": {"pods": 1}, "ready": true, "schedulable": true,
+        });
+        text += &(value!({"at": BEGIN, "node": node, "facts": facts}).to_string() + "\n");
+    }
+    for number in 0..20 {
+        let change = value!({
+            "at": BEGIN + 60 * HOUR, "node": format!("node-{number}"), "facts": {"used": {"nvidia.com/gpu": 8}}
+        });
+        text += &(change.to_string() + "\n");
+    }
+    text += &(value!({"at": BEGIN + 7 * 24 * HOUR, "end": true}).to_string() + "\n");
+    file(directory, "week.snap", text.as_bytes())
+}
+
+fn rlp(directory: &TempDir, name: &str, spec: &Value) -> String {
+    let policy = value!({"kind": "ResourceLeasingPolicy", "metadata": {"name": "night"}, "spec": spec});
+    file(directory, name, policy.to_string().as_bytes())
+}
+
+fn night(directory: &TempDir) -> String {
+    let spec = value!({
+        "cluster": "gpu-binding", "timeZone": "Asia/Shanghai",
+        "policies": [{"name": "night-gpu", "module": {"configMap": {"name": "night-gpu"}},
+                      "settings": {"from": 22, "until": 7, "percent": 50}}],
+    });
+    rlp(directory, "rlp.yaml", &spec)
+}
+
+#[tokio::test]
+async fn a_week_is_simulated_drawn_and_summed_up() {
+    let directory = tempfile::tempdir().unwrap();
+    let (snapshot, policy) = (week(&directory), night(&directory));
+    let module = file(&directory, "night_gpu.wasm", &example_module("night-gpu").await.unwrap());
+    let (code, _, error) = said(&["policy", "simulate", "-f", &policy, "--snapshot", &snapshot]);
+    assert!(code == 2 && error.contains("--module night-gpu=FILE"), "{code}: {error}");
+
+    let module = format!("night-gpu={module}");
+    let simulate = ["policy", "simulate", "-f", &policy, "--snapshot", &snapshot, "--module", &module];
+    let (code, out, error) =
+        said(&[&simulate[..], &["--from", "2026-03-07", "--for", "7d", "--plot"]].concat());
+    assert_eq!(code, 0, "{out}{error}");
+    let out: String = out.lines().map(|line| line.trim_end().to_owned() + "\n").collect();
+    insta::assert_snapshot!(out, @r"
+    nvidia.com/gpu offered (64 nodes)  0        96       192
+    Sat 03-07 00:00-07:00              ####################  192
+    Sat 03-07 07:00-22:00                                    0
+    Sat 03-07 22:00-24:00              ####################  192
+    Sun 03-08 00:00-07:00              ####################  192
+    Sun 03-08 07:00-22:00                                    0
+    Sun 03-08 22:00-24:00              ####################  192
+    Mon 03-09 00:00-07:00              ####################  192
+    Mon 03-09 07:00-22:00                                    0
+    Mon 03-09 22:00-24:00              ##############        132
+    Tue 03-10 00:00-07:00              ##############        132
+    Tue 03-10 07:00-22:00                                    0
+    Tue 03-10 22:00-24:00              ##############        132
+    Wed 03-11 00:00-07:00              ##############        132
+    Wed 03-11 07:00-22:00                                    0
+    Wed 03-11 22:00-24:00              ##############        132
+    Thu 03-12 00:00-07:00              ##############        132
+    Thu 03-12 07:00-22:00                                    0
+    Thu 03-12 22:00-24:00              ##############        132
+    Fri 03-13 00:00-07:00              ##############        132
+    Fri 03-13 07:00-22:00                                    0
+    Fri 03-13 22:00-24:00              ##############        132
+    leased 9 816 gpu-hours   node changes 716   pods reclaimed 0   undecided 0
+    ");
+    let (code, report) = json(&[&simulate[..], &["-o", "json"]].concat());
+    assert_eq!(code, 0);
+    // 25 hours of the night in which 64 nodes offer 3, then 38 in which 44 do.
+    assert_eq!(
+        report["hours"]["nvidia.com/gpu"],
+        value!(25.0 * 192.0 + 38.0 * 132.0),
+        "{:#}",
+        report["hours"]
+    );
+    assert_eq!(report["undecided"], 0);
+    assert_eq!(report["atEnd"]["node-63"]["limitedBy"]["nvidia.com/gpu"], "night-gpu");
+
+    let svg = directory.path().join("week.svg");
+    let plot = format!("--plot={}", svg.display());
+    let (code, out, _) = said(&[&simulate[..], &[&plot, "--resource", "nvidia.com/gpu,cpu"]].concat());
+    assert_eq!((code, out.lines().count()), (0, 1), "{out}");
+    let picture = std::fs::read_to_string(svg).unwrap();
+    assert!(picture.starts_with("<svg") && picture.contains("nvidia.com/gpu of 64 nodes"), "{picture}");
+    assert_eq!(picture.matches("left by others").count(), 2, "one chart per resource");
+}
+
+#[test]
+fn windows_close_take_pods_and_open_again() {
+    let directory = tempfile::tempdir().unwrap();
+    let windows = value!({
+        "cluster": "gpu-binding", "timeZone": "Asia/Shanghai", "forceReclaim": true, "gracefulReclaimPeriodSeconds": 60,
+        "timeWindows": [{"start": "18:00", "end": "07:59"}],
+    });
+    let (snapshot, policy) = (week(&directory), rlp(&directory, "w.yaml", &windows));
+    let (code, report) = json(&["policy", "simulate", "-f", &policy, "--snapshot", &snapshot, "-ojson"]);
+    assert_eq!(code, 0, "{report:#}");
+    // Each morning and each evening of a week; the pod of each node goes each morning.
+    assert_eq!(
+        (&report["nodeChanges"], &report["podsReclaimed"]),
+        (&(64 * 14 + 20).into(), &(64 * 7).into())
+    );
+    assert_eq!(report["hours"]["cpu"], value!(64.0 * 64.0 * 14.0 * 7.0));
+}
+
+#[test]
+fn decisions_without_an_answer_are_counted_and_fail() {
+    let directory = tempfile::tempdir().unwrap();
+    // Traps for 8 GPUs in use, so from Monday noon on for 20 nodes.
+    let module = guest().with(
+        "LEASE",
+        "(if (i64.eq (call $number (local.get $args) (i32.const 0)) (i64.const 7)) (then (unreachable)))",
+    );
+    file(&directory, "m.wasm", &module.bytes());
+    let spec = value!({"cluster": "gpu-binding", "policies": [{"name": "m", "module": {"file": {"path": "m.wasm"}}}]});
+    let (snapshot, policy) = (week(&directory), rlp(&directory, "m.yaml", &spec));
+    let simulate = ["policy", "simulate", "-f", &policy, "--snapshot", &snapshot];
+    let (code, out, _) = said(&simulate);
+    assert!(code == 0 && out.contains("undecided 0") && out.contains("names no timeZone"), "{code}: {out}");
+    let text = std::fs::read_to_string(&snapshot).unwrap();
+    let text = text.replace("\"used\":{\"nvidia.com/gpu\":8}", "\"createdUnix\":7");
+    std::fs::write(&snapshot, text).unwrap();
+    let (code, out, error) = said(&simulate);
+    assert!(code == 1 && out.contains("undecided 20"), "{code}: {out}");
+    assert!(error.contains("20 decisions had no answer"), "{error}");
+}
+
+#[test]
+fn what_is_no_snapshot_or_no_time_is_refused() {
+    let directory = tempfile::tempdir().unwrap();
+    let (snapshot, policy) = (week(&directory), rlp(&directory, "p.yaml", &value!({"cluster": "other"})));
+    let simulate = ["policy", "simulate", "-f", &policy, "--snapshot"];
+    for (args, expected) in [
+        (vec!["/nowhere/week.snap"], "/nowhere/week.snap"),
+        (vec![policy.as_str()], "does not begin as a snapshot"),
+        (vec![snapshot.as_str(), "--from", "someday"], "--from someday: expected a time"),
+        (vec![snapshot.as_str(), "--for", "7"], "expected for example 7d"),
+        (vec![snapshot.as_str(), "--module", "x=y"], "the file has no such entry"),
+    ] {
+        let (code, _, error) = said(&[&simulate[..], &args].concat());
+        assert!(code == 2 && error.contains(expected), "{expected}: {code}: {error}");
+    }
+    let (code, out, _) = said(&[&simulate[..], &[snapshot.as_str(), "--from", "2026-03-01"]].concat());
+    assert!(
+        code == 0 && out.contains("outside of that") && out.contains("is for binding other"),
+        "{code}: {out}"
+    );
+}
