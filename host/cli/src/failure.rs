@@ -40,6 +40,17 @@ impl Failure {
         }
     }
 
+    /// The same, about something that is named first.
+    #[must_use]
+    pub(crate) fn with(self, what: &str) -> Self {
+        let what = what.to_owned();
+        match self {
+            Self::Failed(error) => Self::Failed(error.context(what)),
+            Self::Unusable(error) => Self::Unusable(error.context(what)),
+            Self::Unreachable(error) => Self::Unreachable(error.context(what)),
+        }
+    }
+
     fn parts(&self) -> (u8, &anyhow::Error) {
         match self {
             Self::Failed(error) => (1, error),

@@ -175,3 +175,37 @@ fn what_is_no_snapshot_or_no_time_is_refused() {
         "{code}: {out}"
     );
 }
+
+#[tokio::test]
+async fn two_versions_are_compared_over_a_week() {
+    let directory = tempfile::tempdir().unwrap();
+    let (snapshot, policy) = (week(&directory), night(&directory));
+    let module = file(&directory, "night_gpu.wasm", &example_module("night-gpu").await.unwrap());
+    let text = std::fs::read_to_string(&policy).unwrap().replace("\"until\":7", "\"until\":5");
+    let shorter = file(&directory, "shorter.yaml", text.as_bytes());
+    let given = format!("night-gpu={module}");
+    let diff = ["policy", "diff", &policy, &shorter, "--snapshot", &snapshot, "--module", &given];
+    let (code, out, error) = said(&diff);
+    assert_eq!(code, 0, "{error}");
+    for expected in [
+        "Sat 03-07 05:00 - Sat 03-07 07:00  nvidia.com/gpu 3 -> 0",
+        "... and ",
+        // 64 nodes on three mornings, then 44 on four: the others have none.
+        "64 of 64 nodes differ, in 368 spans of time",
+        "leased 9 816 -> 7 608 gpu-hours",
+    ] {
+        assert!(out.contains(expected), "{expected}: {out}");
+    }
+    let (code, report) = json(&[&diff[..], &["--exit-code", "-ojson"]].concat());
+    assert_eq!((code, report["differences"].as_array().unwrap().len()), (1, 368));
+
+    let settings = ["--settings", "{from: 22, until: 7, percent: 50}", "--time-zone", "Asia/Shanghai"];
+    let modules = [&["policy", "diff", &module, &module, "--snapshot", &snapshot], &settings[..]].concat();
+    let (code, out, error) = said(&[&modules[..], &["--exit-code"]].concat());
+    assert!(code == 0 && out.contains("0 of 64 nodes differ"), "{code}: {out}{error}");
+    let (_, out, _) =
+        said(&[&modules[..], &["--new-settings", "{from: 22, until: 5, percent: 50}"]].concat());
+    assert!(out.contains("leased 9 816 -> 7 608 gpu-hours"), "{out}");
+    let (code, _, error) = said(&[&diff[..3], &["/nowhere/new.yaml"], &diff[4..]].concat());
+    assert!(code == 2 && error.contains("/nowhere/new.yaml"), "{code}: {error}");
+}

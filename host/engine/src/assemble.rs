@@ -150,7 +150,11 @@ impl Inner {
                 claims,
                 settings: spec.settings.clone(),
                 decisions: spec.decisions.clone(),
-                caller: Caller { entry: Arc::clone(&slot.label), limits },
+                caller: Caller {
+                    entry: Arc::clone(&slot.label),
+                    limits,
+                    metered: self.engine.config().metered,
+                },
                 facts: PolicyFacts::clone(facts),
                 now: civil_now(crate::clock::now(), zone),
             };

@@ -1,7 +1,7 @@
 //! Time as a module sees it: an instant in the policy's zone with the next change of the offset.
 
 use jiff::Timestamp;
-use jiff::tz::TimeZone;
+use jiff::tz::{Offset, TimeZone};
 
 use crate::wasm::bindings::types::{Now, OffsetChange};
 
@@ -30,6 +30,16 @@ pub(crate) fn civil_now(at: Timestamp, zone: &TimeZone) -> Now {
     }
 }
 
+/// Civil time of an instant of which the offset and its next change are known, but not the zone; pure.
+pub(crate) fn civil_recorded(
+    at: Timestamp,
+    utc_offset_seconds: i32,
+    next_offset: Option<OffsetChange>,
+) -> Now {
+    let offset = Offset::from_seconds(utc_offset_seconds).unwrap_or(Offset::UTC);
+    Now { next_offset, ..civil_now(at, &TimeZone::fixed(offset)) }
+}
+
 /// Name of a zone, or where it has none, as a copied `/etc/localtime`, its offset at that time.
 pub fn zone_name(zone: &TimeZone, at: Timestamp) -> String {
     zone.iana_name().map_or_else(|| format!("UTC{}", zone.to_offset(at)), str::to_owned)
@@ -51,6 +61,18 @@ mod tests {
         let next = now.next_offset.unwrap();
         assert_eq!(next.at, "2026-03-29T01:00:00Z".parse::<Timestamp>().unwrap().as_second());
         assert_eq!(next.utc_offset_seconds, 7200);
+    }
+
+    #[test]
+    fn what_was_recorded_is_the_same_time() {
+        for zone in ["Europe/Rome", "Asia/Kolkata", "Australia/Lord_Howe", "America/New_York", "UTC"] {
+            for hour in 0..24 * 365 / 5 {
+                let text = Timestamp::from_second(1_767_225_600 + 5 * 3600 * hour).unwrap();
+                let now = civil_now(text, &TimeZone::get(zone).unwrap());
+                let again = civil_recorded(text, now.utc_offset_seconds, now.next_offset);
+                assert_eq!(format!("{again:?}"), format!("{now:?}"), "{zone} {text}");
+            }
+        }
     }
 
     #[test]

@@ -54,6 +54,9 @@ pub struct EngineConfig {
     pub allow_unpinned: bool,
     /// Reserve all guest memories at start. Off for tools that run one module once.
     pub pooling: bool,
+    /// Count the fuel of guests, a cost that does not depend on the machine; slower. For benches only, and only with
+    /// [`CompileMode::InProcess`].
+    pub metered: bool,
     /// Where modules are compiled.
     pub compile: CompileMode,
     /// One in so many batches of several rows is run again in reversed order and compared (PO-1005); default 1000.
@@ -68,6 +71,7 @@ impl Default for EngineConfig {
             max_module_bytes: DEFAULT_MAX_MODULE_BYTES,
             allow_unpinned: false,
             pooling: true,
+            metered: false,
             compile: CompileMode::InProcess,
             recheck_every: RECHECK_EVERY,
         }

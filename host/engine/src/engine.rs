@@ -46,7 +46,7 @@ impl Engine {
     /// milliseconds; the first use of a built-in waits for its compilation.
     pub fn start(config: EngineConfig) -> Result<Self, EngineError> {
         config.check()?;
-        let wasm = start(config.pooling)?;
+        let wasm = start(config.pooling, config.metered)?;
         let ticker = Ticker::start(&wasm)?;
         let inner = Arc::new(Inner {
             units: Pool::start("policy", config.threads, QUEUE_UNITS)?,

@@ -73,18 +73,20 @@ pub(crate) fn project(
     for fact in &needs.texts {
         match fact.read(node, policy) {
             None => out.extend_from_slice(&0_u32.to_le_bytes()),
-            Some(text) => {
-                // Object names, labels and annotations are far below 4 GiB: the API server limits them to 256 KiB.
-                let length = u32::try_from(text.len()).unwrap_or(u32::MAX - 1);
-                out.extend_from_slice(&(length + 1).to_le_bytes());
-                out.extend_from_slice(text.as_bytes());
-            }
+            Some(text) => push_text(out, text),
         }
     }
     for fact in &needs.numbers {
         out.extend_from_slice(&fact.read(node, proposed).to_le_bytes());
     }
     out.extend_from_slice(&utc_offset.to_le_bytes());
+}
+
+fn push_text(out: &mut Vec<u8>, text: &str) {
+    // Object names, labels and annotations are far below 4 GiB: the API server limits them to 256 KiB.
+    let length = u32::try_from(text.len()).unwrap_or(u32::MAX - 1);
+    out.extend_from_slice(&(length + 1).to_le_bytes());
+    out.extend_from_slice(text.as_bytes());
 }
 
 /// Owns the columns of a frame; reused from call to call.
@@ -164,6 +166,36 @@ impl<'k> Reader<'k> {
     }
 }
 
+/// The row key of recorded names and values: what [`readable`] made of it. Facts that are not recorded are named.
+pub(crate) fn recorded(
+    needs: &Needs,
+    facts: &std::collections::BTreeMap<String, serde_json::Value>,
+    utc_offset: i32,
+) -> Result<RowKey, String> {
+    let fact = |name: &String| facts.get(name).ok_or_else(|| format!("fact {name} was not recorded"));
+    let (texts, numbers) = needs.names.split_at(needs.texts.len().min(needs.names.len()));
+    let mut key = Vec::new();
+    for name in texts {
+        let value = fact(name)?;
+        match value.as_str() {
+            Some(text) => push_text(&mut key, text),
+            None if value.is_null() => key.extend_from_slice(&0_u32.to_le_bytes()),
+            None => return Err(format!("fact {name} was recorded as {value}, which is no text")),
+        }
+    }
+    for name in numbers {
+        let value = fact(name)?;
+        let number = match value.as_i64() {
+            Some(number) => number,
+            None if value.is_null() => crate::facts::ABSENT_NUMBER,
+            None => return Err(format!("fact {name} was recorded as {value}, which is no number")),
+        };
+        key.extend_from_slice(&number.to_le_bytes());
+    }
+    key.extend_from_slice(&utc_offset.to_le_bytes());
+    Ok(key.into())
+}
+
 /// A row key as names and values, for records and explanations.
 pub(crate) fn readable(needs: &Needs, key: &[u8]) -> std::collections::BTreeMap<String, serde_json::Value> {
     let mut reader = Reader { rest: key };
@@ -229,6 +261,13 @@ mod tests {
             serde_json::to_string(&read).unwrap(),
             r#"{"available/cpu":5,"label/pool":null,"node.name":"a"}"#
         );
+        for (pool, cpu) in [(None, 5), (Some(""), 0), (Some("ä\n"), i64::MAX), (Some("x"), i64::MIN)] {
+            let key = key("a", pool, cpu);
+            let again = recorded(&needs(), &readable(&needs(), &key), 3600).unwrap();
+            assert_eq!(*again, *key);
+        }
+        let missing = recorded(&needs(), &std::collections::BTreeMap::new(), 0).unwrap_err();
+        assert!(missing.contains("label/pool"), "{missing}");
     }
 
     #[test]

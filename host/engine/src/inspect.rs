@@ -49,7 +49,11 @@ impl Engine {
         let wasm = &self.inner.wasm;
         let digest = Digest::of(bytes);
         let prepared = self.inner.cache.get(wasm, &self.config().compile, digest, bytes)?;
-        let caller = Caller { entry: Arc::from("module"), limits: call_limits(limits) };
+        let caller = Caller {
+            entry: Arc::from("module"),
+            limits: call_limits(limits),
+            metered: self.config().metered,
+        };
         let said = describe(&prepared, &caller)
             .map_err(|fault| LoadError::new(LoadCode::DescribeFailed, &fault.to_string()))?;
         Schema::compile(&said.settings_schema)?;

@@ -16,6 +16,7 @@ mod civil;
 mod clock;
 mod compose;
 mod config;
+mod cost;
 mod decide;
 mod engine;
 mod entry;
@@ -32,6 +33,7 @@ mod numbers;
 mod pipeline;
 mod pool;
 mod record;
+mod replay;
 mod status;
 mod text;
 mod wasm;
@@ -43,6 +45,7 @@ pub use config::{
     CompileMode, DEFAULT_MAX_MODULE_BYTES, EngineConfig, EngineError, LEASE_ROWS, MAX_ENTRIES,
     MAX_EVALUATORS, MAX_MODULE_BYTES,
 };
+pub use cost::UnitCost;
 pub use decide::Explanation;
 pub use engine::Engine;
 pub use entry::counters::{DURATION_BUCKETS_US, EntryCounters};
@@ -62,5 +65,6 @@ pub use load::child::compile_child_main;
 pub use load::error::{LoadCode, LoadError};
 pub use module::{CallFailed, Module, ModuleDescription, ModuleLimits, OpenModule, RowAnswer, Rows};
 pub use numbers::{COMPILE_BUCKETS_MS, EngineNumbers};
-pub use record::Record;
+pub use record::{Record, RecordedOffset};
+pub use replay::ReplayError;
 pub use status::{EntryMetrics, EntryStatus, PolicyStatus};

@@ -124,7 +124,11 @@ impl Engine {
             claims: crate::host::ModuleClaims::default(),
             settings: settings.clone(),
             decisions: None,
-            caller: Caller { entry: Arc::from("module"), limits: call_limits(limits) },
+            caller: Caller {
+                entry: Arc::from("module"),
+                limits: call_limits(limits),
+                metered: self.config().metered,
+            },
             facts: facts.clone(),
             now: civil_now(crate::clock::now(), &TimeZone::UTC),
         };
@@ -139,6 +143,10 @@ pub(crate) fn call_limits(limits: ModuleLimits) -> CallLimits {
 }
 
 impl Module {
+    pub(crate) fn running(&self) -> &Running {
+        &self.running
+    }
+
     /// What it says about itself.
     pub fn describe(&self) -> ModuleDescription {
         use crate::legacy::Decision;
@@ -191,6 +199,10 @@ impl std::fmt::Debug for OpenModule {
 }
 
 impl OpenModule {
+    pub(crate) fn unit(&self) -> &LeaseUnit {
+        &self.unit
+    }
+
     /// One call with all nodes.
     pub fn lease(
         &mut self,

@@ -11,6 +11,7 @@ use crate::entry::evaluate::Instant;
 use crate::entry::running::Running;
 use crate::entry::slot::Slot;
 use crate::frame::{RowKey, readable};
+use crate::wasm::bindings::types::Now;
 
 /// Answers kept.
 const KEPT: usize = 1000;
@@ -29,6 +30,9 @@ pub struct Record {
     pub at: i64,
     /// Offset of the zone then.
     pub utc_offset_seconds: i32,
+    /// The zone's next change of its offset.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next_offset: Option<RecordedOffset>,
     /// Declared facts, by name; `null` = absent.
     pub facts: BTreeMap<String, serde_json::Value>,
     /// Verdict.
@@ -43,12 +47,21 @@ pub struct Record {
     pub reason: Option<Reason>,
 }
 
+/// A change of a zone's offset.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RecordedOffset {
+    /// When, unix seconds.
+    pub at: i64,
+    /// The offset from then on.
+    pub utc_offset_seconds: i32,
+}
+
 #[derive(Debug)]
 struct Kept {
     entry: Arc<str>,
     running: Arc<Running>,
-    at: i64,
-    utc_offset_seconds: i32,
+    now: Now,
     key: RowKey,
     answer: Arc<Answer>,
 }
@@ -71,8 +84,7 @@ impl Recorder {
         let kept = Kept {
             entry: Arc::clone(&slot.label),
             running: Arc::clone(running),
-            at: now.unix(),
-            utc_offset_seconds: now.civil.utc_offset_seconds,
+            now: now.civil,
             key: Arc::clone(key),
             answer: Arc::clone(answer),
         };
@@ -95,8 +107,12 @@ impl Kept {
             entry: self.entry.to_string(),
             digest: self.running.digest.to_string(),
             settings: self.running.settings.to_string(),
-            at: self.at,
-            utc_offset_seconds: self.utc_offset_seconds,
+            at: self.now.unix_seconds,
+            utc_offset_seconds: self.now.utc_offset_seconds,
+            next_offset: self.now.next_offset.map(|change| RecordedOffset {
+                at: change.at,
+                utc_offset_seconds: change.utc_offset_seconds,
+            }),
             facts: readable(&self.running.needs, &self.key),
             verdict: self.answer.verdict,
             reclaim: self.answer.reclaim,

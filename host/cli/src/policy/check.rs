@@ -1,7 +1,7 @@
 //! `kubeocean policy check`: every loading step of the Syncer, offline, and then more trials than a load has time for.
 
 mod cases;
-mod rows;
+pub(super) mod rows;
 mod trials;
 
 use std::{path::PathBuf, sync::Arc};

@@ -49,13 +49,14 @@ impl ModuleFlags {
 
     /// The policies of a file with the bytes of their modules. `file: {path}` is looked for beside the file.
     pub(super) fn read(&self, file: &Path) -> Result<Vec<PolicySpec>, Failure> {
-        let of_file = |why: String| Failure::unusable(format!("{}: {why}", file.display()));
-        let text = std::fs::read_to_string(file)
-            .map_err(|error| Failure::unusable(format!("cannot read {}: {error}", file.display())))?;
-        let folder = file.parent().map(Path::to_path_buf).unwrap_or_default();
-        let known = policies(&text).map_err(of_file)?;
+        let known = known(file)?;
         self.check_names(&known)?;
-        known.into_iter().zip(0..).map(|(policy, order)| self.with_modules(policy, order, &folder)).collect()
+        self.with_modules_of(known, file)
+    }
+
+    /// The same, for one of several files: a flag may be for an entry of another.
+    pub(super) fn read_what_fits(&self, file: &Path) -> Result<Vec<PolicySpec>, Failure> {
+        self.with_modules_of(known(file)?, file)
     }
 
     /// A flag for an entry that is not there is a mistake.
@@ -74,6 +75,11 @@ impl ModuleFlags {
                 if names.is_empty() { "none".to_owned() } else { names.join(", ") }
             ))),
         }
+    }
+
+    fn with_modules_of(&self, known: Vec<FilePolicy>, file: &Path) -> Result<Vec<PolicySpec>, Failure> {
+        let folder = file.parent().map(Path::to_path_buf).unwrap_or_default();
+        known.into_iter().zip(0..).map(|(policy, order)| self.with_modules(policy, order, &folder)).collect()
     }
 
     /// `order` stands for the creation time: the first policy of a file is the oldest.
@@ -109,6 +115,12 @@ impl ModuleFlags {
             modules,
         })
     }
+}
+
+fn known(file: &Path) -> Result<Vec<FilePolicy>, Failure> {
+    let text = std::fs::read_to_string(file)
+        .map_err(|error| Failure::unusable(format!("cannot read {}: {error}", file.display())))?;
+    policies(&text).map_err(|why| Failure::unusable(format!("{}: {why}", file.display())))
 }
 
 /// A module as of a file, which needs no digest.

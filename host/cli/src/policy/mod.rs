@@ -3,7 +3,9 @@
 //! Everything that decides is the engine the Syncer runs, and everything that is read from a cluster is read by the
 //! Syncer's own code, so what these commands say is what would happen.
 
+mod bench;
 mod check;
+mod diff;
 mod explain;
 mod gather;
 mod inspect;
@@ -16,6 +18,8 @@ mod policy_file;
 mod publish;
 mod pull;
 mod push;
+mod records;
+mod replay;
 mod sign;
 mod simulate;
 mod snapshot;
@@ -49,6 +53,12 @@ enum Command {
     Explain(explain::Args),
     /// Show what a module is: what it does, what it reads, what its settings are
     Inspect(inspect::Args),
+    /// Measure what a module costs, and compare with an earlier measurement
+    Bench(bench::Args),
+    /// Ask recorded decisions again, bit for bit
+    Replay(replay::Args),
+    /// Tell what two versions of a policy or module decide differently
+    Diff(diff::Args),
     /// Make a pair of keys to sign modules with
     Keygen(keygen::Args),
     /// Put a module into a registry
@@ -70,6 +80,9 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
         Command::Test(args) => test::run(args),
         Command::Explain(args) => explain::run(args),
         Command::Inspect(args) => inspect::run(args),
+        Command::Bench(args) => bench::run(args),
+        Command::Replay(args) => replay::run(args),
+        Command::Diff(args) => diff::run(args),
         Command::Keygen(args) => keygen::run(args),
         Command::Push(args) => push::run(args),
         Command::Pull(args) => pull::run(args),

@@ -1,7 +1,7 @@
 //! `kubeocean policy simulate`: what policies would have decided about recorded nodes, step by step through time.
 
-mod plot;
-mod sums;
+pub(crate) mod plot;
+pub(crate) mod sums;
 mod svg;
 pub(crate) mod walk;
 

@@ -128,7 +128,7 @@ mod tests {
 
     #[test]
     fn the_same_bytes_are_compiled_once() {
-        let (cache, engine) = (ModuleCache::default(), crate::wasm::runtime::start(false).unwrap());
+        let (cache, engine) = (ModuleCache::default(), crate::wasm::runtime::start(false, false).unwrap());
         let (_, bytes) = BUILTINS[0];
         for _ in 0..3 {
             cache.get(&engine, &CompileMode::InProcess, Digest::of(bytes), bytes).map(drop).unwrap();

@@ -165,7 +165,7 @@ fn limited_compile() -> Result<Vec<u8>, LoadError> {
         .read_to_end(&mut bytes)
         .map_err(|error| failed(&error.to_string()))?;
     let component = componentize(&bytes)?;
-    let mut config = config(Allocation::OnDemand);
+    let mut config = config(Allocation::OnDemand, false);
     config.parallel_compilation(false);
     let engine = wasmtime::Engine::new(&config).map_err(|error| failed(&format!("{error:#}")))?;
     engine.precompile_component(&component).map_err(|error| failed(&format!("{error:#}")))

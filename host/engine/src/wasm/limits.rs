@@ -21,16 +21,22 @@ pub(crate) const MAX_MEMORY_BYTES: usize = 128 << 20;
 pub(crate) struct MemoryLimiter {
     max_bytes: usize,
     exceeded: bool,
+    held_bytes: usize,
 }
 
 impl MemoryLimiter {
     pub(crate) fn new(max_bytes: usize) -> Self {
-        Self { max_bytes, exceeded: false }
+        Self { max_bytes, exceeded: false, held_bytes: 0 }
     }
 
     /// A memory or table was refused; the trap that followed is a fault `Memory`.
     pub(crate) fn exceeded(&self) -> bool {
         self.exceeded
+    }
+
+    /// Bytes of linear memory that the instance has.
+    pub(crate) fn held_bytes(&self) -> usize {
+        self.held_bytes
     }
 
     fn judge(&mut self, what: &str, desired: usize, max: usize) -> wasmtime::Result<bool> {
@@ -45,12 +51,14 @@ impl MemoryLimiter {
 impl ResourceLimiter for MemoryLimiter {
     fn memory_growing(
         &mut self,
-        _current: usize,
+        current: usize,
         desired: usize,
         _max: Option<usize>,
     ) -> wasmtime::Result<bool> {
         let max = self.max_bytes;
-        self.judge("linear memory in bytes", desired, max)
+        let grows = self.judge("linear memory in bytes", desired, max)?;
+        self.held_bytes += desired.saturating_sub(current);
+        Ok(grows)
     }
 
     fn table_growing(

@@ -28,13 +28,15 @@ pub(crate) enum Allocation {
     OnDemand,
 }
 
-/// The configuration everything is compiled and run with. Changing it changes what cached code fits.
-pub(crate) fn config(allocation: Allocation) -> Config {
+/// The configuration everything is compiled and run with; `metered` adds the counting of fuel, which the program that
+/// decides never does (PO-109). Changing it changes what cached code fits.
+pub(crate) fn config(allocation: Allocation, metered: bool) -> Config {
     let mut config = Config::new();
     config
         .cranelift_opt_level(OptLevel::Speed)
         .cranelift_nan_canonicalization(true)
         .epoch_interruption(true)
+        .consume_fuel(metered)
         .concurrency_support(false)
         .wasm_component_model(true)
         .wasm_threads(false)
@@ -71,9 +73,9 @@ fn pool() -> PoolingAllocationConfig {
 }
 
 /// wasmtime's engine, with the pool if the machine allows it.
-pub(crate) fn start(pooling: bool) -> Result<wasmtime::Engine, EngineError> {
+pub(crate) fn start(pooling: bool, metered: bool) -> Result<wasmtime::Engine, EngineError> {
     if pooling {
-        match wasmtime::Engine::new(&config(Allocation::Pooling)) {
+        match wasmtime::Engine::new(&config(Allocation::Pooling, metered)) {
             Ok(engine) => return Ok(engine),
             Err(error) => tracing::warn!(
                 error = %error.root_cause(),
@@ -81,7 +83,7 @@ pub(crate) fn start(pooling: bool) -> Result<wasmtime::Engine, EngineError> {
             ),
         }
     }
-    wasmtime::Engine::new(&config(Allocation::OnDemand))
+    wasmtime::Engine::new(&config(Allocation::OnDemand, metered))
         .map_err(|error| EngineError::Runtime(error.root_cause().to_string()))
 }
 
@@ -160,7 +162,7 @@ mod tests {
 
     #[test]
     fn a_clock_that_rests_runs_again_for_the_next_instance_and_can_be_stopped() {
-        let engine = start(false).unwrap();
+        let engine = start(false, false).unwrap();
         let ticker = Ticker::start(&engine).unwrap();
         assert!(stops_a_loop(&engine));
         rests();

@@ -15,6 +15,7 @@ use super::in_use::InUse;
 use super::limits::MemoryLimiter;
 use super::log::GuestLog;
 use super::runtime::EPOCH;
+use crate::cost::UnitCost;
 use crate::fault::{CallError, Fault};
 
 /// Data a call may hand to the host, in bytes.
@@ -80,6 +81,8 @@ pub(crate) struct Caller {
     /// `<policy>/<entry>`, for logs.
     pub(crate) entry: Arc<str>,
     pub(crate) limits: CallLimits,
+    /// The engine counts fuel, and stops who has none.
+    pub(crate) metered: bool,
 }
 
 fn fresh(engine: &wasmtime::Engine, caller: &Caller) -> Store<HostState> {
@@ -93,6 +96,10 @@ fn fresh(engine: &wasmtime::Engine, caller: &Caller) -> Store<HostState> {
     store.set_hostcall_fuel(OUTPUT_BYTES);
     store.set_max_component_handles(HANDLES);
     store.epoch_deadline_trap();
+    if caller.metered {
+        // Fails only where the engine counts none, and then nobody needs any.
+        let _ = store.set_fuel(u64::MAX);
+    }
     store
 }
 
@@ -199,6 +206,14 @@ impl LeaseUnit {
             nodes,
         );
         leave(&mut self.store, said)?.map_err(CallError::Policy)
+    }
+
+    /// What the instance has cost so far.
+    pub(crate) fn cost(&self) -> UnitCost {
+        UnitCost {
+            fuel: self.store.get_fuel().ok().map(|left| u64::MAX - left),
+            memory_bytes: self.store.data().limiter.held_bytes(),
+        }
     }
 
     /// Log lines dropped so far.

@@ -7,10 +7,10 @@ use serde_json::Value;
 
 /// SplitMix64: small, fast, and good enough to choose test cases.
 #[derive(Clone, Debug)]
-pub(super) struct Random(u64);
+pub(in crate::policy) struct Random(u64);
 
 impl Random {
-    pub(super) fn new(seed: u64) -> Self {
+    pub(in crate::policy) fn new(seed: u64) -> Self {
         Self(seed)
     }
 
@@ -23,7 +23,7 @@ impl Random {
     }
 
     /// Below `end`; 0 when `end` is not above 0.
-    pub(super) fn below(&mut self, end: i64) -> i64 {
+    pub(in crate::policy) fn below(&mut self, end: i64) -> i64 {
         let end = u64::try_from(end).unwrap_or(0).max(1);
         i64::try_from(self.next() % end).unwrap_or(0)
     }
@@ -40,7 +40,7 @@ impl Random {
 
 /// What a module reads, as far as nodes are concerned.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Vocabulary {
+pub(in crate::policy) struct Vocabulary {
     labels: Vec<String>,
     annotations: Vec<String>,
     taints: Vec<String>,
@@ -50,7 +50,7 @@ pub(super) struct Vocabulary {
 
 impl Vocabulary {
     /// From the facts and caps a module declares, and the settings it runs with.
-    pub(super) fn new(facts: &[String], caps: &[String], settings: &Value) -> Self {
+    pub(in crate::policy) fn new(facts: &[String], caps: &[String], settings: &Value) -> Self {
         let mut all = Self { resources: vec!["cpu".into(), "memory".into()], ..Self::default() };
         for fact in facts {
             let Some((scope, key)) = fact.trim_start_matches('?').split_once('/') else { continue };
@@ -85,7 +85,7 @@ fn collect_texts(value: &Value, into: &mut Vec<String>) {
 }
 
 /// `count` nodes.
-pub(super) fn nodes(random: &mut Random, vocabulary: &Vocabulary, count: usize) -> Vec<NodeFacts> {
+pub(in crate::policy) fn nodes(random: &mut Random, vocabulary: &Vocabulary, count: usize) -> Vec<NodeFacts> {
     (0..count).map(|number| node(random, vocabulary, number)).collect()
 }
 

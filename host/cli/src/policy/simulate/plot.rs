@@ -16,7 +16,7 @@ const ROWS: usize = 60;
 const BUCKETS: [i64; 6] = [3600, 2 * 3600, 4 * 3600, 12 * 3600, 24 * 3600, 7 * 24 * 3600];
 
 /// An amount in the unit people count in: cores, GiB, pieces.
-pub(super) fn units(resource: &str, base: i64) -> f64 {
+pub(crate) fn units(resource: &str, base: i64) -> f64 {
     #[expect(clippy::cast_precision_loss, reason = "shown with three digits")]
     let base = base as f64;
     match resource {
@@ -31,19 +31,19 @@ fn bytes(resource: &str) -> bool {
 }
 
 /// `cpu`, `gpu` or `memory GiB`, as the unit of hours.
-pub(super) fn short(resource: &str) -> String {
+pub(crate) fn short(resource: &str) -> String {
     let name = resource.rsplit('/').next().unwrap_or(resource);
     if bytes(resource) { format!("{name}-GiB") } else { name.to_owned() }
 }
 
-pub(super) fn hours(seconds: i64) -> f64 {
+pub(crate) fn hours(seconds: i64) -> f64 {
     #[expect(clippy::cast_precision_loss, reason = "a span of time is far below 2^52 seconds")]
     let seconds = seconds as f64;
     seconds / 3600.0
 }
 
 /// A number for people: `11 934`, `5.9`.
-pub(super) fn number(value: f64) -> String {
+pub(crate) fn number(value: f64) -> String {
     let text = if value.abs() < 100.0 { format!("{value:.1}") } else { format!("{value:.0}") };
     let text = text.strip_suffix(".0").unwrap_or(&text);
     let (whole, rest) = text.split_once('.').map_or((text, ""), |(whole, rest)| (whole, rest));
@@ -61,15 +61,15 @@ pub(super) fn number(value: f64) -> String {
 
 /// One resource in one time.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) struct Row {
-    pub(super) from: i64,
-    pub(super) until: i64,
+pub(crate) struct Row {
+    pub(crate) from: i64,
+    pub(crate) until: i64,
     /// Mean, in units of [`units`].
-    pub(super) offered: f64,
+    pub(crate) offered: f64,
 }
 
 /// Times in which the resource was offered in one amount, cut at midnight; put together where there are too many.
-pub(super) fn rows(periods: &[Period], resource: &str, zone: &TimeZone) -> Vec<Row> {
+pub(crate) fn rows(periods: &[Period], resource: &str, zone: &TimeZone) -> Vec<Row> {
     let mut rows: Vec<Row> = Vec::new();
     for period in periods {
         let offered = units(resource, period.offered.get(resource).copied().unwrap_or(0));
@@ -137,7 +137,7 @@ fn midnight_after(unix: i64, zone: &TimeZone) -> i64 {
 }
 
 /// The whole drawing of one resource.
-pub(super) fn draw(periods: &[Period], resource: &str, nodes: usize, zone: &TimeZone) -> String {
+pub(crate) fn draw(periods: &[Period], resource: &str, nodes: usize, zone: &TimeZone) -> String {
     let rows = rows(periods, resource, zone);
     let most = rows.iter().map(|row| row.offered).fold(0.0, f64::max);
     let title = format!("{} offered ({nodes} nodes)", name_with_unit(resource));
@@ -157,7 +157,7 @@ pub(super) fn draw(periods: &[Period], resource: &str, nodes: usize, zone: &Time
     out
 }
 
-pub(super) fn name_with_unit(resource: &str) -> String {
+pub(crate) fn name_with_unit(resource: &str) -> String {
     if bytes(resource) { format!("{resource} (GiB)") } else { resource.to_owned() }
 }
 

@@ -10,43 +10,43 @@ use serde::Serialize;
 
 use super::walk::{Step, undecided};
 
-pub(super) type Amounts = BTreeMap<String, i64>;
+pub(crate) type Amounts = BTreeMap<String, i64>;
 
 /// A time in which the sums did not change.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub(super) struct Period {
+pub(crate) struct Period {
     /// Unix seconds.
-    pub(super) from: i64,
-    pub(super) until: i64,
+    pub(crate) from: i64,
+    pub(crate) until: i64,
     /// Offered by all nodes together, base units.
-    pub(super) offered: Amounts,
+    pub(crate) offered: Amounts,
     /// What others leave of all nodes.
-    pub(super) available: Amounts,
+    pub(crate) available: Amounts,
 }
 
 /// What came of a simulation.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub(super) struct Sums {
-    pub(super) periods: Vec<Period>,
+pub(crate) struct Sums {
+    pub(crate) periods: Vec<Period>,
     /// Resource times hours that were offered; cpu in cores.
-    pub(super) hours: BTreeMap<String, f64>,
+    pub(crate) hours: BTreeMap<String, f64>,
     /// Most nodes at a time.
-    pub(super) nodes: usize,
+    pub(crate) nodes: usize,
     /// Decisions that changed what a vnode publishes.
-    pub(super) node_changes: usize,
+    pub(crate) node_changes: usize,
     /// Pods of Kubeocean that would have been taken from nodes.
-    pub(super) pods_reclaimed: i64,
+    pub(crate) pods_reclaimed: i64,
     /// Decisions about a node that an entry gave no answer to.
-    pub(super) undecided: usize,
+    pub(crate) undecided: usize,
     /// Instants at which something was decided.
-    pub(super) steps: usize,
+    pub(crate) steps: usize,
     /// Resources that some entry limited, or that were withheld.
     #[serde(skip)]
-    pub(super) limited: std::collections::BTreeSet<String>,
+    pub(crate) limited: std::collections::BTreeSet<String>,
     /// Decisions at the end, by node.
-    pub(super) at_end: BTreeMap<String, NodeDecision>,
+    pub(crate) at_end: BTreeMap<String, NodeDecision>,
 }
 
 #[derive(Debug)]
@@ -61,14 +61,14 @@ struct Node {
 
 /// Adds up steps in the order of time.
 #[derive(Debug, Default)]
-pub(super) struct Adder {
+pub(crate) struct Adder {
     nodes: BTreeMap<Arc<str>, Node>,
     open: Option<(i64, Amounts, Amounts)>,
     sums: Sums,
 }
 
 impl Adder {
-    pub(super) fn step(&mut self, step: Step) {
+    pub(crate) fn step(&mut self, step: Step) {
         self.reclaim_until(step.at);
         self.sums.steps += 1;
         for node in &step.gone {
@@ -110,7 +110,7 @@ impl Adder {
         }
     }
 
-    pub(super) fn end(mut self, until: i64) -> Sums {
+    pub(crate) fn end(mut self, until: i64) -> Sums {
         self.reclaim_until(until);
         self.close(until);
         self.sums.at_end =

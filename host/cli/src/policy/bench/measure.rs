@@ -1,0 +1,146 @@
+//! Measures a module: times with the engine as the Syncer runs it, fuel with one that counts.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use jiff::{Timestamp, tz::TimeZone};
+use kubeocean_engine::{BUILTINS, Decision, Engine, EngineConfig, Module, ModuleLimits, NodeFacts};
+use serde_json::Value;
+
+use super::Figures;
+use crate::{
+    failure::Failure,
+    policy::{
+        check::rows::{Random, Vocabulary, nodes},
+        module::load_failure,
+    },
+};
+
+/// Rows of one call of a lease policy.
+const BATCH: usize = kubeocean_engine::LEASE_ROWS;
+/// How long one figure is measured.
+const WHILE: Duration = Duration::from_millis(300);
+/// Least measurements of a figure.
+const LEAST: usize = 20;
+/// 2026-03-07T12:00:00Z: always the same instant, so that fuel is always the same.
+const AT: i64 = 1_772_884_800;
+
+/// All figures.
+pub(super) fn figures(
+    bytes: &Arc<[u8]>,
+    settings: &Value,
+    limits: ModuleLimits,
+    seed: u64,
+) -> Result<Figures, Failure> {
+    let engine = start(EngineConfig { threads: 1, ..EngineConfig::default() })?;
+    // The built-in modules are compiled in the background when an engine starts.
+    for (_, builtin) in BUILTINS {
+        engine.outline(&Arc::from(builtin), limits).map_err(|error| load_failure(&error))?;
+    }
+    let before = engine.numbers().compile_us;
+    let load = || engine.load_module(bytes, settings, limits, &[]).map_err(|error| load_failure(&error));
+    let module = load()?;
+    let compile = engine.numbers().compile_us - before;
+    let said = module.describe();
+    if !said.decisions.contains(&Decision::Lease) {
+        return Err(Failure::unusable(format!("{} {} makes no lease decisions", said.name, said.version)));
+    }
+    let mut random = Random::new(seed);
+    let rows = nodes(&mut random, &Vocabulary::new(&said.facts, &said.caps, settings), BATCH);
+    let one = rows.first().map(std::slice::from_ref).unwrap_or_default();
+    let (at, utc) = (now(), TimeZone::UTC);
+    let cached_load = median(1, || load().map(drop))?;
+    let fresh = median(1, || answers(module.lease(at, &utc, one)))?;
+    let mut open = module.open().map_err(|error| Failure::failed(error.to_string()))?;
+    let (single, many) = (open.rows(at, &utc, one), open.rows(at, &utc, &rows));
+    let warm_row = median(100, || answers(open.count_offers(at, &utc, &single)))?;
+    let batch = median(1, || answers(open.count_offers(at, &utc, &many)))?;
+    #[expect(clippy::cast_precision_loss, reason = "a small constant")]
+    let batch_row = batch / BATCH as f64;
+    let (fuel_fresh, fuel_per_row, memory_bytes) = fuel(bytes, settings, limits, &rows)?;
+    #[expect(clippy::cast_precision_loss, reason = "shown with three digits")]
+    let compile = compile as f64;
+    Ok(Figures {
+        module: said.name,
+        version: said.version,
+        digest: said.digest,
+        size_bytes: bytes.len(),
+        compile: if compile > 0.0 { compile } else { compile_again(bytes, limits)? },
+        cached_load,
+        fresh,
+        warm_row,
+        batch_row,
+        fuel_per_row,
+        fuel_fresh,
+        memory_bytes,
+    })
+}
+
+fn answers<T>(result: Result<T, kubeocean_engine::CallFailed>) -> Result<(), Failure> {
+    result.map(drop).map_err(|error| Failure::failed(error.to_string()))
+}
+
+fn start(config: EngineConfig) -> Result<Engine, Failure> {
+    Engine::start(config)
+        .map_err(|error| Failure::unusable(format!("cannot start the policy engine: {error}")))
+}
+
+fn now() -> Timestamp {
+    Timestamp::from_second(AT).unwrap_or(Timestamp::UNIX_EPOCH)
+}
+
+/// A built-in module was compiled before it could be measured: other bytes that mean the same are compiled anew.
+fn compile_again(bytes: &Arc<[u8]>, limits: ModuleLimits) -> Result<f64, Failure> {
+    let engine = start(EngineConfig { threads: 1, ..EngineConfig::default() })?;
+    for (_, builtin) in BUILTINS {
+        engine.outline(&Arc::from(builtin), limits).map_err(|error| load_failure(&error))?;
+    }
+    let before = engine.numbers().compile_us;
+    // An empty custom section, of a name of one letter.
+    let other: Arc<[u8]> = [bytes.as_ref(), &[0, 2, 1, b'n']].concat().into();
+    engine.outline(&other, limits).map_err(|error| load_failure(&error))?;
+    #[expect(clippy::cast_precision_loss, reason = "shown with three digits")]
+    let took = (engine.numbers().compile_us - before) as f64;
+    Ok(took)
+}
+
+/// Instructions of a fresh unit with one row, of one of many rows, and memory.
+fn fuel(
+    bytes: &Arc<[u8]>,
+    settings: &Value,
+    limits: ModuleLimits,
+    rows: &[NodeFacts],
+) -> Result<(u64, u64, usize), Failure> {
+    let engine =
+        start(EngineConfig { threads: 1, pooling: false, metered: true, ..EngineConfig::default() })?;
+    let module: Module =
+        engine.load_module(bytes, settings, limits, &[]).map_err(|error| load_failure(&error))?;
+    let failed = |error: kubeocean_engine::CallFailed| Failure::failed(error.to_string());
+    let (at, utc) = (now(), TimeZone::UTC);
+    let mut open = module.open().map_err(failed)?;
+    let one = open.rows(at, &utc, rows.first().map(std::slice::from_ref).unwrap_or_default());
+    open.count_offers(at, &utc, &one).map_err(failed)?;
+    let fresh = open.cost().fuel.unwrap_or(0);
+    let many = open.rows(at, &utc, rows);
+    open.count_offers(at, &utc, &many).map_err(failed)?;
+    let cost = open.cost();
+    let count = u64::try_from(rows.len()).unwrap_or(1).max(1);
+    Ok((fresh, (cost.fuel.unwrap_or(0) - fresh).div_ceil(count), cost.memory_bytes))
+}
+
+/// Median of many measurements in microseconds; `times` calls make one.
+fn median(times: u32, mut work: impl FnMut() -> Result<(), Failure>) -> Result<f64, Failure> {
+    let started = Instant::now();
+    let mut taken = Vec::new();
+    while taken.len() < LEAST || started.elapsed() < WHILE {
+        let begun = Instant::now();
+        for _ in 0..times {
+            work()?;
+        }
+        taken.push(begun.elapsed().as_secs_f64() * 1e6 / f64::from(times));
+    }
+    taken.sort_by(f64::total_cmp);
+    Ok(taken.get(taken.len() / 2).copied().unwrap_or(0.0))
+}

@@ -1,0 +1,150 @@
+//! Records of the Syncer's ring buffer (PO-1007): JSON lines, and the modules that made them.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    io::Read,
+    path::Path,
+    sync::Arc,
+};
+
+use kubeocean_engine::{
+    BUILTINS, CallFailed, Engine, FaultKind, Module, ModuleLimits, Record, ReplayError, RowAnswer,
+    module_digest,
+};
+use serde_json::Value;
+
+use super::module;
+use crate::{failure::Failure, registry::Login};
+
+/// Attempts at a call that took too long: the limit is of real time, and the machine may be busy.
+const ATTEMPTS: usize = 5;
+/// The widest limits a policy may set: with which ones an answer was given is not recorded, and it was given within them.
+const LIMITS: ModuleLimits = ModuleLimits { timeout_ms: 1000, memory_mib: 128 };
+
+/// A record and where it is.
+#[derive(Debug)]
+pub(super) struct Recorded {
+    pub(super) line: usize,
+    pub(super) record: Record,
+}
+
+/// All records of a file; `-` is standard input.
+pub(super) fn read(path: &Path) -> Result<Vec<Recorded>, Failure> {
+    let cannot =
+        |error: &std::io::Error| Failure::unusable(format!("cannot read {}: {error}", path.display()));
+    let mut text = String::new();
+    if path == Path::new("-") {
+        std::io::stdin().lock().read_to_string(&mut text).map_err(|error| cannot(&error))?;
+    } else {
+        text = std::fs::read_to_string(path).map_err(|error| cannot(&error))?;
+    }
+    parse(&text).map_err(|why| Failure::unusable(format!("{}: {why}", path.display())))
+}
+
+fn parse(text: &str) -> Result<Vec<Recorded>, String> {
+    let lines = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
+    let records = lines
+        .map(|(index, line)| {
+            let line_number = index + 1;
+            let record = serde_json::from_str(line)
+                .map_err(|error| format!("line {line_number} is no record of a decision: {error}"))?;
+            Ok(Recorded { line: line_number, record })
+        })
+        .collect::<Result<Vec<_>, String>>()?;
+    if records.is_empty() { Err("there are no records in it".to_owned()) } else { Ok(records) }
+}
+
+/// Modules by digest, and evaluators by module and settings.
+#[derive(Debug)]
+pub(super) struct Modules<'e> {
+    engine: &'e Engine,
+    bytes: BTreeMap<String, Arc<[u8]>>,
+    loaded: HashMap<(String, String), Module>,
+}
+
+impl<'e> Modules<'e> {
+    /// The built-in modules and those a command line names.
+    pub(super) fn new(engine: &'e Engine, named: &[String], login: &Login) -> Result<Self, Failure> {
+        let mut bytes: BTreeMap<String, Arc<[u8]>> =
+            BUILTINS.iter().map(|(_, bytes)| (module_digest(bytes), Arc::from(*bytes))).collect();
+        for name in named {
+            let module = module::read(name, login)?;
+            bytes.insert(module_digest(&module), module);
+        }
+        Ok(Self { engine, bytes, loaded: HashMap::new() })
+    }
+
+    /// Adds a module; its digest.
+    pub(super) fn add(&mut self, module: Arc<[u8]>) -> String {
+        let digest = module_digest(&module);
+        self.bytes.insert(digest.clone(), module);
+        digest
+    }
+
+    /// The module of a digest with settings as recorded.
+    pub(super) fn with(&mut self, digest: &str, settings: &str) -> Result<&Module, Failure> {
+        let key = (digest.to_owned(), settings.to_owned());
+        if !self.loaded.contains_key(&key) {
+            let bytes = self.bytes.get(digest).ok_or_else(|| {
+                Failure::unusable(format!("the module {digest} is not here; give it with --module FILE"))
+            })?;
+            let settings: Value = serde_json::from_str(settings)
+                .map_err(|error| Failure::unusable(format!("recorded settings are no JSON: {error}")))?;
+            let module = self
+                .engine
+                .load_module(bytes, &settings, LIMITS, &[])
+                .map_err(|error| Failure::unusable(format!("{digest}: {error}")))?;
+            self.loaded.insert(key.clone(), module);
+        }
+        self.loaded.get(&key).ok_or_else(|| Failure::unusable("a module was lost"))
+    }
+}
+
+/// The answer to a record, asked again while only time is missing.
+pub(super) fn ask(module: &Module, record: &Record) -> Result<RowAnswer, ReplayError> {
+    let mut left = ATTEMPTS;
+    loop {
+        left -= 1;
+        match module.replay(record) {
+            Err(ReplayError::Call(CallFailed(text)))
+                if left > 0 && text.starts_with(FaultKind::Timeout.as_str()) => {}
+            answer => return answer,
+        }
+    }
+}
+
+/// The members that differ, as one line; `None`: none does.
+pub(super) fn difference(old: &RowAnswer, new: &RowAnswer) -> Option<String> {
+    let mut parts = Vec::new();
+    if old.verdict != new.verdict {
+        parts.push(format!("verdict {} -> {}", json(&old.verdict), json(&new.verdict)));
+    }
+    if old.reclaim != new.reclaim {
+        parts.push(format!("reclaim {} -> {}", json(&old.reclaim), json(&new.reclaim)));
+    }
+    if old.caps != new.caps {
+        parts.push(format!("caps {} -> {}", json(&old.caps), json(&new.caps)));
+    }
+    if old.valid_until != new.valid_until {
+        parts.push(format!("validUntil {} -> {}", json(&old.valid_until), json(&new.valid_until)));
+    }
+    if old.reason != new.reason {
+        parts.push(format!("reason {} -> {}", json(&old.reason), json(&new.reason)));
+    }
+    (!parts.is_empty()).then(|| parts.join(", "))
+}
+
+fn json(value: &impl serde::Serialize) -> String {
+    serde_json::to_string(value).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_no_record_is_named_by_its_line() {
+        assert!(parse("").unwrap_err().contains("no records"));
+        assert!(parse("\n{}\n").unwrap_err().starts_with("line 2 is no record"), "{:?}", parse("\n{}\n"));
+    }
+}
