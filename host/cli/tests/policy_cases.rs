@@ -1,7 +1,5 @@
 //! `kubeocean policy test`: cases of a file, decided as the Syncer decides.
 
-#![expect(clippy::unwrap_used, reason = "a step that fails is a failed test")]
-
 mod binary;
 
 use binary::{file, json, said};

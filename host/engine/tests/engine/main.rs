@@ -4,6 +4,8 @@
 #![allow(clippy::wildcard_imports, reason = "the support module is the prelude of these tests")]
 
 mod builtins;
+mod frozen;
+mod fuel;
 mod fuzz;
 mod hostile;
 mod legacy_table;
