@@ -20,7 +20,7 @@ struct Cli {
 enum Command {
     /// Build the control plane programs that tests and demo need, once for this machine, and print where they are
     Assets(assets::Args),
-    /// Measure a Syncer on real clusters against the performance budget, print the table and store it
+    /// Measure a Syncer on real clusters, or the policy engine, against what is allowed, print the table and store it
     Bench(bench::Args),
     /// Lease nodes of two worker clusters to a computing cluster, on this machine, and watch it happen
     Demo(demo::Args),

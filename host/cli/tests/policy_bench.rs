@@ -1,7 +1,5 @@
 //! `kubeocean policy bench`: figures, and the gate of a CI.
 
-#![expect(clippy::unwrap_used, reason = "a step that fails is a failed test")]
-
 mod binary;
 
 use binary::{file, json, said};

@@ -25,6 +25,16 @@ impl Figure {
         self
     }
 
+    /// What was measured.
+    pub fn work(&self) -> &str {
+        &self.work
+    }
+
+    /// More than so many times the budget.
+    pub fn exceeds(&self, times: f64) -> bool {
+        self.budget.is_some_and(|budget| self.value > budget * times)
+    }
+
     fn verdict(&self) -> &'static str {
         match self.budget {
             Some(budget) if self.value <= budget => "within",
@@ -75,6 +85,8 @@ mod tests {
         assert_eq!(figure(3.0).verdict(), "within");
         assert_eq!(figure(3.01).verdict(), "over");
         assert_eq!(Figure::new("w", 3.0, "s").verdict(), "");
+        assert!(figure(6.1).exceeds(2.0) && !figure(6.0).exceeds(2.0));
+        assert!(!Figure::new("w", 3.0, "s").exceeds(0.0), "without a budget nothing is too much");
     }
 
     #[test]

@@ -98,13 +98,13 @@ fn text(report: &Report) -> String {
     let mut out = String::new();
     for difference in report.differences.iter().take(SHOWN) {
         let mark = paint(Tone::Bad, "FAIL");
-        out.push_str(&format!(
+        out.extend([format!(
             "{mark}  line {}  {}  {}\n",
             difference.line, difference.entry, difference.what
-        ));
+        )]);
     }
     if report.differences.len() > SHOWN {
-        out.push_str(&format!("... and {} more; -o json tells all\n", report.differences.len() - SHOWN));
+        out.extend([format!("... and {} more; -o json tells all\n", report.differences.len() - SHOWN)]);
     }
     out + &format!(
         "replayed {} records of {} entries and {} modules, {} differ, {} ms\n",

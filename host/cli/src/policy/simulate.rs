@@ -213,15 +213,15 @@ fn text(report: &Report, resources: &[String], draw: Option<&TimeZone>) -> Strin
             format!("{} {}-hours", plot::number(hours), plot::short(resource))
         })
         .collect();
-    out.push_str(&format!(
+    out.extend([format!(
         "leased {}   node changes {}   pods reclaimed {}   undecided {}\n",
         leased.join(", "),
         sums.node_changes,
         sums.pods_reclaimed,
         sums.undecided
-    ));
+    )]);
     for note in &report.notes {
-        out.push_str(&format!("note: {note}\n"));
+        out.extend([format!("note: {note}\n")]);
     }
     out
 }

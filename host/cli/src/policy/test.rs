@@ -114,8 +114,8 @@ fn test(engine: &Engine, file: &Path, login: &Login, outcomes: &mut Vec<Outcome>
     let cases = Cases::parse(&text).map_err(wrong)?;
     let setup = Setup::new(engine, file, cases.tested, login, cases.time_zone.as_deref())?;
     let (mut unexpected, mut expects_errors) = (None, false);
-    let bar = Steps::new("testing", cases.cases.len());
-    for case in &cases.cases {
+    let bar = Steps::new("testing", cases.list.len());
+    for case in &cases.list {
         let (got, not_running) =
             setup.decide(engine, case).map_err(|why| wrong(format!("{}: {why}", case.name)))?;
         expects_errors |= case.expect.errors();

@@ -150,12 +150,12 @@ fn difference(old: Option<&NodeDecision>, new: Option<&NodeDecision>) -> Option<
 mod tests {
     use super::*;
 
-    fn cpu(amount: i64) -> Option<NodeDecision> {
-        Some(NodeDecision {
+    fn cpu(amount: i64) -> NodeDecision {
+        NodeDecision {
             governed_by: Some("p".into()),
             amounts: [("cpu".to_owned(), amount)].into(),
             ..NodeDecision::default()
-        })
+        }
     }
 
     fn decisions(all: Vec<(i64, Option<NodeDecision>)>) -> Decisions {
@@ -164,19 +164,19 @@ mod tests {
 
     #[test]
     fn differences_have_a_begin_and_an_end() {
-        let old = decisions(vec![(0, cpu(1000)), (10, cpu(2000)), (30, None)]);
+        let old = decisions(vec![(0, Some(cpu(1000))), (10, Some(cpu(2000))), (30, None)]);
         let new = decisions(vec![
-            (0, cpu(1000)),
-            (5, cpu(500)),
-            (10, cpu(1500)),
-            (12, cpu(1500)),
-            (20, cpu(2000)),
+            (0, Some(cpu(1000))),
+            (5, Some(cpu(500))),
+            (10, Some(cpu(1500))),
+            (12, Some(cpu(1500))),
+            (20, Some(cpu(2000))),
             (30, None),
         ]);
         let found: Vec<_> =
             compare(&old, &new, 40).into_iter().map(|one| (one.from, one.until, one.what)).collect();
         assert_eq!(found, [(5, 10, "cpu 1 -> 500m".to_owned()), (10, 20, "cpu 2 -> 1500m".to_owned())]);
-        let closed = NodeDecision { withheld: true, ..cpu(1000).unwrap() };
+        let closed = NodeDecision { withheld: true, ..cpu(1000) };
         let new = decisions(vec![(0, Some(closed)), (30, None)]);
         assert_eq!(compare(&old, &new, 40)[0].what, "offered -> withheld");
         assert!(compare(&old, &old, 40).is_empty());

@@ -25,19 +25,19 @@ pub(super) fn nodes(report: &NodeReport) -> String {
         .collect();
     let mut out = columns(&rows);
     out.push_str(&more(report.differences.len()));
-    out.push_str(&format!(
+    out.extend([format!(
         "{} of {} nodes differ, in {} spans of time\n",
         report.nodes_that_differ,
         report.nodes,
         report.differences.len()
-    ));
+    )]);
     let resources: std::collections::BTreeSet<&String> =
         report.old.hours.keys().chain(report.new.hours.keys()).collect();
     for resource in resources {
         let hours = |of: &super::Totals| of.hours.get(resource).copied().unwrap_or(0.0);
         let (old, new) = (hours(&report.old), hours(&report.new));
         if (old - new).abs() > 1e-6 {
-            out.push_str(&format!("leased {} -> {} {}-hours\n", number(old), number(new), short(resource)));
+            out.extend([format!("leased {} -> {} {}-hours\n", number(old), number(new), short(resource))]);
         }
     }
     let pair = |name: &str, old: i64, new: i64| {

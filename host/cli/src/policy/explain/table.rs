@@ -29,7 +29,7 @@ pub(super) fn text(report: &Report) -> String {
     );
     out.push_str(&columns(&rows(report, &zone)));
     for entry in &report.not_running {
-        out.push_str(&format!("{entry}\n"));
+        out.extend([format!("{entry}\n")]);
     }
     for note in &report.notes {
         out.extend(["note: ", note, "\n"]);

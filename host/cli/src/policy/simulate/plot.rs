@@ -148,11 +148,11 @@ pub(crate) fn draw(periods: &[Period], resource: &str, nodes: usize, zone: &Time
     for (row, label) in rows.iter().zip(labels) {
         let bar = "#".repeat(length(row.offered, most));
         let blank = " ".repeat(WIDTH - bar.len());
-        out.push_str(&format!(
+        out.extend([format!(
             "{label:<width$}  {}{blank}  {}\n",
             paint(Tone::Bar, &bar),
             number(row.offered)
-        ));
+        )]);
     }
     out
 }

@@ -120,7 +120,7 @@ impl Adder {
 
     fn total(&self, amounts: impl Fn(&Node) -> &Amounts) -> Amounts {
         let mut total = Amounts::new();
-        for (resource, amount) in self.nodes.values().flat_map(|node| amounts(node)) {
+        for (resource, amount) in self.nodes.values().flat_map(amounts) {
             let sum = total.entry(resource.clone()).or_default();
             *sum = sum.saturating_add(*amount);
         }

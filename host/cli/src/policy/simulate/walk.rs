@@ -86,12 +86,11 @@ impl<'h> Walk<'h> {
             if let Some(facts) = change.facts {
                 gone.remove(&change.node);
                 dirty.insert(Arc::clone(&change.node));
-                match self.nodes.get_mut(&change.node) {
-                    Some(known) => known.facts = facts,
-                    None => {
-                        let known = Known { published: facts.published.clone(), facts, decision: None };
-                        self.nodes.insert(change.node, known);
-                    }
+                if let Some(known) = self.nodes.get_mut(&change.node) {
+                    known.facts = facts;
+                } else {
+                    let known = Known { published: facts.published.clone(), facts, decision: None };
+                    self.nodes.insert(change.node, known);
                 }
             } else {
                 dirty.remove(&change.node);

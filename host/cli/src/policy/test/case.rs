@@ -17,7 +17,7 @@ use super::fixture::{NodeForm, Written};
 pub(super) struct Cases {
     pub(super) tested: Tested,
     pub(super) time_zone: Option<String>,
-    pub(super) cases: Vec<Case>,
+    pub(super) list: Vec<Case>,
 }
 
 /// What is tested.
@@ -200,7 +200,7 @@ impl Cases {
             earlier: case.earlier,
             expect: case.expect.value,
         });
-        Ok(Self { tested, time_zone: form.time_zone, cases: cases.collect() })
+        Ok(Self { tested, time_zone: form.time_zone, list: cases.collect() })
     }
 }
 
@@ -224,7 +224,7 @@ mod tests {
                     - name: half-at-night\n  at: \"2026-03-07T23:30\"\n  node: {labels: {pool: online}, allocatable: {nvidia.com/gpu: 8}}\n\
                     \x20 expect: {verdict: offer, caps: {nvidia.com/gpu: 3, cpu: null}, validUntil: null, reclaim: {graceful: 600}}\n";
         let cases = Cases::parse(text).unwrap();
-        let case = &cases.cases[0];
+        let case = &cases.list[0];
         assert_eq!((case.line, case.expect.verdict), (8, Some(EntryVerdict::Offer)));
         assert_eq!(case.expect.valid_until, Some(Value::Null));
         assert_eq!(case.expect.reason, None);

@@ -1,0 +1,24 @@
+//! The table of section 16 of the policy specification: what a module and a whole host cost, beside the targets.
+//!
+//! `cargo xtask bench policy` runs it. `KUBEOCEAN_BENCH_JSON` names a file for the figures, `KUBEOCEAN_BENCH_ALLOW` how many
+//! times the target a figure may be before the run fails (for machines that are slower or busy); without it nothing fails.
+
+mod host;
+mod module;
+
+use kubeocean_bench::{Figure, table};
+
+fn main() -> anyhow::Result<()> {
+    // Cargo passes --bench, and names of benches to whoever has several.
+    let mut figures = module::figures()?;
+    figures.extend(host::figures()?);
+    println!("{}", table(&figures));
+    if let Some(path) = std::env::var_os("KUBEOCEAN_BENCH_JSON") {
+        std::fs::write(path, serde_json::to_vec_pretty(&figures)?)?;
+    }
+    let Some(allow) = std::env::var("KUBEOCEAN_BENCH_ALLOW").ok() else { return Ok(()) };
+    let allow: f64 = allow.parse()?;
+    let over: Vec<&str> = figures.iter().filter(|figure| figure.exceeds(allow)).map(Figure::work).collect();
+    anyhow::ensure!(over.is_empty(), "over {allow} times the target: {}", over.join("; "));
+    Ok(())
+}

@@ -1,0 +1,127 @@
+//! What one module costs: compilation, a fresh sandbox, rows.
+
+use std::{
+    collections::BTreeMap,
+    hint::black_box,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use anyhow::Context;
+use jiff::{Timestamp, tz::TimeZone};
+use kubeocean_bench::Figure;
+use kubeocean_engine::{BUILTINS, Engine, EngineConfig, Module, ModuleLimits, NodeFacts, builtin};
+use kubeocean_policy_twins::CpuPercentageTwin;
+use serde_json::{Value, json};
+
+/// How long one figure is measured.
+const WHILE: Duration = Duration::from_secs(1);
+const UTC: TimeZone = TimeZone::UTC;
+
+pub(crate) fn now() -> Timestamp {
+    Timestamp::from_second(1_772_452_800).unwrap_or(Timestamp::UNIX_EPOCH)
+}
+
+pub(crate) fn nodes(count: i64) -> Vec<NodeFacts> {
+    (0..count)
+        .map(|i| NodeFacts {
+            node_name: format!("node-{i}"),
+            labels: [
+                ("pool".to_owned(), format!("pool-{}", i % 7)),
+                ("zone".to_owned(), format!("z{}", i % 3)),
+            ]
+            .into(),
+            allocatable: [("cpu".to_owned(), 64_000), ("memory".to_owned(), 256 << 30)].into(),
+            used: [("cpu".to_owned(), 1000 + i), ("memory".to_owned(), (i + 1) << 20)].into(),
+            ready: true,
+            schedulable: true,
+            ..NodeFacts::default()
+        })
+        .collect()
+}
+
+fn limits() -> Value {
+    json!({"limits": [{"resource": "cpu", "percent": 50, "quantity": "40"}, {"resource": "memory", "percent": 80}]})
+}
+
+/// Sorted microseconds of single runs.
+fn runs(mut work: impl FnMut() -> anyhow::Result<()>) -> anyhow::Result<Vec<f64>> {
+    let started = Instant::now();
+    let mut all = Vec::new();
+    while all.len() < 50 || started.elapsed() < WHILE {
+        let begun = Instant::now();
+        work()?;
+        all.push(begun.elapsed().as_secs_f64() * 1e6);
+    }
+    all.sort_by(f64::total_cmp);
+    Ok(all)
+}
+
+fn at(sorted: &[f64], percent: usize) -> f64 {
+    sorted.get((sorted.len() * percent / 100).min(sorted.len().saturating_sub(1))).copied().unwrap_or(0.0)
+}
+
+/// Compilation of a module that is not known yet: another custom section makes it another one.
+fn compile(engine: &Engine) -> anyhow::Result<f64> {
+    let bytes = builtin("cpu-percentage").context("a built-in module is missing")?;
+    let mut all = Vec::new();
+    for number in 0..5 {
+        let other: Arc<[u8]> = [bytes, &[0, 3, 1, b'n', number]].concat().into();
+        let before = engine.numbers().compile_us;
+        engine.outline(&other, ModuleLimits::default())?;
+        #[expect(clippy::cast_precision_loss, reason = "far below 2^52")]
+        all.push((engine.numbers().compile_us - before) as f64);
+    }
+    all.sort_by(f64::total_cmp);
+    Ok(at(&all, 50))
+}
+
+pub(crate) fn figures() -> anyhow::Result<Vec<Figure>> {
+    let engine = Engine::start(EngineConfig::default())?;
+    for (_, bytes) in BUILTINS {
+        engine.outline(&Arc::from(bytes), ModuleLimits::default())?;
+    }
+    let bytes: Arc<[u8]> = builtin("cpu-percentage").context("a built-in module is missing")?.into();
+    let load = || engine.load_module(&bytes, &limits(), ModuleLimits::default(), &[]);
+    let module: Module = load()?;
+    let compile = compile(&engine)?;
+    let cached = at(&runs(|| Ok(load().map(drop)?))?, 50);
+
+    let (one, batch, many) = (nodes(1), nodes(256), nodes(5000));
+    let fresh = runs(|| Ok(module.lease(now(), &UTC, &one).map(drop)?))?;
+    let mut open = module.open()?;
+    let rows = open.rows(now(), &UTC, &one);
+    let warm = runs(|| {
+        for _ in 0..1000 {
+            black_box(open.count_offers(now(), &UTC, &rows)?);
+        }
+        Ok(())
+    })?;
+    let rows = open.rows(now(), &UTC, &batch);
+    let guest = at(&runs(|| Ok(open.count_offers(now(), &UTC, &rows).map(drop)?))?, 50) / 256.0;
+    let whole = runs(|| {
+        let rows = open.rows(now(), &UTC, &batch);
+        Ok(open.count_offers(now(), &UTC, &rows).map(drop)?)
+    })?;
+    let twin = CpuPercentageTwin::new(&limits());
+    let native = runs(|| {
+        for node in &batch {
+            let available: BTreeMap<String, i64> =
+                node.allocatable.keys().map(|r| (r.clone(), node.available(r))).collect();
+            black_box(twin.caps(&available, &node.allocatable));
+        }
+        Ok(())
+    })?;
+    let large = runs(|| Ok(module.lease(now(), &UTC, &many).map(drop)?))?;
+    Ok(vec![
+        Figure::new("compile a module", compile / 1000.0, "ms").budget(120.0),
+        Figure::new("load a compiled module", cached / 1000.0, "ms").budget(1.0),
+        Figure::new("fresh unit, create, 1 row, p50", at(&fresh, 50), "us").budget(45.0),
+        Figure::new("fresh unit, create, 1 row, p99", at(&fresh, 99), "us").budget(90.0),
+        Figure::new("warm call, 1 row", at(&warm, 50) / 1000.0, "us").budget(2.0),
+        Figure::new("256 rows, guest call, a row", guest, "us").budget(0.1),
+        Figure::new("256 rows with the frame, beside native Rust", at(&whole, 50) / at(&native, 50), "x")
+            .budget(3.0),
+        Figure::new("5,000 rows in a fresh unit", at(&large, 50) / 1000.0, "ms").budget(1.5),
+    ])
+}
