@@ -76,6 +76,12 @@ async fn a_new_policy_builds_passes_its_tests_and_is_a_module_that_checks() {
     }
     assert!(!out.contains("FAIL"), "{out}");
 
+    let cases = std::fs::read_to_string(folder.join("cases.yaml")).unwrap();
+    let cases = cases.replace("target/wasm32-unknown-unknown/release/cheap_nights.wasm", module);
+    let (code, out, error) = said(&["policy", "test", &file(&directory, "cases.yaml", cases.as_bytes())]);
+    assert_eq!(code, 0, "{out}{error}");
+    assert!(out.contains("cheap-nights/nothing-by-day") && out.contains("2 passed, 0 failed"), "{out}");
+
     let (code, _, error) = said(&["policy", "check", module]);
     assert_eq!(code, 2);
     assert!(error.contains("SettingsInvalid") && error.contains("-f rlp.yaml or --settings"), "{error}");

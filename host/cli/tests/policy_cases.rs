@@ -3,7 +3,7 @@
 mod binary;
 
 use binary::{file, json, said};
-use kubeocean_harness::author::example_module;
+use kubeocean_harness::author::{example_module, repository};
 use kubeocean_hostile_policies::{digest, guest};
 use rstest::rstest;
 use serde_json::json as value;
@@ -108,6 +108,19 @@ cases:
     let wrong = cases.replace("    entries:\n", "    verdict: offer\n    entries:\n");
     let (code, _, error) = said(&["policy", "test", &file(&directory, "wrong.yaml", wrong.as_bytes())]);
     assert!(code == 2 && error.contains("of a policy expect decision and entries"), "{code}: {error}");
+}
+
+#[tokio::test]
+async fn the_cases_of_an_example_pass() {
+    let directory = tempfile::tempdir().unwrap();
+    let cases = repository().unwrap().join("examples/policies/night-gpu/cases.yaml");
+    let cases = std::fs::read_to_string(cases).unwrap();
+    let module = "target/wasm32-unknown-unknown/release/night_gpu.wasm";
+    assert!(cases.contains(module), "{cases}");
+    file(&directory, "m.wasm", &example_module("night-gpu").await.unwrap());
+    let path = file(&directory, "cases.yaml", cases.replace(module, "m.wasm").as_bytes());
+    let (code, out, error) = said(&["policy", "test", &path]);
+    assert_eq!(code, 0, "{out}{error}");
 }
 
 /// A module that traps for nodes made at second 666.
