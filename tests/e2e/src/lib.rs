@@ -3,6 +3,7 @@
 pub mod exposition;
 pub mod kubelet;
 pub mod leasing;
+pub mod logconfigs;
 pub mod pods;
 pub mod rights;
 pub mod storm;

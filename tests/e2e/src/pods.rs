@@ -9,11 +9,12 @@
 use std::time::Duration;
 
 use http::{Method, Request, StatusCode};
-use kube::Client;
+use kube::{Client, core::Status};
 use kubeocean_api::{
     keys::{label, taint},
     name::phys_name,
 };
+use kubeocean_harness::cluster::client_of;
 use kubeocean_harness::{Binding, BindingSpec, Cluster, NodeShape, Program, shared_site, wait_until};
 use serde_json::{Value, json};
 
@@ -29,6 +30,25 @@ pub struct Objects {
 impl Objects {
     pub async fn of(cluster: &Cluster) -> Self {
         Self { client: cluster.client().await.expect("a client") }
+    }
+
+    /// The same as whoever a kubeconfig is for.
+    pub async fn with(kubeconfig: &str) -> Self {
+        Self { client: client_of(kubeconfig).await.expect("a client") }
+    }
+
+    /// A write that may be refused: what the server says. Without a body it is a deletion, say.
+    ///
+    /// # Errors
+    /// The server refuses it.
+    pub async fn attempt(&self, method: Method, path: &str, body: &Value) -> Result<Value, Status> {
+        let patch = method == Method::PATCH;
+        let content_type = if patch { "application/merge-patch+json" } else { "application/json" };
+        match self.send(method.clone(), path, content_type, body).await {
+            Ok(object) => Ok(object),
+            Err(kube::Error::Api(status)) => Err(*status),
+            Err(error) => unreachable_request(method.as_str(), path, &error),
+        }
     }
 
     async fn send(

@@ -10,7 +10,8 @@ pub const CLAIMS: &str = "persistentvolumeclaims";
 /// Access modes of what is made here.
 pub const MODES: [&str; 1] = ["ReadWriteMany"];
 
-const VOLUMES: &str = "/api/v1/persistentvolumes";
+/// All volumes.
+pub const VOLUMES: &str = "/api/v1/persistentvolumes";
 
 /// Path of a volume.
 pub fn volume_path(name: &str) -> String {

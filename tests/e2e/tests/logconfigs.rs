@@ -4,34 +4,12 @@
 //! copies that select ppods, follow their originals and go with them; and nothing where the kind or a right is missing.
 
 use kubeocean_api::keys::{annotation, label, object_finalizer, synced_by};
+use kubeocean_e2e::logconfigs::{API, all, original, path, serve, stdout};
 use kubeocean_e2e::pods::{DEADLINE, Objects, Stage, text};
 use kubeocean_e2e::rights::{LimitedAccount, assert_rights, requests};
-use kubeocean_harness::cluster::client_of;
 use kubeocean_harness::{Binding, BindingSpec, shared_site, wait_until};
 use serde_json::{Value, json};
 use tokio::sync::OnceCell;
-
-const API: &str = "/apis/cls.cloud.tencent.com/v1";
-
-fn path(name: &str) -> String {
-    format!("{API}/logconfigs/{name}")
-}
-
-/// The kind as the agent brings it, but for its long schema.
-fn kind() -> Value {
-    json!({
-        "apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition",
-        "metadata": {"name": "logconfigs.cls.cloud.tencent.com"},
-        "spec": {
-            "group": "cls.cloud.tencent.com", "scope": "Cluster",
-            "names": {"kind": "LogConfig", "plural": "logconfigs", "singular": "logconfig", "shortNames": ["lc"]},
-            "versions": [{
-                "name": "v1", "served": true, "storage": true, "subresources": {"status": {}},
-                "schema": {"openAPIV3Schema": {"type": "object", "x-kubernetes-preserve-unknown-fields": true}},
-            }],
-        },
-    })
-}
 
 fn asked(binding: &Binding<'_>) -> Vec<String> {
     let (computing, worker) = requests(binding);
@@ -49,32 +27,15 @@ async fn served() {
             assert_eq!(asked(&stage.binding), [API], "no kind, nothing to watch");
             let fleet = shared_site().await.fleet();
             for cluster in [&fleet.computing, &fleet.workers[0]] {
-                cluster.apply_objects(vec![kind()]).await.expect("a kind");
-                let objects = Objects::of(cluster).await;
-                wait_until("the kind to be served", DEADLINE, async || {
-                    objects.get(&format!("{API}/logconfigs")).await.map(drop)
-                })
-                .await;
+                serve(cluster).await;
             }
         })
         .await;
 }
 
-fn original(name: &str, input: &Value) -> Value {
-    json!({
-        "apiVersion": "cls.cloud.tencent.com/v1", "kind": "LogConfig",
-        "metadata": {"name": name, "labels": {"team": "a"}},
-        "spec": {"inputDetail": input, "clsDetail": {"topicId": "t", "advancedConfig": {"ClsAgentMaxDepth": 3}}},
-    })
-}
-
-fn stdout(namespace: &str) -> Value {
-    json!({"type": "container_stdout", "containerStdout": {"namespace": namespace}})
-}
-
 /// The copies of a LogConfig that the binding of the first test made: every binding makes its own.
 async fn copies(worker: &Objects, name: &str) -> Vec<Value> {
-    let all = worker.list(&format!("{API}/logconfigs")).await;
+    let all = worker.list(&all()).await;
     let is_one = |copy: &Value| {
         let metadata = &copy["metadata"];
         metadata["annotations"][annotation::VIRTUAL_NAME] == name
@@ -112,8 +73,7 @@ async fn logs_of_ppods_are_collected_as_the_logconfig_of_their_pods_says() {
     let stage = Stage::start(BindingSpec::new("logs"), 1).await;
     let (computing, worker) =
         (Objects::of(stage.binding.computing()).await, Objects::of(stage.binding.worker()).await);
-    let all = format!("{API}/logconfigs");
-    computing.create(&all, &original("web", &stdout("team-a,team-b"))).await;
+    computing.create(&all(), &original("web", &stdout("team-a,team-b"))).await;
     let made = wait_copies(&worker, "web", "a copy", |found| found.len() == 1).await;
     let (metadata, spec) = (&made[0]["metadata"], &made[0]["spec"]);
     assert_eq!(text(&metadata["labels"]["team"]), "a");
@@ -169,15 +129,25 @@ async fn logs_of_ppods_are_collected_as_the_logconfig_of_their_pods_says() {
 
     // Files of the worker's nodes are not the computing cluster's.
     let files = json!({"type": "host_file", "hostFile": {"logPath": "/var/lib/kubelet", "filePattern": "*"}});
-    computing.create(&all, &original("hosts", &files)).await;
+    computing.create(&all(), &original("hosts", &files)).await;
     assert!(wait_event(&computing, "hosts", "LogConfigNotMapped").await.contains("host_file"));
     assert_eq!(copies(&worker, "hosts").await, [] as [Value; 0]);
     let hosts = computing.get(&path("hosts")).await.expect("it is there");
     assert!(hosts["metadata"]["finalizers"].is_null(), "nothing is held for nothing");
 
+    // Nor is what a second source names, whatever the type says.
+    let mut two = stdout("team-a");
+    two["containerFile"] = json!({"namespace": "kube-system", "logPath": "/logs"});
+    two["hostFile"] = json!({"logPath": "/var/lib/kubelet"});
+    computing.create(&all(), &original("two", &two)).await;
+    let made = wait_copies(&worker, "two", "a copy", |found| found.len() == 1).await;
+    let input = made[0]["spec"]["inputDetail"].as_object().expect("an input");
+    assert_eq!(input.keys().collect::<Vec<_>>(), ["containerStdout", "type"]);
+    assert!(wait_event(&computing, "two", "LogConfigNotMapped").await.contains("inputDetail."));
+
     // Somebody else's LogConfig of the name is not touched, nor is it in the way.
-    let theirs = worker.create(&all, &original("taken-99341d", &stdout("kube-system"))).await;
-    computing.create(&all, &original("taken", &stdout("team-a"))).await;
+    let theirs = worker.create(&all(), &original("taken-99341d", &stdout("kube-system"))).await;
+    computing.create(&all(), &original("taken", &stdout("team-a"))).await;
     let own = wait_copies(&worker, "taken", "a copy", |found| found.len() == 1).await;
     assert_ne!(own[0]["metadata"]["name"], theirs["metadata"]["name"]);
     assert_eq!(worker.get(&path("taken-99341d")).await.expect("theirs"), theirs);
@@ -187,7 +157,7 @@ async fn logs_of_ppods_are_collected_as_the_logconfig_of_their_pods_says() {
     assert_eq!(copies(&worker, "web").await, [] as [Value; 0]);
 
     // The end of the binding lets all go.
-    computing.create(&all, &original("last", &stdout("team-a"))).await;
+    computing.create(&all(), &original("last", &stdout("team-a"))).await;
     wait_copies(&worker, "last", "a copy", |found| found.len() == 1).await;
     let binding = "/apis/cloud.tencent.com/v1beta1/clusterbindings/logs";
     computing.delete(binding, None).await;
@@ -203,13 +173,12 @@ async fn logs_of_ppods_are_collected_as_the_logconfig_of_their_pods_says() {
 async fn without_the_right_it_is_off_and_holds_nothing() {
     served().await;
     let mut stage = Stage::start(BindingSpec::new("logs-limited"), 1).await;
-    let (computing, worker) =
-        (Objects::of(stage.binding.computing()).await, Objects::of(stage.binding.worker()).await);
+    let computing = Objects::of(stage.binding.computing()).await;
     let held = |config: &Value| {
         let finalizer = json!(object_finalizer("logs-limited"));
         config["metadata"]["finalizers"].as_array().is_some_and(|all| all.contains(&finalizer))
     };
-    computing.create(&format!("{API}/logconfigs"), &original("limited", &stdout("team-a"))).await;
+    computing.create(&all(), &original("limited", &stdout("team-a"))).await;
     computing.wait("it to be held", &path("limited"), |config| held(config).then_some(())).await;
 
     let limited = LimitedAccount::without(&stage.binding, "logconfigs").await;
@@ -220,40 +189,4 @@ async fn without_the_right_it_is_off_and_holds_nothing() {
     assert!(wait_event(&computing, "logs-limited", "FeatureDisabled").await.contains("LogConfigs"));
     computing.wait("it to be let go", &path("limited"), |config| (!held(config)).then_some(())).await;
     stage.scene("logs-limited").await.barrier("p").await;
-
-    // The admission of the worker's chart: an account of a computing cluster collects from its own namespace only.
-    let kubeconfig = stage
-        .binding
-        .worker()
-        .service_account_kubeconfig(stage.binding.mount_namespace(), "kubeocean-syncer");
-    let account = client_of(&kubeconfig.await.expect("a kubeconfig")).await.expect("a client");
-    let attempt = async |name: &str, input: Value, managed: bool| {
-        let mut config = original(name, &input);
-        config["metadata"]["labels"][label::MANAGED_BY] = json!(if managed { "kubeocean" } else { "me" });
-        let request = http::Request::post(format!("{API}/logconfigs"))
-            .header("content-type", "application/json")
-            .body(config.to_string().into_bytes())
-            .expect("a request");
-        match account.request::<Value>(request).await {
-            Ok(_) => 201,
-            Err(kube::Error::Api(status)) => status.code,
-            Err(error) => panic!("{error}"),
-        }
-    };
-    let mount = stage.binding.mount_namespace();
-    let everything = json!({
-        "type": "container_stdout", "containerStdout": {"namespace": mount, "allContainers": true},
-    });
-    let files =
-        json!({"type": "host_file", "hostFile": {"logPath": "/"}, "containerFile": {"namespace": mount}});
-    for (name, input, managed) in [
-        ("system", stdout("kube-system"), true),
-        ("everything", everything, true),
-        ("files", files, true),
-        ("unmanaged", stdout(mount), false),
-    ] {
-        assert_eq!(attempt(name, input, managed).await, 403, "{name}");
-        assert!(worker.get(&path(name)).await.is_none());
-    }
-    assert_eq!(attempt("own", stdout(mount), true).await, 201);
 }

@@ -3,16 +3,12 @@
 //! In: static volumes, bound by the real controllers of both clusters. Out: copies that are bound to each other, follow their
 //! originals and go with them; and nothing that belongs to somebody else is touched.
 
-use k8s_openapi::api::core::v1::PersistentVolume;
-use kube::Api;
-use kube::api::{DeleteParams, PostParams};
 use kubeocean_api::keys::{annotation, label, object_finalizer, synced_by};
 use kubeocean_api::name::phys_name;
 use kubeocean_e2e::pods::{Objects, Scene, Stage, condition, text};
 use kubeocean_e2e::rights::{LimitedAccount, assert_rights};
 use kubeocean_e2e::volumes::{CLAIMS, MODES, create_claim, create_volume, user_of, volume_copy, volume_path};
-use kubeocean_harness::cluster::client_of;
-use kubeocean_harness::{BindingSpec, shared_site};
+use kubeocean_harness::BindingSpec;
 use serde_json::{Value, json};
 
 fn is_bound(object: &Value) -> Option<Value> {
@@ -219,41 +215,6 @@ async fn copies_of_the_original_are_taken_over_in_place() {
     assert_eq!(now["metadata"]["annotations"]["pv.kubernetes.io/bind-completed"], "yes");
     assert!(volume_now["metadata"]["annotations"][annotation::COMPUTING_CLUSTER_UID].is_string());
     assert_rights(&stage.binding);
-}
-
-#[tokio::test]
-async fn a_stolen_account_writes_no_volume_under_others() {
-    let binding = shared_site().await.bind(BindingSpec::new("vol-stolen")).await.expect("a binding");
-    let mount = binding.mount_namespace();
-    let kubeconfig = binding.worker().service_account_kubeconfig(mount, "kubeocean-syncer").await;
-    let thief: Api<PersistentVolume> =
-        Api::all(client_of(&kubeconfig.expect("a kubeconfig")).await.expect("a client"));
-    let volume = |change: Value| {
-        let mut volume = json!({
-            "apiVersion": "v1", "kind": "PersistentVolume",
-            "metadata": {"name": "vol-stolen", "labels": {label::MANAGED_BY: label::MANAGED_BY_VALUE}},
-            "spec": {
-                "capacity": {"storage": "1Gi"}, "accessModes": MODES, "hostPath": {"path": "/"},
-                "persistentVolumeReclaimPolicy": "Retain", "claimRef": {"namespace": mount, "name": "data"},
-            },
-        });
-        for (field, value) in change.as_object().into_iter().flatten() {
-            let section = if field == "labels" { "metadata" } else { "spec" };
-            volume[section][field] = value.clone();
-        }
-        serde_json::from_value::<PersistentVolume>(volume).expect("a volume")
-    };
-    for (change, what) in [
-        (json!({"labels": {}}), "managed-by"),
-        (json!({"claimRef": {"namespace": "kube-system", "name": "data"}}), "mount namespace"),
-        (json!({"claimRef": null}), "mount namespace"),
-        (json!({"persistentVolumeReclaimPolicy": "Delete"}), "retained"),
-    ] {
-        let error = thief.create(&PostParams::default(), &volume(change)).await.expect_err(what);
-        assert!(error.to_string().contains(what), "{error}");
-    }
-    thief.create(&PostParams::default(), &volume(json!({}))).await.expect("what the Syncer writes");
-    thief.delete("vol-stolen", &DeleteParams::default()).await.expect("its own to delete");
 }
 
 #[tokio::test]
