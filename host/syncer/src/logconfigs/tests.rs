@@ -81,9 +81,31 @@ fn pods_of_the_computing_cluster_are_found_in_the_mount_namespace(
     #[case] source: Value,
     #[case] expected: Value,
 ) {
-    let (copies, not_mapped) = translated(json!({"type": kind, section: source, "future": [1]}));
+    let mut source = source;
+    let mut expected = expected;
+    for source in [&mut source, &mut expected] {
+        source["future"] = json!([1]);
+    }
+    let (copies, not_mapped) = translated(json!({"type": kind, section: source}));
     assert_eq!(not_mapped, [""; 0]);
-    assert_eq!(copies, [("mine".to_owned(), json!({"type": kind, section: expected, "future": [1]}))]);
+    assert_eq!(copies, [("mine".to_owned(), json!({"type": kind, section: expected}))]);
+}
+
+/// An agent that looks at more than the type would collect what the other source says, in the worker cluster.
+#[rstest]
+#[case::of_another_type("containerFile", json!({"namespace": "kube-system", "logPath": "/logs"}))]
+#[case::files_of_nodes("hostFile", json!({"logPath": "/var/log"}))]
+#[case::future("journal", json!(["kubelet"]))]
+fn a_source_beside_the_one_of_the_type_stays_behind(#[case] section: &str, #[case] source: Value) {
+    let own = json!({"namespace": "a"});
+    let mut input = json!({"type": "container_stdout", "containerStdout": own, (section): source});
+    let (copies, not_mapped) = translated(input.clone());
+    let fields: Vec<_> = copies[0].1.as_object().unwrap().keys().cloned().collect();
+    assert_eq!(fields, ["containerStdout", "type"]);
+    assert!(not_mapped.len() == 1 && not_mapped[0].contains(section), "{not_mapped:?}");
+    // What says nothing is no news.
+    input[section] = json!({});
+    assert_eq!(translated(input), (copies, vec![]));
 }
 
 #[test]

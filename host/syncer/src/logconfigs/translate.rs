@@ -57,9 +57,17 @@ pub(super) fn translate(name: &str, spec: &Map<String, Value>, scope: &Scope) ->
     if source.get("nsLabelSelector").is_some_and(|selector| !is_empty(selector)) {
         return refused(format!("inputDetail.{section}.nsLabelSelector: name the namespaces instead"));
     }
+    // Another source beside it would collect whatever it says.
+    let mut not_mapped: Vec<String> = input
+        .into_iter()
+        .flatten()
+        .filter(|(field, value)| !["type", section].contains(&field.as_str()) && !is_empty(value))
+        .map(|(field, _)| format!("inputDetail.{field} is not that of inputDetail.type"))
+        .collect();
     let with = |base: String, source: Map<String, Value>| {
         let mut spec = spec.clone();
         if let Some(Value::Object(input)) = spec.get_mut("inputDetail") {
+            input.retain(|field, _| field == "type");
             input.insert(section.to_owned(), source.into());
         }
         Wanted { base, spec }
@@ -69,7 +77,6 @@ pub(super) fn translate(name: &str, spec: &Map<String, Value>, scope: &Scope) ->
         "containerStdout" => source.get("workloads").and_then(Value::as_array).filter(|all| !all.is_empty()),
         _ => None,
     };
-    let mut not_mapped = Vec::new();
     if let Some(workloads) = workloads {
         let groups = grouped(workloads, namespaces.unwrap_or("default"), &mut not_mapped);
         let copies = groups.iter().enumerate().map(|(number, (group, names))| {
