@@ -3,10 +3,11 @@
 use std::collections::BTreeSet;
 
 use futures::{
-    StreamExt,
+    StreamExt, TryStreamExt,
     future::{BoxFuture, try_join_all},
     stream,
 };
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::Client;
 use kubeocean_api::{
     keys::{self, label},
@@ -17,7 +18,7 @@ use serde_json::{Map, Value, json};
 use super::{
     index::{ObjectStore, Refused, Side, Usage},
     kind::{ObjectKind, ObjectRef, copies_path},
-    kinds::{Around, Change, Needs, Neighbour},
+    kinds::{Around, Change, Needs, Neighbour, Reach},
     ownership::{OwnedCopy, Ownership, ownership},
     plan::{Action, Purpose, Scope, Snapshot, Verdict, Wanted, choose_place, plan_object},
     view::{Original, Revision, WorkerCopy, original_of},
@@ -216,7 +217,7 @@ impl ObjectStore {
         let path = object.path();
         let (original_json, found) =
             tokio::try_join!(get_json(&clusters.computing, &path), read_places(clusters, object, read_copy))?;
-        let original = original_json.as_ref().map(Original::of);
+        let original = original_json.as_ref().map(|json| Original::of(object.kind, json));
         let copies: Vec<_> = found
             .iter()
             .map(|(place, json)| (place.clone(), json.as_ref().map(|it| WorkerCopy::of(object.kind, it))))
@@ -481,6 +482,10 @@ async fn listed(clusters: &Clusters) -> Result<BTreeSet<ObjectRef>, ApplyError> 
             list_metadata(&clusters.computing, &originals, PAGE),
             list_metadata(&clusters.worker, &copies, PAGE)
         )?;
+        let copies = match kind.mapped().reach() {
+            Reach::Namespace => copies,
+            Reach::Cluster => serving(clusters, kind, copies).await?,
+        };
         found.extend(originals.iter().map(|original| {
             let text = |text: &Option<String>| text.clone().unwrap_or_default();
             ObjectRef::new(kind, &text(&original.namespace), &text(&original.name))
@@ -488,4 +493,21 @@ async fn listed(clusters: &Clusters) -> Result<BTreeSet<ObjectRef>, ApplyError> 
         found.extend(copies.iter().filter_map(|copy| original_of(kind, scope, copy)));
     }
     Ok(found)
+}
+
+/// Those of these copies that serve our mount namespace. Anybody who may make volumes can put our marks on one.
+async fn serving(
+    clusters: &Clusters,
+    kind: ObjectKind,
+    copies: Vec<ObjectMeta>,
+) -> Result<Vec<ObjectMeta>, ApplyError> {
+    let scope = &clusters.scope;
+    let read = |meta: ObjectMeta| async move {
+        let path = format!("{}/{}", copies_path(kind, scope), meta.name.as_deref().unwrap_or_default());
+        let copy = get_json(&clusters.worker, &path).await?.map(|json| WorkerCopy::of(kind, &json));
+        let serves = copy.is_some_and(|copy| !kind.mapped().is_elsewhere(&copy, scope));
+        Ok(serves.then_some(meta))
+    };
+    let read: Vec<_> = stream::iter(copies).map(read).buffered(RELEASES_AT_ONCE).try_collect().await?;
+    Ok(read.into_iter().flatten().collect())
 }

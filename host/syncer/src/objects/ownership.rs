@@ -3,6 +3,7 @@
 //! In: our stamp, the vobj, and what is found under the name of its copy. Out: an [`Ownership`]. Invariant: an [`OwnedCopy`] can
 //! only be made here, and every write to an existing object of the worker cluster takes one.
 
+use jiff::SignedDuration;
 use kubeocean_api::keys::{self, annotation, label};
 use serde::Serialize;
 
@@ -12,6 +13,9 @@ use super::{
     plan::Scope,
     view::{Original, WorkerCopy},
 };
+
+/// The clocks of two clusters may differ by this much.
+const CLOCKS_APART: SignedDuration = SignedDuration::from_mins(10);
 
 /// Proof that a copy is ours.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -67,9 +71,7 @@ pub(super) fn ownership(
     if name != Some(&*object.key.name) || namespace != Some(&*object.key.namespace) {
         return foreign(&format!("{}/{}", namespace.unwrap_or_default(), name.unwrap_or_default()));
     }
-    // The original Kubeocean writes neither stamp nor UID, but marks the vobj before it makes the copy. Of another computing
-    // cluster's copy that happens to have the name, the vobj here has no marks.
-    if stamp.is_none() && !original.is_some_and(|original| is_held(scope, original)) {
+    if stamp.is_none() && !original.is_some_and(|original| is_adoptable(scope, object, original, copy)) {
         return foreign("an earlier Kubeocean, which did not make it for this object");
     }
     let owned = OwnedCopy { place: place.to_owned(), uid: copy.uid.clone() };
@@ -77,6 +79,15 @@ pub(super) fn ownership(
         (Some(uid), Some(original)) if uid != original.uid => Ownership::Stale(owned),
         _ => Ownership::Ours(owned),
     }
+}
+
+/// Whether an unstamped copy can only have been made for this vobj. The original Kubeocean writes neither stamp nor UID, but
+/// marks the vobj before it makes the copy: of another computing cluster's copy that happens to have the name, the vobj here
+/// has no marks. A tenant may forge them, so the copy must also be younger than the vobj, and of the same storage.
+fn is_adoptable(scope: &Scope, object: &ObjectRef, original: &Original, copy: &WorkerCopy) -> bool {
+    let older = original.created.zip(copy.created);
+    let older = older.is_some_and(|(original, copy)| original.duration_since(copy) > CLOCKS_APART);
+    !older && is_held(scope, original) && object.kind.mapped().is_of(&original.bearing, &copy.content, scope)
 }
 
 /// Whether the vobj carries anything of this binding.

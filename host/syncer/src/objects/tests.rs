@@ -115,7 +115,7 @@ impl World {
     /// Calls `look` with the snapshot that the apply stage would make.
     fn seen<T>(&self, scope: &Scope, purpose: Purpose, look: impl FnOnce(&Snapshot<'_>) -> T) -> T {
         let kind = self.object.kind.mapped();
-        let original = self.original.as_ref().map(Original::of);
+        let original = self.original.as_ref().map(|json| Original::of(self.object.kind, json));
         let here = |place: &String| {
             let copy = self.copy.as_ref().filter(|copy| copy["metadata"]["name"] == **place);
             (place.clone(), copy.map(|json| WorkerCopy::of(self.object.kind, json)))
@@ -381,6 +381,25 @@ fn an_unstamped_copy_is_ours_only_if_the_object_has_our_marks(#[case] change: Va
             "and no marks are put on it, which would be a proof next time"
         );
     }
+}
+
+/// Whoever may write an object of the computing cluster can put our marks on it, but not make it older.
+#[rstest]
+#[case::made_before_its_copy("2026-01-01T10:00:00Z", true)]
+#[case::by_a_clock_that_is_ahead("2026-01-01T10:14:00Z", true)]
+#[case::made_long_after_it("2026-01-01T10:16:00Z", false)]
+fn an_unstamped_copy_is_no_older_than_what_it_copies(#[case] made: &str, #[case] ours: bool) {
+    let mut world = World::held(&east());
+    let legacy = json!({
+        "creationTimestamp": "2026-01-01T10:05:00Z",
+        "annotations": {(annotation::COMPUTING_CLUSTER_UID): null, (annotation::VIRTUAL_UID): null},
+    });
+    merge(world.copy.as_mut().unwrap(), &json!({"metadata": legacy}));
+    world.set_original("/metadata", "creationTimestamp", made.into());
+    let before = world.copy.clone();
+    let (verdict, _) = world.run(&east(), Purpose::Keep);
+    assert_eq!((verdict == Verdict::Ready, world.copy != before), (ours, ours));
+    assert_eq!(matches!(verdict, Verdict::Foreign { .. }), !ours);
 }
 
 #[test]

@@ -2,6 +2,7 @@
 
 use std::{borrow::Cow, collections::BTreeMap, marker::PhantomData};
 
+use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::Resource;
 use kubeocean_api::keys::{self, annotation, label};
@@ -118,11 +119,15 @@ pub struct Original {
     pub annotations: BTreeMap<String, String>,
     /// Finalizers.
     pub finalizers: Vec<String>,
+    /// When it was made, by its API server's clock.
+    pub created: Option<Timestamp>,
+    /// What its kind needs to tell whether an unstamped copy is of it.
+    pub bearing: Content,
 }
 
 impl Original {
     /// From the object's JSON.
-    pub fn of(object: &Value) -> Self {
+    pub fn of(kind: ObjectKind, object: &Value) -> Self {
         let Revision { uid, resource_version, deleting } = Revision::of_json(object);
         let finalizers =
             object.pointer("/metadata/finalizers").and_then(Value::as_array).into_iter().flatten();
@@ -133,6 +138,8 @@ impl Original {
             labels: strings(object, "/metadata/labels"),
             annotations: strings(object, "/metadata/annotations"),
             finalizers: finalizers.filter_map(Value::as_str).map(str::to_owned).collect(),
+            created: created(object),
+            bearing: kind.mapped().bearing(object),
         }
     }
 }
@@ -152,6 +159,8 @@ pub struct WorkerCopy {
     pub labels: BTreeMap<String, String>,
     /// Annotations.
     pub annotations: BTreeMap<String, String>,
+    /// When it was made, by its API server's clock.
+    pub created: Option<Timestamp>,
     /// What it contains.
     pub content: Content,
 }
@@ -167,6 +176,7 @@ impl WorkerCopy {
             immutable: object.get("immutable").and_then(Value::as_bool).unwrap_or(false),
             labels: strings(object, "/metadata/labels"),
             annotations: strings(object, "/metadata/annotations"),
+            created: created(object),
             content: kind.mapped().stored(object),
         }
     }
@@ -190,6 +200,10 @@ pub(super) fn original_of(kind: ObjectKind, scope: &Scope, meta: &ObjectMeta) ->
     let (mine, anyones) = (keys::synced_by(&scope.cluster_id), label::SYNCED_BY_PREFIX);
     let only_others = users().any(|key| key.starts_with(anyones)) && !users().any(|key| key == mine);
     (!(is_shared_place && only_others)).then_some(object)
+}
+
+fn created(object: &Value) -> Option<Timestamp> {
+    object.pointer("/metadata/creationTimestamp").and_then(Value::as_str)?.parse().ok()
 }
 
 fn strings(object: &Value, pointer: &str) -> BTreeMap<String, String> {

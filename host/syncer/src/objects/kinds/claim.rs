@@ -7,7 +7,7 @@
 use serde_json::{Map, Value, json};
 
 use super::{
-    Around, Change, Content, MappedKind, Needs, Neighbour, Weight, WorkerCopy, is_larger,
+    Around, Change, Content, MappedKind, Needs, Neighbour, Scope, Weight, WorkerCopy, is_larger,
     is_storage_bookkeeping, storage_class, text,
 };
 use crate::objects::ObjectRef;
@@ -45,6 +45,17 @@ impl MappedKind for Claims {
     }
     fn weight(&self) -> Weight {
         Weight::Volume
+    }
+    fn bearing(&self, original: &Value) -> Content {
+        self.stored(original)
+    }
+    /// Of the same volume.
+    fn is_of(&self, bearing: &Content, copy: &Content, scope: &Scope) -> bool {
+        let volume = bearing.text("/spec/volumeName").map(ObjectRef::volume);
+        volume.is_none_or(|volume| {
+            let copies = volume.kind.mapped().places(&volume, scope);
+            copy.text("/spec/volumeName").is_some_and(|name| copies.iter().any(|copy| copy == name))
+        })
     }
     fn stays(&self, annotation: &str) -> bool {
         is_storage_bookkeeping(annotation)

@@ -6,6 +6,7 @@ mod node_affinity;
 mod secret;
 mod volume;
 mod volume_secrets;
+mod volume_source;
 
 use std::fmt;
 
@@ -114,6 +115,14 @@ pub(super) trait MappedKind: Sync {
     /// Whether a copy that is ours by name and stamp serves another mount namespace.
     fn is_elsewhere(&self, _copy: &WorkerCopy, _scope: &Scope) -> bool {
         false
+    }
+    /// What of an original [`MappedKind::is_of`] looks at.
+    fn bearing(&self, _original: &Value) -> Content {
+        Content::default()
+    }
+    /// Whether an unstamped copy can be the copy of this original, by what both are about.
+    fn is_of(&self, _bearing: &Content, _copy: &Content, _scope: &Scope) -> bool {
+        true
     }
     /// Whether an annotation belongs to the controllers of its cluster, so that it neither travels nor is removed.
     fn stays(&self, _annotation: &str) -> bool {

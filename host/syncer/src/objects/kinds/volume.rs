@@ -8,10 +8,9 @@ use serde_json::{Map, Value, json};
 
 use super::{
     Around, Change, Content, MappedKind, Needs, Neighbour, Reach, Scope, Weight, WorkerCopy, is_larger,
-    is_storage_bookkeeping, node_affinity, storage_class, text, volume_secrets,
+    is_storage_bookkeeping, node_affinity, storage_class, text, volume_secrets, volume_source,
 };
 use crate::objects::{ObjectKind, ObjectRef};
-use kubeocean_api::keys;
 
 const CAPACITY: &str = "/spec/capacity/storage";
 const RECLAIM_POLICY: &str = "persistentVolumeReclaimPolicy";
@@ -46,12 +45,18 @@ impl MappedKind for Volumes {
     fn places(&self, object: &ObjectRef, scope: &Scope) -> Vec<String> {
         vec![phys_name(&object.key.name, &scope.mount_namespace), object.copy_name()]
     }
+    /// Marks on a volume can be forged by whoever may write volumes; the namespace of its claim is bounded by the worker's
+    /// admission.
     fn is_elsewhere(&self, copy: &WorkerCopy, scope: &Scope) -> bool {
-        !copy.labels.contains_key(&keys::synced_by(&scope.cluster_id))
-            && copy
-                .content
-                .text("/spec/claimRef/namespace")
-                .is_some_and(|namespace| namespace != scope.mount_namespace)
+        let namespace = copy.content.text("/spec/claimRef/namespace");
+        namespace.is_some_and(|namespace| namespace != scope.mount_namespace)
+    }
+    fn bearing(&self, original: &Value) -> Content {
+        self.stored(original)
+    }
+    /// Of the same storage.
+    fn is_of(&self, bearing: &Content, copy: &Content, _: &Scope) -> bool {
+        volume_source::is_same(bearing, copy)
     }
     fn stays(&self, annotation: &str) -> bool {
         is_storage_bookkeeping(annotation)
@@ -92,6 +97,10 @@ impl MappedKind for Volumes {
     /// The storage itself cannot be changed; what can is compared.
     fn change(&self, wanted: &Content, copy: &WorkerCopy, around: &Around<'_>) -> Change {
         let stored = &copy.content;
+        // A copy never changes what storage it stands for, so somebody else made it and stamped it as ours.
+        if !volume_source::is_same(wanted, stored) {
+            return Change::Replace;
+        }
         // It cannot be changed, and nobody can be using such a copy.
         if stored.get("/spec/nodeAffinity").is_some_and(node_affinity::names_vnodes) {
             return Change::Replace;

@@ -147,6 +147,19 @@ fn a_volume_forgets_a_claim_that_was_made_anew() {
 #[case::another_computing_cluster(
     json!({"metadata": {"annotations": {(annotation::COMPUTING_CLUSTER_UID): "other"}}}), &scope("west", "mount")
 )]
+#[case::another_mount_namespace_with_our_marks(
+    json!({"metadata": {"labels": {"kubeocean.io/synced-by-west": "true"}}}), &scope("west", "elsewhere")
+)]
+#[case::other_storage_without_stamp(
+    json!({
+        "metadata": {
+            "labels": {"kubeocean.io/synced-by-west": "true"},
+            "annotations": {(annotation::COMPUTING_CLUSTER_UID): null, (annotation::VIRTUAL_UID): null},
+        },
+        "spec": {"csi": {"volumeHandle": "theirs"}},
+    }),
+    &scope("west", "mount")
+)]
 #[case::somebody(
     json!({"metadata": {"labels": null, "annotations": null}}), &scope("west", "mount")
 )]
@@ -174,6 +187,38 @@ fn a_volume_whose_name_is_taken_has_a_second_one(#[case] change: Value, #[case] 
     world.copy.clone_from(&first);
     world.run(west, Purpose::Release);
     assert_eq!(world.copy, first);
+}
+
+/// Whoever may write volumes can stamp one as ours.
+#[test]
+fn a_copy_that_stands_for_other_storage_is_made_anew() {
+    for change in
+        [json!({"csi": {"volumeHandle": "theirs"}}), json!({"csi": null, "hostPath": {"path": "/"}})]
+    {
+        let mut world = World::held_of(VOLUME, &east());
+        merge(world.copy.as_mut().unwrap(), &json!({"spec": change}));
+        let plan = world.plan(&east(), Purpose::Keep);
+        assert!(matches!(&plan.actions[..], [Action::DeleteCopy { .. }]), "{plan:#?}");
+        world.run(&east(), Purpose::Keep);
+        assert_eq!(world.copy.unwrap()["spec"]["csi"]["volumeHandle"], "h");
+    }
+}
+
+/// The claim would otherwise be deleted, or the pods of its owner's mount what a tenant of this cluster says.
+#[test]
+fn an_unstamped_claim_of_another_volume_is_somebody_elses() {
+    let mut world = World::held_of(CLAIM, &east());
+    let stamps = json!({(annotation::COMPUTING_CLUSTER_UID): null, (annotation::VIRTUAL_UID): null});
+    merge(world.copy.as_mut().unwrap(), &json!({"metadata": {"annotations": stamps}}));
+    let adopted = world.clone().run(&east(), Purpose::Keep);
+    assert_eq!(adopted, (Verdict::Ready, 1), "of the same volume it is adopted");
+    for name in [kubeocean_api::name::phys_name("theirs", ""), "pv".to_owned()] {
+        world.set_copy("/spec", "volumeName", name.into());
+        let before = world.copy.clone();
+        assert!(matches!(world.run(&east(), Purpose::Keep), (Verdict::Foreign { .. }, 0)));
+        assert_eq!(world.clone().run(&east(), Purpose::Release), (Verdict::Released, 1));
+        assert_eq!(world.copy, before);
+    }
 }
 
 #[test]
