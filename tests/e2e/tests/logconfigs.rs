@@ -3,11 +3,12 @@
 //! In: two clusters that get the kind only after the first Syncer ran, with a schema that knows nothing of the fields. Out:
 //! copies that select ppods, follow their originals and go with them; and nothing where the kind or a right is missing.
 
+use http::Method;
 use kubeocean_api::keys::{annotation, label, object_finalizer, synced_by};
 use kubeocean_e2e::logconfigs::{API, all, original, path, serve, stdout};
 use kubeocean_e2e::pods::{DEADLINE, Objects, Stage, text};
-use kubeocean_e2e::rights::{LimitedAccount, assert_rights, requests};
-use kubeocean_harness::{Binding, BindingSpec, shared_site, wait_until};
+use kubeocean_e2e::rights::{LimitedAccount, requests};
+use kubeocean_harness::{Binding, BindingSpec, Cluster, shared_site, wait_until};
 use serde_json::{Value, json};
 use tokio::sync::OnceCell;
 
@@ -35,11 +36,15 @@ async fn served() {
 
 /// The copies of a LogConfig that the binding of the first test made: every binding makes its own.
 async fn copies(worker: &Objects, name: &str) -> Vec<Value> {
+    copies_for(worker, "logs", name).await
+}
+
+async fn copies_for(worker: &Objects, cluster_id: &str, name: &str) -> Vec<Value> {
     let all = worker.list(&all()).await;
     let is_one = |copy: &Value| {
         let metadata = &copy["metadata"];
         metadata["annotations"][annotation::VIRTUAL_NAME] == name
-            && metadata["labels"][synced_by("logs")] == "true"
+            && metadata["labels"][synced_by(cluster_id)] == "true"
     };
     all.into_iter().filter(is_one).collect()
 }
@@ -65,6 +70,35 @@ async fn wait_event(computing: &Objects, object: &str, reason: &str) -> String {
         computing.list(&events).await.first().map(|event| text(&event["message"]).to_owned())
     })
     .await
+}
+
+/// From now on the cluster accepts no LogConfig whose name begins like this.
+async fn refuse_in(cluster: &Cluster, prefix: &str) {
+    let metadata = json!({"name": "refused-logconfigs"});
+    let rules = json!([{
+        "apiGroups": ["cls.cloud.tencent.com"], "apiVersions": ["v1"], "operations": ["CREATE"],
+        "resources": ["logconfigs"],
+    }]);
+    let policy = json!({
+        "apiVersion": "admissionregistration.k8s.io/v1", "kind": "ValidatingAdmissionPolicy", "metadata": metadata,
+        "spec": {
+            "matchConstraints": {"resourceRules": rules},
+            "validations": [{
+                "expression": format!("!object.metadata.name.startsWith('{prefix}')"), "reason": "Forbidden",
+            }],
+        },
+    });
+    let binding = json!({
+        "apiVersion": "admissionregistration.k8s.io/v1", "kind": "ValidatingAdmissionPolicyBinding",
+        "metadata": metadata, "spec": {"policyName": "refused-logconfigs", "validationActions": ["Deny"]},
+    });
+    cluster.apply_objects(vec![policy, binding]).await.expect("a policy");
+    let (objects, probe) = (Objects::of(cluster).await, original(&format!("{prefix}probe"), &stdout("a")));
+    wait_until("the policy to be in force", DEADLINE, async || {
+        let answer = objects.attempt(Method::POST, &format!("{}?dryRun=All", all()), &probe).await;
+        answer.is_err().then_some(()).ok_or("not refused")
+    })
+    .await;
 }
 
 #[tokio::test]
@@ -152,6 +186,21 @@ async fn logs_of_ppods_are_collected_as_the_logconfig_of_their_pods_says() {
     assert_ne!(own[0]["metadata"]["name"], theirs["metadata"]["name"]);
     assert_eq!(worker.get(&path("taken-99341d")).await.expect("theirs"), theirs);
 
+    // A copy that the worker does not accept holds up no other, but its original.
+    refuse_in(stage.binding.worker(), "partly-g0-").await;
+    let workloads = json!([
+        {"kind": "deployment", "name": "a", "namespace": "team-a"},
+        {"kind": "deployment", "name": "b", "namespace": "team-b"},
+    ]);
+    let input = json!({"type": "container_stdout", "containerStdout": {"workloads": workloads}});
+    computing.create(&all(), &original("partly", &input)).await;
+    let made = wait_copies(&worker, "partly", "the other copy", |found| found.len() == 1).await;
+    assert!(text(&made[0]["metadata"]["name"]).starts_with("partly-g1-"), "{made:?}");
+    assert!(wait_event(&computing, "partly", "LogConfigNotMapped").await.contains("not accepted"));
+    computing.delete(&path("partly"), None).await;
+    computing.wait_gone(&path("partly")).await;
+    assert_eq!(copies(&worker, "partly").await, [] as [Value; 0]);
+
     computing.delete(&path("web"), None).await;
     computing.wait_gone(&path("web")).await;
     assert_eq!(copies(&worker, "web").await, [] as [Value; 0]);
@@ -166,7 +215,10 @@ async fn logs_of_ppods_are_collected_as_the_logconfig_of_their_pods_says() {
     let last = computing.get(&path("last")).await.expect("the user's own");
     let ours = object_finalizer("logs");
     assert!(!last["metadata"]["finalizers"].to_string().contains(&format!("\"{ours}\"")), "{last:#}");
-    assert_rights(&stage.binding);
+    let (_, requests) = requests(&stage.binding);
+    let refused = requests.iter().filter(|event| event.response_status.code == 403);
+    assert!(refused.clone().count() > 0, "what the worker does not accept was tried");
+    assert!(refused.clone().all(|event| event.uri.starts_with(&all())), "and nothing else: {refused:#?}");
 }
 
 #[tokio::test]
@@ -189,4 +241,37 @@ async fn without_the_right_it_is_off_and_holds_nothing() {
     assert!(wait_event(&computing, "logs-limited", "FeatureDisabled").await.contains("LogConfigs"));
     computing.wait("it to be let go", &path("limited"), |config| (!held(config)).then_some(())).await;
     stage.scene("logs-limited").await.barrier("p").await;
+}
+
+#[tokio::test]
+async fn a_deleted_binding_goes_only_when_it_can_see_that_no_copy_is_left() {
+    served().await;
+    let mut stage = Stage::start(BindingSpec::new("logs-end"), 1).await;
+    let (computing, worker) =
+        (Objects::of(stage.binding.computing()).await, Objects::of(stage.binding.worker()).await);
+    let limited = LimitedAccount::new(&stage.binding).await;
+    stage.binding.write_kubeconfig(&limited.kubeconfig).await.expect("a Secret");
+    stage.syncer.kill();
+    stage.syncer.restart().expect("a Syncer");
+    stage.syncer.wait_ready().await;
+    computing.create(&all(), &original("end", &stdout("team-a"))).await;
+    let copies = async || copies_for(&worker, "logs-end", "end").await.len();
+    wait_until("a copy", DEADLINE, async || (copies().await == 1).then_some(()).ok_or("none")).await;
+
+    limited.hide("logconfigs").await;
+    let binding = "/apis/cloud.tencent.com/v1beta1/clusterbindings/logs-end";
+    computing.delete(binding, None).await;
+    let told = |binding: &Value| {
+        let conditions = binding["status"]["conditions"].as_array()?;
+        let cleanup = conditions.iter().find(|it| it["type"] == "SyncerCleanup")?;
+        text(&cleanup["message"]).contains("list and delete of logconfigs").then_some(())
+    };
+    computing.wait("the missing right to be told", binding, told).await;
+    assert_eq!(copies().await, 1);
+    limited.may_everything().await;
+    computing.wait_gone(binding).await;
+    assert_eq!(copies().await, 0);
+    let config = computing.get(&path("end")).await.expect("the user's own");
+    let ours = format!("\"{}\"", object_finalizer("logs-end"));
+    assert!(!config["metadata"]["finalizers"].to_string().contains(&ours), "{config:#}");
 }

@@ -125,9 +125,18 @@ async fn step(leader: &Leader, clusters: &Clusters, binding: &Binding) -> Result
             format!("{} objects left: {}", left.total, left.examples.join(", ")),
         );
     }
-    let log_configs = logconfigs::release_all(clusters, &stores.log_configs).await?;
-    if log_configs > 0 {
-        return waiting("ReleasingObjects", format!("{log_configs} LogConfigs left"));
+    match logconfigs::release_all(clusters, &stores.log_configs).await? {
+        logconfigs::Left::Objects(0) => {}
+        logconfigs::Left::Objects(left) => {
+            return waiting("ReleasingObjects", format!("{left} LogConfigs left"));
+        }
+        logconfigs::Left::Unseen(side) => {
+            let message = format!(
+                "LogConfigs are left, but those of the {side} cluster may not be listed: grant list and delete of \
+                 logconfigs.cls.cloud.tencent.com there, as its chart does"
+            );
+            return waiting("ReleasingObjects", message);
+        }
     }
     // All nodes are listed for it, therefore not before everything else is done.
     let strays = strays::label_anew(&leader.computing, &stores.identity).await?;

@@ -53,7 +53,11 @@ impl LogConfigSync {
             }
         }
         let mut held = original;
+        let mut refused = Refused::default();
         for action in plan.actions {
+            if refused.precludes(&action) {
+                continue;
+            }
             match perform(&self.clusters, &action).await {
                 Ok(Done::Original(config)) => {
                     held = Some(config.clone());
@@ -74,15 +78,18 @@ impl LogConfigSync {
                 }
                 Err(error @ (ApplyError::Forbidden { .. } | ApplyError::Rejected { .. })) => {
                     tracing::warn!(logconfig = name, error = error.chain(), "LogConfig not copied");
-                    if let Some(original) = &held {
-                        self.tell(original, &format!("it was not accepted: {}", error.reason()));
-                    }
-                    return Outcome::Retry;
+                    refused.hold |= matches!(action, Action::Hold { .. });
+                    refused.reasons.insert(error.reason());
                 }
                 Err(error) => return error.log(name, "LogConfig"),
             }
         }
-        if plan.blocked { Outcome::Retry } else { Outcome::Done }
+        if let Some(original) = &held {
+            for reason in &refused.reasons {
+                self.tell(original, &format!("it was not accepted: {reason}"));
+            }
+        }
+        if plan.blocked || !refused.reasons.is_empty() { Outcome::Retry } else { Outcome::Done }
     }
 
     fn tell(&self, original: &LogConfig, what: &str) {
@@ -92,6 +99,24 @@ impl LogConfigSync {
             reason: "LogConfigNotMapped",
             message: format!("logs of pods on leased nodes: {what}"),
         });
+    }
+}
+
+/// What was refused of a plan: one copy that a cluster does not accept holds up no other.
+#[derive(Debug, Default)]
+struct Refused {
+    reasons: BTreeSet<String>,
+    hold: bool,
+}
+
+impl Refused {
+    /// Nothing is made of an original that could vanish meanwhile, and none is let go of which a copy is left.
+    fn precludes(&self, action: &Action) -> bool {
+        match action {
+            Action::Create { .. } | Action::Update { .. } => self.hold,
+            Action::LetGo { .. } => !self.reasons.is_empty(),
+            Action::Hold { .. } | Action::Delete { .. } => false,
+        }
     }
 }
 
@@ -128,27 +153,58 @@ fn decoded(answer: Result<Value, ApplyError>) -> Result<LogConfig, ApplyError> {
     LogConfig::deserialize(&answer).map_err(failed)
 }
 
-/// Those of one cluster; none where the kind is not served, or not ours to see.
-async fn listed(client: &Client, selector: &str) -> Result<BTreeMap<String, LogConfig>, ApplyError> {
+type ByName = BTreeMap<String, LogConfig>;
+
+/// Those of one cluster; none where the kind is not served, `None` where they are not ours to see.
+async fn listed(client: &Client, selector: &str) -> Result<Option<ByName>, ApplyError> {
     let list = match get_json(client, &format!("{}?labelSelector={selector}", all())).await {
-        Err(ApplyError::Forbidden { .. }) => None,
+        Err(ApplyError::Forbidden { .. }) => return Ok(None),
         answer => answer?,
     };
     let items = list.as_ref().and_then(|list| list["items"].as_array()).into_iter().flatten();
     let configs = items.filter_map(|item| LogConfig::deserialize(item).ok());
-    Ok(configs.map(|config| (config.name().to_owned(), config)).collect())
+    Ok(Some(configs.map(|config| (config.name().to_owned(), config)).collect()))
 }
 
-/// Removes all copies, lets all originals go, and says how many objects are left (TD section 13). From then on nothing is
-/// copied. It looks at what is there, not at whether mapping is on: the original Kubeocean may have left it.
-pub async fn release_all(clusters: &Clusters, store: &LogConfigStore) -> Result<usize, ApplyError> {
+/// What there was to release.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Left {
+    /// So many objects.
+    Objects(usize),
+    /// One cluster has objects of ours, and whether the other has their counterparts may not be seen: nothing was done.
+    Unseen(Side),
+}
+
+/// Removes all copies, lets all originals go, and says what is left (TD section 13). From then on nothing is copied. It looks
+/// at what is there, not at whether mapping is on: the original Kubeocean may have left it.
+pub async fn release_all(clusters: &Clusters, store: &LogConfigStore) -> Result<Left, ApplyError> {
     let _turn = store.turn.lock().await;
     store.start_releasing();
-    release(clusters).await
+    let scope = &clusters.scope;
+    match both(clusters).await? {
+        (Some(originals), Some(copies)) => {
+            Ok(Left::Objects(release_these(clusters, originals, copies).await))
+        }
+        // Without the right from the beginning there is nothing of ours.
+        (Some(originals), None) if originals.values().any(|original| is_held(scope, original)) => {
+            Ok(Left::Unseen(Side::Copy))
+        }
+        (None, Some(copies)) if copies.values().any(|copy| owned(scope, copy, None).is_some()) => {
+            Ok(Left::Unseen(Side::Original))
+        }
+        (Some(_) | None, None) | (None, Some(_)) => Ok(Left::Objects(0)),
+    }
 }
 
-/// The same for the time being: mapping is off, and what may come back later must not hold up anybody's deletion.
-pub(super) async fn release(clusters: &Clusters) -> Result<usize, ApplyError> {
+/// The same for the time being: mapping is off, and what may come back later must not hold up anybody's deletion. What is not
+/// ours to see is left where it is.
+pub(super) async fn release(clusters: &Clusters) -> Result<(), ApplyError> {
+    let (originals, copies) = both(clusters).await?;
+    release_these(clusters, originals.unwrap_or_default(), copies.unwrap_or_default()).await;
+    Ok(())
+}
+
+async fn both(clusters: &Clusters) -> Result<(Option<ByName>, Option<ByName>), ApplyError> {
     let scope = &clusters.scope;
     let managed = format!(
         "{}={},{}=true",
@@ -156,8 +212,11 @@ pub(super) async fn release(clusters: &Clusters) -> Result<usize, ApplyError> {
         label::MANAGED_BY_VALUE,
         keys::synced_by(&scope.cluster_id)
     );
-    let (originals, copies) =
-        tokio::try_join!(listed(&clusters.computing, ""), listed(&clusters.worker, &managed))?;
+    tokio::try_join!(listed(&clusters.computing, ""), listed(&clusters.worker, &managed))
+}
+
+async fn release_these(clusters: &Clusters, originals: ByName, copies: ByName) -> usize {
+    let scope = &clusters.scope;
     let is_of = |copy: &&LogConfig, name: &str| original_of(Side::Copy, copy) == Some(name);
     let mut left = 0;
     let names = copies.values().filter_map(|copy| original_of(Side::Copy, copy));
@@ -175,5 +234,5 @@ pub(super) async fn release(clusters: &Clusters) -> Result<usize, ApplyError> {
             }
         }
     }
-    Ok(left)
+    left
 }

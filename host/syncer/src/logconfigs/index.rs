@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    fmt,
     sync::Arc,
 };
 
@@ -17,11 +18,20 @@ use crate::objects::Scope;
 
 /// In which cluster a LogConfig was seen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Side {
+pub enum Side {
     /// In the computing cluster.
     Original,
     /// In the worker cluster, managed by Kubeocean.
     Copy,
+}
+
+impl fmt::Display for Side {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Original => "computing",
+            Self::Copy => "worker",
+        })
+    }
 }
 
 /// See the module documentation.

@@ -18,6 +18,6 @@ mod translate;
 mod view;
 mod watch;
 
-pub use apply::{LogConfigSync, release_all};
+pub use apply::{Left, LogConfigSync, release_all};
 pub use index::LogConfigStore;
 pub use watch::run;
