@@ -10,7 +10,7 @@ use kubeocean_api::keys::{annotation, condition_type, label, synced_by};
 use kubeocean_api::name::phys_name;
 use kubeocean_e2e::pods::{Scene, Stage, condition, core_path, pod_path, text};
 use kubeocean_e2e::rights::{assert_rights, requests};
-use kubeocean_e2e::volumes::{CLAIMS, MODES, create_volume};
+use kubeocean_e2e::volumes::{CLAIMS, MODES, create_claim, create_volume, user_of, volume_copy};
 use kubeocean_harness::BindingSpec;
 use serde_json::{Value, json};
 use tokio::sync::OnceCell;
@@ -298,6 +298,27 @@ async fn files_of_a_node_are_as_closed_as_the_worker_closes_them() {
     let privileged = json!({"containers": [
         {"name": "main", "image": "example.test/image", "securityContext": {"privileged": true}},
     ]});
+    // Behind a claim Pod Security sees no path.
+    let on_nodes = json!([{"matchExpressions": [{"key": "kubernetes.io/hostname", "operator": "Exists"}]}]);
+    for (name, source) in [
+        ("attack-path", json!({"hostPath": {"path": "/var/lib/kubelet/pods"}})),
+        (
+            "attack-disk",
+            json!({
+                "local": {"path": "/"}, "nodeAffinity": {"required": {"nodeSelectorTerms": on_nodes}},
+            }),
+        ),
+    ] {
+        create_volume(&scene.computing, name, source).await;
+        create_claim(&scene.computing, &scene.namespace, name, name, json!({})).await;
+        scene.create_pod(&scene.pod(name, user_of(name))).await;
+        let message = wait_refused(&scene, name, "Rejected").await;
+        assert!(message.contains("own files") && message.contains("\"baseline\""), "{message}");
+        assert!(!message.contains(mount) && !message.contains("kubelet"), "{message}");
+        for copy in [scene.ppod(name), scene.copy(CLAIMS, name), volume_copy(name)] {
+            assert!(scene.worker.get(&copy).await.is_none(), "{copy}");
+        }
+    }
     for (name, spec) in [("files", tokens), ("root", privileged), ("processes", json!({"hostPID": true}))] {
         scene.create_pod(&scene.pod(name, spec)).await;
         let message = wait_refused(&scene, name, "Rejected").await;
@@ -305,6 +326,15 @@ async fn files_of_a_node_are_as_closed_as_the_worker_closes_them() {
         assert!(scene.worker.get(&scene.ppod(name)).await.is_none());
     }
     scene.barrier("harmless").await;
+
+    // Storage that is no node's own is not concerned, and an open level lets the rest through.
+    let driver = json!({"csi": {"driver": "csi.example.test", "volumeHandle": "h"}});
+    create_volume(&scene.computing, "attack-driver", driver).await;
+    create_claim(&scene.computing, &scene.namespace, "driver", "attack-driver", json!({})).await;
+    scene.run_pod("driver", user_of("driver")).await;
+    let open = json!({"metadata": {"labels": {"pod-security.kubernetes.io/enforce": "privileged"}}});
+    scene.worker.merge(&format!("/api/v1/namespaces/{mount}"), &open).await;
+    scene.wait_running("attack-path").await;
 }
 
 #[tokio::test]

@@ -21,6 +21,7 @@ use super::{
     kinds::{Around, Change, Needs, Neighbour, Reach},
     ownership::{OwnedCopy, Ownership, ownership},
     plan::{Action, Purpose, Scope, Snapshot, Verdict, Wanted, choose_place, plan_object},
+    pod_security,
     view::{Original, Revision, WorkerCopy, original_of},
 };
 use crate::pods::references::{Need, References};
@@ -95,6 +96,19 @@ pub enum EnsureError {
         /// By whom.
         owner: String,
     },
+    /// A volume is a path of whatever node its pod is on.
+    #[error(
+        "{kind} {name:?} is of a node's own files (hostPath, local), which the Pod Security level {level:?} of the worker \
+         cluster does not permit; use other storage, or ask whoever runs the worker cluster"
+    )]
+    NodeFiles {
+        /// Kind.
+        kind: ObjectKind,
+        /// Its name.
+        name: String,
+        /// The level.
+        level: String,
+    },
     /// A request failed.
     #[error(transparent)]
     Apply(#[from] ApplyError),
@@ -140,6 +154,7 @@ impl ObjectStore {
                 Verdict::Unbound => return Err(EnsureError::Unbound { kind, name }),
                 Verdict::Replacing => return Err(EnsureError::Replacing { kind, name }),
                 Verdict::Foreign { owner } => return Err(EnsureError::Foreign { kind, name, owner }),
+                Verdict::NodeFiles { level } => return Err(EnsureError::NodeFiles { kind, name, level }),
             }
         }
         Ok(())
@@ -160,7 +175,9 @@ impl ObjectStore {
                 self.is_missing(&settled.object, (need == Need::Required).then_some(pod));
             }
             Verdict::Replacing => self.wait_for_replacement(&settled.object, pod),
-            Verdict::Ready | Verdict::Released | Verdict::Foreign { .. } => return Ok(settled),
+            Verdict::Ready | Verdict::Released | Verdict::Foreign { .. } | Verdict::NodeFiles { .. } => {
+                return Ok(settled);
+            }
         }
         self.converge(clusters, object, Purpose::Keep).await
     }
@@ -235,6 +252,13 @@ impl ObjectStore {
         });
         let (mut ready, mut neighbour) = (Ready::Unbound, None);
         if let Some((json, _)) = keep.filter(|_| !is_foreign) {
+            // As with pods: what there is when the level is raised stays.
+            if copy.is_none()
+                && object.kind.mapped().is_of_a_node(json)
+                && let Some(level) = pod_security::closed_by(clusters).await?
+            {
+                return Ok(Round::Settled(Settled::of(object, Verdict::NodeFiles { level })));
+            }
             neighbour = read_neighbour(clusters, object, json).await?;
             let needs = object.kind.mapped().needs(object, json, neighbour.as_ref());
             ready = self.prepare(clusters, object, needs, copy.is_some()).await?;

@@ -21,6 +21,7 @@ mod kinds;
 mod links;
 mod ownership;
 mod plan;
+mod pod_security;
 mod reconcile;
 #[cfg(test)]
 mod tests;

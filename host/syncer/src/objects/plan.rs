@@ -117,6 +117,11 @@ pub enum Verdict {
         /// Whom, as far as it says.
         owner: String,
     },
+    /// It stands for files of nodes, which the worker does not permit at this Pod Security level.
+    NodeFiles {
+        /// The level.
+        level: String,
+    },
     /// Nothing of ours is left.
     Released,
 }

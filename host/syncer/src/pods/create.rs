@@ -21,7 +21,7 @@ use super::{
 };
 use crate::objects::EnsureError;
 use kubeocean_runtime::{
-    error::ApplyError,
+    error::{ApplyError, Verb},
     request::{create_json, get_json, merge_patch, paths},
 };
 
@@ -55,6 +55,7 @@ impl From<EnsureError> for CreateError {
                 let owner = owner.clone();
                 Self::Refused(Refusal::new(RefusalReason::NameConflict, error).particulars(owner))
             }
+            EnsureError::NodeFiles { .. } => Self::Refused(Refusal::new(RefusalReason::Rejected, error)),
             error @ (EnsureError::Missing { .. }
             | EnsureError::Unbound { .. }
             | EnsureError::Replacing { .. }) => {
@@ -93,10 +94,27 @@ impl CreateError {
 
 /// What the pod refers to needs a right that Kubeocean does not have.
 fn not_permitted(right: &str, error: &ApplyError) -> Refusal {
+    let (cluster, chart) = if is_of_worker(error) {
+        ("worker cluster", "kubeocean-worker")
+    } else {
+        ("computing cluster", "kubeocean")
+    };
     let message = format!(
-        "what the pod refers to cannot be copied: Kubeocean may not {right} in the worker cluster; whoever runs it must grant          that, as the chart kubeocean-worker does, or its admission refused this one"
+        "what the pod refers to cannot be copied: Kubeocean may not {right} in the {cluster}; whoever runs it must grant \
+         that, as the chart {chart} does, or its admission refused this one"
     );
     Refusal::new(RefusalReason::DependencyMissing, message).particulars(error.chain())
+}
+
+/// Whether the worker cluster answered a request about a vobj or its copy: only copies are made and deleted, and only they
+/// have names of TD-301.
+fn is_of_worker(error: &ApplyError) -> bool {
+    let ApplyError::Forbidden { verb, object, .. } = error else { return true };
+    let name = object.split('?').next().and_then(|path| path.rsplit('/').next());
+    let hash = name.and_then(|name| name.rsplit_once('-')).map(|(_, hash)| hash);
+    let is_copy =
+        hash.is_some_and(|hash| hash.len() == 32 && hash.bytes().all(|byte| byte.is_ascii_hexdigit()));
+    matches!(verb, Verb::Create | Verb::Delete) || is_copy
 }
 
 /// A refused request: reason and what would help, nothing that only those who run the worker cluster may see.
@@ -249,8 +267,9 @@ impl PodSync {
 mod tests {
     use rstest::rstest;
 
+    use kubeocean_api::name::phys_name;
+
     use super::*;
-    use kubeocean_runtime::error::Verb;
 
     const PATH: &str = "/api/v1/namespaces/worker-a/pods";
     const WORDS: &str = "admission webhook at 10.0.0.1 denied it for tenant-b";
@@ -276,12 +295,19 @@ mod tests {
         }
     }
 
-    #[test]
-    fn a_missing_right_is_named_with_what_helps() {
-        let object = "/api/v1/persistentvolumes/pv-1".to_owned();
-        let error = ApplyError::Forbidden { verb: Verb::Get, object, message: WORDS.into() };
+    #[rstest]
+    #[case::of_a_copy(Verb::Get, &format!("/{}", phys_name("pv-1", "")), "get persistentvolumes in the worker cluster")]
+    #[case::of_a_new_copy(Verb::Create, "", "create persistentvolumes in the worker cluster")]
+    #[case::of_the_original(
+        Verb::Patch,
+        "/pv-1?fieldManager=x",
+        "patch persistentvolumes in the computing cluster"
+    )]
+    fn a_missing_right_is_named_with_what_helps(#[case] verb: Verb, #[case] name: &str, #[case] right: &str) {
+        let object = format!("/api/v1/persistentvolumes{name}");
+        let error = ApplyError::Forbidden { verb, object, message: WORDS.into() };
         let CreateError::Refused(refusal) = EnsureError::from(error).into() else { panic!("it is told") };
-        assert!(refusal.message.contains("get persistentvolumes"), "{}", refusal.message);
+        assert!(refusal.message.contains(right) && !refusal.message.contains("  "), "{}", refusal.message);
         assert!(!refusal.message.contains("pv-1") && !refusal.message.contains("10.0.0.1"));
     }
 

@@ -128,6 +128,10 @@ pub(super) trait MappedKind: Sync {
     fn stays(&self, _annotation: &str) -> bool {
         false
     }
+    /// Whether the original stands for files of whatever node its pod is on, which Pod Security may not permit.
+    fn is_of_a_node(&self, _original: &Value) -> bool {
+        false
+    }
     /// What has to be read beside the object.
     fn neighbour(&self, _original: &Value) -> Option<Neighbour> {
         None

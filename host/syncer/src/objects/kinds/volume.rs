@@ -58,6 +58,9 @@ impl MappedKind for Volumes {
     fn is_of(&self, bearing: &Content, copy: &Content, _: &Scope) -> bool {
         volume_source::is_same(bearing, copy)
     }
+    fn is_of_a_node(&self, original: &Value) -> bool {
+        volume_source::is_of_a_node(original)
+    }
     fn stays(&self, annotation: &str) -> bool {
         is_storage_bookkeeping(annotation)
     }

@@ -54,6 +54,13 @@ fn says<'a>(source: &'a Value, member: &str) -> Option<&'a Value> {
     source.get(member).filter(|value| !(value.is_null() || **value == "" || **value == 0))
 }
 
+/// The volume is a path of whatever node its pod is on.
+pub(super) fn is_of_a_node(volume: &Value) -> bool {
+    ["hostPath", "local"]
+        .iter()
+        .any(|plugin| volume.pointer(&format!("/spec/{plugin}")).is_some_and(Value::is_object))
+}
+
 #[cfg(test)]
 mod tests {
     use rstest::rstest;
