@@ -1,7 +1,8 @@
 //! Type and name of the workload a vpod belongs to, for the labels of its ppod (TD-508).
 //!
 //! Only a ReplicaSet costs a request, once per ReplicaSet: its Deployment is what people know. A ReplicaSet that is
-//! gone already gives its own name. Invariant: the result is always a valid label value.
+//! gone already gives its own name. What is remembered is for the whole reference of a pod, its namespace included: whose
+//! ReplicaSet it is, is the pod's word, and a UID may be another tenant's. Invariant: the result is always a valid label value.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -44,8 +45,16 @@ pub struct Workloads {
 
 #[derive(Debug, Default)]
 struct Known {
-    by_uid: HashMap<Box<str>, Workload, RandomState>,
-    order: VecDeque<Box<str>>,
+    by_reference: HashMap<Reference, Workload, RandomState>,
+    order: VecDeque<Reference>,
+}
+
+/// What a pod says owns it.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct Reference {
+    namespace: Arc<str>,
+    name: Box<str>,
+    uid: Box<str>,
 }
 
 impl Workloads {
@@ -71,13 +80,15 @@ impl Workloads {
     async fn of_replica_set(
         &self,
         computing: &Client,
-        namespace: &str,
+        namespace: &Arc<str>,
         owner: &Owner,
     ) -> Result<Workload, ApplyError> {
-        let lane = self.hasher.hash_one(&owner.uid) % LANES as u64;
+        let reference =
+            Reference { namespace: namespace.clone(), name: owner.name.clone(), uid: owner.uid.clone() };
+        let lane = self.hasher.hash_one(&reference) % LANES as u64;
         let lane = usize::try_from(lane).unwrap_or_default();
         let _one_at_a_time = self.lanes[lane].lock().await;
-        if let Some(workload) = self.known.lock().by_uid.get(&owner.uid) {
+        if let Some(workload) = self.known.lock().by_reference.get(&reference) {
             return Ok(workload.clone());
         }
         let replica_set = get_json(computing, &paths::replica_set(namespace, &owner.name)).await?;
@@ -85,19 +96,19 @@ impl Workloads {
             .filter(|found| found["metadata"]["uid"] == *owner.uid)
             .and_then(|found| deployment(&found))
             .unwrap_or_else(|| plain(Some(owner)));
-        self.known.lock().remember(&owner.uid, &workload);
+        self.known.lock().remember(reference, &workload);
         Ok(workload)
     }
 }
 
 impl Known {
-    fn remember(&mut self, uid: &str, workload: &Workload) {
-        if self.by_uid.insert(uid.into(), workload.clone()).is_none() {
-            self.order.push_back(uid.into());
+    fn remember(&mut self, reference: Reference, workload: &Workload) {
+        if self.by_reference.insert(reference.clone(), workload.clone()).is_none() {
+            self.order.push_back(reference);
             if self.order.len() > REMEMBERED
                 && let Some(oldest) = self.order.pop_front()
             {
-                self.by_uid.remove(&oldest);
+                self.by_reference.remove(&oldest);
             }
         }
     }
@@ -131,6 +142,23 @@ mod tests {
         let found = json!({"metadata": {"ownerReferences": [{"kind": "Deployment", "name": "web"}]}});
         assert_eq!(deployment(&found), Some(Workload { kind: "deployment".into(), name: "web".into() }));
         assert_eq!(deployment(&json!({"metadata": {}})), None);
+    }
+
+    /// A tenant may write the UID of another's ReplicaSet, whose pods must not be called what he says, nor his as they are.
+    #[test]
+    fn what_one_pod_says_of_a_uid_holds_for_its_namespace_and_name_only() {
+        let reference = |namespace: &str, name: &str| Reference {
+            namespace: namespace.into(),
+            name: name.into(),
+            uid: "u".into(),
+        };
+        let workload = Workload { kind: "replicaset".into(), name: "forged".into() };
+        let mut known = Known::default();
+        known.remember(reference("attacker", "web-1"), &workload);
+        assert_eq!(known.by_reference.get(&reference("attacker", "web-1")), Some(&workload));
+        for (namespace, name) in [("victim", "web-1"), ("attacker", "web-2")] {
+            assert_eq!(known.by_reference.get(&reference(namespace, name)), None);
+        }
     }
 
     #[test]
