@@ -159,6 +159,10 @@ impl ApplyError {
         };
         let message = status.message.clone();
         match (status.code, status.reason.as_str()) {
+            // Not the server's words, but of somebody in front of it: they say nothing about the object.
+            (404, reason) if reason != "NotFound" && is_always_served(&object) => {
+                Self::Api { verb, object, source: Box::new(error) }
+            }
             (404, _) => Self::NotFound { verb, object },
             (409, "AlreadyExists") => Self::AlreadyExists { object },
             (409, _) => Self::Conflict { verb, object },
@@ -278,6 +282,20 @@ fn is_version(part: &str) -> bool {
     part.strip_prefix('v').is_some_and(|rest| rest.starts_with(|c: char| c.is_ascii_digit()))
 }
 
+/// Whether every API server has objects of this path. Of a kind it does not have, it says 404 without a reason.
+fn is_always_served(path: &str) -> bool {
+    let kinds = ["/apis/storage.k8s.io/v1/csinodes", "/apis/coordination.k8s.io/v1/namespaces/"];
+    if kinds.iter().any(|kind| path.starts_with(kind)) {
+        return true;
+    }
+    // Subresources came one by one.
+    let Some(parts) = path.strip_prefix("/api/v1/").map(|rest| rest.split('/').collect::<Vec<_>>()) else {
+        return false;
+    };
+    let object = if parts.first() == Some(&"namespaces") && parts.len() > 2 { 4 } else { 2 };
+    parts.len() <= object || parts.get(object..) == Some(&["status"])
+}
+
 /// The fields a refusal is about, each once.
 fn fields(status: &Status) -> Vec<String> {
     let causes = status.details.iter().flat_map(|details| &details.causes);
@@ -328,6 +346,27 @@ mod tests {
     ) {
         let error = format!("{:?}", classified(code, reason, cause));
         assert!(error.starts_with(expected), "{error}");
+    }
+
+    /// A load balancer without a server behind it says 404 as well; that an object is gone has to be said by the server.
+    #[rstest]
+    #[case::object("/api/v1/nodes/n", false)]
+    #[case::its_status("/api/v1/nodes/n/status", false)]
+    #[case::in_a_namespace("/api/v1/namespaces/a/pods/p", false)]
+    #[case::its_status_in_a_namespace("/api/v1/namespaces/a/pods/p/status", false)]
+    #[case::list("/api/v1/pods", false)]
+    #[case::lease("/apis/coordination.k8s.io/v1/namespaces/a/leases/l", false)]
+    #[case::csi_node("/apis/storage.k8s.io/v1/csinodes/n", false)]
+    #[case::subresource_that_may_be_missing("/api/v1/namespaces/a/pods/p/resize", true)]
+    #[case::kind_that_may_be_missing("/apis/cls.cloud.tencent.com/v1/logconfigs/l", true)]
+    fn absence_counts_in_the_servers_own_words(#[case] path: &str, #[case] in_any_words: bool) {
+        let of = |reason: &str| {
+            let status: Status = serde_json::from_value(json!({"code": 404, "reason": reason})).unwrap();
+            let error = ApplyError::from_kube(Verb::Get, path, kube::Error::Api(Box::new(status)));
+            matches!(error, ApplyError::NotFound { .. })
+        };
+        assert!(of("NotFound"));
+        assert_eq!(of("Failed to parse error data"), in_any_words);
     }
 
     #[test]

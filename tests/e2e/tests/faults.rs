@@ -7,6 +7,8 @@ use std::collections::{BTreeSet, HashMap};
 use std::time::Duration;
 
 use http::Method;
+use kubeocean_api::keys::annotation;
+use kubeocean_e2e::pods::{Objects, text};
 use kubeocean_e2e::storm::{RECOVERED, Shelter, Side, assert_few, pass, storm};
 use kubeocean_harness::faults::{Fault, Refusal, Requests, Rule, Served};
 use kubeocean_harness::wait_until;
@@ -125,6 +127,37 @@ async fn a_server_that_is_not_there_yet() {
         let asked = shelter.weather("unavailable", side, unavailable, while_it_starts).await;
         assert_few(&asked, while_it_starts, FEW);
     }
+}
+
+/// A load balancer says 404 while it has no server: nothing is gone because of that, no vnode and no pod.
+#[tokio::test]
+async fn a_load_balancer_that_finds_no_server() {
+    let shelter = Shelter::start("nowhere").await;
+    for side in SIDES {
+        let nowhere = each(Requests::all(), Fault::Refuse(Refusal::NoServer));
+        let asked = shelter.weather("nowhere", side, nowhere, SECONDS).await;
+        assert_few(&asked, SECONDS, FEW);
+    }
+
+    let stage = &shelter.stage;
+    let (computing, worker) =
+        (Objects::of(stage.binding.computing()).await, Objects::of(stage.binding.worker()).await);
+    let before = stage.wait_vnodes().await.remove(0);
+    let vnode = format!("/api/v1/nodes/{}", text(&before["metadata"]["name"]));
+    let writes = Requests::writes().about(&vnode);
+    shelter.proxy(Side::Computing).forget();
+    shelter.proxy(Side::Computing).inject(Rule::new(writes, Fault::Refuse(Refusal::NoServer)));
+    let node = text(&before["metadata"]["annotations"][annotation::PHYSICAL_NODE_NAME]);
+    let foul = json!({"metadata": {"labels": {"weather": "foul"}}});
+    worker.merge(&format!("/api/v1/nodes/{node}"), &foul).await;
+    wait_until("a write to fail", RECOVERED, async || {
+        shelter.proxy(Side::Computing).served().iter().any(|request| request.spoiled)
+    })
+    .await;
+    shelter.proxy(Side::Computing).heal();
+    let shown = |vnode: &Value| (vnode["metadata"]["labels"]["weather"] == "foul").then(|| vnode.clone());
+    let after = computing.wait("the vnode to follow its node", &vnode, shown).await;
+    assert_eq!(after["metadata"]["uid"], before["metadata"]["uid"]);
 }
 
 /// The client library reads a token file anew once a minute: a kubelet renews it long before it ends.

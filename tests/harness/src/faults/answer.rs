@@ -72,7 +72,7 @@ fn expired() -> AnyBody {
     whole(format!("{event}\n"))
 }
 
-/// A refusal in the form of an API server's.
+/// A refusal in the form of an API server's, or of somebody in front of it.
 pub(super) fn refuse(refusal: Refusal) -> Response<AnyBody> {
     let (code, reason, retry_after) = match refusal {
         Refusal::Conflict => (StatusCode::CONFLICT, "Conflict", None),
@@ -83,6 +83,11 @@ pub(super) fn refuse(refusal: Refusal) -> Response<AnyBody> {
         Refusal::InternalError => (StatusCode::INTERNAL_SERVER_ERROR, "InternalError", None),
         Refusal::Unavailable => (StatusCode::SERVICE_UNAVAILABLE, "ServiceUnavailable", None),
         Refusal::Unauthorized => (StatusCode::UNAUTHORIZED, "Unauthorized", None),
+        Refusal::NoServer => {
+            let mut answer = Response::new(whole("404 page not found\n".to_owned()));
+            *answer.status_mut() = StatusCode::NOT_FOUND;
+            return answer;
+        }
     };
     let mut answer = Response::new(whole(status(code, reason).to_string()));
     *answer.status_mut() = code;

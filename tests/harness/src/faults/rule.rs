@@ -108,6 +108,8 @@ pub enum Refusal {
     Unavailable,
     /// 401.
     Unauthorized,
+    /// 404 in plain text, as a load balancer says it that finds no server.
+    NoServer,
 }
 
 /// What happens to which requests.
