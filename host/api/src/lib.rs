@@ -18,6 +18,7 @@ pub mod quantity;
 pub mod resource;
 mod schema;
 pub mod validate;
+pub mod vnode;
 
 pub use binding::{ClusterBinding, ClusterBindingSpec, ClusterBindingStatus};
 pub use condition::Condition;

@@ -13,7 +13,10 @@
 use std::{net::IpAddr, sync::Arc};
 
 use crate::{
-    bindings::status::{self, Cleanup},
+    bindings::{
+        status::{self, Cleanup},
+        strays::look_once,
+    },
     config::SyncerConfig,
     connect,
     leases::apply::LeaseKeeper,
@@ -305,6 +308,10 @@ fn start_computing_side(leader: &Leader, tasks: &mut Tasks, cancel: &Cancellatio
         "vnodes",
         watch_vnodes(leader.computing.clone(), Arc::clone(nodes), Arc::clone(&vnodes), cancel.clone()),
     );
+    {
+        let (leader, cancel) = (leader.clone(), cancel.clone());
+        tasks.spawn("stray vnodes", async move { look_once(&leader, cancel).await });
+    }
     let keeper = LeaseKeeper::new(leader.leases.clone(), Arc::clone(nodes), Arc::clone(&leader.clock));
     tasks.spawn("leases", keeper.run(leader.health.begin("leases"), cancel.clone()));
     if leader.config.proxier_addresses.is_empty() {

@@ -174,6 +174,16 @@ async fn a_withdrawal_drains_is_called_off_and_ends() {
     assert!(users.stays("batch", &batch).await);
     assert!(shown.metadata.deletion_timestamp.is_none());
 
+    // Somebody takes off the labels it is watched by meanwhile: they come back, and it is the same vnode.
+    let marks = json!({"metadata": {"labels": {label::MANAGED_BY: null, label::CLUSTER_BINDING: null}}});
+    merge(&leasing.virtual_nodes().await, &vnode, marks).await;
+    let marked = |vnode: &Node| {
+        let shown = vnode.labels();
+        shown.contains_key(label::MANAGED_BY) && shown.contains_key(label::CLUSTER_BINDING)
+    };
+    let shown = leasing.one(&node, "its labels", marked).await;
+    assert_eq!((shown.uid(), draining(&shown).as_deref()), (first.uid(), Some("PolicyLost")));
+
     // Called off.
     leasing.edit(policy).await;
     let shown =

@@ -3,4 +3,4 @@
 pub(crate) mod deletion;
 pub(crate) mod finalizer;
 pub(crate) mod status;
-mod strays;
+pub(crate) mod strays;

@@ -23,7 +23,7 @@ use super::{
     decide::NodeRuntime,
     index::Snapshot,
     metadata::ExpectedMetadata,
-    store::NodeCounters,
+    store::{NodeCounters, NodeStore},
     view::NodeView,
 };
 use crate::policies::apply::Hold;
@@ -44,6 +44,8 @@ const MANY: usize = 64;
 /// How long a label waits then, and how much longer for each node that is before it: they must not come back together.
 const LABEL_LATER: Duration = Duration::from_secs(3);
 const LABEL_EACH: Duration = Duration::from_millis(10);
+/// However many nodes are looked at all the time, a label is written after this time.
+const LABEL_LATEST: Duration = Duration::from_secs(30);
 
 /// What became of an action.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -177,10 +179,10 @@ async fn one(
             }
         }
         Action::LabelWorkerNode { node, policy } => {
-            let ahead = runtime.store.queue.len();
-            if policy.is_some() && ahead >= MANY {
-                let each = LABEL_EACH.saturating_mul(u32::try_from(ahead).unwrap_or(u32::MAX));
-                return Ok(Done::After(LABEL_LATER.saturating_add(each)));
+            if policy.is_some()
+                && let Some(wait) = label_waits(&runtime.store, &node)
+            {
+                return Ok(Done::After(wait));
             }
             if !set_label(runtime, &node, policy.as_deref()).await {
                 return Ok(Done::After(SOFT_RETRY));
@@ -212,6 +214,18 @@ async fn one(
     Ok(Done::Now)
 }
 
+/// How long the label of a node is put off; `None`: it is written now.
+fn label_waits(store: &NodeStore, node: &str) -> Option<Duration> {
+    let ahead = store.queue.len();
+    let waited = store.label_waits_since(node, ahead >= MANY)?.elapsed();
+    let each = LABEL_EACH.saturating_mul(u32::try_from(ahead).unwrap_or(u32::MAX));
+    let left = LABEL_LATEST.checked_sub(waited).filter(|left| !left.is_zero());
+    if left.is_none() {
+        store.label_waits_since(node, false);
+    }
+    left.map(|left| left.min(LABEL_LATER.saturating_add(each)))
+}
+
 /// What counts the action once it is done.
 fn counter<'c>(counters: &'c NodeCounters, action: &Action) -> Option<&'c AtomicU64> {
     Some(match action {
@@ -234,16 +248,18 @@ fn saw(runtime: &NodeRuntime, answer: Value) -> Option<String> {
     Some(version)
 }
 
-/// Reads a vnode of which nobody said what became of the last write: planned from what was known before it, the next
-/// plan could pass over the policy that the write named (BU section 13).
+/// Reads a vnode of which nobody said what became of the last write, or which its watch shows no more. Planned from what was
+/// known before the write, the next plan could pass over the policy that the write named (BU section 13); one that only
+/// lost its labels is still ours, whatever is decided about it.
 pub(super) async fn settle(runtime: &NodeRuntime, vnode: &str) -> Outcome {
+    let known = runtime.store.vnode(vnode).map(|known| known.uid);
     match get_json(&runtime.computing, &paths::node(vnode)).await {
         Ok(live) => {
             let live = live.and_then(|live| serde_json::from_value(live).ok());
-            runtime.store.settle_vnode(vnode, live);
+            runtime.store.settle_vnode(vnode, known.as_deref(), live);
             Outcome::Stale
         }
-        Err(error) => error.log(vnode, "read what was written"),
+        Err(error) => error.log(vnode, "read it"),
     }
 }
 

@@ -9,7 +9,7 @@ mod decided;
 mod tests;
 
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     sync::Arc,
 };
 
@@ -62,8 +62,9 @@ pub struct Index {
     port_news: BTreeSet<VnodeName>,
     written: HashMap<VnodeName, Written>,
     decided: HashMap<VnodeName, Decided>,
-    /// Vnodes of which nobody said what became of the last write that names a policy.
-    unsettled: BTreeSet<VnodeName>,
+    /// Vnodes that have to be read before anything is decided about them, with the version a read must have reached:
+    /// nobody said what became of the last write that names a policy, or the watch shows them no more.
+    unsettled: BTreeMap<VnodeName, u64>,
     /// Vnodes that went.
     left: Tombstones,
 }
@@ -97,7 +98,7 @@ impl Index {
             port_news: BTreeSet::new(),
             written: HashMap::new(),
             decided: HashMap::new(),
-            unsettled: BTreeSet::new(),
+            unsettled: BTreeMap::new(),
             left: Tombstones::default(),
         }
     }
@@ -174,7 +175,19 @@ impl Index {
                 || finalizers.iter().any(|one| one == kubeocean_api::keys::finalizer::VNODE))
     }
 
-    /// A vnode is gone at a version, or only lost a label the watch selects by.
+    /// The watch shows a vnode no more, as of a version: it is gone, or only lost a label the watch selects by. What is
+    /// known of it stands until it has been read.
+    pub fn miss_vnode(&mut self, name: &str, uid: &str, at: u64) -> Option<VnodeName> {
+        let Some((key, _)) = self.vnodes.get_key_value(name).filter(|(_, known)| known.uid() == uid) else {
+            self.left.add(uid, at);
+            return None;
+        };
+        let key = Arc::clone(key);
+        self.unsettled.insert(Arc::clone(&key), at);
+        Some(key)
+    }
+
+    /// A vnode is gone at a version.
     pub fn remove_vnode(&mut self, name: &str, uid: &str, at: u64) -> Option<VnodeName> {
         self.left.add(uid, at);
         let (key, known) = self.vnodes.get_key_value(name)?;
@@ -187,20 +200,23 @@ impl Index {
         Some(key)
     }
 
-    /// The complete list of vnodes.
+    /// The complete list of vnodes that the watch selects. What is known of others stands until they have been read.
     pub fn reset_vnodes(&mut self, all: Vec<NodeView>) -> BTreeSet<VnodeName> {
         let mut dirty: BTreeSet<VnodeName> = self.vnodes.keys().cloned().collect();
         let before = std::mem::take(&mut self.vnodes);
         for vnode in all {
             dirty.extend(self.set_vnode(vnode));
         }
-        let same = |name: &VnodeName| match (before.get(name), self.vnodes.get(name)) {
-            (Some(old), Some(new)) => old.uid() == new.uid(),
-            _ => false,
+        let replaced = |name: &VnodeName| match (before.get(name), self.vnodes.get(name)) {
+            (Some(old), Some(new)) => old.uid() != new.uid(),
+            (old, _) => old.is_none(),
         };
-        self.written.retain(|name, _| same(name));
-        for gone in before.values().filter(|vnode| !self.vnodes.contains_key(vnode.name())) {
-            self.left.add(gone.uid(), version(&gone.metadata));
+        self.written.retain(|name, _| !replaced(name));
+        for (name, missed) in before {
+            if !self.vnodes.contains_key(&name) {
+                self.unsettled.insert(Arc::clone(&name), version(&missed.metadata));
+                self.vnodes.insert(name, missed);
+            }
         }
         dirty
     }

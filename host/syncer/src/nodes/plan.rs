@@ -10,6 +10,7 @@ use kubeocean_api::{
     keys::{annotation, condition_type, finalizer, label, taint},
     quantity::Rounding,
     resource::{floor_to_granularity, from_base_units, to_base_units},
+    vnode::missing_marks,
 };
 
 use super::{
@@ -155,6 +156,7 @@ fn plan_withdrawal(input: &NodeInput<'_>, cause: Cause) -> NodePlan {
     let mut actions = Vec::new();
     actions.extend(unlabel_worker_node(input));
     let Some(vnode) = input.vnode else { return NodePlan { actions, ..NodePlan::default() } };
+    actions.extend(mark_anew(input, vnode));
     let pnode = input.pnode.filter(|_| cause != Cause::NodeReplaced);
     let withdrawal = Withdrawal {
         now: input.now,
@@ -396,6 +398,9 @@ fn evict(pods: &[PodOnVnode], actions: &mut Vec<Action>) {
 /// Nothing new is decided: conditions and addresses are kept current, and nothing is offered that others took (BU-906).
 fn mirror(input: &NodeInput<'_>) -> Vec<Action> {
     let (Some(vnode), Some(pnode)) = (input.vnode, input.pnode) else { return Vec::new() };
+    if let Some(marks) = mark_anew(input, vnode) {
+        return vec![marks];
+    }
     let (wanted, addresses) = (told(input, Some(pnode), vnode), addresses_of(input, vnode));
     let taints = reachability_taint(vnode, input.loss.is_some());
     let written = Written::conditions_of(pnode, input.written);
@@ -409,6 +414,12 @@ fn mirror(input: &NodeInput<'_>) -> Vec<Action> {
     let status = Action::show(vnode, shown);
     // One of the two per round: both carry the version this was computed from.
     taints.map(Action::PatchVnode).or(status).into_iter().collect()
+}
+
+/// The labels it is watched by, where no other write brings them back.
+fn mark_anew(input: &NodeInput<'_>, vnode: &NodeView) -> Option<Action> {
+    let labels = missing_marks(&vnode.metadata, &input.binding.name);
+    (!labels.is_empty()).then(|| Action::PatchVnode(NodeChanges { labels, ..NodeChanges::of(vnode) }))
 }
 
 /// Published quantities that others no longer leave, as they are to be published.

@@ -10,7 +10,7 @@ mod surroundings;
 mod tests;
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeSet, HashMap},
     fmt,
     net::IpAddr,
     sync::{Arc, atomic::AtomicU64},
@@ -41,6 +41,9 @@ pub use surroundings::{Readiness, Surroundings};
 
 /// A vnode of this age or less is young (BU section 10).
 const YOUNG: Duration = Duration::from_secs(10);
+
+/// After this time nobody waits for a node's label.
+const FORGOTTEN: Duration = Duration::from_mins(10);
 
 /// A vnode as other concerns see it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -107,8 +110,10 @@ struct State {
     undecided: BTreeSet<VnodeName>,
     proxier: Vec<IpAddr>,
     loss: Option<WorkerLoss>,
+    /// Since when the label of a worker node is put off.
+    unlabelled: HashMap<Box<str>, Instant>,
     /// When a node's change of requests was last acted on.
-    woken: std::collections::HashMap<VnodeName, Instant>,
+    woken: HashMap<VnodeName, Instant>,
 }
 
 impl fmt::Debug for NodeStore {
@@ -139,7 +144,8 @@ impl NodeStore {
             undecided: BTreeSet::new(),
             proxier: Vec::new(),
             loss: None,
-            woken: std::collections::HashMap::new(),
+            unlabelled: HashMap::new(),
+            woken: HashMap::new(),
         };
         let store = Arc::new(Self {
             identity,
@@ -224,6 +230,20 @@ impl NodeStore {
     pub fn wake_all(&self) {
         let keys = self.state.lock().index.keys();
         self.queue.add_all(keys);
+    }
+
+    /// Since when the label of a worker node has been put off; `None` unless it is put off now.
+    pub(super) fn label_waits_since(&self, node: &str, put_off: bool) -> Option<Instant> {
+        let unlabelled = &mut self.state.lock().unlabelled;
+        if !put_off {
+            unlabelled.remove(node);
+            return None;
+        }
+        if unlabelled.len() > changes::REMEMBERED {
+            // Those of nodes that went meanwhile.
+            unlabelled.retain(|_, since| since.elapsed() < FORGOTTEN);
+        }
+        Some(*unlabelled.entry(node.into()).or_insert_with(Instant::now))
     }
 
     /// One vnode.

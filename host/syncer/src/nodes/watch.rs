@@ -9,7 +9,7 @@ use std::{
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::{Api, Client, runtime::watcher::Config};
-use kubeocean_api::{keys::label, name::fit_label_value};
+use kubeocean_api::{name::fit_label_value, vnode};
 use parking_lot::Mutex;
 use serde::Deserialize;
 use tokio_util::sync::CancellationToken;
@@ -73,7 +73,7 @@ impl Sink<NodeView> for Vnodes {
         self.0.saw_vnode(vnode);
     }
     fn delete(&self, vnode: NodeView) {
-        self.0.lost_vnode(vnode.name(), vnode.uid(), version(&vnode.metadata));
+        self.0.missed_vnode(vnode.name(), vnode.uid(), version(&vnode.metadata));
     }
     fn reset(&self, all: Vec<NodeView>) {
         self.0.reset_vnodes(all);
@@ -88,13 +88,7 @@ pub async fn watch_vnodes(
     health: Arc<WatchHealth>,
     cancel: CancellationToken,
 ) {
-    let selector = format!(
-        "{}={},{}={}",
-        label::MANAGED_BY,
-        label::MANAGED_BY_VALUE,
-        label::CLUSTER_BINDING,
-        fit_label_value(&store.identity().binding)
-    );
+    let selector = vnode::selector(&store.identity().binding);
     let spec =
         WatchSpec { name: "vnodes", api: Api::all(computing), config: Config::default().labels(&selector) };
     watch_into(spec, Arc::new(Vnodes(store)), health, cancel).await;

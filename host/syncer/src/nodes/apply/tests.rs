@@ -130,7 +130,7 @@ async fn a_write_that_nobody_answered_is_not_counted_and_to_be_looked_up() {
 }
 
 /// New vnodes do not wait for labels (BU-408); alone, the write would have been tried, and failed.
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_label_waits_while_many_nodes_are_looked_at() {
     let (runtime, _) = runtime();
     let label = || vec![Action::LabelWorkerNode { node: "n1".into(), policy: Some("p".into()) }];
@@ -139,6 +139,12 @@ async fn a_label_waits_while_many_nodes_are_looked_at() {
     runtime.store.queue.add_all((0..MANY).map(|n| format!("vnode-{n}").into()));
     let busy = perform(&runtime, VNODE, &Snapshot::default(), label()).await;
     assert_eq!(busy, Ok(Some(LABEL_LATER + LABEL_EACH * 64)));
+    tokio::time::advance(LABEL_LATEST - Duration::from_secs(1)).await;
+    let soon = perform(&runtime, VNODE, &Snapshot::default(), label()).await;
+    assert_eq!(soon, Ok(Some(Duration::from_secs(1))));
+    tokio::time::advance(Duration::from_secs(1)).await;
+    let tried = perform(&runtime, VNODE, &Snapshot::default(), label()).await;
+    assert_eq!(tried, Ok(Some(SOFT_RETRY)), "it does not wait for ever");
     let gone = vec![Action::LabelWorkerNode { node: "n1".into(), policy: None }];
     let removed = perform(&runtime, VNODE, &Snapshot::default(), gone).await;
     assert_eq!(removed, Ok(Some(SOFT_RETRY)), "the removal comes first in a withdrawal");

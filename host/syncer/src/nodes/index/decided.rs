@@ -53,17 +53,20 @@ impl Index {
 
     /// The answer to a write that names a policy is missing: what was decided stands until the vnode has been read.
     pub fn not_answered(&mut self, vnode: &str) {
-        self.unsettled.insert(vnode.into());
+        self.unsettled.entry(vnode.into()).or_default();
     }
 
     /// Whether the vnode has to be read before it is decided anew.
     pub fn is_unsettled(&self, vnode: &str) -> bool {
-        self.unsettled.contains(vnode)
+        self.unsettled.contains_key(vnode)
     }
 
-    /// The vnode has been read.
-    pub fn settled(&mut self, vnode: &str) {
-        self.unsettled.remove(vnode);
+    /// The vnode has been read, at this version; `None`: there is none.
+    pub fn settled(&mut self, vnode: &str, read: Option<u64>) {
+        // The watch may have missed it since.
+        if self.unsettled.get(vnode).is_some_and(|needed| read.is_none_or(|read| read >= *needed)) {
+            self.unsettled.remove(vnode);
+        }
     }
 
     /// All decisions, by vnode.

@@ -2,13 +2,16 @@
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
-use kubeocean_api::keys::annotation;
+use kubeocean_api::{keys::annotation, vnode::is_marked};
 use tokio::time::Instant;
 
 use super::NodeStore;
-use crate::nodes::{
-    index::{Index, VnodeName},
-    view::NodeView,
+use crate::{
+    nodes::{
+        index::{Index, VnodeName},
+        view::NodeView,
+    },
+    tombstones::version,
 };
 
 /// Quiet time before a change of requests is acted on.
@@ -16,7 +19,7 @@ const QUIET: Duration = Duration::from_millis(200);
 /// Longest time between two reactions to a stream of such changes.
 const STREAM: Duration = Duration::from_secs(1);
 /// Beyond so many remembered reactions, those that no longer matter are forgotten.
-const REMEMBERED: usize = 1024;
+pub(super) const REMEMBERED: usize = 1024;
 
 impl NodeStore {
     /// A worker node as an answer shows it: until the watch does, nobody shall write its label once more.
@@ -46,7 +49,15 @@ impl NodeStore {
         self.tell_policies(policies);
     }
 
-    /// A vnode is gone at a version, or only lost a label the watch selects by.
+    /// The watch shows a vnode no more: it is gone, or only lost a label the watch selects by. It is read first.
+    pub(in crate::nodes) fn missed_vnode(&self, name: &str, uid: &str, at: u64) {
+        let missed = self.state.lock().index.miss_vnode(name, uid, at);
+        if let Some(name) = missed {
+            self.queue.add(name);
+        }
+    }
+
+    /// A vnode is gone at a version.
     pub fn lost_vnode(&self, name: &str, uid: &str, at: u64) {
         let (removed, applied) = {
             let mut state = self.state.lock();
@@ -73,12 +84,20 @@ impl NodeStore {
         self.state.lock().index.is_unsettled(vnode)
     }
 
-    /// The vnode as it was read after such a write; `None`: there is none.
-    pub(in crate::nodes) fn settle_vnode(&self, name: &str, live: Option<NodeView>) {
-        if let Some(live) = live {
+    /// The vnode as it was read since; `None`: there is none. `known` is the UID that was known before the read: the one
+    /// under the name now may be another, and a node without our labels is only ours if it was before.
+    pub(in crate::nodes) fn settle_vnode(&self, name: &str, known: Option<&str>, live: Option<NodeView>) {
+        let at = live.as_ref().map(|live| version(&live.metadata));
+        if let Some(uid) = known.filter(|uid| live.as_ref().is_none_or(|live| live.uid() != *uid)) {
+            self.lost_vnode(name, uid, u64::MAX);
+        }
+        let ours = |live: &NodeView| {
+            known == Some(live.uid()) || is_marked(&live.metadata, &self.identity().binding)
+        };
+        if let Some(live) = live.filter(ours) {
             self.saw_vnode(live);
         }
-        self.state.lock().index.settled(name);
+        self.state.lock().index.settled(name, at);
     }
 
     pub(in crate::nodes) fn reset_vnodes(&self, all: Vec<NodeView>) {

@@ -35,18 +35,42 @@ fn a_vnode_that_names_another_binding_is_not_ours() {
     }
 }
 
-/// Its finalizer waits for the last vnode that names it, also for one that went while nobody watched.
+/// Its finalizer waits for the last vnode that names it, also for one that went while nobody watched: a list tells only
+/// that the vnode has to be read.
 #[test]
 fn a_policy_hears_of_vnodes_that_went_unseen() {
     let store = store();
     let mut named = vnode("vnode-cls-a-n1", 1, 20_001);
     named.annotations = named.annotations.with(annotation::POLICIES_APPLIED, "p");
     store.saw_vnode(named);
+    store.reset_vnodes(Vec::new());
+    assert!(store.is_unsettled("vnode-cls-a-n1") && store.vnode("vnode-cls-a-n1").is_some());
     let heard = Arc::new(Mutex::new(Vec::new()));
     let ears = Arc::clone(&heard);
     store.on_policy_usage_change(move |policy| ears.lock().push(policy.to_owned()));
-    store.reset_vnodes(Vec::new());
+    store.settle_vnode("vnode-cls-a-n1", Some("vnode-cls-a-n1"), None);
     assert_eq!(*heard.lock(), ["p"]);
+    assert!(!store.is_unsettled("vnode-cls-a-n1") && store.vnode("vnode-cls-a-n1").is_none());
+}
+
+/// What the watch no longer shows may only have lost its labels; another node of its name is not ours.
+#[test]
+fn a_vnode_that_its_watch_misses_stands_until_it_is_read() {
+    const NAME: &str = "vnode-cls-a-n1";
+    let store = store();
+    store.saw_vnode(vnode(NAME, 3, 20_001));
+    store.missed_vnode(NAME, NAME, 5);
+    assert!(store.is_unsettled(NAME) && store.vnode(NAME).is_some());
+    store.settle_vnode(NAME, Some(NAME), Some(vnode(NAME, 4, 20_001)));
+    assert!(store.is_unsettled(NAME), "read before it was missed");
+    store.settle_vnode(NAME, Some(NAME), Some(vnode(NAME, 5, 20_001)));
+    assert!(!store.is_unsettled(NAME));
+    assert_eq!(store.snapshot(NAME).vnode.unwrap().resource_version(), "5");
+    store.missed_vnode(NAME, NAME, 6);
+    let mut another = vnode(NAME, 7, 20_001);
+    another.metadata.uid = Some("another".to_owned());
+    store.settle_vnode(NAME, Some(NAME), Some(another));
+    assert!(!store.is_unsettled(NAME) && store.vnode(NAME).is_none());
 }
 
 #[test]

@@ -133,7 +133,12 @@ impl World {
 
     fn list(&mut self, kind: Kind) {
         self.clusters.events.get_mut(&kind).unwrap().clear();
-        self.syncer.list(kind, self.clusters.all(kind));
+        let first = self.syncer.unlisted.contains(&kind);
+        self.syncer.list(kind, &self.clusters.listed(kind));
+        if first && kind == Kind::Vnode {
+            let identity = self.syncer.store.identity().clone();
+            self.clusters.mark_anew(&identity);
+        }
     }
 
     /// Looks at the next node whose turn has come. Says whether there was one.

@@ -2,11 +2,19 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use kubeocean_api::keys::finalizer;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use kubeocean_api::{
+    keys::finalizer,
+    vnode::{is_left, is_marked, missing_marks},
+};
+use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::oracle::{Objects, View};
-use crate::{nodes::tests::model::merge, simulation::trace};
+use crate::{
+    nodes::{index::Identity, tests::model::merge},
+    simulation::trace,
+};
 
 /// What is watched.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -78,14 +86,26 @@ impl Clusters {
         let finalizers = object["metadata"]["finalizers"].as_array().is_some_and(|list| !list.is_empty());
         let waits = matches!(kind, Kind::Vpod | Kind::Pnode | Kind::WorkerPod);
         let there = object["metadata"].get("deletionTimestamp").is_none() || finalizers || waits;
-        if there {
-            self.objects.get_mut(&kind).unwrap().insert(name, object.clone());
-        } else {
-            self.objects.get_mut(&kind).unwrap().remove(&name);
-        }
+        let objects = self.objects.get_mut(&kind).unwrap();
+        let before = if there { objects.insert(name, object.clone()) } else { objects.remove(&name) };
         trace(|| format!("    {kind:?} {} {object}", if there { "is" } else { "goes" }));
-        self.events.get_mut(&kind).unwrap().push_back((object.clone(), there));
+        self.tell(kind, before.as_ref(), &object, there);
         object
+    }
+
+    /// The watch of vnodes selects by labels: one that loses them looks as if it was gone.
+    fn tell(&mut self, kind: Kind, before: Option<&Value>, object: &Value, there: bool) {
+        let (was, is) = (before.is_some_and(|it| selected(kind, it)), selected(kind, object));
+        let shown = there && is;
+        if shown || was || (is && !there) {
+            self.events.get_mut(&kind).unwrap().push_back((object.clone(), shown));
+        }
+    }
+
+    /// What a list of the watch shows.
+    pub(super) fn listed(&self, kind: Kind) -> Objects {
+        let shown = self.objects[&kind].iter().filter(|(_, object)| selected(kind, object));
+        shown.map(|(name, object)| (name.clone(), object.clone())).collect()
     }
 
     /// Changes an object, if it is there.
@@ -126,7 +146,26 @@ impl Clusters {
     /// Gone, whatever was waited for.
     pub(super) fn remove(&mut self, kind: Kind, name: &str) {
         if let Some(object) = self.objects.get_mut(&kind).unwrap().remove(name) {
-            self.events.get_mut(&kind).unwrap().push_back((object, false));
+            self.tell(kind, Some(&object), &object, false);
+        }
+    }
+
+    /// Vnodes that lost their labels while nobody looked get them back.
+    pub(super) fn mark_anew(&mut self, identity: &Identity) {
+        let lost = |vnode: &Value| {
+            is_left(&metadata(vnode), BINDING, &identity.cluster_id) && !selected(Kind::Vnode, vnode)
+        };
+        let strays: Vec<(String, Value)> = self
+            .all(Kind::Vnode)
+            .iter()
+            .filter(|(_, vnode)| lost(vnode))
+            .map(|(name, vnode)| {
+                let labels = missing_marks(&metadata(vnode), BINDING);
+                (name.clone(), json!({"metadata": {"labels": labels}}))
+            })
+            .collect();
+        for (name, patch) in strays {
+            self.patch(Kind::Vnode, &name, &patch).unwrap();
         }
     }
 
@@ -140,6 +179,14 @@ impl Clusters {
     pub(super) fn truth(&self) -> View<'_> {
         view(&self.objects)
     }
+}
+
+fn metadata(object: &Value) -> ObjectMeta {
+    ObjectMeta::deserialize(&object["metadata"]).unwrap()
+}
+
+fn selected(kind: Kind, object: &Value) -> bool {
+    kind != Kind::Vnode || is_marked(&metadata(object), BINDING)
 }
 
 /// The part of some objects that a lease depends on.

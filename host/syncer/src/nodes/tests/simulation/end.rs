@@ -23,6 +23,7 @@ impl World {
         for (name, vnode) in self.clusters.all(Kind::Vnode) {
             let node = name.strip_prefix("vnode-cls-a-").unwrap();
             assert!(nodes.iter().any(|it| it == node), "{name} is left behind: {vnode}");
+            assert!(self.clusters.listed(Kind::Vnode).contains_key(name), "{name} is not watched: {vnode}");
         }
         for (name, policy) in self.clusters.all(Kind::Policy) {
             assert_eq!(

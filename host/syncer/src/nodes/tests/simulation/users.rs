@@ -251,8 +251,14 @@ fn edit_vnode(clusters: &mut Clusters, random: &mut Random, vnode: &str, keys: &
     else {
         return;
     };
-    match random.below(8) {
+    match random.below(9) {
         0 => clusters.delete(Kind::Vnode, vnode, None).unwrap(),
+        8 => {
+            let key = random.pick(&[label::MANAGED_BY, label::CLUSTER_BINDING]);
+            clusters.edit(Kind::Vnode, vnode, |node| {
+                node["metadata"]["labels"].as_object_mut().unwrap().remove(key);
+            });
+        }
         1..=3 => {
             let key = format!("users.example/{}", random.below(3));
             clusters.edit(Kind::Vnode, vnode, |node| {

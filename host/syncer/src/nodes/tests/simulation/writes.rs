@@ -182,7 +182,8 @@ impl World {
         let live =
             self.clusters.get(Kind::Vnode, vnode).map(|live| serde_json::from_value(live.clone()).unwrap());
         trace(|| format!("{} {vnode} is read: {}", self.now(), live.is_some()));
-        self.syncer.store.settle_vnode(vnode, live);
+        let known = self.syncer.store.vnode(vnode).map(|known| known.uid);
+        self.syncer.store.settle_vnode(vnode, known.as_deref(), live);
         self.met.settled += 1;
         Outcome::Stale
     }
