@@ -73,10 +73,6 @@ impl CsiNodeSync {
             snapshot = self.store.snapshot(vnode);
         }
         let Snapshot { vnode: found, original, copy } = &snapshot;
-        let original = match original {
-            Original::Known(original) => Some(original.as_ref()),
-            Original::Unread | Original::Absent => None,
-        };
         let plan = plan(&Input {
             now: self.clock.now(),
             identity,

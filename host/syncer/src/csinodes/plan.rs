@@ -14,7 +14,7 @@ use kubeocean_api::{
 use kubeocean_runtime::clock::rfc3339;
 use serde_json::{Map, Value, json};
 
-use super::view::CsiNode;
+use super::{index::Original, view::CsiNode};
 use crate::nodes::{index::Identity, metadata::DenyList, store::VnodeRef, view::Texts};
 
 /// Everything about one CSINode at one moment.
@@ -31,7 +31,7 @@ pub struct Input<'a> {
     /// The vnode.
     pub vnode: Option<&'a VnodeRef>,
     /// The worker's CSINode; only looked at if there is a vnode.
-    pub original: Option<&'a CsiNode>,
+    pub original: &'a Original,
     /// What is known under the vnode's name.
     pub copy: Option<&'a CsiNode>,
 }
@@ -88,8 +88,11 @@ pub fn plan(input: &Input<'_>) -> Plan {
     if !vnode.ours {
         return Plan::NotOurVnode;
     }
-    let Some(original) = input.original.filter(|original| !original.deleting()) else {
-        return nothing_to_mirror();
+    let original = match input.original {
+        Original::Known(original) if !original.deleting() => original.as_ref(),
+        Original::Known(_) | Original::Absent => return nothing_to_mirror(),
+        // It was not to be read, because the vnode does not name its node: nobody knows that there is none.
+        Original::Unread => return Plan::NotOurVnode,
     };
     if vnode.worker_node.as_deref() != Some(original.name()) {
         return Plan::NotOurVnode;

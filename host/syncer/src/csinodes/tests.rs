@@ -57,6 +57,11 @@ fn file() -> Value {
 }
 
 fn planned(vnode: Option<&VnodeRef>, original: Option<&CsiNode>, copy: Option<&CsiNode>) -> Plan {
+    let original = original.map_or(Original::Absent, |original| Original::Known(Arc::new(original.clone())));
+    planned_of(vnode, &original, copy)
+}
+
+fn planned_of(vnode: Option<&VnodeRef>, original: &Original, copy: Option<&CsiNode>) -> Plan {
     let (identity, deny) = (identity(), DenyList::default());
     plan(&Input { now: now(), identity: &identity, deny: &deny, name: VNODE, vnode, original, copy })
 }
@@ -177,6 +182,16 @@ fn without_vnode_or_original_the_copy_goes() {
 fn changes_of_the_original(#[case] drivers: Value, #[case] expected: &[&str]) {
     let copy = converged(&json!([disk("i-1"), file()]));
     assert_eq!(names(planned(Some(&our_vnode(VNODE)), Some(&original(&drivers)), Some(&copy))), expected);
+}
+
+/// A vnode whose marks somebody edited names no node whose CSINode could be read; its copy stays until they are restored.
+#[test]
+fn a_copy_goes_only_when_it_is_known_that_its_original_is_gone() {
+    let copy = converged(&json!([disk("i-1")]));
+    let edited = VnodeRef { worker_node: None, ..our_vnode(VNODE) };
+    assert_eq!(planned_of(Some(&edited), &Original::Unread, Some(&copy)), Plan::NotOurVnode);
+    assert_eq!(names(planned_of(Some(&edited), &Original::Absent, Some(&copy))), ["delete CSINode"]);
+    assert_eq!(names(planned_of(None, &Original::Unread, Some(&copy))), ["delete CSINode"]);
 }
 
 #[test]
