@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use kubeocean_api::keys::{annotation, finalizer, label, taint};
 use kubeocean_e2e::leasing::generous;
-use kubeocean_e2e::pods::{DEADLINE, Objects, condition, pod_path};
+use kubeocean_e2e::pods::{DEADLINE, Objects, condition, core_path, pod_path};
 use kubeocean_e2e::rights::assert_manager_rights;
 use kubeocean_harness::program::kubeocean_binary;
 use kubeocean_harness::site::{SYNCER_ACCOUNT, SYSTEM_NAMESPACE};
@@ -455,6 +455,79 @@ async fn every_mistake_in_a_secret_has_its_reason_and_mending_it_is_enough() {
     assert!(mended.elapsed() < generous(PROMISE), "{:?}", mended.elapsed());
     assert!(!std::path::Path::new(&marker).exists(), "the command of the kubeconfig was run");
     assert_manager_rights(site.computing());
+}
+
+/// MC section 5: nothing of the worker is needed, and nothing in it is touched.
+#[tokio::test]
+async fn a_worker_that_is_gone_for_good_is_given_up() {
+    let site = shared_manager().await;
+    let computing = Objects::of(site.computing()).await;
+    let binding = bind(site, BindingSpec::new("given-up"), 1).await;
+    let worker = Objects::of(binding.worker()).await;
+    wait_ready(&computing, binding.name()).await;
+    let vnode = text(&wait_vnodes(&computing, binding.name(), 1).await[0]["metadata"]["name"]);
+    site.computing().create_namespace("given-up").await.expect("a namespace");
+    let settings = core_path("given-up", "configmaps", "settings");
+    let content = json!({
+        "apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "settings", "finalizers": ["users.example/x"]},
+        "data": {"a": "b"},
+    });
+    let before = computing.create("/api/v1/namespaces/given-up/configmaps", &content).await;
+    let pod = |name: &str| {
+        json!({
+            "apiVersion": "v1", "kind": "Pod", "metadata": {"name": name},
+            "spec": {
+                "automountServiceAccountToken": false, "nodeName": vnode,
+                "containers": [{"name": "c", "image": "batch:1", "envFrom": [{"configMapRef": {"name": "settings"}}]}],
+            },
+        })
+    };
+    computing.create("/api/v1/namespaces/given-up/pods", &pod("batch")).await;
+    let running = |pod: &Value| (pod["status"]["phase"] == "Running").then(|| pod.clone());
+    let path = pod_path("given-up", "batch");
+    let vpod = computing.wait("the pod to run", &path, running).await;
+    let copy = text(&vpod["metadata"]["annotations"][annotation::PHYSICAL_POD_NAME]);
+    let kept = json!({"metadata": {"finalizers": ["users.example/x"]}});
+    computing.merge(&path, &kept).await;
+    let lease = format!("/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases/{vnode}");
+    assert!(computing.get(&lease).await.is_some());
+
+    let gone = binding.worker().token_kubeconfig(SYSTEM_NAMESPACE, "not-a-token");
+    binding.write_kubeconfig(&gone).await.expect("a Secret");
+    wait_condition(&computing, binding.name(), "CredentialsValid", "False/Unauthorized").await;
+    computing.delete(&binding_path(binding.name()), None).await;
+    wait_condition(&computing, binding.name(), "Terminating", "True/WorkerUnreachable").await;
+    assert!(computing.get(&vnode_path(&vnode)).await.is_some(), "nobody gave it up yet");
+    let give_up = json!({"metadata": {"annotations": {annotation::FORCE_DETACH: "true"}}});
+    computing.merge(&binding_path(binding.name()), &give_up).await;
+    computing.wait_gone(&binding_path(binding.name())).await;
+
+    assert_eq!(computing.get(&vnode_path(&vnode)).await, None);
+    assert_eq!(computing.get(&lease).await, None);
+    let failed = computing.get(&path).await.expect("a pod that somebody else holds");
+    assert_eq!(
+        (text(&failed["status"]["phase"]), text(&failed["status"]["reason"])),
+        ("Failed".to_owned(), "WorkerDetached".to_owned())
+    );
+    assert!(failed["metadata"]["deletionTimestamp"].is_string());
+    let released = computing.get(&settings).await.expect("the user's ConfigMap");
+    for marks in ["labels", "annotations", "finalizers"] {
+        assert_eq!(released["metadata"][marks], before["metadata"][marks], "{marks}");
+    }
+    wait_event(&computing, binding.name(), "ForcedDetach").await;
+    let told = events(&computing, binding.name(), "ForcedDetach").await;
+    assert!(
+        told[0].contains(&format!("pods/{copy}")) && told[0].contains("configmaps/settings-"),
+        "{told:?}"
+    );
+    let left = worker.get(&pod_path(binding.mount_namespace(), &copy)).await.expect("the copy");
+    assert!(left["metadata"]["deletionTimestamp"].is_null(), "nobody touched the worker");
+    computing.merge(&path, &json!({"metadata": {"finalizers": null}})).await;
+    assert_manager_rights(site.computing());
+}
+
+fn vnode_path(vnode: &str) -> String {
+    format!("/api/v1/nodes/{vnode}")
 }
 
 #[tokio::test]

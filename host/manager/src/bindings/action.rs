@@ -25,6 +25,9 @@ pub enum Action {
     Start(Identity),
     /// Stop a component and wait for its end.
     Stop(Component),
+    /// Do the computing cluster's half of the cleanup without the worker, take the Syncer's finalizer off, and tell what is
+    /// left.
+    Detach,
     /// Tell the binding's owner.
     Tell(News),
 }

@@ -6,13 +6,16 @@ use std::time::Instant;
 use kube::Client;
 use kubeocean_api::{
     ClusterBindingStatus, GROUP, VERSION,
-    keys::{finalizer::BINDING_MANAGER, manager},
+    keys::{
+        finalizer::{BINDING_MANAGER, BINDING_SYNCER},
+        manager,
+    },
 };
 use kubeocean_runtime::{
     binding::Binding,
     clock::Clock,
     error::ApplyError,
-    events::{Event, EventRecorder, Regarding},
+    events::{Event, EventRecorder, Regarding, Severity},
     queue::Outcome,
     request::{Force, apply_patch, get_json, merge_patch, paths},
 };
@@ -23,7 +26,7 @@ use super::{
     index::Index,
     plan::{plan_absent, plan_binding},
 };
-use crate::{components::Components, metrics::ManagerMetrics, worker::attend::Attendants};
+use crate::{components::Components, detach::detach, metrics::ManagerMetrics, worker::attend::Attendants};
 
 /// What reconciling needs.
 pub struct Reconciler {
@@ -92,9 +95,9 @@ impl Reconciler {
         match action {
             Action::Attend(target) => self.attendants.attend(&target),
             Action::Leave => self.attendants.leave(&binding.name),
-            Action::AddFinalizer => self.finalizer(binding, Finalizer::Present).await?,
+            Action::AddFinalizer => self.finalizer(binding, BINDING_MANAGER, Finalizer::Present).await?,
             Action::RemoveFinalizer => {
-                self.finalizer(binding, Finalizer::Absent).await?;
+                self.finalizer(binding, BINDING_MANAGER, Finalizer::Absent).await?;
                 tracing::info!(binding = binding.name, "binding released");
             }
             Action::WriteStatus(status) => self.write_status(binding, &status).await?,
@@ -109,6 +112,13 @@ impl Reconciler {
             Action::Stop(component) => {
                 tracing::info!(binding = binding.name, %component, "stopping component");
                 self.components.stop(&binding.name, component).await;
+            }
+            Action::Detach => {
+                tracing::warn!(binding = binding.name, "detaching a worker by force");
+                let left = detach(&self.computing, binding).await?;
+                self.finalizer(binding, BINDING_SYNCER, Finalizer::Absent).await?;
+                let (severity, reason) = (Severity::Warning, "ForcedDetach");
+                self.tell(binding, News { severity, reason, message: left.to_string() });
             }
             Action::Tell(news) => self.tell(binding, news),
         }
@@ -135,8 +145,8 @@ impl Reconciler {
         }
     }
 
-    /// Changes our finalizer on a fresh copy of the binding, so that others' finalizers stay.
-    async fn finalizer(&self, binding: &Binding, wanted: Finalizer) -> Result<(), ApplyError> {
+    /// Changes a finalizer on a fresh copy of the binding, so that others stay.
+    async fn finalizer(&self, binding: &Binding, ours: &str, wanted: Finalizer) -> Result<(), ApplyError> {
         let path = paths::binding(&binding.name);
         let Some(object) = get_json(&self.computing, &path).await? else { return Ok(()) };
         if object.pointer("/metadata/uid").and_then(Value::as_str) != Some(binding.uid.as_str()) {
@@ -144,10 +154,10 @@ impl Reconciler {
         }
         let mut finalizers: Vec<Value> =
             object.pointer("/metadata/finalizers").and_then(Value::as_array).cloned().unwrap_or_default();
-        let present = finalizers.iter().any(|one| one == BINDING_MANAGER);
+        let present = finalizers.iter().any(|one| one == ours);
         match wanted {
-            Finalizer::Present if !present => finalizers.push(BINDING_MANAGER.into()),
-            Finalizer::Absent if present => finalizers.retain(|one| one != BINDING_MANAGER),
+            Finalizer::Present if !present => finalizers.push(ours.into()),
+            Finalizer::Absent if present => finalizers.retain(|one| one != ours),
             Finalizer::Present | Finalizer::Absent => return Ok(()),
         }
         let patch = json!({"metadata": {

@@ -24,17 +24,21 @@ const HINT_AFTER: SignedDuration = SignedDuration::from_mins(10);
 pub(super) fn plan_deletion(snapshot: &Snapshot) -> Plan {
     let binding = &snapshot.managed.binding;
     let verdicts = Verdicts::of(snapshot);
+    // Who lost the clusterID has nothing under it.
+    if binding.has_finalizer && binding.force_detach && snapshot.owner.is_none() {
+        return detach(snapshot, &verdicts);
+    }
     if binding.has_finalizer {
         return wait_for_syncer(snapshot, &verdicts);
     }
     let mut actions = Vec::new();
-    let runs = |state: &State| *state != State::Stopped;
-    if runs(&snapshot.running.syncer) || runs(&snapshot.running.proxier) {
+    let stops = stop(snapshot);
+    if !stops.is_empty() {
         let message = "the Syncer has finished; its components are being stopped";
         let terminating = Verdict::new(TERMINATING, Is::True, "DeletingComponents", message);
         actions.extend(say(snapshot, status(snapshot, &verdicts, Some(terminating)).0, &verdicts));
         actions.push(Action::Tell(normal("Cleanup", message.to_owned())));
-        actions.extend([Action::Stop(Component::Syncer), Action::Stop(Component::Proxier)]);
+        actions.extend(stops);
     }
     actions.push(Action::Leave);
     if snapshot.managed.has_manager_finalizer {
@@ -42,6 +46,26 @@ pub(super) fn plan_deletion(snapshot: &Snapshot) -> Plan {
         actions.push(Action::Tell(normal("Deleted", "ClusterBinding has been cleaned up".to_owned())));
     }
     Plan { actions, again: None }
+}
+
+/// The Syncer ends, so that nothing of it is written later, and its share is done without the worker.
+fn detach(snapshot: &Snapshot, verdicts: &Verdicts) -> Plan {
+    let message = "the worker was given up: what the computing cluster has of it is being removed";
+    let terminating = Verdict::new(TERMINATING, Is::True, "ForcedDetach", message);
+    let mut actions = say(snapshot, status(snapshot, verdicts, Some(terminating)).0, verdicts);
+    actions.extend(stop(snapshot));
+    actions.extend([Action::Leave, Action::Detach]);
+    Plan { actions, again: None }
+}
+
+/// Ends what runs, the Syncer first.
+fn stop(snapshot: &Snapshot) -> Vec<Action> {
+    let runs = |state: &State| *state != State::Stopped;
+    if runs(&snapshot.running.syncer) || runs(&snapshot.running.proxier) {
+        vec![Action::Stop(Component::Syncer), Action::Stop(Component::Proxier)]
+    } else {
+        Vec::new()
+    }
 }
 
 fn wait_for_syncer(snapshot: &Snapshot, verdicts: &Verdicts) -> Plan {
@@ -60,9 +84,8 @@ fn wait_for_syncer(snapshot: &Snapshot, verdicts: &Verdicts) -> Plan {
 }
 
 fn terminating(snapshot: &Snapshot, verdicts: &Verdicts) -> (Verdict, Option<Duration>) {
-    let binding = &snapshot.managed.binding;
     let mut again = None;
-    let (reason, mut text) = if let Some(owner) = &snapshot.owner {
+    let (reason, text) = if let Some(owner) = &snapshot.owner {
         let text =
             format!("the clusterID belongs to ClusterBinding {owner}, so nothing is cleaned up under it");
         ("WaitingForSyncer", text)
@@ -79,17 +102,13 @@ fn terminating(snapshot: &Snapshot, verdicts: &Verdicts) -> (Verdict, Option<Dur
         let waited =
             snapshot.managed.deleted_at.map(|at| snapshot.now.duration_since(at)).unwrap_or_default();
         if waited >= HINT_AFTER {
+            let key = annotation::FORCE_DETACH;
             text.push_str("; it goes on as soon as the worker can be used again");
+            text.extend([". If it is gone for good, annotation ", key, ": \"true\" gives it up"]);
         } else {
             again = Duration::try_from(HINT_AFTER - waited).ok();
         }
         ("WorkerUnreachable", text)
     };
-    if binding.force_detach {
-        // The Syncer holds still while the annotation is there, so it must be said that nobody else acts.
-        let key = annotation::FORCE_DETACH;
-        let hint = "; forced detach is not part of this version: remove annotation ";
-        text.extend([hint, key, ", which only stops the Syncer"]);
-    }
     (Verdict::new(TERMINATING, Is::True, reason, text), again)
 }

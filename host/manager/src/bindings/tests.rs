@@ -156,6 +156,7 @@ impl Model {
             }
             Action::Stop(Component::Syncer) => self.running.syncer = State::Stopped,
             Action::Stop(Component::Proxier) => self.running = Running::default(),
+            Action::Detach => self.finalizers().retain(|one| one != finalizer::BINDING_SYNCER),
             Action::Tell(_) => {}
         }
         let line = match action {
@@ -417,15 +418,32 @@ fn deletion_without_a_worker_says_so_and_never_gives_up() {
 }
 
 #[test]
-fn a_forced_detach_is_refused_in_words_and_not_half_done() {
+fn a_forced_detach_ends_the_syncer_first_and_needs_no_worker() {
     let mut model = Model::ready();
+    model.report = Some(down());
+    model.object.metadata.annotations =
+        Some([("kubeocean.io/force-detach".to_owned(), "true".to_owned())].into());
+    model.settle();
+    assert_eq!(model.running.syncer, State::Available, "only a binding that is deleted is detached");
+    model.object.metadata.deletion_timestamp = Some(k8s_time(3));
+    model.log.clear();
+    model.settle();
+    assert_eq!(model.says(TERMINATING), "True/ForcedDetach");
+    let done: Vec<&String> =
+        model.log.iter().filter(|it| !it.starts_with("event") && !it.starts_with("status")).collect();
+    assert_eq!(done, ["stop syncer", "stop proxier", "Detach", "RemoveFinalizer"]);
+    assert!(model.finalizers().is_empty());
+}
+
+#[test]
+fn who_lost_the_cluster_id_detaches_nothing_of_its_owner() {
+    let mut model = Model::ready();
+    model.owner = Some("older".to_owned());
     model.object.metadata.deletion_timestamp = Some(k8s_time(3));
     model.object.metadata.annotations =
         Some([("kubeocean.io/force-detach".to_owned(), "true".to_owned())].into());
     model.settle();
-    assert!(model.message(TERMINATING).contains("forced detach is not part of this version"));
-    assert_eq!(model.running.syncer, State::Available);
-    assert!(model.finalizers().contains(&finalizer::BINDING_MANAGER.to_owned()));
+    assert!(!model.log.contains(&"Detach".to_owned()), "{:?}", model.log);
 }
 
 #[test]

@@ -1,0 +1,235 @@
+//! The computing cluster's half of a binding's end, without its worker (MC section 5): a user has given the worker up.
+//!
+//! In: a binding whose Syncer has been stopped. Out: what stays behind in the worker. Its vnodes' pods end as Failed, the
+//! vnodes go with their CSINodes and Leases, and what was copied is let go. Each step looks at what is there, so that a
+//! run that was cut off is finished by the next.
+
+use std::fmt;
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use kube::Client;
+use kubeocean_api::{
+    keys::{self, annotation, finalizer, label, manager, namespace},
+    vnode,
+};
+use kubeocean_runtime::{
+    binding::Binding,
+    error::ApplyError,
+    request::{DeleteOptions, PAGE, delete_json, get_json, list_metadata, merge_patch, paths},
+};
+use serde_json::{Map, Value, json};
+
+/// Reason of a pod whose worker was given up.
+const DETACHED: &str = "WorkerDetached";
+/// So many of the objects that stay in the worker are named.
+const NAMED: usize = 10;
+/// Collections of what may have copies in the worker.
+const COPIED: [&str; 5] = [
+    "/api/v1/configmaps",
+    "/api/v1/secrets",
+    "/api/v1/persistentvolumeclaims",
+    "/api/v1/persistentvolumes",
+    "/apis/cls.cloud.tencent.com/v1/logconfigs",
+];
+
+/// What stays in the worker, as far as the computing cluster knows.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Leftovers {
+    mount_namespace: String,
+    cluster_id: String,
+    /// Copies of pods, by their names in the worker.
+    pods: Vec<String>,
+    /// Copies of other objects: `configmaps/<name>`.
+    objects: Vec<String>,
+}
+
+impl fmt::Display for Leftovers {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { mount_namespace, cluster_id, pods, objects } = self;
+        write!(
+            f,
+            "the worker was given up; {} pods and {} other objects may be left in its namespace \
+             {mount_namespace}, with label {}",
+            pods.len(),
+            objects.len(),
+            keys::synced_by(cluster_id)
+        )?;
+        let pods = pods.iter().map(|name| format!("pods/{name}"));
+        let named: Vec<String> = pods.chain(objects.iter().cloned()).take(NAMED).collect();
+        if named.is_empty() { Ok(()) } else { write!(f, ": {}", named.join(", ")) }
+    }
+}
+
+/// Does it. The binding itself is left to the caller.
+pub async fn detach(computing: &Client, binding: &Binding) -> Result<Leftovers, ApplyError> {
+    let Binding { name, cluster_id, .. } = binding;
+    let mut left = Leftovers {
+        mount_namespace: binding.spec.mount_namespace.clone(),
+        cluster_id: cluster_id.clone(),
+        ..Leftovers::default()
+    };
+    let selector = format!("labelSelector={}", vnode::selector(name));
+    let nodes = list_metadata(computing, &paths::nodes(), PAGE).await?;
+    let ours = |node: &ObjectMeta| {
+        let of_cluster = label_of(node, label::PHYSICAL_CLUSTER_ID).is_none_or(|of| of == cluster_id);
+        vnode::is_left(node, name, cluster_id) || (vnode::is_marked(node, name) && of_cluster)
+    };
+    for vnode in nodes.iter().filter(|node| ours(node)) {
+        end_pods(computing, text(vnode.name.as_ref()), &mut left).await?;
+        end_vnode(computing, vnode).await?;
+    }
+    for copy in
+        list_metadata(computing, &format!("/apis/storage.k8s.io/v1/csinodes?{selector}"), PAGE).await?
+    {
+        delete(computing, &paths::csi_node(text(copy.name.as_ref())), copy.uid.as_ref(), None).await?;
+    }
+    for collection in COPIED {
+        release(computing, collection, cluster_id, &mut left).await?;
+    }
+    Ok(left)
+}
+
+fn text(value: Option<&String>) -> &str {
+    value.map(String::as_str).unwrap_or_default()
+}
+
+fn label_of<'n>(object: &'n ObjectMeta, key: &str) -> Option<&'n str> {
+    object.labels.as_ref()?.get(key).map(String::as_str)
+}
+
+async fn delete(
+    computing: &Client,
+    path: &str,
+    uid: Option<&String>,
+    grace_seconds: Option<i64>,
+) -> Result<(), ApplyError> {
+    let options = DeleteOptions { uid: uid.cloned(), grace_seconds };
+    delete_json(computing, path, &options).await.map(drop)
+}
+
+/// Whether a change to an object that may have gone meanwhile is done.
+fn done(answer: Result<Value, ApplyError>) -> Result<(), ApplyError> {
+    match answer {
+        Ok(_) | Err(ApplyError::NotFound { .. }) => Ok(()),
+        Err(error) => Err(error),
+    }
+}
+
+/// Nobody runs them any more, and no kubelet would end them: they fail, so that their owners see it, and go at once.
+async fn end_pods(computing: &Client, vnode: &str, left: &mut Leftovers) -> Result<(), ApplyError> {
+    let on_vnode = format!("/api/v1/pods?fieldSelector=spec.nodeName%3D{vnode}");
+    let unfinished = format!("{on_vnode},status.phase!%3DSucceeded,status.phase!%3DFailed");
+    for pod in list_metadata(computing, &unfinished, PAGE).await? {
+        let (home, name) = (text(pod.namespace.as_ref()), text(pod.name.as_ref()));
+        let status = json!({
+            "metadata": {"uid": pod.uid},
+            "status": {"phase": "Failed", "reason": DETACHED, "message": "its worker cluster was given up"},
+        });
+        let path = format!("{}?fieldManager={}", paths::pod_status(home, name), manager::MANAGER);
+        done(merge_patch(computing, &path, &status).await)?;
+    }
+    for pod in list_metadata(computing, &on_vnode, PAGE).await? {
+        let (home, name) = (text(pod.namespace.as_ref()), text(pod.name.as_ref()));
+        let copy = pod.annotations.as_ref().and_then(|all| all.get(annotation::PHYSICAL_POD_NAME));
+        left.pods.extend(copy.cloned());
+        delete(computing, &paths::pod(home, name), pod.uid.as_ref(), Some(0)).await?;
+    }
+    Ok(())
+}
+
+async fn end_vnode(computing: &Client, vnode: &ObjectMeta) -> Result<(), ApplyError> {
+    let name = text(vnode.name.as_ref());
+    tracing::info!(vnode = name, "removing a vnode without its worker");
+    delete(computing, &paths::node(name), vnode.uid.as_ref(), None).await?;
+    let live = get_json(computing, &paths::node(name)).await?;
+    if let Some(live) =
+        live.filter(|live| live.pointer("/metadata/uid").and_then(Value::as_str) == vnode.uid.as_deref())
+    {
+        let held = live.pointer("/metadata/finalizers").and_then(Value::as_array).into_iter().flatten();
+        let kept: Vec<&Value> = held.filter(|one| *one != finalizer::VNODE).collect();
+        let version = live.pointer("/metadata/resourceVersion");
+        let change = json!({"metadata": {"uid": vnode.uid, "resourceVersion": version, "finalizers": kept}});
+        let path = format!("{}?fieldManager={}", paths::node(name), manager::MANAGER);
+        done(merge_patch(computing, &path, &change).await)?;
+    }
+    delete(computing, &paths::lease(namespace::NODE_LEASE, name), None, None).await
+}
+
+/// Lets the originals of a kind go. Kinds that the cluster does not serve, or the role does not name, have none.
+async fn release(
+    computing: &Client,
+    collection: &str,
+    cluster_id: &str,
+    left: &mut Leftovers,
+) -> Result<(), ApplyError> {
+    let held = format!("{collection}?labelSelector={}=true", keys::synced_by(cluster_id));
+    let optional = !collection.starts_with("/api/v1/");
+    let originals = match list_metadata(computing, &held, PAGE).await {
+        Err(ApplyError::NotFound { .. } | ApplyError::Forbidden { .. }) if optional => return Ok(()),
+        originals => originals?,
+    };
+    let (api, plural) = collection.rsplit_once('/').unwrap_or_default();
+    for original in originals {
+        let name = text(original.name.as_ref());
+        let path = match &original.namespace {
+            Some(home) => format!("{api}/namespaces/{home}/{plural}/{name}"),
+            None => format!("{collection}/{name}"),
+        };
+        let copy = original.annotations.as_ref().and_then(|all| all.get(annotation::PHYSICAL_NAME));
+        left.objects.push(format!("{plural}/{}", copy.map_or(name, String::as_str)));
+        let path = format!("{path}?fieldManager={}", manager::MANAGER);
+        done(merge_patch(computing, &path, &released(&original, cluster_id)).await)?;
+    }
+    Ok(())
+}
+
+/// Takes off what a Syncer put on an original. The marks that all clusters share go with the last of them.
+fn released(original: &ObjectMeta, cluster_id: &str) -> Value {
+    let own = keys::object_finalizer(cluster_id);
+    let kept: Vec<&String> = original.finalizers.iter().flatten().filter(|one| **one != own).collect();
+    let last = !kept.iter().any(|one| one.starts_with(finalizer::OBJECT_PREFIX));
+    let (mut labels, mut annotations) = (Map::new(), Map::new());
+    labels.insert(keys::synced_by(cluster_id), Value::Null);
+    annotations.insert(keys::deleting(cluster_id), Value::Null);
+    if last {
+        labels.extend([label::MANAGED_BY, label::USED_BY_PV].map(|key| (key.to_owned(), Value::Null)));
+        let shared = [annotation::PHYSICAL_NAME, annotation::PHYSICAL_NAMESPACE];
+        annotations.extend(shared.map(|key| (key.to_owned(), Value::Null)));
+    }
+    json!({"metadata": {
+        "uid": original.uid, "resourceVersion": original.resource_version,
+        "labels": labels, "annotations": annotations, "finalizers": kept,
+    }})
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn original(finalizers: &[&str]) -> ObjectMeta {
+        serde_json::from_value(json!({"name": "a", "uid": "u", "finalizers": finalizers})).unwrap()
+    }
+
+    #[test]
+    fn what_clusters_share_goes_with_the_last_of_them() {
+        let alone = released(&original(&["kubeocean.io/finalizer-a", "users/x"]), "a");
+        assert_eq!(alone["metadata"]["finalizers"], json!(["users/x"]));
+        let marks = alone["metadata"]["annotations"].as_object().unwrap();
+        assert!(marks.contains_key(annotation::PHYSICAL_NAME) && marks.values().all(Value::is_null));
+        let shared = released(&original(&["kubeocean.io/finalizer-a", "kubeocean.io/finalizer-b"]), "a");
+        assert_eq!(shared["metadata"]["finalizers"], json!(["kubeocean.io/finalizer-b"]));
+        assert_eq!(shared["metadata"]["labels"], json!({"kubeocean.io/synced-by-a": null}));
+        assert_eq!(shared["metadata"]["annotations"], json!({"kubeocean.io/deleting-a": null}));
+    }
+
+    #[test]
+    fn leftovers_are_counted_and_some_are_named() {
+        let pods = (0..9).map(|n| format!("p{n}")).collect();
+        let objects = vec!["secrets/s0".to_owned(), "secrets/s1".to_owned()];
+        let left =
+            Leftovers { mount_namespace: "mount".to_owned(), cluster_id: "a".to_owned(), pods, objects };
+        let told = left.to_string();
+        assert!(told.contains("9 pods and 2 other objects may be left in its namespace mount"), "{told}");
+        assert!(told.ends_with("pods/p8, secrets/s0"), "{told}");
+    }
+}
