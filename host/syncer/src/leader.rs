@@ -19,6 +19,7 @@ use crate::{
     },
     config::SyncerConfig,
     connect,
+    directories::PodsByVnode,
     leases::apply::LeaseKeeper,
     metrics::SyncerMetrics,
     nodes::{
@@ -30,7 +31,7 @@ use crate::{
         vnode::{BindingView, Settings},
         watch::{watch_proxiers, watch_vnodes},
     },
-    session::{PodsByVnode, Stores},
+    stores::Stores,
 };
 use kube::Client;
 use kubeocean_api::validate;

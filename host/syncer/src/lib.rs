@@ -11,6 +11,7 @@ pub mod bindings;
 pub mod config;
 mod connect;
 pub mod csinodes;
+mod directories;
 pub mod hostports;
 pub mod leader;
 pub mod leases;
@@ -25,4 +26,5 @@ pub mod process;
 pub mod session;
 #[cfg(test)]
 mod simulation;
+pub mod stores;
 mod tombstones;

@@ -14,7 +14,7 @@ use crate::{
     objects::ObjectKind,
     pods::{index::ByPhase, view::Phase},
     policies::metrics::PolicyMetrics,
-    session::Stores,
+    stores::Stores,
 };
 
 use kubeocean_runtime::{durations::DurationNumbers, queue::QueueNumbers};

@@ -7,259 +7,39 @@ use std::sync::{Arc, atomic::AtomicBool};
 use crate::{
     bindings::deletion,
     bindings::finalizer::keep_finalizer,
-    config::SyncerConfig,
-    csinodes::{apply::CsiNodeSync, index::CsiNodeStore, watch::run as run_csinodes},
-    hostports::{apply::HostPortSync, index::HostPortStore, watch::run as run_hostports},
-    leader::{Leader, Surroundings, binding_view},
-    logconfigs::{LogConfigStore, LogConfigSync, run as run_log_configs},
+    csinodes::{apply::CsiNodeSync, watch::run as run_csinodes},
+    directories::Vnodes,
+    hostports::{apply::HostPortSync, watch::run as run_hostports},
+    leader::Leader,
+    logconfigs::{LogConfigSync, run as run_log_configs},
     nodes::{
-        decide::{PodsOnVnode, WorkerSide, open_gate, run as run_nodes},
+        decide::{WorkerSide, open_gate, run as run_nodes},
         drift,
-        index::Identity,
-        pace::Pace,
         store::{NodeStore, Readiness},
         watch::{watch_reachability, watch_worker_nodes, watch_worker_pods},
-        withdraw::PodOnVnode,
     },
-    objects::{Clusters, IdleTimes, ObjectHealth, ObjectStore, ObjectSync, Scope, run_objects},
-    podevents::{apply::PodEventSync, index::EventStore, watch::run as run_pod_events},
+    objects::{Clusters, IdleTimes, ObjectHealth, ObjectSync, Scope, run_objects},
+    podevents::{apply::PodEventSync, watch::run as run_pod_events},
     pods::{
         apply::{PodSync, VnodeDirectory},
         features::Features,
-        index::PodStore,
         priority_class::PriorityClasses,
-        snapshot::{PodScope, VnodeState},
-        view::Phase,
         watch::{PodHealth, run_pods, watch_pods},
-        workload::Workloads,
     },
     policies::{
         apply::{PolicyRuntime, feed_engine, follow_engine, run as run_policies, watch_policies},
         fetch::{self, Sources},
-        modules::ModulePlaces,
-        store::PolicyStore,
     },
+    stores::component,
 };
 use kube::Client;
-use kubeocean_engine::{BindingFacts, Engine, PolicyHost, zone_name};
 use kubeocean_runtime::{
-    binding::Binding,
     events::{EventRecorder, Regarding},
-    probe::Reachability,
-    queue::QueueNumbers,
     tasks::{TaskEnded, Tasks},
     watch::WatchHealth,
 };
-use tokio::sync::{Notify, watch};
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
-
-/// Everything known of both clusters, kept across connections.
-#[derive(Debug)]
-pub struct Stores {
-    /// Who we are.
-    pub identity: Identity,
-    /// Nodes and vnodes.
-    pub nodes: Arc<NodeStore>,
-    /// Vpods and ppods.
-    pub pods: Arc<PodStore>,
-    /// What the worker says about ppods.
-    pub pod_events: Arc<EventStore>,
-    /// ConfigMaps, Secrets, tokens and Services.
-    pub objects: Arc<ObjectStore>,
-    /// CSINodes of worker nodes and their copies.
-    pub csinodes: Arc<CsiNodeStore>,
-    /// Reservations of host ports.
-    pub hostports: Arc<HostPortStore>,
-    /// LogConfigs.
-    pub log_configs: Arc<LogConfigStore>,
-    /// Policies.
-    pub policies: Arc<PolicyStore>,
-    /// What decides by them.
-    pub host: Arc<PolicyHost>,
-    /// Counts the changes of the engine's state.
-    pub loaded: Arc<watch::Sender<u64>>,
-    /// The first list of vnodes.
-    pub vnodes_listed: Arc<WatchHealth>,
-    /// When the worker answered last.
-    pub worker: Reachability,
-    /// How many nodes may lose their lease per minute.
-    pub pace: Arc<Pace>,
-    workloads: Arc<Workloads>,
-    /// Told when a vnode changed or a copy of a pod went: the deletion of the binding may go on.
-    pub(crate) something_went: Arc<Notify>,
-}
-
-impl Stores {
-    pub(crate) fn new(
-        config: &SyncerConfig,
-        binding: &Binding,
-        identity: Identity,
-        nodes: Arc<NodeStore>,
-        engine: &Engine,
-        surroundings: &Surroundings,
-    ) -> Self {
-        let pods =
-            PodStore::new(&identity.cluster_id, PodScope::of(binding, config, &identity.computing_uid));
-        let pod_events = EventStore::new(component(&binding.name), Arc::clone(&surroundings.clock));
-        let objects = Arc::new(ObjectStore::new(Arc::clone(&surroundings.clock)));
-        objects.connect(Arc::clone(&pods) as Arc<dyn crate::objects::PodDirectory>);
-        let places = ModulePlaces {
-            default: config.policy_namespace.clone(),
-            mount: binding.spec.mount_namespace.clone(),
-            files: config.policy_sources.dev_folder.is_some(),
-        };
-        let policies = PolicyStore::new(identity.clone(), places);
-        let loaded = Arc::new(watch::Sender::new(0_u64));
-        let host = {
-            let loaded = Arc::clone(&loaded);
-            let facts = BindingFacts { name: binding.name.clone(), cluster_id: binding.cluster_id.clone() };
-            let zone = jiff::tz::TimeZone::system();
-            let name = zone_name(&zone, surroundings.clock.now());
-            tracing::info!(zone = name, "time zone of policies that name none");
-            let changed: Box<dyn Fn() + Send + Sync> =
-                Box::new(move || loaded.send_modify(|changes| *changes += 1));
-            PolicyHost::new(engine, facts, zone, changed)
-        };
-        host.set_binding_selector(binding.spec.node_selector.as_ref());
-        {
-            let (pods, store) = (Arc::clone(&pods), Arc::downgrade(&nodes));
-            nodes.on_vnode_change(move |vnode| {
-                let known = store.upgrade().and_then(|store| store.vnode(vnode));
-                pods.vnode_changed(vnode, known.is_some_and(|vnode| vnode.ours));
-            });
-        }
-        let something_went = Arc::new(Notify::new());
-        {
-            let (vnode, copy) = (Arc::clone(&something_went), Arc::clone(&something_went));
-            nodes.on_vnode_change(move |_| vnode.notify_one());
-            pods.on_copy_gone(move |_| copy.notify_one());
-        }
-        let csinodes = CsiNodeStore::new(Arc::clone(&nodes));
-        let hostports = HostPortStore::new(Arc::clone(&nodes));
-        follow_nodes(&nodes, &csinodes, &hostports);
-        {
-            let nodes = Arc::clone(&nodes);
-            pods.on_vpod_change(move |vnode| nodes.wake(vnode));
-        }
-        {
-            let policies = Arc::clone(&policies);
-            nodes.on_policy_usage_change(move |policy| {
-                policies.remember_ours(policy);
-                policies.wake(policy);
-            });
-        }
-        {
-            let objects = Arc::clone(&objects);
-            pods.on_references_change(move |namespace, references| {
-                objects.references_changed(namespace, references);
-            });
-        }
-        {
-            let tokens = Arc::clone(&objects.tokens);
-            pods.on_copy_gone(move |vpod| tokens.copy_gone(vpod));
-        }
-        Self {
-            identity,
-            nodes,
-            pods,
-            pod_events,
-            objects,
-            csinodes,
-            hostports,
-            log_configs: Arc::default(),
-            policies,
-            host: Arc::new(host),
-            loaded,
-            vnodes_listed: Arc::default(),
-            worker: Reachability::default(),
-            pace: Arc::new(Pace::new(config.reclaim_max_nodes_per_minute)),
-            workloads: Workloads::new(),
-            something_went,
-        }
-    }
-
-    /// What is told of the queues.
-    pub(crate) fn queues(&self) -> Vec<QueueNumbers> {
-        let Self { pods, pod_events, objects, .. } = self;
-        vec![
-            pods.queue().numbers(),
-            pod_events.queue().numbers(),
-            objects.queue.numbers(),
-            objects.tokens.queue.numbers(),
-        ]
-    }
-
-    /// Takes a changed binding: every mutable field counts from now on (API-111).
-    pub(crate) fn set_binding(&self, binding: &Binding, config: &SyncerConfig, computing_uid: &str) {
-        self.host.set_binding_selector(binding.spec.node_selector.as_ref());
-        self.pods.set_scope(PodScope::of(binding, config, computing_uid));
-        self.nodes.set_binding(binding_view(binding));
-        self.nodes.wake_all();
-    }
-}
-
-/// How a Syncer signs its events (API-810).
-fn component(binding: &str) -> String {
-    format!("kubeocean-syncer-{binding}")
-}
-
-/// Vnodes and ports wake what follows them. The two hold the nodes, so the nodes must not hold them.
-fn follow_nodes(nodes: &NodeStore, csinodes: &Arc<CsiNodeStore>, hostports: &Arc<HostPortStore>) {
-    let (mirror, reserve) = (Arc::downgrade(csinodes), Arc::downgrade(hostports));
-    nodes.on_vnode_change(move |vnode| {
-        if let (Some(mirror), Some(reserve)) = (mirror.upgrade(), reserve.upgrade()) {
-            mirror.vnode_changed(vnode);
-            reserve.vnode_changed(vnode);
-        }
-    });
-    let reserve = Arc::downgrade(hostports);
-    nodes.on_host_ports_change(move |vnode| {
-        if let Some(reserve) = reserve.upgrade() {
-            reserve.ports_changed(vnode);
-        }
-    });
-}
-
-/// The pods of a vnode as the node planner wants them.
-#[derive(Debug)]
-pub(crate) struct PodsByVnode(pub(crate) Arc<PodStore>);
-
-impl PodsOnVnode for PodsByVnode {
-    fn on_vnode(&self, vnode: &str) -> Vec<PodOnVnode> {
-        let view = |pod: crate::pods::index::VpodOnNode| PodOnVnode {
-            terminal: matches!(pod.phase, Phase::Succeeded | Phase::Failed),
-            uid: pod.uid.to_string(),
-            key: pod.key,
-            deleting: pod.deleting,
-            daemonset: pod.daemonset,
-            system: pod.system,
-            tolerates_reclaim: pod.tolerates_out_of_window,
-        };
-        self.0.on_vnode(vnode).into_iter().map(view).collect()
-    }
-}
-
-/// The vnodes as the pod planner wants them.
-#[derive(Debug)]
-struct Vnodes(Arc<NodeStore>);
-
-impl VnodeDirectory for Vnodes {
-    fn vnode(&self, name: &str) -> VnodeState {
-        match self.0.vnode(name) {
-            None => VnodeState::Missing,
-            Some(vnode) if !vnode.ours => VnodeState::NotOurs,
-            Some(vnode) => {
-                VnodeState::Ours { worker_node: vnode.worker_node.map(Into::into), deleting: vnode.deleting }
-            }
-        }
-    }
-
-    fn node_is_dead(&self, vnode: &str) -> bool {
-        // Before the first lists every node seems to be gone.
-        self.0.readiness() == Readiness::Ready
-            && self.0.snapshot(vnode).pnode.is_none_or(|pnode| !pnode.ready())
-    }
-}
 
 /// Health of the worker's watches that decisions about nodes need.
 #[derive(Debug, Clone, Default)]
@@ -365,6 +145,10 @@ impl Session<'_> {
                 stores.worker.clone(),
                 self.needed_watches(),
                 self.nodes(),
+                {
+                    let pods = Arc::clone(&stores.pods);
+                    move || pods.worker_is_back()
+                },
                 cancel(),
             ),
         );

@@ -13,6 +13,7 @@ use super::{
     oracle::{Objects, View},
 };
 use crate::{
+    directories::PodsByVnode,
     nodes::{
         decide::{Considered, Desk, NoPlan, Work, consider},
         index::{Identity, VnodeName},
@@ -24,7 +25,6 @@ use crate::{
     },
     pods::{index::PodStore, ownership::Stamp, snapshot::PodScope, view::VpodObject},
     policies::{modules::ModulePlaces, store::PolicyStore, view::PolicyView},
-    session::PodsByVnode,
     simulation::trace,
 };
 use kubeocean_runtime::sink::Sink;

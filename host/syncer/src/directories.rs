@@ -1,0 +1,87 @@
+//! What nodes ask of pods, and pods of nodes.
+
+use std::sync::Arc;
+
+use crate::{
+    nodes::{
+        decide::PodsOnVnode,
+        store::{NodeStore, Readiness},
+        withdraw::PodOnVnode,
+    },
+    pods::{apply::VnodeDirectory, index::PodStore, snapshot::VnodeState, view::Phase},
+};
+
+/// The pods of a vnode as the node planner wants them.
+#[derive(Debug)]
+pub(crate) struct PodsByVnode(pub(crate) Arc<PodStore>);
+
+impl PodsOnVnode for PodsByVnode {
+    fn on_vnode(&self, vnode: &str) -> Vec<PodOnVnode> {
+        let view = |pod: crate::pods::index::VpodOnNode| PodOnVnode {
+            terminal: matches!(pod.phase, Phase::Succeeded | Phase::Failed),
+            uid: pod.uid.to_string(),
+            key: pod.key,
+            deleting: pod.deleting,
+            daemonset: pod.daemonset,
+            system: pod.system,
+            tolerates_reclaim: pod.tolerates_out_of_window,
+        };
+        self.0.on_vnode(vnode).into_iter().map(view).collect()
+    }
+}
+
+/// The vnodes as the pod planner wants them.
+#[derive(Debug)]
+pub(crate) struct Vnodes(pub(crate) Arc<NodeStore>);
+
+impl VnodeDirectory for Vnodes {
+    fn vnode(&self, name: &str) -> VnodeState {
+        match self.0.vnode(name) {
+            None => VnodeState::Missing,
+            Some(vnode) if !vnode.ours => VnodeState::NotOurs,
+            Some(vnode) => {
+                VnodeState::Ours { worker_node: vnode.worker_node.map(Into::into), deleting: vnode.deleting }
+            }
+        }
+    }
+
+    fn node_is_dead(&self, vnode: &str) -> bool {
+        // Before the first lists every node seems to be gone.
+        self.0.readiness() == Readiness::Ready
+            && self.0.snapshot(vnode).pnode.is_none_or(|pnode| !pnode.ready())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use kubeocean_runtime::sink::Sink;
+    use rstest::rstest;
+    use serde_json::json;
+
+    use super::*;
+    use crate::nodes::{index::Identity, vnode::BindingView, watch::WorkerNodes};
+
+    /// The end of a pod waits for a kubelet as long as there may be one (TD section 9).
+    #[rstest]
+    #[case::ready(Some("True"), false)]
+    #[case::its_kubelet_says_no(Some("False"), true)]
+    #[case::silent(Some("Unknown"), true)]
+    #[case::gone(None, true)]
+    fn a_node_is_dead_when_no_kubelet_will_answer(#[case] ready: Option<&str>, #[case] dead: bool) {
+        let identity =
+            Identity { binding: "dc-east".into(), cluster_id: "cls-a".into(), computing_uid: "c-1".into() };
+        let nodes = NodeStore::new(identity, BindingView::default(), Arc::default());
+        let node = |status: &str| {
+            let conditions = json!([{"type": "Ready", "status": status}]);
+            serde_json::from_value(json!({
+                "metadata": {"name": "n1", "uid": "p-1", "resourceVersion": "1"}, "status": {"conditions": conditions},
+            }))
+            .unwrap()
+        };
+        WorkerNodes(Arc::clone(&nodes)).reset(ready.map(node).into_iter().collect());
+        let vnodes = Vnodes(Arc::clone(&nodes));
+        assert!(!vnodes.node_is_dead("vnode-cls-a-n1"), "before the first lists nothing is known");
+        nodes.set_readiness(Readiness::Ready);
+        assert_eq!(vnodes.node_is_dead("vnode-cls-a-n1"), dead);
+    }
+}
