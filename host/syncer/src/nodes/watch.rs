@@ -120,12 +120,13 @@ pub async fn watch_worker_pods(
 }
 
 /// Keeps [`NodeStore::set_loss`] true to whether the worker answers and these watches of kinds of it deliver, until
-/// cancelled.
+/// cancelled. `back` is called when it can be reached again.
 pub async fn watch_reachability(
     worker: Client,
     reachability: Reachability,
     watches: Vec<(&'static str, Arc<WatchHealth>)>,
     store: Arc<NodeStore>,
+    back: impl Fn(),
     cancel: CancellationToken,
 ) {
     probe(worker, PROBE, cancel, |answered| {
@@ -138,6 +139,9 @@ pub async fn watch_reachability(
         if store.set_loss(loss) {
             let why = loss.map(WorkerLoss::message);
             tracing::warn!(why, "whether the worker cluster can be reached has changed");
+            if loss.is_none() {
+                back();
+            }
         }
     })
     .await;

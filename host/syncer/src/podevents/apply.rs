@@ -7,7 +7,7 @@ use kubeocean_runtime::{
     error::ApplyError,
     health::Health,
     queue::Outcome,
-    request::{create_json, merge_patch, paths},
+    request::{Right, create_json, is_permitted, merge_patch, paths},
 };
 use serde_json::{Value, json};
 
@@ -79,13 +79,16 @@ impl PodEventSync {
                     let Reflection { count, first, last, .. } = reflection;
                     self.store.told(pod, &story, Seen { count, first, last });
                 }
-                Err(ApplyError::Forbidden { .. }) => {
-                    self.features.turn_off(Feature::PodEvents);
-                    return Outcome::Done;
-                }
                 Err(error) => {
                     tracing::debug!(vpod = %reflection.vpod, error = error.chain(), "event not written");
-                    return error.outcome();
+                    return match self.may_go_on(&reflection.vpod.namespace, &error).await {
+                        Ok(true) => error.outcome(),
+                        Ok(false) => {
+                            self.features.turn_off(Feature::PodEvents);
+                            Outcome::Done
+                        }
+                        Err(unclear) => unclear.outcome(),
+                    };
                 }
             }
         }
@@ -93,6 +96,14 @@ impl PodEventSync {
             Some(at) => Outcome::After(at.duration_since(now).try_into().unwrap_or_default()),
             None => Outcome::Done,
         }
+    }
+
+    /// Whether a refusal says nothing of our rights: a quota or a webhook refuses some namespaces or events.
+    async fn may_go_on(&self, namespace: &str, error: &ApplyError) -> Result<bool, ApplyError> {
+        let ApplyError::Forbidden { verb, .. } = error else { return Ok(true) };
+        let verb = verb.to_string();
+        let right = Right { verb: &verb, resource: "events", subresource: "", namespace };
+        is_permitted(&self.clusters.computing, &right).await
     }
 
     fn snapshot(&self, pod: &str, news: PodStories) -> Snapshot {

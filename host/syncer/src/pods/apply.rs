@@ -257,7 +257,12 @@ impl PodSync {
     }
 
     async fn confirm_unscheduled(&self, ppod: &Owned) -> Result<Step, ApplyError> {
-        let Some(live) = read_pod(&self.clusters.worker, ppod.key()).await? else {
+        let live = read_pod(&self.clusters.worker, ppod.key()).await;
+        if live.as_ref().is_err_and(|error| error.outcome() == Outcome::Unanswered) {
+            // Its scheduler may not have been able to do anything either.
+            self.store.unscheduled_anew(ppod.key());
+        }
+        let Some(live) = live? else {
             self.store.ppod_gone(ppod.key(), ppod.uid());
             return Ok(Step::Replan);
         };

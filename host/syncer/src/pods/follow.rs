@@ -50,18 +50,18 @@ impl PodSync {
         let mut version = live["metadata"]["resourceVersion"].clone();
         let mut refused = false;
         if wanted.resources != expected.resources {
-            match self.resize(key, uid, ppod, &vpod, &live).await? {
+            match self.resize(key, uid, ppod, expected, &vpod, &live).await? {
                 Resized::Done(now) => {
                     version = now;
-                    noted.resources.clone_from(&wanted.resources);
+                    noted.take_resources(&wanted);
                 }
                 Resized::Refused => refused = true,
             }
         }
         let mut patch = json!({"metadata": {"uid": ppod.uid(), "resourceVersion": version}});
         if wanted.spec != expected.spec {
-            patch["spec"] = spec_patch(&vpod["spec"], &live["spec"]).into();
-            noted.spec = wanted.spec;
+            patch["spec"] = spec_patch(&vpod["spec"], &live["spec"], expected).into();
+            noted.take_spec(&wanted);
         }
         if noted != *expected {
             patch["metadata"]["annotations"] = json!({annotation::EXPECTED_SPEC: noted.encode()});
@@ -90,10 +90,11 @@ impl PodSync {
         key: &ObjectKey,
         uid: &str,
         ppod: &Owned,
+        expected: &Mutable,
         vpod: &Value,
         live: &Value,
     ) -> Result<Resized, ApplyError> {
-        let change = resize_patch(&vpod["spec"], &live["spec"]);
+        let change = resize_patch(&vpod["spec"], &live["spec"], expected);
         let version = &live["metadata"]["resourceVersion"];
         if change.is_empty() {
             return Ok(Resized::Done(version.clone()));

@@ -12,7 +12,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     fmt,
     sync::Arc,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use jiff::Timestamp;
@@ -21,6 +21,7 @@ use kubeocean_api::{
     name::{ObjectKey, vnode_name_prefix},
 };
 use parking_lot::{Mutex, RwLock};
+use tokio::time::Instant;
 
 use self::state::{Index, Origin, Proof, Put, RecentUids, owner_of};
 use super::{
@@ -225,6 +226,19 @@ impl PodStore {
             *ppods.entry(ppod.status.phase).or_default() += 1;
         }
         (vpods, ppods)
+    }
+
+    /// The worker, which may have been out of reach, is there: its scheduler has all its time anew for what waits (TD-804).
+    pub fn worker_is_back(&self) {
+        let now = Instant::now();
+        self.index.lock().unscheduled.values_mut().for_each(|since| *since = now);
+    }
+
+    /// The same for one ppod.
+    pub(super) fn unscheduled_anew(&self, ppod: &ObjectKey) {
+        if let Some(since) = self.index.lock().unscheduled.get_mut(ppod) {
+            *since = Instant::now();
+        }
     }
 
     /// All that is known of one pod. `vnode` answers for the vpod's node.

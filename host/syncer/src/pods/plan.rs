@@ -18,7 +18,7 @@ use kubeocean_api::{
 use super::{
     action::{DeleteReason, PodAction, PodPlan, Refusal, RefusalReason, Wake},
     deletion::{self, delete, plan_deleting, plan_without_vpod},
-    in_place::Mutable,
+    in_place::is_outdated,
     metadata::{self, MetadataChange},
     ownership::{self, Owned, Ownership},
     snapshot::{Absence, PodScope, PodSnapshot, VnodeState},
@@ -236,8 +236,7 @@ fn plan_follow(vpod: &Vpod, ppod: &Ppod, owned: &Owned, stamps: &MetadataChange,
         });
     }
     if let Some(expected) = ppod.annotation(annotation::EXPECTED_SPEC)
-        && *expected != *vpod.mutable_spec
-        && Mutable::decode(expected).is_some()
+        && is_outdated(expected, &vpod.mutable_spec)
     {
         plan.actions.push(PodAction::FollowSpec {
             uid: (&*vpod.uid).into(),

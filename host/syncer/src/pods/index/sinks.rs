@@ -77,6 +77,7 @@ impl Sink<PpodObject> for PodStore {
     }
 
     fn reset(&self, all: Vec<PpodObject>) {
+        self.worker_is_back();
         let listed: HashSet<ObjectKey, RandomState> =
             all.iter().map(|object| object.view.key.clone()).collect();
         for object in all {

@@ -4,12 +4,12 @@
 use std::{
     collections::{BTreeSet, HashMap, HashSet, VecDeque},
     sync::Arc,
-    time::Instant,
 };
 
 use ahash::RandomState;
 use jiff::Timestamp;
 use kubeocean_api::{keys::annotation, name::ObjectKey};
+use tokio::time::Instant;
 
 use crate::{
     objects::ObjectRef,

@@ -1,8 +1,11 @@
 //! What the store says of pods without a plan: whose they are and what they use.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicUsize, Ordering},
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
 };
 
 use kubeocean_api::keys::{annotation, label, taint};
@@ -43,6 +46,33 @@ fn store(vpods: &[Pod], ppods: &[Pod]) -> Arc<PodStore> {
 #[case::of_another_binding(ppod().label(label::CLUSTER_BINDING, "west"), 0)]
 fn only_ppods_that_will_be_ended_here_are_counted(#[case] copy: Pod, #[case] expected: usize) {
     assert_eq!(store(&[vpod()], &[copy]).ppod_count(), expected);
+}
+
+/// Pods that wait for the worker's scheduler have all their time anew when it was out of reach (TD-804).
+#[tokio::test(start_paused = true)]
+async fn the_time_without_a_node_begins_anew_with_the_worker() {
+    let waits = || ppod().set(&["spec", "nodeName"], "");
+    let store = store(&[recorded()], &[waits()]);
+    let waited = || {
+        let vnode = |_: &str| VnodeState::Missing;
+        store.snapshot(&key(), jiff::Timestamp::UNIX_EPOCH, vnode).unscheduled_for.as_secs()
+    };
+    let four = Duration::from_mins(4);
+    tokio::time::advance(four).await;
+    assert_eq!(waited(), 240);
+    // What the watch tells meanwhile changes nothing.
+    store.apply(
+        PpodObject::deserialize(
+            &waits().label("team", "a").set(&["metadata", "resourceVersion"], json!("99")).0,
+        )
+        .unwrap(),
+    );
+    assert_eq!(waited(), 240);
+    store.reset(vec![PpodObject::deserialize(&waits().0).unwrap()]);
+    assert_eq!(waited(), 0, "listed anew");
+    tokio::time::advance(four).await;
+    store.worker_is_back();
+    assert_eq!(waited(), 0);
 }
 
 #[test]
