@@ -189,7 +189,7 @@ async fn a_deletion_waits_for_the_worker_and_finds_what_lost_its_labels() {
         let node = workers.get(node).await.expect("a worker node");
         assert!(!node.metadata.labels.unwrap_or_default().contains_key(label::POLICY_APPLIED));
     }
-    // What lost its labels is looked for when everything else is done: once with a find, and once without.
+    // What lost its labels is looked for at the start, and when everything else is done.
     let (of_syncers, _) = requests(&leasing.binding);
     let all_nodes = |event: &&AuditEvent| {
         event.verb == "list" && event.object_ref.resource == "nodes" && !event.uri.contains("labelSelector")

@@ -1,13 +1,15 @@
 //! CSINodes of worker nodes and their copies (acceptance check 16 of bottomup.md): before and after the vnode, changed,
 //! replaced, removed, somebody else's, and a worker that does not let us see them.
 
+use std::time::{Duration, Instant};
+
 use k8s_openapi::api::core::v1::Node;
 use kube::ResourceExt;
 use kubeocean_api::keys::{annotation, label};
 use kubeocean_e2e::leasing::{DEADLINE, Leasing, amount, is_ready, percent};
 use kubeocean_e2e::pods::{Objects, core_path, text};
 use kubeocean_e2e::rights::{LimitedAccount, assert_rights};
-use kubeocean_harness::{NodeShape, shared_site, wait_until};
+use kubeocean_harness::{AuditEvent, NodeShape, shared_site, wait_until};
 use serde_json::{Value, json};
 
 const ALL: &str = "/apis/storage.k8s.io/v1/csinodes";
@@ -201,9 +203,20 @@ async fn a_worker_that_hides_its_csinodes_is_leased_all_the_same() {
     let full = leasing.binding.worker().service_account_kubeconfig(mount, "kubeocean-syncer").await;
     leasing.binding.write_kubeconfig(&limited.kubeconfig).await.expect("a changed Secret");
     world.told("FeatureDisabled", "csinodes").await;
+    world.replace("mirror-rights-0", json!([disk("i-1")])).await;
+    // Its vnode is looked at after that, and with it the copy.
     leasing.edit(lease(25)).await;
     leasing.one("mirror-rights-0", "cpu 2", |vnode| amount(vnode, "cpu") == Some("2")).await;
-    world.replace("mirror-rights-0", json!([disk("i-1")])).await;
+    let (mark, began) = (leasing.binding.computing().audit_mark().expect("an audit log"), Instant::now());
+    wait_until("two rounds of renewed Leases", DEADLINE, async || began.elapsed() > Duration::from_secs(21))
+        .await;
+    let events = leasing.binding.computing().audit_events_since(mark).expect("an audit log");
+    let touched = |event: &&AuditEvent| {
+        event.is_write()
+            && event.object_ref.resource == "csinodes"
+            && event.object_ref.name.contains("mirror-rights")
+    };
+    assert_eq!(events.iter().filter(touched).count(), 0);
     let copy = world.computing.get(&world.copy("mirror-rights-0")).await.expect("the copy stays");
     assert_eq!(copy["spec"]["drivers"][0]["nodeID"], "i-0");
 

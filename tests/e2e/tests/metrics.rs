@@ -191,6 +191,11 @@ async fn a_live_scrape_tells_what_the_clusters_hold() {
     // What a policy that names none has is the process' own, by whatever name.
     let zones = page.values_of("zone");
     assert!(zones.len() == 1 && !zones.contains(""), "{zones:?}");
+    let named = json!({"timeZone": "Asia/Kolkata"});
+    stage.binding.policy(BINDING, named).await.expect("a policy");
+    let zone: &[_] = &[("rlp", BINDING), ("zone", "Asia/Kolkata")];
+    let in_zone = wait_values(&stage.syncer, "its own zone", &[("policy_time_zone_info", zone, 1.0)]).await;
+    assert_eq!(in_zone.values_of("zone"), ["Asia/Kolkata".to_owned()].into());
     let phases = ["Pending", "Running", "Succeeded", "Failed", "Unknown"];
     assert_eq!(page.values_of("phase"), phases.map(str::to_owned).into());
     let of = |name: &str, labels: &[(&str, &str)]| {

@@ -334,7 +334,7 @@ async fn two_bindings_share_a_node_and_one_leaves_without_the_other() {
 
     // The node has one mark: the first keeps it, and neither overwrites the other's.
     let marks = marks_written(&one, &node);
-    assert!(marks.len() <= 1, "{marks:#?}");
+    assert_eq!(marks.len(), 1, "{marks:#?}");
 
     // One leaves: the other's pod in the same mount namespace neither goes nor keeps it.
     let bindings = one.bindings().await;
@@ -414,7 +414,8 @@ async fn two_computing_clusters_share_a_node_and_never_lease_more_than_there_is(
     two.edit(all).await;
     both("5", "5").await;
     let marks = marks_written(&one, &node);
-    assert!(marks.len() <= 2, "neither overwrites the other's mark: {marks:#?}");
+    // One at least; two if both looked at the node before either had marked it.
+    assert!((1..=2).contains(&marks.len()), "neither overwrites the other's mark: {marks:#?}");
 
     // One cluster's pod goes; the other's stays, and is not mistaken for a stray.
     ones.pods.delete("batch", &DeleteParams::default()).await.unwrap();

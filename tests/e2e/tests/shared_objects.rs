@@ -1,7 +1,7 @@
 //! One ConfigMap and one Secret that the pods of two bindings use (TD-1103, acceptance check 13).
 //!
-//! In: two bindings with mount namespaces of their own on one worker cluster. Out: a copy in each, that follows the
-//! original and goes with the last pod of its own binding, never with the other's.
+//! In: two bindings on one worker cluster, with mount namespaces of their own or one for both. Out: a copy in each, that
+//! follows the original and goes with the last pod that uses it, never with another's.
 
 use std::time::Duration;
 
@@ -118,6 +118,60 @@ async fn two_bindings_use_one_object_and_part_from_it_one_by_one() {
     }
     assert_rights(&left.binding);
     assert_rights(&right.binding);
+}
+
+/// The same mount namespace: there is one copy of each object, which both users mark, and who leaves takes only his mark.
+#[tokio::test]
+async fn two_bindings_that_share_a_mount_namespace_share_a_copy() {
+    let idle: &[&str] = &["--gc-idle-objects=1s"];
+    let one = Stage::start_with(BindingSpec::new("mount-one"), 1, idle).await;
+    let mount = one.binding.mount_namespace();
+    let two = Stage::start_with(BindingSpec::new("mount-two").mount_namespace(mount), 1, idle).await;
+    let (in_one, in_two) = (one.scene("mount-shared").await, two.scene("mount-shared").await);
+    in_one.create_object("configmaps", "settings", json!({"data": {"key": "first"}})).await;
+    in_one.create_object("secrets", "keys", json!({"stringData": {"key": "first"}})).await;
+    tokio::join!(in_one.run_pod("on-one", reader()), in_two.run_pod("on-two", reader()));
+    let before = uids(&in_one).await;
+    for (kind, name) in OBJECTS {
+        assert_eq!(in_one.copy(kind, name), in_two.copy(kind, name));
+        let marked = |copy: &Value| {
+            let shown =
+                |stage: &Stage| copy["metadata"]["labels"][synced_by(stage.binding.cluster_id())] == "true";
+            (shown(&one) && shown(&two)).then_some(())
+        };
+        in_one.worker.wait("both marks", &in_one.copy(kind, name), marked).await;
+    }
+    write(&in_one, "second").await;
+    wait_copies(&in_two, "second").await;
+
+    // One leaves: the other's pod keeps what it mounts, and it still follows.
+    in_one.computing.delete(&in_one.vpod("on-one"), None).await;
+    in_one.computing.wait_gone(&in_one.vpod("on-one")).await;
+    for (kind, name) in OBJECTS {
+        let left = |copy: &Value| {
+            let labels = &copy["metadata"]["labels"];
+            labels[synced_by(one.binding.cluster_id())].is_null().then(|| copy.clone())
+        };
+        let copy = in_two.worker.wait("the mark to go", &in_two.copy(kind, name), left).await;
+        assert_eq!(copy["metadata"]["labels"][synced_by(two.binding.cluster_id())], "true", "{copy:#}");
+        let released = |object: &Value| (!is_claimed(object, &one)).then(|| object.clone());
+        let original = in_one.computing.wait("the claim to go", &in_one.object(kind, name), released).await;
+        assert!(is_claimed(&original, &two), "{original:#}");
+    }
+    write(&in_two, "third").await;
+    wait_copies(&in_two, "third").await;
+    assert_eq!(uids(&in_two).await, before, "the copies were never away");
+
+    // The last one leaves.
+    in_two.computing.delete(&in_two.vpod("on-two"), None).await;
+    in_two.computing.wait_gone(&in_two.vpod("on-two")).await;
+    for (kind, name) in OBJECTS {
+        in_two.worker.wait_gone(&in_two.copy(kind, name)).await;
+        let released = |object: &Value| (!is_claimed(object, &two)).then_some(());
+        in_two.computing.wait("the last claim to go", &in_two.object(kind, name), released).await;
+    }
+    assert_rights(&one.binding);
+    assert_rights(&two.binding);
 }
 
 /// Acceptance check 15: a Deployment whose replicas share a ConfigMap and a Secret.

@@ -244,6 +244,41 @@ fn a_policy_is_used_by_what_is_there_and_what_is_coming() {
 }
 
 proptest! {
+    /// A recount takes from each pod what was made of it; what that must be is told by the last word about each.
+    #[test]
+    fn sums_are_those_of_what_was_last_said_of_each_pod(
+        events in proptest::collection::vec((0_u8..12, 0_u8..4, 0_i64..500, 0_u8..5), 0..200),
+    ) {
+        let (mut index, mut last) = (index(), std::collections::BTreeMap::new());
+        for node in 0..4 {
+            index.set_pnode(super::tests::node(serde_json::json!({"metadata": {"name": format!("n{node}")}})));
+        }
+        for (uid, node, cpu, what) in events {
+            let stamp = match what {
+                0 => Stamp::None,
+                1 => stamped("dc-east", "c-1"),
+                2 => stamped("dc-west", "c-1"),
+                3 => stamped("dc-east", "c-2"),
+                _ => Stamp::Legacy { vnode: format!("vnode-cls-a-n{node}").into() },
+            };
+            index.set_pod(pod(&uid.to_string(), &format!("n{node}"), cpu, stamp));
+            last.insert(uid, (node, cpu, what == 1 || what == 4));
+        }
+        for node in 0..4 {
+            let sum = |own: bool| -> (i64, i64) {
+                let here = last.values().filter(|(at, _, is_own)| *at == node && *is_own == own);
+                here.fold((0, 0), |(cpu, pods), (_, more, _)| (cpu + more, pods + 1))
+            };
+            let usage = index.usage(&format!("n{node}"));
+            let shown = |side: &crate::nodes::snapshot::Amounts| {
+                let of = |key: &str| side.get(key).copied().unwrap_or(0);
+                (of("cpu"), of("pods"))
+            };
+            prop_assert_eq!((shown(&usage.own), shown(&usage.others)), (sum(true), sum(false)));
+        }
+        prop_assert_eq!(index.recount(), BTreeSet::new());
+    }
+
     #[test]
     fn sums_equal_a_recount(events in proptest::collection::vec((0_u8..12, 0_u8..4, 0_i64..500, 0_u8..4), 0..200)) {
         let mut index = index();

@@ -211,3 +211,25 @@ proptest! {
         prop_assert!(model.plan().actions.is_empty());
     }
 }
+
+/// Acceptance check 15: what is told in the first minute is all, however long it lasts. Nothing is evicted or withdrawn, and the
+/// Lease goes on.
+#[rstest]
+#[case::with_what_was_decided_before(true)]
+#[case::after_a_restart(false)]
+fn a_worker_that_stays_silent_costs_one_taint_and_nothing_more(#[case] known: bool) {
+    let mut model = Model::leased();
+    model.pods = vec![super::model::pod("batch")];
+    model.loss = Some(WorkerLoss::Silent);
+    model.node_known = known;
+    model.settle();
+    let vnode = model.vnode.clone().unwrap();
+    let taints = vnode["spec"]["taints"].as_array().unwrap();
+    assert!(taints.iter().any(|it| it["key"] == taint::WORKER_UNREACHABLE && it["effect"] == "NoSchedule"));
+    for minutes in [1, 4, 10, 24 * 60] {
+        model.now = minutes * 60;
+        let actions: Vec<String> = model.plan().actions.iter().map(ToString::to_string).collect();
+        // A heartbeat may pass, as at any time.
+        assert!(actions.iter().all(|action| action.starts_with("apply vnode")), "{actions:?}");
+    }
+}
