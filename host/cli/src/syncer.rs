@@ -56,7 +56,7 @@ pub(crate) struct SyncerFlags {
     /// Largest policy module, for example 8Mi
     #[arg(long, default_value = "8Mi", value_parser = module_size)]
     policy_max_module_size: usize,
-    /// Folder that keeps fetched policy modules [default: /var/cache/kubeocean, else the user's cache folder]
+    /// Folder that keeps fetched and compiled policy modules [default: /var/cache/kubeocean, else the user's cache folder]
     #[arg(long, value_name = "DIR")]
     policy_cache_dir: Option<PathBuf>,
     #[command(flatten)]
@@ -166,10 +166,16 @@ impl SyncerFlags {
     }
 
     fn policy_sources(&self) -> anyhow::Result<PolicySources> {
-        self.sources.sources(match &self.policy_cache_dir {
-            Some(folder) => vec![folder.join(MODULES)],
+        self.sources.sources(self.cache_folders(MODULES))
+    }
+
+    /// Where one of the caches may be.
+    fn cache_folders(&self, cache: &str) -> Vec<PathBuf> {
+        let parents = match &self.policy_cache_dir {
+            Some(folder) => vec![folder.clone()],
             None => default_cache_folders(),
-        })
+        };
+        parents.into_iter().map(|parent| parent.join(cache)).collect()
     }
 
     /// The settings these flags make, for one binding.
@@ -178,6 +184,7 @@ impl SyncerFlags {
         let compiler = std::env::current_exe().context("the path of this program is unknown")?;
         Ok(SyncerConfig {
             policy_compiler: Some(compiler),
+            policy_code_folders: self.cache_folders(CODE),
             system_namespace: system_namespace.to_owned(),
             policy_namespace: self.policy_namespace.clone(),
             prometheus_vnode_base_port: self.prometheus_vnode_base_port,
@@ -218,6 +225,8 @@ impl SyncerFlags {
 
 /// Folder of fetched modules within the cache folder.
 const MODULES: &str = "modules";
+/// Folder of compiled modules within the cache folder.
+const CODE: &str = "code";
 
 /// A pod has the first; a process a person started, the second.
 fn default_cache_folders() -> Vec<PathBuf> {
@@ -225,7 +234,7 @@ fn default_cache_folders() -> Vec<PathBuf> {
         .map(PathBuf::from)
         .or_else(|| Some(Path::new(&std::env::var_os("HOME")?).join(".cache")));
     let parents = [Some(PathBuf::from("/var/cache")), home.filter(|home| home.is_absolute())];
-    parents.into_iter().flatten().map(|parent| parent.join("kubeocean").join(MODULES)).collect()
+    parents.into_iter().flatten().map(|parent| parent.join("kubeocean")).collect()
 }
 
 /// A size as Kubernetes quantity.

@@ -59,6 +59,9 @@ pub struct EngineConfig {
     pub metered: bool,
     /// Where modules are compiled.
     pub compile: CompileMode,
+    /// Where code that a child compiled is kept for later processes (PO-905): the first of these folders that is this
+    /// user's alone. None by default.
+    pub code_folders: Vec<std::path::PathBuf>,
     /// One in so many batches of several rows is run again in reversed order and compared (PO-1005); default 1000.
     pub recheck_every: u64,
 }
@@ -73,6 +76,7 @@ impl Default for EngineConfig {
             pooling: true,
             metered: false,
             compile: CompileMode::InProcess,
+            code_folders: Vec::new(),
             recheck_every: RECHECK_EVERY,
         }
     }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use crate::config::{EngineConfig, EngineError, QUEUE_UNITS};
 use crate::load::builtin::BUILTINS;
 use crate::load::cache::{Digest, ModuleCache};
+use crate::load::code_cache::CodeCache;
 use crate::load::prepare::Loader;
 use crate::numbers::EngineNumbers;
 use crate::pool::Pool;
@@ -52,7 +53,7 @@ impl Engine {
             units: Pool::start("policy", config.threads, QUEUE_UNITS)?,
             apart: Pool::start("policy-apart", APART_THREADS, QUEUE_UNITS)?,
             loads: Pool::start("policy-load", LOADER_THREADS, LOADER_QUEUE)?,
-            cache: Arc::default(),
+            cache: Arc::new(ModuleCache::new(CodeCache::open(&config.code_folders, &wasm))),
             wasm,
             config,
             _ticker: ticker,

@@ -26,7 +26,8 @@ fn main() -> ExitCode {
     errors_of_the_child_keep_their_code(&engine);
     a_compile_bomb_kills_only_the_child(&engine);
     a_compiler_that_cannot_start_is_tried_again();
-    println!("compile_child: 4 checks passed");
+    what_was_compiled_once_is_loaded();
+    println!("compile_child: 5 checks passed");
     ExitCode::SUCCESS
 }
 
@@ -108,6 +109,46 @@ fn a_compiler_that_cannot_start_is_tried_again() {
     let healed = entry();
     assert_eq!((healed.state, healed.failure), (EntryState::Active, None));
     std::fs::remove_dir_all(&folder).unwrap();
+}
+
+/// PO-905: a process compiles nothing that one before it compiled, and nothing it cannot trust is loaded.
+fn what_was_compiled_once_is_loaded() {
+    let home = tempfile::tempdir().unwrap();
+    let folder = home.path().join("code");
+    let module = guest().bytes();
+    let run = |program: std::path::PathBuf| {
+        let compile = CompileMode::Child { program, args: vec!["compile".to_owned()] };
+        let code_folders = vec![folder.clone()];
+        let config = EngineConfig { compile, code_folders, threads: 1, ..EngineConfig::default() };
+        let engine = Engine::start(config).unwrap();
+        let mut names = Vec::new();
+        let modules =
+            ["cpu-percentage", "time-windows", "node-labels"].map(|name| builtin(name).unwrap().into());
+        for bytes in modules.iter().chain([&module]) {
+            let settings = json!({});
+            let loaded = engine.load_module(bytes, &settings, ModuleLimits::default(), &[]);
+            names.push(loaded.map(|module| module.describe().name).map_err(|error| error.code));
+        }
+        (names, engine.numbers().compile_misses)
+    };
+    let files = || {
+        let mut files: Vec<_> =
+            std::fs::read_dir(&folder).unwrap().map(|file| file.unwrap().path()).collect();
+        files.sort();
+        files
+    };
+    let program = std::env::current_exe().unwrap();
+    let first = run(program.clone());
+    assert_eq!((first.1, files().len()), (4, 4));
+    // Nothing can be compiled, and nothing has to be.
+    let second = run(home.path().join("no-compiler"));
+    assert_eq!(second, (first.0.clone(), 0));
+    // What others could have written, and what is not code, is made anew.
+    let (open, odd) = (files()[0].clone(), files()[1].clone());
+    std::fs::set_permissions(&open, std::os::unix::fs::PermissionsExt::from_mode(0o666)).unwrap();
+    std::fs::write(&odd, b"no code at all").unwrap();
+    assert_eq!(run(program.clone()), (first.0.clone(), 2));
+    assert_eq!(run(program), (first.0, 0), "and kept again");
 }
 
 fn resident_bytes() -> u64 {

@@ -32,7 +32,7 @@ mod trust_folder;
 
 pub use accept::{Accepted, Bundle, Demands, Refusal, accept};
 pub use artifact::{Artifact, ArtifactError, Labels, Package, WASM_LAYER, package, parse_manifest};
-pub use cache::{BundleCache, CacheError};
+pub use cache::BundleCache;
 pub use client::{Client, ClientConfig, ConfigError, Progress};
 pub use component::is_component;
 pub use credentials::{CredentialError, Credentials, DockerConfig};

@@ -96,6 +96,8 @@ pub struct SyncerConfig {
     /// Program that compiles policy modules with argument [`COMPILE_POLICY`], normally this one; `None` compiles them in
     /// this process, which trusts whoever may write policies.
     pub policy_compiler: Option<PathBuf>,
+    /// Where compiled modules are kept: the first of these folders that is this user's alone (PO-905).
+    pub policy_code_folders: Vec<PathBuf>,
     /// Where modules that are not in ConfigMaps come from.
     pub policy_sources: PolicySources,
     /// Whether modules without a digest are loaded (PO-706).
@@ -129,6 +131,7 @@ impl SyncerConfig {
             object_workers: 50,
             policy_max_module_bytes: kubeocean_engine::DEFAULT_MAX_MODULE_BYTES,
             policy_compiler: None,
+            policy_code_folders: Vec::new(),
             policy_sources: PolicySources::default(),
             allow_unpinned_policies: false,
             kubeconfig_rules: KubeconfigRules::default(),

@@ -95,6 +95,7 @@ pub fn start_engine(config: &SyncerConfig) -> Result<Engine, EngineError> {
             Some(program) => CompileMode::Child { program, args: vec![COMPILE_POLICY.to_owned()] },
             None => CompileMode::InProcess,
         },
+        code_folders: config.policy_code_folders.clone(),
         ..EngineConfig::default()
     })
 }

@@ -10,8 +10,9 @@ use serde_json::Value;
 const MAY_KNOW: &[(&str, &[&str])] = &[
     ("kubeocean-api", &[]),
     ("kubeocean-runtime", &["api"]),
-    ("kubeocean-engine", &["api"]),
-    ("kubeocean-registry", &[]),
+    ("kubeocean-private-folder", &[]),
+    ("kubeocean-engine", &["api", "private-folder"]),
+    ("kubeocean-registry", &["private-folder"]),
     ("kubeocean-syncer", &["api", "runtime", "engine", "registry"]),
     ("kubeocean-manager", &["api", "runtime", "engine"]),
     ("kubeocean-proxier", &["api", "runtime"]),

@@ -5,9 +5,11 @@ use std::sync::{Arc, OnceLock};
 
 use parking_lot::Mutex;
 use sha2::Digest as _;
+use wasmtime::component::Component;
 
 use super::builtin::builtin_of_digest;
 use super::child::{self, Author};
+use super::code_cache::CodeCache;
 use super::component::{componentize, link};
 use super::error::{LoadCode, LoadError};
 use crate::config::{CompileMode, MAX_EVALUATORS};
@@ -28,6 +30,11 @@ impl Digest {
         Self(sha2::Sha256::digest(bytes).into())
     }
 
+    /// In hexadecimal digits.
+    pub(crate) fn hex(self) -> String {
+        hex::encode(self.0)
+    }
+
     /// Code that came with the program, wherever these bytes were read.
     pub(crate) fn is_builtin(self) -> bool {
         builtin_of_digest(self).is_some()
@@ -36,7 +43,7 @@ impl Digest {
 
 impl std::fmt::Display for Digest {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "sha256:{}", hex::encode(self.0))
+        write!(f, "sha256:{}", self.hex())
     }
 }
 
@@ -46,10 +53,17 @@ type Slot = Arc<OnceLock<Result<Prepared, LoadError>>>;
 #[derive(Default)]
 pub(crate) struct ModuleCache {
     slots: Mutex<VecDeque<(Digest, Slot)>>,
+    /// What other processes compiled before.
+    kept: Option<CodeCache>,
     pub(crate) counters: CompileCounters,
 }
 
 impl ModuleCache {
+    /// Knows what was kept on disk.
+    pub(crate) fn new(kept: Option<CodeCache>) -> Self {
+        Self { kept, ..Self::default() }
+    }
+
     /// The linked module of these bytes. A second caller waits for the first instead of compiling again. A failure that
     /// may pass is not remembered.
     pub(crate) fn get(
@@ -62,8 +76,11 @@ impl ModuleCache {
         let slot = self.slot(digest);
         self.counters.wanted();
         let compiled = || {
+            if let Some(kept) = self.kept(engine, digest) {
+                return link(engine, &kept);
+            }
             let started = crate::clock::stopwatch();
-            let compiled = compile(engine, mode, digest, bytes);
+            let compiled = self.compile(engine, mode, digest, bytes);
             let took = started.elapsed();
             tracing::debug!(bytes = bytes.len(), ?took, ok = compiled.is_ok(), "compiled a policy module");
             self.counters.compiled(took);
@@ -74,6 +91,48 @@ impl ModuleCache {
             self.slots.lock().retain(|(_, known)| !Arc::ptr_eq(known, &slot));
         }
         prepared
+    }
+
+    /// What is on disk of this module, if it is of use.
+    fn kept(&self, engine: &wasmtime::Engine, digest: Digest) -> Option<Component> {
+        let cache = self.kept.as_ref()?;
+        let code = cache.get(digest)?;
+        let component = child::deserialize(engine, &code);
+        if let Err(error) = &component {
+            tracing::warn!(%digest, %error, "code that was kept is of no use");
+            cache.forget(digest);
+        }
+        component.ok()
+    }
+
+    fn compile(
+        &self,
+        engine: &wasmtime::Engine,
+        mode: &CompileMode,
+        digest: Digest,
+        bytes: &[u8],
+    ) -> Result<Prepared, LoadError> {
+        let CompileMode::Child { program, args } = mode else {
+            return link(engine, &in_process(engine, bytes)?);
+        };
+        let author = if digest.is_builtin() { Author::Ourselves } else { Author::Others };
+        let component = match child::compile(program, args, bytes, author) {
+            Ok(code) => {
+                let component = child::deserialize(engine, &code)?;
+                if let Some(cache) = &self.kept {
+                    cache.put(digest, &code);
+                }
+                component
+            }
+            // A compiler leaves tens of MiB of heap behind, so even our own modules are compiled elsewhere. They do not
+            // need that protection: where no child can be started, they are compiled here.
+            Err(error) if author == Author::Ourselves => {
+                tracing::warn!(%error, "a built-in policy module is compiled in this process");
+                in_process(engine, bytes)?
+            }
+            Err(error) => return Err(error),
+        };
+        link(engine, &component)
     }
 
     fn slot(&self, digest: Digest) -> Slot {
@@ -90,33 +149,12 @@ impl ModuleCache {
     }
 }
 
-fn compile(
-    engine: &wasmtime::Engine,
-    mode: &CompileMode,
-    digest: Digest,
-    bytes: &[u8],
-) -> Result<Prepared, LoadError> {
-    let component = match mode {
-        CompileMode::InProcess => in_process(engine, bytes),
-        CompileMode::Child { program, args } if digest.is_builtin() => {
-            // A compiler leaves tens of MiB of heap behind, so even our own modules are compiled elsewhere. They do not
-            // need that protection: where no child can be started, they are compiled here.
-            child::compile(engine, program, args, bytes, Author::Ourselves).or_else(|error| {
-                tracing::warn!(%error, "a built-in policy module is compiled in this process");
-                in_process(engine, bytes)
-            })
-        }
-        CompileMode::Child { program, args } => child::compile(engine, program, args, bytes, Author::Others),
-    }?;
-    link(engine, &component)
-}
-
 /// Hostile bytes have made compilers panic before; that must not take the process with it.
-fn in_process(engine: &wasmtime::Engine, bytes: &[u8]) -> Result<wasmtime::component::Component, LoadError> {
+fn in_process(engine: &wasmtime::Engine, bytes: &[u8]) -> Result<Component, LoadError> {
     let failed = |text: &str| LoadError::new(LoadCode::CompileFailed, text);
     std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
         let component = componentize(bytes)?;
-        wasmtime::component::Component::new(engine, &component).map_err(|error| failed(&format!("{error:#}")))
+        Component::new(engine, &component).map_err(|error| failed(&format!("{error:#}")))
     }))
     .unwrap_or_else(|_| Err(failed("the compiler gave up")))
 }

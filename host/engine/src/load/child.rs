@@ -57,14 +57,13 @@ fn hindered(text: &str) -> LoadError {
     failed(text).passing()
 }
 
-/// Compiles `bytes` in `program args`.
+/// The machine code of `bytes`, made in `program args`.
 pub(crate) fn compile(
-    engine: &wasmtime::Engine,
     program: &Path,
     args: &[String],
     bytes: &[u8],
     author: Author,
-) -> Result<Component, LoadError> {
+) -> Result<Vec<u8>, LoadError> {
     let _turn = (author == Author::Others).then(|| ONE.lock());
     let child = Command::new(program)
         .args(args)
@@ -83,21 +82,24 @@ pub(crate) fn compile(
             .and_then(Pid::from_raw)
             .map(|child| setpriority_process(Some(child), NICE));
     }
-    let answer = exchange(child, bytes)?;
-    let (status, payload) = answer.split_first().ok_or_else(|| failed("the compiler exceeded its limits"))?;
-    let code = match *status {
-        STATUS_CODE => return deserialize(engine, payload),
+    let mut answer = exchange(child, bytes)?;
+    let status = *answer.first().ok_or_else(|| failed("the compiler exceeded its limits"))?;
+    let payload = answer.split_off(1);
+    let code = match status {
+        STATUS_CODE => return Ok(payload),
         STATUS_NOT_A_POLICY => LoadCode::NotAPolicy,
         STATUS_WRONG_WORLD => LoadCode::WrongWorld,
         _ => LoadCode::CompileFailed,
     };
-    Err(LoadError::new(code, &String::from_utf8_lossy(payload)))
+    Err(LoadError::new(code, &String::from_utf8_lossy(&payload)))
 }
 
-#[expect(unsafe_code, reason = "machine code is trusted because our own child made it a moment ago")]
-fn deserialize(engine: &wasmtime::Engine, code: &[u8]) -> Result<Component, LoadError> {
-    // SAFETY: the bytes come over a private pipe from a process we started from our own binary, and its only input
-    // was a module that wasmtime validated there. wasmtime checks version and configuration itself.
+/// Makes code ready to run that [`compile`] made, in this process or an earlier one.
+#[expect(unsafe_code, reason = "machine code is trusted because our own child made it")]
+pub(crate) fn deserialize(engine: &wasmtime::Engine, code: &[u8]) -> Result<Component, LoadError> {
+    // SAFETY: the bytes come over a private pipe from a process started from our own binary, whose only input was a
+    // module that wasmtime validated there, or from a folder that nobody but this user could write to since. wasmtime
+    // checks version and configuration itself.
     unsafe { Component::deserialize(engine, code) }.map_err(|error| failed(&format!("{error:#}")))
 }
 

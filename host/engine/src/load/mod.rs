@@ -6,6 +6,7 @@
 pub(crate) mod builtin;
 pub(crate) mod cache;
 pub(crate) mod child;
+pub(crate) mod code_cache;
 pub(crate) mod component;
 pub(crate) mod error;
 pub(crate) mod prepare;
