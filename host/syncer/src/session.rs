@@ -186,11 +186,13 @@ impl Session<'_> {
         let complete = {
             let (lists, pods, vnodes) =
                 (lists.clone(), Arc::clone(&self.pods), Arc::clone(&stores.vnodes_listed));
+            let strays = Arc::clone(&stores.strays_found);
             let mut binding = leader.binding.clone();
             async move {
                 lists.nodes.synced().await;
                 lists.pods.synced().await;
                 vnodes.synced().await;
+                strays.wait().await;
                 pods.vpods.synced().await;
                 first.notified().await;
                 // API-109: the binding cannot go before what we are about to make. Its sender outlives this task.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use kubeocean_engine::{BindingFacts, Engine, PolicyHost, zone_name};
 use kubeocean_runtime::{binding::Binding, probe::Reachability, queue::QueueNumbers, watch::WatchHealth};
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Notify, SetOnce, watch};
 
 use crate::{
     config::SyncerConfig,
@@ -46,6 +46,8 @@ pub struct Stores {
     pub loaded: Arc<watch::Sender<u64>>,
     /// The first list of vnodes.
     pub vnodes_listed: Arc<WatchHealth>,
+    /// Vnodes that had lost their labels before that have been looked for.
+    pub strays_found: Arc<SetOnce<()>>,
     /// When the worker answered last.
     pub worker: Reachability,
     /// How many nodes may lose their lease per minute.
@@ -137,6 +139,7 @@ impl Stores {
             host: Arc::new(host),
             loaded,
             vnodes_listed: Arc::default(),
+            strays_found: Arc::default(),
             worker: Reachability::default(),
             pace: Arc::new(Pace::new(config.reclaim_max_nodes_per_minute)),
             workloads: Workloads::new(),

@@ -2,11 +2,20 @@
 //!
 //! In: worker events as its components would send them, and those of its real scheduler. Out: the events of the vpod.
 
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1::Event;
+use kube::Api;
+use kube::api::PostParams;
 use kubeocean_api::keys::{annotation, label};
 use kubeocean_e2e::pods::{DEADLINE, Objects, Scene, Stage, text};
 use kubeocean_e2e::rights::{assert_rights, requests};
+use kubeocean_e2e::storm::pass;
 use kubeocean_harness::{AuditEvent, BindingSpec, wait_until};
 use serde_json::{Value, json};
+
+/// So long an event waits for the pod it is about (TD-1704).
+const UNKNOWN: Duration = Duration::from_secs(10);
 
 /// A kubelet's event about a pod of the worker cluster.
 fn said_of(ppod: &Value, reason: &str, message: &str) -> Value {
@@ -62,8 +71,8 @@ async fn what_the_worker_says_about_a_copy_is_read_on_its_pod() {
     stage.syncer.restart().expect("a Syncer");
     stage.syncer.wait_ready().await;
     let scene = stage.scene("said-users").await;
-    say(&scene.worker, &said_of(&ppod, "Barrier", "what came before was looked at before")).await;
-    wait_told(&scene, "web", "Barrier", 1).await;
+    say(&scene.worker, &said_of(&ppod, "SecondBarrier", "what came before was looked at before")).await;
+    wait_told(&scene, "web", "SecondBarrier", 1).await;
     assert_eq!(versions(&scene).await, before);
     assert_rights(&stage.binding);
 }
@@ -167,6 +176,10 @@ async fn only_of_ones_own_pods(scene: &Scene<'_>, ppod: &Value) {
     }
     say(&scene.worker, &said_of(ppod, "Unhealthy", "Readiness probe failed")).await;
     wait_told(scene, "web", "Unhealthy", 1).await;
+    // What is said of an unknown pod waits for that pod, and then for nobody.
+    pass(UNKNOWN + Duration::from_secs(2)).await;
+    say(&scene.worker, &said_of(ppod, "Barrier", "what was said before has been looked at")).await;
+    wait_told(scene, "web", "Barrier", 1).await;
     let all = format!("/api/v1/namespaces/{}/events", scene.namespace);
     for event in scene.computing.list(&all).await {
         assert_ne!(event["reason"], "Foreign", "{event:#}");
@@ -212,6 +225,69 @@ async fn what_is_no_trouble_appears_when_asked_for() {
     say(&scene.worker, &said_of(&ppod, "Unhealthy", "Liveness probe failed")).await;
     wait_told(&scene, "web", "Unhealthy", 1).await;
     scene.wait_event("web", "PhysicalPodCreated").await;
+}
+
+/// From now on admission refuses events of a namespace, as a quota or a webhook would.
+async fn refuse_events(stage: &Stage, namespace: &str) {
+    let name = format!("refuses-{namespace}");
+    let group = "admissionregistration.k8s.io/v1";
+    let rule =
+        json!({"apiGroups": [""], "apiVersions": ["v1"], "operations": ["CREATE"], "resources": ["events"]});
+    let expression = format!("object.metadata.namespace != '{namespace}'");
+    let policy = json!({
+        "apiVersion": group, "kind": "ValidatingAdmissionPolicy", "metadata": {"name": name},
+        "spec": {
+            "matchConstraints": {"resourceRules": [rule]},
+            "validations": [{"expression": expression, "reason": "Forbidden"}],
+        },
+    });
+    let binding = json!({
+        "apiVersion": group, "kind": "ValidatingAdmissionPolicyBinding", "metadata": {"name": name},
+        "spec": {"policyName": name, "validationActions": ["Deny"]},
+    });
+    stage.binding.computing().apply_objects(vec![policy, binding]).await.expect("an admission policy");
+    let events: Api<Event> =
+        Api::namespaced(stage.binding.computing().client().await.expect("a client"), namespace);
+    let event = json!({
+        "metadata": {"name": "probe"}, "involvedObject": {"namespace": namespace}, "reason": "Probe", "type": "Normal",
+    });
+    let event: Event = serde_json::from_value(event).expect("an event");
+    let dry = PostParams { dry_run: true, ..PostParams::default() };
+    wait_until("events to be refused", DEADLINE, async || {
+        let answer = events.create(&dry, &event).await;
+        if matches!(&answer, Err(kube::Error::Api(status)) if status.code == 403) {
+            Ok(())
+        } else {
+            Err(format!("{answer:?}"))
+        }
+    })
+    .await;
+}
+
+/// What admission refuses looks like a missing right, and turns off nothing.
+#[tokio::test]
+async fn a_namespace_that_takes_no_events_silences_no_other() {
+    let stage = Stage::start(BindingSpec::new("said-full-up"), 1).await;
+    let (full, other) = (stage.scene("said-full-up").await, stage.scene("said-beside").await);
+    let (_, in_full) = full.run_pod("web", json!({})).await;
+    let (_, in_other) = other.run_pod("web", json!({})).await;
+    refuse_events(&stage, "said-full-up").await;
+    say(&full.worker, &said_of(&in_full, "Unhealthy", "Liveness probe failed")).await;
+    let refused = |event: &AuditEvent| {
+        event.verb == "create"
+            && event.object_ref.resource == "events"
+            && event.object_ref.namespace == "said-full-up"
+            && event.response_status.code == 403
+    };
+    wait_until("the event to be refused", DEADLINE, async || {
+        let (computing, _) = requests(&stage.binding);
+        computing.iter().any(refused)
+    })
+    .await;
+    say(&other.worker, &said_of(&in_other, "Unhealthy", "Liveness probe failed")).await;
+    wait_told(&other, "web", "Unhealthy", 1).await;
+    let path = "/api/v1/namespaces/default/events?fieldSelector=involvedObject.name%3Dsaid-full-up,reason%3DFeatureDisabled";
+    assert_eq!(full.computing.list(path).await, Vec::<Value>::new());
 }
 
 #[tokio::test]

@@ -139,7 +139,7 @@ async fn step(leader: &Leader, clusters: &Clusters, binding: &Binding) -> Result
         }
     }
     // All nodes are listed for it, therefore not before everything else is done.
-    let strays = strays::label_anew(&leader.computing, &stores.identity).await?;
+    let strays = strays::label_anew(&leader.computing, &stores.nodes).await?;
     if strays > 0 {
         return waiting(
             "DrainingNodes",

@@ -103,6 +103,9 @@ pub(super) async fn perform(
                 if names_policy && error.may_be_done() {
                     runtime.store.not_answered(vnode);
                 }
+                if let ApplyError::Conflict { .. } = &error {
+                    runtime.store.conflicted(snapshot.vnode.as_deref());
+                }
                 if let (ApplyError::NotFound { .. }, Some(gone)) = (&error, &snapshot.vnode) {
                     runtime.store.lost_vnode(gone.name(), gone.uid(), u64::MAX);
                     return Err(Outcome::Stale);

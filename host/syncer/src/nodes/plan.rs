@@ -398,9 +398,6 @@ fn evict(pods: &[PodOnVnode], actions: &mut Vec<Action>) {
 /// Nothing new is decided: conditions and addresses are kept current, and nothing is offered that others took (BU-906).
 fn mirror(input: &NodeInput<'_>) -> Vec<Action> {
     let (Some(vnode), Some(pnode)) = (input.vnode, input.pnode) else { return Vec::new() };
-    if let Some(marks) = mark_anew(input, vnode) {
-        return vec![marks];
-    }
     let (wanted, addresses) = (told(input, Some(pnode), vnode), addresses_of(input, vnode));
     let taints = reachability_taint(vnode, input.loss.is_some());
     let written = Written::conditions_of(pnode, input.written);
@@ -413,7 +410,8 @@ fn mirror(input: &NodeInput<'_>) -> Vec<Action> {
     };
     let status = Action::show(vnode, shown);
     // One of the two per round: both carry the version this was computed from.
-    taints.map(Action::PatchVnode).or(status).into_iter().collect()
+    let shown = taints.map(Action::PatchVnode).or(status);
+    mark_anew(input, vnode).into_iter().chain(shown).collect()
 }
 
 /// The labels it is watched by, where no other write brings them back.

@@ -79,6 +79,13 @@ impl NodeStore {
         self.state.lock().index.not_answered(vnode);
     }
 
+    /// A write met another version than the known one. What no watch shows does not become newer by itself.
+    pub(in crate::nodes) fn conflicted(&self, known: Option<&NodeView>) {
+        if let Some(known) = known.filter(|it| !is_marked(&it.metadata, &self.identity().binding)) {
+            self.not_answered(known.name());
+        }
+    }
+
     /// Whether the vnode has not been read since such a write.
     pub(in crate::nodes) fn is_unsettled(&self, vnode: &str) -> bool {
         self.state.lock().index.is_unsettled(vnode)

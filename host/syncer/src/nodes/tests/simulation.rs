@@ -137,7 +137,9 @@ impl World {
         self.syncer.list(kind, &self.clusters.listed(kind));
         if first && kind == Kind::Vnode {
             let identity = self.syncer.store.identity().clone();
-            self.clusters.mark_anew(&identity);
+            for vnode in self.clusters.mark_anew(&identity) {
+                self.syncer.store.saw_vnode(serde_json::from_value(vnode).unwrap());
+            }
         }
     }
 

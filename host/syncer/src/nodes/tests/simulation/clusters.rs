@@ -151,7 +151,7 @@ impl Clusters {
     }
 
     /// Vnodes that lost their labels while nobody looked get them back.
-    pub(super) fn mark_anew(&mut self, identity: &Identity) {
+    pub(super) fn mark_anew(&mut self, identity: &Identity) -> Vec<Value> {
         let lost = |vnode: &Value| {
             is_left(&metadata(vnode), BINDING, &identity.cluster_id) && !selected(Kind::Vnode, vnode)
         };
@@ -164,9 +164,7 @@ impl Clusters {
                 (name.clone(), json!({"metadata": {"labels": labels}}))
             })
             .collect();
-        for (name, patch) in strays {
-            self.patch(Kind::Vnode, &name, &patch).unwrap();
-        }
+        strays.iter().map(|(name, patch)| self.patch(Kind::Vnode, name, patch).unwrap()).collect()
     }
 
     /// Pods on a vnode.

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use kubeocean_api::keys::annotation;
+use kubeocean_api::keys::{annotation, label};
 use kubeocean_runtime::queue::Outcome;
 use serde_json::{Value, json};
 use tokio::time::Instant;
@@ -121,5 +121,34 @@ fn an_answer_that_closes_a_lease_is_not_carried_out_after_its_end() {
         assert!(world.syncer.plan(&work, now).is_ok());
         let late = now + jiff::SignedDuration::from_secs(1);
         assert_eq!(world.syncer.plan(&work, late).err(), Some(NoPlan::Later(Outcome::Stale)));
+    });
+}
+
+/// Without its labels no watch tells what others do to a vnode: it is read again before it is written.
+#[test]
+fn a_vnode_that_is_not_watched_is_withdrawn_whatever_others_do_to_it() {
+    super::clock().block_on(async {
+        let mut world = leased().await;
+        let edit = |world: &mut World, key: &str, value: Value| {
+            world.clusters.edit(Kind::Vnode, VNODE, |vnode| vnode["metadata"]["labels"][key] = value);
+        };
+        world.clusters.edit(Kind::Vnode, VNODE, |vnode| {
+            vnode["metadata"]["labels"].as_object_mut().unwrap().remove(label::CLUSTER_BINDING);
+        });
+        show(&mut world, Kind::Vnode);
+        // It has been read, and the plan made from that is not carried out.
+        let (key, now) = (world.syncer.take(Instant::now()).await.unwrap(), world.now());
+        assert_eq!(world.syncer.consider(key.clone(), now).1.err(), Some(NoPlan::ReadFirst));
+        world.read_again(&key);
+        world.syncer.store.queue.done(&key, Outcome::Done);
+        edit(&mut world, "users.example/a", "b".into());
+        world.clusters.delete(Kind::Policy, "younger", None).unwrap();
+        show(&mut world, Kind::Policy);
+        let end = Instant::now() + Duration::from_mins(1);
+        for _ in 0..50 {
+            world.work_until(end).await;
+            show(&mut world, Kind::Vnode);
+        }
+        assert!(world.clusters.get(Kind::Vnode, VNODE).is_none(), "no policy, no lease");
     });
 }

@@ -156,6 +156,7 @@ impl World {
             Ok(()) => {}
             Err(Refusal::Conflict) => {
                 self.met.conflicts += 1;
+                self.syncer.store.conflicted(work.snapshot.vnode.as_deref());
                 return Err(Outcome::Stale);
             }
             Err(Refusal::NoAnswer) => {
