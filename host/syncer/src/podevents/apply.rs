@@ -13,7 +13,6 @@ use serde_json::{Value, json};
 
 use super::{
     index::{EventStore, PodStories},
-    names::Names,
     plan::{About, Reflection, Snapshot, plan},
     view::Seen,
 };
@@ -23,6 +22,7 @@ use crate::{
         apply::VnodeDirectory,
         features::{Feature, Features},
         index::{CopyOf, PodStore},
+        names::Names,
         snapshot::VnodeState,
         vpod_identity::VpodIdentity,
     },
@@ -120,7 +120,7 @@ impl PodEventSync {
                 let tokens = self.objects.tokens.of_owner(&owner).into_iter().map(|secret| secret.name);
                 let copies = self.objects.copies_behind(&vpod.key.namespace, &vpod.references);
                 About::Copy {
-                    names: Names::of(&vpod, &ppod, worker_node.as_deref(), copies, tokens),
+                    names: Names::of(&vpod, (&ppod.key, &ppod.uid), worker_node.as_deref(), copies, tokens),
                     vpod: owner.key,
                     uid: owner.uid,
                     vnode: vpod.node.to_string(),

@@ -5,17 +5,15 @@
 //! worker events --watch--> index by ppod --UID--> snapshot --> plan --> apply --> one event object per kind of news
 //! ```
 //!
-//! "Why does this event stand there?" is answered by [`plan::plan`]; what of its words is changed by [`names`]; which
+//! "Why does this event stand there?" is answered by [`plan::plan`]; what of its words is changed by [`crate::pods::names`]; which
 //! events are the same news by [`shape`]. Nothing is remembered outside of the two clusters: the name of an event on a
 //! vpod follows from its content, so that a Syncer that starts again writes the same once more, which changes nothing.
 
 pub mod apply;
 pub mod index;
-pub mod names;
 pub mod plan;
 pub mod shape;
 #[cfg(test)]
 mod tests;
 pub mod view;
 pub mod watch;
-mod words;

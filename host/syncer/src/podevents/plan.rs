@@ -11,11 +11,8 @@ use kubeocean_api::name::{ObjectKey, phys_name};
 use kubeocean_runtime::events::Severity;
 use serde::Serialize;
 
-use super::{
-    names::Names,
-    view::{News, Seen},
-};
-use crate::config::StatusMessages;
+use super::view::{News, Seen};
+use crate::{config::StatusMessages, pods::names::Names};
 
 /// Events a pod may cause at once.
 pub const BURST: i64 = 10;

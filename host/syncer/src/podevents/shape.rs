@@ -1,7 +1,7 @@
 //! Which events are the same news: messages that differ only in numbers and identifiers have one shape, so that
 //! "0/5 nodes are available" and "0/6 nodes are available" are one event that happened twice.
 
-use super::words;
+use crate::pods::words;
 
 /// Shortest word of hexadecimal digits that counts as an identifier.
 const IDENTIFIER_MIN: usize = 8;

@@ -9,13 +9,15 @@ use serde_json::{Value, json};
 
 use super::{
     index::EventStore,
-    names::Names,
     plan::{About, BURST, INTERVAL, NEWS_FOR, Plan, Snapshot, WAIT_FOR_POD, plan},
     view::{EventObject, Seen},
 };
 use crate::{
     config::StatusMessages,
-    pods::view::{Ppod, Vpod},
+    pods::{
+        names::Names,
+        view::{Ppod, Vpod},
+    },
 };
 
 const POD: &str = "11111111-2222-3333-4444-555555555555";
@@ -85,7 +87,7 @@ fn names() -> Names {
     }))
     .unwrap();
     let copies = [(phys_name("pv-7", ""), "pv-7".to_owned())];
-    Names::of(&vpod(), &ppod, Some("node-1"), copies, ["web-0-token-secret".to_owned()])
+    Names::of(&vpod(), (&ppod.key, &ppod.uid), Some("node-1"), copies, ["web-0-token-secret".to_owned()])
 }
 
 fn copy() -> About {

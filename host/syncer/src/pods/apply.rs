@@ -30,6 +30,7 @@ use super::{
     status::{self, StatusFields},
     view::{Deletion, Ppod, Vpod},
     vpod_identity::VpodIdentity,
+    wording::cut,
     workload::Workloads,
 };
 use crate::{
@@ -307,8 +308,7 @@ impl PodSync {
                 self.metrics.pod_creation.observe(waited.unwrap_or_default().as_secs_f64());
                 tracing::info!(vpod = %key, ppod = %ppod.key, worker_node, "ppod created");
                 if self.pod_events == PodEvents::All {
-                    let message =
-                        format!("created pod {} on node {worker_node} of the worker cluster", ppod.key);
+                    let message = "the pod was created in the worker cluster".to_owned();
                     self.publish(key, uid, Severity::Normal, "PhysicalPodCreated", message);
                 }
                 self.store.feed_ppod(ppod);
@@ -389,7 +389,7 @@ impl PodSync {
             Err(CreateError::Apply(error)) => Err(error),
             Err(CreateError::Refused(refusal)) => {
                 let message = format!("debug containers cannot be started: {}", refusal.message);
-                self.publish(key, &vpod.uid, Severity::Warning, "FailedCreatePod", status::cut(&message));
+                self.publish(key, &vpod.uid, Severity::Warning, "FailedCreatePod", cut(&message));
                 return Ok(Step::Refused);
             }
             Err(CreateError::Occupied(_) | CreateError::NoPriorityClass) => return Ok(Step::Replan),
@@ -509,7 +509,7 @@ impl PodSync {
             self.metrics.pod_created_failed.inc();
             tracing::info!(vpod = %key, reason = event.unwrap_or(status::REASON_LOST), "vpod failed");
             if let Some(reason) = event {
-                self.publish(key, uid, Severity::Warning, reason, status::cut(message));
+                self.publish(key, uid, Severity::Warning, reason, cut(message));
             }
         }
         Ok(Step::Next)
@@ -548,7 +548,7 @@ impl PodSync {
         let present = self.store.snapshot(key, self.clock.now(), |_| VnodeState::Missing).vpod;
         let Some(vpod) = present else { return Ok(()) };
         self.store.refused(key);
-        let message = status::cut(&refusal.message);
+        let message = cut(&refusal.message);
         let mut conditions = match status::parse_conditions(&vpod.status.conditions) {
             Value::Array(list) => list,
             _ => Vec::new(),

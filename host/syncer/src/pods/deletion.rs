@@ -153,7 +153,7 @@ pub(super) fn final_report(
     vpod: &Vpod,
     lost: &super::snapshot::LostPpod,
 ) -> Option<PodAction> {
-    let fields = status::plan_status(vpod, &lost.status, snapshot.scope.messages, snapshot.now);
+    let fields = status::plan_status(vpod, &lost.status, &snapshot.wording(vpod, &lost.uid), snapshot.now);
     let StatusPlan::Change { fields, .. } = fields else { return None };
     Some(PodAction::PatchVpod {
         uid: (&*vpod.uid).into(),

@@ -25,7 +25,6 @@ use super::{
     status::{self, REASON_LOST, StatusFields, StatusPlan},
     view::{Ppod, Vpod},
 };
-use crate::config::StatusMessages;
 
 /// Least time between two status writes that are not urgent, and how long the first one waits for a second: a kubelet
 /// reports several times while a pod starts.
@@ -162,7 +161,7 @@ fn plan_lost(snapshot: &PodSnapshot, vpod: &Vpod, occupied: bool) -> PodPlan {
     };
     let action = action.unwrap_or_else(|| PodAction::FailVpod {
         uid: (&*vpod.uid).into(),
-        message: format!("pod {} in the worker cluster was deleted", snapshot.ppod_key()),
+        message: "the pod's copy in the worker cluster was deleted".to_owned(),
         event: Some(REASON_LOST),
     });
     PodPlan { actions: vec![action], ..PodPlan::default() }
@@ -199,11 +198,11 @@ fn plan_present(
 /// vpod is not taken for one that never started.
 fn plan_unscheduled(snapshot: &PodSnapshot, vpod: &Vpod, ppod: &Ppod, owned: &Owned) -> PodPlan {
     let seconds = snapshot.scope.scheduling_timeout.as_secs();
-    let mut message = format!("the worker cluster did not schedule pod {} within {seconds} s", ppod.key);
-    if snapshot.scope.messages == StatusMessages::Full {
-        let why = ppod.status.unscheduled_message.as_deref().unwrap_or("its scheduler did not say why");
+    let mut message = format!("the worker cluster did not schedule the pod within {seconds} s");
+    let why = ppod.status.unscheduled_message.as_deref().unwrap_or("its scheduler did not say why");
+    if let Some(why) = snapshot.wording(vpod, &ppod.uid).tell(why) {
         message.push_str(": ");
-        message.push_str(why);
+        message.push_str(&why);
     }
     let uid = (&*vpod.uid).into();
     let actions = vec![
@@ -265,7 +264,7 @@ pub(super) fn plan_mirror(snapshot: &PodSnapshot, vpod: &Vpod, ppod: &Ppod, mut 
     let compared = if snapshot.mirrored == Some(vpod.status.hashes.total()) {
         StatusPlan::Converged
     } else {
-        status::plan_status(vpod, &ppod.status, snapshot.scope.messages, snapshot.now)
+        status::plan_status(vpod, &ppod.status, &snapshot.wording(vpod, &ppod.uid), snapshot.now)
     };
     let (status, urgent) = match compared {
         StatusPlan::Unread => {

@@ -6,8 +6,10 @@ use jiff::Timestamp;
 use kubeocean_api::name::{ObjectKey, phys_name};
 
 use super::{
+    names::Names,
     ownership::{Claim, Stamp},
     view::{Ppod, PpodStatus, Vpod},
+    wording::Wording,
 };
 use crate::config::{StatusMessages, SyncerConfig};
 use kubeocean_runtime::binding::Binding;
@@ -149,6 +151,17 @@ impl PodSnapshot {
     /// Where the copy of this vpod belongs (TD-301, TD-304).
     pub fn ppod_key(&self) -> ObjectKey {
         ppod_key(&self.scope.mount_namespace, &self.key)
+    }
+
+    /// How what the worker says about the ppod of this UID is told on `vpod`.
+    pub fn wording<'a>(&'a self, vpod: &'a Vpod, ppod_uid: &'a str) -> Wording<'a> {
+        Wording::new(self.scope.messages, move || {
+            let worker_node = match &self.vnode {
+                VnodeState::Ours { worker_node, .. } => worker_node.as_deref(),
+                VnodeState::Missing | VnodeState::NotOurs => None,
+            };
+            Names::of(vpod, (&self.ppod_key(), ppod_uid), worker_node, [], [])
+        })
     }
 
     /// The claim ppods are checked against.

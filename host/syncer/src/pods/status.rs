@@ -13,11 +13,8 @@ use serde_json::{Map, Value, json};
 use super::{
     status_hash::{CONDITIONS, FIELDS, of_field},
     view::{Phase, PpodStatus, REPORTED, Vpod},
+    wording::{Wording, cut},
 };
-use crate::config::StatusMessages;
-
-/// Longest message that leaves the worker cluster.
-pub const MESSAGE_MAX_BYTES: usize = 1024;
 
 /// `status.reason`, condition reason and event reason of a vpod whose ppod vanished.
 pub const REASON_LOST: &str = "PhysicalPodLost";
@@ -48,13 +45,13 @@ pub enum StatusPlan {
 }
 
 /// Compares a vpod's status with its ppod's.
-pub fn plan_status(vpod: &Vpod, ppod: &PpodStatus, messages: StatusMessages, now: Timestamp) -> StatusPlan {
+pub fn plan_status(vpod: &Vpod, ppod: &PpodStatus, wording: &Wording<'_>, now: Timestamp) -> StatusPlan {
     let Some(reported) = ppod.fields.as_deref() else { return StatusPlan::Unread };
     let reported: &Map<String, Value> = &serde_json::from_str(reported).unwrap_or_default();
     if vpod.status.phase.is_terminal() && vpod.status.phase != ppod.phase {
         return StatusPlan::Converged;
     }
-    let wanted = wanted_fields(vpod, reported, messages, now);
+    let wanted = wanted_fields(vpod, reported, wording, now);
     let mut fields = StatusFields::new();
     for field in FIELDS {
         let value = wanted.get(field).cloned().unwrap_or(Value::Null);
@@ -77,14 +74,14 @@ pub fn plan_status(vpod: &Vpod, ppod: &PpodStatus, messages: StatusMessages, now
 fn wanted_fields(
     vpod: &Vpod,
     reported: &Map<String, Value>,
-    messages: StatusMessages,
+    wording: &Wording<'_>,
     now: Timestamp,
 ) -> BTreeMap<&'static str, Value> {
     let mut wanted = BTreeMap::new();
     for field in FIELDS {
         if let Some(value) = reported.get(field) {
             let mut value = value.clone();
-            trim_messages(field, &mut value, messages);
+            tell_messages(field, &mut value, wording);
             wanted.insert(field, value);
         }
     }
@@ -93,16 +90,15 @@ fn wanted_fields(
     if let (Some(host), None) = (reported.get("hostIP"), reported.get("hostIPs")) {
         wanted.insert("hostIPs", json!([{ "ip": host }]));
     }
-    let mut conditions = merge_conditions(vpod, reported.get(CONDITIONS), messages, now);
+    let mut conditions = merge_conditions(vpod, reported.get(CONDITIONS), wording, now);
     let nothing_started = wanted["phase"] == Phase::Pending.as_str()
         && REPORTED.iter().all(|field| !wanted.contains_key(field));
     // A scheduler that came back late may still complain about a pod that its kubelet runs.
     if nothing_started
         && !wanted.contains_key("message")
-        && messages == StatusMessages::Full
-        && let Some(message) = unscheduled_message(reported)
+        && let Some(message) = unscheduled_message(reported).and_then(|message| wording.tell(message))
     {
-        wanted.insert("message", cut(message).into());
+        wanted.insert("message", message.into());
     }
     if vpod.deletion.is_none() && nothing_started && !wanted.contains_key("message") {
         mark_created(&mut conditions, vpod, now);
@@ -133,7 +129,7 @@ fn unscheduled_message(reported: &Map<String, Value>) -> Option<&str> {
 fn merge_conditions(
     vpod: &Vpod,
     reported: Option<&Value>,
-    messages: StatusMessages,
+    wording: &Wording<'_>,
     now: Timestamp,
 ) -> Vec<Value> {
     let own = match parse_conditions(&vpod.status.conditions) {
@@ -148,11 +144,11 @@ fn merge_conditions(
         // The vpod is bound: that its copy waits for a node is the worker's affair, and would stay there for ever.
         find(&own, "PodScheduled").or_else(|| {
             let bound = find(reported, "PodScheduled").filter(|it| it["status"] == "True");
-            bound.map(|it| adopt(it, messages))
+            bound.map(|it| adopt(it, wording))
         }),
     );
     for condition in reported.iter().filter(|condition| condition["type"] != "PodScheduled") {
-        let mut condition = adopt(condition.clone(), messages);
+        let mut condition = adopt(condition.clone(), wording);
         if condition["type"] == "Ready" && !vpod.readiness_gates.is_empty() {
             apply_gates(&mut condition, vpod, &own, now);
         }
@@ -171,11 +167,11 @@ fn merge_conditions(
     merged
 }
 
-fn adopt(mut condition: Value, messages: StatusMessages) -> Value {
+fn adopt(mut condition: Value, wording: &Wording<'_>) -> Value {
     if let Some(members) = condition.as_object_mut() {
         members.remove("observedGeneration");
     }
-    trim_message_member(&mut condition, messages);
+    tell_member(&mut condition, |message| wording.tell(message));
     condition
 }
 
@@ -208,14 +204,10 @@ fn readiness(conditions: &Value) -> Option<&Value> {
     conditions.as_array()?.iter().find(|condition| condition["type"] == "Ready").map(|ready| &ready["status"])
 }
 
-fn trim_messages(field: &str, value: &mut Value, messages: StatusMessages) {
+fn tell_messages(field: &str, value: &mut Value, wording: &Wording<'_>) {
     match (field, value) {
         ("message", value) => {
-            let text = value.as_str().unwrap_or_default();
-            *value = match messages {
-                StatusMessages::Full => cut(text).into(),
-                StatusMessages::ReasonOnly => Value::Null,
-            };
+            *value = wording.tell(value.as_str().unwrap_or_default()).into();
         }
         (
             "containerStatuses" | "initContainerStatuses" | "ephemeralContainerStatuses",
@@ -224,7 +216,7 @@ fn trim_messages(field: &str, value: &mut Value, messages: StatusMessages) {
             for status in statuses {
                 for state in ["state", "lastState"] {
                     if let Some(states) = status.get_mut(state).and_then(Value::as_object_mut) {
-                        states.values_mut().for_each(|one| trim_message_member(one, messages));
+                        states.values_mut().for_each(|one| tell_state(one, wording));
                     }
                 }
             }
@@ -233,29 +225,19 @@ fn trim_messages(field: &str, value: &mut Value, messages: StatusMessages) {
     }
 }
 
-fn trim_message_member(value: &mut Value, messages: StatusMessages) {
-    let Some(members) = value.as_object_mut() else { return };
-    match (messages, members.get_mut("message")) {
-        (StatusMessages::ReasonOnly, Some(_)) => {
-            members.remove("message");
-        }
-        (StatusMessages::Full, Some(Value::String(text))) if text.len() > MESSAGE_MAX_BYTES => {
-            *text = cut(text);
-        }
-        _ => {}
-    }
+/// A container that ended by itself may have left a message of its own.
+fn tell_state(state: &mut Value, wording: &Wording<'_>) {
+    let ended = matches!(state["reason"].as_str(), Some("Completed" | "Error" | "OOMKilled"));
+    tell_member(state, |message| if ended { wording.quote(message) } else { wording.tell(message) });
 }
 
-/// A message of at most [`MESSAGE_MAX_BYTES`].
-pub fn cut(text: &str) -> String {
-    if text.len() <= MESSAGE_MAX_BYTES {
-        return text.to_owned();
-    }
-    let mut end = MESSAGE_MAX_BYTES - 3;
-    while !text.is_char_boundary(end) {
-        end -= 1;
-    }
-    format!("{}...", &text[..end])
+fn tell_member(value: &mut Value, tell: impl FnOnce(&str) -> Option<String>) {
+    let Some(members) = value.as_object_mut() else { return };
+    let Some(Value::String(message)) = members.get("message") else { return };
+    match tell(message) {
+        Some(told) => members.insert("message".to_owned(), told.into()),
+        None => members.remove("message"),
+    };
 }
 
 /// The status fields of a vpod whose ppod is gone for good, computed from its live status: phase Failed, not ready,

@@ -276,14 +276,15 @@ fn a_copy_at_another_place_is_deleted() {
 fn unscheduled_copies(#[case] created: &str, #[case] minutes: u64, #[case] expected: &[&str]) {
     let copy = ppod().set(&["spec", "nodeName"], "").set(&["metadata", "creationTimestamp"], created).set(
         &["status", "conditions"],
-        json!([{"type": "PodScheduled", "status": "False", "message": "0/1 nodes are available"}]),
+        json!([{"type": "PodScheduled", "status": "False", "message": "0/1 nodes are available for node-1"}]),
     );
     let mut snapshot = snapshot(Some(&recorded()), Some(&copy));
     snapshot.unscheduled_for = Duration::from_mins(minutes);
     let plan = plan_pod(&snapshot);
     assert_eq!(words(&plan), expected);
     if let Some(PodAction::FailVpod { message, .. }) = plan.actions.get(1) {
-        assert!(message.contains("0/1 nodes are available"), "{message}");
+        let why = format!("the pod within 300 s: 0/1 nodes are available for {VNODE}");
+        assert!(message.contains(&why), "{message}");
     } else {
         assert_eq!(plan.wake, Wake::At("2026-01-05T12:01:00Z".parse().unwrap()));
     }

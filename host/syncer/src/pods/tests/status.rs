@@ -1,5 +1,8 @@
 //! What goes up, and how a lost pod ends.
 
+use std::sync::Arc;
+
+use kubeocean_api::name::phys_name;
 use rstest::rstest;
 use serde_json::{Value, json};
 
@@ -7,11 +10,15 @@ use super::builders::*;
 use crate::config::StatusMessages;
 use crate::pods::action::PodAction;
 use crate::pods::plan::plan_pod;
-use crate::pods::snapshot::Absence;
-use crate::pods::status::{MESSAGE_MAX_BYTES, StatusPlan, cut, lost_fields, plan_status};
+use crate::pods::snapshot::{Absence, PodScope};
+use crate::pods::status::{StatusPlan, lost_fields, plan_status};
+use crate::pods::wording::{MESSAGE_MAX_BYTES, cut};
 
 fn plan(vpod: &Pod, ppod: &Pod, messages: StatusMessages) -> StatusPlan {
-    plan_status(&vpod.vpod(), &ppod.ppod().status, messages, now())
+    let (vpod, ppod) = (vpod.vpod(), ppod.ppod());
+    let mut snapshot = snapshot(None, None);
+    snapshot.scope = Arc::new(PodScope { messages, ..scope() });
+    plan_status(&vpod, &ppod.status, &snapshot.wording(&vpod, &ppod.uid), now())
 }
 
 /// The fields that are written, as one JSON object, and whether at once.
@@ -204,6 +211,45 @@ fn messages_are_cut_or_left_out() {
     assert_eq!(fields.get("message"), None);
     assert_eq!(fields["containerStatuses"][0]["state"]["terminated"], json!({"reason": "Error"}));
     assert_eq!(cut("short"), "short");
+}
+
+/// Names of the worker cluster mean nothing to the pod's owner. A program's own last words stay what they are.
+#[test]
+fn messages_have_the_names_of_the_computing_cluster() {
+    let secret = phys_name("keys", "default");
+    let (pod, worker) = (phys_name("web-0", "default"), format!("node-1 of {MOUNT}"));
+    let vpod = recorded().set(&["spec", "volumes"], json!([{"name": "v", "secret": {"secretName": "keys"}}]));
+    let back_off = |pod: &str| format!("back-off 5m0s restarting failed container=main pod={pod}");
+    let state =
+        |state: &str, reason: &str, message: String| json!({state: {"reason": reason, "message": message}});
+    let copy = ppod()
+        .running()
+        .set(&["status", "message"], format!("pod was evicted from {worker}"))
+        .set(&["status", "conditions"], json!([{"type": "Ready", "status": "False", "message": format!("{pod} is late")}]))
+        .set(
+            &["status", "containerStatuses"],
+            json!([
+                {"name": "main", "state": state("waiting", "CrashLoopBackOff", back_off(&format!("{pod}_{MOUNT}(p1)")))},
+                {"name": "a", "state": state("waiting", "CreateContainerConfigError", format!("secret \"{secret}\" not found"))},
+                {"name": "b", "lastState": state("terminated", "StartError", format!("no {MOUNT}/{secret}."))},
+                {"name": "c", "state": state("terminated", "Error", worker.clone())},
+            ]),
+        );
+    let (fields, _) = change(&vpod, &copy);
+    assert_eq!(fields["message"], format!("pod was evicted from {VNODE} of default"));
+    assert_eq!(fields["conditions"][1]["message"], "web-0 is late");
+    let messages: Vec<_> =
+        [("state", "waiting"), ("state", "waiting"), ("lastState", "terminated"), ("state", "terminated")]
+            .iter()
+            .enumerate()
+            .map(|(number, (state, kind))| {
+                fields["containerStatuses"][number][state][kind]["message"].as_str().unwrap()
+            })
+            .collect();
+    assert_eq!(
+        messages,
+        [&*back_off("web-0_default(v1)"), "secret \"keys\" not found", "no default/keys.", &*worker]
+    );
 }
 
 #[test]

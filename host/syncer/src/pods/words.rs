@@ -1,7 +1,7 @@
 //! The words of a message, written anew one by one; what stands between them stays.
 
 /// `text` with each longest run of `in_word` characters as `write` writes it.
-pub(super) fn rewrite(
+pub(crate) fn rewrite(
     text: &str,
     in_word: fn(char) -> bool,
     mut write: impl FnMut(&str, &mut String),
