@@ -35,6 +35,7 @@ const TALKS: &[(&str, &str)] = &[
     ("host/syncer/src/pods/create.rs", "the part of apply that creates"),
     ("host/syncer/src/policies/fetch.rs", "a watch and a read of one ConfigMap or Secret per module"),
     ("host/syncer/src/policies/oci.rs", "a read of one Secret per module"),
+    ("host/manager/src/detach.rs", "walks once over what a worker that is gone left behind"),
     ("host/manager/src/process.rs", "wiring"),
     ("host/manager/src/worker/ask.rs", "asks a worker what it grants; changes nothing"),
     ("host/manager/src/worker/attend.rs", "the loop around those questions"),

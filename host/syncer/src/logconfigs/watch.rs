@@ -8,7 +8,7 @@ use kubeocean_runtime::{
     error::ApplyError,
     queue::drive,
     request::get_json,
-    sink::{Denial, Sink},
+    sink::{Denial, Refusals, Sink},
     watch::{WatchHealth, WatchSpec, watch_into},
 };
 use tokio_util::sync::CancellationToken;
@@ -29,6 +29,7 @@ const NO_ANSWER: Duration = Duration::from_secs(30);
 struct Seen {
     sync: Arc<LogConfigSync>,
     side: Side,
+    refusals: Refusals,
     off: CancellationToken,
 }
 
@@ -40,10 +41,11 @@ impl Sink<LogConfig> for Seen {
         self.sync.store.gone(self.side, &config);
     }
     fn reset(&self, all: Vec<LogConfig>) {
+        self.refusals.ended();
         self.sync.store.reset(self.side, all);
     }
     fn denied(&self, why: Denial) {
-        if why == Denial::Forbidden {
+        if why == Denial::Forbidden && self.refusals.last() {
             self.sync.features.turn_off(Feature::LogConfigs);
             self.off.cancel();
         }
@@ -108,7 +110,8 @@ async fn map(sync: &Arc<LogConfigSync>, cancel: &CancellationToken) {
             }
         };
         let spec = WatchSpec { name: "LogConfigs", api: Api::<LogConfig>::all(client.clone()), config };
-        let sink = Seen { sync: Arc::clone(sync), side, off: stop.clone() };
+        let refusals = Refusals::default();
+        let sink = Seen { sync: Arc::clone(sync), side, refusals, off: stop.clone() };
         watch_into(spec, Arc::new(sink), Arc::clone(list), stop.clone())
     };
     let work = async {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use kube::{Api, runtime::watcher::Config};
 use kubeocean_runtime::{
     queue::drive,
-    sink::{Denial, Sink},
+    sink::{Denial, Refusals, Sink},
     watch::{WatchSpec, watch_into},
 };
 use tokio_util::sync::CancellationToken;
@@ -19,6 +19,7 @@ const WORKERS: usize = 4;
 /// The worker's events. A role without the right to watch them turns reflection off (API-810).
 struct Said {
     sync: Arc<PodEventSync>,
+    refusals: Refusals,
     off: CancellationToken,
 }
 
@@ -30,10 +31,11 @@ impl Sink<EventObject> for Said {
         self.store().lost(&event.view.name);
     }
     fn reset(&self, all: Vec<EventObject>) {
+        self.refusals.ended();
         self.store().listed(all.into_iter().map(|event| event.view).collect());
     }
     fn denied(&self, why: Denial) {
-        if why == Denial::Forbidden {
+        if why == Denial::Forbidden && self.refusals.last() {
             self.sync.features.turn_off(Feature::PodEvents);
             self.off.cancel();
         }
@@ -68,7 +70,7 @@ pub async fn run(
         config: Config::default().fields(fields),
     };
     let off = cancel.child_token();
-    let said = Arc::new(Said { sync: Arc::clone(&sync), off: off.clone() });
+    let said = Arc::new(Said { sync: Arc::clone(&sync), refusals: Refusals::default(), off: off.clone() });
     let heart = sync.health.begin("pod events");
     let queue = Arc::clone(sync.store.queue());
     let work = drive(queue, WORKERS, cancel, heart, move |pod| {
