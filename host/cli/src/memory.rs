@@ -16,7 +16,7 @@ use std::{
 use tokio::time::MissedTickBehavior;
 
 /// What runs in a minute maps again what it needs in well under a millisecond.
-const PAUSE: Duration = Duration::from_secs(60);
+const PAUSE: Duration = Duration::from_mins(1);
 
 /// How often memory was to be given back.
 static ROUND: AtomicU64 = AtomicU64::new(0);

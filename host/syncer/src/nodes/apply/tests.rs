@@ -139,7 +139,7 @@ async fn a_label_waits_while_many_nodes_are_looked_at() {
     runtime.store.queue.add_all((0..MANY).map(|n| format!("vnode-{n}").into()));
     let busy = perform(&runtime, VNODE, &Snapshot::default(), label()).await;
     assert_eq!(busy, Ok(Some(LABEL_LATER + LABEL_EACH * 64)));
-    tokio::time::advance(LABEL_LATEST - Duration::from_secs(1)).await;
+    tokio::time::advance(LABEL_LATEST.saturating_sub(Duration::from_secs(1))).await;
     let soon = perform(&runtime, VNODE, &Snapshot::default(), label()).await;
     assert_eq!(soon, Ok(Some(Duration::from_secs(1))));
     tokio::time::advance(Duration::from_secs(1)).await;

@@ -259,7 +259,7 @@ proptest! {
                 1 => stamped("dc-east", "c-1"),
                 2 => stamped("dc-west", "c-1"),
                 3 => stamped("dc-east", "c-2"),
-                _ => Stamp::Legacy { vnode: format!("vnode-cls-a-n{node}").into() },
+                _ => Stamp::Legacy { vnode: format!("vnode-cls-a-n{node}") },
             };
             index.set_pod(pod(&uid.to_string(), &format!("n{node}"), cpu, stamp));
             last.insert(uid, (node, cpu, what == 1 || what == 4));
