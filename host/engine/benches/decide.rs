@@ -9,8 +9,10 @@ use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use kubeocean_engine::{
-    BindingFacts, Engine, EngineConfig, Module, ModuleLimits, NodeFacts, PolicyHost, PolicySpec, builtin,
+    BindingFacts, Engine, EngineConfig, Fit, Module, ModuleFetch, ModuleLimits, NodeFacts, PlaceNode,
+    PlaceRequest, PodFacts, PolicyHost, PolicySpec, Stage, builtin,
 };
+use kubeocean_hostile_policies::{digest, place_guest};
 use kubeocean_policy_twins::{Clock, CpuPercentageTwin, NodeLabelsTwin, TimeWindowsTwin};
 use serde_json::{Value, json};
 
@@ -160,5 +162,51 @@ fn host(c: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, modules, host);
+/// A place policy as an author would write it, at least in what it reads: three texts and three numbers of a node.
+fn place(c: &mut Criterion) {
+    let engine = Engine::start(EngineConfig::default()).expect("the engine starts");
+    let bytes: Arc<[u8]> = place_guest('a').bytes();
+    let host = PolicyHost::new(&engine, BindingFacts::default(), UTC, Box::new(|| {}));
+    let pod = Arc::new(PodFacts::default());
+    let candidates: Vec<PlaceNode> = nodes(5000)
+        .into_iter()
+        .map(|node| PlaceNode { facts: Arc::new(node), policy: Some(Arc::from("p")) })
+        .collect();
+    let mut group = c.benchmark_group("place5k");
+    group.sample_size(20);
+    for entries in [1, 3] {
+        let names: Vec<String> = (0..entries).map(|i| format!("e{i}")).collect();
+        let listed: Vec<Value> = names
+            .iter()
+            .map(|name| json!({"name": name, "module": {"configMap": {"name": "m"}, "digest": digest(&bytes)}}))
+            .collect();
+        let modules =
+            names.iter().map(|name| (name.clone(), ModuleFetch::Ready(Arc::clone(&bytes).into()))).collect();
+        host.set_policies(vec![PolicySpec {
+            name: "p".to_owned(),
+            uid: String::new(),
+            created_unix: 0,
+            generation: entries,
+            spec: serde_json::from_value(json!({"cluster": "b", "policies": listed})).expect("a valid spec"),
+            modules,
+        }]);
+        while !host.ready() {
+            std::thread::yield_now();
+        }
+        let ask = || {
+            let request = PlaceRequest {
+                stage: Stage::Schedule,
+                pod: Arc::clone(&pod),
+                nodes: candidates.clone(),
+                deadline: std::time::Instant::now() + std::time::Duration::from_secs(10),
+            };
+            host.place(now(), &request)
+        };
+        assert!(ask().iter().all(|placement| placement.fit == Fit::Accept), "every entry answers");
+        group.bench_function(BenchmarkId::new("entries", entries), |b| b.iter(|| black_box(ask())));
+    }
+    group.finish();
+}
+
+criterion_group!(benches, modules, host, place);
 criterion_main!(benches);

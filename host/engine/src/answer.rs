@@ -15,7 +15,7 @@ const MESSAGE_BYTES: usize = 256;
 /// Characters of a reason's code.
 const CODE_CHARS: usize = 63;
 /// Reasons a call may return whatever its number of rows.
-const FREE_REASONS: usize = 64;
+pub(crate) const FREE_REASONS: usize = 64;
 
 /// What happens to pods that already run on a node when it is withheld, weakest first (PO-601).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -115,7 +115,11 @@ pub(crate) fn check_output(
     if let Some(cap) = output.caps.iter().find(|cap| **cap < -1) {
         return Err(Fault::invalid(&format!("cap {cap} is below -1")));
     }
-    let reasons: Vec<Arc<Reason>> = output.reasons.iter().map(check_reason).collect::<Result<_, _>>()?;
+    let reasons: Vec<Arc<Reason>> = output
+        .reasons
+        .iter()
+        .map(|reason| check_reason(&reason.code, &reason.message))
+        .collect::<Result<_, _>>()?;
     let mut answers: Vec<Arc<Answer>> = Vec::with_capacity(rows);
     for (index, row) in output.rows.iter().enumerate() {
         let caps =
@@ -169,18 +173,14 @@ fn check_row(
     })
 }
 
-fn check_reason(reason: &lease_abi::Reason) -> Result<Arc<Reason>, Fault> {
-    let code = &reason.code;
+pub(crate) fn check_reason(code: &str, message: &str) -> Result<Arc<Reason>, Fault> {
     let shaped = code.len() <= CODE_CHARS
         && code.starts_with(|c: char| c.is_ascii_uppercase())
         && code.chars().all(|c| c.is_ascii_alphanumeric());
     if !shaped {
         return Err(Fault::invalid(&format!("reason code {:?}", crate::text::printable(code, 80))));
     }
-    Ok(Arc::new(Reason {
-        code: code.clone(),
-        message: crate::text::printable(&reason.message, MESSAGE_BYTES),
-    }))
+    Ok(Arc::new(Reason { code: code.to_owned(), message: crate::text::printable(message, MESSAGE_BYTES) }))
 }
 
 #[cfg(test)]

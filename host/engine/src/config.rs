@@ -11,6 +11,8 @@ pub const MAX_MODULE_BYTES: usize = 64 << 20;
 pub(crate) const QUEUE_UNITS: usize = 1024;
 /// Nodes of one lease work unit (policy spec section 8, PO-904).
 pub const LEASE_ROWS: usize = 256;
+/// Candidates of one placement call (policy spec section 8).
+pub const PLACE_ROWS: usize = 5000;
 /// Entries of all policies of one host together (policy spec section 8).
 pub const MAX_EVALUATORS: usize = 64;
 /// Entries of one policy (PO-710).

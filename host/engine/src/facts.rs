@@ -128,14 +128,14 @@ pub(crate) const ABSENT_NUMBER: i64 = i64::MIN;
 #[error("{0}")]
 pub(crate) struct UnknownFact(pub(crate) String);
 
-fn check_name(name: &str) -> Result<(&str, bool), UnknownFact> {
+pub(crate) fn check_name(name: &str) -> Result<(&str, bool), UnknownFact> {
     if name.len() > MAX_NAME_BYTES {
         return Err(UnknownFact(format!("a fact name of {} bytes is too long", name.len())));
     }
     Ok(name.strip_prefix('?').map_or((name, false), |rest| (rest, true)))
 }
 
-fn unknown(name: &str, optional: bool) -> Result<(), UnknownFact> {
+pub(crate) fn unknown(name: &str, optional: bool) -> Result<(), UnknownFact> {
     if optional {
         return Ok(());
     }
@@ -221,7 +221,7 @@ impl NumberFact {
 }
 
 /// `label/a.b/c` -> `("label", "a.b/c")`; an empty key is no fact.
-fn keyed(name: &str) -> Option<(&str, String)> {
+pub(crate) fn keyed(name: &str) -> Option<(&str, String)> {
     name.split_once('/').filter(|(_, key)| !key.is_empty()).map(|(scope, key)| (scope, key.to_owned()))
 }
 

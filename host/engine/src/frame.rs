@@ -9,7 +9,7 @@ use crate::facts::{NodeFacts, NumberFact, PolicyFacts, TextFact, UnknownFact};
 use crate::wasm::bindings::{lease_abi, types};
 
 /// Entries of one list in `needs`.
-const MAX_FACTS: usize = 64;
+pub(crate) const MAX_FACTS: usize = 64;
 /// Resources one evaluator may cap.
 const MAX_CAPS: usize = 32;
 
@@ -44,7 +44,7 @@ impl Needs {
     }
 }
 
-fn distinct(list: &str, names: &[String], max: usize) -> Result<(), UnknownFact> {
+pub(crate) fn distinct(list: &str, names: &[String], max: usize) -> Result<(), UnknownFact> {
     if names.len() > max {
         return Err(UnknownFact(format!("needs.{list} has {} entries, the limit is {max}", names.len())));
     }
@@ -71,10 +71,7 @@ pub(crate) fn project(
     out: &mut Vec<u8>,
 ) {
     for fact in &needs.texts {
-        match fact.read(node, policy) {
-            None => out.extend_from_slice(&0_u32.to_le_bytes()),
-            Some(text) => push_text(out, text),
-        }
+        put_text(fact.read(node, policy), out);
     }
     for fact in &needs.numbers {
         out.extend_from_slice(&fact.read(node, proposed).to_le_bytes());
@@ -82,11 +79,17 @@ pub(crate) fn project(
     out.extend_from_slice(&utc_offset.to_le_bytes());
 }
 
-fn push_text(out: &mut Vec<u8>, text: &str) {
-    // Object names, labels and annotations are far below 4 GiB: the API server limits them to 256 KiB.
-    let length = u32::try_from(text.len()).unwrap_or(u32::MAX - 1);
-    out.extend_from_slice(&(length + 1).to_le_bytes());
-    out.extend_from_slice(text.as_bytes());
+/// Appends one text to a row.
+pub(crate) fn put_text(text: Option<&str>, out: &mut Vec<u8>) {
+    match text {
+        None => out.extend_from_slice(&0_u32.to_le_bytes()),
+        Some(text) => {
+            // Object names, labels and annotations are far below 4 GiB: the API server limits them to 256 KiB.
+            let length = u32::try_from(text.len()).unwrap_or(u32::MAX - 1);
+            out.extend_from_slice(&(length + 1).to_le_bytes());
+            out.extend_from_slice(text.as_bytes());
+        }
+    }
 }
 
 /// Owns the columns of a frame; reused from call to call.
@@ -99,19 +102,23 @@ pub(crate) struct FrameBuffers<'k> {
 }
 
 impl<'k> FrameBuffers<'k> {
-    /// The frame of these rows, in this order.
-    pub(crate) fn of_rows(needs: &Needs, keys: impl ExactSizeIterator<Item = &'k [u8]>) -> Self {
+    /// The frame of these rows, in this order; `texts` and `numbers` are the cells of each.
+    pub(crate) fn of_rows(
+        texts: usize,
+        numbers: usize,
+        keys: impl ExactSizeIterator<Item = &'k [u8]>,
+    ) -> Self {
         let count = keys.len();
         let mut this = Self {
             rows: u32::try_from(count).unwrap_or(u32::MAX),
             strings: Vec::new(),
-            texts: Vec::with_capacity(count * needs.texts.len()),
-            numbers: Vec::with_capacity(count * needs.numbers.len()),
+            texts: Vec::with_capacity(count * texts),
+            numbers: Vec::with_capacity(count * numbers),
         };
         let mut interned: std::collections::HashMap<&'k [u8], u32, ahash::RandomState> =
             std::collections::HashMap::default();
         // The string of a column is often that of the row above; comparing is cheaper than hashing.
-        let mut above: Vec<(&'k [u8], u32)> = vec![(&[], 0); needs.texts.len()];
+        let mut above: Vec<(&'k [u8], u32)> = vec![(&[], 0); texts];
         for key in keys {
             let mut reader = Reader { rest: key };
             for cell in &mut above {
@@ -130,7 +137,7 @@ impl<'k> FrameBuffers<'k> {
                 };
                 this.texts.push(index);
             }
-            this.numbers.extend((0..needs.numbers.len()).map(|_| reader.number()));
+            this.numbers.extend((0..numbers).map(|_| reader.number()));
         }
         this
     }
@@ -178,8 +185,8 @@ pub(crate) fn recorded(
     for name in texts {
         let value = fact(name)?;
         match value.as_str() {
-            Some(text) => push_text(&mut key, text),
-            None if value.is_null() => key.extend_from_slice(&0_u32.to_le_bytes()),
+            Some(text) => put_text(Some(text), &mut key),
+            None if value.is_null() => put_text(None, &mut key),
             None => return Err(format!("fact {name} was recorded as {value}, which is no text")),
         }
     }
@@ -241,7 +248,7 @@ mod tests {
     #[test]
     fn a_frame_holds_each_distinct_string_once_and_zero_for_absent() {
         let keys = [key("a", Some("x"), 1), key("b", None, 2), key("c", Some("x"), 3), key("x", Some(""), 4)];
-        let buffers = FrameBuffers::of_rows(&needs(), keys.iter().map(Vec::as_slice));
+        let buffers = FrameBuffers::of_rows(2, 1, keys.iter().map(Vec::as_slice));
         let frame = buffers.frame();
         assert_eq!(frame.rows, 4);
         assert_eq!(frame.strings, ["x", "a", "b", "c", ""]);

@@ -115,7 +115,7 @@ pub type OnChange = Box<dyn Fn() + Send + Sync>;
 
 /// See the module documentation. One per binding.
 pub struct PolicyHost {
-    inner: Arc<Inner>,
+    pub(crate) inner: Arc<Inner>,
 }
 
 impl std::fmt::Debug for PolicyHost {
@@ -278,6 +278,7 @@ impl PolicyHost {
         for slot in slots {
             slot.known.lock().retain(&keep);
             slot.audit.lock().retain(|node, _| keep(node));
+            slot.place_audit.lock().retain(|node, _| keep(node));
         }
         self.inner.samples.lock().retain(|node| keep(&node.node_name));
     }
@@ -293,8 +294,10 @@ impl PolicyHost {
     /// A loaded evaluator reads measured usage, so somebody has to measure it (PO-405).
     pub fn reads_usage(&self) -> bool {
         let reads = |slot: &Arc<Slot>| {
-            slot.running()
-                .is_some_and(|r| r.needs.numbers.iter().any(|fact| matches!(fact, NumberFact::Usage(_))))
+            slot.running().is_some_and(|r| {
+                let mut numbers = r.needs.numbers.iter().chain(&r.place_needs.node.numbers);
+                numbers.any(|fact| matches!(fact, NumberFact::Usage(_)))
+            })
         };
         self.inner.slots.lock().values().any(reads)
     }

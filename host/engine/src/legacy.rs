@@ -43,6 +43,13 @@ pub enum ModuleSource {
     Missing,
 }
 
+impl ModuleSource {
+    /// It came with the program.
+    pub(crate) fn is_builtin(&self) -> bool {
+        matches!(self, Self::Builtin { .. })
+    }
+}
+
 /// Whether an entry counts (PO-805).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Enforcement {

@@ -1,4 +1,5 @@
-//! Loads, checks, runs and composes policy modules: WebAssembly components that decide what of a node is leased.
+//! Loads, checks, runs and composes policy modules: WebAssembly components that decide what of a node is leased
+//! and which pods may go there.
 //!
 //! ```text
 //! PolicySpec ─► from_legacy / entries ─► load (fetch .. trial) ─► Running ─┐
@@ -31,6 +32,7 @@ mod load;
 mod module;
 mod numbers;
 mod pipeline;
+mod place;
 mod pool;
 mod record;
 mod replay;
@@ -43,7 +45,7 @@ pub use civil::zone_name;
 pub use compose::{DecisionReason, NodeDecision, Standing, Step, Verdict};
 pub use config::{
     CompileMode, DEFAULT_MAX_MODULE_BYTES, EngineConfig, EngineError, LEASE_ROWS, MAX_ENTRIES,
-    MAX_EVALUATORS, MAX_MODULE_BYTES,
+    MAX_EVALUATORS, MAX_MODULE_BYTES, PLACE_ROWS,
 };
 pub use cost::UnitCost;
 pub use decide::Explanation;
@@ -65,6 +67,12 @@ pub use load::child::compile_child_main;
 pub use load::error::{LoadCode, LoadError};
 pub use module::{CallFailed, Module, ModuleDescription, ModuleLimits, OpenModule, RowAnswer, Rows};
 pub use numbers::{COMPILE_BUCKETS_MS, EngineNumbers};
+pub use place::answer::{Fit, Stage};
+pub use place::compose::{PlaceReason, Placement};
+pub use place::counters::PlaceCounters;
+pub use place::facts::PodFacts;
+pub use place::host::{PlaceNode, PlaceRequest};
+pub use place::module::PlaceRowAnswer;
 pub use record::{Record, RecordedOffset};
 pub use replay::ReplayError;
 pub use status::{EntryMetrics, EntryStatus, PolicyStatus};

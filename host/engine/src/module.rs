@@ -80,8 +80,8 @@ impl From<CallError> for CallFailed {
 /// A module that passed loading with one set of settings.
 #[derive(Clone, Debug)]
 pub struct Module {
-    running: Arc<Running>,
-    facts: Arc<PolicyFacts>,
+    pub(crate) running: Arc<Running>,
+    pub(crate) facts: Arc<PolicyFacts>,
 }
 
 /// What a module says about itself and reads.
@@ -159,7 +159,7 @@ impl Module {
             digest: self.running.digest.to_string(),
             settings_schema: said.settings_schema.clone(),
             decisions: decisions.into_iter().filter(|(has, _)| *has).map(|(_, decision)| decision).collect(),
-            facts: self.running.needs.names.clone(),
+            facts: self.running.fact_names(),
             caps: self.running.needs.caps.iter().map(ToString::to_string).collect(),
         }
     }

@@ -35,7 +35,7 @@ impl Entry {
     }
 
     /// It runs code from elsewhere that has not shown lately that it answers in time.
-    fn may_take_long(&self, now: i64) -> bool {
+    pub(crate) fn may_take_long(&self, now: i64) -> bool {
         self.slot
             .running()
             .is_some_and(|running| !running.digest.is_builtin() && !running.health.lock().is_proven(now))

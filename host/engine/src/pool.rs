@@ -76,6 +76,18 @@ impl Pool {
         self.shared.added.notify_one();
     }
 
+    /// Queues a job, unless the queue is full.
+    pub(crate) fn try_submit(&self, job: impl FnOnce() + Send + 'static) -> bool {
+        let mut queue = self.shared.queue.lock();
+        if queue.jobs.len() >= self.shared.capacity {
+            return false;
+        }
+        queue.jobs.push_back(Box::new(job));
+        drop(queue);
+        self.shared.added.notify_one();
+        true
+    }
+
     /// Queues a job after a while, without a bound: the caller has one such job per thing it waits for.
     pub(crate) fn submit_later(&self, wait: Duration, job: impl FnOnce() + Send + 'static) {
         self.shared.queue.lock().later.push((crate::clock::stopwatch() + wait, Box::new(job)));

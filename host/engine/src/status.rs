@@ -186,8 +186,9 @@ fn entry_status(entry: &Entry) -> EntryStatus {
         running.as_ref().map(|running| part(&running.description).clone())
     };
     let audit = (entry.spec.enforcement == Enforcement::Audit).then(|| {
-        let differences = slot.audit.lock();
-        (differences.len(), differences.values().take(AUDIT_SAMPLES).cloned().collect())
+        let (lease, place) = (slot.audit.lock(), slot.place_audit.lock());
+        let nodes = lease.len() + place.keys().filter(|node| !lease.contains_key(*node)).count();
+        (nodes, lease.values().chain(place.values()).take(AUDIT_SAMPLES).cloned().collect())
     });
     let decisions = running.as_ref().map(|running| {
         [(running.lease, Decision::Lease), (running.place, Decision::Place)]

@@ -7,6 +7,7 @@ use std::time::Duration;
 use crate::answer::EntryVerdict;
 use crate::fault::FaultKind;
 use crate::load::error::LoadCode;
+use crate::place::counters::{PlaceCounters, PlaceLive};
 
 /// Upper bounds of the call duration buckets in microseconds; one more bucket holds what is longer.
 pub const DURATION_BUCKETS_US: [u64; 12] =
@@ -27,6 +28,7 @@ pub(crate) struct Counters {
     pub(crate) memo_expired: AtomicU64,
     pub(crate) impure: AtomicU64,
     pub(crate) audit_differences: AtomicU64,
+    pub(crate) place: PlaceLive,
     faults: [AtomicU64; FaultKind::ALL.len()],
     durations: [AtomicU64; DURATION_BUCKETS_US.len() + 1],
     duration_us: AtomicU64,
@@ -65,17 +67,24 @@ pub struct EntryCounters {
     pub durations: [u64; DURATION_BUCKETS_US.len() + 1],
     /// Sum of all durations in microseconds.
     pub duration_us: u64,
+    /// The same of placement.
+    pub place: PlaceCounters,
 }
 
 impl EntryCounters {
     /// Rows a guest evaluated, as in `status.policies[].evaluations`.
     pub fn evaluations(&self) -> u64 {
-        self.offered + self.withheld + self.not_applicable + self.errors
+        self.offered + self.withheld + self.not_applicable + self.errors + self.place.evaluations()
     }
 }
 
 pub(crate) fn add(counter: &AtomicU64, n: usize) {
     counter.fetch_add(u64::try_from(n).unwrap_or(u64::MAX), Ordering::Relaxed);
+}
+
+/// Bucket of a duration.
+pub(crate) fn bucket(us: u64) -> usize {
+    DURATION_BUCKETS_US.iter().position(|max| us <= *max).unwrap_or(DURATION_BUCKETS_US.len())
 }
 
 impl Counters {
@@ -104,9 +113,7 @@ impl Counters {
         add(&self.calls, 1);
         let us = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
         self.duration_us.fetch_add(us, Ordering::Relaxed);
-        let bucket =
-            DURATION_BUCKETS_US.iter().position(|max| us <= *max).unwrap_or(DURATION_BUCKETS_US.len());
-        if let Some(counter) = self.durations.get(bucket) {
+        if let Some(counter) = self.durations.get(bucket(us)) {
             add(counter, 1);
         }
     }
@@ -129,6 +136,7 @@ impl Counters {
             faults: self.faults.each_ref().map(read),
             durations: self.durations.each_ref().map(read),
             duration_us: read(&self.duration_us),
+            place: self.place.snapshot(),
         }
     }
 }

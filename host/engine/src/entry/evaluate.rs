@@ -100,11 +100,7 @@ pub(crate) fn evaluate(
 ) -> Vec<Outcome> {
     let nobody = |none: &NoAnswer| asks.iter().map(|_| Err(none.clone())).collect();
     let Some(running) = running else {
-        let failure = slot.failure();
-        let pending = !slot.settled();
-        let loading = failure.as_ref().is_none_or(|error| error.passing);
-        let text: Arc<str> = failure.map_or_else(|| "Loading".to_owned(), |error| error.to_string()).into();
-        return nobody(&NoAnswer { text, loading, pending, retry_at: None });
+        return nobody(&not_running(slot));
     };
     let Some(first) = asks.first() else { return Vec::new() };
     let permission = running.health.lock().ask(now.unix());
@@ -159,6 +155,15 @@ pub(crate) fn evaluate(
     drop(memo);
     let lost = NoAnswer { text: "Trap: no answer".into(), loading: false, pending: false, retry_at: None };
     outcomes.into_iter().map(|outcome| outcome.unwrap_or_else(|| Err(lost.clone()))).collect()
+}
+
+/// Why an entry without a running version gives no answer.
+pub(crate) fn not_running(slot: &Slot) -> NoAnswer {
+    let failure = slot.failure();
+    let pending = !slot.settled();
+    let loading = failure.as_ref().is_none_or(|error| error.passing);
+    let text: Arc<str> = failure.map_or_else(|| "Loading".to_owned(), |error| error.to_string()).into();
+    NoAnswer { text, loading, pending, retry_at: None }
 }
 
 fn look_up(
@@ -229,7 +234,7 @@ fn learn(slot: &Slot, now: &Instant, asks: &[Ask<'_>], outcomes: &[Option<Outcom
 }
 
 /// Rows are asked more often from now on, so every node has to hear when.
-fn broken_promise(slot: &Slot, memo: &mut Memo, now: &Instant, work: &mut Work) {
+fn broken_promise(slot: &Slot, memo: &mut Memo<Answer>, now: &Instant, work: &mut Work) {
     memo.distrust();
     work.changed = true;
     add(&slot.counters.impure, 1);
@@ -263,7 +268,7 @@ fn probe(
     }
 }
 
-fn quarantined(running: &Running) -> NoAnswer {
+pub(crate) fn quarantined(running: &Running) -> NoAnswer {
     let retry_at = running.health.lock().next_probe();
     NoAnswer {
         text: "Quarantined: the module failed too often".into(),
@@ -317,17 +322,17 @@ fn batch(
 }
 
 /// Beside the units of other policies one lost time limit is all an entry gets (policy spec section 14).
-fn has_time(lane: Lane, error: &CallError) -> bool {
+pub(crate) fn has_time(lane: Lane, error: &CallError) -> bool {
     lane == Lane::Apart || !matches!(error, CallError::Fault(fault) if fault.kind == FaultKind::Timeout)
 }
 
-fn no_answer(running: &Running, now: &Instant, error: &CallError) -> NoAnswer {
+pub(crate) fn no_answer(running: &Running, now: &Instant, error: &CallError) -> NoAnswer {
     let retry_at = Some(running.health.lock().retry_at(now.unix()));
     NoAnswer { text: error.to_string().into(), loading: false, pending: false, retry_at }
 }
 
 /// Notes a failed call.
-fn failed(slot: &Slot, running: &Running, now: &Instant, error: &CallError, work: &mut Work) {
+pub(crate) fn failed(slot: &Slot, running: &Running, now: &Instant, error: &CallError, work: &mut Work) {
     match error {
         CallError::Policy(text) => {
             running.health.lock().failed();
@@ -381,6 +386,11 @@ fn recheck(slot: &Slot, running: &Running, now: &Instant, keys: &[RowKey], answe
         Err(CallError::Fault(fault)) if fault.kind == FaultKind::Timeout => return,
         Ok(_) | Err(_) => {}
     }
+    not_pure(slot, now);
+}
+
+/// The order of rows made a difference.
+pub(crate) fn not_pure(slot: &Slot, now: &Instant) {
     add(&slot.counters.impure, 1);
     let text = "NotPure: the same rows in another order got other answers";
     slot.note_error(text.to_owned(), now.at);

@@ -9,6 +9,18 @@ use std::sync::Arc;
 use crate::answer::Answer;
 use crate::frame::RowKey;
 
+/// An answer that may be given again.
+pub(crate) trait Remembered {
+    /// First unix second at which it may be another one.
+    fn valid_until(&self) -> Option<i64>;
+}
+
+impl Remembered for Answer {
+    fn valid_until(&self) -> Option<i64> {
+        self.valid_until
+    }
+}
+
 /// Seconds after which a row is asked again although its answer promised to hold (PO-1004).
 pub(crate) const REFRESH_SECONDS: i64 = 600;
 /// Shortest refresh after broken promises (PO-1006).
@@ -18,11 +30,11 @@ const MIN_LINES: usize = 512;
 
 /// What a lookup found.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Lookup {
+pub(crate) enum Lookup<A> {
     /// Still holds; asked again at this unix second whatever it promised.
-    Hit(Arc<Answer>, i64),
+    Hit(Arc<A>, i64),
     /// Was asked too long ago, but promised to hold still: the new answer must be the same.
-    Promised(Arc<Answer>),
+    Promised(Arc<A>),
     /// May have changed.
     Expired,
     /// Never asked.
@@ -30,28 +42,28 @@ pub(crate) enum Lookup {
 }
 
 #[derive(Debug)]
-struct Line {
-    answer: Arc<Answer>,
+struct Line<A> {
+    answer: Arc<A>,
     from: i64,
 }
 
 /// Lines of one running version.
 #[derive(Debug)]
-pub(crate) struct Memo {
-    lines: HashMap<RowKey, Line, ahash::RandomState>,
+pub(crate) struct Memo<A> {
+    lines: HashMap<RowKey, Line<A>, ahash::RandomState>,
     refresh_seconds: i64,
 }
 
-impl Default for Memo {
+impl<A> Default for Memo<A> {
     fn default() -> Self {
         Self { lines: HashMap::default(), refresh_seconds: REFRESH_SECONDS }
     }
 }
 
-impl Memo {
-    pub(crate) fn look_up(&self, key: &[u8], now: i64) -> Lookup {
+impl<A: Remembered> Memo<A> {
+    pub(crate) fn look_up(&self, key: &[u8], now: i64) -> Lookup<A> {
         let Some(line) = self.lines.get(key) else { return Lookup::Miss };
-        let promised = line.from <= now && line.answer.valid_until.is_none_or(|until| now < until);
+        let promised = line.from <= now && line.answer.valid_until().is_none_or(|until| now < until);
         let refresh_at = line.from.saturating_add(self.refresh_seconds);
         match (promised, now < refresh_at) {
             (true, true) => Lookup::Hit(Arc::clone(&line.answer), refresh_at),
@@ -61,7 +73,7 @@ impl Memo {
     }
 
     /// Remembers an answer given at `now`. `nodes` is how many nodes the entry decides; twice as many lines are kept.
-    pub(crate) fn store(&mut self, key: RowKey, answer: Arc<Answer>, now: i64, nodes: usize) {
+    pub(crate) fn store(&mut self, key: RowKey, answer: Arc<A>, now: i64, nodes: usize) {
         if self.lines.len() >= (2 * nodes).max(MIN_LINES) && !self.lines.contains_key(&key) {
             self.make_room(now);
         }
@@ -75,7 +87,7 @@ impl Memo {
         self.lines.retain(|_, line| {
             line.from <= now
                 && now < line.from + refresh
-                && line.answer.valid_until.is_none_or(|until| now < until)
+                && line.answer.valid_until().is_none_or(|until| now < until)
         });
         if self.lines.len() > before / 2 {
             let mut ages: Vec<i64> = self.lines.values().map(|line| line.from).collect();

@@ -11,6 +11,8 @@ use crate::answer::{Answer, check_output};
 use crate::fault::{CallError, Fault};
 use crate::frame::{FrameBuffers, Needs};
 use crate::load::cache::Digest;
+use crate::place::answer::PlaceAnswer;
+use crate::place::needs::PlaceNeeds;
 use crate::wasm::bindings::types;
 use crate::wasm::unit::{Caller, Description, LeaseUnit, Prepared};
 
@@ -22,11 +24,14 @@ pub(crate) struct Running {
     pub(crate) settings: Arc<str>,
     pub(crate) caller: Caller,
     pub(crate) needs: Needs,
+    pub(crate) place_needs: PlaceNeeds,
     /// It takes part in lease decisions.
     pub(crate) lease: bool,
     /// It takes part in placement decisions.
     pub(crate) place: bool,
-    pub(crate) memo: Mutex<Memo>,
+    pub(crate) memo: Mutex<Memo<Answer>>,
+    /// Answers about pods that wait for their admission (PO-1003).
+    pub(crate) place_memo: Mutex<Memo<PlaceAnswer>>,
     pub(crate) health: Mutex<Health>,
     dropped_lines: AtomicU64,
 }
@@ -56,9 +61,11 @@ impl Running {
             settings,
             caller,
             needs: Needs::default(),
+            place_needs: PlaceNeeds::default(),
             lease,
             place,
             memo: Mutex::default(),
+            place_memo: Mutex::default(),
             health: Mutex::default(),
             dropped_lines: AtomicU64::new(0),
         }
@@ -75,7 +82,7 @@ impl Running {
         };
         let mut unit = LeaseUnit::create(pre, &self.caller, &self.settings)?;
         let answers = self.call(&mut unit, now, keys);
-        self.dropped_lines.fetch_add(unit.dropped_lines(), Ordering::Relaxed);
+        self.dropped(unit.dropped_lines());
         answers
     }
 
@@ -86,9 +93,29 @@ impl Running {
         now: types::Now,
         keys: &[K],
     ) -> Result<Vec<Arc<Answer>>, CallError> {
-        let buffers = FrameBuffers::of_rows(&self.needs, keys.iter().map(AsRef::as_ref));
+        let buffers = FrameBuffers::of_rows(
+            self.needs.texts.len(),
+            self.needs.numbers.len(),
+            keys.iter().map(AsRef::as_ref),
+        );
         let output = unit.lease(now, buffers.frame())?;
         Ok(check_output(&output, keys.len(), now.unix_seconds, &self.needs.caps)?)
+    }
+
+    /// Names of all facts it reads, about nodes first, each once.
+    pub(crate) fn fact_names(&self) -> Vec<String> {
+        let mut names = self.needs.names.clone();
+        for name in self.place_needs.node.names.iter().chain(&self.place_needs.pod_names) {
+            if !names.contains(name) {
+                names.push(name.clone());
+            }
+        }
+        names
+    }
+
+    /// An instance dropped so many log lines.
+    pub(crate) fn dropped(&self, lines: u64) {
+        self.dropped_lines.fetch_add(lines, Ordering::Relaxed);
     }
 
     /// Log lines dropped since this version runs.

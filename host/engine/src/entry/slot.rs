@@ -105,6 +105,8 @@ pub(crate) struct Slot {
     pub(crate) counters: Counters,
     /// Audit: node -> difference.
     pub(crate) audit: Mutex<BTreeMap<String, String>>,
+    /// Audit: node -> latest difference in placement.
+    pub(crate) place_audit: Mutex<BTreeMap<String, String>>,
     pub(crate) recorder: Arc<Recorder>,
     /// One in so many batches is run again in reversed order (PO-1005).
     pub(crate) recheck_every: u64,
@@ -144,6 +146,7 @@ impl Slot {
             known: Mutex::default(),
             counters: Counters::default(),
             audit: Mutex::default(),
+            place_audit: Mutex::default(),
             recorder,
             recheck_every,
         }

@@ -12,10 +12,13 @@ use super::trial::trial;
 use crate::config::CompileMode;
 use crate::entry::running::Running;
 use crate::facts::{NodeFacts, PolicyFacts};
+use crate::fault::CallError;
 use crate::frame::Needs;
 use crate::host::ModuleClaims;
 use crate::legacy::Decision;
+use crate::place::needs::PlaceNeeds;
 use crate::wasm::bindings::types;
+use crate::wasm::place_unit::PlaceUnit;
 use crate::wasm::unit::{Caller, LeaseUnit, describe};
 
 /// Everything a load depends on.
@@ -97,6 +100,10 @@ impl Loader<'_> {
             running.needs = lease_needs(&running)?;
             trial(&running, &input.facts, samples, input.now)?;
         }
+        if running.place {
+            running.place_needs = place_needs(&running)?;
+            crate::place::trial::trial(&running, &input.facts, samples, input.now)?;
+        }
         Ok(running)
     }
 }
@@ -113,15 +120,28 @@ fn check_digest(input: &LoadInput) -> Result<Digest, LoadError> {
 
 /// `create` with these settings, then `needs`.
 fn lease_needs(running: &Running) -> Result<Needs, LoadError> {
-    use crate::fault::CallError;
     let Some(pre) = &running.prepared.lease else {
         return Err(LoadError::new(LoadCode::WrongWorld, "the module does not export lease"));
     };
-    let mut unit =
-        LeaseUnit::create(pre, &running.caller, &running.settings).map_err(|error| match error {
-            CallError::Policy(text) => LoadError::new(LoadCode::SettingsRejected, &text),
-            CallError::Fault(_) => LoadError::of_guest(LoadCode::SettingsRejected, &error),
-        })?;
+    let mut unit = LeaseUnit::create(pre, &running.caller, &running.settings).map_err(|e| rejected(&e))?;
     let said = unit.needs().map_err(|fault| LoadError::of_guest(LoadCode::TrialFailed, &fault.into()))?;
     Needs::of_lease(&said).map_err(|error| LoadError::new(LoadCode::UnknownFact, &error.to_string()))
+}
+
+/// The same of a place evaluator.
+fn place_needs(running: &Running) -> Result<PlaceNeeds, LoadError> {
+    let Some(pre) = &running.prepared.place else {
+        return Err(LoadError::new(LoadCode::WrongWorld, "the module does not export place"));
+    };
+    let mut unit = PlaceUnit::create(pre, &running.caller, &running.settings).map_err(|e| rejected(&e))?;
+    let said = unit.needs().map_err(|fault| LoadError::of_guest(LoadCode::TrialFailed, &fault.into()))?;
+    PlaceNeeds::of_place(&said).map_err(|error| LoadError::new(LoadCode::UnknownFact, &error.to_string()))
+}
+
+/// `create` gave no evaluator.
+fn rejected(error: &CallError) -> LoadError {
+    match error {
+        CallError::Policy(text) => LoadError::new(LoadCode::SettingsRejected, text),
+        CallError::Fault(_) => LoadError::of_guest(LoadCode::SettingsRejected, error),
+    }
 }

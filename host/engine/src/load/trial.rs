@@ -14,7 +14,7 @@ use crate::wasm::bindings::types;
 pub(crate) const SAMPLE_NODES: usize = 3;
 
 /// Two nodes no cluster has: an ordinary one and an empty one. Two, so that there is an order to reverse.
-fn synthetic() -> [NodeFacts; 2] {
+pub(crate) fn synthetic() -> [NodeFacts; 2] {
     let amounts = |cpu, memory, gpu| -> BTreeMap<String, i64> {
         [("cpu".to_owned(), cpu), ("memory".to_owned(), memory), ("nvidia.com/gpu".to_owned(), gpu)].into()
     };

@@ -7,5 +7,6 @@ pub(crate) mod bindings;
 pub(crate) mod in_use;
 pub(crate) mod limits;
 pub(crate) mod log;
+pub(crate) mod place_unit;
 pub(crate) mod runtime;
 pub(crate) mod unit;

@@ -41,7 +41,7 @@ impl CallLimits {
 #[derive(Debug)]
 pub(crate) struct HostState {
     limiter: MemoryLimiter,
-    log: GuestLog,
+    pub(super) log: GuestLog,
     _in_use: InUse,
 }
 
@@ -85,7 +85,7 @@ pub(crate) struct Caller {
     pub(crate) metered: bool,
 }
 
-fn fresh(engine: &wasmtime::Engine, caller: &Caller) -> Store<HostState> {
+pub(super) fn fresh(engine: &wasmtime::Engine, caller: &Caller) -> Store<HostState> {
     let state = HostState {
         limiter: MemoryLimiter::new(caller.limits.memory_bytes),
         log: GuestLog::new(Arc::clone(&caller.entry)),
@@ -103,12 +103,12 @@ fn fresh(engine: &wasmtime::Engine, caller: &Caller) -> Store<HostState> {
     store
 }
 
-fn enter(store: &mut Store<HostState>, limits: CallLimits) {
+pub(super) fn enter(store: &mut Store<HostState>, limits: CallLimits) {
     store.set_epoch_deadline(limits.epochs());
     store.data_mut().log.start_call();
 }
 
-fn leave<T>(store: &mut Store<HostState>, result: wasmtime::Result<T>) -> Result<T, Fault> {
+pub(super) fn leave<T>(store: &mut Store<HostState>, result: wasmtime::Result<T>) -> Result<T, Fault> {
     result.map_err(|error| {
         let state = store.data_mut();
         let panic_text = state.log.last_error();

@@ -10,6 +10,7 @@ mod fuzz;
 mod hostile;
 mod legacy_table;
 mod on_error;
+mod place;
 mod property;
 mod support;
 mod swap;

@@ -1,7 +1,7 @@
 //! Policy modules that want to do harm, each in exactly one way.
 //!
-//! All are made from `guest.wat`, a complete and well-behaved lease policy in WebAssembly text, by replacing marked
-//! parts. Callers: the tests of the engine, and those on real clusters.
+//! All are made from `guest.wat` and `place.wat`, a complete and well-behaved lease and place policy in WebAssembly text,
+//! by replacing marked parts. Callers: the tests of the engine, and those on real clusters.
 
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
@@ -9,16 +9,25 @@ use std::sync::{Arc, OnceLock};
 use sha2::Digest as _;
 
 const SOURCE: &str = include_str!("guest.wat");
+const PLACE: &str = include_str!("place.wat");
 
 /// A module under construction.
 #[derive(Clone, Debug, Default)]
 pub struct Guest {
+    /// Letter of a place policy; a lease policy has none.
+    place: Option<char>,
     parts: Vec<(String, String)>,
 }
 
 /// The plain, well-behaved one: it offers every node, without caps, and reads the fact `node.created`.
 pub fn guest() -> Guest {
     Guest::default()
+}
+
+/// A place policy that does what its candidates say by the extended resources `<letter>.test/fit` and
+/// `<letter>.test/score`; `place.wat` tells their values.
+pub fn place_guest(letter: char) -> Guest {
+    Guest { place: Some(letter), parts: Vec::new() }
 }
 
 impl Guest {
@@ -40,7 +49,10 @@ impl Guest {
     /// # Panics
     /// There is no such mark, or the text is no WebAssembly.
     pub fn core(&self) -> Vec<u8> {
-        let mut text = SOURCE.to_owned();
+        let mut text = match self.place {
+            Some(letter) => PLACE.replace("?.test", &format!("{letter}.test")),
+            None => SOURCE.to_owned(),
+        };
         for (mark, code) in &self.parts {
             assert!(text.contains(mark.as_str()), "there is no {mark}");
             text = text
@@ -69,7 +81,8 @@ impl Guest {
     /// As [`Self::core`].
     pub fn bytes(&self) -> Arc<[u8]> {
         let mut module = self.core();
-        let (resolve, world) = world();
+        let (resolve, worlds) = worlds();
+        let world = if self.place.is_some() { &worlds.1 } else { &worlds.0 };
         let encoding = wit_component::StringEncoding::UTF8;
         wit_component::embed_component_metadata(&mut module, resolve, *world, encoding)
             .expect("the world fits the module");
@@ -77,14 +90,18 @@ impl Guest {
     }
 }
 
-fn world() -> &'static (wit_parser::Resolve, wit_parser::WorldId) {
-    static WORLD: OnceLock<(wit_parser::Resolve, wit_parser::WorldId)> = OnceLock::new();
-    WORLD.get_or_init(|| {
+/// The worlds of lease and of place policies.
+type Worlds = (wit_parser::WorldId, wit_parser::WorldId);
+
+fn worlds() -> &'static (wit_parser::Resolve, Worlds) {
+    static WORLDS: OnceLock<(wit_parser::Resolve, Worlds)> = OnceLock::new();
+    WORLDS.get_or_init(|| {
         let mut resolve = wit_parser::Resolve::default();
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../policy-sdk/wit");
         let (package, _) = resolve.push_path(path).expect("the interface parses");
-        let world = resolve.select_world(&[package], Some("lease-policy")).expect("the world is there");
-        (resolve, world)
+        let world = |name| resolve.select_world(&[package], Some(name)).expect("the world is there");
+        let worlds = (world("lease-policy"), world("place-policy"));
+        (resolve, worlds)
     })
 }
 

@@ -1,0 +1,261 @@
+//! One entry asked about one pod and all its candidates: one work unit (PO-801, PO-802, PO-904, PO-1003).
+//!
+//! In: a question. Out: per candidate an answer or why there is none. Caller: `host`, on a worker thread. Invariant: an
+//! entry in quarantine answers nothing, and after the deadline of the question no further call is begun.
+
+use std::sync::Arc;
+use std::time::Instant as Deadline;
+
+use crate::config::PLACE_ROWS;
+use crate::entry::counters::add;
+use crate::entry::evaluate::{
+    Instant, Lane, NoAnswer, Work, failed, has_time, no_answer, not_running, quarantined,
+};
+use crate::entry::health::{MAX_FAULTS, Permission};
+use crate::entry::memo::Lookup;
+use crate::entry::running::Running;
+use crate::entry::slot::Slot;
+use crate::facts::{NodeFacts, PolicyFacts};
+use crate::fault::{CallError, Fault, FaultKind};
+use crate::place::answer::{PlaceAnswer, Stage, check_output};
+use crate::place::facts::PodFacts;
+use crate::place::needs::PlaceRows;
+use crate::wasm::bindings::types;
+use crate::wasm::place_unit::PlaceUnit;
+
+/// One pod and its candidates.
+pub(crate) struct Question {
+    pub(crate) stage: Stage,
+    pub(crate) pod: Arc<PodFacts>,
+    pub(crate) nodes: Vec<Arc<NodeFacts>>,
+    /// When whoever asks no longer waits.
+    pub(crate) deadline: Deadline,
+}
+
+impl Question {
+    fn is_over(&self) -> bool {
+        crate::clock::stopwatch() >= self.deadline
+    }
+}
+
+/// Outcome of one candidate.
+pub(crate) type PlaceOutcome = Result<Arc<PlaceAnswer>, NoAnswer>;
+
+/// Answers a question in the order of its candidates.
+pub(crate) fn evaluate(
+    slot: &Slot,
+    running: Option<&Arc<Running>>,
+    facts: &PolicyFacts,
+    now: &Instant,
+    question: &Question,
+    work: &mut Work,
+) -> Vec<PlaceOutcome> {
+    let nobody = |none: &NoAnswer| question.nodes.iter().map(|_| Err(none.clone())).collect();
+    let Some(running) = running else { return nobody(&not_running(slot)) };
+    if question.is_over() {
+        return nobody(&too_late());
+    }
+    let nodes = question.nodes.iter().map(AsRef::as_ref);
+    let offset = now.civil.utc_offset_seconds;
+    let rows = PlaceRows::project(&running.place_needs, facts, &question.pod, nodes, offset);
+    let permission = running.health.lock().ask(now.unix());
+    match permission {
+        Permission::Call => {}
+        Permission::Stay => return nobody(&quarantined(running)),
+        Permission::Probe => {
+            if let Err(error) = call(slot, running, now, question.stage, &rows.only(std::iter::once(0))) {
+                failed(slot, running, now, &error, work);
+                return nobody(&quarantined(running));
+            }
+            running.health.lock().recover();
+            tracing::info!(entry = &*slot.label, "policy entry left quarantine");
+            work.changed = true;
+        }
+    }
+    let answers = match question.stage {
+        Stage::Schedule => ask(slot, running, now, question, &rows, work),
+        Stage::Admit => remembered(slot, running, now, question, &rows, work),
+    };
+    slot.counters.place.rows(answers.iter().flatten().map(|answer| answer.fit));
+    add(&slot.counters.place.errors, answers.iter().filter(|answer| answer.is_err()).count());
+    answers
+}
+
+fn too_late() -> NoAnswer {
+    NoAnswer {
+        text: "Timeout: the time of the request is over".into(),
+        loading: false,
+        pending: false,
+        retry_at: None,
+    }
+}
+
+/// A waiting pod is asked about again and again, mostly with the same facts (PO-1003).
+fn remembered(
+    slot: &Slot,
+    running: &Arc<Running>,
+    now: &Instant,
+    question: &Question,
+    rows: &PlaceRows,
+    work: &mut Work,
+) -> Vec<PlaceOutcome> {
+    let mut answers: Vec<Option<PlaceOutcome>> = Vec::with_capacity(rows.len());
+    let mut missing = Vec::new();
+    {
+        let memo = running.place_memo.lock();
+        for row in 0..rows.len() {
+            let (counter, answer) = match memo.look_up(&rows.key(row), now.unix()) {
+                Lookup::Hit(answer, _) => (&slot.counters.memo_hits, Some(Ok(answer))),
+                // Placement promises nothing, so an old answer is only old.
+                Lookup::Promised(_) | Lookup::Expired => (&slot.counters.memo_expired, None),
+                Lookup::Miss => (&slot.counters.memo_misses, None),
+            };
+            add(counter, 1);
+            if answer.is_none() {
+                missing.push(row);
+            }
+            answers.push(answer);
+        }
+    }
+    if !missing.is_empty() {
+        let asked = ask(slot, running, now, question, &rows.only(missing.iter().copied()), work);
+        let mut memo = running.place_memo.lock();
+        for (row, outcome) in missing.into_iter().zip(asked) {
+            if let Ok(answer) = &outcome {
+                memo.store(rows.key(row).into(), Arc::clone(answer), now.unix(), rows.len());
+            }
+            if let Some(place) = answers.get_mut(row) {
+                *place = Some(outcome);
+            }
+        }
+    }
+    answers.into_iter().map(|answer| answer.unwrap_or_else(|| Err(too_late()))).collect()
+}
+
+fn ask(
+    slot: &Slot,
+    running: &Arc<Running>,
+    now: &Instant,
+    question: &Question,
+    rows: &PlaceRows,
+    work: &mut Work,
+) -> Vec<PlaceOutcome> {
+    if rows.len() <= PLACE_ROWS {
+        return batch(slot, running, now, question, rows, work);
+    }
+    let all: Vec<usize> = (0..rows.len()).collect();
+    all.chunks(PLACE_ROWS)
+        .flat_map(|part| batch(slot, running, now, question, &rows.only(part.iter().copied()), work))
+        .collect()
+}
+
+/// One call for all rows; after a fault row by row in fresh instances, until three faults have occurred (PO-801).
+fn batch(
+    slot: &Slot,
+    running: &Arc<Running>,
+    now: &Instant,
+    question: &Question,
+    rows: &PlaceRows,
+    work: &mut Work,
+) -> Vec<PlaceOutcome> {
+    if question.is_over() {
+        return (0..rows.len()).map(|_| Err(too_late())).collect();
+    }
+    let error = match call(slot, running, now, question.stage, rows) {
+        Ok(answers) => {
+            recheck(slot, running, now, question.stage, rows, &answers);
+            return answers.into_iter().map(Ok).collect();
+        }
+        Err(error) => error,
+    };
+    failed(slot, running, now, &error, work);
+    // A lost time limit is lost for every row: the scheduler does not wait for three of them.
+    let timeless = |error: &CallError| !has_time(Lane::Common, error);
+    if matches!(error, CallError::Policy(_)) || rows.len() == 1 || timeless(&error) {
+        let none = no_answer(running, now, &error);
+        return (0..rows.len()).map(|_| Err(none.clone())).collect();
+    }
+    let mut faults = 1;
+    let mut last = error;
+    (0..rows.len())
+        .map(|row| {
+            if faults >= MAX_FAULTS || timeless(&last) || question.is_over() {
+                return Err(no_answer(running, now, &last));
+            }
+            let one = rows.only(std::iter::once(row));
+            match call(slot, running, now, question.stage, &one).map(|mut answers| answers.pop()) {
+                Ok(Some(answer)) => Ok(answer),
+                Ok(None) => Err(no_answer(running, now, &last)),
+                Err(error) => {
+                    failed(slot, running, now, &error, work);
+                    faults += usize::from(matches!(error, CallError::Fault(_)));
+                    let none = no_answer(running, now, &error);
+                    last = error;
+                    Err(none)
+                }
+            }
+        })
+        .collect()
+}
+
+/// A work unit with its measurements.
+fn call(
+    slot: &Slot,
+    running: &Running,
+    now: &Instant,
+    stage: Stage,
+    rows: &PlaceRows,
+) -> Result<Vec<Arc<PlaceAnswer>>, CallError> {
+    let span =
+        tracing::trace_span!("place_unit", entry = &*slot.label, digest = %running.digest, rows = rows.len());
+    let _in_span = span.enter();
+    let started = crate::clock::stopwatch();
+    let run = || run(running, stage, now.civil, rows);
+    let answers = std::panic::catch_unwind(std::panic::AssertUnwindSafe(run)).unwrap_or_else(|_| {
+        Err(Fault::new(FaultKind::Trap, "the host failed while it ran the module").into())
+    });
+    slot.counters.place.call(started.elapsed());
+    if answers.is_ok() {
+        running.health.lock().answered();
+    }
+    answers
+}
+
+/// One work unit: fresh instance, one call, output checked.
+pub(crate) fn run(
+    running: &Running,
+    stage: Stage,
+    now: types::Now,
+    rows: &PlaceRows,
+) -> Result<Vec<Arc<PlaceAnswer>>, CallError> {
+    let Some(pre) = &running.prepared.place else {
+        return Err(Fault::invalid("the module does not export place").into());
+    };
+    let mut unit = PlaceUnit::create(pre, &running.caller, &running.settings)?;
+    let needs = &running.place_needs;
+    let (pod, nodes) = (rows.pod_frame(needs), rows.node_frame(needs));
+    let output = unit.place(stage, now, &pod.frame(), &nodes.frame());
+    running.dropped(unit.dropped_lines());
+    Ok(check_output(&output?, rows.len(), now.unix_seconds)?)
+}
+
+/// Runs one in so many batches again with the rows reversed. Reports, changes nothing (PO-1005).
+fn recheck(
+    slot: &Slot,
+    running: &Running,
+    now: &Instant,
+    stage: Stage,
+    rows: &PlaceRows,
+    answers: &[Arc<PlaceAnswer>],
+) {
+    if rows.len() < 2 || !slot.counters.batch().is_multiple_of(slot.recheck_every.max(1)) {
+        return;
+    }
+    match run(running, stage, now.civil, &rows.only((0..rows.len()).rev())) {
+        Ok(again) if again.iter().rev().eq(answers) => return,
+        // A busy machine, not another answer.
+        Err(CallError::Fault(fault)) if fault.kind == FaultKind::Timeout => return,
+        Ok(_) | Err(_) => {}
+    }
+    crate::entry::evaluate::not_pure(slot, now);
+}

@@ -1,0 +1,191 @@
+//! A host asked about placement: groups candidates by the policy that governs them, asks its entries side by side.
+//!
+//! In: a question with a deadline. Out: one [`Placement`] per candidate, in time. Invariant: an entry that is late or
+//! failed stands as its `onError` says, and takes nobody else's answer with it (policy spec section 14).
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::mpsc::channel;
+
+use jiff::Timestamp;
+
+use crate::civil::civil_now;
+use crate::entry::evaluate::{Instant, Lane, NoAnswer, Work};
+use crate::facts::NodeFacts;
+use crate::host::PolicyHost;
+use crate::legacy::{Decision, OnError};
+use crate::pipeline::{Entry, Policy};
+use crate::place::answer::Stage;
+use crate::place::compose::{PlaceDraft, Placement};
+use crate::place::evaluate::{PlaceOutcome, Question, evaluate};
+use crate::place::facts::PodFacts;
+
+/// A candidate.
+#[derive(Clone, Debug)]
+pub struct PlaceNode {
+    /// Facts of the vnode: labels, annotations, taints and `allocatable` are the vnode's, `used` is what pods bound to
+    /// it request.
+    pub facts: Arc<NodeFacts>,
+    /// Policy that governs the node; `None`: nobody has a say (PO-605).
+    pub policy: Option<Arc<str>>,
+}
+
+/// One pod and the vnodes it may go to.
+#[derive(Clone, Debug)]
+pub struct PlaceRequest {
+    /// Who asks.
+    pub stage: Stage,
+    /// The pod.
+    pub pod: Arc<PodFacts>,
+    /// The candidates.
+    pub nodes: Vec<PlaceNode>,
+    /// When the answer must be there.
+    pub deadline: std::time::Instant,
+}
+
+impl PolicyHost {
+    /// Asks every entry that places. Blocks until all have answered, at most until the deadline. Never fails.
+    pub fn place(&self, now: Timestamp, request: &PlaceRequest) -> Vec<Placement> {
+        let mut placements = vec![Placement::default(); request.nodes.len()];
+        let mut by_policy: BTreeMap<&str, Vec<usize>> = BTreeMap::new();
+        for (index, node) in request.nodes.iter().enumerate() {
+            if let Some(policy) = &node.policy {
+                by_policy.entry(policy).or_default().push(index);
+            }
+        }
+        let pipelines = self.inner.pipelines.load_full();
+        for policy in &pipelines.policies {
+            let Some(places) = by_policy.remove(policy.name.as_str()) else { continue };
+            let nodes: Vec<Arc<NodeFacts>> = places
+                .iter()
+                .filter_map(|index| request.nodes.get(*index))
+                .map(|n| Arc::clone(&n.facts))
+                .collect();
+            for (index, placement) in places.into_iter().zip(self.place_by(policy, now, request, nodes)) {
+                if let Some(place) = placements.get_mut(index) {
+                    *place = placement;
+                }
+            }
+        }
+        placements
+    }
+
+    /// What holds for the vnodes of this host when it cannot be asked at all: `Ignore` if that is what every entry that
+    /// places says.
+    pub fn place_on_error(&self) -> OnError {
+        let pipelines = self.inner.pipelines.load();
+        let mut entries = pipelines.policies.iter().flat_map(|policy| &policy.enforce);
+        if entries.any(|entry| places(entry) && entry.on_error() != OnError::Ignore) {
+            OnError::Deny
+        } else {
+            OnError::Ignore
+        }
+    }
+
+    fn place_by(
+        &self,
+        policy: &Arc<Policy>,
+        now: Timestamp,
+        request: &PlaceRequest,
+        nodes: Vec<Arc<NodeFacts>>,
+    ) -> Vec<Placement> {
+        let entries: Vec<(&Entry, bool)> = policy
+            .enforce
+            .iter()
+            .map(|entry| (entry, false))
+            .chain(policy.audit.iter().map(|entry| (entry, true)))
+            .filter(|(entry, _)| places(entry))
+            .collect();
+        let mut drafts = vec![PlaceDraft::default(); nodes.len()];
+        let question = Arc::new(Question {
+            stage: request.stage,
+            pod: Arc::clone(&request.pod),
+            nodes,
+            deadline: request.deadline,
+        });
+        let mut outcomes = self.ask_side_by_side(policy, now, &question, &entries);
+        for (place, (entry, audit)) in entries.iter().enumerate() {
+            let given = outcomes.remove(&place);
+            if *audit {
+                note_differences(entry, &question, &drafts, given.unwrap_or_default());
+                continue;
+            }
+            let given = given.unwrap_or_else(|| drafts.iter().map(|_| Err(late(policy))).collect());
+            for (draft, outcome) in drafts.iter_mut().zip(given) {
+                match outcome {
+                    Ok(answer) => draft.answer(&entry.slot.label, entry.spec.weight, &answer),
+                    Err(why) => draft.no_answer(&entry.slot.label, request.stage, entry.on_error(), &why),
+                }
+            }
+        }
+        drafts.into_iter().map(PlaceDraft::finish).collect()
+    }
+
+    /// Outcomes by the entry's place; an entry that is late, or found no room in the queue, is missing.
+    fn ask_side_by_side(
+        &self,
+        policy: &Arc<Policy>,
+        now: Timestamp,
+        question: &Arc<Question>,
+        entries: &[(&Entry, bool)],
+    ) -> BTreeMap<usize, Vec<PlaceOutcome>> {
+        let at = Instant { at: now, civil: civil_now(now, &policy.zone) };
+        let (sender, receiver) = channel();
+        let mut outcomes = BTreeMap::new();
+        // An invalid policy runs no module (PO-526); what its entries would have said stands as for any failure.
+        for (place, (entry, _)) in entries.iter().enumerate().filter(|_| policy.invalid.is_none()) {
+            let (slot, facts) = (Arc::clone(&entry.slot), Arc::clone(&policy.facts));
+            let (question, sender, host) = (Arc::clone(question), sender.clone(), Arc::clone(&self.inner));
+            let lane = if entry.may_take_long(at.unix()) { Lane::Apart } else { Lane::Common };
+            let job = move || {
+                let mut work = Work { lane, ..Work::default() };
+                let running = slot.running();
+                let given = evaluate(&slot, running.as_ref(), &facts, &at, &question, &mut work);
+                // Whoever asked may no longer wait.
+                let _: Result<(), _> = sender.send((place, given));
+                if work.changed {
+                    (host.changed)();
+                }
+            };
+            let pool = if lane == Lane::Apart {
+                &self.inner.engine.inner.apart
+            } else {
+                &self.inner.engine.inner.units
+            };
+            pool.try_submit(job);
+        }
+        drop(sender);
+        loop {
+            let left = question.deadline.saturating_duration_since(crate::clock::stopwatch());
+            let Ok((place, given)) = receiver.recv_timeout(left) else { return outcomes };
+            outcomes.insert(place, given);
+        }
+    }
+}
+
+/// Whether an entry has a say about placement. One that never ran may have: its `onError` must hold at every stage.
+fn places(entry: &Entry) -> bool {
+    let wanted = entry.spec.decisions.as_ref().is_none_or(|list| list.contains(&Decision::Place));
+    wanted && entry.slot.running().map_or(!entry.spec.module.is_builtin(), |running| running.place)
+}
+
+fn late(policy: &Policy) -> NoAnswer {
+    let text = match &policy.invalid {
+        Some(message) => format!("the policy is invalid: {message}").into(),
+        None => "Timeout: no answer within the time of the request".into(),
+    };
+    NoAnswer { text, loading: false, pending: false, retry_at: None }
+}
+
+/// Notes what an Audit entry would have changed, the latest per node (PO-805).
+fn note_differences(entry: &Entry, question: &Question, drafts: &[PlaceDraft], given: Vec<PlaceOutcome>) {
+    let mut differences = entry.slot.place_audit.lock();
+    for ((node, draft), outcome) in question.nodes.iter().zip(drafts).zip(given) {
+        let Ok(answer) = outcome else { continue };
+        let Some(change) = draft.difference(entry.spec.weight, &answer) else { continue };
+        crate::entry::counters::add(&entry.slot.counters.audit_differences, 1);
+        let (pod, vnode) = (&question.pod, &node.vnode_name);
+        let text = format!("{vnode}: {}/{} {change}", pod.namespace, pod.name);
+        differences.insert(node.node_name.clone(), text);
+    }
+}

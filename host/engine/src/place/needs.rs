@@ -1,0 +1,168 @@
+//! What a place evaluator reads, and the rows it is given.
+//!
+//! One pod row and many node rows, projected like those of a lease: what is remembered of a question is exactly what
+//! the guest saw (PO-1003).
+
+use crate::facts::{NodeFacts, PolicyFacts, TextFact, UnknownFact};
+use crate::frame::{FrameBuffers, MAX_FACTS, Needs, distinct, project, put_text};
+use crate::place::facts::{PodFacts, PodNumber, PodText, node_number};
+use crate::wasm::bindings::place_abi;
+
+/// See the module documentation. Names are resolved.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct PlaceNeeds {
+    pub(crate) pod_texts: Vec<PodText>,
+    pub(crate) pod_numbers: Vec<PodNumber>,
+    pub(crate) node: Needs,
+    /// Names about the pod as the module gave them, for `inspect`.
+    pub(crate) pod_names: Vec<String>,
+}
+
+impl PlaceNeeds {
+    /// Checks and resolves what `needs()` of a place evaluator returned.
+    pub(crate) fn of_place(said: &place_abi::Needs) -> Result<Self, UnknownFact> {
+        if !said.caps.is_empty() {
+            return Err(UnknownFact("a place evaluator cannot cap a resource".to_owned()));
+        }
+        let lists = [
+            ("texts", &said.texts),
+            ("numbers", &said.numbers),
+            ("pod-texts", &said.pod_texts),
+            ("pod-numbers", &said.pod_numbers),
+        ];
+        for (list, names) in lists {
+            distinct(list, names, MAX_FACTS)?;
+        }
+        Ok(Self {
+            pod_texts: said.pod_texts.iter().map(|n| PodText::parse(n)).collect::<Result<_, _>>()?,
+            pod_numbers: said.pod_numbers.iter().map(|n| PodNumber::parse(n)).collect::<Result<_, _>>()?,
+            node: Needs {
+                texts: said.texts.iter().map(|n| TextFact::parse(n)).collect::<Result<_, _>>()?,
+                numbers: said.numbers.iter().map(|n| node_number(n)).collect::<Result<_, _>>()?,
+                caps: std::sync::Arc::default(),
+                names: said.texts.iter().chain(&said.numbers).cloned().collect(),
+            },
+            pod_names: said.pod_texts.iter().chain(&said.pod_numbers).cloned().collect(),
+        })
+    }
+}
+
+/// The rows of one question as one entry sees them.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct PlaceRows {
+    pod: Vec<u8>,
+    nodes: Vec<u8>,
+    /// Where each node row ends.
+    ends: Vec<usize>,
+}
+
+impl PlaceRows {
+    pub(crate) fn project<'n>(
+        needs: &PlaceNeeds,
+        facts: &PolicyFacts,
+        pod: &PodFacts,
+        nodes: impl Iterator<Item = &'n NodeFacts>,
+        utc_offset: i32,
+    ) -> Self {
+        let mut rows = Self::default();
+        for fact in &needs.pod_texts {
+            put_text(fact.read(pod), &mut rows.pod);
+        }
+        for fact in &needs.pod_numbers {
+            rows.pod.extend_from_slice(&fact.read(pod).to_le_bytes());
+        }
+        for node in nodes {
+            project(&needs.node, node, facts, &|r| node.available(r), utc_offset, &mut rows.nodes);
+            rows.ends.push(rows.nodes.len());
+        }
+        rows
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.ends.len()
+    }
+
+    fn start(&self, row: usize) -> usize {
+        row.checked_sub(1).and_then(|before| self.ends.get(before)).copied().unwrap_or(0)
+    }
+
+    /// The row of one node.
+    pub(crate) fn node(&self, row: usize) -> &[u8] {
+        self.ends.get(row).and_then(|end| self.nodes.get(self.start(row)..*end)).unwrap_or_default()
+    }
+
+    /// The pod's row and one node's: what an answer depends on.
+    pub(crate) fn key(&self, row: usize) -> Vec<u8> {
+        [&self.pod, self.node(row)].concat()
+    }
+
+    /// Only these rows, in this order.
+    pub(crate) fn only(&self, rows: impl Iterator<Item = usize>) -> Self {
+        let mut picked = Self { pod: self.pod.clone(), ..Self::default() };
+        for row in rows {
+            picked.nodes.extend_from_slice(self.node(row));
+            picked.ends.push(picked.nodes.len());
+        }
+        picked
+    }
+
+    pub(crate) fn pod_frame(&self, needs: &PlaceNeeds) -> FrameBuffers<'_> {
+        FrameBuffers::of_rows(
+            needs.pod_texts.len(),
+            needs.pod_numbers.len(),
+            std::iter::once(self.pod.as_slice()),
+        )
+    }
+
+    pub(crate) fn node_frame(&self, needs: &PlaceNeeds) -> FrameBuffers<'_> {
+        let rows = (0..self.len()).map(|row| self.node(row));
+        FrameBuffers::of_rows(needs.node.texts.len(), needs.node.numbers.len(), rows)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn said(pod_texts: &[&str], numbers: &[&str], caps: &[&str]) -> place_abi::Needs {
+        let owned = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
+        place_abi::Needs {
+            texts: vec!["label/pool".to_owned()],
+            numbers: owned(numbers),
+            pod_texts: owned(pod_texts),
+            pod_numbers: vec!["request/cpu".to_owned()],
+            caps: owned(caps),
+        }
+    }
+
+    #[test]
+    fn caps_and_duplicates_are_refused() {
+        assert!(PlaceNeeds::of_place(&said(&["pod.name"], &["available/cpu"], &[])).is_ok());
+        assert!(PlaceNeeds::of_place(&said(&[], &[], &["cpu"])).is_err());
+        assert!(PlaceNeeds::of_place(&said(&["pod.name", "pod.name"], &[], &[])).is_err());
+        assert!(PlaceNeeds::of_place(&said(&[], &["leased/cpu"], &[])).is_err());
+    }
+
+    #[test]
+    fn rows_are_kept_apart_and_picked_in_any_order() {
+        let needs = PlaceNeeds::of_place(&said(&["pod.namespace"], &["available/cpu"], &[])).unwrap();
+        let pod = PodFacts { namespace: "ns".into(), ..PodFacts::default() };
+        let node = |pool: &str, cpu| NodeFacts {
+            labels: [("pool".to_owned(), pool.to_owned())].into(),
+            allocatable: [("cpu".to_owned(), cpu)].into(),
+            ..NodeFacts::default()
+        };
+        let nodes = [node("a", 1), node("bb", 2), node("", 3)];
+        let rows = PlaceRows::project(&needs, &PolicyFacts::default(), &pod, nodes.iter(), 0);
+        let frame = rows.node_frame(&needs);
+        assert_eq!((frame.frame().rows, frame.frame().numbers), (3, &[1, 2, 3][..]));
+        assert_eq!(frame.frame().strings, ["a", "bb", ""]);
+        let picked = rows.only([2, 0].into_iter());
+        let frame = picked.node_frame(&needs);
+        assert_eq!((frame.frame().strings, frame.frame().numbers), (&["", "a"][..], &[3, 1][..]));
+        assert_eq!(picked.key(1), rows.key(0));
+        assert_ne!(rows.key(0), rows.key(1));
+        let pod = rows.pod_frame(&needs);
+        assert_eq!((pod.frame().strings, pod.frame().numbers), (&["ns"][..], &[0][..]));
+    }
+}

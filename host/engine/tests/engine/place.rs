@@ -1,0 +1,274 @@
+//! Placement with real modules: composition, stages, `onError`, Audit, what is remembered, deadlines and quarantine.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use kubeocean_engine::{
+    EntryState, Fit, NodeFacts, OnError, PlaceNode, PlaceRequest, Placement, PodFacts, PolicySpec, Stage,
+};
+use kubeocean_hostile_policies::{guest, place_guest};
+use serde_json::json;
+
+use crate::support::*;
+
+/// Longer than any answer takes, on any machine.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+fn pod(priority: i64) -> Arc<PodFacts> {
+    Arc::new(PodFacts {
+        name: "web".into(),
+        namespace: "shop".into(),
+        priority: Some(priority),
+        ..PodFacts::default()
+    })
+}
+
+/// A vnode of policy `p` that tells each guest its answer: letter, fit, score.
+fn vnode(name: &str, answers: &[(char, i64, i64)]) -> PlaceNode {
+    let amounts = answers.iter().flat_map(|(letter, fit, score)| {
+        [(format!("{letter}.test/fit"), *fit), (format!("{letter}.test/score"), *score)]
+    });
+    let facts = NodeFacts {
+        node_name: name.into(),
+        vnode_name: format!("vnode-{name}"),
+        allocatable: amounts.collect(),
+        ready: true,
+        ..NodeFacts::default()
+    };
+    PlaceNode { facts: Arc::new(facts), policy: Some("p".into()) }
+}
+
+fn ask_within(host: &Host, at: i64, stage: Stage, nodes: &[PlaceNode], time: Duration) -> Vec<Placement> {
+    let request = PlaceRequest { stage, pod: pod(0), nodes: nodes.to_vec(), deadline: Instant::now() + time };
+    host.host.place(seconds(at), &request)
+}
+
+fn ask(host: &Host, at: i64, stage: Stage, nodes: &[PlaceNode]) -> Vec<Placement> {
+    ask_within(host, at, stage, nodes, PATIENCE)
+}
+
+fn reason(placement: &Placement) -> String {
+    let reason = placement.reason.as_ref().unwrap();
+    format!("{}: {} ({})", reason.reason.code, reason.reason.message, reason.entry)
+}
+
+fn placing(entries: &[(char, serde_json::Value)]) -> PolicySpec {
+    entries.iter().fold(policy(json!({"cluster": "b"})), |policy, (letter, more)| {
+        policy.module(&letter.to_string(), &place_guest(*letter).bytes(), more.clone())
+    })
+}
+
+#[test]
+fn entries_are_composed_and_only_those_of_the_governing_policy_count() {
+    let host = host(vec![placing(&[('a', json!({"weight": 3})), ('b', json!({})), ('c', json!({}))])]);
+    let mut foreign = vnode("foreign", &[('a', 1, 0)]);
+    foreign.policy = Some("other".into());
+    let mut free = vnode("free", &[('a', 1, 0)]);
+    free.policy = None;
+    let nodes = [
+        vnode("scored", &[('a', 0, 81), ('b', 0, 21)]),
+        vnode("rejected", &[('a', 5, 0), ('b', 1, 0)]),
+        vnode("later", &[('a', 5, 0), ('b', 60, 0)]),
+        vnode("silent", &[]),
+        foreign,
+        free,
+    ];
+    let answers = ask(&host, 0, Stage::Schedule, &nodes);
+    let fits: Vec<(Fit, u8)> = answers.iter().map(|answer| (answer.fit, answer.score)).collect();
+    let accept = (Fit::Accept, 0);
+    assert_eq!(fits, [(Fit::Accept, 65), (Fit::Reject, 0), (Fit::Later(60), 0), accept, accept, accept]);
+    assert_eq!(reason(&answers[1]), "Hostile: on purpose (p/b)");
+    let counters = host.numbers("p/b").counters;
+    assert_eq!((counters.place.accepted, counters.place.rejected, counters.place.later), (2, 1, 1));
+    assert_eq!((counters.place.calls, counters.calls), (1, 0), "one call for all candidates");
+    assert_eq!(host.entry("b").counters.evaluations(), 4);
+}
+
+#[test]
+fn a_policy_that_only_leases_has_no_say_and_one_that_only_places_does_not_lease() {
+    let lease = guest().cap(7).bytes();
+    let policy = placing(&[('a', json!({}))]).module("lease", &lease, json!({})).builtin(
+        "half",
+        "cpu-percentage",
+        json!({"cpuPercent": 50}),
+    );
+    let host = host(vec![policy]);
+    assert_eq!(cpu(&host.one(noon(), node("n"))), 7);
+    assert_eq!(ask(&host, 0, Stage::Schedule, &[vnode("n", &[])])[0].fit, Fit::Accept);
+    assert_eq!(host.numbers("p/lease").counters.place.calls, 0);
+    assert_eq!(host.numbers("p/a").counters.calls, 0);
+}
+
+#[test]
+fn stage_and_pod_reach_the_module() {
+    let code = "(if (i32.eqz (call $stage (local.get $args))) (then (unreachable)))";
+    let trap_for_a_priority =
+        "(if (i64.eq (call $priority (local.get $args)) (i64.const 7)) (then (unreachable)))";
+    let admit_only = place_guest('a').with("POISONED", code).bytes();
+    let picky = place_guest('b').with("PLACE", trap_for_a_priority).bytes();
+    let spec = policy(json!({"cluster": "b"}))
+        .module("admit", &admit_only, json!({"onError": "Ignore"}))
+        .module("picky", &picky, json!({}));
+    let host = host(vec![spec]);
+    let nodes = [vnode("n", &[('a', 666, 51)])];
+    assert_eq!(ask(&host, 0, Stage::Schedule, &nodes)[0].score, 0, "it traps, and is ignored");
+    assert_eq!(ask(&host, 0, Stage::Admit, &nodes)[0].score, 50);
+    let request = PlaceRequest {
+        stage: Stage::Schedule,
+        pod: pod(7),
+        nodes: nodes.to_vec(),
+        deadline: Instant::now() + PATIENCE,
+    };
+    assert_eq!(host.host.place(noon(), &request)[0].fit, Fit::Reject);
+}
+
+#[test]
+fn what_stands_for_a_missing_answer_follows_on_error_and_stage() {
+    let trap = place_guest('a').with("POISONED", "(unreachable)").bytes();
+    for (on_error, schedule, admit, whole) in [
+        ("Deny", Fit::Reject, Fit::Later(30), OnError::Deny),
+        ("LastKnown", Fit::Reject, Fit::Later(30), OnError::Deny),
+        ("Ignore", Fit::Accept, Fit::Accept, OnError::Ignore),
+    ] {
+        let host =
+            host(vec![policy(json!({"cluster": "b"})).module("x", &trap, json!({"onError": on_error}))]);
+        assert_eq!(host.host.place_on_error(), whole);
+        let nodes = [vnode("good", &[]), vnode("bad", &[('a', 666, 0)]), vnode("good2", &[('a', 1, 0)])];
+        for (stage, stands) in [(Stage::Schedule, schedule), (Stage::Admit, admit)] {
+            let fits: Vec<Fit> = ask(&host, 0, stage, &nodes).iter().map(|answer| answer.fit).collect();
+            assert_eq!(
+                fits,
+                [Fit::Accept, stands, Fit::Reject],
+                "{on_error}: only the row without an answer"
+            );
+            host.host.set_policies(vec![]);
+            host.set(vec![policy(json!({"cluster": "b"})).module("x", &trap, json!({"onError": on_error}))]);
+        }
+    }
+}
+
+#[test]
+fn a_module_that_is_not_there_stands_as_on_error_says_if_it_may_place() {
+    let missing = |more: serde_json::Value| {
+        let mut entry = json!({"name": "x", "module": {"configMap": {"name": "m"}, "digest": "sha256:00"}});
+        for (key, value) in more.as_object().unwrap() {
+            entry[key] = value.clone();
+        }
+        policy(json!({"cluster": "b"})).raw(entry, None)
+    };
+    let fit = |spec: PolicySpec| {
+        let (host, nodes) = (host(vec![]), [vnode("n", &[])]);
+        host.host.set_policies(vec![spec]);
+        ask(&host, 0, Stage::Schedule, &nodes).remove(0)
+    };
+    let pending = fit(missing(json!({})));
+    assert_eq!((pending.fit, reason(&pending)), (Fit::Reject, "PoliciesLoading: Loading (p/x)".to_owned()));
+    assert_eq!(fit(missing(json!({"decisions": ["lease"]}))).fit, Fit::Accept);
+    assert_eq!(fit(missing(json!({"onError": "Ignore"}))).fit, Fit::Accept);
+    let mut invalid = placing(&[('a', json!({}))]);
+    invalid.spec.time_zone = Some("Atlantis".into());
+    let invalid = fit(invalid);
+    assert_eq!(invalid.fit, Fit::Reject, "an invalid policy runs no module");
+    assert!(reason(&invalid).contains("the policy is invalid"), "{}", reason(&invalid));
+}
+
+#[test]
+fn an_audit_entry_reports_and_changes_nothing() {
+    let host = host(vec![placing(&[('a', json!({"enforcement": "Audit"})), ('b', json!({}))])]);
+    let nodes = [vnode("n", &[('a', 1, 0), ('b', 0, 51)]), vnode("m", &[('a', 0, 101)]), vnode("o", &[])];
+    let answers = ask(&host, 0, Stage::Schedule, &nodes);
+    assert!(answers.iter().all(|answer| answer.fit == Fit::Accept));
+    assert_eq!(answers[1].score, 0);
+    assert_eq!(
+        host.entry("a").audit,
+        Some((
+            2,
+            vec![
+                "vnode-m: shop/web score 0 -> 100 (no reason)".to_owned(),
+                "vnode-n: shop/web accept -> reject (Hostile)".to_owned(),
+            ]
+        ))
+    );
+    assert_eq!(host.numbers("p/a").counters.audit_differences, 2);
+}
+
+#[test]
+fn an_admission_is_remembered_and_a_schedule_is_not() {
+    let host = host(vec![placing(&[('a', json!({}))])]);
+    let calls = || host.numbers("p/a").counters.place.calls;
+    let nodes = [vnode("n", &[('a', 20, 0)])];
+    for at in [0, 1] {
+        ask(&host, at, Stage::Schedule, &nodes);
+    }
+    assert_eq!(calls(), 2);
+    for at in [2, 3, 21] {
+        assert_eq!(ask(&host, at, Stage::Admit, &nodes)[0].fit, Fit::Later(20));
+    }
+    assert_eq!(calls(), 3, "the same question has the same answer");
+    ask(&host, 22, Stage::Admit, &nodes);
+    assert_eq!(calls(), 4, "later has come");
+    ask(&host, 23, Stage::Admit, &[vnode("n", &[('a', 1, 0)])]);
+    assert_eq!(calls(), 5, "a fact has changed");
+    let rejected = [vnode("n", &[('a', 1, 0)])];
+    ask(&host, 622, Stage::Admit, &rejected);
+    assert_eq!(calls(), 5);
+    ask(&host, 623, Stage::Admit, &rejected);
+    assert_eq!(calls(), 6, "asked again after ten minutes");
+    assert_eq!(host.numbers("p/a").counters.impure, 0, "placement promises nothing");
+}
+
+#[test]
+fn a_looping_entry_costs_its_time_limit_and_soon_nothing_and_nobody_waits_beyond_the_deadline() {
+    let forever = place_guest('z').with("POISONED", "(call $forever)").bytes();
+    let limits = json!({"limits": {"timeoutMilliseconds": 1000}, "onError": "Ignore"});
+    let spec = placing(&[('a', json!({})), ('b', json!({}))]).module("loops", &forever, limits);
+    let host = host(vec![spec]);
+    let nodes = [vnode("n", &[('a', 0, 11), ('z', 666, 0)]), vnode("m", &[('b', 1, 0)])];
+    let started = Instant::now();
+    let answers = ask_within(&host, 0, Stage::Schedule, &nodes, Duration::from_millis(400));
+    let took = started.elapsed();
+    assert!(took < Duration::from_millis(900), "{took:?}: it waits for the deadline, not for the module");
+    assert_eq!((answers[0].score, answers[1].fit), (10, Fit::Reject), "the others have answered");
+    for at in 1..=2 {
+        ask(&host, at, Stage::Schedule, &nodes);
+    }
+    host.wait(|host| host.metrics().iter().any(|entry| entry.state == EntryState::Quarantined));
+    let calls = host.numbers("p/loops").counters.place.calls;
+    let answers = ask(&host, 3, Stage::Schedule, &nodes);
+    assert_eq!(answers[0].fit, Fit::Accept);
+    assert_eq!(host.numbers("p/loops").counters.place.calls, calls, "not called in quarantine");
+    let healthy = [vnode("n", &[])];
+    ask(&host, 60, Stage::Schedule, &healthy);
+    assert_eq!(host.state("loops"), EntryState::Active, "a good probe");
+}
+
+#[test]
+fn a_question_that_is_over_is_not_asked() {
+    let host = host(vec![placing(&[('a', json!({}))])]);
+    let answers = ask_within(&host, 0, Stage::Schedule, &[vnode("n", &[])], Duration::ZERO);
+    assert_eq!(answers[0].fit, Fit::Reject);
+    assert_eq!(host.entry("a").counters.place.calls, 0);
+}
+
+#[test]
+fn more_candidates_than_a_call_may_have_are_split() {
+    let host = host(vec![placing(&[('a', json!({}))])]);
+    let nodes: Vec<PlaceNode> =
+        (0..5001).map(|i| vnode(&i.to_string(), &[('a', i64::from(i == 5000), 0)])).collect();
+    let answers = ask(&host, 0, Stage::Schedule, &nodes);
+    assert_eq!(answers.iter().filter(|answer| answer.fit == Fit::Reject).count(), 1);
+    assert_eq!(answers[5000].fit, Fit::Reject);
+    assert_eq!(host.numbers("p/a").counters.place.calls, 2);
+}
+
+#[test]
+fn a_module_with_state_in_its_answers_does_not_load_for_placement() {
+    let code = "(global.set $top (i32.add (global.get $top) (i32.const 16)))
+        (if (i64.eqz (call $number (local.get $args) (i32.const 0) (i32.const 0)))
+          (then (i32.store8 offset=8 (local.get $at) (i32.const 1))))";
+    let bytes = place_guest('a').with("PLACE", code).bytes();
+    let spec = policy(json!({"cluster": "b"})).module("x", &bytes, json!({}));
+    let host = host(vec![spec]);
+    assert_eq!(host.state("x"), EntryState::Invalid);
+    assert!(host.error("x").starts_with("NotPure"), "{}", host.error("x"));
+}
