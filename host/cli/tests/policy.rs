@@ -132,6 +132,23 @@ async fn policies_for_placement_build_and_load() {
         assert_eq!(out.contains("placement is not run by this version"), kind == "place", "{out}");
         let (code, shown) = json(&["policy", "inspect", module, "-o", "json"]);
         assert_eq!((code, &shown["world"]), (0, &world.into()));
+        let cases = std::fs::read_to_string(folder.join("cases.yaml")).unwrap();
+        let written = format!("target/wasm32-unknown-unknown/release/{}.wasm", name.replace('-', "_"));
+        let cases = cases.replace(&written, module);
+        let path = file(&directory, "cases.yaml", cases.as_bytes());
+        let (code, out, error) = said(&["policy", "test", &path]);
+        assert!(code == 0 && out.contains("2 passed, 0 failed"), "{code}: {out}{error}");
+        let other = cases.replace("namespace: default", "namespace: ci");
+        let (code, out, _) = said(&["policy", "test", &file(&directory, "other.yaml", other.as_bytes())]);
+        assert!(code == 1 && out.contains("place.fit: expected reject, got accept"), "{code}: {out}");
+        let (code, out, error) =
+            said(&["policy", "bench", module, "--settings", "{percent: 50, namespaces: [ci]}"]);
+        // The policy that only places knows no percent.
+        let settings = if kind == "place" { "{namespaces: [ci]}" } else { "{percent: 50, namespaces: [ci]}" };
+        assert_eq!(code, if kind == "place" { 2 } else { 0 }, "{out}{error}");
+        let (code, out, error) = said(&["policy", "bench", module, "--settings", settings]);
+        assert!(code == 0 && out.contains("place 5000 candidates "), "{code}: {out}{error}");
+        assert_eq!(out.contains("lease -"), kind == "place", "{out}");
     }
 }
 

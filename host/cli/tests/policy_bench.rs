@@ -35,7 +35,7 @@ fn a_module_is_measured_and_held_against_what_it_was() {
     assert!(exact.clone().all(|one| one["change"] == 0.0), "fuel, memory and size are exact: {report:#}");
     assert_eq!(exact.count(), 4);
     assert!(
-        report["fuelPerRow"].as_u64() > Some(100) && report["compile"].as_f64() > Some(1000.0),
+        report["lease"]["fuelPerRow"].as_u64() > Some(100) && report["compile"].as_f64() > Some(1000.0),
         "{report:#}"
     );
 

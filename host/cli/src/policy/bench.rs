@@ -72,6 +72,16 @@ struct Figures {
     compile: f64,
     /// All steps of loading a module that is compiled.
     cached_load: f64,
+    /// Of a module that leases.
+    lease: Option<LeaseFigures>,
+    /// A fresh sandbox that says where of 5,000 candidates a pod may go; of a module that places.
+    place_5000: Option<f64>,
+}
+
+/// What lease decisions cost.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct LeaseFigures {
     /// A fresh sandbox, `create`, and one row.
     fresh: f64,
     /// One more row in a sandbox that exists.
@@ -144,19 +154,21 @@ fn read_baseline(file: &Path) -> Result<Figures, Failure> {
 }
 
 fn compare(kept: &Figures, now: &Figures, max_regression: f64, max_slowdown: Option<f64>) -> Vec<Compared> {
+    let (old, new) = (kept.lease.clone().unwrap_or_default(), now.lease.clone().unwrap_or_default());
     #[expect(clippy::cast_precision_loss, reason = "compared in percent")]
     let exact = [
-        ("fuel/row", kept.fuel_per_row as f64, now.fuel_per_row as f64),
-        ("fuel fresh", kept.fuel_fresh as f64, now.fuel_fresh as f64),
-        ("memory", kept.memory_bytes as f64, now.memory_bytes as f64),
+        ("fuel/row", old.fuel_per_row as f64, new.fuel_per_row as f64),
+        ("fuel fresh", old.fuel_fresh as f64, new.fuel_fresh as f64),
+        ("memory", old.memory_bytes as f64, new.memory_bytes as f64),
         ("size", kept.size_bytes as f64, now.size_bytes as f64),
     ];
     let times = [
         ("compile", kept.compile, now.compile),
         ("cached load", kept.cached_load, now.cached_load),
-        ("fresh unit", kept.fresh, now.fresh),
-        ("1 row", kept.warm_row, now.warm_row),
-        ("256 rows", kept.batch_row, now.batch_row),
+        ("fresh unit", old.fresh, new.fresh),
+        ("1 row", old.warm_row, new.warm_row),
+        ("256 rows", old.batch_row, new.batch_row),
+        ("place", kept.place_5000.unwrap_or(0.0), now.place_5000.unwrap_or(0.0)),
     ];
     let one = |(figure, baseline, now): (&'static str, f64, f64), most: Option<f64>| {
         let change = if baseline > 0.0 { (now - baseline) / baseline * 100.0 } else { 0.0 };
@@ -171,19 +183,28 @@ fn compare(kept: &Figures, now: &Figures, max_regression: f64, max_slowdown: Opt
 
 fn text(report: &Report) -> String {
     let figures = &report.figures;
-    #[expect(clippy::cast_precision_loss, reason = "shown with one digit")]
-    let mib = figures.memory_bytes as f64 / f64::from(1 << 20);
     let mut out = format!(
-        "size {}   compile {}   cached load {}   fresh unit {}\n\
-         lease 1 row {}   256 rows {}/row   fuel/row {}   memory {mib:.1} MiB\n",
+        "size {}   compile {}   cached load {}",
         module::size(figures.size_bytes),
         time(figures.compile),
         time(figures.cached_load),
-        time(figures.fresh),
-        time(figures.warm_row),
-        time(figures.batch_row),
-        figures.fuel_per_row,
     );
+    if let Some(lease) = &figures.lease {
+        #[expect(clippy::cast_precision_loss, reason = "shown with one digit")]
+        let mib = lease.memory_bytes as f64 / f64::from(1 << 20);
+        out.extend([format!(
+            "   fresh unit {}\nlease 1 row {}   256 rows {}/row   fuel/row {}   memory {mib:.1} MiB",
+            time(lease.fresh),
+            time(lease.warm_row),
+            time(lease.batch_row),
+            lease.fuel_per_row,
+        )]);
+    } else {
+        out.push_str("\nlease -");
+    }
+    let place =
+        figures.place_5000.map_or_else(|| "-".to_owned(), |us| format!("5000 candidates {}", time(us)));
+    out.extend([format!("   place {place}\n")]);
     let rows: Vec<Vec<String>> = report
         .compared
         .iter()
@@ -223,19 +244,23 @@ mod tests {
 
     #[test]
     fn the_example_of_the_specification() {
-        let figures = Figures {
-            size_bytes: 72_000,
-            compile: 98_000.0,
-            cached_load: 400.0,
+        let lease = LeaseFigures {
             fresh: 52.0,
             warm_row: 1.9,
             batch_row: 0.21,
             fuel_per_row: 412,
             memory_bytes: 1_153_434,
+            ..LeaseFigures::default()
+        };
+        let slower = LeaseFigures { fuel_per_row: 500, warm_row: 19.0, ..lease.clone() };
+        let figures = Figures {
+            size_bytes: 72_000,
+            compile: 98_000.0,
+            cached_load: 400.0,
+            lease: Some(lease),
             ..Figures::default()
         };
-        let mut slower = figures.clone();
-        (slower.fuel_per_row, slower.warm_row) = (500, 19.0);
+        let slower = Figures { lease: Some(slower), ..figures.clone() };
         let compared = compare(&figures, &slower, 10.0, None);
         let failed: Vec<_> = compared.iter().filter(|one| !one.ok).map(|one| one.figure).collect();
         assert_eq!(failed, ["fuel/row"], "times count only when asked for");
@@ -244,7 +269,7 @@ mod tests {
         );
         insta::assert_snapshot!(text(&Report { figures, compared: compared[..2].to_vec() }), @r"
         size 71 KiB   compile 98 ms   cached load 400 us   fresh unit 52 us
-        lease 1 row 1.9 us   256 rows 0.21 us/row   fuel/row 412   memory 1.1 MiB
+        lease 1 row 1.9 us   256 rows 0.21 us/row   fuel/row 412   memory 1.1 MiB   place -
         FAIL  fuel/row    +21.4 %  412 -> 500
         ok    fuel fresh  +0.0 %   0.00 -> 0.00
         ");

@@ -110,21 +110,21 @@ fn files(name: &str, kind: Kind, sdk: &str) -> Vec<(&'static str, String)> {
             "{percent: 50, from: 22, until: 7}",
             include_str!("template/lease.rs.in"),
             include_str!("template/lease_tests.rs.in"),
-            Some(include_str!("template/lease_cases.yaml.in")),
+            include_str!("template/lease_cases.yaml.in"),
         ),
         Kind::Place => (
             "Lets pods of certain namespaces run here.",
             "{namespaces: [ci]}",
             include_str!("template/place.rs.in"),
             include_str!("template/place_tests.rs.in"),
-            None,
+            include_str!("template/place_cases.yaml.in"),
         ),
         Kind::Both => (
             "Leases a share of the free CPU to pods of certain namespaces.",
             "{percent: 50, namespaces: [ci]}",
             include_str!("template/both.rs.in"),
             include_str!("template/both_tests.rs.in"),
-            Some(include_str!("template/both_cases.yaml.in")),
+            include_str!("template/both_cases.yaml.in"),
         ),
     };
     let entry = name.get(..name.len().min(MAX_ENTRY)).unwrap_or(name).trim_end_matches('-');
@@ -141,7 +141,7 @@ fn files(name: &str, kind: Kind, sdk: &str) -> Vec<(&'static str, String)> {
     let fill = |template: &str| {
         words.iter().fold(template.to_owned(), |text, (mark, word)| text.replace(mark, word))
     };
-    let mut files = vec![
+    vec![
         ("Cargo.toml", fill(include_str!("template/Cargo.toml.in"))),
         ("src/lib.rs", fill(source)),
         ("src/tests.rs", fill(tests)),
@@ -150,9 +150,8 @@ fn files(name: &str, kind: Kind, sdk: &str) -> Vec<(&'static str, String)> {
         (".gitignore", fill(include_str!("template/gitignore.in"))),
         (".github/workflows/policy.yaml", fill(include_str!("template/ci.yaml.in"))),
         ("README.md", fill(include_str!("template/README.md.in"))),
-    ];
-    files.extend(cases.map(|cases| ("cases.yaml", fill(cases))));
-    files
+        ("cases.yaml", fill(cases)),
+    ]
 }
 
 /// The release of Rust this project, and with it the SDK, is tested with.

@@ -3,24 +3,28 @@
 mod case;
 mod compare;
 mod fixture;
+mod pod;
 
 use std::{
     collections::BTreeMap,
     path::{Path, PathBuf},
     sync::Arc,
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use clap::Args as ClapArgs;
 use jiff::{Timestamp, tz::TimeZone};
 use kubeocean_api::policy::PolicyEntry;
-use kubeocean_engine::{BindingFacts, Engine, Explanation, FaultKind, PolicySpec};
+use kubeocean_engine::{
+    BindingFacts, Engine, Explanation, FaultKind, PlaceNode, PlaceRequest, Placement, PolicySpec,
+};
 use serde::Serialize;
 
 use self::{
     case::{Case, Cases, Tested},
     compare::{Got, Mismatch},
     fixture::Fixture,
+    pod::PodForm,
 };
 use super::{
     local::{LocalHost, ModuleFlags, NotRunning, from_file, one_entry},
@@ -35,6 +39,8 @@ use crate::{
 
 /// Attempts at a case in which a call took too long: the limit is of real time, and the machine may be busy.
 const ATTEMPTS: usize = 5;
+/// How long all entries together may take to place a pod; a case is not a scheduler that waits.
+const PLACING: Duration = Duration::from_secs(10);
 /// Name of the entry, and of its policy, where a file tests a module.
 const ENTRY: &str = "module";
 const POLICY: &str = "test";
@@ -56,7 +62,8 @@ A file that tests a module:
     expect: {verdict: offer, caps: {nvidia.com/gpu: 3}, validUntil: \"2026-03-08T07:00\", reason: NightGpu}
 
 A file that tests a whole policy has `policy: rlp.yaml` instead, and expects `decision: {verdict, amounts, limitedBy, reclaim,
-validUntil, reason, governedBy}` and answers of `entries: {NAME: {...}}`. Exit code 1: a case failed.")]
+validUntil, reason, governedBy}` and answers of `entries: {NAME: {...}}`. A case with a `pod` also expects `place: {fit, score,
+reason}`. Exit code 1: a case failed.")]
 pub(crate) struct Args {
     /// Files with cases
     #[arg(required = true, value_name = "FILE")]
@@ -192,6 +199,7 @@ impl Setup {
             .iter()
             .map(|one| Ok((at(&one.at)?, one.node.facts()?)))
             .collect::<Result<_, String>>()?;
+        let pod = case.pod.as_ref().map(PodForm::facts).transpose()?.map(Arc::new);
         let mut left = ATTEMPTS;
         loop {
             left -= 1;
@@ -201,11 +209,18 @@ impl Setup {
                 host.host.decide(*at, &[Arc::clone(&node.facts)]);
             }
             let explanation = host.host.explain(now, &node.facts);
-            if left > 0 && ran_out_of_time(&explanation) {
+            let governed = explanation.decision.governed_by.as_deref().map(Arc::from);
+            let placement = pod.as_ref().and_then(|pod| {
+                let nodes = vec![PlaceNode { facts: Arc::clone(&node.facts), policy: governed }];
+                let deadline = Instant::now() + PLACING;
+                let request = PlaceRequest { stage: case.stage, pod: Arc::clone(pod), nodes, deadline };
+                host.host.place(now, &request).pop()
+            });
+            if left > 0 && ran_out_of_time(&explanation, placement.as_ref()) {
                 continue;
             }
             let not_running = host.not_running(now);
-            return Ok((Got::new(explanation, self.zone.clone()), not_running));
+            return Ok((Got::new(explanation, placement, self.zone.clone()), not_running));
         }
     }
 
@@ -228,8 +243,11 @@ fn binding(node: &Fixture) -> BindingFacts {
     BindingFacts { name: node.binding.clone(), cluster_id: node.cluster_id.clone() }
 }
 
-fn ran_out_of_time(explanation: &Explanation) -> bool {
+fn ran_out_of_time(explanation: &Explanation, placement: Option<&Placement>) -> bool {
     let timeout = |error: &String| error.starts_with(FaultKind::Timeout.as_str());
+    if placement.and_then(|found| found.reason.as_ref()).is_some_and(|why| timeout(&why.reason.message)) {
+        return true;
+    }
     let mut steps = explanation.policies.iter().flat_map(|(_, steps)| steps);
     steps.any(|step| step.error.as_ref().is_some_and(timeout))
 }

@@ -5,6 +5,7 @@ use std::{
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicUsize, Ordering},
+        mpsc::{Receiver, channel},
     },
     time::Instant,
 };
@@ -13,8 +14,10 @@ use anyhow::Context;
 use jiff::{SignedDuration, tz::TimeZone};
 use kubeocean_bench::Figure;
 use kubeocean_engine::{
-    BindingFacts, Engine, EngineConfig, ModuleFetch, NodeFacts, PolicyHost, PolicySpec, Verdict, builtin,
+    BindingFacts, Engine, EngineConfig, Fit, ModuleFetch, NodeFacts, PlaceNode, PlaceRequest, PodFacts,
+    PolicyHost, PolicySpec, Stage, Verdict, builtin,
 };
+use kubeocean_hostile_policies::place_guest;
 use serde_json::{Value, json};
 
 use crate::module::{nodes, now};
@@ -45,6 +48,16 @@ fn percent(percent: i64) -> Value {
 
 fn host(engine: &Engine) -> PolicyHost {
     PolicyHost::new(engine, BindingFacts::default(), TimeZone::UTC, Box::new(|| {}))
+}
+
+/// A host that tells when something has loaded.
+fn loading_host(engine: &Engine) -> (PolicyHost, Receiver<()>) {
+    let (tell, loaded) = channel();
+    let changed = Box::new(move || {
+        // Nobody waits any more.
+        let _ = tell.send(());
+    });
+    (PolicyHost::new(engine, BindingFacts::default(), TimeZone::UTC, changed), loaded)
 }
 
 fn rows(host: &PolicyHost) -> u64 {
@@ -137,12 +150,7 @@ fn memory(engine: &Engine, nodes: &[Arc<NodeFacts>]) -> anyhow::Result<Vec<Figur
         }))?);
         spec.modules.insert(name, ModuleFetch::Ready(module.into()));
     }
-    let (tell, loaded) = std::sync::mpsc::channel();
-    let changed = Box::new(move || {
-        // Nobody waits any more.
-        let _ = tell.send(());
-    });
-    let host = PolicyHost::new(engine, BindingFacts::default(), TimeZone::UTC, changed);
+    let (host, loaded) = loading_host(engine);
     let before = resident()?;
     host.set_policies(vec![spec]);
     while !host.ready() {
@@ -166,11 +174,56 @@ fn memory(engine: &Engine, nodes: &[Arc<NodeFacts>]) -> anyhow::Result<Vec<Figur
     ])
 }
 
+/// Where of 5,000 candidates a pod may go: three texts and three numbers of a node, one entry and three.
+fn place(engine: &Engine, nodes: &[Arc<NodeFacts>]) -> anyhow::Result<Vec<Figure>> {
+    let bytes: Arc<[u8]> = place_guest('a').bytes();
+    let candidates: Vec<PlaceNode> = nodes
+        .iter()
+        .map(|node| PlaceNode { facts: Arc::clone(node), policy: Some(Arc::from("p")) })
+        .collect();
+    let mut figures = Vec::new();
+    for (entries, budget) in [(1, 1.5), (3, 5.0)] {
+        let mut spec = policy(0, &json!({}))?;
+        for number in 0..entries {
+            let name = format!("e{number}");
+            spec.spec
+                .policies
+                .push(serde_json::from_value(json!({"name": name, "module": {"file": {"path": name}}}))?);
+            spec.modules.insert(name, ModuleFetch::Ready(Arc::clone(&bytes).into()));
+        }
+        let (host, loaded) = loading_host(engine);
+        host.set_policies(vec![spec]);
+        while !host.ready() {
+            loaded.recv()?;
+        }
+        let mut times = Vec::new();
+        for _ in 0..40 {
+            let begun = Instant::now();
+            let request = PlaceRequest {
+                stage: Stage::Schedule,
+                pod: Arc::new(PodFacts::default()),
+                nodes: candidates.clone(),
+                deadline: begun + std::time::Duration::from_secs(5),
+            };
+            let begun = Instant::now();
+            let placements = host.place(now(), &request);
+            times.push(begun.elapsed().as_secs_f64() * 1e3);
+            anyhow::ensure!(placements.iter().all(|one| one.fit == Fit::Accept), "an entry gave no answer");
+        }
+        times.sort_by(f64::total_cmp);
+        let median = times.get(times.len() / 2).copied().unwrap_or(0.0);
+        let name = format!("place 5,000 candidates, entries: {entries}");
+        figures.push(Figure::new(name, median, "ms").budget(budget));
+    }
+    Ok(figures)
+}
+
 pub(crate) fn figures() -> anyhow::Result<Vec<Figure>> {
     let engine = Engine::start(EngineConfig::default())?;
     let nodes: Vec<Arc<NodeFacts>> = nodes(NODES).into_iter().map(Arc::new).collect();
     let mut figures = edit(&engine, &nodes)?;
     figures.push(swap(&engine, nodes.get(..1000).unwrap_or_default())?);
+    figures.extend(place(&engine, &nodes)?);
     figures.extend(memory(&engine, &nodes)?);
     Ok(figures)
 }

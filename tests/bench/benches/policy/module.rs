@@ -87,7 +87,7 @@ pub(crate) fn figures() -> anyhow::Result<Vec<Figure>> {
     let compile = compile(&engine)?;
     let cached = at(&runs(|| Ok(load().map(drop)?))?, 50);
 
-    let (one, batch, many) = (nodes(1), nodes(256), nodes(5000));
+    let (one, batch) = (nodes(1), nodes(256));
     let fresh = runs(|| Ok(module.lease(now(), &UTC, &one).map(drop)?))?;
     let mut open = module.open()?;
     let rows = open.rows(now(), &UTC, &one);
@@ -112,7 +112,6 @@ pub(crate) fn figures() -> anyhow::Result<Vec<Figure>> {
         }
         Ok(())
     })?;
-    let large = runs(|| Ok(module.lease(now(), &UTC, &many).map(drop)?))?;
     Ok(vec![
         Figure::new("compile a module", compile / 1000.0, "ms").budget(120.0),
         Figure::new("load a compiled module", cached / 1000.0, "ms").budget(1.0),
@@ -122,6 +121,5 @@ pub(crate) fn figures() -> anyhow::Result<Vec<Figure>> {
         Figure::new("256 rows, guest call, a row", guest, "us").budget(0.1),
         Figure::new("256 rows with the frame, beside native Rust", at(&whole, 50) / at(&native, 50), "x")
             .budget(3.0),
-        Figure::new("5,000 rows in a fresh unit", at(&large, 50) / 1000.0, "ms").budget(1.5),
     ])
 }

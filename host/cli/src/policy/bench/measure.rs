@@ -6,10 +6,12 @@ use std::{
 };
 
 use jiff::{Timestamp, tz::TimeZone};
-use kubeocean_engine::{BUILTINS, Decision, Engine, EngineConfig, Module, ModuleLimits, NodeFacts};
+use kubeocean_engine::{
+    BUILTINS, Decision, Engine, EngineConfig, Module, ModuleLimits, NodeFacts, PodFacts, Stage,
+};
 use serde_json::Value;
 
-use super::Figures;
+use super::{Figures, LeaseFigures};
 use crate::{
     failure::Failure,
     policy::{
@@ -20,6 +22,8 @@ use crate::{
 
 /// Rows of one call of a lease policy.
 const BATCH: usize = kubeocean_engine::LEASE_ROWS;
+/// Candidates of one placement.
+const CANDIDATES: usize = kubeocean_engine::PLACE_ROWS;
 /// How long one figure is measured.
 const WHILE: Duration = Duration::from_millis(300);
 /// Least measurements of a figure.
@@ -44,22 +48,17 @@ pub(super) fn figures(
     let module = load()?;
     let compile = engine.numbers().compile_us - before;
     let said = module.describe();
-    if !said.decisions.contains(&Decision::Lease) {
-        return Err(Failure::unusable(format!("{} {} makes no lease decisions", said.name, said.version)));
-    }
     let mut random = Random::new(seed);
-    let rows = nodes(&mut random, &Vocabulary::new(&said.facts, &said.caps, settings), BATCH);
-    let one = rows.first().map(std::slice::from_ref).unwrap_or_default();
-    let (at, utc) = (now(), TimeZone::UTC);
+    let vocabulary = Vocabulary::new(&said.facts, &said.caps, settings);
     let cached_load = median(1, || load().map(drop))?;
-    let fresh = median(1, || answers(module.lease(at, &utc, one)))?;
-    let mut open = module.open().map_err(|error| Failure::failed(error.to_string()))?;
-    let (single, many) = (open.rows(at, &utc, one), open.rows(at, &utc, &rows));
-    let warm_row = median(100, || answers(open.count_offers(at, &utc, &single)))?;
-    let batch = median(1, || answers(open.count_offers(at, &utc, &many)))?;
-    #[expect(clippy::cast_precision_loss, reason = "a small constant")]
-    let batch_row = batch / BATCH as f64;
-    let (fuel_fresh, fuel_per_row, memory_bytes) = fuel(bytes, settings, limits, &rows)?;
+    let lease = said.decisions.contains(&Decision::Lease).then(|| {
+        let rows = nodes(&mut random, &vocabulary, BATCH);
+        lease(&module, &rows, || fuel(bytes, settings, limits, &rows))
+    });
+    let place = said.decisions.contains(&Decision::Place).then(|| {
+        let candidates = nodes(&mut random, &vocabulary, CANDIDATES).into_iter().map(Arc::new);
+        place(&module, &candidates.collect::<Vec<_>>())
+    });
     #[expect(clippy::cast_precision_loss, reason = "shown with three digits")]
     let compile = compile as f64;
     Ok(Figures {
@@ -69,13 +68,32 @@ pub(super) fn figures(
         size_bytes: bytes.len(),
         compile: if compile > 0.0 { compile } else { compile_again(bytes, limits)? },
         cached_load,
-        fresh,
-        warm_row,
-        batch_row,
-        fuel_per_row,
-        fuel_fresh,
-        memory_bytes,
+        lease: lease.transpose()?,
+        place_5000: place.transpose()?,
     })
+}
+
+fn lease(
+    module: &Module,
+    rows: &[NodeFacts],
+    fuel: impl FnOnce() -> Result<(u64, u64, usize), Failure>,
+) -> Result<LeaseFigures, Failure> {
+    let (at, utc) = (now(), TimeZone::UTC);
+    let one = rows.first().map(std::slice::from_ref).unwrap_or_default();
+    let fresh = median(1, || answers(module.lease(at, &utc, one)))?;
+    let mut open = module.open().map_err(|error| Failure::failed(error.to_string()))?;
+    let (single, many) = (open.rows(at, &utc, one), open.rows(at, &utc, rows));
+    let warm_row = median(100, || answers(open.count_offers(at, &utc, &single)))?;
+    let batch = median(1, || answers(open.count_offers(at, &utc, &many)))?;
+    let (fuel_fresh, fuel_per_row, memory_bytes) = fuel()?;
+    #[expect(clippy::cast_precision_loss, reason = "a small constant")]
+    let batch_row = batch / BATCH as f64;
+    Ok(LeaseFigures { fresh, warm_row, batch_row, fuel_per_row, fuel_fresh, memory_bytes })
+}
+
+fn place(module: &Module, candidates: &[Arc<NodeFacts>]) -> Result<f64, Failure> {
+    let pod = PodFacts { name: "pod".into(), namespace: "default".into(), ..PodFacts::default() };
+    median(1, || answers(module.place(Stage::Schedule, now(), &TimeZone::UTC, &pod, candidates)))
 }
 
 fn answers<T>(result: Result<T, kubeocean_engine::CallFailed>) -> Result<(), Failure> {

@@ -5,12 +5,15 @@
 use std::collections::BTreeMap;
 
 use kubeocean_api::policy::{EntryLimits, ModuleRef, PolicyEntry};
-use kubeocean_engine::{EntryVerdict, Reclaim, Verdict};
-use serde::{Deserialize, Deserializer};
+use kubeocean_engine::{EntryVerdict, Reclaim, Stage, Verdict};
+use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
 use serde_saphyr::Spanned;
 
-use super::fixture::{NodeForm, Written};
+use super::{
+    fixture::{NodeForm, Written},
+    pod::PodForm,
+};
 
 /// A file.
 #[derive(Debug)]
@@ -34,6 +37,8 @@ pub(super) struct Case {
     pub(super) name: String,
     pub(super) at: String,
     pub(super) node: NodeForm,
+    pub(super) pod: Option<PodForm>,
+    pub(super) stage: Stage,
     pub(super) settings: Option<Value>,
     /// Decided before, in order, by the same host: what `onError: LastKnown` falls back to.
     pub(super) earlier: Vec<Earlier>,
@@ -63,6 +68,7 @@ pub(super) struct Expect {
     pub(super) error: Option<String>,
     pub(super) entries: BTreeMap<String, ExpectAnswer>,
     pub(super) decision: Option<ExpectDecision>,
+    pub(super) place: Option<ExpectPlace>,
 }
 
 /// Answer of one entry.
@@ -102,6 +108,28 @@ pub(super) struct ExpectDecision {
     pub(super) may_create: Option<bool>,
 }
 
+/// What all entries together say about the case's pod on its node.
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub(super) struct ExpectPlace {
+    pub(super) fit: Option<FitWord>,
+    /// Of `later`.
+    pub(super) seconds: Option<u32>,
+    pub(super) score: Option<u8>,
+    #[serde(deserialize_with = "given")]
+    pub(super) reason: Option<Value>,
+    /// Entry that says so.
+    pub(super) entry: Option<String>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum FitWord {
+    Accept,
+    Later,
+    Reject,
+}
+
 /// `null` is an expectation too.
 fn given<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Value>, D::Error> {
     Value::deserialize(deserializer).map(Some)
@@ -122,7 +150,9 @@ impl Expect {
 
     /// Somebody is expected to give no answer.
     pub(super) fn errors(&self) -> bool {
-        self.error.is_some() || self.entries.values().any(|entry| entry.error.is_some())
+        let place = self.place.as_ref().and_then(|place| place.reason.as_ref());
+        let failed = place.and_then(Value::as_str).is_some_and(|reason| reason.starts_with("ModuleFailed"));
+        failed || self.error.is_some() || self.entries.values().any(|entry| entry.error.is_some())
     }
 }
 
@@ -148,6 +178,8 @@ struct CaseForm {
     at: String,
     #[serde(default)]
     node: NodeForm,
+    pod: Option<PodForm>,
+    stage: Option<Stage>,
     settings: Option<Value>,
     #[serde(default)]
     earlier: Vec<Earlier>,
@@ -196,6 +228,8 @@ impl Cases {
             name: case.name,
             at: case.at,
             node: case.node,
+            pod: case.pod,
+            stage: case.stage.unwrap_or(Stage::Admit),
             settings: case.settings,
             earlier: case.earlier,
             expect: case.expect.value,

@@ -9,12 +9,12 @@ use kubeocean_api::{
     quantity::Rounding,
     resource::{from_base_units, to_base_units},
 };
-use kubeocean_engine::{Explanation, NodeDecision, Reclaim, Step};
+use kubeocean_engine::{Explanation, Fit, NodeDecision, Placement, Reclaim, Step};
 use serde::Serialize;
 use serde_json::Value;
 
 use super::{
-    case::{Expect, ExpectAnswer, ExpectDecision},
+    case::{Expect, ExpectAnswer, ExpectDecision, ExpectPlace, FitWord},
     fixture::Written,
 };
 use crate::policy::moment::{instant, local};
@@ -39,15 +39,18 @@ pub(super) struct Got {
     decision: NodeDecision,
     /// By entry; of the last policy that was asked.
     steps: BTreeMap<String, Step>,
+    /// Of the case's pod, if it has one.
+    placement: Option<Placement>,
     zone: TimeZone,
 }
 
 impl Got {
-    pub(super) fn new(explanation: Explanation, zone: TimeZone) -> Self {
+    pub(super) fn new(explanation: Explanation, placement: Option<Placement>, zone: TimeZone) -> Self {
         let steps = explanation.policies.into_iter().flat_map(|(_, steps)| steps);
         Self {
             decision: explanation.decision,
             steps: steps.map(|step| (step.entry.clone(), step)).collect(),
+            placement,
             zone,
         }
     }
@@ -69,6 +72,10 @@ pub(super) fn compare(expect: &Expect, got: &Got, entry: &str) -> Result<Vec<Mis
     }
     if let Some(decision) = &expect.decision {
         found.decision(decision, &got.decision)?;
+    }
+    if let Some(place) = &expect.place {
+        let placement = got.placement.as_ref().ok_or("place: the case has no pod")?;
+        found.place(place, placement);
     }
     Ok(found.mismatches)
 }
@@ -150,6 +157,26 @@ impl Found<'_> {
             got.may_create.to_string(),
         );
         Ok(())
+    }
+
+    fn place(&mut self, expect: &ExpectPlace, got: &Placement) {
+        let field = |name: &str| format!("place.{name}");
+        let (fit, seconds) = match got.fit {
+            Fit::Accept => (FitWord::Accept, None),
+            Fit::Later(seconds) => (FitWord::Later, Some(seconds)),
+            Fit::Reject => (FitWord::Reject, None),
+        };
+        self.same(field("fit"), expect.fit.map(|fit| word(&fit)), word(&fit));
+        let shown = seconds.map_or_else(|| "none".to_owned(), |seconds| seconds.to_string());
+        self.same(field("seconds"), expect.seconds.map(|seconds| seconds.to_string()), shown);
+        self.same(field("score"), expect.score.map(|score| score.to_string()), got.score.to_string());
+        let reason = got.reason.as_ref().map(|why| (why.reason.code.as_str(), why.reason.message.as_str()));
+        self.reason(field("reason"), expect.reason.as_ref(), reason);
+        let entry = got
+            .reason
+            .as_ref()
+            .map_or("nobody", |why| why.entry.rsplit_once('/').map_or(&*why.entry, |(_, entry)| entry));
+        self.same(field("entry"), expect.entry.clone(), entry.to_owned());
     }
 
     fn until(&mut self, field: &str, expected: Option<&Value>, got: Option<i64>) -> Result<(), String> {

@@ -79,17 +79,16 @@ fn yes() -> bool {
 
 #[derive(Clone, Copy, Debug, Deserialize)]
 #[serde(untagged)]
-enum Flag {
+pub(super) enum Flag {
     Bool(bool),
     Number(i64),
 }
 
 impl Flag {
-    fn or_yes(this: Option<Self>) -> bool {
-        match this {
-            None => true,
-            Some(Self::Bool(flag)) => flag,
-            Some(Self::Number(number)) => number != 0,
+    pub(super) fn is_set(self) -> bool {
+        match self {
+            Self::Bool(flag) => flag,
+            Self::Number(number) => number != 0,
         }
     }
 }
@@ -107,9 +106,9 @@ pub(super) struct Fixture {
 impl NodeForm {
     /// The facts, in base units.
     pub(super) fn facts(&self) -> Result<Fixture, String> {
-        let mut allocatable = amounts("allocatable", &self.allocatable, Rounding::Down)?;
-        let used = amounts("used", &self.used, Rounding::Up)?;
-        for (resource, free) in amounts("available", &self.available, Rounding::Down)? {
+        let mut allocatable = amounts("node.allocatable", &self.allocatable, Rounding::Down)?;
+        let used = amounts("node.used", &self.used, Rounding::Up)?;
+        for (resource, free) in amounts("node.available", &self.available, Rounding::Down)? {
             if allocatable.contains_key(&resource) || used.contains_key(&resource) {
                 return Err(format!(
                     "node.available.{resource}: follows from allocatable and used, give these or that"
@@ -121,7 +120,7 @@ impl NodeForm {
             .published
             .as_ref()
             .map(|form| {
-                let amounts = amounts("published.amounts", &form.amounts, Rounding::Down)?;
+                let amounts = amounts("node.published.amounts", &form.amounts, Rounding::Down)?;
                 Ok::<_, String>(Published { amounts, offered: form.offered, valid_until: form.valid_until })
             })
             .transpose()?;
@@ -137,12 +136,12 @@ impl NodeForm {
             os: self.os.clone(),
             allocatable,
             used,
-            leased: amounts("leased", &self.leased, Rounding::Up)?,
-            usage: amounts("usage", &self.usage, Rounding::Up)?,
-            ready: Flag::or_yes(self.ready),
-            schedulable: Flag::or_yes(self.schedulable),
+            leased: amounts("node.leased", &self.leased, Rounding::Up)?,
+            usage: amounts("node.usage", &self.usage, Rounding::Up)?,
+            ready: self.ready.is_none_or(Flag::is_set),
+            schedulable: self.schedulable.is_none_or(Flag::is_set),
             created_unix: self.created,
-            vnode_exists: Flag::or_yes(self.vnode_exists),
+            vnode_exists: self.vnode_exists.is_none_or(Flag::is_set),
             published,
         };
         Ok(Fixture {
@@ -162,7 +161,7 @@ pub(super) fn amounts(
 ) -> Result<BTreeMap<String, i64>, String> {
     let one = |(resource, quantity): (&String, &Written)| {
         let amount = to_base_units(resource, &quantity.0, rounding)
-            .map_err(|_| format!("node.{member}.{resource}: {:?} is no quantity", quantity.0))?;
+            .map_err(|_| format!("{member}.{resource}: {:?} is no quantity", quantity.0))?;
         Ok((resource.clone(), amount))
     };
     written.iter().map(one).collect()
