@@ -5,6 +5,7 @@
 //! concerns its binding only, and is the Syncer's own business.
 
 mod exposition;
+mod places;
 
 use std::{
     collections::BTreeMap,
@@ -28,11 +29,14 @@ use kubeocean_syncer::{
     leader::{ProxierSource, Surroundings},
     metrics::SyncerMetrics,
     nodes::ports::Ports,
+    placement::slot::DeskSlot,
     process::{Service, Standby, serve_binding},
 };
 use parking_lot::Mutex;
 use tokio::sync::watch;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+pub(crate) use places::LocalPlaces;
 
 use crate::computing;
 
@@ -87,6 +91,7 @@ struct Serving {
 struct RunningSyncer {
     health: Arc<Health>,
     metrics: Arc<SyncerMetrics>,
+    placement: DeskSlot,
     task: Task,
 }
 
@@ -215,6 +220,7 @@ impl InProcess {
     fn start_syncer(self: &Arc<Self>, identity: &Identity, proxier: &RunningProxier) -> RunningSyncer {
         let health = Arc::<Health>::default();
         let metrics = Arc::new(SyncerMetrics::new(&identity.binding));
+        let placement = DeskSlot::default();
         let surroundings = Surroundings {
             leases: self.settings.leases.clone(),
             clock: Arc::new(SystemClock),
@@ -222,11 +228,12 @@ impl InProcess {
             metrics: Arc::clone(&metrics),
             ports: Arc::clone(&self.ports),
             proxiers: ProxierSource::Told(proxier.addresses.subscribe()),
+            placement: placement.clone(),
         };
         let cancel = self.cancel.child_token();
         let work = serve(Arc::clone(self), identity.clone(), surroundings, cancel.clone());
         let task = self.run(Component::Syncer, &identity.binding, cancel, work);
-        RunningSyncer { health, metrics, task }
+        RunningSyncer { health, metrics, placement, task }
     }
 }
 

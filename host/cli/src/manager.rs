@@ -1,21 +1,26 @@
 //! `kubeocean manager`: flags of MC-101 and MC-109, and the process around the Manager.
 
-use std::{sync::Arc, time::Duration};
+use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use clap::{Args as ClapArgs, ValueEnum};
 use kubeocean_manager::{
     components::Components,
     config::ManagerConfig,
+    extender::{
+        certificate::{CertificateFiles, server_config},
+        serve::serve as serve_extender,
+    },
     process::{OtherMetrics, ProcessConfig},
 };
 use kubeocean_proxier::Proxier;
-use kubeocean_runtime::rate::RequestRate;
+use kubeocean_runtime::{rate::RequestRate, server::listen};
 use kubeocean_syncer::process::start_engine;
+use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     computing,
-    in_process::{Handle, InProcess, Settings},
+    in_process::{Handle, InProcess, LocalPlaces, Settings},
     logging, process,
     program::{ProgramFlags, duration},
     proxier::{ServingArgs, Surroundings},
@@ -45,6 +50,19 @@ pub(crate) struct Args {
     /// Requests of the Manager itself at once, where their rate is limited; 0 is 10
     #[arg(long, default_value_t = 0, hide_short_help = true)]
     kube_client_burst: u32,
+    /// Address of the scheduler extender (HTTPS); 0 turns it off
+    #[arg(long, default_value = "0")]
+    scheduler_extender_bind_address: String,
+    /// Folder with tls.crt and tls.key of the scheduler extender, read again when they change [default: a certificate
+    /// made at start, which nobody vouches for]
+    #[arg(long, default_value = "")]
+    scheduler_extender_cert_dir: String,
+    /// Authorities whose certificates callers of the scheduler extender must show [default: none is asked for]
+    #[arg(long, default_value = "")]
+    scheduler_extender_client_ca_file: String,
+    /// What the scheduler's configuration says as httpTimeout of the extender; answers come within four fifths of it
+    #[arg(long, default_value = "1s", value_parser = duration)]
+    scheduler_extender_timeout: Duration,
     #[command(flatten, next_help_heading = "Syncers in this process")]
     syncer: SyncerFlags,
     #[command(flatten, next_help_heading = "Proxiers in this process")]
@@ -128,10 +146,41 @@ async fn serve(args: &Args) -> anyhow::Result<()> {
         let components = Arc::clone(&components);
         Arc::new(move |text| components.metrics(text))
     };
+    let extending = extender(args, &components, cancel.clone()).await?;
     let components: Arc<dyn Components> = Arc::new(Handle(components));
     let surroundings = ProcessConfig { election, listeners };
-    kubeocean_manager::process::run(config, surroundings, computing, (components, others), cancel).await?;
-    Ok(())
+    let ended = kubeocean_manager::process::run(
+        config,
+        surroundings,
+        computing,
+        (components, others),
+        cancel.clone(),
+    )
+    .await;
+    cancel.cancel();
+    extending.await?;
+    ended.map_err(Into::into)
+}
+
+/// Opens the scheduler extender, if it is on.
+async fn extender(
+    args: &Args,
+    components: &Arc<InProcess>,
+    cancel: CancellationToken,
+) -> anyhow::Result<JoinHandle<()>> {
+    let address = &args.scheduler_extender_bind_address;
+    let flag = "--scheduler-extender-bind-address";
+    let Some(listener) = listen(address, "the scheduler extender", flag).await? else {
+        return Ok(tokio::spawn(async {}));
+    };
+    let path = |text: &str| (!text.is_empty()).then(|| PathBuf::from(text));
+    let files = CertificateFiles {
+        folder: path(&args.scheduler_extender_cert_dir),
+        client_ca: path(&args.scheduler_extender_client_ca_file),
+    };
+    let tls = Arc::new(server_config(&files, listener.local_addr()?.ip())?);
+    let places = LocalPlaces::new(components);
+    Ok(tokio::spawn(serve_extender(listener, tls, places, args.scheduler_extender_timeout, cancel)))
 }
 
 fn non_zero(interval: Duration) -> anyhow::Result<Duration> {

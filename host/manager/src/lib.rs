@@ -16,6 +16,7 @@ pub mod bindings;
 pub mod components;
 pub mod config;
 pub mod detach;
+pub mod extender;
 pub mod metrics;
 pub mod process;
 pub mod worker;

@@ -31,6 +31,7 @@ use crate::{
         vnode::{BindingView, Settings},
         watch::{watch_proxiers, watch_vnodes},
     },
+    placement::slot::DeskSlot,
     stores::Stores,
 };
 use kube::Client;
@@ -68,6 +69,8 @@ pub struct Surroundings {
     pub ports: Arc<Ports>,
     /// Where addresses of Proxiers come from, if the settings name none.
     pub proxiers: ProxierSource,
+    /// Where a scheduler extender of this process finds who decides about places.
+    pub placement: DeskSlot,
 }
 
 impl std::fmt::Debug for Surroundings {
@@ -270,6 +273,7 @@ impl Office {
         let stores =
             Arc::new(Stores::new(&self.config, binding, identity, nodes, &self.engine, &self.surroundings));
         self.surroundings.metrics.follow(&stores);
+        self.surroundings.placement.set(&stores.place);
         Leader {
             config: Arc::clone(&self.config),
             computing: self.computing.clone(),

@@ -19,6 +19,7 @@ pub mod logconfigs;
 pub mod metrics;
 pub mod nodes;
 pub mod objects;
+pub mod placement;
 pub mod podevents;
 pub mod pods;
 pub mod policies;

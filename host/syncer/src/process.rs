@@ -6,6 +6,7 @@ use crate::{
     config::{COMPILE_POLICY, SyncerConfig},
     leader::{self, ProxierSource, Surroundings},
     metrics::SyncerMetrics,
+    placement::slot::DeskSlot,
 };
 use kube::Client;
 use kubeocean_engine::{CompileMode, Engine, EngineConfig, EngineError};
@@ -76,6 +77,7 @@ pub async fn run(
             metrics,
             ports: Arc::default(),
             proxiers: ProxierSource::Pods,
+            placement: DeskSlot::default(),
         },
     };
     let result = serve_binding(service, &cancel).await;

@@ -170,6 +170,7 @@ impl Session<'_> {
         let runtime = PolicyRuntime {
             store: policies(),
             nodes: self.nodes(),
+            place: Arc::clone(&stores.place),
             host: Arc::clone(&stores.host),
             loaded: Arc::clone(&stores.loaded),
             worker: self.worker(),
@@ -249,6 +250,7 @@ impl Session<'_> {
             store: Arc::clone(&stores.pods),
             objects: Arc::clone(&stores.objects),
             vnodes,
+            placement: Some(Arc::clone(&stores.place)),
             workloads: Arc::clone(&stores.workloads),
             priority_classes: PriorityClasses::default(),
             features,

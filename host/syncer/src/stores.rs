@@ -14,6 +14,7 @@ use crate::{
     logconfigs::LogConfigStore,
     nodes::{index::Identity, pace::Pace, store::NodeStore},
     objects::ObjectStore,
+    placement::desk::PlaceDesk,
     podevents::index::EventStore,
     pods::{index::PodStore, snapshot::PodScope, workload::Workloads},
     policies::{modules::ModulePlaces, store::PolicyStore},
@@ -42,6 +43,8 @@ pub struct Stores {
     pub policies: Arc<PolicyStore>,
     /// What decides by them.
     pub host: Arc<PolicyHost>,
+    /// Where placement is decided.
+    pub place: Arc<PlaceDesk>,
     /// Counts the changes of the engine's state.
     pub loaded: Arc<watch::Sender<u64>>,
     /// The first list of vnodes.
@@ -126,6 +129,8 @@ impl Stores {
             let tokens = Arc::clone(&objects.tokens);
             pods.on_copy_gone(move |vpod| tokens.copy_gone(vpod));
         }
+        let host = Arc::new(host);
+        let place = PlaceDesk::new(&nodes, &pods, &host, &surroundings.clock);
         Self {
             identity,
             nodes,
@@ -136,7 +141,8 @@ impl Stores {
             hostports,
             log_configs: Arc::default(),
             policies,
-            host: Arc::new(host),
+            host,
+            place,
             loaded,
             vnodes_listed: Arc::default(),
             strays_found: Arc::default(),

@@ -90,7 +90,7 @@ async fn computing(client: &Client, binding: &str) -> Result<Option<Computing>, 
 
 /// All policies of the worker cluster; `None` where it does not know the kind.
 pub(super) async fn policies(worker: &Client) -> Result<Option<Vec<PolicyView>>, Failure> {
-    let found = list(worker, paths::policy("").trim_end_matches('/')).await?;
+    let found = list(worker, &paths::policies()).await?;
     found.map(|policies| decode_all(policies, "a policy")).transpose()
 }
 

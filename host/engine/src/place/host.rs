@@ -70,6 +70,12 @@ impl PolicyHost {
         placements
     }
 
+    /// Some entry of some policy has a say about placement.
+    pub fn has_placement(&self) -> bool {
+        let pipelines = self.inner.pipelines.load();
+        pipelines.policies.iter().any(|policy| policy.enforce.iter().chain(&policy.audit).any(places))
+    }
+
     /// What holds for the vnodes of this host when it cannot be asked at all: `Ignore` if that is what every entry that
     /// places says.
     pub fn place_on_error(&self) -> OnError {

@@ -114,10 +114,14 @@ pub fn replica_set(namespace: &str, name: &str) -> String {
 pub fn priority_classes() -> String {
     "/apis/scheduling.k8s.io/v1/priorityclasses".to_owned()
 }
+/// All ResourceLeasingPolicies.
+pub fn policies() -> String {
+    format!("/apis/{GROUP}/{VERSION}/resourceleasingpolicies")
+}
 /// A ResourceLeasingPolicy.
 pub fn policy(name: &str) -> String {
     let name = step(name);
-    format!("/apis/{GROUP}/{VERSION}/resourceleasingpolicies/{name}")
+    format!("{}/{name}", policies())
 }
 /// A ResourceLeasingPolicy's status subresource.
 pub fn policy_status(name: &str) -> String {

@@ -97,6 +97,7 @@ impl WireSpec {
 #[serde(default)]
 struct WireResources {
     requests: Texts,
+    limits: Texts,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -115,18 +116,44 @@ struct WireContainerStatus {
     resources: WireResources,
 }
 
-type Amounts = BTreeMap<String, i64>;
+pub(crate) type Amounts = BTreeMap<String, i64>;
+
+/// What a pod's spec asks for, whatever its status says.
+pub(crate) fn requests_of(spec: &serde_json::Value) -> Amounts {
+    let spec = WireSpec::deserialize(spec).unwrap_or_default();
+    sum(&spec, |resources| &resources.requests, &WireStatus::default())
+}
+
+/// What a pod's spec limits it to; resources without a limit are absent.
+pub(crate) fn limits_of(spec: &serde_json::Value) -> Amounts {
+    let spec = WireSpec::deserialize(spec).unwrap_or_default();
+    let mut limits = sum(&spec, |resources| &resources.limits, &WireStatus::default());
+    // Overhead comes on top of a limit and is none by itself.
+    let own = |resource: &String| {
+        let all = spec.containers.iter().chain(&spec.init_containers).map(|one| &one.resources);
+        all.chain([&spec.resources]).any(|resources| resources.limits.contains_key(resource))
+    };
+    limits.retain(|resource, _| own(resource));
+    limits
+}
 
 /// See the module documentation.
 pub(crate) fn of_pod(pod: &WirePod) -> Requests {
+    sum(&pod.spec, |resources| &resources.requests, &pod.status).into_iter().collect()
+}
+
+/// Which amounts of a container count.
+type Part = fn(&WireResources) -> &Texts;
+
+fn sum(spec: &WireSpec, part: Part, status: &WireStatus) -> Amounts {
     let mut running = Amounts::new();
-    for container in &pod.spec.containers {
-        add(&mut running, &of_container(container, &pod.status.container_statuses));
+    for container in &spec.containers {
+        add(&mut running, &of_container(container, part, &status.container_statuses));
     }
     let mut sidecars = Amounts::new();
     let mut starting = Amounts::new();
-    for container in &pod.spec.init_containers {
-        let mut own = of_container(container, &pod.status.init_container_statuses);
+    for container in &spec.init_containers {
+        let mut own = of_container(container, part, &status.init_container_statuses);
         if container.restart_policy == "Always" {
             add(&mut sidecars, &own);
             raise(&mut starting, &sidecars);
@@ -137,17 +164,17 @@ pub(crate) fn of_pod(pod: &WirePod) -> Requests {
     }
     add(&mut running, &sidecars);
     raise(&mut running, &starting);
-    for (resource, amount) in amounts(&pod.spec.resources.requests) {
+    for (resource, amount) in amounts(part(&spec.resources)) {
         if resource == CPU || resource == MEMORY || resource.starts_with(HUGEPAGES_PREFIX) {
             running.insert(resource, amount);
         }
     }
-    add(&mut running, &amounts(&pod.spec.overhead));
-    running.into_iter().collect()
+    add(&mut running, &amounts(&spec.overhead));
+    running
 }
 
-fn of_container(container: &WireContainer, statuses: &[WireContainerStatus]) -> Amounts {
-    let mut wanted = amounts(&container.resources.requests);
+fn of_container(container: &WireContainer, part: Part, statuses: &[WireContainerStatus]) -> Amounts {
+    let mut wanted = amounts(part(&container.resources));
     if let Some(status) = statuses.iter().find(|status| status.name == container.name) {
         raise(&mut wanted, &amounts(&status.allocated_resources));
         raise(&mut wanted, &amounts(&status.resources.requests));

@@ -44,7 +44,7 @@ pub fn available(base: &Amounts, others: &Amounts) -> Amounts {
         .collect()
 }
 
-fn in_base_units(written: &PackedTexts, rounding: Rounding) -> Amounts {
+pub(crate) fn in_base_units(written: &PackedTexts, rounding: Rounding) -> Amounts {
     written
         .iter()
         .filter_map(|(resource, text)| {
@@ -92,7 +92,7 @@ pub fn published(vnode: &NodeView) -> Published {
 }
 
 /// Taint key -> `value:Effect`, several joined in order.
-fn taints(taints: &[Taint]) -> Texts {
+pub(crate) fn taints(taints: &[Taint]) -> Texts {
     let mut by_key: BTreeMap<String, Vec<String>> = BTreeMap::new();
     for taint in taints {
         let text = format!("{}:{}", taint.value.as_deref().unwrap_or_default(), taint.effect);

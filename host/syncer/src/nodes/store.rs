@@ -84,6 +84,7 @@ pub struct NodeCounters {
 }
 
 type Listener = Box<dyn Fn(&str) + Send + Sync>;
+type FactsListener = Box<dyn Fn(Option<&str>) + Send + Sync>;
 
 /// See the module documentation.
 pub struct NodeStore {
@@ -96,6 +97,7 @@ pub struct NodeStore {
     vnode_listeners: Mutex<Vec<Listener>>,
     policy_listeners: Mutex<Vec<Listener>>,
     port_listeners: Mutex<Vec<Listener>>,
+    facts_listeners: Mutex<Vec<FactsListener>>,
     /// Every node has been decided since the gate was opened.
     settled: watch::Sender<bool>,
 }
@@ -156,6 +158,7 @@ impl NodeStore {
             vnode_listeners: Mutex::default(),
             policy_listeners: Mutex::default(),
             port_listeners: Mutex::default(),
+            facts_listeners: Mutex::default(),
             settled: watch::Sender::new(false),
         });
         let weak = Arc::downgrade(&store);
@@ -214,6 +217,34 @@ impl NodeStore {
     /// Calls `listener` with the name of every vnode on whose node others' pods took or freed host ports.
     pub fn on_host_ports_change(&self, listener: impl Fn(&str) + Send + Sync + 'static) {
         self.port_listeners.lock().push(Box::new(listener));
+    }
+
+    /// Calls `listener` with the name of every vnode about which placement may be decided otherwise than before: it, the
+    /// requests on its node, or the policy that governs it changed. `None`: all may.
+    pub fn on_facts_change(&self, listener: impl Fn(Option<&str>) + Send + Sync + 'static) {
+        self.facts_listeners.lock().push(Box::new(listener));
+    }
+
+    /// One of our vnodes as last seen.
+    pub fn vnode_view(&self, name: &str) -> Option<Arc<NodeView>> {
+        let state = self.state.lock();
+        state.index.vnode(name).filter(|vnode| self.is_ours(vnode)).cloned()
+    }
+
+    /// The policies that govern vnodes: as decided, or while nobody has decided since the start, as the vnodes say.
+    pub fn governing<'a>(&self, vnodes: impl IntoIterator<Item = &'a str>) -> Vec<Option<Arc<str>>> {
+        let state = self.state.lock();
+        let mut last: Option<Arc<str>> = None;
+        vnodes
+            .into_iter()
+            .map(|name| {
+                let policy = state.index.governing(name)?;
+                if last.as_deref() != Some(policy) {
+                    last = Some(policy.into());
+                }
+                last.clone()
+            })
+            .collect()
     }
 
     /// Host ports that others' pods hold on the vnode's node, sorted: all but those of this binding's own copies.
@@ -311,7 +342,15 @@ impl NodeStore {
     }
 
     pub(super) fn set_decided(&self, vnode: &VnodeName, decided: Option<Decided>) {
-        let policies = self.state.lock().index.set_decided(vnode, decided);
+        let (policies, governed_anew) = {
+            let mut state = self.state.lock();
+            let before = state.index.governing(vnode).map(str::to_owned);
+            let policies = state.index.set_decided(vnode, decided);
+            (policies, before.as_deref() != state.index.governing(vnode))
+        };
+        if governed_anew {
+            self.tell_facts(Some(vnode));
+        }
         self.tell_policies(policies);
     }
 

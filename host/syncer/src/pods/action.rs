@@ -10,6 +10,7 @@ use kubeocean_api::name::ObjectKey;
 use serde::Serialize;
 
 use super::{
+    admission::Denial,
     metadata::MetadataChange,
     ownership::{Owned, as_text},
     status::StatusFields,
@@ -120,6 +121,8 @@ pub enum PodAction {
     },
     /// Tell users what is in the way.
     Refuse(Refusal),
+    /// Tell users that policies do not admit the pod, or that they do now.
+    TellAdmission(Option<Denial>),
 }
 
 impl PodAction {
@@ -240,6 +243,8 @@ impl fmt::Display for PodAction {
             Self::DeletePpod { ppod, why, .. } => write!(f, "delete ppod {}: {why:?}", ppod.key()),
             Self::ReleaseTokens { .. } => f.write_str("delete the token Secrets"),
             Self::FinishVpod { .. } => f.write_str("finish the vpod's deletion"),
+            Self::TellAdmission(None) => f.write_str("tell that the pod is admitted"),
+            Self::TellAdmission(Some(denial)) => write!(f, "deny: {}", denial.code),
             Self::Refuse(refusal) => write!(f, "refuse: {}", refusal.reason.as_str()),
         }
     }

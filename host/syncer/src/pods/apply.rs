@@ -17,6 +17,7 @@ use serde_json::{Map, Value, json};
 
 use super::{
     action::{PodAction, PodPlan, Refusal, RefusalReason, Wake},
+    admission::Admission,
     create::{CreateError, rejection},
     deletion,
     features::{Feature, Features},
@@ -37,6 +38,7 @@ use crate::{
     config::PodEvents,
     metrics::SyncerMetrics,
     objects::{Clusters, ObjectStore},
+    placement::desk::PlaceDesk,
 };
 use kubeocean_runtime::{
     clock::{Clock, rfc3339},
@@ -70,6 +72,8 @@ pub struct PodSync {
     pub objects: Arc<ObjectStore>,
     /// The vnodes.
     pub vnodes: Arc<dyn VnodeDirectory>,
+    /// Policies that have a say about where pods go; `None` asks nobody.
+    pub placement: Option<Arc<PlaceDesk>>,
     /// Workloads by owner.
     pub workloads: Arc<Workloads>,
     /// The worker's PriorityClasses.
@@ -103,12 +107,18 @@ pub(super) enum Step {
 impl PodSync {
     /// Brings one vpod and its ppod to where they belong.
     pub async fn reconcile(&self, key: ObjectKey) -> Outcome {
+        let mut asked: Option<(Arc<str>, Admission)> = None;
         for _ in 0..ROUNDS {
             let now = self.clock.now();
             let mut snapshot = self.store.snapshot(&key, now, |vnode| self.vnodes.vnode(vnode));
             let node = snapshot.ppod.as_ref().filter(|ppod| deletion::is_overdue(ppod, now));
             let node = node.and_then(|ppod| ppod.annotation(annotation::VIRTUAL_NODE_NAME));
             snapshot.node_is_dead = node.is_some_and(|vnode| self.vnodes.node_is_dead(vnode));
+            let uid = snapshot.vpod.as_ref().map(|vpod| Arc::clone(&vpod.uid)).unwrap_or_default();
+            if asked.as_ref().is_none_or(|(of, _)| *of != uid) {
+                asked = Some((uid, self.admission(&snapshot).await));
+            }
+            snapshot.admission = asked.as_ref().map(|(_, admission)| admission.clone()).unwrap_or_default();
             let plan = plan_pod(&snapshot);
             if plan.mirrored {
                 self.mark_mirrored(&snapshot);
@@ -207,6 +217,7 @@ impl PodSync {
                 Ok(Step::Next)
             }
             PodAction::FinishVpod { uid } => self.finish(snapshot, &uid).await,
+            PodAction::TellAdmission(denial) => self.tell_admission(snapshot, denial.as_ref()).await,
             PodAction::Refuse(refusal) => {
                 self.refuse(snapshot, &refusal).await?;
                 Ok(Step::Stop(Outcome::Retry))
@@ -436,7 +447,7 @@ impl PodSync {
     }
 
     /// Writes to a vpod through its status, where metadata is accepted too (TD-504). `None`: it is gone.
-    async fn patch_vpod(
+    pub(super) async fn patch_vpod(
         &self,
         key: &ObjectKey,
         uid: &str,
@@ -631,7 +642,7 @@ fn uid_of(object: &Value) -> Option<&str> {
     object["metadata"]["uid"].as_str()
 }
 
-fn preconditions(uid: &str, resource_version: &str) -> Value {
+pub(super) fn preconditions(uid: &str, resource_version: &str) -> Value {
     json!({"uid": uid, "resourceVersion": resource_version})
 }
 

@@ -25,6 +25,7 @@ use tokio::time::Instant;
 
 use self::state::{Index, Origin, Proof, Put, RecentUids, owner_of};
 use super::{
+    admission::Admission,
     ownership::{self, Claim},
     plan::{is_creatable, is_never_mapped},
     references::References,
@@ -280,6 +281,7 @@ impl PodStore {
                 absence: entry.map(|entry| entry.absence.clone()).unwrap_or_default(),
                 mirrored: entry.and_then(|entry| entry.mirrored),
                 status_written: entry.and_then(|entry| entry.status_written),
+                admission: Admission::default(),
                 scope,
             }
         };
@@ -309,6 +311,41 @@ impl PodStore {
             entry.refused = Some(place.clone());
             index.refused.insert(place, key.clone());
         }
+    }
+
+    /// Policies do not let this pod have a copy for now, or they do.
+    pub(super) fn set_denied(&self, key: &ObjectKey, denied: bool) {
+        let mut index = self.index.lock();
+        if !denied {
+            index.denied.remove(key);
+        } else if index.vpods.contains_key(key) {
+            index.denied.insert(key.clone());
+        }
+    }
+
+    /// Pods without admission, of one vnode or of all, are looked at again.
+    pub fn wake_denied(&self, vnode: Option<&str>) {
+        let keys: Vec<ObjectKey> = {
+            let index = self.index.lock();
+            let here = |key: &&ObjectKey| {
+                vnode
+                    .is_none_or(|vnode| index.vpods.get(*key).is_some_and(|entry| *entry.vpod.node == *vnode))
+            };
+            index.denied.iter().filter(here).cloned().collect()
+        };
+        self.queue.add_all(keys);
+    }
+
+    /// Pods bound to a vnode that have shown no sign of a copy, and have none.
+    pub fn without_copy(&self, vnode: &str) -> Vec<Arc<Vpod>> {
+        let mount = Arc::clone(&self.scope().mount_namespace);
+        let index = self.index.lock();
+        let keys = index.by_vnode.get(vnode).into_iter().flatten();
+        keys.filter_map(|key| index.vpods.get(key))
+            .filter(|entry| entry.vpod.place.is_some())
+            .filter(|entry| !index.ppods.contains_key(&ppod_key(&mount, &entry.vpod.key)))
+            .map(|entry| Arc::clone(&entry.vpod))
+            .collect()
     }
 
     /// The answer of a write on a vpod, or a live read.

@@ -10,6 +10,7 @@
 //! [`ownership::check`]; what a ppod looks like by [`transform::to_worker_pod`].
 
 pub mod action;
+pub mod admission;
 pub mod apply;
 mod create;
 mod deletion;

@@ -17,6 +17,7 @@ use kubeocean_api::{
 
 use super::{
     action::{DeleteReason, PodAction, PodPlan, Refusal, RefusalReason, Wake},
+    admission::plan_admission,
     deletion::{self, delete, plan_deleting, plan_without_vpod},
     in_place::is_outdated,
     metadata::{self, MetadataChange},
@@ -138,6 +139,9 @@ fn plan_absent(snapshot: &PodSnapshot, vpod: &Vpod, occupied: Option<&str>) -> P
         return refuse(Refusal::new(RefusalReason::DependencyMissing, message));
     };
     let mut plan = PodPlan::default();
+    if let Some(instead) = plan_admission(snapshot, vpod, &mut plan.actions) {
+        return instead;
+    }
     let clear_uid = vpod.recorded_uid().is_some();
     if clear_uid || !vpod.is_mapped_to(&ppod) {
         plan.actions.push(PodAction::WriteMapping {

@@ -6,6 +6,7 @@ use jiff::Timestamp;
 use kubeocean_api::name::{ObjectKey, phys_name};
 
 use super::{
+    admission::Admission,
     names::Names,
     ownership::{Claim, Stamp},
     view::{Ppod, PpodStatus, Vpod},
@@ -145,6 +146,8 @@ pub struct PodSnapshot {
     pub mirrored: Option<u64>,
     /// When the vpod's status was written last.
     pub status_written: Option<Timestamp>,
+    /// Whether policies let the vpod have a copy.
+    pub admission: Admission,
 }
 
 impl PodSnapshot {

@@ -21,6 +21,8 @@ use super::{
     references::{References, references},
     status_hash::{self, StatusHashes},
 };
+use crate::placement::pod_facts;
+use kubeocean_engine::PodFacts;
 use kubeocean_runtime::{meta::trimmed_meta, packed::PackedTexts, partial_resource};
 
 /// What every vnode's name starts with (BU-301); pods elsewhere are dropped while they are decoded.
@@ -221,6 +223,8 @@ pub struct Vpod {
     pub references: References,
     /// What is known of its status.
     pub status: VpodStatus,
+    /// What policies are told of it; only as long as it has shown no sign of a copy.
+    pub place: Option<Arc<PodFacts>>,
 }
 
 /// What is kept of a vpod's status.
@@ -300,8 +304,11 @@ impl Vpod {
         let VpodWire { metadata, spec, status } = wire;
         let node =
             spec.get("nodeName").and_then(Value::as_str).filter(|node| node.starts_with(VNODE_PREFIX))?;
+        let status = VpodStatus::parse(&status);
+        let place = status.blank.then(|| Arc::new(pod_facts(&metadata, &spec)));
         let owners = metadata.owner_references.unwrap_or_default();
         Some(Self {
+            place,
             node: node.into(),
             deletion: deletion(metadata.deletion_timestamp.as_ref(), metadata.deletion_grace_period_seconds),
             has_finalizers: metadata.finalizers.as_ref().is_some_and(|list| !list.is_empty()),
@@ -319,7 +326,7 @@ impl Vpod {
             readiness_gates: strings(&spec, "readinessGates", "conditionType"),
             tolerates_out_of_window: tolerates(&spec, taint::OUT_OF_TIME_WINDOWS),
             references: references(metadata.name.as_deref().unwrap_or_default(), &spec),
-            status: VpodStatus::parse(&status),
+            status,
             key: ObjectKey::new(metadata.namespace.unwrap_or_default(), metadata.name.unwrap_or_default()),
             uid: metadata.uid.unwrap_or_default().into(),
             resource_version: metadata.resource_version.unwrap_or_default().into(),

@@ -15,7 +15,10 @@ use super::{
     store::PolicyStore,
     view::{PolicyView, instant},
 };
-use crate::nodes::store::{NodeStore, Readiness};
+use crate::{
+    nodes::store::{NodeStore, Readiness},
+    placement::desk::PlaceDesk,
+};
 use kubeocean_api::keys::manager;
 use kubeocean_runtime::{
     clock::Clock,
@@ -42,6 +45,8 @@ pub struct PolicyRuntime {
     pub store: Arc<PolicyStore>,
     /// Nodes.
     pub nodes: Arc<NodeStore>,
+    /// Where placement is decided.
+    pub place: Arc<PlaceDesk>,
     /// The engine's side.
     pub host: Arc<PolicyHost>,
     /// Counts what changed in the engine: its `changed` callback and [`feed_engine`] add one.
@@ -109,7 +114,10 @@ pub async fn follow_engine(runtime: PolicyRuntime) {
         tokio::select! {
             () = runtime.cancel.cancelled() => return,
             changed = news.changed() => match changed {
-                Ok(()) => runtime.nodes.wake_all(),
+                Ok(()) => {
+                    runtime.nodes.wake_all();
+                    runtime.place.policies_changed();
+                }
                 Err(_) => return,
             },
             _ = look.tick() => forget_lost_nodes(&runtime),

@@ -17,8 +17,9 @@ use prometheus_client::{
     metrics::{MetricType, counter::ConstCounter, gauge::ConstGauge},
 };
 
-/// The only kind of decision there is so far.
+/// Kinds of decisions.
 const LEASE: &str = "lease";
+const PLACE: &str = "place";
 
 /// Labels of what belongs to an entry.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -159,14 +160,20 @@ impl PolicyMetrics {
         let rows = entries.iter().flat_map(|entry| {
             let n = &entry.counters;
             [
-                ("offer", n.offered),
-                ("withhold", n.withheld),
-                ("not_applicable", n.not_applicable),
-                ("error", n.errors),
+                (LEASE, "offer", n.offered),
+                (LEASE, "withhold", n.withheld),
+                (LEASE, "not_applicable", n.not_applicable),
+                (LEASE, "error", n.errors),
+                (PLACE, "accept", n.place.accepted),
+                (PLACE, "reject", n.place.rejected),
+                (PLACE, "later", n.place.later),
+                (PLACE, "error", n.place.errors),
             ]
-            .map(|(result, count)| {
+            .into_iter()
+            .filter(|(kind, _, _)| *kind == LEASE || has_placed(n))
+            .map(|(kind, result, count)| {
                 let (clusterbinding, entry) = self.names(entry);
-                (OfRows { clusterbinding, entry, kind: LEASE, result }, count)
+                (OfRows { clusterbinding, entry, kind, result }, count)
             })
         });
         counters(encoder, "kubeocean_policy_rows", "Rows that policy modules evaluated", rows)?;
@@ -180,7 +187,8 @@ impl PolicyMetrics {
             )
         });
         counters(encoder, "kubeocean_policy_memo", "Rows looked up among known answers", memo)?;
-        let calls = entries.iter().map(|entry| (self.of_calls(entry), entry.counters.calls));
+        let by_kind = || entries.iter().flat_map(|entry| kinds(entry).map(move |kind| (entry, kind)));
+        let calls = by_kind().map(|(entry, (kind, calls, _, _))| (self.of_calls(entry, kind), calls));
         counters(encoder, "kubeocean_policy_calls", "Calls of policy modules", calls)?;
         let mut durations = encoder.encode_descriptor(
             "kubeocean_policy_call_duration_seconds",
@@ -188,14 +196,12 @@ impl PolicyMetrics {
             None,
             MetricType::Histogram,
         )?;
-        for entry in entries {
-            let n = &entry.counters;
-            let buckets =
-                buckets(DURATION_BUCKETS_US.iter().map(|us| Duration::from_micros(*us)), n.durations);
-            let sum = Duration::from_micros(n.duration_us).as_secs_f64();
-            durations.encode_family(&self.of_calls(entry))?.encode_histogram::<OfCalls>(
+        for (entry, (kind, _, counts, us)) in by_kind() {
+            let buckets = buckets(DURATION_BUCKETS_US.iter().map(|us| Duration::from_micros(*us)), counts);
+            let sum = Duration::from_micros(us).as_secs_f64();
+            durations.encode_family(&self.of_calls(entry, kind))?.encode_histogram::<OfCalls>(
                 sum,
-                n.durations.iter().sum(),
+                counts.iter().sum(),
                 &buckets,
                 None,
             )?;
@@ -257,10 +263,25 @@ impl PolicyMetrics {
         OfEntry { clusterbinding, entry }
     }
 
-    fn of_calls(&self, of: &EntryMetrics) -> OfCalls {
+    fn of_calls(&self, of: &EntryMetrics, kind: &'static str) -> OfCalls {
         let (clusterbinding, entry) = self.names(of);
-        OfCalls { clusterbinding, entry, kind: LEASE }
+        OfCalls { clusterbinding, entry, kind }
     }
+}
+
+/// A kind of decision, its calls, their durations and the sum of these in microseconds.
+type OfKind = (&'static str, u64, [u64; DURATION_BUCKETS_US.len() + 1], u64);
+
+/// What an entry counts by kind; placement only of those that place.
+fn kinds(of: &EntryMetrics) -> impl Iterator<Item = OfKind> {
+    let n = &of.counters;
+    let lease = (LEASE, n.calls, n.durations, n.duration_us);
+    let place = (PLACE, n.place.calls, n.place.durations, n.place.duration_us);
+    std::iter::once(lease).chain(has_placed(n).then_some(place))
+}
+
+fn has_placed(n: &EntryCounters) -> bool {
+    n.place.calls > 0 || n.place.errors > 0
 }
 
 impl Collector for PolicyMetrics {
@@ -292,7 +313,7 @@ fn counters<L: EncodeLabelSet>(
 mod tests {
     use std::collections::BTreeMap;
 
-    use kubeocean_engine::LoadCode;
+    use kubeocean_engine::{LoadCode, PlaceCounters};
     use prometheus_client::{encoding::text::encode, registry::Registry};
 
     use super::*;
@@ -328,6 +349,14 @@ mod tests {
             load_failures: [(LoadCode::FetchFailed, 8)].into(),
             durations,
             duration_us: 2_500_000,
+            place: PlaceCounters {
+                accepted: 8,
+                rejected: 4,
+                later: 1,
+                errors: 2,
+                calls: 6,
+                ..PlaceCounters::default()
+            },
             ..EntryCounters::default()
         };
         let entry = EntryMetrics { entry: "rlp/half".to_owned(), state: EntryState::Active, counters };
@@ -368,6 +397,9 @@ mod tests {
         let text = scraped();
         for line in [
             r#"kubeocean_policy_rows_total{clusterbinding="b",entry="rlp/half",kind="lease",result="offer"} 3"#,
+            r#"kubeocean_policy_rows_total{clusterbinding="b",entry="rlp/half",kind="place",result="reject"} 4"#,
+            r#"kubeocean_policy_rows_total{clusterbinding="b",entry="rlp/half",kind="place",result="error"} 2"#,
+            r#"kubeocean_policy_calls_total{clusterbinding="b",entry="rlp/half",kind="place"} 6"#,
             r#"kubeocean_policy_memo_total{clusterbinding="b",entry="rlp/half",result="hit"} 7"#,
             r#"kubeocean_policy_calls_total{clusterbinding="b",entry="rlp/half",kind="lease"} 3"#,
             r#"kubeocean_policy_faults_total{clusterbinding="b",entry="rlp/half",fault="Timeout"} 2"#,

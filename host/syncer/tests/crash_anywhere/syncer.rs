@@ -42,6 +42,7 @@ impl Syncer {
                     health: Arc::default(),
                     metrics: Arc::new(SyncerMetrics::new(&config.binding_name)),
                     ports: Arc::default(),
+                    placement: kubeocean_syncer::placement::slot::DeskSlot::default(),
                     proxiers: ProxierSource::Pods,
                 },
                 config,

@@ -69,6 +69,18 @@ impl Index {
         }
     }
 
+    /// The policy that governs a vnode: as decided, else as the vnode says.
+    pub fn governing(&self, vnode: &str) -> Option<&str> {
+        match self.decided.get(vnode) {
+            Some(decided) => decided.governed_by.as_deref(),
+            None => self
+                .vnodes
+                .get(vnode)?
+                .annotation(annotation::POLICIES_APPLIED)
+                .filter(|name| !name.is_empty()),
+        }
+    }
+
     /// All decisions, by vnode.
     pub fn decided(&self) -> impl Iterator<Item = (&VnodeName, &Decided)> {
         self.decided.iter()

@@ -129,6 +129,9 @@ impl NodeStore {
             let mut state = self.state.lock();
             (change(&mut state.index), state.index.take_port_news())
         };
+        for vnode in &dirty {
+            self.tell_facts(Some(vnode));
+        }
         self.queue.add_all(dirty);
         self.tell_ports(ports);
     }
@@ -141,6 +144,7 @@ impl NodeStore {
         if state.woken.len() > REMEMBERED {
             state.woken.retain(|_, at| now.duration_since(*at) < STREAM);
         }
+        let changed: Vec<VnodeName> = dirty.iter().cloned().collect();
         for vnode in dirty {
             let streaming = state.woken.get(&vnode).is_some_and(|at| now.duration_since(*at) < STREAM);
             if !streaming {
@@ -150,6 +154,9 @@ impl NodeStore {
         }
         let ports = state.index.take_port_news();
         drop(state);
+        for vnode in &changed {
+            self.tell_facts(Some(vnode));
+        }
         self.tell_ports(ports);
     }
 
@@ -163,8 +170,13 @@ impl NodeStore {
     fn tell_vnodes(&self, names: impl IntoIterator<Item = VnodeName>) {
         let listeners = self.vnode_listeners.lock();
         for name in names {
+            self.tell_facts(Some(&name));
             listeners.iter().for_each(|listener| listener(&name));
         }
+    }
+
+    pub(super) fn tell_facts(&self, vnode: Option<&str>) {
+        self.facts_listeners.lock().iter().for_each(|listener| listener(vnode));
     }
 
     pub(super) fn tell_policies(&self, names: impl IntoIterator<Item = String>) {

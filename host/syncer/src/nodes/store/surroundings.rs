@@ -60,6 +60,7 @@ impl NodeStore {
         if changed {
             self.settled.send_replace(settled);
             self.wake_all();
+            self.tell_facts(None);
         }
     }
 

@@ -39,6 +39,8 @@ pub(super) struct Index {
     pub(super) by_back_reference: Map<ObjectKey, BTreeSet<ObjectKey>>,
     /// Vpods that were refused a ppod, by the place it would have.
     pub(super) refused: Map<ObjectKey, ObjectKey>,
+    /// Vpods that policies do not admit.
+    pub(super) denied: HashSet<ObjectKey, RandomState>,
     pub(super) gone_vpods: RecentUids,
     /// Of those, the ones that somebody deleted by force.
     pub(super) forced_vpods: RecentUids,
@@ -194,6 +196,7 @@ impl Index {
             return None;
         }
         let entry = self.vpods.remove(key)?;
+        self.denied.remove(key);
         if let Some(place) = &entry.refused {
             self.refused.remove(place);
         }

@@ -156,6 +156,7 @@ pub(super) fn unstamped() -> Pod {
 /// What the planner sees of a vpod and, unless absent, its ppod.
 pub(super) fn snapshot(vpod: Option<&Pod>, ppod: Option<&Pod>) -> PodSnapshot {
     PodSnapshot {
+        admission: crate::pods::admission::Admission::default(),
         key: key(),
         now: now(),
         scope: Arc::new(scope()),

@@ -9,6 +9,7 @@ use serde_json::json;
 use super::builders::*;
 use crate::pods::{
     action::{DeleteReason, PodAction, PodPlan, RefusalReason, Wake},
+    admission::{Admission, Denial},
     ownership::{Ownership, check},
     plan::plan_pod,
     snapshot::{Absence, PodSnapshot, VnodeState},
@@ -36,6 +37,8 @@ fn words(plan: &PodPlan) -> Vec<&'static str> {
             PodAction::ReleaseTokens { .. } => "tokens",
             PodAction::FinishVpod { .. } => "finish",
             PodAction::Refuse(_) => "refuse",
+            PodAction::TellAdmission(Some(_)) => "deny",
+            PodAction::TellAdmission(None) => "admit",
         })
         .collect()
 }
@@ -78,6 +81,37 @@ fn a_pod_that_is_not_mapped_is_refused_before_anything_is_written(
     let [PodAction::Refuse(refusal)] = plan.actions.as_slice() else { panic!("{plan:#?}") };
     assert_eq!(refusal.reason, RefusalReason::NotSupported);
     assert!(refusal.message.contains(what), "{}", refusal.message);
+}
+
+#[test]
+fn a_pod_that_policies_do_not_admit_gets_no_copy_and_is_told_once() {
+    let denial = |code: &str, retry| {
+        Admission::Denied(Denial { code: code.to_owned(), message: "no".to_owned(), retry })
+    };
+    let told = |status: &str| {
+        vpod().set(
+            &["status", "conditions"],
+            json!([
+                {"type": "PolicyAdmitted", "status": status, "reason": "Full", "message": "no"},
+            ]),
+        )
+    };
+    let plan =
+        |pod: &Pod, admission: Admission| plan_pod(&PodSnapshot { admission, ..snapshot(Some(pod), None) });
+    let fresh = plan(&vpod(), denial("Full", None));
+    assert_eq!((words(&fresh), fresh.wake), (vec!["deny"], Wake::OnEvent));
+    let again = plan(&told("False"), denial("Full", Some(Duration::from_secs(7))));
+    assert_eq!((words(&again), again.wake), (vec![], Wake::At(now() + Duration::from_secs(7))));
+    assert_eq!(words(&plan(&told("False"), denial("Other", None))), ["deny"], "another reason is news");
+    assert_eq!(words(&plan(&told("False"), Admission::Granted)), ["admit", "map", "create"]);
+    assert_eq!(words(&plan(&told("True"), Admission::Granted)), ["map", "create"]);
+    let waiting = plan(&vpod(), Admission::Wait(None));
+    assert_eq!((words(&waiting), waiting.wake), (vec![], Wake::OnEvent), "nobody can say yet");
+    let mapped = PodSnapshot {
+        admission: denial("Full", None),
+        ..snapshot(Some(&recorded().running()), Some(&ppod().phase("Running")))
+    };
+    assert!(!words(&plan_pod(&mapped)).contains(&"deny"), "what runs, runs");
 }
 
 #[test]

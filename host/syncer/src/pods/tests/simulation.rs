@@ -379,6 +379,7 @@ impl World {
             }
             PodAction::ReleaseTokens { .. }
             | PodAction::Refuse(_)
+            | PodAction::TellAdmission(_)
             | PodAction::FollowSpec { .. }
             | PodAction::AddEphemeralContainers { .. } => {}
         }

@@ -1,0 +1,63 @@
+//! What the engine is told about pods and vnodes.
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use serde_json::json;
+
+use super::facts::{pod_facts, vnode_facts};
+use crate::nodes::view::NodeView;
+
+#[test]
+fn every_fact_of_a_pod_comes_from_its_metadata_and_spec() {
+    let metadata: ObjectMeta = serde_json::from_value(json!({
+        "name": "web-0", "namespace": "shop", "creationTimestamp": "2026-03-02T12:00:00Z",
+        "labels": {"app": "web"}, "annotations": {"team": "a"},
+        "ownerReferences": [
+            {"apiVersion": "v1", "kind": "Other", "name": "o", "uid": "1"},
+            {"apiVersion": "apps/v1", "kind": "StatefulSet", "name": "web", "uid": "2", "controller": true},
+        ],
+    }))
+    .unwrap();
+    let spec = json!({
+        "serviceAccountName": "robot", "priorityClassName": "high", "priority": 1000, "schedulerName": "default-scheduler",
+        "hostNetwork": true, "nodeSelector": {"pool": "gpu"}, "overhead": {"cpu": "100m"},
+        "containers": [
+            {"name": "a", "resources": {"requests": {"cpu": "500m", "memory": "1Gi"}, "limits": {"memory": "2Gi"}}},
+            {"name": "b", "resources": {"requests": {"cpu": "1"}}},
+        ],
+        "initContainers": [{"name": "i", "resources": {"limits": {"nvidia.com/gpu": "2"}}}],
+    });
+    let facts = pod_facts(&metadata, &spec);
+    assert_eq!((facts.name.as_str(), facts.namespace.as_str(), facts.containers), ("web-0", "shop", 2));
+    assert_eq!(
+        (facts.owner_kind.as_deref(), facts.owner_name.as_deref()),
+        (Some("StatefulSet"), Some("web"))
+    );
+    assert_eq!(
+        (facts.priority, facts.host_network, facts.created_unix),
+        (Some(1000), true, Some(1_772_452_800))
+    );
+    assert_eq!((facts.requests["cpu"], facts.requests["memory"]), (1600, 1 << 30));
+    assert_eq!(facts.limits, [("memory".to_owned(), 2 << 30), ("nvidia.com/gpu".to_owned(), 2)].into());
+    assert_eq!(facts.node_selector["pool"], "gpu");
+    let nothing = pod_facts(&ObjectMeta::default(), &json!(null));
+    assert_eq!((nothing.service_account, nothing.priority, nothing.containers), (None, None, 0));
+}
+
+#[test]
+fn facts_of_a_vnode_are_what_it_publishes() {
+    let vnode: NodeView = serde_json::from_value(json!({
+        "metadata": {"name": "vnode-c-n", "labels": {"pool": "x"}, "annotations": {"kubeocean.io/physical-node-name": "n"}},
+        "spec": {"unschedulable": true, "taints": [{"key": "k", "value": "v", "effect": "NoSchedule"}]},
+        "status": {
+            "allocatable": {"cpu": "1500m", "memory": "1Gi"},
+            "nodeInfo": {"architecture": "arm64", "operatingSystem": "linux"},
+            "conditions": [{"type": "Ready", "status": "True"}],
+        },
+    }))
+    .unwrap();
+    let facts = vnode_facts(&vnode, [("cpu".to_owned(), 400)].into());
+    assert_eq!((facts.vnode_name.as_str(), facts.labels["pool"].as_str()), ("vnode-c-n", "x"));
+    assert_eq!((facts.available("cpu"), facts.available("memory")), (1100, 1 << 30));
+    assert_eq!((facts.taints["k"].as_str(), facts.arch.as_str()), ("v:NoSchedule", "arm64"));
+    assert_eq!((facts.ready, facts.schedulable), (true, false));
+}

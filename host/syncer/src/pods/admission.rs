@@ -1,0 +1,133 @@
+//! The last check of policies before a pod gets its copy (PO-606): what was decided, and how the pod's owner learns it.
+//!
+//! A pod that is not admitted stays Pending with condition `PolicyAdmitted=False`. Nothing asks in a circle: it is looked
+//! at again when the pod, its vnode or the policies change, and when a policy said "later". Pods that have, or had, a copy
+//! never come here.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+use kubeocean_api::keys::condition_type;
+use serde::Serialize;
+use serde_json::{Value, json};
+
+use super::{
+    action::{PodAction, PodPlan, Wake},
+    apply::{PodSync, Step, preconditions},
+    snapshot::{PodSnapshot, VnodeState},
+    status::{parse_conditions, set_condition},
+    view::Vpod,
+    wording::cut,
+};
+use kubeocean_runtime::{error::ApplyError, events::Severity};
+
+/// Reason of the event (API-809).
+const EVENT_DENIED: &str = "PolicyDenied";
+/// Reason of the condition of a pod that was denied before.
+const REASON_ADMITTED: &str = "Admitted";
+
+/// Whether policies let a pod have a copy.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Admission {
+    /// Yes, or none has a say.
+    #[default]
+    Granted,
+    /// Nobody can say yet: lists are incomplete, or modules load. An event or this time ends the wait.
+    Wait(Option<Duration>),
+    /// No.
+    Denied(Denial),
+}
+
+/// Why not.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Denial {
+    /// UpperCamelCase, from the module.
+    pub code: String,
+    /// The module's text, and which entry said so.
+    pub message: String,
+    /// When to ask again by itself.
+    pub retry: Option<Duration>,
+}
+
+/// The state of the condition on a vpod.
+fn condition(vpod: &Vpod) -> Option<Value> {
+    let Value::Array(conditions) = parse_conditions(&vpod.status.conditions) else { return None };
+    conditions.into_iter().find(|condition| condition["type"] == condition_type::POLICY_ADMITTED)
+}
+
+/// What to do instead of making the copy; `None` lets it be made, after `actions`.
+pub(super) fn plan_admission(
+    snapshot: &PodSnapshot,
+    vpod: &Vpod,
+    actions: &mut Vec<PodAction>,
+) -> Option<PodPlan> {
+    let wake = |after: Option<Duration>| match after {
+        Some(after) => Wake::At(snapshot.now.saturating_add(after).unwrap_or(Timestamp::MAX)),
+        None => Wake::OnEvent,
+    };
+    match &snapshot.admission {
+        Admission::Granted => {
+            let denied = condition(vpod).is_some_and(|condition| condition["status"] == "False");
+            actions.extend(denied.then_some(PodAction::TellAdmission(None)));
+            None
+        }
+        Admission::Wait(after) => Some(PodPlan { wake: wake(*after), ..PodPlan::default() }),
+        Admission::Denied(denial) => {
+            let told = condition(vpod).is_some_and(|condition| {
+                condition["status"] == "False"
+                    && condition["reason"] == *denial.code
+                    && condition["message"] == cut(&denial.message)
+            });
+            let tell = (!told).then(|| PodAction::TellAdmission(Some(denial.clone())));
+            Some(PodPlan { actions: tell.into_iter().collect(), wake: wake(denial.retry), mirrored: false })
+        }
+    }
+}
+
+impl PodSync {
+    /// Asks policies about a pod that is about to get a copy; one that has, had or will not have any is not asked about.
+    pub(super) async fn admission(&self, snapshot: &PodSnapshot) -> Admission {
+        let (Some(desk), Some(vpod)) = (&self.placement, &snapshot.vpod) else { return Admission::Granted };
+        let concerned = vpod.place.is_some()
+            && vpod.deletion.is_none()
+            && snapshot.ppod.is_none()
+            && matches!(snapshot.vnode, VnodeState::Ours { .. })
+            && super::plan::is_creatable(&snapshot.scope, vpod);
+        let admission = if concerned { desk.admit(vpod).await } else { Admission::Granted };
+        self.store.set_denied(&snapshot.key, admission != Admission::Granted);
+        admission
+    }
+
+    /// Writes the condition, and tells the event when the reason is another one.
+    pub(super) async fn tell_admission(
+        &self,
+        snapshot: &PodSnapshot,
+        denial: Option<&Denial>,
+    ) -> Result<Step, ApplyError> {
+        let Some(vpod) = &snapshot.vpod else { return Ok(Step::Replan) };
+        let mut conditions = match parse_conditions(&vpod.status.conditions) {
+            Value::Array(list) => list,
+            _ => Vec::new(),
+        };
+        let before = condition(vpod);
+        let (status, reason, message) = match denial {
+            Some(denial) => ("False", denial.code.as_str(), cut(&denial.message)),
+            None => ("True", REASON_ADMITTED, String::new()),
+        };
+        let kind = condition_type::POLICY_ADMITTED;
+        if set_condition(&mut conditions, kind, status, reason, &message, self.clock.now()) {
+            let patch = json!({
+                "metadata": preconditions(&vpod.uid, &vpod.resource_version),
+                "status": {"conditions": conditions},
+            });
+            self.patch_vpod(&snapshot.key, &vpod.uid, &patch).await?;
+        }
+        let known = before.is_some_and(|it| it["status"] == "False" && it["reason"] == *reason);
+        if denial.is_some() && !known {
+            tracing::info!(vpod = %snapshot.key, reason, message, "policies do not admit the pod");
+            let text = format!("{reason}: {message}");
+            self.publish(&snapshot.key, &vpod.uid, Severity::Warning, EVENT_DENIED, cut(&text));
+        }
+        Ok(Step::Replan)
+    }
+}
