@@ -99,7 +99,7 @@ fn free_port() -> u16 {
 }
 
 /// A pod for vnodes of the binding, `more` in its spec.
-fn pod(name: &str, binding: &str, more: Value) -> Value {
+fn pod(name: &str, binding: &str, more: &Value) -> Value {
     let mut pod = json!({
         "apiVersion": "v1", "kind": "Pod",
         "metadata": {"name": name, "namespace": "default"},
@@ -152,8 +152,15 @@ async fn a_real_scheduler_keeps_away_from_rejected_vnodes_and_prefers_good_ones(
     fleet.computing.restart_scheduler_with(&[extender]).await.unwrap();
     let vnode = |node: &str| format!("vnode-{}-{node}", binding.cluster_id());
     for node in &nodes {
-        let says = |vnode: &Value| vnode["status"]["allocatable"]["a.test/fit"].is_string().then_some(());
-        computing.wait("the vnode", &format!("/api/v1/nodes/{}", vnode(node)), says).await;
+        let ready = |vnode: &Value| {
+            let taints = vnode["spec"]["taints"].as_array();
+            let keys = taints.into_iter().flatten().map(|taint| text(&taint["key"]));
+            let told = vnode["status"]["allocatable"]["a.test/fit"].is_string();
+            let ready = condition(vnode, "Ready")["status"] == "True";
+            (told && ready && keys.filter(|key| key.starts_with("node.kubernetes.io/")).count() == 0)
+                .then_some(())
+        };
+        computing.wait("the vnode", &format!("/api/v1/nodes/{}", vnode(node)), ready).await;
     }
     wait_until("both entries to run", DEADLINE, async || {
         let path = "/apis/cloud.tencent.com/v1beta1/resourceleasingpolicies/ext";
@@ -172,7 +179,7 @@ async fn a_real_scheduler_keeps_away_from_rejected_vnodes_and_prefers_good_ones(
     computing.wait("the vnode", &format!("/api/v1/nodes/{}", vnode(&nodes[1])), says).await;
     for number in 0..5 {
         let name = format!("best-{number}");
-        computing.create("/api/v1/namespaces/default/pods", &pod(&name, "ext", json!({}))).await;
+        computing.create("/api/v1/namespaces/default/pods", &pod(&name, "ext", &json!({}))).await;
         assert_eq!(scheduled(&computing, &name).await, vnode(&nodes[2]), "the place with the best score");
     }
     let only = json!({"affinity": {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {
@@ -180,7 +187,7 @@ async fn a_real_scheduler_keeps_away_from_rejected_vnodes_and_prefers_good_ones(
             {"key": "metadata.name", "operator": "In", "values": [vnode(&nodes[0])]},
         ]}],
     }}}});
-    computing.create("/api/v1/namespaces/default/pods", &pod("rejected", "ext", only.clone())).await;
+    computing.create("/api/v1/namespaces/default/pods", &pod("rejected", "ext", &only)).await;
     let events = "/api/v1/namespaces/default/events?fieldSelector=involvedObject.name%3Drejected%2Creason%3DFailedScheduling";
     let said = wait_until("the scheduler to say why", DEADLINE, async || {
         let events = computing.list(events).await;
@@ -193,6 +200,6 @@ async fn a_real_scheduler_keeps_away_from_rejected_vnodes_and_prefers_good_ones(
 
     // Without the extender the scheduler goes on: it is ignorable.
     drop(manager);
-    computing.create("/api/v1/namespaces/default/pods", &pod("alone", "ext", only)).await;
+    computing.create("/api/v1/namespaces/default/pods", &pod("alone", "ext", &only)).await;
     assert_eq!(scheduled(&computing, "alone").await, vnode(&nodes[0]));
 }
