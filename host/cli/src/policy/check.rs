@@ -145,7 +145,9 @@ fn check_case(
     let said = module.describe();
     report.ok(named("settings"), serde_json::to_string(&case.settings).unwrap_or_default());
     if !said.decisions.contains(&kubeocean_engine::Decision::Lease) {
-        report.notes.push("placement is not run by this version; only loading was checked".to_owned());
+        report.notes.push(
+            "placement was tried with a made-up pod; `kubeocean policy test` asks about yours".to_owned(),
+        );
         return Ok(());
     }
     let list = |names: &[String]| if names.is_empty() { "none".to_owned() } else { names.join(", ") };
