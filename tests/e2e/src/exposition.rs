@@ -2,6 +2,55 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+/// Every metric of a Syncer: MC-704, BU-1601, TD-1702 and PO-1501.
+pub const DOCUMENTED: &str = "
+    kubeocean_build_info gauge
+    kubeocean_policy_audit_differences counter
+    kubeocean_policy_available gauge
+    kubeocean_policy_call_duration_seconds histogram
+    kubeocean_policy_calls counter
+    kubeocean_policy_compile_cache counter
+    kubeocean_policy_compile_seconds histogram
+    kubeocean_policy_entry_state gauge
+    kubeocean_policy_faults counter
+    kubeocean_policy_impure counter
+    kubeocean_policy_instances_in_use gauge
+    kubeocean_policy_load_failures counter
+    kubeocean_policy_log_dropped counter
+    kubeocean_policy_memo counter
+    kubeocean_policy_offered gauge
+    kubeocean_policy_overcommitted_nodes gauge
+    kubeocean_policy_queue_depth gauge
+    kubeocean_policy_rows counter
+    kubeocean_policy_time_zone_info gauge
+    kubeocean_policy_withheld_nodes gauge
+    kubeocean_syncer_cluster_available_resource gauge
+    kubeocean_syncer_cluster_origin_resource gauge
+    kubeocean_syncer_cluster_physical_usage gauge
+    kubeocean_syncer_cluster_virtual_usage gauge
+    kubeocean_syncer_copied_objects gauge
+    kubeocean_syncer_create_pod counter
+    kubeocean_syncer_create_pod_errors counter
+    kubeocean_syncer_node_lease_late counter
+    kubeocean_syncer_physical_pod_total gauge
+    kubeocean_syncer_pod_created counter
+    kubeocean_syncer_pod_created_failed counter
+    kubeocean_syncer_pod_creation_seconds histogram
+    kubeocean_syncer_queue_depth gauge
+    kubeocean_syncer_queue_wait_seconds histogram
+    kubeocean_syncer_reclaim_pods counter
+    kubeocean_syncer_token_expiry_seconds gauge
+    kubeocean_syncer_usage_drift counter
+    kubeocean_syncer_virtual_pod_total gauge
+    kubeocean_syncer_vnode_available_resource gauge
+    kubeocean_syncer_vnode_origin_resource gauge
+    kubeocean_syncer_vnode_physical_usage gauge
+    kubeocean_syncer_vnode_total gauge
+    kubeocean_syncer_vnode_virtual_usage gauge
+    kubeocean_syncer_vnode_writes counter
+    kubeocean_syncer_worker_watch_age_seconds gauge
+";
+
 /// Name and labels of one sample.
 type Series = (String, BTreeMap<String, String>);
 

@@ -11,6 +11,7 @@ use std::path::PathBuf;
 use std::process::{Command, Output};
 use std::sync::OnceLock;
 
+use kubeocean_e2e::exposition::DOCUMENTED;
 use kubeocean_harness::assets::{self, Binary};
 use serde_json::Value;
 
@@ -320,4 +321,43 @@ fn schemas_reject_unknown_keys_and_accept_documented_ones() {
     let actual: Vec<String> = render(COMPUTING, &["--set", computing]).iter().map(identity).collect();
     assert_eq!(actual, expected, "keys of programs that the chart does not start change nothing");
     assert!(template(WORKER, &["--set", "namespace.create=true,rbac.create=true"]).is_ok());
+}
+
+/// PO-1501: each panel asks for metrics that a Syncer has, and each metric of policies has a panel.
+#[test]
+fn the_dashboard_shows_all_metrics_of_policies_and_no_others() {
+    let is_dashboard = |object: &&Value| text(object, "/metadata/labels/grafana_dashboard") == "1";
+    assert_eq!(render(COMPUTING, &[]).iter().filter(is_dashboard).count(), 0, "off by default");
+    let objects = render(COMPUTING, &["--set", "grafanaDashboard.enabled=true"]);
+    let map = objects.iter().find(is_dashboard).expect("a dashboard");
+    let dashboard: Value = serde_json::from_str(text(map, "/data/kubeocean-policies.json")).expect("JSON");
+    let queries = |value: &Value, field: &str| -> Vec<String> {
+        let items = value.as_array().into_iter().flatten();
+        items.filter_map(|item| Some(item.get(field)?.as_str()?.to_owned())).collect()
+    };
+    let mut asked = queries(&dashboard["templating"]["list"], "definition");
+    let panels = dashboard["panels"].as_array().expect("panels");
+    for panel in panels.iter().filter(|panel| panel["type"] != "row") {
+        let found = queries(&panel["targets"], "expr");
+        assert!(!found.is_empty() && !text(panel, "/description").is_empty(), "{}", panel["title"]);
+        asked.extend(found);
+    }
+    let documented: BTreeSet<&str> =
+        DOCUMENTED.lines().filter_map(|line| Some(line.trim().split_once(' ')?.0)).collect();
+    let named = |query: &str| -> Vec<String> {
+        let words = query.split(|letter: char| !(letter.is_ascii_alphanumeric() || letter == '_'));
+        words.filter(|word| word.starts_with("kubeocean_")).map(str::to_owned).collect()
+    };
+    let mut shown = BTreeSet::new();
+    for name in asked.iter().flat_map(|query| named(query)) {
+        let family =
+            ["_bucket", "_sum", "_count", "_total"].iter().find_map(|suffix| name.strip_suffix(suffix));
+        let known =
+            [Some(name.as_str()), family].into_iter().flatten().find(|name| documented.contains(name));
+        assert!(known.is_some(), "no Syncer has {name}");
+        shown.extend(known.map(str::to_owned));
+    }
+    for name in documented.iter().filter(|name| name.starts_with("kubeocean_policy_")) {
+        assert!(shown.contains(*name), "no panel shows {name}");
+    }
 }
