@@ -12,6 +12,7 @@ use crate::load::cache::Digest;
 use crate::load::error::{LoadCode, LoadError};
 use crate::load::schema::Schema;
 use crate::module::{ModuleLimits, call_limits};
+use crate::producers::producers;
 use crate::wasm::unit::{Caller, describe};
 
 /// A module without settings.
@@ -36,6 +37,8 @@ pub struct ModuleOutline {
     pub imports: Vec<String>,
     /// Interfaces it offers.
     pub exports: Vec<String>,
+    /// Tools that say they made it, with their versions.
+    pub built_with: Vec<String>,
 }
 
 impl Engine {
@@ -78,6 +81,7 @@ impl Engine {
             decisions: decisions.into_iter().filter(|(has, _)| *has).map(|(_, decision)| decision).collect(),
             imports: names(false),
             exports: names(true),
+            built_with: producers(bytes),
         })
     }
 }

@@ -34,6 +34,7 @@ mod numbers;
 mod pipeline;
 mod place;
 mod pool;
+mod producers;
 mod record;
 mod replay;
 mod status;

@@ -92,6 +92,7 @@ fn text(report: &Report) -> String {
     ];
     rows.extend(listed("imports", &outline.imports));
     rows.extend(listed("exports", &outline.exports));
+    rows.extend(listed("built with", &outline.built_with));
     match (&report.reads, &report.reads_unknown) {
         (Some(reads), _) => {
             let facts: Vec<String> = reads.facts.iter().map(|fact| marked(fact)).collect();
@@ -150,6 +151,7 @@ mod tests {
             decisions: vec![Decision::Lease],
             imports: vec!["kubeocean:policy/types@1.0.0".into(), "kubeocean:policy/host@1.0.0".into()],
             exports: vec!["kubeocean:policy/lease@1.0.0".into()],
+            built_with: vec!["rustc 1.95.0".into()],
         };
         let report = Report {
             outline,
@@ -161,16 +163,17 @@ mod tests {
         insta::assert_snapshot!(text(&report), @r#"
         night-gpu 1.2.0
           Leases GPUs at night only.
-        digest   sha256:9f2c
-        size     71 KiB
-        world    kubeocean:policy/lease-policy
-        decides  lease
-        imports  kubeocean:policy/types@1.0.0
-                 kubeocean:policy/host@1.0.0
-        exports  kubeocean:policy/lease@1.0.0
-        reads    annotation/owner   (!) written by people, may be personal
-                 used/cpu
-        caps     none
+        digest      sha256:9f2c
+        size        71 KiB
+        world       kubeocean:policy/lease-policy
+        decides     lease
+        imports     kubeocean:policy/types@1.0.0
+                    kubeocean:policy/host@1.0.0
+        exports     kubeocean:policy/lease@1.0.0
+        built with  rustc 1.95.0
+        reads       annotation/owner   (!) written by people, may be personal
+                    used/cpu
+        caps        none
         settings
           {
             "type": "object"

@@ -145,6 +145,7 @@ mod tests {
             decisions: vec![Decision::Lease],
             imports: Vec::new(),
             exports: Vec::new(),
+            built_with: Vec::new(),
         }
     }
 
