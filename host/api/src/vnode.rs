@@ -23,15 +23,18 @@ pub fn selector(binding: &str) -> String {
     marks(binding).map(|(key, value)| format!("{key}={value}")).join(",")
 }
 
-/// What a vnode lacks of these labels, as changes to it.
-pub fn missing_marks(vnode: &ObjectMeta, binding: &str) -> BTreeMap<String, Option<String>> {
-    let lacking = marks(binding).into_iter().filter(|(key, value)| label_of(vnode, key) != Some(value));
+/// What a vnode lacks of these labels, as changes to it. `label` gives its labels.
+pub fn missing_marks<'n>(
+    label: impl Fn(&str) -> Option<&'n str>,
+    binding: &str,
+) -> BTreeMap<String, Option<String>> {
+    let lacking = marks(binding).into_iter().filter(|(key, value)| label(key) != Some(value));
     lacking.map(|(key, value)| (key.to_owned(), Some(value))).collect()
 }
 
-/// Whether the watch shows it.
-pub fn is_marked(vnode: &ObjectMeta, binding: &str) -> bool {
-    missing_marks(vnode, binding).is_empty()
+/// Whether the watch shows it. `label` gives its labels.
+pub fn is_marked<'n>(label: impl Fn(&str) -> Option<&'n str>, binding: &str) -> bool {
+    missing_marks(label, binding).is_empty()
 }
 
 /// Whether a node is a vnode of this binding, whatever became of the labels it is watched by: it carries our finalizer and
@@ -48,7 +51,8 @@ pub fn is_left(node: &ObjectMeta, binding: &str, cluster_id: &str) -> bool {
     held && named && !of_another
 }
 
-fn label_of<'n>(node: &'n ObjectMeta, key: &str) -> Option<&'n str> {
+/// A label.
+pub fn label_of<'n>(node: &'n ObjectMeta, key: &str) -> Option<&'n str> {
     node.labels.as_ref()?.get(key).map(String::as_str)
 }
 
@@ -68,7 +72,7 @@ mod tests {
             meta[field.as_str()] = value.clone();
         }
         let node = serde_json::from_value(meta).unwrap();
-        (is_left(&node, "dc-east", "cls-a"), is_marked(&node, "dc-east"))
+        (is_left(&node, "dc-east", "cls-a"), is_marked(|key| label_of(&node, key), "dc-east"))
     }
 
     #[rstest]

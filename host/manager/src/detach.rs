@@ -72,7 +72,8 @@ pub async fn detach(computing: &Client, binding: &Binding) -> Result<Leftovers, 
     let nodes = list_metadata(computing, &paths::nodes(), PAGE).await?;
     let ours = |node: &ObjectMeta| {
         let of_cluster = label_of(node, label::PHYSICAL_CLUSTER_ID).is_none_or(|of| of == cluster_id);
-        vnode::is_left(node, name, cluster_id) || (vnode::is_marked(node, name) && of_cluster)
+        vnode::is_left(node, name, cluster_id)
+            || (vnode::is_marked(|key| vnode::label_of(node, key), name) && of_cluster)
     };
     for vnode in nodes.iter().filter(|node| ours(node)) {
         end_pods(computing, text(vnode.name.as_ref()), &mut left).await?;

@@ -8,7 +8,7 @@ use std::time::Duration;
 use kube::Client;
 use kubeocean_api::{
     keys::manager,
-    vnode::{is_left, is_marked, missing_marks},
+    vnode::{is_left, is_marked, label_of, missing_marks},
 };
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
@@ -31,13 +31,13 @@ pub(super) async fn label_anew(computing: &Client, nodes: &NodeStore) -> Result<
     let all = list_metadata(computing, &paths::nodes(), PAGE).await?;
     let mut found = 0;
     for vnode in all.iter().filter(|node| is_left(node, &identity.binding, &identity.cluster_id)) {
-        if is_marked(vnode, &identity.binding) {
+        if is_marked(|key| label_of(vnode, key), &identity.binding) {
             found += 1;
             continue;
         }
         let name = vnode.name.as_deref().unwrap_or_default();
         tracing::info!(vnode = name, "a vnode has lost its labels, restored");
-        let labels = missing_marks(vnode, &identity.binding);
+        let labels = missing_marks(|key| label_of(vnode, key), &identity.binding);
         let patch = json!({"metadata": {"uid": vnode.uid, "labels": labels}});
         let path = format!("{}?fieldManager={}", paths::node(name), manager::SYNCER);
         match merge_patch(computing, &path, &patch).await {

@@ -416,7 +416,7 @@ fn mirror(input: &NodeInput<'_>) -> Vec<Action> {
 
 /// The labels it is watched by, where no other write brings them back.
 fn mark_anew(input: &NodeInput<'_>, vnode: &NodeView) -> Option<Action> {
-    let labels = missing_marks(&vnode.metadata, &input.binding.name);
+    let labels = missing_marks(|key| vnode.label(key), &input.binding.name);
     (!labels.is_empty()).then(|| Action::PatchVnode(NodeChanges { labels, ..NodeChanges::of(vnode) }))
 }
 

@@ -81,7 +81,7 @@ impl NodeStore {
 
     /// A write met another version than the known one. What no watch shows does not become newer by itself.
     pub(in crate::nodes) fn conflicted(&self, known: Option<&NodeView>) {
-        if let Some(known) = known.filter(|it| !is_marked(&it.metadata, &self.identity().binding)) {
+        if let Some(known) = known.filter(|it| !is_marked(|key| it.label(key), &self.identity().binding)) {
             self.not_answered(known.name());
         }
     }
@@ -99,7 +99,7 @@ impl NodeStore {
             self.lost_vnode(name, uid, u64::MAX);
         }
         let ours = |live: &NodeView| {
-            known == Some(live.uid()) || is_marked(&live.metadata, &self.identity().binding)
+            known == Some(live.uid()) || is_marked(|key| live.label(key), &self.identity().binding)
         };
         if let Some(live) = live.filter(ours) {
             self.saw_vnode(live);

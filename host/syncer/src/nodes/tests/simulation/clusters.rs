@@ -160,7 +160,7 @@ impl Clusters {
             .iter()
             .filter(|(_, vnode)| lost(vnode))
             .map(|(name, vnode)| {
-                let labels = missing_marks(&metadata(vnode), BINDING);
+                let labels = missing_marks(|key| label_of(vnode, key), BINDING);
                 (name.clone(), json!({"metadata": {"labels": labels}}))
             })
             .collect();
@@ -183,8 +183,12 @@ fn metadata(object: &Value) -> ObjectMeta {
     ObjectMeta::deserialize(&object["metadata"]).unwrap()
 }
 
+fn label_of<'o>(object: &'o Value, key: &str) -> Option<&'o str> {
+    object["metadata"]["labels"].get(key)?.as_str()
+}
+
 fn selected(kind: Kind, object: &Value) -> bool {
-    kind != Kind::Vnode || is_marked(&metadata(object), BINDING)
+    kind != Kind::Vnode || is_marked(|key| label_of(object, key), BINDING)
 }
 
 /// The part of some objects that a lease depends on.
