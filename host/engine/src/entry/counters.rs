@@ -20,7 +20,7 @@ pub(crate) struct Counters {
     pub(crate) withheld: AtomicU64,
     pub(crate) not_applicable: AtomicU64,
     pub(crate) errors: AtomicU64,
-    pub(crate) calls: AtomicU64,
+    calls: CallTimes,
     /// Good calls with more than one row.
     batches: AtomicU64,
     pub(crate) memo_hits: AtomicU64,
@@ -30,8 +30,25 @@ pub(crate) struct Counters {
     pub(crate) audit_differences: AtomicU64,
     pub(crate) place: PlaceLive,
     faults: [AtomicU64; FaultKind::ALL.len()],
-    durations: [AtomicU64; DURATION_BUCKETS_US.len() + 1],
-    duration_us: AtomicU64,
+}
+
+/// How many calls there were of one kind, and how long they took.
+#[derive(Debug, Default)]
+pub(crate) struct CallTimes {
+    pub(crate) calls: AtomicU64,
+    pub(crate) durations: [AtomicU64; DURATION_BUCKETS_US.len() + 1],
+    pub(crate) duration_us: AtomicU64,
+}
+
+impl CallTimes {
+    pub(crate) fn call(&self, took: Duration) {
+        add(&self.calls, 1);
+        let us = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
+        self.duration_us.fetch_add(us, Ordering::Relaxed);
+        if let Some(counter) = self.durations.get(bucket(us)) {
+            add(counter, 1);
+        }
+    }
 }
 
 /// Counters of one entry at one moment.
@@ -83,7 +100,7 @@ pub(crate) fn add(counter: &AtomicU64, n: usize) {
 }
 
 /// Bucket of a duration.
-pub(crate) fn bucket(us: u64) -> usize {
+fn bucket(us: u64) -> usize {
     DURATION_BUCKETS_US.iter().position(|max| us <= *max).unwrap_or(DURATION_BUCKETS_US.len())
 }
 
@@ -110,12 +127,7 @@ impl Counters {
     }
 
     pub(crate) fn call(&self, took: Duration) {
-        add(&self.calls, 1);
-        let us = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
-        self.duration_us.fetch_add(us, Ordering::Relaxed);
-        if let Some(counter) = self.durations.get(bucket(us)) {
-            add(counter, 1);
-        }
+        self.calls.call(took);
     }
 
     pub(crate) fn snapshot(&self) -> EntryCounters {
@@ -125,7 +137,7 @@ impl Counters {
             withheld: read(&self.withheld),
             not_applicable: read(&self.not_applicable),
             errors: read(&self.errors),
-            calls: read(&self.calls),
+            calls: read(&self.calls.calls),
             memo_hits: read(&self.memo_hits),
             memo_misses: read(&self.memo_misses),
             memo_expired: read(&self.memo_expired),
@@ -134,8 +146,8 @@ impl Counters {
             load_failures: BTreeMap::new(),
             log_dropped: 0,
             faults: self.faults.each_ref().map(read),
-            durations: self.durations.each_ref().map(read),
-            duration_us: read(&self.duration_us),
+            durations: self.calls.durations.each_ref().map(read),
+            duration_us: read(&self.calls.duration_us),
             place: self.place.snapshot(),
         }
     }

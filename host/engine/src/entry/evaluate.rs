@@ -6,6 +6,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use jiff::Timestamp;
 
@@ -298,23 +299,42 @@ fn batch(
     if matches!(error, CallError::Policy(_)) || keys.len() == 1 || !has_time(work.lane, &error) {
         return keys.iter().map(|_| Err(no_answer(running, now, &error))).collect();
     }
+    let lane = work.lane;
+    row_by_row(
+        keys.len(),
+        error,
+        |last| has_time(lane, last),
+        |row| call(slot, running, now, keys.get(row..=row).unwrap_or_default()),
+        |error| failed(slot, running, now, error, work),
+        |error| no_answer(running, now, error),
+    )
+}
+
+/// After a call for all `rows` ended with `error`: each in a fresh instance, until three faults have occurred or it may not
+/// go on (PO-801). Rows that succeed keep their answers, the others have `none`; `failed` notes each call that fails.
+pub(crate) fn row_by_row<A>(
+    rows: usize,
+    error: CallError,
+    may_go_on: impl Fn(&CallError) -> bool,
+    one: impl Fn(usize) -> Result<Vec<Arc<A>>, CallError>,
+    mut failed: impl FnMut(&CallError),
+    none: impl Fn(&CallError) -> NoAnswer,
+) -> Vec<Result<Arc<A>, NoAnswer>> {
     let mut faults = 1;
     let mut last = error;
-    keys.iter()
-        .map(|key| {
-            if faults >= MAX_FAULTS || !has_time(work.lane, &last) {
-                return Err(no_answer(running, now, &last));
+    (0..rows)
+        .map(|row| {
+            if faults >= MAX_FAULTS || !may_go_on(&last) {
+                return Err(none(&last));
             }
-            let one = call(slot, running, now, std::slice::from_ref(key));
-            match one.map(|mut answers| answers.pop()) {
+            match one(row).map(|mut answers| answers.pop()) {
                 Ok(Some(answer)) => Ok(answer),
-                Ok(None) => Err(no_answer(running, now, &last)),
+                Ok(None) => Err(none(&last)),
                 Err(error) => {
-                    failed(slot, running, now, &error, work);
+                    failed(&error);
                     faults += usize::from(matches!(error, CallError::Fault(_)));
-                    let none = no_answer(running, now, &error);
                     last = error;
-                    Err(none)
+                    Err(none(&last))
                 }
             }
         })
@@ -353,7 +373,7 @@ pub(crate) fn failed(slot: &Slot, running: &Running, now: &Instant, error: &Call
     }
 }
 
-/// A work unit with its measurements. A panic here would be wasmtime's or ours; it counts as a trap of this entry.
+/// A work unit with its measurements.
 fn call(
     slot: &Slot,
     running: &Running,
@@ -362,12 +382,21 @@ fn call(
 ) -> Result<Vec<Arc<Answer>>, CallError> {
     let span = tracing::trace_span!("policy_unit", entry = &*slot.label, digest = %running.digest, rows = keys.len());
     let _in_span = span.enter();
+    measured(running, |took| slot.counters.call(took), || running.run(now.civil, keys))
+}
+
+/// Runs a work unit, and notes how long it took and that it answered. A panic here would be wasmtime's or ours; it counts as
+/// a trap of this entry.
+pub(crate) fn measured<A>(
+    running: &Running,
+    note: impl FnOnce(Duration),
+    run: impl FnOnce() -> Result<A, CallError>,
+) -> Result<A, CallError> {
     let started = crate::clock::stopwatch();
-    let answers = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| running.run(now.civil, keys)))
-        .unwrap_or_else(|_| {
-            Err(Fault::new(crate::FaultKind::Trap, "the host failed while it ran the module").into())
-        });
-    slot.counters.call(started.elapsed());
+    let answers = std::panic::catch_unwind(std::panic::AssertUnwindSafe(run)).unwrap_or_else(|_| {
+        Err(Fault::new(FaultKind::Trap, "the host failed while it ran the module").into())
+    });
+    note(started.elapsed());
     if answers.is_ok() {
         running.health.lock().answered();
     }

@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use crate::entry::counters::{DURATION_BUCKETS_US, add, bucket};
+use crate::entry::counters::{CallTimes, DURATION_BUCKETS_US, add};
 use crate::place::answer::Fit;
 
 /// Live counters.
@@ -13,9 +13,7 @@ pub(crate) struct PlaceLive {
     rejected: AtomicU64,
     later: AtomicU64,
     pub(crate) errors: AtomicU64,
-    calls: AtomicU64,
-    durations: [AtomicU64; DURATION_BUCKETS_US.len() + 1],
-    duration_us: AtomicU64,
+    calls: CallTimes,
 }
 
 /// Counters of placement of one entry at one moment.
@@ -60,12 +58,7 @@ impl PlaceLive {
     }
 
     pub(crate) fn call(&self, took: Duration) {
-        add(&self.calls, 1);
-        let us = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
-        self.duration_us.fetch_add(us, Ordering::Relaxed);
-        if let Some(counter) = self.durations.get(bucket(us)) {
-            add(counter, 1);
-        }
+        self.calls.call(took);
     }
 
     pub(crate) fn snapshot(&self) -> PlaceCounters {
@@ -75,9 +68,9 @@ impl PlaceLive {
             rejected: read(&self.rejected),
             later: read(&self.later),
             errors: read(&self.errors),
-            calls: read(&self.calls),
-            durations: self.durations.each_ref().map(read),
-            duration_us: read(&self.duration_us),
+            calls: read(&self.calls.calls),
+            durations: self.calls.durations.each_ref().map(read),
+            duration_us: read(&self.calls.duration_us),
         }
     }
 }

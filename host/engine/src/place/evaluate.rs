@@ -9,9 +9,10 @@ use std::time::Instant as Deadline;
 use crate::config::PLACE_ROWS;
 use crate::entry::counters::add;
 use crate::entry::evaluate::{
-    Instant, Lane, NoAnswer, Work, failed, has_time, no_answer, not_running, quarantined,
+    Instant, Lane, NoAnswer, Work, failed, has_time, measured, no_answer, not_pure, not_running, quarantined,
+    row_by_row,
 };
-use crate::entry::health::{MAX_FAULTS, Permission};
+use crate::entry::health::Permission;
 use crate::entry::memo::Lookup;
 use crate::entry::running::Running;
 use crate::entry::slot::Slot;
@@ -175,27 +176,14 @@ fn batch(
         let none = no_answer(running, now, &error);
         return (0..rows.len()).map(|_| Err(none.clone())).collect();
     }
-    let mut faults = 1;
-    let mut last = error;
-    (0..rows.len())
-        .map(|row| {
-            if faults >= MAX_FAULTS || timeless(&last) || question.is_over() {
-                return Err(no_answer(running, now, &last));
-            }
-            let one = rows.only(std::iter::once(row));
-            match call(slot, running, now, question.stage, &one).map(|mut answers| answers.pop()) {
-                Ok(Some(answer)) => Ok(answer),
-                Ok(None) => Err(no_answer(running, now, &last)),
-                Err(error) => {
-                    failed(slot, running, now, &error, work);
-                    faults += usize::from(matches!(error, CallError::Fault(_)));
-                    let none = no_answer(running, now, &error);
-                    last = error;
-                    Err(none)
-                }
-            }
-        })
-        .collect()
+    row_by_row(
+        rows.len(),
+        error,
+        |last| !timeless(last) && !question.is_over(),
+        |row| call(slot, running, now, question.stage, &rows.only(std::iter::once(row))),
+        |error| failed(slot, running, now, error, work),
+        |error| no_answer(running, now, error),
+    )
 }
 
 /// A work unit with its measurements.
@@ -209,16 +197,7 @@ fn call(
     let span =
         tracing::trace_span!("place_unit", entry = &*slot.label, digest = %running.digest, rows = rows.len());
     let _in_span = span.enter();
-    let started = crate::clock::stopwatch();
-    let run = || run(running, stage, now.civil, rows);
-    let answers = std::panic::catch_unwind(std::panic::AssertUnwindSafe(run)).unwrap_or_else(|_| {
-        Err(Fault::new(FaultKind::Trap, "the host failed while it ran the module").into())
-    });
-    slot.counters.place.call(started.elapsed());
-    if answers.is_ok() {
-        running.health.lock().answered();
-    }
-    answers
+    measured(running, |took| slot.counters.place.call(took), || run(running, stage, now.civil, rows))
 }
 
 /// One work unit: fresh instance, one call, output checked.
@@ -257,5 +236,5 @@ fn recheck(
         Err(CallError::Fault(fault)) if fault.kind == FaultKind::Timeout => return,
         Ok(_) | Err(_) => {}
     }
-    crate::entry::evaluate::not_pure(slot, now);
+    not_pure(slot, now);
 }

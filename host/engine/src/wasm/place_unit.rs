@@ -5,7 +5,7 @@ use wasmtime::component::ResourceAny;
 
 use super::bindings::place::{PlacePolicy, PlacePolicyPre};
 use super::bindings::{place_abi, place_types, types};
-use super::unit::{CallLimits, Caller, HostState, enter, fresh, leave};
+use super::unit::{CallLimits, Caller, HostState, fresh, step};
 use crate::fault::{CallError, Fault};
 use crate::place::answer::Stage;
 
@@ -24,24 +24,16 @@ impl PlaceUnit {
         caller: &Caller,
         settings: &str,
     ) -> Result<Self, CallError> {
-        let mut store = fresh(pre.engine(), caller);
-        enter(&mut store, caller.limits);
-        let bindings = pre.instantiate(&mut store);
-        let bindings = leave(&mut store, bindings)?;
-        enter(&mut store, caller.limits);
-        let created = bindings.kubeocean_policy_place().place_evaluator().call_create(&mut store, settings);
-        let evaluator = leave(&mut store, created)?.map_err(CallError::Policy)?;
-        Ok(Self { store, bindings, evaluator, limits: caller.limits })
+        let (mut store, limits) = (fresh(pre.engine(), caller), caller.limits);
+        let bindings = step(&mut store, limits, |store| pre.instantiate(store))?;
+        let place = bindings.kubeocean_policy_place().place_evaluator();
+        let evaluator = step(&mut store, limits, |store| place.call_create(store, settings))?;
+        Ok(Self { evaluator: evaluator.map_err(CallError::Policy)?, store, bindings, limits })
     }
 
     pub(crate) fn needs(&mut self) -> Result<place_abi::Needs, Fault> {
-        enter(&mut self.store, self.limits);
-        let said = self
-            .bindings
-            .kubeocean_policy_place()
-            .place_evaluator()
-            .call_needs(&mut self.store, self.evaluator);
-        leave(&mut self.store, said)
+        let place = self.bindings.kubeocean_policy_place().place_evaluator();
+        step(&mut self.store, self.limits, |store| place.call_needs(store, self.evaluator))
     }
 
     /// One call. The output is not checked here.
@@ -56,16 +48,12 @@ impl PlaceUnit {
             Stage::Schedule => place_abi::Stage::Schedule,
             Stage::Admit => place_abi::Stage::Admit,
         };
-        enter(&mut self.store, self.limits);
-        let said = self.bindings.kubeocean_policy_place().place_evaluator().call_place(
-            &mut self.store,
-            self.evaluator,
-            stage,
-            in_place_world(now),
-            frame(pod),
-            frame(nodes),
-        );
-        leave(&mut self.store, said)?.map_err(CallError::Policy)
+        let (now, pod, nodes) = (in_place_world(now), frame(pod), frame(nodes));
+        let place = self.bindings.kubeocean_policy_place().place_evaluator();
+        step(&mut self.store, self.limits, |store| {
+            place.call_place(store, self.evaluator, stage, now, pod, nodes)
+        })?
+        .map_err(CallError::Policy)
     }
 
     /// Log lines dropped so far.

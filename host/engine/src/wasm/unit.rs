@@ -9,7 +9,7 @@ use wasmtime::Store;
 use wasmtime::component::{InstancePre, Linker, ResourceAny};
 
 use super::bindings::lease::{LeasePolicy, LeasePolicyPre};
-use super::bindings::place::{PlacePolicy, PlacePolicyPre};
+use super::bindings::place::PlacePolicyPre;
 use super::bindings::{host, lease_abi, types};
 use super::in_use::InUse;
 use super::limits::MemoryLimiter;
@@ -103,13 +103,15 @@ pub(super) fn fresh(engine: &wasmtime::Engine, caller: &Caller) -> Store<HostSta
     store
 }
 
-pub(super) fn enter(store: &mut Store<HostState>, limits: CallLimits) {
+/// Enters guest code once, with a deadline of its own.
+pub(super) fn step<T>(
+    store: &mut Store<HostState>,
+    limits: CallLimits,
+    work: impl FnOnce(&mut Store<HostState>) -> wasmtime::Result<T>,
+) -> Result<T, Fault> {
     store.set_epoch_deadline(limits.epochs());
     store.data_mut().log.start_call();
-}
-
-pub(super) fn leave<T>(store: &mut Store<HostState>, result: wasmtime::Result<T>) -> Result<T, Fault> {
-    result.map_err(|error| {
+    work(store).map_err(|error| {
         let state = store.data_mut();
         let panic_text = state.log.last_error();
         Fault::of_call(&error, state.limiter.exceeded(), panic_text)
@@ -129,32 +131,21 @@ pub(crate) struct Description {
 pub(crate) fn describe(prepared: &Prepared, caller: &Caller) -> Result<Description, Fault> {
     let Some(pre) = prepared.any() else { return Err(Fault::invalid("the module exports no decision")) };
     let mut store = fresh(pre.engine(), caller);
-    enter(&mut store, caller.limits);
-    if let Some(lease) = &prepared.lease {
-        let bindings = lease.instantiate(&mut store);
-        let bindings = leave(&mut store, bindings)?;
-        enter(&mut store, caller.limits);
-        let said = bindings.kubeocean_policy_meta().call_describe(&mut store);
-        let said = leave(&mut store, said)?;
-        return Ok(Description {
-            name: said.name,
-            version: said.version,
-            purpose: said.description,
-            settings_schema: said.settings_schema,
-        });
-    }
-    let Some(place) = &prepared.place else { return Err(Fault::invalid("the module exports no decision")) };
-    let bindings: Result<PlacePolicy, _> = place.instantiate(&mut store);
-    let bindings = leave(&mut store, bindings)?;
-    enter(&mut store, caller.limits);
-    let said = bindings.kubeocean_policy_meta().call_describe(&mut store);
-    let said = leave(&mut store, said)?;
-    Ok(Description {
-        name: said.name,
-        version: said.version,
-        purpose: said.description,
-        settings_schema: said.settings_schema,
-    })
+    // The two worlds have the same type under two names.
+    let (name, version, purpose, settings_schema) = if let Some(lease) = &prepared.lease {
+        let bindings = step(&mut store, caller.limits, |store| lease.instantiate(store))?;
+        let meta = bindings.kubeocean_policy_meta();
+        let said = step(&mut store, caller.limits, |store| meta.call_describe(store))?;
+        (said.name, said.version, said.description, said.settings_schema)
+    } else if let Some(place) = &prepared.place {
+        let bindings = step(&mut store, caller.limits, |store| place.instantiate(store))?;
+        let meta = bindings.kubeocean_policy_meta();
+        let said = step(&mut store, caller.limits, |store| meta.call_describe(store))?;
+        (said.name, said.version, said.description, said.settings_schema)
+    } else {
+        return Err(Fault::invalid("the module exports no decision"));
+    };
+    Ok(Description { name, version, purpose, settings_schema })
 }
 
 /// A lease evaluator in a sandbox of its own.
@@ -172,24 +163,16 @@ impl LeaseUnit {
         caller: &Caller,
         settings: &str,
     ) -> Result<Self, CallError> {
-        let mut store = fresh(pre.engine(), caller);
-        enter(&mut store, caller.limits);
-        let bindings = pre.instantiate(&mut store);
-        let bindings = leave(&mut store, bindings)?;
-        enter(&mut store, caller.limits);
-        let created = bindings.kubeocean_policy_lease().lease_evaluator().call_create(&mut store, settings);
-        let evaluator = leave(&mut store, created)?.map_err(CallError::Policy)?;
-        Ok(Self { store, bindings, evaluator, limits: caller.limits })
+        let (mut store, limits) = (fresh(pre.engine(), caller), caller.limits);
+        let bindings = step(&mut store, limits, |store| pre.instantiate(store))?;
+        let lease = bindings.kubeocean_policy_lease().lease_evaluator();
+        let evaluator = step(&mut store, limits, |store| lease.call_create(store, settings))?;
+        Ok(Self { evaluator: evaluator.map_err(CallError::Policy)?, store, bindings, limits })
     }
 
     pub(crate) fn needs(&mut self) -> Result<lease_abi::Needs, Fault> {
-        enter(&mut self.store, self.limits);
-        let said = self
-            .bindings
-            .kubeocean_policy_lease()
-            .lease_evaluator()
-            .call_needs(&mut self.store, self.evaluator);
-        leave(&mut self.store, said)
+        let lease = self.bindings.kubeocean_policy_lease().lease_evaluator();
+        step(&mut self.store, self.limits, |store| lease.call_needs(store, self.evaluator))
     }
 
     /// One call. The output is not checked here.
@@ -198,14 +181,9 @@ impl LeaseUnit {
         now: types::Now,
         nodes: types::Frame<'_>,
     ) -> Result<lease_abi::LeaseOutput, CallError> {
-        enter(&mut self.store, self.limits);
-        let said = self.bindings.kubeocean_policy_lease().lease_evaluator().call_lease(
-            &mut self.store,
-            self.evaluator,
-            now,
-            nodes,
-        );
-        leave(&mut self.store, said)?.map_err(CallError::Policy)
+        let lease = self.bindings.kubeocean_policy_lease().lease_evaluator();
+        step(&mut self.store, self.limits, |store| lease.call_lease(store, self.evaluator, now, nodes))?
+            .map_err(CallError::Policy)
     }
 
     /// What the instance has cost so far.
