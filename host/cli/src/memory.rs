@@ -26,9 +26,9 @@ thread_local! {
     static DONE: Cell<u64> = const { Cell::new(0) };
 }
 
-/// Gives memory back once a minute, for ever.
+/// Gives memory back once a minute, for ever, and not before the start is over.
 pub(crate) async fn keep_small() {
-    let mut ticks = tokio::time::interval(PAUSE);
+    let mut ticks = tokio::time::interval_at(tokio::time::Instant::now() + PAUSE, PAUSE);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;

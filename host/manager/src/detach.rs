@@ -10,7 +10,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::Client;
 use kubeocean_api::{
     keys::{self, annotation, finalizer, label, manager, namespace},
-    vnode,
+    vnode::{self, label_of},
 };
 use kubeocean_runtime::{
     binding::Binding,
@@ -73,7 +73,7 @@ pub async fn detach(computing: &Client, binding: &Binding) -> Result<Leftovers, 
     let ours = |node: &ObjectMeta| {
         let of_cluster = label_of(node, label::PHYSICAL_CLUSTER_ID).is_none_or(|of| of == cluster_id);
         vnode::is_left(node, name, cluster_id)
-            || (vnode::is_marked(|key| vnode::label_of(node, key), name) && of_cluster)
+            || (vnode::is_marked(|key| label_of(node, key), name) && of_cluster)
     };
     for vnode in nodes.iter().filter(|node| ours(node)) {
         end_pods(computing, text(vnode.name.as_ref()), &mut left).await?;
@@ -92,10 +92,6 @@ pub async fn detach(computing: &Client, binding: &Binding) -> Result<Leftovers, 
 
 fn text(value: Option<&String>) -> &str {
     value.map(String::as_str).unwrap_or_default()
-}
-
-fn label_of<'n>(object: &'n ObjectMeta, key: &str) -> Option<&'n str> {
-    object.labels.as_ref()?.get(key).map(String::as_str)
 }
 
 async fn delete(

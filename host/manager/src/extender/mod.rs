@@ -4,8 +4,8 @@
 //! kube-scheduler ──HTTPS──► serve ──► Places (the Syncers) ──► answer ──► filter, prioritize
 //! ```
 //!
-//! It reads no cluster. A replica that does not lead has no Syncers to ask, and says so. Invariant: whatever a policy does, the answer comes within four fifths
-//! of the time the scheduler has.
+//! It reads no cluster. A replica that does not lead has no Syncers to ask, and says so. Invariant: whatever a policy does,
+//! the answer comes within four fifths of the time the scheduler has.
 
 pub mod answer;
 pub mod certificate;

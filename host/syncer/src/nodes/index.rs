@@ -25,7 +25,7 @@ use super::{
     view::{NodeView, READY},
     vnode::Written,
 };
-use crate::tombstones::{Tombstones, is_younger, version};
+use crate::tombstones::{Tombstones, is_younger};
 use accounts::{Pod, Sums};
 pub use decided::Decided;
 
@@ -214,7 +214,7 @@ impl Index {
         self.written.retain(|name, _| !replaced(name));
         for (name, missed) in before {
             if !self.vnodes.contains_key(&name) {
-                self.unsettled.insert(Arc::clone(&name), version(&missed.metadata));
+                self.unsettled.insert(Arc::clone(&name), missed.version());
                 self.vnodes.insert(name, missed);
             }
         }

@@ -13,6 +13,7 @@ use super::{
     host_ports::{HostPort, host_ports},
     requests::{self, Requests, WirePod},
 };
+use crate::tombstones::version;
 use kubeocean_runtime::{
     meta::trimmed_meta,
     metadata_readers,
@@ -216,6 +217,11 @@ impl NodeView {
     /// An annotation.
     pub fn annotation(&self, key: &str) -> Option<&str> {
         self.annotations.get(key)
+    }
+
+    /// Which of two states of the node is newer; 0 when that cannot be told.
+    pub fn version(&self) -> u64 {
+        version(&self.metadata)
     }
 
     /// A deletion is under way.

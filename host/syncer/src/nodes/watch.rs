@@ -19,7 +19,6 @@ use super::{
     store::NodeStore,
     view::{NodeView, WorkerPod},
 };
-use crate::tombstones::version;
 use kubeocean_runtime::{
     meta::trimmed_meta,
     partial_resource,
@@ -73,7 +72,7 @@ impl Sink<NodeView> for Vnodes {
         self.0.saw_vnode(vnode);
     }
     fn delete(&self, vnode: NodeView) {
-        self.0.missed_vnode(vnode.name(), vnode.uid(), version(&vnode.metadata));
+        self.0.missed_vnode(vnode.name(), vnode.uid(), vnode.version());
     }
     fn reset(&self, all: Vec<NodeView>) {
         self.0.reset_vnodes(all);

@@ -9,13 +9,13 @@ use std::time::Duration;
 use jiff::Timestamp;
 use kubeocean_api::keys::condition_type;
 use serde::Serialize;
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use super::{
     action::{PodAction, PodPlan, Wake},
-    apply::{PodSync, Step, preconditions},
+    apply::{PodSync, Step},
     snapshot::{PodSnapshot, VnodeState},
-    status::{parse_conditions, set_condition},
+    status::parse_conditions,
     view::Vpod,
     wording::cut,
 };
@@ -51,7 +51,7 @@ pub struct Denial {
 
 /// The state of the condition on a vpod.
 fn condition(vpod: &Vpod) -> Option<Value> {
-    let Value::Array(conditions) = parse_conditions(&vpod.status.conditions) else { return None };
+    let conditions = parse_conditions(&vpod.status.conditions);
     conditions.into_iter().find(|condition| condition["type"] == condition_type::POLICY_ADMITTED)
 }
 
@@ -105,23 +105,12 @@ impl PodSync {
         denial: Option<&Denial>,
     ) -> Result<Step, ApplyError> {
         let Some(vpod) = &snapshot.vpod else { return Ok(Step::Replan) };
-        let mut conditions = match parse_conditions(&vpod.status.conditions) {
-            Value::Array(list) => list,
-            _ => Vec::new(),
-        };
         let before = condition(vpod);
         let (status, reason, message) = match denial {
             Some(denial) => ("False", denial.code.as_str(), cut(&denial.message)),
             None => ("True", REASON_ADMITTED, String::new()),
         };
-        let kind = condition_type::POLICY_ADMITTED;
-        if set_condition(&mut conditions, kind, status, reason, &message, self.clock.now()) {
-            let patch = json!({
-                "metadata": preconditions(&vpod.uid, &vpod.resource_version),
-                "status": {"conditions": conditions},
-            });
-            self.patch_vpod(&snapshot.key, &vpod.uid, &patch).await?;
-        }
+        self.state(vpod, condition_type::POLICY_ADMITTED, status, reason, &message).await?;
         let known = before.is_some_and(|it| it["status"] == "False" && it["reason"] == *reason);
         if denial.is_some() && !known {
             tracing::info!(vpod = %snapshot.key, reason, message, "policies do not admit the pod");

@@ -560,20 +560,28 @@ impl PodSync {
         let Some(vpod) = present else { return Ok(()) };
         self.store.refused(key);
         let message = cut(&refusal.message);
-        let mut conditions = match status::parse_conditions(&vpod.status.conditions) {
-            Value::Array(list) => list,
-            _ => Vec::new(),
-        };
         let reason = refusal.reason.as_str();
-        let kind = condition_type::WORKER_POD_CREATED;
         tracing::info!(vpod = %key, reason, message, particulars = refusal.particulars, "ppod not created");
         self.publish(key, &vpod.uid, Severity::Warning, "FailedCreatePod", message.clone());
-        if status::set_condition(&mut conditions, kind, "False", reason, &message, self.clock.now()) {
+        self.state(&vpod, condition_type::WORKER_POD_CREATED, "False", reason, &message).await
+    }
+
+    /// Writes a condition of a vpod when it says something new.
+    pub(super) async fn state(
+        &self,
+        vpod: &Vpod,
+        kind: &str,
+        status: &str,
+        reason: &str,
+        message: &str,
+    ) -> Result<(), ApplyError> {
+        let mut conditions = status::parse_conditions(&vpod.status.conditions);
+        if status::set_condition(&mut conditions, kind, status, reason, message, self.clock.now()) {
             let patch = json!({
                 "metadata": preconditions(&vpod.uid, &vpod.resource_version),
                 "status": {"conditions": conditions},
             });
-            self.patch_vpod(key, &vpod.uid, &patch).await?;
+            self.patch_vpod(&vpod.key, &vpod.uid, &patch).await?;
         }
         Ok(())
     }

@@ -296,7 +296,7 @@ impl PodStore {
         let index = self.index.lock();
         let entry = index.vpods.get(key)?;
         let conditions = status::parse_conditions(&entry.vpod.status.conditions);
-        let scheduled = conditions.as_array()?.iter().find(|it| it["type"] == "PodScheduled");
+        let scheduled = conditions.iter().find(|it| it["type"] == "PodScheduled");
         let told = scheduled.and_then(|it| it["lastTransitionTime"].as_str()?.parse::<Timestamp>().ok());
         // The API has whole seconds.
         let told = told.and_then(|at| Duration::try_from(now.duration_since(at)).ok()).unwrap_or_default();

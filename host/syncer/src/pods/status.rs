@@ -67,6 +67,7 @@ pub fn plan_status(vpod: &Vpod, ppod: &PpodStatus, wording: &Wording<'_>, now: T
         || fields.contains_key("podIPs")
         || fields
             .get(CONDITIONS)
+            .and_then(Value::as_array)
             .is_some_and(|new| readiness(new) != readiness(&parse_conditions(&vpod.status.conditions)));
     StatusPlan::Change { fields, urgent }
 }
@@ -110,10 +111,8 @@ fn wanted_fields(
 /// A ppod that has reported nothing else could vanish while nobody looks, and its vpod would seem to be one that never had
 /// any: until there is more to show, a condition says so.
 fn mark_created(conditions: &mut Vec<Value>, vpod: &Vpod, now: Timestamp) {
-    let before = match parse_conditions(&vpod.status.conditions) {
-        Value::Array(list) => list.into_iter().find(|it| it["type"] == condition_type::WORKER_POD_CREATED),
-        _ => None,
-    };
+    let known = parse_conditions(&vpod.status.conditions);
+    let before = known.into_iter().find(|it| it["type"] == condition_type::WORKER_POD_CREATED);
     conditions.extend(before.filter(|before| before["status"] == "True"));
     let kind = condition_type::WORKER_POD_CREATED;
     set_condition(conditions, kind, "True", REASON_CREATED, "the worker cluster has the pod", now);
@@ -132,10 +131,7 @@ fn merge_conditions(
     wording: &Wording<'_>,
     now: Timestamp,
 ) -> Vec<Value> {
-    let own = match parse_conditions(&vpod.status.conditions) {
-        Value::Array(list) => list,
-        _ => Vec::new(),
-    };
+    let own = parse_conditions(&vpod.status.conditions);
     let reported = reported.and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
     let find = |list: &[Value], kind: &str| list.iter().find(|condition| condition["type"] == kind).cloned();
 
@@ -196,12 +192,12 @@ fn apply_gates(ready: &mut Value, vpod: &Vpod, own: &[Value], now: Timestamp) {
 }
 
 /// The conditions a view keeps as text.
-pub fn parse_conditions(text: &str) -> Value {
-    serde_json::from_str(text).unwrap_or(Value::Array(Vec::new()))
+pub fn parse_conditions(text: &str) -> Vec<Value> {
+    serde_json::from_str(text).unwrap_or_default()
 }
 
-fn readiness(conditions: &Value) -> Option<&Value> {
-    conditions.as_array()?.iter().find(|condition| condition["type"] == "Ready").map(|ready| &ready["status"])
+fn readiness(conditions: &[Value]) -> Option<&Value> {
+    conditions.iter().find(|condition| condition["type"] == "Ready").map(|ready| &ready["status"])
 }
 
 fn tell_messages(field: &str, value: &mut Value, wording: &Wording<'_>) {

@@ -106,8 +106,7 @@ impl Sink<NodeView> for Vnodes {
         self.0.change(|index| index.set_vnode(vnode).into_iter().collect());
     }
     fn delete(&self, vnode: NodeView) {
-        let version = vnode.metadata.resource_version.as_deref();
-        let at = version.and_then(|version| version.parse().ok()).unwrap_or_default();
+        let at = vnode.version();
         self.0.change(|index| index.remove_vnode(vnode.name(), vnode.uid(), at).into_iter().collect());
     }
     fn reset(&self, all: Vec<NodeView>) {

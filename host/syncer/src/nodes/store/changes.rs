@@ -6,12 +6,9 @@ use kubeocean_api::{keys::annotation, vnode::is_marked};
 use tokio::time::Instant;
 
 use super::NodeStore;
-use crate::{
-    nodes::{
-        index::{Index, VnodeName},
-        view::NodeView,
-    },
-    tombstones::version,
+use crate::nodes::{
+    index::{Index, VnodeName},
+    view::NodeView,
 };
 
 /// Quiet time before a change of requests is acted on.
@@ -94,7 +91,7 @@ impl NodeStore {
     /// The vnode as it was read since; `None`: there is none. `known` is the UID that was known before the read: the one
     /// under the name now may be another, and a node without our labels is only ours if it was before.
     pub(in crate::nodes) fn settle_vnode(&self, name: &str, known: Option<&str>, live: Option<NodeView>) {
-        let at = live.as_ref().map(|live| version(&live.metadata));
+        let at = live.as_ref().map(NodeView::version);
         if let Some(uid) = known.filter(|uid| live.as_ref().is_none_or(|live| live.uid() != *uid)) {
             self.lost_vnode(name, uid, u64::MAX);
         }
