@@ -25,7 +25,10 @@ use kube::{
 };
 use tower::{BoxError, Service, ServiceBuilder, retry::RetryLayer};
 
-use crate::rate::{RateLayer, RequestRate};
+use crate::{
+    connect::OneByOne,
+    rate::{RateLayer, RequestRate},
+};
 
 /// Limit of TCP and TLS together until there is a connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -65,16 +68,17 @@ pub fn client(mut config: Config, rate: Option<RequestRate>) -> Result<Client, k
     tcp.enforce_http(false);
     tcp.set_nodelay(true);
     // HTTP/1.1 stays for servers, and load balancers in front of them, that know nothing else.
-    let mut connector = TimeoutConnector::new(connector.enable_http1().enable_http2().wrap_connector(tcp));
-    // A server that takes a connection and stays silent must not hold up a watch for ever.
-    connector.set_connect_timeout(Some(CONNECT_TIMEOUT));
+    let connector = connector.enable_http1().enable_http2().wrap_connector(tcp);
     let http = || {
+        let mut connector = TimeoutConnector::new(OneByOne::new(connector.clone()));
+        // A server that takes a connection and stays silent must not hold up a watch for ever.
+        connector.set_connect_timeout(Some(CONNECT_TIMEOUT));
         Builder::new(TokioExecutor::new())
             .timer(TokioTimer::new())
             .pool_timer(TokioTimer::new())
             .http2_keep_alive_interval(PING_INTERVAL)
             .http2_keep_alive_timeout(PING_TIMEOUT)
-            .build::<_, Body>(connector.clone())
+            .build::<_, Body>(connector)
     };
     let http = Apart { requests: http(), watches: http() };
     let busy = RetryPolicy::new(BUSY_FIRST, BUSY_MAX, BUSY_TIMES, true)

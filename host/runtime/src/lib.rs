@@ -8,6 +8,7 @@
 pub mod binding;
 pub mod client;
 pub mod clock;
+mod connect;
 pub mod durations;
 pub mod election;
 pub mod error;
