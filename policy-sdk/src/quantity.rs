@@ -166,35 +166,29 @@ fn parse(text: &str) -> Option<Quantity> {
     let places = i32::try_from(fraction.len()).ok()?;
     let magnitude = match scale(suffix)? {
         Scale::Ten(power) => decimal(&digits, power.saturating_sub(places)),
-        Scale::Two(bits) => binary(&digits, places, bits)?,
+        Scale::Two(bits) => binary(&digits, places, bits),
     };
     Some(Quantity { nanos: if text.starts_with('-') { -magnitude } else { magnitude } })
 }
 
 /// `digits` over ten to the `places`, times two to the `bits`, in nano units, rounded away from zero and cut at the
-/// maximum. `None` when the text has more decimal places than any amount needs.
-fn binary(digits: &str, places: i32, bits: u32) -> Option<i128> {
-    let digits = digits.trim_start_matches('0');
-    let places = u32::try_from(places).ok()?;
-    // A whole part of more than 19 digits is beyond the maximum; more than 18 places cannot be told from rounding up.
-    if digits.len() > 19 + places as usize {
-        return Some(MAX);
+/// maximum.
+fn binary(digits: &str, places: i32, bits: u32) -> i128 {
+    let places = usize::try_from(places).unwrap_or(0);
+    let (whole, fraction) = digits.split_at(digits.len().saturating_sub(places));
+    let whole = whole.trim_start_matches('0');
+    // A whole part of more than 19 digits is beyond the maximum.
+    if whole.len() > 19 {
+        return MAX;
     }
-    if places > 18 {
-        return None;
-    }
-    let value = digits.bytes().fold(0i128, |value, byte| value * 10 + i128::from(byte - b'0'));
-    let divisor = 10i128.pow(places);
-    let whole = (value / divisor).min(i128::from(i64::MAX)) * (1i128 << bits);
-    if whole > i128::from(i64::MAX) {
-        return Some(MAX);
-    }
-    // Below 1e18 * 2^60 / ..., times 1e9 could leave i128, so the fraction is reduced first.
-    let part = (value % divisor) * (1i128 << bits);
-    let part_units = part / divisor;
-    let rest = (part % divisor) * NANO;
-    let nanos = whole * NANO + part_units * NANO + rest / divisor + i128::from(rest % divisor != 0);
-    Some(nanos.min(MAX))
+    let whole = whole.bytes().fold(0i128, |value, byte| value * 10 + i128::from(byte - b'0'));
+    let unit = NANO << bits;
+    // Multiplied as on paper, from the last place: a carry stays below the unit, so nothing leaves i128.
+    let (part, more) = fraction.bytes().rev().fold((0i128, false), |(carry, more), byte| {
+        let product = i128::from(byte - b'0') * unit + carry;
+        (product / 10, more || product % 10 != 0)
+    });
+    whole.saturating_mul(unit).saturating_add(part + i128::from(more)).min(MAX)
 }
 
 impl<'de> Deserialize<'de> for Quantity {

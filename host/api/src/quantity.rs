@@ -159,54 +159,54 @@ fn scale_of(suffix: &str) -> Option<(Scale, Format)> {
         _ => {
             let exponent = suffix.strip_prefix(['e', 'E'])?;
             let digits = exponent.strip_prefix(['+', '-']).unwrap_or(exponent);
-            if digits.is_empty() || digits.len() > 3 || !digits.bytes().all(|byte| byte.is_ascii_digit()) {
+            if digits.is_empty() || !digits.bytes().all(|byte| byte.is_ascii_digit()) {
                 return None;
             }
-            Some((Scale::PowerOfTen(exponent.parse().ok()?), Format::Exponent))
+            // Far outside any amount: the sign alone decides between the largest amount and the smallest.
+            let power = digits.parse().unwrap_or(i32::MAX).min(10_000);
+            let power = if exponent.starts_with('-') { -power } else { power };
+            Some((Scale::PowerOfTen(power), Format::Exponent))
         }
     }
 }
 
 /// `whole.fraction` times the scale in nano units, rounded up and capped as the API server does.
 fn scaled(whole: &str, fraction: &str, scale: Scale) -> i128 {
-    let digits = || whole.bytes().chain(fraction.bytes()).map(|byte| i128::from(byte - b'0'));
-    let places = i32::try_from(fraction.len()).unwrap_or(i32::MAX);
-    let power_of_ten = match scale {
-        Scale::PowerOfTen(power) => power.saturating_add(9).saturating_sub(places),
-        Scale::PowerOfTwo(_) => 9_i32.saturating_sub(places),
-    };
-    let factor = match scale {
-        Scale::PowerOfTwo(power) => 1_i128 << power,
-        Scale::PowerOfTen(_) => 1,
-    };
-    let mut mantissa: i128 = 0;
-    let mut dropped: i32 = 0;
+    match scale {
+        Scale::PowerOfTwo(power) => multiplied(whole, fraction, NANOS << power),
+        Scale::PowerOfTen(power) => shifted(whole, fraction, i64::from(power) + 9),
+    }
+}
+
+fn digit(byte: u8) -> i128 {
+    i128::from(byte - b'0')
+}
+
+/// The point moved `places` to the right.
+fn shifted(whole: &str, fraction: &str, places: i64) -> i128 {
+    let digits = || whole.bytes().chain(fraction.bytes()).map(digit);
+    let point = usize::try_from(whole.len() as i64 + places).unwrap_or(0);
+    let mut value: i128 = 0;
+    for digit in digits().chain(std::iter::repeat(0)).take(point) {
+        value = value * 10 + digit;
+        if value >= LIMIT {
+            return LIMIT;
+        }
+    }
+    value + i128::from(digits().skip(point).any(|digit| digit != 0))
+}
+
+/// Multiplied as on paper, the fraction from its end: no digit is too far behind the point to count.
+fn multiplied(whole: &str, fraction: &str, factor: i128) -> i128 {
+    let mut carried: i128 = 0;
     let mut inexact = false;
-    for digit in digits() {
-        // 26 digits times 2^60 still fit an i128; later digits only decide the rounding.
-        if mantissa < 10_i128.pow(19) {
-            mantissa = mantissa * 10 + digit;
-        } else {
-            dropped += 1;
-            inexact |= digit != 0;
-        }
+    for digit in fraction.bytes().rev().map(digit) {
+        let product = digit * factor + carried;
+        inexact |= product % 10 != 0;
+        carried = product / 10;
     }
-    let mut value = mantissa.saturating_mul(factor);
-    let shift = power_of_ten.saturating_add(dropped);
-    if shift >= 0 {
-        for _ in 0..shift {
-            value = value.saturating_mul(10);
-            if value > LIMIT {
-                return LIMIT;
-            }
-        }
-    } else {
-        for _ in 0..shift.unsigned_abs().min(64) {
-            inexact |= value % 10 != 0;
-            value /= 10;
-        }
-    }
-    (value + i128::from(inexact)).min(LIMIT)
+    let whole = whole.bytes().map(digit).fold(0, |value, digit| (value * 10 + digit).min(LIMIT));
+    whole.saturating_mul(factor).saturating_add(carried + i128::from(inexact)).min(LIMIT)
 }
 
 impl fmt::Display for Quantity {
@@ -280,6 +280,10 @@ mod tests {
     #[case(".5", "500m", 500)]
     #[case("2.", "2", 2000)]
     #[case("8192Ki", "8Mi", 8_388_608_000)]
+    #[case("0.0000000000000000000001Ei", "115293n", 1)]
+    #[case("1234567890123456.7891234567890k", "1234567890123456789123456789n", i64::MAX)]
+    #[case("1e-1000", "1e-9", 1)]
+    #[case("0e1000", "0", 0)]
     fn parses_and_prints(#[case] text: &str, #[case] canonical: &str, #[case] millis_up: i64) {
         let quantity: Quantity = text.parse().unwrap();
         assert_eq!(quantity.to_string(), canonical);
@@ -303,6 +307,14 @@ mod tests {
     fn values_beyond_the_servers_range_are_capped() {
         let huge: Quantity = "99999999999999999999999999Ei".parse().unwrap();
         assert_eq!(huge.units(Rounding::Down), i64::MAX);
+        let huge: Quantity = "1e1000".parse().unwrap();
+        assert_eq!(huge.units(Rounding::Down), i64::MAX);
+    }
+
+    #[test]
+    fn every_digit_counts() {
+        let amount: Quantity = "1000000000.45869760961Gi".parse().unwrap();
+        assert_eq!(amount.units(Rounding::Up), 1_073_741_824_492_522_809);
     }
 
     proptest! {

@@ -34,6 +34,7 @@ fn nanos(text: &str) -> Option<i128> {
 #[case("1e100", MAX)]
 #[case("9Ei", MAX)]
 #[case("7Ei", (7i128 << 60) * NANO)]
+#[case("0.0000000000000000000001Ei", 115_293)]
 #[case("99999999999999999999", MAX)]
 #[case("99999999999999999999Ki", MAX)]
 fn parses(#[case] text: &str, #[case] expected: i128) {
@@ -73,7 +74,7 @@ proptest! {
     }
 
     #[test]
-    fn never_panics_and_fits_its_schema(text in "[+-]?[0-9]{0,25}\\.?[0-9]{0,12}(n|u|m|k|M|G|T|P|E|Ki|Mi|Gi|Ti|Pi|Ei|[eE][+-]?[0-9]{1,6})?") {
+    fn never_panics_and_fits_its_schema(text in "[+-]?[0-9]{0,25}\\.?[0-9]{0,25}(n|u|m|k|M|G|T|P|E|Ki|Mi|Gi|Ti|Pi|Ei|[eE][+-]?[0-9]{1,6})?") {
         let parsed = text.parse::<Quantity>().is_ok();
         let json = serde_json::Value::String(text).to_string();
         prop_assert_eq!(crate::parse_settings::<Quantity>(&json).is_ok(), parsed);

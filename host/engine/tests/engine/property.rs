@@ -206,7 +206,7 @@ mod host_and_sdk {
 
     proptest! {
         #[test]
-        fn quantities_mean_the_same(text in "[+-]?[0-9]{0,20}\\.?[0-9]{0,11}(n|u|m|k|M|G|T|P|E|Ki|Mi|Gi|Ti|Pi|Ei|[eE][+-]?[0-9]{1,2}|x)?") {
+        fn quantities_mean_the_same(text in "[+-]?[0-9]{0,20}\\.?[0-9]{0,30}(n|u|m|k|M|G|T|P|E|Ki|Mi|Gi|Ti|Pi|Ei|[eE][+-]?[0-9]{1,5}|x)?") {
             compare(&text)?;
         }
 
