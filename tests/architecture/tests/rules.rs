@@ -172,3 +172,33 @@ fn every_file_is_compiled() {
     }
     assert!(orphans.is_empty(), "no module declares {orphans:#?}");
 }
+
+/// The tables of the specifications that say which test makes which acceptance check.
+#[test]
+fn acceptance_checks_name_tests_that_exist() {
+    let (mut files, mut tests) = (0, 0);
+    for name in ["bottomup", "topdown", "policy"] {
+        let path = format!("docs/spec/{name}.md");
+        let text = std::fs::read_to_string(root().join(&path)).unwrap();
+        let (_, table) = text.split_once("Where the acceptance checks are made").expect("its table");
+        let mut file = String::new();
+        for named in table.split('`').skip(1).step_by(2) {
+            let is_test = named.contains('_')
+                && named.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_');
+            if is_test {
+                tests += 1;
+                assert!(
+                    file.contains(&format!("fn {named}(")),
+                    "{path}: no test {named} in the file named before it"
+                );
+            } else if named.ends_with(".rs") {
+                files += 1;
+                let place =
+                    if named.contains('/') { named.to_owned() } else { format!("tests/e2e/tests/{named}") };
+                file = std::fs::read_to_string(root().join(&place))
+                    .unwrap_or_else(|error| panic!("{path}: {place}: {error}"));
+            }
+        }
+    }
+    assert!(files > 60 && tests > 80, "{files} files and {tests} tests are named");
+}
