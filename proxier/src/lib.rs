@@ -25,7 +25,6 @@ mod answer;
 mod authn;
 mod authz;
 mod binding;
-mod cache;
 mod config;
 mod handle;
 mod keep_alive;

@@ -13,6 +13,7 @@ pub mod crd;
 pub mod keys;
 pub mod name;
 pub mod node_selector;
+pub mod place;
 pub mod policy;
 pub mod quantity;
 pub mod resource;

@@ -17,6 +17,7 @@ use std::{
 
 use futures::{FutureExt, future::BoxFuture};
 use kube::Client;
+use kubeocean_api::{keys::annotation, place::syncer_lease};
 use kubeocean_engine::Engine;
 use kubeocean_manager::components::{Component, Components, Identity, Running, State};
 use kubeocean_proxier::{BindingHealth, Proxier};
@@ -36,7 +37,7 @@ use parking_lot::Mutex;
 use tokio::sync::watch;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-pub(crate) use places::LocalPlaces;
+pub(crate) use places::AllSyncers;
 
 use crate::computing;
 
@@ -262,7 +263,9 @@ fn service(
         config: Arc::new(SyncerConfig { binding_name: identity.binding, ..settings.syncer.clone() }),
         // The name that a Syncer started as a Deployment uses, so that the two never act together (MC-131).
         election: settings.election.clone().map(|election| ElectionConfig {
-            lease: format!("kubeocean-syncer-{}", identity.cluster_id),
+            lease: syncer_lease(&identity.cluster_id),
+            // A task has no policy server; what a process wrote that led before is outdated.
+            annotations: BTreeMap::from([(annotation::POLICY_ENDPOINT, None)]),
             ..election
         }),
         standby: Standby::NotReady,

@@ -7,7 +7,9 @@ use kubeocean_manager::{
     components::Components,
     config::ManagerConfig,
     extender::{
+        apart::SyncersApart,
         certificate::{CertificateFiles, server_config},
+        places::Places,
         serve::serve as serve_extender,
     },
     process::{OtherMetrics, ProcessConfig},
@@ -20,7 +22,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     computing,
-    in_process::{Handle, InProcess, LocalPlaces, Settings},
+    in_process::{AllSyncers, Handle, InProcess, Settings},
     logging, process,
     program::{ProgramFlags, duration},
     proxier::{ServingArgs, Surroundings},
@@ -97,6 +99,7 @@ async fn serve(args: &Args) -> anyhow::Result<()> {
     // Those who serve users and bindings are not held back by what the Manager asks.
     let shared = computing::client(connection.clone(), None)?;
     let leases = computing::client(connection.clone(), None)?;
+    let (for_extender, ours) = (shared.clone(), connection.clone());
     let computing = computing::client(connection, rate)?;
     let cancel = CancellationToken::new();
     process::stop_on_signal(cancel.clone())?;
@@ -146,7 +149,9 @@ async fn serve(args: &Args) -> anyhow::Result<()> {
         let components = Arc::clone(&components);
         Arc::new(move |text| components.metrics(text))
     };
-    let extending = extender(args, &components, cancel.clone()).await?;
+    let apart = SyncersApart::new(for_extender, ours, program.lease_namespace());
+    let syncers = AllSyncers::new(&components, apart);
+    let extending = extender(args, Places::new(syncers), cancel.clone()).await?;
     let components: Arc<dyn Components> = Arc::new(Handle(components));
     let surroundings = ProcessConfig { election, listeners };
     let ended = kubeocean_manager::process::run(
@@ -163,11 +168,7 @@ async fn serve(args: &Args) -> anyhow::Result<()> {
 }
 
 /// Opens the scheduler extender, if it is on.
-async fn extender(
-    args: &Args,
-    components: &Arc<InProcess>,
-    cancel: CancellationToken,
-) -> anyhow::Result<JoinHandle<()>> {
+async fn extender(args: &Args, places: Places, cancel: CancellationToken) -> anyhow::Result<JoinHandle<()>> {
     let address = &args.scheduler_extender_bind_address;
     let flag = "--scheduler-extender-bind-address";
     let Some(listener) = listen(address, "the scheduler extender", flag).await? else {
@@ -179,8 +180,7 @@ async fn extender(
         client_ca: path(&args.scheduler_extender_client_ca_file),
     };
     let tls = Arc::new(server_config(&files, listener.local_addr()?.ip())?);
-    let places = LocalPlaces::new(components);
-    Ok(tokio::spawn(serve_extender(listener, tls, places, args.scheduler_extender_timeout, cancel)))
+    Ok(tokio::spawn(serve_extender(listener, tls, Arc::new(places), args.scheduler_extender_timeout, cancel)))
 }
 
 fn non_zero(interval: Duration) -> anyhow::Result<Duration> {

@@ -1,6 +1,6 @@
 //! Flags that several long-running programs share, and how flags are read.
 
-use std::{path::PathBuf, time::Duration};
+use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
 use clap::Args;
 use kubeocean_runtime::{
@@ -49,13 +49,19 @@ impl ProgramFlags {
     /// An election under the name `lease`; `None` if it is turned off.
     pub(crate) fn election(&self, lease: &str) -> Option<ElectionConfig> {
         self.leader_elect.then(|| ElectionConfig {
-            namespace: non_empty(&self.leader_election_namespace, &self.system_namespace),
+            namespace: self.lease_namespace(),
             lease: lease.to_owned(),
             identity: identity(),
             lease_duration: self.leader_election_lease_duration,
             renew_deadline: self.leader_election_renew_deadline,
             retry_period: self.leader_election_retry_period,
+            annotations: BTreeMap::new(),
         })
+    }
+
+    /// Where leader Leases are.
+    pub(crate) fn lease_namespace(&self) -> String {
+        non_empty(&self.leader_election_namespace, &self.system_namespace)
     }
 }
 

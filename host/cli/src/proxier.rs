@@ -256,7 +256,7 @@ impl ServingArgs {
 }
 
 /// The address this machine has on its way to a server (MC-133). Nothing is sent.
-fn local_address(server: &http::Uri) -> anyhow::Result<IpAddr> {
+pub(crate) fn local_address(server: &http::Uri) -> anyhow::Result<IpAddr> {
     let host = server.host().context("the API server's URL has no host")?.trim_matches(['[', ']']);
     let port = server.port_u16().unwrap_or(443);
     let target = (host, port).to_socket_addrs()?.next().context("the API server's name has no address")?;
@@ -270,7 +270,7 @@ fn local_address(server: &http::Uri) -> anyhow::Result<IpAddr> {
 }
 
 /// An IP address, IPv6 with or without brackets.
-fn address(text: &str) -> Result<IpAddr, String> {
+pub(crate) fn address(text: &str) -> Result<IpAddr, String> {
     let plain = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(text);
     plain.parse().map_err(|_| format!("{text:?} is no IP address, expected for example 10.0.0.7 or [::]"))
 }

@@ -1,7 +1,7 @@
 //! `kubeocean syncer`: flags of MC-701 and MC-705, and the process around the Syncer.
 
 use std::{
-    net::IpAddr,
+    net::{IpAddr, SocketAddr},
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
@@ -10,16 +10,18 @@ use std::{
 use anyhow::Context;
 use clap::{Args as ClapArgs, ValueEnum};
 use kubeocean_engine::MAX_MODULE_BYTES;
-use kubeocean_runtime::{binding::KubeconfigRules, rate::RequestRate};
+use kubeocean_runtime::{binding::KubeconfigRules, rate::RequestRate, server::listen};
 use kubeocean_syncer::{
     config::{HOSTPORT_IMAGE, LogConfigs, PodEvents, PolicySources, StatusMessages, SyncerConfig},
-    process::ProcessConfig,
+    policy_server::serve::PolicyListener,
+    process::{LeaseName, ProcessConfig},
 };
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     computing, logging, process,
     program::{ProgramFlags, duration, non_empty},
+    proxier::{address, local_address},
     sources::SourceFlags,
 };
 
@@ -35,6 +37,12 @@ pub(crate) struct Args {
     /// Name of the leader Lease [default: kubeocean-syncer-BINDING]
     #[arg(long, default_value = "")]
     leader_election_id: String,
+    /// Address of the policy server (HTTPS), which a Manager and `kubeocean policy explain --recorded` ask; 0 turns it off
+    #[arg(long, default_value = ":9443")]
+    policy_bind_address: String,
+    /// Address by which they reach it [default: that of the listener, else that of the way to the API server]
+    #[arg(long, env = "POD_IP", value_parser = address)]
+    policy_advertise_address: Option<IpAddr>,
     #[command(flatten)]
     syncer: SyncerFlags,
     #[command(flatten)]
@@ -148,15 +156,38 @@ async fn serve(args: &Args, binding: &str) -> anyhow::Result<()> {
     let config = args.syncer.config(binding, &program.system_namespace)?;
     let listeners = program.listeners().await?;
     let connection = computing::config(program.kubeconfig.as_deref()).await?;
+    let policy_server = args.policy_server(&connection.cluster_url).await?;
     let leases = computing::client(connection.clone(), None)?;
     let computing = computing::client(connection, args.syncer.computing_rate())?;
     let cancel = CancellationToken::new();
     process::stop_on_signal(cancel.clone())?;
     let lease = non_empty(&args.leader_election_id, &format!("kubeocean-syncer-{binding}"));
-    let surroundings = ProcessConfig { election: program.election(&lease), listeners };
+    let surroundings = ProcessConfig {
+        election: program.election(&lease),
+        listeners,
+        policy_server,
+        lease: LeaseName { namespace: program.lease_namespace(), name: lease },
+    };
     kubeocean_syncer::process::run(Arc::new(config), surroundings, computing, leases, cancel)
         .await
         .map_err(Into::into)
+}
+
+impl Args {
+    /// Opens the policy server, if it is on; `server` is the computing API server's URL.
+    async fn policy_server(&self, server: &http::Uri) -> anyhow::Result<Option<PolicyListener>> {
+        let opened = listen(&self.policy_bind_address, "the policy server", "--policy-bind-address").await?;
+        let Some(listener) = opened else { return Ok(None) };
+        let bound = listener.local_addr()?;
+        let address = match self.policy_advertise_address {
+            Some(address) => address,
+            None if !bound.ip().is_unspecified() => bound.ip(),
+            None => local_address(server).context(
+                "cannot tell the address of this machine; give it with --policy-advertise-address",
+            )?,
+        };
+        Ok(Some(PolicyListener::new(listener, SocketAddr::new(address, bound.port()))?))
+    }
 }
 
 impl SyncerFlags {

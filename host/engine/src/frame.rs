@@ -179,8 +179,19 @@ pub(crate) fn recorded(
     facts: &std::collections::BTreeMap<String, serde_json::Value>,
     utc_offset: i32,
 ) -> Result<RowKey, String> {
+    let mut key = recorded_cells(&needs.names, needs.texts.len(), facts)?;
+    key.extend_from_slice(&utc_offset.to_le_bytes());
+    Ok(key.into())
+}
+
+/// The cells of recorded names and values; the first `texts` names are of texts.
+pub(crate) fn recorded_cells(
+    names: &[String],
+    texts: usize,
+    facts: &std::collections::BTreeMap<String, serde_json::Value>,
+) -> Result<Vec<u8>, String> {
     let fact = |name: &String| facts.get(name).ok_or_else(|| format!("fact {name} was not recorded"));
-    let (texts, numbers) = needs.names.split_at(needs.texts.len().min(needs.names.len()));
+    let (texts, numbers) = names.split_at(texts.min(names.len()));
     let mut key = Vec::new();
     for name in texts {
         let value = fact(name)?;
@@ -199,15 +210,23 @@ pub(crate) fn recorded(
         };
         key.extend_from_slice(&number.to_le_bytes());
     }
-    key.extend_from_slice(&utc_offset.to_le_bytes());
-    Ok(key.into())
+    Ok(key)
 }
 
 /// A row key as names and values, for records and explanations.
 pub(crate) fn readable(needs: &Needs, key: &[u8]) -> std::collections::BTreeMap<String, serde_json::Value> {
+    readable_cells(&needs.names, needs.texts.len(), key)
+}
+
+/// Cells as names and values; the first `texts` names are of texts.
+pub(crate) fn readable_cells(
+    names: &[String],
+    texts: usize,
+    key: &[u8],
+) -> std::collections::BTreeMap<String, serde_json::Value> {
     let mut reader = Reader { rest: key };
     let mut out = std::collections::BTreeMap::new();
-    let (texts, numbers) = needs.names.split_at(needs.texts.len().min(needs.names.len()));
+    let (texts, numbers) = names.split_at(texts.min(names.len()));
     for name in texts {
         let text = reader.text().map(|bytes| String::from_utf8_lossy(bytes).into_owned());
         out.insert(name.clone(), serde_json::json!(text));

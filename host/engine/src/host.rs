@@ -25,7 +25,7 @@ use crate::legacy::from_binding_selector;
 use crate::load::error::LoadCode;
 use crate::numbers::EngineNumbers;
 use crate::pipeline::Pipelines;
-use crate::record::Record;
+use crate::record::{Record, Recorded};
 use crate::status::{EntryMetrics, PolicyStatus, counters_of, policy_status};
 
 /// Bytes of a module that is not built in, as far as the caller has got with fetching them.
@@ -336,7 +336,13 @@ impl PolicyHost {
             .collect()
     }
 
-    /// The last 1,000 guest answers, oldest first (PO-1007).
+    /// The last 1,000 guest answers about leases and as many about places, oldest first; with a name only those about
+    /// this worker node or vnode (PO-1007).
+    pub fn decisions(&self, node: Option<&str>) -> Vec<Recorded> {
+        self.inner.recorder.decisions(node)
+    }
+
+    /// The last 1,000 guest answers about leases, oldest first.
     pub fn records(&self) -> Vec<Record> {
         self.inner.recorder.snapshot()
     }

@@ -5,6 +5,7 @@
 
 use std::fmt;
 
+pub use kubeocean_api::place::OnError;
 use kubeocean_api::policy::{PolicyEntry, ResourceLimit};
 use kubeocean_api::{NodeSelector, ResourceLeasingPolicySpec};
 use serde::{Deserialize, Serialize};
@@ -58,18 +59,6 @@ pub enum Enforcement {
     Enforce,
     /// It only reports what it would change.
     Audit,
-}
-
-/// What holds while an entry gives no answer (PO-803).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub enum OnError {
-    /// Its last good answer, else what is published.
-    #[default]
-    LastKnown,
-    /// Withheld without reclaim.
-    Deny,
-    /// The entry is left out.
-    Ignore,
 }
 
 /// A kind of decision.

@@ -11,10 +11,11 @@ use crate::entry::evaluate::Instant;
 use crate::entry::running::Running;
 use crate::entry::slot::Slot;
 use crate::frame::{RowKey, readable};
-use crate::wasm::bindings::types::Now;
+use crate::place::record::{PlaceRecord, PlaceRecorder};
+use crate::wasm::bindings::types::{Now, OffsetChange};
 
-/// Answers kept.
-const KEPT: usize = 1000;
+/// Answers kept of each kind of decision.
+pub(crate) const KEPT: usize = 1000;
 
 /// One guest answer about one row.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -26,6 +27,9 @@ pub struct Record {
     pub digest: String,
     /// Its settings, canonical JSON.
     pub settings: String,
+    /// Worker nodes that got this answer: those of the same row share it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub nodes: Vec<String>,
     /// When it was asked, unix seconds.
     pub at: i64,
     /// Offset of the zone then.
@@ -57,10 +61,53 @@ pub struct RecordedOffset {
     pub utc_offset_seconds: i32,
 }
 
+impl From<OffsetChange> for RecordedOffset {
+    fn from(change: OffsetChange) -> Self {
+        Self { at: change.at, utc_offset_seconds: change.utc_offset_seconds }
+    }
+}
+
+impl From<RecordedOffset> for OffsetChange {
+    fn from(change: RecordedOffset) -> Self {
+        Self { at: change.at, utc_offset_seconds: change.utc_offset_seconds }
+    }
+}
+
+/// A decision of either kind. One about a place has a `stage`.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(untagged)]
+pub enum Recorded {
+    /// What of a node is leased.
+    Lease(Record),
+    /// Where a pod may go.
+    Place(PlaceRecord),
+}
+
+impl Recorded {
+    /// Reads one line.
+    pub fn from_json(line: &str) -> Result<Self, serde_json::Error> {
+        let value: serde_json::Value = serde_json::from_str(line)?;
+        if value.get("stage").is_some() {
+            PlaceRecord::deserialize(value).map(Self::Place)
+        } else {
+            Record::deserialize(value).map(Self::Lease)
+        }
+    }
+
+    /// When it was asked, unix seconds.
+    pub const fn at(&self) -> i64 {
+        match self {
+            Self::Lease(record) => record.at,
+            Self::Place(record) => record.at,
+        }
+    }
+}
+
 #[derive(Debug)]
 struct Kept {
     entry: Arc<str>,
     running: Arc<Running>,
+    nodes: Vec<String>,
     now: Now,
     key: RowKey,
     answer: Arc<Answer>,
@@ -70,6 +117,7 @@ struct Kept {
 #[derive(Debug, Default)]
 pub(crate) struct Recorder {
     ring: Mutex<VecDeque<Kept>>,
+    pub(crate) place: PlaceRecorder,
 }
 
 impl Recorder {
@@ -78,12 +126,13 @@ impl Recorder {
         slot: &Slot,
         running: &Arc<Running>,
         now: &Instant,
-        key: &RowKey,
+        (key, nodes): (&RowKey, Vec<String>),
         answer: &Arc<Answer>,
     ) {
         let kept = Kept {
             entry: Arc::clone(&slot.label),
             running: Arc::clone(running),
+            nodes,
             now: now.civil,
             key: Arc::clone(key),
             answer: Arc::clone(answer),
@@ -95,9 +144,37 @@ impl Recorder {
         ring.push_back(kept);
     }
 
+    /// A node gets an answer that was given about another one of the same row.
+    pub(crate) fn shares(&self, running: &Arc<Running>, key: &[u8], node: &str) {
+        let mut ring = self.ring.lock();
+        let given =
+            ring.iter_mut().rev().find(|kept| Arc::ptr_eq(&kept.running, running) && *kept.key == *key);
+        if let Some(kept) = given.filter(|kept| !kept.nodes.iter().any(|known| known == node)) {
+            kept.nodes.push(node.to_owned());
+        }
+    }
+
     /// Oldest first.
     pub(crate) fn snapshot(&self) -> Vec<Record> {
         self.ring.lock().iter().map(Kept::readable).collect()
+    }
+
+    /// What was decided about a worker node or vnode, or about all; oldest first.
+    pub(crate) fn decisions(&self, node: Option<&str>) -> Vec<Recorded> {
+        let about = |name: &String| node.is_none_or(|node| node == name);
+        let mut found: Vec<Recorded> = {
+            let ring = self.ring.lock();
+            let kept = ring.iter().filter(|kept| node.is_none() || kept.nodes.iter().any(about));
+            kept.map(|kept| {
+                let mut record = kept.readable();
+                record.nodes.retain(about);
+                Recorded::Lease(record)
+            })
+            .collect()
+        };
+        found.extend(self.place.snapshot(node).into_iter().map(Recorded::Place));
+        found.sort_by_key(Recorded::at);
+        found
     }
 }
 
@@ -107,12 +184,10 @@ impl Kept {
             entry: self.entry.to_string(),
             digest: self.running.digest.to_string(),
             settings: self.running.settings.to_string(),
+            nodes: self.nodes.clone(),
             at: self.now.unix_seconds,
             utc_offset_seconds: self.now.utc_offset_seconds,
-            next_offset: self.now.next_offset.map(|change| RecordedOffset {
-                at: change.at,
-                utc_offset_seconds: change.utc_offset_seconds,
-            }),
+            next_offset: self.now.next_offset.map(RecordedOffset::from),
             facts: readable(&self.running.needs, &self.key),
             verdict: self.answer.verdict,
             reclaim: self.answer.reclaim,

@@ -9,7 +9,6 @@ use crate::civil::civil_recorded;
 use crate::frame::recorded;
 use crate::module::{CallFailed, Module, RowAnswer};
 use crate::record::Record;
-use crate::wasm::bindings::types::OffsetChange;
 
 /// Why a record cannot be asked again.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -43,10 +42,7 @@ impl Module {
             .map_err(ReplayError::Record)?;
         let at = Timestamp::from_second(record.at)
             .map_err(|_| ReplayError::Record(format!("{} is no time", record.at)))?;
-        let next = record
-            .next_offset
-            .map(|change| OffsetChange { at: change.at, utc_offset_seconds: change.utc_offset_seconds });
-        let now = civil_recorded(at, record.utc_offset_seconds, next);
+        let now = civil_recorded(at, record.utc_offset_seconds, record.next_offset.map(Into::into));
         let answers = running.run(now, &[key]).map_err(CallFailed::from)?;
         let answer = answers.first().ok_or_else(|| ReplayError::Record("no row was answered".to_owned()))?;
         Ok(RowAnswer::from(&**answer))

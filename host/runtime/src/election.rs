@@ -4,7 +4,7 @@
 //! Expiry is measured on the local clock from the moment a change of the Lease was seen, never by comparing clocks of
 //! two machines.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use kube::Client;
 use serde_json::{Value, json};
@@ -32,6 +32,8 @@ pub struct ElectionConfig {
     pub renew_deadline: Duration,
     /// Pause between attempts.
     pub retry_period: Duration,
+    /// Annotations of the Lease while this process leads; `None` takes away what another process wrote.
+    pub annotations: BTreeMap<&'static str, Option<String>>,
 }
 
 /// Times that cannot keep two processes from leading at once.
@@ -135,9 +137,9 @@ impl Election {
     async fn attempt(&mut self) -> Result<Attempt, ApplyError> {
         let path = paths::lease(&self.config.namespace, &self.config.lease);
         let Some(lease) = get_json(&self.client, &path).await? else {
-            return match create_json(&self.client, &paths::leases(&self.config.namespace), &self.fresh(0))
-                .await
-            {
+            let mut lease = self.fresh(0);
+            lease["metadata"]["annotations"] = json!(present(&self.config.annotations));
+            return match create_json(&self.client, &paths::leases(&self.config.namespace), &lease).await {
                 Ok(created) => Ok(Attempt::Won(resource_version(&created))),
                 Err(ApplyError::AlreadyExists { .. }) => Ok(Attempt::HeldBy(String::new())),
                 Err(error) => Err(error),
@@ -162,7 +164,7 @@ impl Election {
         }
         let transitions = lease.pointer("/spec/leaseTransitions").and_then(Value::as_i64).unwrap_or(0);
         let mut claim = self.fresh(transitions + i64::from(holder != self.config.identity));
-        claim["metadata"] = json!({"resourceVersion": version});
+        claim["metadata"] = json!({"resourceVersion": version, "annotations": self.config.annotations});
         match merge_patch(&self.client, &path, &claim).await {
             Ok(lease) => Ok(Attempt::Won(resource_version(&lease))),
             Err(ApplyError::Conflict { .. }) => Ok(Attempt::HeldBy(holder)),
@@ -287,6 +289,31 @@ async fn keep(
     }
 }
 
+/// The annotations that are to be there.
+fn present(annotations: &BTreeMap<&'static str, Option<String>>) -> BTreeMap<&'static str, String> {
+    annotations.iter().filter_map(|(key, value)| Some((*key, value.clone()?))).collect()
+}
+
+/// Writes annotations of a Lease that nobody elects with, for a process that acts without an election.
+pub async fn announce(
+    client: &Client,
+    namespace: &str,
+    lease: &str,
+    annotations: &BTreeMap<&'static str, Option<String>>,
+) -> Result<(), ApplyError> {
+    let patch = json!({"metadata": {"annotations": annotations}});
+    match merge_patch(client, &paths::lease(namespace, lease), &patch).await {
+        Err(ApplyError::NotFound { .. }) => {}
+        written => return written.map(drop),
+    }
+    let made = json!({
+        "apiVersion": "coordination.k8s.io/v1",
+        "kind": "Lease",
+        "metadata": {"name": lease, "namespace": namespace, "annotations": present(annotations)},
+    });
+    create_json(client, &paths::leases(namespace), &made).await.map(drop)
+}
+
 /// How leadership ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Ended {
@@ -318,6 +345,7 @@ mod tests {
             lease_duration: Duration::from_millis(lease_duration),
             renew_deadline: Duration::from_millis(renew_deadline),
             retry_period: Duration::from_millis(retry_period),
+            annotations: BTreeMap::new(),
         }
     }
 

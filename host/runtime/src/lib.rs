@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 pub mod binding;
+pub mod callers;
 pub mod client;
 pub mod clock;
 mod connect;
@@ -25,4 +26,5 @@ pub mod request;
 pub mod server;
 pub mod sink;
 pub mod tasks;
+pub mod tls;
 pub mod watch;

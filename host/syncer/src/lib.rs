@@ -23,6 +23,7 @@ pub mod placement;
 pub mod podevents;
 pub mod pods;
 pub mod policies;
+pub mod policy_server;
 pub mod process;
 pub mod session;
 #[cfg(test)]

@@ -1,24 +1,30 @@
 //! One Syncer process: listeners, leader election, and the leader's work until it is told to stop (MC section 7).
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use crate::{
     config::{COMPILE_POLICY, SyncerConfig},
     leader::{self, ProxierSource, Surroundings},
     metrics::SyncerMetrics,
     placement::slot::DeskSlot,
+    policy_server::{callers::Callers, serve::PolicyListener},
 };
 use kube::Client;
+use kubeocean_api::keys::annotation;
 use kubeocean_engine::{CompileMode, Engine, EngineConfig, EngineError};
 use kubeocean_runtime::{
     clock::SystemClock,
-    election::{Election, ElectionConfig, ElectionTimes},
+    election::{Election, ElectionConfig, ElectionTimes, announce},
     health::Health,
     leading::{Term, lead},
     server::Listeners,
     tasks::TaskEnded,
 };
+use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
+
+/// Pause between attempts to write where the policy server is.
+const ANNOUNCE_AGAIN: Duration = Duration::from_secs(2);
 
 /// What surrounds a Syncer that runs as a process of its own.
 #[derive(Debug)]
@@ -27,6 +33,19 @@ pub struct ProcessConfig {
     pub election: Option<ElectionConfig>,
     /// Opened listeners.
     pub listeners: Listeners,
+    /// Opened policy server; `None` if it is turned off.
+    pub policy_server: Option<PolicyListener>,
+    /// Where a process without an election says where its policy server is.
+    pub lease: LeaseName,
+}
+
+/// A Lease.
+#[derive(Debug, Clone)]
+pub struct LeaseName {
+    /// Its namespace.
+    pub namespace: String,
+    /// Its name.
+    pub name: String,
 }
 
 /// Why a Syncer ended by itself.
@@ -64,10 +83,13 @@ pub async fn run(
         Arc::new(move || metrics.encode())
     };
     let listening = tokio::spawn(process.listeners.serve(text, Arc::clone(&health), serving.clone()));
+    let placement = DeskSlot::default();
+    let asking = Asking { computing: &computing, desk: &placement, cancel: &serving };
+    let (election, answering) = asking.start(process.election, process.policy_server, process.lease);
     let service = Service {
         engine: start_engine(&config)?,
         config,
-        election: process.election,
+        election,
         standby: Standby::Ready,
         computing,
         surroundings: Surroundings {
@@ -77,15 +99,63 @@ pub async fn run(
             metrics,
             ports: Arc::default(),
             proxiers: ProxierSource::Pods,
-            placement: DeskSlot::default(),
+            placement,
         },
     };
     let result = serve_binding(service, &cancel).await;
     serving.cancel();
-    if let Err(error) = listening.await {
-        tracing::error!(%error, "a listener failed");
+    for ended in [listening.await, answering.await] {
+        if let Err(error) = ended {
+            tracing::error!(%error, "a listener failed");
+        }
     }
     result
+}
+
+/// What the policy server of a process is started with.
+struct Asking<'a> {
+    computing: &'a Client,
+    desk: &'a DeskSlot,
+    cancel: &'a CancellationToken,
+}
+
+impl Asking<'_> {
+    /// Serves, and has the election say where; without an election it is written on the Lease at once.
+    fn start(
+        &self,
+        election: Option<ElectionConfig>,
+        server: Option<PolicyListener>,
+        lease: LeaseName,
+    ) -> (Option<ElectionConfig>, JoinHandle<()>) {
+        let endpoint = server.as_ref().map(|server| server.endpoint.to_string());
+        let annotations = BTreeMap::from([(annotation::POLICY_ENDPOINT, endpoint)]);
+        let election =
+            election.map(|election| ElectionConfig { annotations: annotations.clone(), ..election });
+        let Some(server) = server else { return (election, tokio::spawn(async {})) };
+        let elects = election.is_some();
+        let (computing, cancel) = (self.computing.clone(), self.cancel.clone());
+        let serving = server.serve(Callers::new(self.computing), self.desk.clone(), cancel.clone());
+        let answering = tokio::spawn(async move {
+            let announcing = async {
+                if !elects {
+                    cancel.run_until_cancelled(announce_until_done(&computing, &lease, &annotations)).await;
+                }
+            };
+            tokio::join!(serving, announcing);
+        });
+        (election, answering)
+    }
+}
+
+async fn announce_until_done(
+    computing: &Client,
+    lease: &LeaseName,
+    annotations: &BTreeMap<&'static str, Option<String>>,
+) {
+    while let Err(error) = announce(computing, &lease.namespace, &lease.name, annotations).await {
+        tracing::warn!(error = error.chain(), "where the policy server is cannot be written, retrying");
+        tokio::time::sleep(ANNOUNCE_AGAIN).await;
+    }
 }
 
 /// The policy engine as the settings want it. A process has one, however many bindings it serves.

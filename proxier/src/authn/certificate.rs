@@ -4,15 +4,12 @@
 //! certificate says who calls is decided afterwards, against the authorities of this moment: so a certificate that does
 //! not count leaves a bearer token its chance.
 
-use std::{
-    collections::BTreeMap,
-    sync::{Arc, LazyLock},
-};
+use std::{collections::BTreeMap, sync::Arc};
 
 use rustls::{
     DigitallySignedStruct, DistinguishedName, Error, RootCertStore, SignatureScheme,
     client::danger::HandshakeSignatureValid,
-    crypto::{CryptoProvider, ring, verify_tls12_signature, verify_tls13_signature},
+    crypto::{verify_tls12_signature, verify_tls13_signature},
     pki_types::{CertificateDer, UnixTime, pem::PemObject},
     server::{
         WebPkiClientVerifier,
@@ -21,11 +18,9 @@ use rustls::{
 };
 use x509_parser::prelude::{FromDer, X509Certificate};
 
-use super::user::{AUTHENTICATED, User};
+use kubeocean_runtime::tls::PROVIDER;
 
-/// The cryptography of every listener.
-pub(crate) static PROVIDER: LazyLock<Arc<CryptoProvider>> =
-    LazyLock::new(|| Arc::new(ring::default_provider()));
+use super::{AUTHENTICATED, User};
 
 /// Asks every caller for a certificate and believes none.
 #[derive(Debug)]

@@ -4,21 +4,18 @@
 
 pub(crate) mod authorities;
 pub(crate) mod certificate;
-mod token;
-mod user;
 
 use std::sync::Arc;
 
 use http::HeaderMap;
 use kube::Client;
+use kubeocean_runtime::callers::token::{TokenText, Tokens};
 use rustls::pki_types::CertificateDer;
 
-pub(crate) use token::refused;
-pub(crate) use user::{MASTERS, User};
+pub(crate) use kubeocean_runtime::callers::user::{AUTHENTICATED, MASTERS, User};
 
 use crate::{config::ProxierConfig, metrics::ProxierMetrics};
 use authorities::CurrentAuthorities;
-use token::{TokenText, Tokens};
 
 /// Finds out who calls.
 #[derive(Debug)]

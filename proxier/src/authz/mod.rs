@@ -2,43 +2,28 @@
 
 mod table;
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use http::StatusCode;
 use kube::Client;
-use kubeocean_runtime::request::create_json;
-use serde_json::json;
+use kubeocean_runtime::callers::{
+    access::{Access, AccessReviews},
+    cache::Source,
+};
 
 pub(crate) use table::{Attributes, METHODS, attributes};
 
 use crate::{
     answer::Refusal,
-    authn::{MASTERS, User, refused},
-    cache::{Asked, Cache, Source},
+    authn::{MASTERS, User},
     config::{AuthorizationMode, ProxierConfig},
     metrics::ProxierMetrics,
 };
 
-const PATH: &str = "/apis/authorization.k8s.io/v1/subjectaccessreviews";
-/// Most answers remembered.
-const REMEMBERED: usize = 8192;
-
-/// One question.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-struct Question {
-    user: Arc<User>,
-    verb: &'static str,
-    subresource: &'static str,
-    vnode: Arc<str>,
-}
-
 /// Decides what callers may.
 pub(crate) struct Authorizer {
-    computing: Client,
     mode: AuthorizationMode,
-    allowed_for: Duration,
-    denied_for: Duration,
-    cache: Cache<Question, bool>,
+    reviews: AccessReviews,
     metrics: Arc<ProxierMetrics>,
 }
 
@@ -51,11 +36,12 @@ impl std::fmt::Debug for Authorizer {
 impl Authorizer {
     pub(crate) fn new(config: &ProxierConfig, computing: Client, metrics: Arc<ProxierMetrics>) -> Self {
         Self {
-            computing,
             mode: config.authorization_mode,
-            allowed_for: config.authorized_cache_ttl,
-            denied_for: config.unauthorized_cache_ttl,
-            cache: Cache::new(REMEMBERED),
+            reviews: AccessReviews::new(
+                computing,
+                config.authorized_cache_ttl,
+                config.unauthorized_cache_ttl,
+            ),
             metrics,
         }
     }
@@ -71,9 +57,8 @@ impl Authorizer {
             return Ok(());
         }
         for subresource in asked.subresources {
-            let question =
-                Question { user: Arc::clone(user), verb: asked.verb, subresource, vnode: Arc::clone(vnode) };
-            match self.ask(question).await {
+            let access = Access::Node { verb: asked.verb, subresource, name: Arc::clone(vnode) };
+            match self.ask(user, access).await {
                 Ok(true) => return Ok(()),
                 Ok(false) => {}
                 Err(error) => {
@@ -85,39 +70,11 @@ impl Authorizer {
         Err(forbidden(user, asked))
     }
 
-    async fn ask(&self, question: Question) -> Result<bool, String> {
-        let (computing, asked) = (self.computing.clone(), question.clone());
-        let (allowed_for, denied_for) = (self.allowed_for, self.denied_for);
-        let answer = self
-            .cache
-            .get(&question, || async move { review(&computing, &asked, allowed_for, denied_for).await });
-        let (allowed, source) = answer.await?;
+    async fn ask(&self, user: &Arc<User>, access: Access) -> Result<bool, String> {
+        let (allowed, source) = self.reviews.allowed(user, access).await?;
         self.metrics.authorized(allowed, source == Source::Cache);
         Ok(allowed)
     }
-}
-
-async fn review(
-    computing: &Client,
-    question: &Question,
-    allowed_for: Duration,
-    denied_for: Duration,
-) -> Asked<bool> {
-    let Question { user, verb, subresource, vnode } = question;
-    let body = json!({
-        "apiVersion": "authorization.k8s.io/v1",
-        "kind": "SubjectAccessReview",
-        "spec": {
-            "user": user.name, "uid": user.uid, "groups": user.groups, "extra": user.extra,
-            "resourceAttributes": {
-                "verb": verb, "version": "v1", "resource": "nodes", "subresource": subresource, "name": vnode,
-            },
-        },
-    });
-    let answer = create_json(computing, PATH, &body).await.map_err(|error| refused(&error))?;
-    let allowed = answer.pointer("/status/allowed").and_then(serde_json::Value::as_bool);
-    let allowed = allowed.ok_or_else(|| "an answer that is no SubjectAccessReview".to_owned())?;
-    Ok((allowed, if allowed { allowed_for } else { denied_for }))
 }
 
 fn failed(user: &User, verb: &str, subresource: &str) -> Refusal {

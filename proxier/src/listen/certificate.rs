@@ -5,6 +5,7 @@ use std::{net::IpAddr, sync::Arc};
 
 use arc_swap::ArcSwap;
 use jiff::Timestamp;
+use kubeocean_runtime::tls::PROVIDER;
 use rcgen::{
     CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, KeyPair, KeyUsagePurpose, SanType,
 };
@@ -15,7 +16,7 @@ use rustls::{
     sign::CertifiedKey,
 };
 
-use crate::authn::certificate::{AskForCertificate, PROVIDER};
+use crate::authn::certificate::AskForCertificate;
 
 /// Years a certificate of our own making holds. It is made anew with every start.
 const YEARS: i16 = 10;

@@ -159,7 +159,10 @@ impl Program {
         if role != Role::Proxier {
             flags.push(format!("--health-probe-bind-address={health}"));
         }
-        if role != Role::Syncer {
+        if role == Role::Syncer {
+            // A test that asks the policy server says where.
+            flags.push("--policy-bind-address=0".to_owned());
+        } else {
             flags.push(format!("--bind-address={ip}"));
             flags.push(format!("--advertise-address={ip}"));
         }

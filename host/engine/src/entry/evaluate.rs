@@ -129,7 +129,9 @@ pub(crate) fn evaluate(
                         broken_promise(slot, &mut memo, now, work);
                     }
                     slot.counters.row(answer.verdict);
-                    slot.recorder.record(slot, running, now, &key, &answer);
+                    let nodes = waiting.iter().filter_map(|index| asks.get(*index));
+                    let nodes = nodes.map(|ask| ask.node.node_name.clone()).collect();
+                    slot.recorder.record(slot, running, now, (&key, nodes), &answer);
                     fresh.push((key, Arc::clone(&answer)));
                     Ok(Said { answer, refresh_at: now.unix().saturating_add(memo.refresh_seconds()) })
                 }
@@ -169,7 +171,7 @@ pub(crate) fn not_running(slot: &Slot) -> NoAnswer {
 
 fn look_up(
     slot: &Slot,
-    running: &Running,
+    running: &Arc<Running>,
     facts: &PolicyFacts,
     now: &Instant,
     asks: &[Ask<'_>],
@@ -180,11 +182,15 @@ fn look_up(
     let mut key = Vec::with_capacity(128);
     let (mut hits, mut misses, mut expired) = (0, 0, 0);
     let memo = running.memo.lock();
+    let before = slot.known.lock();
     for (index, (ask, outcome)) in asks.iter().zip(outcomes).enumerate() {
         row(running, facts, now, ask, &mut key);
         let promised = match memo.look_up(&key, now.unix()) {
             Lookup::Hit(answer, refresh_at) => {
                 hits += 1;
+                if !before.is_last(&ask.node.node_name, &answer) {
+                    slot.recorder.shares(running, &key, &ask.node.node_name);
+                }
                 *outcome = Some(Ok(Said { answer, refresh_at }));
                 continue;
             }

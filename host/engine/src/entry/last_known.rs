@@ -49,6 +49,11 @@ impl LastKnown {
         self.nodes.get(node).map(|known| Arc::clone(&known.answer))
     }
 
+    /// Whether this very answer is the last one.
+    pub(crate) fn is_last(&self, node: &str, answer: &Arc<Answer>) -> bool {
+        self.nodes.get(node).is_some_and(|known| Arc::ptr_eq(&known.answer, answer))
+    }
+
     /// The last good answer stands, because no new one came.
     pub(crate) fn stand(&mut self, node: &str) {
         if let Some(known) = self.nodes.get_mut(node)

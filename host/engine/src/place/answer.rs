@@ -2,22 +2,13 @@
 
 use std::sync::Arc;
 
+pub use kubeocean_api::place::Stage;
 use serde::{Deserialize, Serialize};
 
 use crate::answer::{FREE_REASONS, Reason, check_reason};
 use crate::entry::memo::Remembered;
 use crate::fault::Fault;
 use crate::wasm::bindings::place_abi;
-
-/// Who asks (PO-107).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Stage {
-    /// The scheduler compares candidates.
-    Schedule,
-    /// The pod is bound, and its copy is about to be made.
-    Admit,
-}
 
 /// Whether a pod may go to a vnode, weakest first (PO-604).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]

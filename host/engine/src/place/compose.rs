@@ -65,6 +65,11 @@ impl PlaceDraft {
         });
     }
 
+    /// What holds so far.
+    pub(crate) const fn fit(&self) -> Fit {
+        self.fit
+    }
+
     fn worse<'e>(&mut self, fit: Fit, reason: impl FnOnce() -> Option<(&'e Arc<str>, Arc<Reason>)>) {
         if fit > self.fit {
             self.fit = fit;

@@ -162,7 +162,7 @@ fn batch(
     if question.is_over() {
         return (0..rows.len()).map(|_| Err(too_late())).collect();
     }
-    let error = match call(slot, running, now, question.stage, rows) {
+    let error = match asked(slot, running, now, question, rows) {
         Ok(answers) => {
             recheck(slot, running, now, question.stage, rows, &answers);
             return answers.into_iter().map(Ok).collect();
@@ -180,10 +180,23 @@ fn batch(
         rows.len(),
         error,
         |last| !timeless(last) && !question.is_over(),
-        |row| call(slot, running, now, question.stage, &rows.only(std::iter::once(row))),
+        |row| asked(slot, running, now, question, &rows.only(std::iter::once(row))),
         |error| failed(slot, running, now, error, work),
         |error| no_answer(running, now, error),
     )
+}
+
+/// A work unit whose answers are given to whoever asks, and so recorded.
+fn asked(
+    slot: &Slot,
+    running: &Arc<Running>,
+    now: &Instant,
+    question: &Question,
+    rows: &PlaceRows,
+) -> Result<Vec<Arc<PlaceAnswer>>, CallError> {
+    let answers = call(slot, running, now, question.stage, rows)?;
+    slot.recorder.place.record(slot, running, now, question, rows, &answers);
+    Ok(answers)
 }
 
 /// A work unit with its measurements.

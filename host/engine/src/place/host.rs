@@ -18,6 +18,7 @@ use crate::pipeline::{Entry, Policy};
 use crate::place::answer::Stage;
 use crate::place::compose::{PlaceDraft, Placement};
 use crate::place::evaluate::{PlaceOutcome, Question, evaluate};
+use crate::place::explain::PlaceStep;
 use crate::place::facts::PodFacts;
 
 /// A candidate.
@@ -61,7 +62,8 @@ impl PolicyHost {
                 .filter_map(|index| request.nodes.get(*index))
                 .map(|n| Arc::clone(&n.facts))
                 .collect();
-            for (index, placement) in places.into_iter().zip(self.place_by(policy, now, request, nodes)) {
+            for (index, placement) in places.into_iter().zip(self.place_by(policy, now, request, nodes, None))
+            {
                 if let Some(place) = placements.get_mut(index) {
                     *place = placement;
                 }
@@ -88,12 +90,14 @@ impl PolicyHost {
         }
     }
 
-    fn place_by(
+    /// `trace` collects what the entries say about the first candidate.
+    pub(crate) fn place_by(
         &self,
         policy: &Arc<Policy>,
         now: Timestamp,
         request: &PlaceRequest,
         nodes: Vec<Arc<NodeFacts>>,
+        mut trace: Option<&mut Vec<PlaceStep>>,
     ) -> Vec<Placement> {
         let entries: Vec<(&Entry, bool)> = policy
             .enforce
@@ -112,16 +116,19 @@ impl PolicyHost {
         let mut outcomes = self.ask_side_by_side(policy, now, &question, &entries);
         for (place, (entry, audit)) in entries.iter().enumerate() {
             let given = outcomes.remove(&place);
-            if *audit {
-                note_differences(entry, &question, &drafts, given.unwrap_or_default());
-                continue;
-            }
             let given = given.unwrap_or_else(|| drafts.iter().map(|_| Err(late(policy))).collect());
-            for (draft, outcome) in drafts.iter_mut().zip(given) {
-                match outcome {
-                    Ok(answer) => draft.answer(&entry.slot.label, entry.spec.weight, &answer),
-                    Err(why) => draft.no_answer(&entry.slot.label, request.stage, entry.on_error(), &why),
+            if *audit {
+                note_differences(entry, &question, &drafts, &given);
+            } else {
+                for (draft, outcome) in drafts.iter_mut().zip(&given) {
+                    match outcome {
+                        Ok(answer) => draft.answer(&entry.slot.label, entry.spec.weight, answer),
+                        Err(why) => draft.no_answer(&entry.slot.label, request.stage, entry.on_error(), why),
+                    }
                 }
+            }
+            if let (Some(steps), Some(draft), Some(outcome)) = (&mut trace, drafts.first(), given.first()) {
+                steps.push(PlaceStep::new(entry, *audit, outcome, draft));
             }
         }
         drafts.into_iter().map(PlaceDraft::finish).collect()
@@ -184,11 +191,11 @@ fn late(policy: &Policy) -> NoAnswer {
 }
 
 /// Notes what an Audit entry would have changed, the latest per node (PO-805).
-fn note_differences(entry: &Entry, question: &Question, drafts: &[PlaceDraft], given: Vec<PlaceOutcome>) {
+fn note_differences(entry: &Entry, question: &Question, drafts: &[PlaceDraft], given: &[PlaceOutcome]) {
     let mut differences = entry.slot.place_audit.lock();
     for ((node, draft), outcome) in question.nodes.iter().zip(drafts).zip(given) {
         let Ok(answer) = outcome else { continue };
-        let Some(change) = draft.difference(entry.spec.weight, &answer) else { continue };
+        let Some(change) = draft.difference(entry.spec.weight, answer) else { continue };
         crate::entry::counters::add(&entry.slot.counters.audit_differences, 1);
         let (pod, vnode) = (&question.pod, &node.vnode_name);
         let text = format!("{vnode}: {}/{} {change}", pod.namespace, pod.name);

@@ -54,6 +54,8 @@ pub(crate) struct PlaceRows {
     nodes: Vec<u8>,
     /// Where each node row ends.
     ends: Vec<usize>,
+    /// Which candidate each node row is about.
+    of: Vec<usize>,
 }
 
 impl PlaceRows {
@@ -73,6 +75,7 @@ impl PlaceRows {
         }
         for node in nodes {
             project(&needs.node, node, facts, &|r| node.available(r), utc_offset, &mut rows.nodes);
+            rows.of.push(rows.ends.len());
             rows.ends.push(rows.nodes.len());
         }
         rows
@@ -102,8 +105,24 @@ impl PlaceRows {
         for row in rows {
             picked.nodes.extend_from_slice(self.node(row));
             picked.ends.push(picked.nodes.len());
+            picked.of.extend(self.of.get(row));
         }
         picked
+    }
+
+    /// One row of cells as recorded.
+    pub(crate) fn recorded(pod: Vec<u8>, node: Vec<u8>) -> Self {
+        Self { pod, ends: vec![node.len()], nodes: node, of: vec![0] }
+    }
+
+    /// Which candidate a row is about.
+    pub(crate) fn candidate(&self, row: usize) -> Option<usize> {
+        self.of.get(row).copied()
+    }
+
+    /// The row of the pod.
+    pub(crate) fn pod(&self) -> &[u8] {
+        &self.pod
     }
 
     pub(crate) fn pod_frame(&self, needs: &PlaceNeeds) -> FrameBuffers<'_> {

@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use kubeocean_engine::{
-    EntryState, EntryVerdict, FetchedModule, ModuleClaims, ModuleFetch, NodeFacts, Reclaim, Verdict, builtin,
+    EntryState, EntryVerdict, FetchedModule, ModuleClaims, ModuleFetch, NodeFacts, Reclaim, Recorded,
+    Verdict, builtin,
 };
 use rstest::rstest;
 use serde_json::json;
@@ -397,6 +398,16 @@ fn explain_tells_every_step_and_records_can_be_read() {
     let record = records.iter().find(|record| record.entry == "p/team").unwrap();
     assert_eq!(record.facts["available/cpu"], json!(11_800));
     assert_eq!(record.caps["cpu"], 6000);
+    // The same row of another node is not asked again: the record is of both.
+    assert_eq!(record.nodes, ["a"]);
+    host.one(noon(), node("b"));
+    host.one(noon(), node("b"));
+    let of_b = host.host.decisions(Some("b"));
+    assert!(!of_b.is_empty() && host.host.decisions(Some("nobody")).is_empty());
+    for decision in of_b {
+        assert!(matches!(&decision, Recorded::Lease(record) if record.nodes == ["b"]), "{decision:?}");
+    }
+    assert_eq!(host.host.records().iter().find(|record| record.entry == "p/team").unwrap().nodes, ["a", "b"]);
 }
 
 #[rstest]

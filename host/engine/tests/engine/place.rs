@@ -4,9 +4,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use kubeocean_engine::{
-    EntryState, Fit, NodeFacts, OnError, PlaceNode, PlaceRequest, Placement, PodFacts, PolicySpec, Stage,
+    EntryState, Fit, ModuleLimits, NodeFacts, OnError, PlaceNode, PlaceRecord, PlaceRequest, Placement,
+    PodFacts, PolicySpec, Recorded, Stage,
 };
-use kubeocean_hostile_policies::{guest, place_guest};
+use kubeocean_hostile_policies::{digest, guest, place_guest};
 use serde_json::json;
 
 use crate::support::*;
@@ -271,4 +272,109 @@ fn a_module_with_state_in_its_answers_does_not_load_for_placement() {
     let host = host(vec![spec]);
     assert_eq!(host.state("x"), EntryState::Invalid);
     assert!(host.error("x").starts_with("NotPure"), "{}", host.error("x"));
+}
+
+#[test]
+fn answers_are_recorded_and_replay_bit_for_bit() {
+    let trap = place_guest('b').with("POISONED", "(unreachable)").bytes();
+    let host = host(vec![placing(&[('a', json!({}))]).module("b", &trap, json!({"onError": "Ignore"}))]);
+    let nodes = [
+        vnode("one", &[('a', 0, 41)]),
+        vnode("two", &[('a', 1, 0), ('b', 666, 0)]),
+        vnode("three", &[('a', 7, 1)]),
+    ];
+    ask(&host, 0, Stage::Schedule, &nodes);
+    // What is remembered is not asked again, and so not recorded again.
+    for _ in 0..2 {
+        ask(&host, 60, Stage::Admit, &nodes[2..]);
+    }
+    let about = |node: &str| -> Vec<PlaceRecord> {
+        let decisions = host.host.decisions(Some(node)).into_iter();
+        decisions
+            .map(|decision| match Recorded::from_json(&serde_json::to_string(&decision).unwrap()).unwrap() {
+                Recorded::Place(record) => record,
+                Recorded::Lease(record) => panic!("{record:?}"),
+            })
+            .collect()
+    };
+    let who = |records: &[PlaceRecord]| -> Vec<(String, Stage, Fit)> {
+        records.iter().map(|one| (one.entry.clone(), one.stage, one.answer.fit)).collect()
+    };
+    let (a, b) = ("p/a".to_owned(), "p/b".to_owned());
+    let mut three = who(&about("three"));
+    three.sort_by_key(|(entry, stage, _)| (entry.clone(), *stage == Stage::Admit));
+    let later = Fit::Later(7);
+    assert_eq!(
+        three,
+        [
+            (a.clone(), Stage::Schedule, later),
+            (a.clone(), Stage::Admit, later),
+            (b.clone(), Stage::Schedule, Fit::Accept),
+            (b, Stage::Admit, Fit::Accept),
+        ]
+    );
+    assert_eq!(who(&about("two")), [(a, Stage::Schedule, Fit::Reject)], "a trap is no answer");
+    assert_eq!(about("vnode-one").len(), 2, "by the name of the vnode as well");
+
+    let modules = [place_guest('a').bytes(), trap].map(|bytes| {
+        let module = engine().load_module(&bytes, &json!({}), ModuleLimits::default(), &[]).unwrap();
+        (digest(&bytes), module)
+    });
+    let all: Vec<PlaceRecord> = ["one", "two", "three"].into_iter().flat_map(about).collect();
+    for record in all {
+        assert_eq!((record.pod.as_str(), &record.pod_facts["pod.priority"]), ("shop/web", &json!(0)));
+        let module = &modules.iter().find(|(digest, _)| *digest == record.digest).unwrap().1;
+        assert_eq!(module.replay_place(&record).unwrap(), record.answer);
+        let mut other = record.clone();
+        other.facts.insert(format!("allocatable/{}.test/fit", &record.entry[2..]), json!(9));
+        assert_eq!(module.replay_place(&other).unwrap().fit, Fit::Later(9));
+        other.pod_facts.clear();
+        assert!(module.replay_place(&other).unwrap_err().to_string().contains("pod.priority"));
+    }
+}
+
+#[test]
+fn the_last_thousand_answers_are_kept_and_more_cost_no_more() {
+    let host = host(vec![placing(&[('a', json!({}))])]);
+    let nodes: Vec<PlaceNode> =
+        (0..1500).map(|number| vnode(&format!("n{number}"), &[('a', 0, 1)])).collect();
+    ask(&host, 0, Stage::Schedule, &nodes[..10]);
+    ask(&host, 0, Stage::Schedule, &nodes);
+    let kept = host.host.decisions(None);
+    assert_eq!(kept.len(), 1000);
+    assert!(matches!(&kept[0], Recorded::Place(record) if record.vnode == "vnode-n500"));
+    assert!(host.host.decisions(Some("n499")).is_empty());
+}
+
+#[test]
+fn an_explanation_of_a_place_says_what_each_entry_says() {
+    let trap = place_guest('x').with("POISONED", "(unreachable)").bytes();
+    let spec = placing(&[('a', json!({"weight": 3})), ('b', json!({"enforcement": "Audit"}))]).module(
+        "x",
+        &trap,
+        json!({}),
+    );
+    let host = host(vec![spec]);
+    let node = vnode("n", &[('a', 0, 81), ('b', 1, 0), ('x', 666, 0)]);
+    let request = PlaceRequest {
+        stage: Stage::Admit,
+        pod: pod(0),
+        nodes: vec![node.clone()],
+        deadline: Instant::now() + PATIENCE,
+    };
+    let (placement, steps) = host.host.explain_place(noon(), &request);
+    assert_eq!(placement, host.host.place(noon(), &request)[0]);
+    assert_eq!(placement.fit, Fit::Later(30), "what stands for the entry that fails");
+    let told: Vec<_> = steps.iter().map(|s| (s.entry.as_str(), s.audit, s.fit, s.score, s.so_far)).collect();
+    assert_eq!(
+        told,
+        [
+            ("a", false, Some(Fit::Accept), Some(80), Fit::Accept),
+            ("x", false, None, None, Fit::Later(30)),
+            ("b", true, Some(Fit::Reject), None, Fit::Later(30)),
+        ]
+    );
+    assert!(steps[1].error.as_ref().unwrap().starts_with("Trap"), "{steps:?}");
+    let free = PlaceRequest { nodes: vec![PlaceNode { policy: None, ..node }], ..request };
+    assert_eq!(host.host.explain_place(noon(), &free), (Placement::default(), Vec::new()));
 }

@@ -2,8 +2,10 @@
 
 use std::collections::HashMap;
 
+use kubeocean_api::place::Fit;
+
 use super::{
-    Fit, Place,
+    places::Place,
     wire::{Filtered, Priority},
 };
 

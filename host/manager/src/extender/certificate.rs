@@ -5,16 +5,15 @@ use std::{
     io::BufReader,
     net::IpAddr,
     path::{Path, PathBuf},
-    sync::{Arc, LazyLock},
+    sync::Arc,
     time::SystemTime,
 };
 
+use kubeocean_runtime::tls::{PROVIDER, SelfSigned, server_builder};
 use parking_lot::Mutex;
-use rcgen::{CertificateParams, KeyPair, SanType};
 use rustls::{
     RootCertStore, ServerConfig,
-    crypto::CryptoProvider,
-    pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, pem::PemObject},
+    pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
     server::{ClientHello, ResolvesServerCert, WebPkiClientVerifier},
     sign::CertifiedKey,
 };
@@ -27,9 +26,6 @@ pub struct CertificateError(String);
 fn wrong(what: &Path, error: impl std::fmt::Display) -> CertificateError {
     CertificateError(format!("{}: {error}", what.display()))
 }
-
-static PROVIDER: LazyLock<Arc<CryptoProvider>> =
-    LazyLock::new(|| Arc::new(rustls::crypto::ring::default_provider()));
 
 /// Where the certificate comes from, and who may call.
 #[derive(Debug, Clone, Default)]
@@ -44,11 +40,9 @@ pub struct CertificateFiles {
 pub fn server_config(files: &CertificateFiles, address: IpAddr) -> Result<ServerConfig, CertificateError> {
     let resolver: Arc<dyn ResolvesServerCert> = match &files.folder {
         Some(folder) => Arc::new(FromFolder::read(folder)?),
-        None => Arc::new(Fixed(self_signed(address)?)),
+        None => Arc::new(SelfSigned::new(address).map_err(|error| CertificateError(error.to_string()))?),
     };
-    let builder = ServerConfig::builder_with_provider(Arc::clone(&PROVIDER))
-        .with_safe_default_protocol_versions()
-        .map_err(|error| CertificateError(error.to_string()))?;
+    let builder = server_builder().map_err(|error| CertificateError(error.to_string()))?;
     let builder = match &files.client_ca {
         None => builder.with_no_client_auth(),
         Some(file) => {
@@ -63,26 +57,6 @@ pub fn server_config(files: &CertificateFiles, address: IpAddr) -> Result<Server
         }
     };
     Ok(builder.with_cert_resolver(resolver))
-}
-
-#[derive(Debug)]
-struct Fixed(Arc<CertifiedKey>);
-
-impl ResolvesServerCert for Fixed {
-    fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        Some(Arc::clone(&self.0))
-    }
-}
-
-fn self_signed(address: IpAddr) -> Result<Arc<CertifiedKey>, CertificateError> {
-    let failed = |error: &dyn std::fmt::Display| CertificateError(error.to_string());
-    let mut params = CertificateParams::default();
-    params.subject_alt_names = vec![SanType::IpAddress(address)];
-    let key = KeyPair::generate().map_err(|error| failed(&error))?;
-    let certificate = params.self_signed(&key).map_err(|error| failed(&error))?;
-    let der = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der()));
-    let signer = PROVIDER.key_provider.load_private_key(der).map_err(|error| failed(&error))?;
-    Ok(Arc::new(CertifiedKey::new(vec![certificate.der().clone()], signer)))
 }
 
 /// Files that somebody renews. A pair that cannot be read leaves the one before in use.
@@ -138,6 +112,8 @@ fn read_pair(folder: &Path) -> Result<Arc<CertifiedKey>, CertificateError> {
 
 #[cfg(test)]
 mod tests {
+    use rcgen::{CertificateParams, KeyPair};
+
     use super::*;
 
     fn write(folder: &Path, name: &str) {

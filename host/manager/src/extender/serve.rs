@@ -12,28 +12,23 @@ use axum::{
     response::{IntoResponse, Response},
     routing::post,
 };
-use hyper::service::service_fn;
-use hyper_util::rt::TokioIo;
+use kubeocean_runtime::tls;
 use serde::Serialize;
-use tokio::{net::TcpListener, task::JoinSet};
-use tokio_rustls::TlsAcceptor;
+use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
-use tower::ServiceExt;
 
 use super::{
-    Place, Places,
     answer::{filter, prioritize},
+    places::{Place, Places},
     wire::Asked,
 };
 
 /// Largest question: a pod of 1.5 MiB and the names of tens of thousands of nodes.
 const BODY_BYTES: usize = 8 << 20;
-/// Time a caller has for its handshake.
-const HANDSHAKE: Duration = Duration::from_secs(10);
 
 #[derive(Clone)]
 struct Extender {
-    places: Arc<dyn Places>,
+    places: Arc<Places>,
     /// How long an answer may take.
     within: Duration,
 }
@@ -42,43 +37,14 @@ struct Extender {
 pub async fn serve(
     listener: TcpListener,
     tls: Arc<rustls::ServerConfig>,
-    places: Arc<dyn Places>,
+    places: Arc<Places>,
     timeout: Duration,
     cancel: CancellationToken,
 ) {
-    let (router, acceptor) = (router(places, timeout), TlsAcceptor::from(tls));
-    let mut connections = JoinSet::new();
-    loop {
-        let stream = tokio::select! {
-            () = cancel.cancelled() => return,
-            Some(_) = connections.join_next() => continue,
-            accepted = listener.accept() => match accepted {
-                Ok((stream, _)) => stream,
-                Err(error) => {
-                    tracing::warn!(%error, "the scheduler extender cannot accept a connection");
-                    tokio::time::sleep(Duration::from_millis(100)).await;
-                    continue;
-                }
-            },
-        };
-        let (acceptor, router) = (acceptor.clone(), router.clone());
-        connections.spawn(async move {
-            // Answers are small and somebody waits for them.
-            let _ = stream.set_nodelay(true);
-            let Ok(Ok(stream)) = tokio::time::timeout(HANDSHAKE, acceptor.accept(stream)).await else {
-                return;
-            };
-            let service = service_fn(move |request| router.clone().oneshot(request));
-            let serving =
-                hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service);
-            if let Err(error) = serving.await {
-                tracing::debug!(%error, "a connection of the scheduler extender ended");
-            }
-        });
-    }
+    tls::serve(listener, tls, router(places, timeout), "the scheduler extender", cancel).await;
 }
 
-fn router(places: Arc<dyn Places>, timeout: Duration) -> Router {
+fn router(places: Arc<Places>, timeout: Duration) -> Router {
     Router::new()
         .route("/scheduler/filter", post(on_filter))
         .route("/scheduler/prioritize", post(on_prioritize))
@@ -108,7 +74,7 @@ fn json(answer: &impl Serialize) -> Response {
 }
 
 impl Extender {
-    async fn ask(&self, body: &[u8]) -> Result<(Arc<[String]>, Vec<Place>), Response> {
+    async fn ask(&self, body: &[u8]) -> Result<(Vec<String>, Vec<Place>), Response> {
         let deadline = Instant::now() + self.within;
         let refuse = |why: String| (StatusCode::BAD_REQUEST, why).into_response();
         let asked: Asked = serde_json::from_slice(body).map_err(|error| refuse(error.to_string()))?;
@@ -117,9 +83,8 @@ impl Extender {
                 "NodeNames is missing: set nodeCacheCapable: true for this extender".to_owned(),
             ));
         };
-        let nodes: Arc<[String]> = names.into();
-        match self.places.ask(Arc::new(asked.pod), Arc::clone(&nodes), deadline).await {
-            Some(places) => Ok((nodes, places)),
+        match self.places.ask(asked.pod, &names, deadline).await {
+            Some(places) => Ok((names, places)),
             None => Err((StatusCode::SERVICE_UNAVAILABLE, "another replica leads").into_response()),
         }
     }
@@ -128,10 +93,12 @@ impl Extender {
 #[cfg(test)]
 mod tests {
     use axum::{body::Body, http::Request};
-    use futures::{FutureExt, future::BoxFuture};
-    use serde_json::Value;
+    use futures::future::BoxFuture;
+    use kubeocean_api::place::{Answer, Question};
+    use tower::ServiceExt;
 
     use super::*;
+    use crate::extender::places::{Served, Syncers};
 
     /// Nothing is ours; or, elsewhere, nobody decides here.
     #[derive(Debug)]
@@ -139,15 +106,19 @@ mod tests {
         leads: bool,
     }
 
-    impl Places for Nothing {
-        fn ask(&self, _: Arc<Value>, _: Arc<[String]>, _: Instant) -> BoxFuture<'static, Option<Vec<Place>>> {
-            let answer = self.leads.then(Vec::new);
-            async move { answer }.boxed()
+    impl Syncers for Nothing {
+        fn served(&self) -> Option<Vec<Served>> {
+            self.leads.then(Vec::new)
+        }
+
+        fn ask(&self, _: Served, _: Arc<Question>, _: Instant) -> BoxFuture<'static, Option<Answer>> {
+            Box::pin(async { None })
         }
     }
 
     async fn post(leads: bool, path: &str, body: &str) -> StatusCode {
-        let router = router(Arc::new(Nothing { leads }), Duration::from_secs(1));
+        let places = Places::new(Arc::new(Nothing { leads }));
+        let router = router(Arc::new(places), Duration::from_secs(1));
         let request = Request::post(path).body(Body::from(body.to_owned())).unwrap();
         router.oneshot(request).await.unwrap().status()
     }

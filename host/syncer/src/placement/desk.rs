@@ -16,7 +16,7 @@ use std::{
 };
 
 use kubeocean_engine::{
-    Fit, NodeFacts, OnError, PlaceNode, PlaceRequest, Placement, PodFacts, PolicyHost, Stage,
+    Fit, NodeFacts, OnError, PlaceNode, PlaceRequest, Placement, PodFacts, PolicyHost, Recorded, Stage,
 };
 use parking_lot::Mutex;
 
@@ -153,6 +153,11 @@ impl PlaceDesk {
             Ok(Some(placement)) => admission(placement),
             Ok(None) | Err(_) => Admission::Wait(Some(Duration::from_secs(1))),
         }
+    }
+
+    /// The last decisions of the policies, about a worker node or vnode or about all (PO-1007).
+    pub fn decisions(&self, node: Option<&str>) -> Vec<Recorded> {
+        self.host.decisions(node)
     }
 
     /// Asks about vnodes for a scheduler; names that are not ours are left out. Blocks.

@@ -54,7 +54,7 @@ fn texts(value: &Value) -> BTreeMap<String, String> {
 }
 
 /// Facts about a vnode. `used` is what the pods bound to it request.
-pub(super) fn vnode_facts(vnode: &NodeView, used: Amounts) -> NodeFacts {
+pub fn vnode_facts(vnode: &NodeView, used: Amounts) -> NodeFacts {
     let node_info = vnode.status.node_info.to_map();
     let info = |key: &str| node_info.get(key).and_then(Value::as_str).unwrap_or_default().to_owned();
     NodeFacts {

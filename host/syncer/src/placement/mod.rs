@@ -10,4 +10,4 @@ pub mod slot;
 #[cfg(test)]
 mod tests;
 
-pub use facts::{facts_of_pod, pod_facts};
+pub use facts::{facts_of_pod, pod_facts, vnode_facts};

@@ -3,26 +3,26 @@
 use std::collections::BTreeMap;
 
 /// Group of every caller that proved who it is.
-pub(crate) const AUTHENTICATED: &str = "system:authenticated";
+pub const AUTHENTICATED: &str = "system:authenticated";
 /// Group that is allowed everything without a question (PX-416).
-pub(crate) const MASTERS: &str = "system:masters";
+pub const MASTERS: &str = "system:masters";
 
 /// An authenticated caller, in the words of an authorizer.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub(crate) struct User {
+pub struct User {
     /// User name.
-    pub(crate) name: String,
+    pub name: String,
     /// UID; empty for certificates.
-    pub(crate) uid: String,
+    pub uid: String,
     /// Groups.
-    pub(crate) groups: Vec<String>,
+    pub groups: Vec<String>,
     /// More that the authenticator knows.
-    pub(crate) extra: BTreeMap<String, Vec<String>>,
+    pub extra: BTreeMap<String, Vec<String>>,
 }
 
 impl User {
     /// Whoever does not say who it is, where that is allowed (PX-417).
-    pub(crate) fn anonymous() -> Self {
+    pub fn anonymous() -> Self {
         Self {
             name: "system:anonymous".to_owned(),
             uid: String::new(),
@@ -32,7 +32,7 @@ impl User {
     }
 
     /// Whether it is in a group.
-    pub(crate) fn is_in(&self, group: &str) -> bool {
+    pub fn is_in(&self, group: &str) -> bool {
         self.groups.iter().any(|one| one == group)
     }
 }

@@ -1,16 +1,18 @@
-//! Callers with a bearer token, by TokenReview in the computing cluster (PX-411).
+//! Callers with a bearer token, by TokenReview in the computing cluster (PX-411, PO-608).
 
 use std::{sync::Arc, time::Duration};
 
 use http::{HeaderMap, header::AUTHORIZATION};
 use kube::Client;
-use kubeocean_runtime::{error::ApplyError, request::create_json};
 use serde::Deserialize;
 use serde_json::json;
 use sha2::{Digest, Sha256};
 
-use super::user::User;
-use crate::cache::{Asked, Cache};
+use super::{
+    cache::{Asked, Cache},
+    judge,
+    user::User,
+};
 
 const PATH: &str = "/apis/authentication.k8s.io/v1/tokenreviews";
 /// Most tokens remembered.
@@ -19,7 +21,7 @@ const REMEMBERED: usize = 4096;
 const REFUSED_FOR: Duration = Duration::from_secs(10);
 
 /// Says whose token it is.
-pub(crate) struct Tokens {
+pub struct Tokens {
     computing: Client,
     accepted_for: Duration,
     /// By the digest: the token itself is not kept.
@@ -40,11 +42,11 @@ impl std::fmt::Debug for TokenText<'_> {
 
 /// A bearer token of a request.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) struct TokenText<'a>(&'a str);
+pub struct TokenText<'a>(&'a str);
 
 impl<'a> TokenText<'a> {
     /// The token of a request, if it has one.
-    pub(crate) fn of(headers: &'a HeaderMap) -> Option<Self> {
+    pub fn of(headers: &'a HeaderMap) -> Option<Self> {
         let (scheme, token) = headers.get(AUTHORIZATION)?.to_str().ok()?.trim().split_once(' ')?;
         let token = token.trim();
         (scheme.eq_ignore_ascii_case("bearer") && !token.is_empty()).then_some(Self(token))
@@ -53,12 +55,12 @@ impl<'a> TokenText<'a> {
 
 impl Tokens {
     /// Asks through `computing`; an accepted token is believed for `accepted_for`.
-    pub(crate) fn new(computing: Client, accepted_for: Duration) -> Self {
+    pub fn new(computing: Client, accepted_for: Duration) -> Self {
         Self { computing, accepted_for, cache: Cache::new(REMEMBERED) }
     }
 
     /// Whose token it is; `None` if it is nobody's, or nobody can say.
-    pub(crate) async fn user(&self, token: TokenText<'_>) -> Option<Arc<User>> {
+    pub async fn user(&self, token: TokenText<'_>) -> Option<Arc<User>> {
         let key: [u8; 32] = Sha256::digest(token.0.as_bytes()).into();
         let (computing, text, accepted_for) = (self.computing.clone(), token.0.to_owned(), self.accepted_for);
         let asked =
@@ -100,7 +102,7 @@ async fn review(computing: &Client, token: &str, accepted_for: Duration) -> Aske
     let body = json!({
         "apiVersion": "authentication.k8s.io/v1", "kind": "TokenReview", "spec": {"token": token},
     });
-    let answer = create_json(computing, PATH, &body).await.map_err(|error| refused(&error))?;
+    let answer = judge(computing, PATH, &body).await?;
     let review: Review =
         serde_json::from_value(answer).map_err(|_| "an answer that is no TokenReview".to_owned())?;
     let ReviewStatus { authenticated, user, error } = review.status;
@@ -110,17 +112,6 @@ async fn review(computing: &Client, token: &str, accepted_for: Duration) -> Aske
     } else {
         tracing::debug!(error, "a bearer token was refused");
         Ok((None, REFUSED_FOR))
-    }
-}
-
-/// What is wrong with a review, and what to do about it (PX-417).
-pub(crate) fn refused(error: &ApplyError) -> String {
-    match error {
-        ApplyError::Forbidden { .. } => format!(
-            "{}; bind the ClusterRole system:auth-delegator to this program's ServiceAccount, as the chart does",
-            error.chain()
-        ),
-        _ => error.chain(),
     }
 }
 

@@ -21,10 +21,10 @@ use tokio::sync::Semaphore;
 const UNDER_WAY: usize = 32;
 
 /// What asking gives: an answer and how long it holds, or why there is none.
-pub(crate) type Asked<V> = Result<(V, Duration), String>;
+pub type Asked<V> = Result<(V, Duration), String>;
 
 /// A cache of answers.
-pub(crate) struct Cache<K, V: Clone> {
+pub struct Cache<K, V: Clone> {
     max: usize,
     entries: Arc<Mutex<Entries<K, V>>>,
     places: Arc<Semaphore>,
@@ -48,7 +48,7 @@ type Flight<V> = Shared<BoxFuture<'static, Asked<V>>>;
 
 /// Where an answer came from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Source {
+pub enum Source {
     /// Remembered, or asked by somebody else at the same moment.
     Cache,
     /// Asked for this call.
@@ -61,7 +61,7 @@ where
     V: Clone + Send + Sync + 'static,
 {
     /// A cache of at most `max` answers.
-    pub(crate) fn new(max: usize) -> Self {
+    pub fn new(max: usize) -> Self {
         Self::with_places(max, UNDER_WAY)
     }
 
@@ -71,7 +71,7 @@ where
     }
 
     /// The answer for `key`: a remembered one, or that of `ask`.
-    pub(crate) async fn get<F>(&self, key: &K, ask: impl FnOnce() -> F) -> Result<(V, Source), String>
+    pub async fn get<F>(&self, key: &K, ask: impl FnOnce() -> F) -> Result<(V, Source), String>
     where
         F: Future<Output = Asked<V>> + Send + 'static,
     {

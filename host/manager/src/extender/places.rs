@@ -1,0 +1,218 @@
+//! Candidates grouped by binding, and what is said of those whose Syncer is silent (PO-605, PO-608).
+
+use std::{collections::BTreeMap, fmt::Debug, sync::Arc, time::Instant};
+
+use futures::future::{BoxFuture, join_all};
+use kubeocean_api::{
+    name::vnode_name_prefix,
+    place::{Answer, Fit, OnError, Question, Row, Stage},
+};
+use parking_lot::Mutex;
+use serde_json::Value;
+
+/// What policies say about one vnode.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// The vnode.
+    pub node: String,
+    /// Whether the pod may go there.
+    pub fit: Fit,
+    /// How good a place it is, 0..=100.
+    pub score: u8,
+    /// Why not, `<code>: <message> (policy <entry>)`.
+    pub why: String,
+}
+
+impl From<Row> for Place {
+    fn from(row: Row) -> Self {
+        let Row { node, fit, score, code, message, entry, .. } = row;
+        let why = if code.is_empty() { code } else { format!("{code}: {message} (policy {entry})") };
+        Self { node, fit, score, why }
+    }
+}
+
+/// A binding whose Syncer may have a say.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Served {
+    /// Name of the binding.
+    pub binding: String,
+    /// Its clusterID.
+    pub cluster_id: String,
+}
+
+/// The Syncers, wherever they run.
+pub trait Syncers: Send + Sync + Debug + 'static {
+    /// Who can be asked; `None`: this process does not lead, and nobody knows here.
+    fn served(&self) -> Option<Vec<Served>>;
+
+    /// Asks one; `None`: it is silent.
+    fn ask(
+        &self,
+        served: Served,
+        question: Arc<Question>,
+        deadline: Instant,
+    ) -> BoxFuture<'static, Option<Answer>>;
+}
+
+/// See the module documentation.
+#[derive(Debug)]
+pub struct Places {
+    syncers: Arc<dyn Syncers>,
+    /// What each binding said last about not being asked.
+    on_error: Mutex<BTreeMap<String, OnError>>,
+}
+
+impl Places {
+    /// Asks these Syncers.
+    pub fn new(syncers: Arc<dyn Syncers>) -> Self {
+        Self { syncers, on_error: Mutex::default() }
+    }
+
+    /// Asks about a pod. A node nobody says anything about is not ours; `None`: nobody decides here.
+    pub async fn ask(&self, pod: Value, nodes: &[String], deadline: Instant) -> Option<Vec<Place>> {
+        let pod = Arc::new(pod);
+        let asking = self.syncers.served()?.into_iter().filter_map(|served| {
+            let prefix = vnode_name_prefix(&served.cluster_id);
+            let names: Vec<String> = nodes.iter().filter(|name| name.starts_with(&prefix)).cloned().collect();
+            (!names.is_empty()).then(|| self.ask_one(served, &pod, names, deadline))
+        });
+        let (answered, silent): (Vec<_>, Vec<_>) =
+            join_all(asking).await.into_iter().partition(|said| said.answered);
+        // Prefixes may be cut alike: what somebody says of its own vnode counts, not that another one is silent.
+        let places = silent.into_iter().chain(answered).flat_map(|said| said.places);
+        Some(places.collect())
+    }
+
+    async fn ask_one(&self, served: Served, pod: &Arc<Value>, names: Vec<String>, deadline: Instant) -> Said {
+        let left = deadline.saturating_duration_since(Instant::now());
+        let question = Arc::new(Question {
+            stage: Stage::Schedule,
+            pod: Arc::clone(pod),
+            nodes: names.clone(),
+            timeout_milliseconds: u64::try_from(left.as_millis()).unwrap_or(u64::MAX),
+        });
+        let binding = served.binding.clone();
+        let asking = self.syncers.ask(served, question, deadline);
+        if let Ok(Some(answer)) = tokio::time::timeout_at(deadline.into(), asking).await {
+            self.on_error.lock().insert(binding, answer.on_error);
+            return Said { answered: true, places: answer.rows.into_iter().map(Place::from).collect() };
+        }
+        let stands = self.on_error.lock().get(&binding).copied().unwrap_or(OnError::Deny);
+        if stands == OnError::Ignore {
+            return Said { answered: false, places: Vec::new() };
+        }
+        let why = format!("PolicyUnavailable: the policies of binding {binding} cannot be asked");
+        let silent = |node| Place { node, fit: Fit::Later, score: 0, why: why.clone() };
+        Said { answered: false, places: names.into_iter().map(silent).collect() }
+    }
+}
+
+/// What became of one question.
+struct Said {
+    answered: bool,
+    places: Vec<Place>,
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use futures::FutureExt;
+
+    use super::*;
+
+    /// Two clusterIDs with the same prefix of vnodes, of which each Syncer knows one node.
+    #[derive(Debug, Default)]
+    struct Two {
+        /// These answer; others stay silent.
+        answer: Mutex<Vec<(&'static str, OnError)>>,
+        /// These never come to an end.
+        hang: bool,
+    }
+
+    const LONG: &str = "a-cluster-with-a-very-long-name";
+
+    impl Syncers for Two {
+        fn served(&self) -> Option<Vec<Served>> {
+            let served = |binding: &str, last| Served {
+                binding: binding.to_owned(),
+                cluster_id: format!("{LONG}-{last}"),
+            };
+            Some(vec![served("one", 1), served("two", 2)])
+        }
+
+        fn ask(
+            &self,
+            served: Served,
+            question: Arc<Question>,
+            _: Instant,
+        ) -> BoxFuture<'static, Option<Answer>> {
+            if self.hang {
+                return std::future::pending().boxed();
+            }
+            let says = self.answer.lock().iter().find(|(name, _)| *name == served.binding).copied();
+            let own = question.nodes.iter().filter(|node| node.ends_with(&served.binding)).cloned();
+            let row = |node| Row {
+                node,
+                fit: Fit::Reject,
+                seconds: None,
+                score: 0,
+                code: "Full".to_owned(),
+                message: "no room".to_owned(),
+                entry: "p/e".to_owned(),
+            };
+            let rows: Vec<Row> = own.map(row).collect();
+            async move { says.map(|(_, on_error)| Answer { on_error, rows }) }.boxed()
+        }
+    }
+
+    fn names() -> Vec<String> {
+        let prefix = vnode_name_prefix(&format!("{LONG}-1"));
+        vec!["a-real-node".to_owned(), format!("{prefix}one"), format!("{prefix}two")]
+    }
+
+    /// The last place of each candidate.
+    async fn ask(places: &Places, names: &[String]) -> Vec<Option<(Fit, String)>> {
+        let deadline = Instant::now() + Duration::from_secs(5);
+        let said = places.ask(Value::Null, names, deadline).await.unwrap();
+        let last = |name: &String| said.iter().rfind(|place| place.node == *name);
+        names.iter().map(|name| last(name).map(|place| (place.fit, place.why.clone()))).collect()
+    }
+
+    fn rejected() -> Option<(Fit, String)> {
+        Some((Fit::Reject, "Full: no room (policy p/e)".to_owned()))
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_is_silent_stands_as_it_said_last_and_never_for_another_ones_vnode() {
+        let two = Arc::new(Two::default());
+        let (places, names) = (Places::new(Arc::clone(&two) as Arc<dyn Syncers>), names());
+        let unavailable = |why: &Option<(Fit, String)>| {
+            why.as_ref().is_some_and(|(fit, why)| *fit == Fit::Later && why.contains("PolicyUnavailable"))
+        };
+        // Nobody ever answered: that is no permission.
+        let said = ask(&places, &names).await;
+        assert!(said[0].is_none() && unavailable(&said[1]) && unavailable(&said[2]), "{said:?}");
+        two.answer.lock().push(("one", OnError::Ignore));
+        let said = ask(&places, &names).await;
+        assert!(said[1] == rejected() && unavailable(&said[2]), "{said:?}");
+        two.answer.lock().push(("two", OnError::Deny));
+        assert_eq!(ask(&places, &names).await, [None, rejected(), rejected()]);
+        // The first said that it may be left out; the second, that it may not.
+        two.answer.lock().clear();
+        let said = ask(&places, &names).await;
+        assert!(said[0].is_none() && unavailable(&said[1]) && unavailable(&said[2]), "{said:?}");
+        two.answer.lock().push(("two", OnError::Ignore));
+        assert_eq!(ask(&places, &names).await, [None, None, rejected()]);
+        two.answer.lock().clear();
+        assert_eq!(ask(&places, &names).await, [None, None, None]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn nobody_waits_for_a_syncer_longer_than_the_deadline() {
+        let places = Places::new(Arc::new(Two { hang: true, ..Two::default() }));
+        let begun = tokio::time::Instant::now();
+        let said = ask(&places, &names()).await;
+        assert!(said[1].is_some() && begun.elapsed() <= Duration::from_secs(6), "{said:?}");
+    }
+}
