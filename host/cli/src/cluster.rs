@@ -35,11 +35,11 @@ pub(crate) fn read_kubeconfig(path: Option<&Path>) -> Result<Kubeconfig, Failure
     .or_unusable()
 }
 
-/// A client for a context of a kubeconfig, and the address it talks to.
+/// A client for a context of a kubeconfig, and where it is and who we are there.
 pub(crate) async fn connect(
     kubeconfig: Kubeconfig,
     context: Option<&str>,
-) -> Result<(Client, String), Failure> {
+) -> Result<(Client, Config), Failure> {
     let named = context.or(kubeconfig.current_context.as_deref()).unwrap_or_default().to_owned();
     let known = kubeconfig.contexts.iter().map(|context| context.name.as_str()).collect::<Vec<_>>();
     if !known.contains(&named.as_str()) {
@@ -53,11 +53,10 @@ pub(crate) async fn connect(
         .await
         .with_context(|| format!("context {named} of the kubeconfig cannot be used"))
         .or_unusable()?;
-    let server = config.cluster_url.to_string();
-    let client = kubeocean_runtime::client::client(config, None)
+    let client = kubeocean_runtime::client::client(config.clone(), None)
         .with_context(|| format!("context {named} of the kubeconfig cannot be used"))
         .or_unusable()?;
-    Ok((client, server))
+    Ok((client, config))
 }
 
 /// An object, or `None`.

@@ -1,5 +1,6 @@
 //! Black-box tests of the Syncer on real clusters, and what they share.
 
+pub mod commands;
 pub mod exposition;
 pub mod kubelet;
 pub mod leasing;

@@ -4,48 +4,20 @@
 #![expect(clippy::unwrap_used, reason = "a step that fails is a failed test")]
 
 use std::path::Path;
-use std::process::{Output, Stdio};
 
 use jiff::Timestamp;
 use kube::api::Api;
 use kube::config::Kubeconfig;
 use kubeocean_api::keys::{annotation, namespace, taint};
 use kubeocean_api::{quantity::Rounding, resource::to_base_units};
+use kubeocean_e2e::commands::{kubeocean, printed, refused, told};
 use kubeocean_e2e::leasing::{DEADLINE, Leasing, amount, is_offered, is_ready, percent};
+use kubeocean_e2e::pods::{Objects, condition, pod_path};
 use kubeocean_e2e::rights::assert_rights;
 use kubeocean_harness::author::example_module;
-use kubeocean_harness::program::kubeocean_binary;
-use kubeocean_harness::{BindingSpec, Cluster, NodeShape, shared_site};
-use kubeocean_hostile_policies::digest;
+use kubeocean_harness::{BindingSpec, Cluster, ClusterSpec, Fleet, NodeShape, Site, shared_site};
+use kubeocean_hostile_policies::{digest, place_guest};
 use serde_json::{Value, json};
-
-/// Runs the binary as a person does, with no environment that could help it.
-async fn kubeocean(args: &[&str]) -> Output {
-    let binary = kubeocean_binary().unwrap();
-    tokio::process::Command::new(binary)
-        .args(args)
-        .env_remove("KUBECONFIG")
-        .env("HOME", "/nowhere")
-        .stdin(Stdio::null())
-        .kill_on_drop(true)
-        .output()
-        .await
-        .unwrap()
-}
-
-/// Standard output of a command that must succeed.
-async fn printed(args: &[&str]) -> String {
-    let output = kubeocean(args).await;
-    assert!(output.status.success(), "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
-    String::from_utf8_lossy(&output.stdout).into_owned()
-}
-
-/// Exit code and standard error of a command that must fail.
-async fn refused(args: &[&str]) -> (i32, String) {
-    let output = kubeocean(args).await;
-    assert!(!output.status.success(), "{args:?}: {}", String::from_utf8_lossy(&output.stdout));
-    (output.status.code().unwrap_or(-1), String::from_utf8_lossy(&output.stderr).into_owned())
-}
 
 fn path_of(cluster: &Cluster) -> String {
     cluster.kubeconfig_path().to_str().unwrap().to_owned()
@@ -394,4 +366,208 @@ async fn a_snapshot_records_what_the_syncer_decides_from_and_a_simulation_decide
     other[3] = "/nowhere/kubeconfig";
     let (code, error) = refused(&[&record[..], &other].concat()).await;
     assert_eq!((code, error.contains("/nowhere/kubeconfig")), (2, true), "{error}");
+}
+
+/// An account of the computing cluster that may find Syncers and, with the chart's role, read what they decided.
+async fn viewer(computing: &Cluster, name: &str, may_view: bool) -> String {
+    let bound = |role: &str| {
+        json!({
+            "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRoleBinding",
+            "metadata": {"name": format!("{name}-{role}")},
+            "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": role},
+            "subjects": [{"kind": "ServiceAccount", "name": name, "namespace": "default"}],
+        })
+    };
+    let finds = json!({
+        "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRole", "metadata": {"name": "finds-syncers"},
+        "rules": [
+            {"apiGroups": ["cloud.tencent.com"], "resources": ["clusterbindings"], "verbs": ["get"]},
+            {"apiGroups": ["coordination.k8s.io"], "resources": ["leases"], "verbs": ["get"]},
+            {"apiGroups": [""], "resources": ["namespaces"], "verbs": ["get"]},
+            {"apiGroups": [""], "resources": ["pods"], "verbs": ["list"]},
+            {"apiGroups": [""], "resources": ["pods/portforward"], "verbs": ["create", "get"]},
+        ],
+    });
+    let account = json!({
+        "apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": name, "namespace": "default"},
+    });
+    let mut objects = vec![account, finds, bound("finds-syncers")];
+    objects.extend(may_view.then(|| bound("kubeocean-policy-view")));
+    computing.apply_objects(objects).await.unwrap();
+    computing.service_account_kubeconfig("default", name).await.unwrap()
+}
+
+#[tokio::test]
+async fn what_a_syncer_decided_is_printed_and_replays_bit_for_bit() {
+    let site = shared_site().await;
+    let binding = site.bind(BindingSpec::new("tool-recorded")).await.unwrap();
+    let nodes =
+        binding.worker().create_nodes("tool-recorded", 2, &NodeShape::new("8", "16Gi")).await.unwrap();
+    let worker = Objects::of(binding.worker()).await;
+    let computing = Objects::of(binding.computing()).await;
+    let rejects = json!({"status": {"capacity": {"a.test/fit": "1"}, "allocatable": {"a.test/fit": "1"}}});
+    worker.merge(&format!("/api/v1/nodes/{}/status", nodes[0]), &rejects).await;
+    let module = place_guest('a').bytes();
+    let config_map = json!({
+        "apiVersion": "v1", "kind": "ConfigMap",
+        "metadata": {"name": "tool-recorded", "namespace": namespace::POLICIES},
+        "binaryData": {"policy.wasm": base64(&module)},
+    });
+    binding.worker().apply_objects(vec![config_map]).await.unwrap();
+    let policy = json!({"policies": [
+        {"name": "half", "module": {"builtin": "cpu-percentage"}, "settings": {"cpuPercent": 50}},
+        {"name": "where", "module": {"configMap": {"name": "tool-recorded"}, "digest": digest(&module)}},
+    ]});
+    binding.policy("tool-recorded", policy).await.unwrap();
+    let mut syncer = binding.syncer(&["--policy-bind-address=:0"]).await.unwrap();
+    syncer.wait_ready().await;
+    let vnode = format!("vnode-tool-recorded-{}", nodes[0]);
+    let offered = |vnode: &Value| (vnode["status"]["allocatable"]["cpu"] == "4").then_some(());
+    computing.wait("half a node", &format!("/api/v1/nodes/{vnode}"), offered).await;
+    let pod = json!({
+        "apiVersion": "v1", "kind": "Pod", "metadata": {"name": "tool-recorded", "namespace": "default"},
+        "spec": {"nodeName": vnode, "containers": [{"name": "c", "image": "i"}]},
+    });
+    binding.computing().apply_objects(vec![pod]).await.unwrap();
+    let denied = |pod: &Value| (condition(pod, "PolicyAdmitted")["reason"] == "Hostile").then_some(());
+    computing.wait("the pod to be denied", &pod_path("default", "tool-recorded"), denied).await;
+
+    // By JSON lines, which the module answers again as it did.
+    let directory = tempfile::tempdir().unwrap();
+    let path = |name: &str, content: &[u8]| {
+        let path = directory.path().join(name);
+        std::fs::write(&path, content).unwrap();
+        path.to_str().unwrap().to_owned()
+    };
+    let views = path("views", viewer(binding.computing(), "views", true).await.as_bytes());
+    let blind = path("blind", viewer(binding.computing(), "blind", false).await.as_bytes());
+    let (worker_config, admin) = (path_of(binding.worker()), path_of(binding.computing()));
+    let explain =
+        ["policy", "explain", &nodes[0], "--kubeconfig", &worker_config, "--binding", "tool-recorded"];
+    let recorded = [&explain[..], &["--recorded", "--computing-kubeconfig", &views]].concat();
+    let lines = printed(&[&recorded[..], &["-o", "json"]].concat()).await;
+    let decisions: Vec<Value> = lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let of = |entry: &str| decisions.iter().rfind(|one| one["entry"] == entry).unwrap();
+    let (half, place) = (of("tool-recorded/half"), of("tool-recorded/where"));
+    assert_eq!((&half["nodes"], &half["caps"]["cpu"]), (&json!([nodes[0]]), &json!(4000)), "{half:#}");
+    assert_eq!(
+        (&place["vnode"], &place["pod"], &place["stage"], &place["fit"]),
+        (&json!(vnode), &json!("default/tool-recorded"), &json!("admit"), &json!("reject")),
+        "{place:#}"
+    );
+    let wasm = path("place.wasm", &module);
+    let replayed = told(&["policy", "replay", "-", "--module", &wasm], &lines).await;
+    let report = String::from_utf8_lossy(&replayed.stdout).into_owned();
+    println!("{report}");
+    assert!(replayed.status.success(), "{report}{}", String::from_utf8_lossy(&replayed.stderr));
+    let whole = format!("replayed {} records of 2 entries and 2 modules, 0 differ", decisions.len());
+    assert!(report.contains(&whole), "{report}");
+    let forged = lines.replace(r#""fit":"reject""#, r#""fit":"accept""#);
+    let replayed = told(&["policy", "replay", "-", "--module", &wasm], &forged).await;
+    assert_eq!(replayed.status.code(), Some(1), "{}", String::from_utf8_lossy(&replayed.stdout));
+
+    // As a table, and what is decided here is what the Syncer decided.
+    let table = printed(&recorded).await;
+    println!("{table}");
+    assert!(
+        table.contains("cpu 4") && table.contains("reject") && table.contains("Hostile: on purpose"),
+        "{table}"
+    );
+    let of_pod = ["--pod", "default/tool-recorded", "--computing-kubeconfig", &admin];
+    let here = printed(&[&explain[..], &of_pod, &["-o", "json"]].concat()).await;
+    let here: Value = serde_json::from_str(&here).unwrap();
+    assert_eq!(
+        (&here["fit"], &here["stage"], &here["governedBy"]),
+        (&place["fit"], &place["stage"], &json!("tool-recorded"))
+    );
+    assert_eq!(
+        (&here["steps"][0]["entry"], &here["steps"][0]["reason"]),
+        (&json!("where"), &place["reason"]),
+        "{here:#}"
+    );
+    let text = printed(&[&explain[..], &of_pod].concat()).await;
+    println!("{text}");
+    assert!(
+        text.contains("= place") && text.contains("Hostile: on purpose (policy tool-recorded/where)"),
+        "{text}"
+    );
+
+    // Nobody else reads it.
+    let with = |kubeconfig: &str| {
+        let args = [&explain[..], &["--recorded", "--computing-kubeconfig", kubeconfig]].concat();
+        args.into_iter().map(str::to_owned).collect::<Vec<_>>()
+    };
+    for (kubeconfig, why) in [(&blind, "kubeocean-policy-view"), (&admin, "bearer token")] {
+        let args = with(kubeconfig);
+        let args: Vec<&str> = args.iter().map(String::as_str).collect();
+        let (code, error) = refused(&args).await;
+        assert_eq!((code, error.contains(why)), (2, true), "{error}");
+    }
+    let (code, error) = refused(&[&explain[..], &["--recorded"]].concat()).await;
+    assert_eq!((code, error.contains("--computing-context")), (2, true), "{error}");
+    assert_rights(&binding);
+}
+
+#[tokio::test]
+async fn decisions_of_a_syncer_in_a_pod_come_through_a_forwarded_port() {
+    let directory = tempfile::tempdir().unwrap();
+    let target = directory.path().join("target");
+    let connects = format!("exec 3<>/dev/tcp/$(cat {}); cat <&3 & exec cat >&3", target.display());
+    let port_forward = ["bash", "-c", &connects].map(str::to_owned).into();
+    let computing = ClusterSpec { kwok: true, port_forward, ..ClusterSpec::computing() };
+    let fleet = Fleet::start_with(computing, vec![ClusterSpec::worker("worker-1")]).await.unwrap();
+    let site = Site::install(&fleet).await.unwrap();
+    let binding = site.bind(BindingSpec::new("in-a-pod")).await.unwrap();
+    let nodes = binding.worker().create_nodes("in-a-pod", 1, &NodeShape::new("8", "16Gi")).await.unwrap();
+    binding.policy("in-a-pod", json!({"resourceLimits": [percent("cpu", 50)]})).await.unwrap();
+    let mut syncer = binding.syncer(&["--policy-bind-address=:0"]).await.unwrap();
+    syncer.wait_ready().await;
+    let objects = Objects::of(&fleet.computing).await;
+    let offered = |vnode: &Value| (vnode["status"]["allocatable"]["cpu"] == "4").then_some(());
+    objects.wait("half a node", &format!("/api/v1/nodes/vnode-in-a-pod-{}", nodes[0]), offered).await;
+
+    // A pod with the Syncer's address; its kubelet connects forwarded ports with the Syncer.
+    let lease = "/apis/coordination.k8s.io/v1/namespaces/kubeocean-system/leases/kubeocean-syncer-in-a-pod";
+    let told = |lease: &Value| {
+        let text = lease["metadata"]["annotations"]["kubeocean.io/policy-endpoint"].as_str()?;
+        Some(text.strip_prefix("https://")?.split_once('#')?.0.to_owned())
+    };
+    let address = objects.wait("the Lease to say where the policy server is", lease, told).await;
+    std::fs::write(&target, address.replace(':', "/")).unwrap();
+    let host = fleet.computing.create_nodes("host", 1, &NodeShape::new("8", "16Gi")).await.unwrap().remove(0);
+    let pod = json!({
+        "apiVersion": "v1", "kind": "Pod", "metadata": {"name": "syncer", "namespace": namespace::SYSTEM},
+        "spec": {"nodeName": host, "containers": [{"name": "c", "image": "i"}]},
+    });
+    fleet.computing.apply_objects(vec![pod]).await.unwrap();
+    let path = pod_path(namespace::SYSTEM, "syncer");
+    let running = |pod: &Value| (pod["status"]["phase"] == "Running").then_some(());
+    objects.wait("the pod to run", &path, running).await;
+    let ip = address.split(':').next().unwrap();
+    let status = json!({"status": {"podIP": ip, "podIPs": [{"ip": ip}]}});
+    objects.merge(&format!("{path}/status"), &status).await;
+
+    let views = directory.path().join("views");
+    std::fs::write(&views, viewer(&fleet.computing, "views", true).await).unwrap();
+    let (worker, views) = (path_of(binding.worker()), views.to_str().unwrap().to_owned());
+    let recorded = [
+        "policy",
+        "explain",
+        &nodes[0],
+        "--kubeconfig",
+        &worker,
+        "--recorded",
+        "--computing-kubeconfig",
+        &views,
+    ];
+    let lines = printed(&[&recorded[..], &["-o", "json"]].concat()).await;
+    let last: Value = serde_json::from_str(lines.lines().last().unwrap()).unwrap();
+    assert_eq!(
+        (&last["entry"], &last["nodes"]),
+        (&json!("in-a-pod/legacy-resource-limits"), &json!([nodes[0]])),
+        "{lines}"
+    );
+    let forwarded = fleet.computing.audit_events().unwrap();
+    let forwarded = forwarded.iter().filter(|event| event.uri.contains("/pods/syncer/portforward"));
+    assert!(forwarded.count() > 0, "it came some other way");
 }

@@ -45,6 +45,8 @@ pub struct ClusterSpec {
     pub name: String,
     /// Run kwok for nodes made by [`Cluster::create_nodes`]. Other nodes are left alone.
     pub kwok: bool,
+    /// The program that kwok's nodes connect forwarded ports to.
+    pub port_forward: Vec<String>,
     /// See [`ClusterSpec::real_nodes`].
     pub real_nodes: bool,
     /// Write the audit log; costs a file write a request.
@@ -65,6 +67,7 @@ impl ClusterSpec {
         Self {
             name: "computing".to_owned(),
             kwok: false,
+            port_forward: vec!["cat".to_owned()],
             real_nodes: false,
             audit: true,
             node_monitor_grace: Duration::from_mins(10),

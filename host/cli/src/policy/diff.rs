@@ -20,7 +20,7 @@ use self::nodes::{Interval, Totals};
 use super::{
     local::{ModuleFlags, from_file, one_entry, zone_of},
     module,
-    records::{Modules, ask, difference, read},
+    records::{Modules, differs, read},
     simulate::SpanFlags,
 };
 use crate::{failure::Failure, output::Format, progress::Steps, registry::Login};
@@ -181,21 +181,17 @@ fn over_records(args: &Args, path: &Path) -> Result<usize, Failure> {
     let settings = settings.map(|settings| serde_json::to_string(settings).unwrap_or_default());
     let mut report = RecordReport { compared: 0, others: 0, differences: Vec::new() };
     let bar = Steps::new("comparing", records.len());
-    for recorded in &records {
+    for line in &records {
         bar.step();
-        let record = &recorded.record;
-        if record.digest != old {
+        let (entry, digest, recorded_settings) = line.who();
+        if digest != old {
             report.others += 1;
             continue;
         }
         report.compared += 1;
-        let module = modules.with(&new, settings.as_deref().unwrap_or(&record.settings))?;
-        let what = match ask(module, record) {
-            Ok(answer) => difference(&record.answer(), &answer),
-            Err(error) => Some(error.to_string()),
-        };
-        let (line, entry) = (recorded.line, record.entry.clone());
-        report.differences.extend(what.map(|what| RecordDifference { line, entry, what }));
+        let module = modules.with(&new, settings.as_deref().unwrap_or(recorded_settings))?;
+        let of = |what| RecordDifference { line: line.number, entry: entry.to_owned(), what };
+        report.differences.extend(differs(module, &line.record).map(of));
     }
     bar.end();
     if report.compared == 0 {

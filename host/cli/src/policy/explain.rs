@@ -5,16 +5,20 @@
 
 mod evaluate;
 mod gather;
+mod place;
+mod recorded;
+mod recorded_table;
 mod table;
 
 use clap::Args as ClapArgs;
 use jiff::{Timestamp, tz::TimeZone};
 use kubeocean_api::keys::namespace;
+use kubeocean_engine::Recorded;
 use kubeocean_syncer::policies::view::PolicyView;
 
 use self::evaluate::Evaluation;
 use super::{
-    gather::{BindingFlags, bindings},
+    gather::{BindingFlags, bindings, policies},
     module, moment,
 };
 use crate::{
@@ -32,8 +36,17 @@ pub(crate) struct Args {
     /// Moment to decide for: 2026-03-07T14:02:00Z, or 2026-03-07T14:02 in the policies' time zone [default: now]
     #[arg(long, value_name = "TIME")]
     at: Option<String>,
+    /// Explain what placement policies say about a pod of the computing cluster on the node
+    #[arg(long, value_name = "NAMESPACE/NAME")]
+    pod: Option<String>,
+    /// Print what the Syncer itself decided last, of its last 1,000 decisions; -o json prints JSON lines for `replay`
+    #[arg(long, conflicts_with = "at")]
+    recorded: bool,
     #[command(flatten)]
     binding: BindingFlags,
+    /// Namespace of Kubeocean's components in the computing cluster
+    #[arg(long, default_value = namespace::SYSTEM)]
+    system_namespace: String,
     /// Namespace of policy modules in the worker cluster
     #[arg(long, default_value = namespace::POLICIES)]
     policy_namespace: String,
@@ -45,12 +58,58 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(args: &Args) -> Result<(), Failure> {
-    let report = cluster::block_on(explain(args))?;
-    args.output.show(&report, table::text)
+    if args.recorded {
+        let decisions = cluster::block_on(recorded(args))?;
+        return recorded_table::show(&decisions, args.output);
+    }
+    match cluster::block_on(explain(args))? {
+        Explained::Node(report) => args.output.show(&*report, table::text),
+        Explained::Pod(report) => args.output.show(&*report, place::text),
+    }
 }
 
-async fn explain(args: &Args) -> Result<evaluate::Report, Failure> {
+/// What was asked for.
+enum Explained {
+    Node(Box<evaluate::Report>),
+    Pod(Box<place::Report>),
+}
+
+/// The Syncer's own decisions about the node, and with `--pod` only those about that pod.
+async fn recorded(args: &Args) -> Result<Vec<Recorded>, Failure> {
     let clusters = args.binding.connect().await?;
+    gather::check_name(&args.node)?;
+    let (Some(client), Some(config)) = (&clusters.computing, &clusters.computing_config) else {
+        return Err(needs_computing("--recorded asks the Syncer, which is in the computing cluster"));
+    };
+    let policies = policies(&clusters.worker).await?.unwrap_or_default();
+    let names = bindings(&policies, args.binding.binding.as_deref());
+    let [binding] = names.as_slice() else {
+        let which = if names.is_empty() { "no policy names a binding".to_owned() } else { names.join(", ") };
+        return Err(Failure::unusable(format!(
+            "there is more than one Syncer, or none: {which}; choose a binding with --binding"
+        )));
+    };
+    let computing = clusters.computing_of(binding).await?;
+    let computing = computing
+        .ok_or_else(|| Failure::unusable(format!("the computing cluster has no ClusterBinding {binding}")))?;
+    let asked =
+        recorded::Asked { client, config, namespace: &args.system_namespace, binding, computing: &computing };
+    let mut decisions = asked.decisions(&args.node).await?;
+    if let Some(pod) = &args.pod {
+        decisions.retain(|one| matches!(one, Recorded::Place(record) if record.pod == *pod));
+    }
+    Ok(decisions)
+}
+
+fn needs_computing(why: &str) -> Failure {
+    Failure::unusable(format!("{why}: give --computing-context or --computing-kubeconfig"))
+}
+
+async fn explain(args: &Args) -> Result<Explained, Failure> {
+    let clusters = args.binding.connect().await?;
+    if args.pod.is_some() && clusters.computing.is_none() {
+        return Err(needs_computing("--pod is a pod of the computing cluster"));
+    }
     let worker = gather::worker(&clusters.worker, &args.node).await?;
     let engine = module::engine()?;
     let sources = args.sources.sources(Vec::new()).or_unusable()?;
@@ -61,6 +120,7 @@ async fn explain(args: &Args) -> Result<evaluate::Report, Failure> {
         ));
     }
     let mut reports = Vec::new();
+    let mut places = Vec::new();
     for name in &names {
         let of: Vec<&PolicyView> =
             worker.policies.iter().filter(|policy| policy.spec.spec.cluster == *name).collect();
@@ -81,9 +141,26 @@ async fn explain(args: &Args) -> Result<evaluate::Report, Failure> {
             sources: &sources,
             at,
         };
-        reports.push(evaluation.run().await?);
+        if let (Some(pod), Some(client), Some(vnode)) = (&args.pod, &clusters.computing, &evaluation.vnode) {
+            let candidate = place::candidate(client, pod, vnode.name()).await?;
+            places.push(evaluation.place(vnode, &candidate).await?);
+        }
+        if args.pod.is_none() {
+            reports.push(evaluation.run().await?);
+        }
     }
-    choose(reports)
+    match &args.pod {
+        None => choose(reports).map(|report| Explained::Node(Box::new(report))),
+        Some(pod) => {
+            let report = places.pop().filter(|_| places.is_empty());
+            report.map(|report| Explained::Pod(Box::new(report))).ok_or_else(|| {
+                Failure::unusable(format!(
+                    "node {} has no virtual node to which {pod} could go, or several; choose one with --binding",
+                    args.node
+                ))
+            })
+        }
+    }
 }
 
 /// The only binding, or the only one that takes the node.

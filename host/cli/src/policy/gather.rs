@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::Args as ClapArgs;
-use kube::Client;
+use kube::{Client, Config};
 use kubeocean_api::{ClusterBindingSpec, name::vnode_name};
 use kubeocean_runtime::request::paths;
 use kubeocean_syncer::{
@@ -42,6 +42,8 @@ pub(super) struct Clusters {
     pub(super) worker: Client,
     /// Only if a flag names it.
     pub(super) computing: Option<Client>,
+    /// Where that is, and who we are there.
+    pub(super) computing_config: Option<Config>,
 }
 
 impl BindingFlags {
@@ -50,14 +52,14 @@ impl BindingFlags {
         let kubeconfig = cluster::read_kubeconfig(self.worker.kubeconfig.as_deref())?;
         let (worker, _) = cluster::connect(kubeconfig.clone(), self.worker.context.as_deref()).await?;
         if self.computing_context.is_none() && self.computing_kubeconfig.is_none() {
-            return Ok(Clusters { worker, computing: None });
+            return Ok(Clusters { worker, computing: None, computing_config: None });
         }
         let kubeconfig = match &self.computing_kubeconfig {
             Some(path) => cluster::read_kubeconfig(Some(path))?,
             None => kubeconfig,
         };
-        let (computing, _) = cluster::connect(kubeconfig, self.computing_context.as_deref()).await?;
-        Ok(Clusters { worker, computing: Some(computing) })
+        let (computing, config) = cluster::connect(kubeconfig, self.computing_context.as_deref()).await?;
+        Ok(Clusters { worker, computing: Some(computing), computing_config: Some(config) })
     }
 }
 

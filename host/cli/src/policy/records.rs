@@ -8,8 +8,8 @@ use std::{
 };
 
 use kubeocean_engine::{
-    BUILTINS, CallFailed, Engine, FaultKind, Module, ModuleLimits, Record, ReplayError, RowAnswer,
-    module_digest,
+    BUILTINS, CallFailed, Engine, FaultKind, Module, ModuleLimits, PlaceRowAnswer, Recorded, ReplayError,
+    RowAnswer, module_digest,
 };
 use serde_json::Value;
 
@@ -23,13 +23,23 @@ const LIMITS: ModuleLimits = ModuleLimits { timeout_ms: 1000, memory_mib: 128 };
 
 /// A record and where it is.
 #[derive(Debug)]
-pub(super) struct Recorded {
-    pub(super) line: usize,
-    pub(super) record: Record,
+pub(super) struct Line {
+    pub(super) number: usize,
+    pub(super) record: Recorded,
+}
+
+impl Line {
+    /// `<policy>/<entry>` that answered, its module and its settings.
+    pub(super) fn who(&self) -> (&str, &str, &str) {
+        match &self.record {
+            Recorded::Lease(record) => (&record.entry, &record.digest, &record.settings),
+            Recorded::Place(record) => (&record.entry, &record.digest, &record.settings),
+        }
+    }
 }
 
 /// All records of a file; `-` is standard input.
-pub(super) fn read(path: &Path) -> Result<Vec<Recorded>, Failure> {
+pub(super) fn read(path: &Path) -> Result<Vec<Line>, Failure> {
     let cannot =
         |error: &std::io::Error| Failure::unusable(format!("cannot read {}: {error}", path.display()));
     let mut text = String::new();
@@ -41,14 +51,14 @@ pub(super) fn read(path: &Path) -> Result<Vec<Recorded>, Failure> {
     parse(&text).map_err(|why| Failure::unusable(format!("{}: {why}", path.display())))
 }
 
-fn parse(text: &str) -> Result<Vec<Recorded>, String> {
+fn parse(text: &str) -> Result<Vec<Line>, String> {
     let lines = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
     let records = lines
         .map(|(index, line)| {
-            let line_number = index + 1;
-            let record = serde_json::from_str(line)
-                .map_err(|error| format!("line {line_number} is no record of a decision: {error}"))?;
-            Ok(Recorded { line: line_number, record })
+            let number = index + 1;
+            let record = Recorded::from_json(line)
+                .map_err(|error| format!("line {number} is no record of a decision: {error}"))?;
+            Ok(Line { number, record })
         })
         .collect::<Result<Vec<_>, String>>()?;
     if records.is_empty() { Err("there are no records in it".to_owned()) } else { Ok(records) }
@@ -100,12 +110,25 @@ impl<'e> Modules<'e> {
     }
 }
 
-/// The answer to a record, asked again while only time is missing.
-pub(super) fn ask(module: &Module, record: &Record) -> Result<RowAnswer, ReplayError> {
+/// What a module answers otherwise than was recorded, as one line; `None`: the same. It is asked again while only time is
+/// missing.
+pub(super) fn differs(module: &Module, record: &Recorded) -> Option<String> {
+    let again = match record {
+        Recorded::Lease(record) => {
+            patiently(|| module.replay(record)).map(|answer| difference(&record.answer(), &answer))
+        }
+        Recorded::Place(record) => {
+            patiently(|| module.replay_place(record)).map(|answer| place_difference(&record.answer, &answer))
+        }
+    };
+    again.unwrap_or_else(|error| Some(error.to_string()))
+}
+
+fn patiently<A>(ask: impl Fn() -> Result<A, ReplayError>) -> Result<A, ReplayError> {
     let mut left = ATTEMPTS;
     loop {
         left -= 1;
-        match module.replay(record) {
+        match ask() {
             Err(ReplayError::Call(CallFailed(text)))
                 if left > 0 && text.starts_with(FaultKind::Timeout.as_str()) => {}
             answer => return answer,
@@ -114,7 +137,7 @@ pub(super) fn ask(module: &Module, record: &Record) -> Result<RowAnswer, ReplayE
 }
 
 /// The members that differ, as one line; `None`: none does.
-pub(super) fn difference(old: &RowAnswer, new: &RowAnswer) -> Option<String> {
+fn difference(old: &RowAnswer, new: &RowAnswer) -> Option<String> {
     let mut parts = Vec::new();
     if old.verdict != new.verdict {
         parts.push(format!("verdict {} -> {}", json(&old.verdict), json(&new.verdict)));
@@ -127,6 +150,20 @@ pub(super) fn difference(old: &RowAnswer, new: &RowAnswer) -> Option<String> {
     }
     if old.valid_until != new.valid_until {
         parts.push(format!("validUntil {} -> {}", json(&old.valid_until), json(&new.valid_until)));
+    }
+    if old.reason != new.reason {
+        parts.push(format!("reason {} -> {}", json(&old.reason), json(&new.reason)));
+    }
+    (!parts.is_empty()).then(|| parts.join(", "))
+}
+
+fn place_difference(old: &PlaceRowAnswer, new: &PlaceRowAnswer) -> Option<String> {
+    let mut parts = Vec::new();
+    if old.fit != new.fit {
+        parts.push(format!("fit {} -> {}", json(&old.fit), json(&new.fit)));
+    }
+    if old.score != new.score {
+        parts.push(format!("score {} -> {}", json(&old.score), json(&new.score)));
     }
     if old.reason != new.reason {
         parts.push(format!("reason {} -> {}", json(&old.reason), json(&new.reason)));

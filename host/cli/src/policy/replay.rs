@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use super::{
     module::{self, MODULE_HELP},
-    records::{Modules, ask, difference, read},
+    records::{Modules, differs, read},
 };
 use crate::{
     failure::Failure,
@@ -23,9 +23,9 @@ const SHOWN: usize = 20;
 #[derive(Debug, ClapArgs)]
 #[command(after_help = "Examples:
   kubeocean policy replay decisions.jsonl --module night_gpu.wasm
-  kubeocean policy explain node-7 --recorded | kubeocean policy replay - --module night_gpu.wasm
+  kubeocean policy explain node-7 --computing-context pool --recorded -ojson | kubeocean policy replay - --module night_gpu.wasm
 
-Records are the JSON lines a Syncer keeps of its last 1,000 decisions. Each is asked again, alone and in a fresh sandbox, with
+Records are the JSON lines a Syncer keeps of its last 1,000 decisions about leases and as many about places. Each is asked again, alone and in a fresh sandbox, with
 the same module, settings, time and facts. Modules are found by their digest; built-in ones are here. Exit code 1: an answer
 differs.")]
 pub(crate) struct Args {
@@ -64,19 +64,16 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     let (mut digests, mut entries) = (BTreeSet::new(), BTreeSet::new());
     let mut differences = Vec::new();
     let bar = Steps::new("replaying", records.len());
-    for recorded in &records {
-        let record = &recorded.record;
-        let module = modules.with(&record.digest, &record.settings).map_err(|failure| {
-            failure.with(&format!("{} line {}: entry {}", args.file.display(), recorded.line, record.entry))
+    for line in &records {
+        let (entry, digest, settings) = line.who();
+        let module = modules.with(digest, settings).map_err(|failure| {
+            failure.with(&format!("{} line {}: entry {entry}", args.file.display(), line.number))
         })?;
-        let what = match ask(module, record) {
-            Ok(answer) => difference(&record.answer(), &answer),
-            Err(error) => Some(error.to_string()),
-        };
-        let (line, entry) = (recorded.line, record.entry.clone());
-        differences.extend(what.map(|what| Difference { line, entry, what }));
-        digests.insert(&record.digest);
-        entries.insert(&record.entry);
+        let what = differs(module, &line.record);
+        let of = |what| Difference { line: line.number, entry: entry.to_owned(), what };
+        differences.extend(what.map(of));
+        digests.insert(digest);
+        entries.insert(entry);
         bar.step();
     }
     bar.end();

@@ -243,12 +243,13 @@ async fn try_out(text: &str, endpoint: &Endpoint, account: &Account) -> Result<(
     let kubeconfig = parse("the new kubeconfig", Some(text.as_bytes()), false)
         .context("the new kubeconfig is not one the Syncer accepts")
         .or_unusable()?;
-    let (client, server) = cluster::connect(kubeconfig, None).await.map_err(|failure| match failure {
+    let (client, config) = cluster::connect(kubeconfig, None).await.map_err(|failure| match failure {
         Failure::Unusable(error) if endpoint.authority.is_some() => {
             Failure::Unusable(error.context("the new kubeconfig cannot be used; is the authority PEM?"))
         }
         other => other,
     })?;
+    let server = config.cluster_url;
     let review = json!({"apiVersion": "authentication.k8s.io/v1", "kind": "SelfSubjectReview"});
     let answer = create_json(&client, "/apis/authentication.k8s.io/v1/selfsubjectreviews", &review).await;
     let user = match answer {

@@ -149,7 +149,7 @@ pub(super) fn write_files(spec: &ClusterSpec, directory: &Path) -> Result<()> {
         let mut config = assets::kwok_stages()?;
         config.push_str(JOB_COPIES_COMPLETE);
         config.push_str("\n---\n");
-        for document in kubelet_api(&log) {
+        for document in kubelet_api(&log, &spec.port_forward) {
             config.push_str(&document.to_string());
             config.push_str("\n---\n");
         }
@@ -184,9 +184,9 @@ fn audit_policy() -> Value {
     })
 }
 
-/// What kwok's kubelet API answers: logs from a file, commands on this machine, attach to the same file, an echo on every
+/// What kwok's kubelet API answers: logs from a file, commands on this machine, attach to the same file, a program on every
 /// port.
-fn kubelet_api(log: &str) -> [Value; 4] {
+fn kubelet_api(log: &str, port_forward: &[String]) -> [Value; 4] {
     let document = |kind: &str, spec: Value| {
         json!({
             "apiVersion": "kwok.x-k8s.io/v1alpha1",
@@ -199,6 +199,6 @@ fn kubelet_api(log: &str) -> [Value; 4] {
         document("ClusterLogs", json!({"logs": [{"logsFile": log, "follow": true}]})),
         document("ClusterExec", json!({"execs": [{"local": {}}]})),
         document("ClusterAttach", json!({"attaches": [{"logsFile": log}]})),
-        document("ClusterPortForward", json!({"forwards": [{"command": ["cat"]}]})),
+        document("ClusterPortForward", json!({"forwards": [{"command": port_forward}]})),
     ]
 }

@@ -7,7 +7,7 @@ use jiff::{Timestamp, tz::TimeZone};
 use kube::Client;
 use kubeocean_api::name::vnode_name;
 use kubeocean_engine::{
-    BindingFacts, DEFAULT_MAX_MODULE_BYTES, Engine, Explanation, NodeDecision, NodeFacts, Step,
+    BindingFacts, DEFAULT_MAX_MODULE_BYTES, Engine, Explanation, NodeDecision, NodeFacts, PolicySpec, Step,
 };
 use kubeocean_syncer::{
     config::PolicySources,
@@ -73,8 +73,27 @@ pub(super) struct Report {
 
 impl Evaluation<'_> {
     pub(super) async fn run(&self) -> Result<Report, Failure> {
-        let identity = identity(self.binding, self.computing, &self.worker.policies, &self.worker.pods);
-        let node = self.facts(&identity);
+        let (local, policies, node) = self.prepare().await;
+        let at = self.at;
+        let (node, explanation, not_running) = tokio::task::spawn_blocking(move || {
+            local.set(policies);
+            let explanation = local.host.explain(at, &node);
+            let not_running = local.not_running(at);
+            (node, explanation, not_running)
+        })
+        .await
+        .context("the policy engine failed")
+        .or_unusable()?;
+        Ok(self.report(&self.identity(), &node, explanation, not_running))
+    }
+
+    fn identity(&self) -> Identity {
+        identity(self.binding, self.computing, &self.worker.policies, &self.worker.pods)
+    }
+
+    /// A host without policies yet, the policies with their modules, and what it is told about the node.
+    pub(super) async fn prepare(&self) -> (LocalHost, Vec<PolicySpec>, Arc<NodeFacts>) {
+        let identity = self.identity();
         let mount = self.computing.map(|computing| computing.binding.mount_namespace.clone());
         let places = ModulePlaces {
             default: self.policy_namespace.to_owned(),
@@ -90,18 +109,7 @@ impl Evaluation<'_> {
             let (fetched, _) = sources.read(&key).await;
             store.fetched(&key, fetched);
         }
-        let local = self.host(&identity);
-        let (at, policies) = (self.at, store.engine_list());
-        let (node, explanation, not_running) = tokio::task::spawn_blocking(move || {
-            local.set(policies);
-            let explanation = local.host.explain(at, &node);
-            let not_running = local.not_running(at);
-            (node, explanation, not_running)
-        })
-        .await
-        .context("the policy engine failed")
-        .or_unusable()?;
-        Ok(self.report(&identity, &node, explanation, not_running))
+        (self.host(&identity), store.engine_list(), self.facts(&identity))
     }
 
     /// What the engine is told about the node, summed up as the Syncer does.

@@ -23,12 +23,15 @@ pub(super) struct Worker {
     pub(super) policies: Vec<PolicyView>,
 }
 
+/// Refuses what cannot be the name of a node.
+pub(super) fn check_name(node: &str) -> Result<(), Failure> {
+    let plain = !node.is_empty() && node.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '.' | '-'));
+    if plain { Ok(()) } else { Err(Failure::unusable(format!("{node:?} is not the name of a node"))) }
+}
+
 /// Reads the node, its pods and all policies.
 pub(super) async fn worker(client: &Client, node: &str) -> Result<Worker, Failure> {
-    let plain = !node.is_empty() && node.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '.' | '-'));
-    if !plain {
-        return Err(Failure::unusable(format!("{node:?} is not the name of a node")));
-    }
+    check_name(node)?;
     let found = get(client, &paths::node(node)).await?;
     let found = found.ok_or_else(|| {
         Failure::unusable(format!("the worker cluster has no node {node}; is --context the worker cluster?"))
