@@ -10,6 +10,9 @@ pub const PLACE_PATH: &str = "/policy/place";
 /// Path of the recorded decisions; also what a role allows (`get`).
 pub const DECISIONS_PATH: &str = "/policy/decisions";
 
+/// Audience of the token a Manager shows to policy servers: with it nothing else can be had, wherever it gets.
+pub const AUDIENCE: &str = "kubeocean.io/policy-server";
+
 /// The leader Lease of the Syncer of a clusterID, as the chart names it (MC-701).
 pub fn syncer_lease(cluster_id: &str) -> String {
     format!("kubeocean-syncer-{cluster_id}")

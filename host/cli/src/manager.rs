@@ -99,7 +99,7 @@ async fn serve(args: &Args) -> anyhow::Result<()> {
     // Those who serve users and bindings are not held back by what the Manager asks.
     let shared = computing::client(connection.clone(), None)?;
     let leases = computing::client(connection.clone(), None)?;
-    let (for_extender, ours) = (shared.clone(), connection.clone());
+    let for_extender = shared.clone();
     let computing = computing::client(connection, rate)?;
     let cancel = CancellationToken::new();
     process::stop_on_signal(cancel.clone())?;
@@ -149,7 +149,7 @@ async fn serve(args: &Args) -> anyhow::Result<()> {
         let components = Arc::clone(&components);
         Arc::new(move |text| components.metrics(text))
     };
-    let apart = SyncersApart::new(for_extender, ours, program.lease_namespace());
+    let apart = SyncersApart::new(for_extender, program.lease_namespace());
     let syncers = AllSyncers::new(&components, apart);
     let extending = extender(args, Places::new(syncers), cancel.clone()).await?;
     let components: Arc<dyn Components> = Arc::new(Handle(components));

@@ -11,7 +11,7 @@ use base64::{Engine as _, engine::general_purpose::STANDARD};
 use jiff::Timestamp;
 use kube::Config;
 use kubeocean_api::keys::{annotation, condition_type, label, namespace, taint};
-use kubeocean_api::place::{Endpoint, syncer_lease};
+use kubeocean_api::place::{AUDIENCE, Endpoint, syncer_lease};
 use kubeocean_e2e::pods::{DEADLINE, Objects, Stage, condition, pod_path, text};
 use kubeocean_e2e::rights::{assert_manager_rights, assert_rights};
 use kubeocean_harness::{
@@ -294,24 +294,27 @@ async fn endpoint(computing: &Objects, cluster_id: &str) -> Endpoint {
     computing.wait("the Lease to say where the policy server is", &lease, named).await
 }
 
-/// What a policy server answers to a question about a pod, asked as an account of the computing cluster, or as nobody.
+/// An account of the computing cluster, and whom its token is for.
+type Account<'a> = (&'a str, &'a str, &'a [&'a str]);
+
+/// What a policy server answers to a question about a pod, asked as an account, or as nobody.
 async fn ask(
     site: &Site<'_>,
     server: &Endpoint,
-    account: Option<(&str, &str)>,
+    account: Option<Account<'_>>,
     nodes: &[String],
 ) -> (u16, Value) {
     let mut ours = Config::new("https://elsewhere.test".parse().unwrap());
-    if let Some((namespace, name)) = account {
-        let token =
-            site.computing().service_account_token(namespace, name, Duration::from_mins(10)).await.unwrap();
+    if let Some((namespace, name, audiences)) = account {
+        let lifetime = Duration::from_mins(10);
+        let token = site.computing().token_for(namespace, name, lifetime, audiences).await.unwrap();
         ours.auth_info.token = Some(token.into());
     }
     let question = json!({
         "stage": "schedule", "pod": {"metadata": {"name": "p", "namespace": "default"}, "spec": {}},
         "nodes": nodes, "timeoutMilliseconds": 5000,
     });
-    let client = PinnedClient::new(server, &ours).unwrap();
+    let client = PinnedClient::new(server, Some(&ours)).unwrap();
     let request = http::Request::post("/policy/place").body(Body::from(question.to_string())).unwrap();
     let answer = client.send(request).await.unwrap();
     let code = answer.status().as_u16();
@@ -345,9 +348,12 @@ async fn a_manager_asks_the_syncer_of_another_process_and_takes_its_place_when_i
     let server = endpoint(&computing, "apart").await;
     let asked = [&vnodes[..], &["vnode-apart-nobodys".to_owned(), "a-real-node".to_owned()]].concat();
     assert_eq!(ask(&site, &server, None, &asked).await.0, 401);
-    let (code, why) = ask(&site, &server, Some(("default", "default")), &asked).await;
+    let (code, why) = ask(&site, &server, Some(("default", "default", &[AUDIENCE])), &asked).await;
     assert!(code == 403 && why.to_string().contains("may not post /policy/place"), "{code} {why}");
-    let (code, said) = ask(&site, &server, Some((namespace::SYSTEM, "kubeocean-manager")), &asked).await;
+    let good_for_more: Account<'_> = (namespace::SYSTEM, "kubeocean-manager", &[]);
+    assert_eq!(ask(&site, &server, Some(good_for_more), &asked).await.0, 401);
+    let managers: Account<'_> = (namespace::SYSTEM, "kubeocean-manager", &[AUDIENCE]);
+    let (code, said) = ask(&site, &server, Some(managers), &asked).await;
     let expected = json!({"onError": "Deny", "rows": [
         {"node": vnodes[0], "fit": "reject", "score": 0, "code": "Hostile", "message": "on purpose", "entry": "apart/where"},
         {"node": vnodes[1], "fit": "accept", "score": 70},

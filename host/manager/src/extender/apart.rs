@@ -9,8 +9,11 @@ use std::{
 };
 
 use axum::body::{Body, to_bytes};
-use http::{Request, StatusCode, header::CONTENT_TYPE};
-use kube::{Client, Config};
+use http::{
+    HeaderValue, Request, StatusCode,
+    header::{AUTHORIZATION, CONTENT_TYPE},
+};
+use kube::Client;
 use kubeocean_api::{
     keys::annotation,
     place::{Answer, Endpoint, PLACE_PATH, Question, syncer_lease},
@@ -22,6 +25,8 @@ use kubeocean_runtime::{
 use parking_lot::Mutex;
 use serde_json::Value;
 
+use super::own_token::OwnToken;
+
 /// Largest answer: tens of thousands of rows with reasons.
 const ANSWER_BYTES: usize = 32 << 20;
 /// Pause between two reads of a Lease.
@@ -32,8 +37,7 @@ const SYNCERS_SHARE: f64 = 0.9;
 /// See the module documentation.
 pub struct SyncersApart {
     computing: Client,
-    /// Our credentials.
-    ours: Config,
+    token: OwnToken,
     /// Where the Leases are.
     namespace: String,
     /// By clusterID.
@@ -56,9 +60,10 @@ impl std::fmt::Debug for SyncersApart {
 }
 
 impl SyncersApart {
-    /// Reads Leases of `namespace` through `computing`, and shows Syncers the token of `ours`.
-    pub fn new(computing: Client, ours: Config, namespace: String) -> Self {
-        Self { computing, ours, namespace, known: Mutex::default() }
+    /// Reads Leases of `namespace` through `computing`.
+    pub fn new(computing: Client, namespace: String) -> Self {
+        let token = OwnToken::new(computing.clone());
+        Self { computing, token, namespace, known: Mutex::default() }
     }
 
     /// Asks the Syncer that leads for a clusterID; `None`: it is silent. Whoever calls sets the deadline.
@@ -68,7 +73,8 @@ impl SyncersApart {
         for _ in 0..2 {
             let (endpoint, client) = self.server(cluster_id, failed.as_ref()).await?;
             let doubt = Doubt { of: self, cluster_id };
-            match call(&client, question).await {
+            let token = self.token.get().await?;
+            match self.call(&client, token, question).await {
                 Ok(answer) => {
                     doubt.dispel();
                     return Some(answer);
@@ -96,6 +102,35 @@ impl SyncersApart {
         known.server.filter(|(endpoint, _)| Some(endpoint) != failed)
     }
 
+    async fn call(
+        &self,
+        client: &PinnedClient,
+        token: HeaderValue,
+        question: &Question,
+    ) -> Result<Answer, String> {
+        let within = Duration::from_millis(question.timeout_milliseconds).mul_f64(SYNCERS_SHARE);
+        let question = Question {
+            timeout_milliseconds: u64::try_from(within.as_millis()).unwrap_or(u64::MAX),
+            ..question.clone()
+        };
+        let body = serde_json::to_vec(&question).map_err(|error| error.to_string())?;
+        let request = Request::post(PLACE_PATH)
+            .header(CONTENT_TYPE, "application/json")
+            .header(AUTHORIZATION, token)
+            .body(Body::from(body))
+            .map_err(|error| error.to_string())?;
+        let answer = client.send(request).await.map_err(|error| error.to_string())?;
+        let status = answer.status();
+        let body = to_bytes(answer.into_body(), ANSWER_BYTES).await.map_err(|error| error.to_string())?;
+        if status == StatusCode::UNAUTHORIZED {
+            self.token.refused().await;
+        }
+        if status != StatusCode::OK {
+            return Err(format!("{status}: {}", String::from_utf8_lossy(&body)));
+        }
+        serde_json::from_slice(&body).map_err(|error| error.to_string())
+    }
+
     async fn read(&self, cluster_id: &str, before: Option<(Endpoint, PinnedClient)>) -> Known {
         let read = Instant::now();
         let lease =
@@ -109,7 +144,7 @@ impl SyncersApart {
         };
         let server = endpoint.and_then(|endpoint| match before {
             Some((same, client)) if same == endpoint => Some((same, client)),
-            _ => match PinnedClient::new(&endpoint, &self.ours) {
+            _ => match PinnedClient::new(&endpoint, None) {
                 Ok(client) => Some((endpoint, client)),
                 Err(error) => {
                     tracing::warn!(cluster_id, %error, "a Syncer cannot be asked");
@@ -148,24 +183,4 @@ impl Drop for Doubt<'_> {
 
 fn endpoint(lease: &Value) -> Option<Endpoint> {
     lease["metadata"]["annotations"][annotation::POLICY_ENDPOINT].as_str()?.parse().ok()
-}
-
-async fn call(client: &PinnedClient, question: &Question) -> Result<Answer, String> {
-    let within = Duration::from_millis(question.timeout_milliseconds).mul_f64(SYNCERS_SHARE);
-    let question = Question {
-        timeout_milliseconds: u64::try_from(within.as_millis()).unwrap_or(u64::MAX),
-        ..question.clone()
-    };
-    let body = serde_json::to_vec(&question).map_err(|error| error.to_string())?;
-    let request = Request::post(PLACE_PATH)
-        .header(CONTENT_TYPE, "application/json")
-        .body(Body::from(body))
-        .map_err(|error| error.to_string())?;
-    let answer = client.send(request).await.map_err(|error| error.to_string())?;
-    let status = answer.status();
-    let body = to_bytes(answer.into_body(), ANSWER_BYTES).await.map_err(|error| error.to_string())?;
-    if status != StatusCode::OK {
-        return Err(format!("{status}: {}", String::from_utf8_lossy(&body)));
-    }
-    serde_json::from_slice(&body).map_err(|error| error.to_string())
 }

@@ -10,6 +10,7 @@
 pub mod answer;
 pub mod apart;
 pub mod certificate;
+mod own_token;
 pub mod places;
 pub mod serve;
 pub mod wire;

@@ -24,6 +24,8 @@ const REFUSED_FOR: Duration = Duration::from_secs(10);
 pub struct Tokens {
     computing: Client,
     accepted_for: Duration,
+    /// Whom tokens must be made for; `None`: the API server.
+    audience: Option<&'static str>,
     /// By the digest: the token itself is not kept.
     cache: Cache<[u8; 32], Option<Arc<User>>>,
 }
@@ -56,15 +58,25 @@ impl<'a> TokenText<'a> {
 impl Tokens {
     /// Asks through `computing`; an accepted token is believed for `accepted_for`.
     pub fn new(computing: Client, accepted_for: Duration) -> Self {
-        Self { computing, accepted_for, cache: Cache::new(REMEMBERED) }
+        Self { computing, accepted_for, audience: None, cache: Cache::new(REMEMBERED) }
+    }
+
+    /// Takes only tokens that were made for `audience`.
+    #[must_use]
+    pub fn for_audience(mut self, audience: &'static str) -> Self {
+        self.audience = Some(audience);
+        self
     }
 
     /// Whose token it is; `None` if it is nobody's, or nobody can say.
     pub async fn user(&self, token: TokenText<'_>) -> Option<Arc<User>> {
         let key: [u8; 32] = Sha256::digest(token.0.as_bytes()).into();
-        let (computing, text, accepted_for) = (self.computing.clone(), token.0.to_owned(), self.accepted_for);
-        let asked =
-            self.cache.get(&key, || async move { review(&computing, &text, accepted_for).await }).await;
+        let (computing, text) = (self.computing.clone(), token.0.to_owned());
+        let (accepted_for, audience) = (self.accepted_for, self.audience);
+        let asked = self
+            .cache
+            .get(&key, || async move { review(&computing, &text, audience, accepted_for).await })
+            .await;
         match asked {
             Ok((user, _)) => user,
             Err(error) => {
@@ -86,6 +98,7 @@ struct Review {
 struct ReviewStatus {
     authenticated: bool,
     user: ReviewUser,
+    audiences: Vec<String>,
     error: String,
 }
 
@@ -98,15 +111,25 @@ struct ReviewUser {
     extra: std::collections::BTreeMap<String, Vec<String>>,
 }
 
-async fn review(computing: &Client, token: &str, accepted_for: Duration) -> Asked<Option<Arc<User>>> {
-    let body = json!({
+async fn review(
+    computing: &Client,
+    token: &str,
+    audience: Option<&str>,
+    accepted_for: Duration,
+) -> Asked<Option<Arc<User>>> {
+    let mut body = json!({
         "apiVersion": "authentication.k8s.io/v1", "kind": "TokenReview", "spec": {"token": token},
     });
+    if let Some(audience) = audience {
+        body["spec"]["audiences"] = json!([audience]);
+    }
     let answer = judge(computing, PATH, &body).await?;
     let review: Review =
         serde_json::from_value(answer).map_err(|_| "an answer that is no TokenReview".to_owned())?;
-    let ReviewStatus { authenticated, user, error } = review.status;
-    if authenticated && !user.username.is_empty() {
+    let ReviewStatus { authenticated, user, audiences, error } = review.status;
+    // An authenticator that knows no audiences says none: then the token is the API server's.
+    let meant = audience.is_none_or(|audience| audiences.iter().any(|of| of == audience));
+    if authenticated && meant && !user.username.is_empty() {
         let user = User { name: user.username, uid: user.uid, groups: user.groups, extra: user.extra };
         Ok((Some(Arc::new(user)), accepted_for))
     } else {

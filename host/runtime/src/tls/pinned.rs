@@ -1,4 +1,4 @@
-//! Calls to a server whose certificate is known by its SHA-256, with our bearer token of the computing cluster.
+//! Calls to a server whose certificate is known by its SHA-256.
 
 use std::{sync::Arc, time::Duration};
 
@@ -49,8 +49,8 @@ impl std::fmt::Debug for PinnedClient {
 }
 
 impl PinnedClient {
-    /// A client of one server, without a connection yet. Of `ours` only the credentials are used.
-    pub fn new(server: &Endpoint, ours: &Config) -> Result<Self, PinnedError> {
+    /// A client of one server, without a connection yet. It shows the token of `ours`; `None`: requests say who asks.
+    pub fn new(server: &Endpoint, ours: Option<&Config>) -> Result<Self, PinnedError> {
         let unusable = |error: &dyn std::fmt::Display| PinnedError::Unusable(error.to_string());
         let tls = ClientConfig::builder_with_provider(Arc::clone(&PROVIDER))
             .with_safe_default_protocol_versions()
@@ -70,10 +70,9 @@ impl PinnedClient {
             .pool_timer(TokioTimer::new())
             .pool_idle_timeout(IDLE)
             .build::<_, Body>(connector);
-        let service = ServiceBuilder::new()
-            .option_layer(ours.auth_layer().map_err(|error| unusable(&error))?)
-            .map_err(BoxError::from)
-            .service(http);
+        let authorization =
+            ours.map(ConfigExt::auth_layer).transpose().map_err(|error| unusable(&error))?.flatten();
+        let service = ServiceBuilder::new().option_layer(authorization).map_err(BoxError::from).service(http);
         Ok(Self { server: format!("https://{}", server.address), service: BoxCloneSyncService::new(service) })
     }
 
@@ -172,7 +171,7 @@ mod tests {
         let mut ours = Config::new("https://elsewhere.test".parse().unwrap());
         ours.auth_info = AuthInfo { token: Some("secret".to_owned().into()), ..AuthInfo::default() };
         let ask = async |sha256| {
-            let client = PinnedClient::new(&Endpoint { address, sha256 }, &ours).unwrap();
+            let client = PinnedClient::new(&Endpoint { address, sha256 }, Some(&ours)).unwrap();
             let answer = client.send(Request::get("/who?x=1").body(Body::empty()).unwrap()).await?;
             let body = axum::body::to_bytes(answer.into_body(), 1024).await.unwrap();
             Ok::<_, PinnedError>(String::from_utf8(body.to_vec()).unwrap())

@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use axum::Router;
 use hyper::service::service_fn;
-use hyper_util::rt::TokioIo;
+use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{net::TcpListener, task::JoinSet};
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
@@ -12,6 +12,9 @@ use tower::ServiceExt;
 
 /// Time a caller has for its handshake.
 const HANDSHAKE: Duration = Duration::from_secs(10);
+/// Time it has for its next request's head. Longer than clients in Go keep an idle connection, so that they end it, not we
+/// in the middle of their next request.
+const HEAD: Duration = Duration::from_mins(2);
 
 /// Serves until `cancel`. `purpose` names the listener in the log.
 pub async fn serve(
@@ -44,8 +47,10 @@ pub async fn serve(
                 return;
             };
             let service = service_fn(move |request| router.clone().oneshot(request));
-            let serving =
-                hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service);
+            let serving = hyper::server::conn::http1::Builder::new()
+                .timer(TokioTimer::new())
+                .header_read_timeout(HEAD)
+                .serve_connection(TokioIo::new(stream), service);
             if let Err(error) = serving.await {
                 tracing::debug!(%error, "a connection of {purpose} ended");
             }

@@ -1,9 +1,12 @@
 //! Who may call the policy server: a bearer token says who, a role on the path says that (PO-608).
+//!
+//! Programs show a token that was made for policy servers and is worth nothing elsewhere; people show the one they have.
 
 use std::time::Duration;
 
 use http::{HeaderMap, StatusCode};
 use kube::Client;
+use kubeocean_api::place::{AUDIENCE, DECISIONS_PATH};
 use kubeocean_runtime::callers::{
     access::{Access, AccessReviews},
     token::{TokenText, Tokens},
@@ -17,7 +20,8 @@ const DENIED_FOR: Duration = Duration::from_secs(30);
 /// See the module documentation.
 #[derive(Debug)]
 pub struct Callers {
-    tokens: Tokens,
+    programs: Tokens,
+    people: Tokens,
     access: AccessReviews,
 }
 
@@ -25,7 +29,8 @@ impl Callers {
     /// Asks the computing cluster.
     pub fn new(computing: &Client) -> Self {
         Self {
-            tokens: Tokens::new(computing.clone(), TOKEN_FOR),
+            programs: Tokens::new(computing.clone(), TOKEN_FOR).for_audience(AUDIENCE),
+            people: Tokens::new(computing.clone(), TOKEN_FOR),
             access: AccessReviews::new(computing.clone(), ALLOWED_FOR, DENIED_FOR),
         }
     }
@@ -39,7 +44,8 @@ impl Callers {
     ) -> Result<(), (StatusCode, String)> {
         let unauthorized = || (StatusCode::UNAUTHORIZED, "Unauthorized\n".to_owned());
         let token = TokenText::of(headers).ok_or_else(unauthorized)?;
-        let user = self.tokens.user(token).await.ok_or_else(unauthorized)?;
+        let tokens = if path == DECISIONS_PATH { &self.people } else { &self.programs };
+        let user = tokens.user(token).await.ok_or_else(unauthorized)?;
         match self.access.allowed(&user, Access::Path { verb, path }).await {
             Ok((true, _)) => Ok(()),
             Ok((false, _)) => Err((

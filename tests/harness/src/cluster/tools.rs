@@ -201,9 +201,24 @@ impl Cluster {
         name: &str,
         lifetime: Duration,
     ) -> Result<String> {
+        self.token_for(namespace, name, lifetime, &[]).await
+    }
+
+    /// A new token of a ServiceAccount for `audiences`; none means the API server.
+    ///
+    /// # Errors
+    /// As [`Cluster::service_account_token`].
+    pub async fn token_for(
+        &self,
+        namespace: &str,
+        name: &str,
+        lifetime: Duration,
+        audiences: &[&str],
+    ) -> Result<String> {
         let accounts: Api<ServiceAccount> = Api::namespaced(self.client().await?, namespace);
         let request = TokenRequest {
             spec: TokenRequestSpec {
+                audiences: audiences.iter().map(|&of| of.to_owned()).collect(),
                 expiration_seconds: Some(i64::try_from(lifetime.as_secs())?),
                 ..TokenRequestSpec::default()
             },

@@ -117,7 +117,8 @@ impl Asked<'_> {
 }
 
 async fn ask(server: &Endpoint, ours: &Config, node: &str) -> Result<String, Failure> {
-    let client = PinnedClient::new(server, ours).map_err(|error| Failure::unusable(error.to_string()))?;
+    let client =
+        PinnedClient::new(server, Some(ours)).map_err(|error| Failure::unusable(error.to_string()))?;
     // The names of nodes have no letters that a query could misunderstand.
     let request = Request::get(format!("{DECISIONS_PATH}?node={node}"))
         .body(Body::empty())
