@@ -126,7 +126,7 @@ async fn a_pod_told_later_waits_and_gets_its_copy_after_these_seconds() {
     let scene = stage.scene("place-later").await;
     let vnode = stage.wait_vnodes().await.remove(0);
     let vnode = text(&vnode["metadata"]["name"]).to_owned();
-    let open = Timestamp::now().as_second() + 15;
+    let open = Timestamp::now().as_second() + 25;
     let entry = publish(stage.binding.worker(), "place-later", &later_until(open)).await;
     stage.binding.policy("place-later", json!({"policies": [entry]})).await.unwrap();
     wait_active(&scene.worker, "place-later", 1).await;
