@@ -48,6 +48,7 @@ mod evaluator;
 mod export;
 #[cfg(not(target_arch = "wasm32"))]
 mod harness;
+mod instant;
 mod lease;
 mod log;
 mod needs;
@@ -65,6 +66,7 @@ mod settings;
 pub use harness::{
     Fixture, Harness, LeaseAnswer, Moment, PlaceAnswer, ReasonAnswer, assert_parser_follows_schema,
 };
+pub use instant::{Instant, ParseInstantError};
 pub use lease::{CapKey, Lease, LeasePolicy, Verdict};
 pub use log::{Level, log};
 pub use needs::{CapColumn, Needs, NumberColumn, TextColumn};
@@ -83,8 +85,8 @@ pub use serde_json;
 /// Everything a policy uses: `use kubeocean_policy_sdk::prelude::*;`.
 pub mod prelude {
     pub use crate::{
-        Days, Fit, Lease, LeasePolicy, Level, Needs, Node, NodeSelector, Now, Phase, PlacePolicy, Pod,
-        Quantity, Reclaim, ReclaimMode, ReclaimSettings, Rounding, Schedule, Selector, Stage, Verdict,
+        Days, Fit, Instant, Lease, LeasePolicy, Level, Needs, Node, NodeSelector, Now, Phase, PlacePolicy,
+        Pod, Quantity, Reclaim, ReclaimMode, ReclaimSettings, Rounding, Schedule, Selector, Stage, Verdict,
         Window, export_policy, log,
     };
     #[cfg(not(target_arch = "wasm32"))]

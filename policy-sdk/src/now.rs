@@ -13,7 +13,8 @@ const DAY: u32 = 24 * 60;
 /// The moment of the decision, in the time zone of the `ResourceLeasingPolicy`.
 ///
 /// A policy that reads a field directly and sets no [`crate::Lease::until`] is asked again at the start of the next
-/// minute; [`Now::daily`], [`Now::weekly`] and [`Now::during`] know the exact instant.
+/// minute; [`Now::daily`], [`Now::weekly`] and [`Now::during`] know the exact instant, [`Now::after`] helps where they do
+/// not fit.
 #[derive(Debug)]
 pub struct Now {
     civil: wire::Now,
@@ -136,19 +137,21 @@ impl Now {
         self.phase(inside, change)
     }
 
-    /// Turns a distance in local minutes into an instant that is right even if the offset changes on the way: at the
-    /// change at the latest, the question is asked again.
-    fn phase(&self, inside: bool, minutes: Option<u32>) -> Phase {
+    /// The instant (unix seconds) at which the local clock has gone on by `minutes`: 1 is the start of the next minute.
+    /// Not after the next change of the zone's offset, at which the clock jumps and the policy is asked again.
+    pub fn after(&self, minutes: u32) -> i64 {
         let now = self.civil.unix_seconds;
-        let changes_at = minutes.map(|minutes| {
-            let local = now - self.second() + i64::from(minutes) * 60;
-            match self.civil.next_offset {
-                Some(change) if change.at > now => local.min(change.at),
-                _ => local,
-            }
-        });
-        self.note(changes_at);
-        Phase { inside, changes_at }
+        let local = now - self.second() + i64::from(minutes.max(1)) * 60;
+        let at = match self.civil.next_offset {
+            Some(change) if change.at > now => local.min(change.at),
+            _ => local,
+        };
+        self.note(Some(at));
+        at
+    }
+
+    fn phase(&self, inside: bool, minutes: Option<u32>) -> Phase {
+        Phase { inside, changes_at: minutes.map(|minutes| self.after(minutes)) }
     }
 }
 

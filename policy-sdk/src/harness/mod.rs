@@ -91,6 +91,13 @@ impl<P> Harness<P> {
         self
     }
 
+    /// The moment, as an instant (unix seconds) in an IANA zone.
+    #[must_use]
+    pub fn at_instant(mut self, unix_seconds: i64, zone: &str) -> Self {
+        self.moment = Moment::at_instant(unix_seconds, zone);
+        self
+    }
+
     /// The moment given so far.
     pub fn moment(&self) -> &Moment {
         &self.moment

@@ -30,6 +30,17 @@ impl Moment {
         Self { zoned: local.to_zoned(zone).expect("a time in the range of the calendar") }
     }
 
+    /// An instant (unix seconds): of a local time that occurs twice, this is the way to name the second.
+    ///
+    /// # Panics
+    ///
+    /// When it is outside the calendar, or the zone cannot be parsed.
+    pub fn at_instant(unix_seconds: i64, zone: &str) -> Self {
+        let zone = TimeZone::get(zone).expect("an IANA zone such as Europe/Rome");
+        let instant = Timestamp::from_second(unix_seconds).expect("an instant in the range of the calendar");
+        Self { zoned: instant.to_zoned(zone) }
+    }
+
     /// Seconds since 1970-01-01T00:00:00Z.
     pub fn unix_seconds(&self) -> i64 {
         self.zoned.timestamp().as_second()

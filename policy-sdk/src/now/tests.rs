@@ -90,3 +90,14 @@ fn the_earliest_change_is_promised() {
     now.start_row();
     assert_eq!(now.promise(), None);
 }
+
+#[rstest]
+#[case::next_minute("2026-03-28T23:59:20", 1, "2026-03-29T00:00")]
+#[case::hours("2026-03-28T22:10", 110, "2026-03-29T00:00")]
+#[case::not_past_a_change_of_the_offset("2026-03-29T01:00", 600, "2026-03-29T03:00")]
+fn a_distance_on_the_local_clock_is_an_instant(#[case] at: &str, #[case] minutes: u32, #[case] then: &str) {
+    let (now, moment) = now(at, "Europe/Rome");
+    let instant = now.after(minutes);
+    assert_eq!(moment.local(instant), then);
+    assert_eq!(now.promise(), Some(instant), "what was asked for is promised no longer");
+}
