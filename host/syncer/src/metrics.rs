@@ -479,7 +479,11 @@ mod tests {
             vnode: name.to_owned(),
             origin: [("cpu".to_owned(), cpu), ("memory".to_owned(), 3 << 30), ("pods".to_owned(), 9)].into(),
             available: [("cpu".to_owned(), cpu / 2)].into(),
-            usage: Usage { others: [("cpu".to_owned(), 100)].into(), own: [("cpu".to_owned(), 250)].into() },
+            usage: Usage {
+                others: [("cpu".to_owned(), 100)].into(),
+                own: [("cpu".to_owned(), 250)].into(),
+                ..Usage::default()
+            },
         };
         let numbers = Numbers {
             vnodes: vec![vnode("v1", 4000), vnode("v2", 6000)],

@@ -15,6 +15,7 @@ use crate::{
     nodes::{
         decide::{WorkerSide, open_gate, run as run_nodes},
         drift,
+        measuring::{self, Measuring},
         store::{NodeStore, Readiness},
         watch::{watch_reachability, watch_worker_nodes, watch_worker_pods},
     },
@@ -214,6 +215,14 @@ impl Session<'_> {
             host: Arc::clone(&stores.host),
             labels_off: Arc::new(AtomicBool::new(false)),
         };
+        let measuring = Measuring {
+            worker: self.worker(),
+            store: self.nodes(),
+            host: Arc::clone(&stores.host),
+            features: Arc::clone(&self.features),
+            clock: Arc::clone(&leader.clock),
+        };
+        tasks.spawn("usage", measuring::run(measuring, stores.loaded.subscribe(), self.cancel.clone()));
         let runtime = leader.node_runtime(Some(worker_side), self.cancel.clone());
         tasks.spawn("nodes", run_nodes(Arc::new(runtime)));
     }

@@ -3,7 +3,6 @@
 //! The same index that the Syncer decides from sums up the requests; nothing is written to a cluster.
 
 pub(crate) mod file;
-mod measured;
 mod record;
 
 use std::path::PathBuf;

@@ -172,6 +172,9 @@ pub async fn run(runtime: Arc<NodeRuntime>) {
 
 /// Snapshots of a batch, and the engine's answers where there is something to ask, each as soon as it is there.
 async fn decide(runtime: &NodeRuntime, batch: Vec<VnodeName>, decided: mpsc::UnboundedSender<DecidedWork>) {
+    if let Some(worker) = &runtime.worker {
+        runtime.store.asked_usage(&worker.host).await;
+    }
     let surroundings = Arc::new(runtime.store.surroundings());
     let surroundings = &surroundings;
     let pass_on = |work: Work| {

@@ -21,7 +21,7 @@ use kubeocean_api::{
 use super::{
     conditions::set_by_lifecycle_controller,
     host_ports::HeldPorts,
-    snapshot::Usage,
+    snapshot::{Amounts, Usage},
     view::{NodeView, READY},
     vnode::Written,
 };
@@ -56,6 +56,8 @@ pub struct Index {
     vnodes: HashMap<VnodeName, Arc<NodeView>>,
     pods: HashMap<Arc<str>, Pod>,
     sums: HashMap<Arc<str>, Sums>,
+    /// Worker node -> measured usage.
+    measured: BTreeMap<String, Amounts>,
     /// Worker node -> host ports that others' pods hold there.
     ports: HashMap<Arc<str>, HeldPorts>,
     /// Vnodes on whose nodes ports were taken or became free since somebody asked.
@@ -76,7 +78,7 @@ pub struct Snapshot {
     pub pnode: Option<Arc<NodeView>>,
     /// The vnode.
     pub vnode: Option<Arc<NodeView>>,
-    /// Requests on the node.
+    /// What is used of the node.
     pub usage: Usage,
     /// What was last written.
     pub written: Option<Written>,
@@ -94,6 +96,7 @@ impl Index {
             vnodes: HashMap::new(),
             pods: HashMap::new(),
             sums: HashMap::new(),
+            measured: BTreeMap::new(),
             ports: HashMap::new(),
             port_news: BTreeSet::new(),
             written: HashMap::new(),
@@ -219,6 +222,15 @@ impl Index {
             }
         }
         dirty
+    }
+
+    /// The measured usage of all worker nodes. Returns the vnodes of those that changed.
+    pub fn set_measured(&mut self, all: &BTreeMap<String, Amounts>) -> BTreeSet<VnodeName> {
+        let nodes: BTreeSet<&String> = self.measured.keys().chain(all.keys()).collect();
+        let changed = nodes.into_iter().filter(|node| self.measured.get(*node) != all.get(*node));
+        let vnodes = changed.map(|node| self.vnode_of(node)).collect();
+        self.measured.clone_from(all);
+        vnodes
     }
 
     /// Everything about one vnode.

@@ -16,6 +16,8 @@ pub mod drift;
 pub mod host_ports;
 pub mod index;
 pub mod loss;
+pub mod measured;
+pub mod measuring;
 pub mod metadata;
 pub mod pace;
 pub mod plan;

@@ -18,13 +18,15 @@ use super::view::{NodeView, Taint, Texts};
 /// Amounts in base units by resource.
 pub type Amounts = BTreeMap<String, i64>;
 
-/// Requests on a node: of this binding's pods and of everybody else's, each pod counting once under `pods`.
+/// What is used of a node. Requests of this binding's pods and of everybody else's, each pod counting once under `pods`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Usage {
     /// Everybody else's, other bindings' included.
     pub others: Amounts,
     /// This binding's.
     pub own: Amounts,
+    /// Measured, whoever uses it; empty without a measurement.
+    pub measured: Amounts,
 }
 
 /// Base B of BU-501: allocatable, or capacity where a node reports no allocatable.
@@ -68,7 +70,7 @@ pub fn facts(pnode: &NodeView, vnode_name: &str, vnode: Option<&NodeView>, usage
         allocatable: base(pnode),
         used: usage.others.clone(),
         leased: usage.own.clone(),
-        usage: Amounts::new(),
+        usage: usage.measured.clone(),
         ready: pnode.ready(),
         schedulable: !pnode.spec.unschedulable,
         created_unix: pnode.metadata.creation_timestamp.as_ref().map_or(0, |time| time.0.as_second()),
@@ -119,10 +121,15 @@ mod tests {
               conditions: [{type: Ready, status: 'True'}]}}",
         )
         .unwrap();
-        let usage = Usage { others: Amounts::from([("cpu".into(), 1000)]), own: Amounts::new() };
+        let usage = Usage {
+            others: Amounts::from([("cpu".into(), 1000)]),
+            measured: Amounts::from([("cpu".into(), 700)]),
+            ..Usage::default()
+        };
         let facts = facts(&pnode, "vnode-n", None, &usage);
         assert_eq!(facts.allocatable["cpu"], 3900);
         assert_eq!(facts.allocatable["memory"], 8 << 30);
+        assert_eq!((facts.used["cpu"], facts.usage["cpu"]), (1000, 700));
         assert_eq!(facts.taints["k"], ":NoSchedule,v:NoExecute");
         assert_eq!((facts.arch.as_str(), facts.ready, facts.schedulable), ("arm64", true, false));
         assert_eq!(available(&facts.allocatable, &usage.others)["cpu"], 2900);

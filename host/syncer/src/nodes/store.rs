@@ -10,7 +10,7 @@ mod surroundings;
 mod tests;
 
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     fmt,
     net::IpAddr,
     sync::{Arc, atomic::AtomicU64},
@@ -22,7 +22,7 @@ use kubeocean_api::{
     keys::{annotation, label},
     name::PortsExhausted,
 };
-use kubeocean_engine::NodeFacts;
+use kubeocean_engine::{NodeFacts, PolicyHost};
 use parking_lot::Mutex;
 use tokio::{sync::watch, time::Instant};
 
@@ -31,7 +31,7 @@ use super::{
     index::{Decided, Identity, Index, Snapshot, VnodeName},
     loss::WorkerLoss,
     ports::Ports,
-    snapshot::facts,
+    snapshot::{Amounts, facts},
     view::NodeView,
     vnode::{BindingView, Written},
 };
@@ -41,6 +41,9 @@ pub use surroundings::{Readiness, Surroundings};
 
 /// A vnode of this age or less is young (BU section 10).
 const YOUNG: Duration = Duration::from_secs(10);
+
+/// How long decisions wait for the first answer about what is used.
+const MEASUREMENT: Duration = Duration::from_secs(5);
 
 /// After this time nobody waits for a node's label.
 const FORGOTTEN: Duration = Duration::from_mins(10);
@@ -100,6 +103,8 @@ pub struct NodeStore {
     facts_listeners: Mutex<Vec<FactsListener>>,
     /// Every node has been decided since the gate was opened.
     settled: watch::Sender<bool>,
+    /// Somebody asked what is used of the worker's nodes.
+    asked_usage: watch::Sender<bool>,
 }
 
 struct State {
@@ -160,6 +165,7 @@ impl NodeStore {
             port_listeners: Mutex::default(),
             facts_listeners: Mutex::default(),
             settled: watch::Sender::new(false),
+            asked_usage: watch::Sender::new(false),
         });
         let weak = Arc::downgrade(&store);
         store.ports.on_loss(move |vnode| {
@@ -275,6 +281,21 @@ impl NodeStore {
             unlabelled.retain(|_, since| since.elapsed() < FORGOTTEN);
         }
         Some(*unlabelled.entry(node.into()).or_insert_with(Instant::now))
+    }
+
+    /// What is used of the worker's nodes; `asked`: nobody has to wait for it any more.
+    pub(super) fn measured(&self, means: &BTreeMap<String, Amounts>, asked: bool) {
+        self.change(|index| index.set_measured(means));
+        self.asked_usage.send_replace(asked);
+    }
+
+    /// Where a policy reads what is used of the worker's nodes, waits until somebody asked for it, but not for ever:
+    /// whoever waited in vain decides without.
+    pub(crate) async fn asked_usage(&self, host: &PolicyHost) {
+        if host.reads_usage() {
+            let mut asked = self.asked_usage.subscribe();
+            let _ = tokio::time::timeout(MEASUREMENT, asked.wait_for(|asked| *asked)).await;
+        }
     }
 
     /// One vnode.

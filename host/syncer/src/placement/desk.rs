@@ -23,8 +23,9 @@ use parking_lot::Mutex;
 use super::facts::vnode_facts;
 use crate::{
     nodes::{
-        snapshot::Amounts,
+        snapshot::Usage,
         store::{NodeStore, Readiness},
+        view::NodeView,
     },
     pods::{
         admission::{Admission, Denial},
@@ -133,12 +134,12 @@ impl PlaceDesk {
         if let Some(left) = surroundings.loading_left.filter(|_| !self.host.ready()) {
             return Admission::Wait(Some(left));
         }
+        self.nodes.asked_usage(&self.host).await;
         let (Some(pod), Some(node)) = (&vpod.place, self.nodes.vnode_view(&vpod.node)) else {
             return Admission::Granted;
         };
-        let used = self.used(&vpod.node, Some(vpod));
         let node = PlaceNode {
-            facts: Arc::new(vnode_facts(&node, used)),
+            facts: Arc::new(self.facts(&node, Some(vpod))),
             policy: self.nodes.governing([&*vpod.node]).pop().flatten(),
         };
         let request = PlaceRequest {
@@ -199,7 +200,7 @@ impl PlaceDesk {
         for (name, place) in names.iter().zip(&mut found).filter(|(_, place)| place.is_none()) {
             let since = self.changes.load(Ordering::SeqCst);
             let Some(vnode) = self.nodes.vnode_view(name) else { continue };
-            let facts = Arc::new(vnode_facts(&vnode, self.used(name, None)));
+            let facts = Arc::new(self.facts(&vnode, None));
             *place = Some(Arc::clone(&facts));
             self.keep(name, since, facts);
         }
@@ -214,10 +215,10 @@ impl PlaceDesk {
         }
     }
 
-    /// What the pods bound to a vnode request: their copies, and those that have none yet.
-    fn used(&self, vnode: &str, except: Option<&Vpod>) -> Amounts {
-        let mut used = self.nodes.snapshot(vnode).usage.own;
-        for pod in self.pods.without_copy(vnode) {
+    /// Facts about a vnode. The pods bound to it count, but for one: their copies, and those that have none yet.
+    fn facts(&self, vnode: &NodeView, except: Option<&Vpod>) -> NodeFacts {
+        let Usage { own: mut used, measured, .. } = self.nodes.snapshot(vnode.name()).usage;
+        for pod in self.pods.without_copy(vnode.name()) {
             if except.is_some_and(|except| except.uid == pod.uid) {
                 continue;
             }
@@ -226,7 +227,7 @@ impl PlaceDesk {
                 *sum = sum.saturating_add(*amount);
             }
         }
-        used
+        vnode_facts(vnode, used, measured)
     }
 }
 

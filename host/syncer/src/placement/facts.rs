@@ -53,8 +53,8 @@ fn texts(value: &Value) -> BTreeMap<String, String> {
     members.filter_map(|(key, value)| Some((key.clone(), value.as_str()?.to_owned()))).collect()
 }
 
-/// Facts about a vnode. `used` is what the pods bound to it request.
-pub fn vnode_facts(vnode: &NodeView, used: Amounts) -> NodeFacts {
+/// Facts about a vnode. `used` is what the pods bound to it request, `measured` what is used of its worker node.
+pub fn vnode_facts(vnode: &NodeView, used: Amounts, measured: Amounts) -> NodeFacts {
     let node_info = vnode.status.node_info.to_map();
     let info = |key: &str| node_info.get(key).and_then(Value::as_str).unwrap_or_default().to_owned();
     NodeFacts {
@@ -67,6 +67,7 @@ pub fn vnode_facts(vnode: &NodeView, used: Amounts) -> NodeFacts {
         os: info("operatingSystem"),
         allocatable: in_base_units(&vnode.status.allocatable, Rounding::Down),
         used,
+        usage: measured,
         ready: vnode.ready(),
         schedulable: !vnode.spec.unschedulable,
         vnode_exists: true,

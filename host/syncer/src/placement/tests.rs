@@ -55,9 +55,10 @@ fn facts_of_a_vnode_are_what_it_publishes() {
         },
     }))
     .unwrap();
-    let facts = vnode_facts(&vnode, [("cpu".to_owned(), 400)].into());
+    let facts = vnode_facts(&vnode, [("cpu".to_owned(), 400)].into(), [("cpu".to_owned(), 300)].into());
     assert_eq!((facts.vnode_name.as_str(), facts.labels["pool"].as_str()), ("vnode-c-n", "x"));
     assert_eq!((facts.available("cpu"), facts.available("memory")), (1100, 1 << 30));
+    assert_eq!(facts.usage["cpu"], 300, "of the worker node");
     assert_eq!((facts.taints["k"].as_str(), facts.arch.as_str()), ("v:NoSchedule", "arm64"));
     assert_eq!((facts.ready, facts.schedulable), (true, false));
 }

@@ -18,6 +18,8 @@ pub enum Feature {
     DefaultPriorityClass,
     /// LogConfigs of the computing cluster in the worker cluster.
     LogConfigs,
+    /// Measured usage of the worker's nodes.
+    MeasuredUsage,
     /// Events of the worker cluster on vpods.
     PodEvents,
     /// Changed resources of running ppods.
@@ -37,6 +39,10 @@ impl Feature {
             }
             Self::LogConfigs => {
                 "LogConfigs are not mapped: list and watch of logconfigs is not permitted, in this or in the worker cluster"
+            }
+            Self::MeasuredUsage => {
+                "policies that read what is used of nodes get no measurement: the worker cluster does not permit to list nodes \
+                 of metrics.k8s.io"
             }
             Self::Resize => {
                 "changed resources of running pods do not reach their containers: the worker cluster does not serve, or does \

@@ -13,6 +13,7 @@ use kubeocean_syncer::{
     config::PolicySources,
     nodes::{
         index::{Identity, Index},
+        measured::Measured,
         snapshot::{available, facts},
         view::NodeView,
     },
@@ -126,6 +127,9 @@ impl Evaluation<'_> {
         if let Some(vnode) = self.vnode.clone() {
             index.set_vnode(vnode);
         }
+        let mut measured = Measured::default();
+        self.worker.usage.iter().for_each(|list| measured.take(list));
+        index.set_measured(&measured.means(Timestamp::now().as_second()));
         let snapshot = index.snapshot(&key);
         let name = if identity.cluster_id.is_empty() { "" } else { key.as_str() };
         Arc::new(facts(&self.worker.node, name, snapshot.vnode.as_deref(), &snapshot.usage))

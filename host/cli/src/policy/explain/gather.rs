@@ -2,11 +2,15 @@
 
 use kube::Client;
 use kubeocean_api::name::vnode_name;
-use kubeocean_runtime::request::paths;
+use kubeocean_runtime::request::{get_json, paths};
 use kubeocean_syncer::{
-    nodes::view::{NodeView, WorkerPod},
+    nodes::{
+        measured,
+        view::{NodeView, WorkerPod},
+    },
     policies::view::PolicyView,
 };
+use serde_json::Value;
 
 use crate::{
     cluster::{get, list},
@@ -21,6 +25,8 @@ pub(super) struct Worker {
     /// Pods on the node.
     pub(super) pods: Vec<WorkerPod>,
     pub(super) policies: Vec<PolicyView>,
+    /// What is used of the nodes now; `None`: not served, or not allowed.
+    pub(super) usage: Option<Value>,
 }
 
 /// Refuses what cannot be the name of a node.
@@ -42,7 +48,10 @@ pub(super) async fn worker(client: &Client, node: &str) -> Result<Worker, Failur
             "the worker cluster does not know ResourceLeasingPolicies: install the worker chart",
         )
     })?;
+    // As the Syncer: without a measurement (PO-405).
+    let usage = get_json(client, measured::PATH).await.unwrap_or_default();
     Ok(Worker {
+        usage,
         node: decode(found, "the node")?,
         pods: decode_all(pods.unwrap_or_default(), "a pod")?,
         policies,

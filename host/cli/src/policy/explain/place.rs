@@ -100,7 +100,7 @@ impl Evaluation<'_> {
         }
         let bound = candidate.pod["spec"]["nodeName"].as_str();
         let stage = if bound.is_some() { Stage::Admit } else { Stage::Schedule };
-        let facts = Arc::new(vnode_facts(vnode, used));
+        let facts = Arc::new(vnode_facts(vnode, used, node.usage.clone()));
         let mut request = PlaceRequest {
             stage,
             pod: Arc::clone(&pod),

@@ -22,20 +22,19 @@ use kubeocean_runtime::{
 use kubeocean_syncer::{
     nodes::{
         index::{Identity, Index, VnodeName},
+        measured::{self, Measured},
         snapshot::facts,
         view::{NodeView, WorkerPod},
     },
     policies::view::PolicyView,
 };
 use parking_lot::Mutex;
-use serde_json::Value;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use super::{
     Args, Report,
     file::{Header, Writer},
-    measured::Measured,
 };
 use crate::{
     cluster::list,
@@ -46,8 +45,6 @@ use crate::{
 
 /// Pods that are on a node and not over.
 const PODS: &str = "spec.nodeName!=,status.phase!=Succeeded,status.phase!=Failed";
-/// Usage of nodes.
-const METRICS: &str = "/apis/metrics.k8s.io/v1beta1/nodes";
 /// Pause between two questions for usage (PO-405).
 const SAMPLING: Duration = Duration::from_mins(1);
 /// Changes are written together for so long, as a burst of pods changes the same sums many times.
@@ -236,16 +233,14 @@ impl<'a> Recording<'a> {
         self.write_changes(Timestamp::now().as_second())
     }
 
-    /// Usage, where it is served. All nodes are looked at again: a mean also changes when a sample gets old.
+    /// Usage, where it is served.
     async fn sample(&mut self) {
         // Not served, not allowed or not there right now: as the Syncer, without a measurement (PO-405).
-        if let Ok(Some(mut metrics)) = get_json(&self.worker, METRICS).await
-            && let Some(Value::Array(items)) = metrics.get_mut("items").map(Value::take)
-        {
-            self.measured.take(&items);
+        if let Ok(Some(list)) = get_json(&self.worker, measured::PATH).await {
+            self.measured.take(&list);
         }
-        let all = self.picture.index.lock().keys();
-        self.picture.dirty.lock().extend(all);
+        let means = self.measured.means(Timestamp::now().as_second());
+        self.picture.change(|index| index.set_measured(&means));
     }
 
     fn write_changes(&mut self, at: i64) -> Result<(), Failure> {
@@ -257,8 +252,7 @@ impl<'a> Recording<'a> {
                 continue;
             };
             let name = if self.identity.cluster_id.is_empty() { "" } else { &*vnode };
-            let mut facts = facts(&pnode, name, snapshot.vnode.as_deref(), &snapshot.usage);
-            facts.usage = self.measured.of(&facts.node_name, at);
+            let facts = facts(&pnode, name, snapshot.vnode.as_deref(), &snapshot.usage);
             self.output.node(at, &vnode, facts)?;
         }
         Ok(())

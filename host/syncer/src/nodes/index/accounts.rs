@@ -149,15 +149,18 @@ impl Index {
         }
     }
 
-    /// Requests on a worker node.
+    /// What is used of a worker node.
     pub fn usage(&self, node: &str) -> Usage {
         let plain = |side: &Totals| {
             let amount = |total: i128| i64::try_from(total).unwrap_or(i64::MAX);
             side.iter().map(|(resource, total)| (resource.to_string(), amount(*total))).collect()
         };
-        self.sums
-            .get(node)
-            .map_or_else(Usage::default, |sums| Usage { others: plain(&sums.others), own: plain(&sums.own) })
+        let sums = self.sums.get(node);
+        Usage {
+            others: sums.map(|sums| plain(&sums.others)).unwrap_or_default(),
+            own: sums.map(|sums| plain(&sums.own)).unwrap_or_default(),
+            measured: self.measured.get(node).cloned().unwrap_or_default(),
+        }
     }
 
     /// Counts the sums anew and returns the vnodes whose sums were wrong; any is a defect of this file.

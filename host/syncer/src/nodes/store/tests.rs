@@ -220,3 +220,38 @@ async fn without_nodes_there_is_nothing_to_wait_for() {
     store.set_readiness(Readiness::Ready);
     assert!(store.is_settled());
 }
+
+#[test]
+fn a_measurement_is_a_fact_and_tells_of_the_nodes_it_changes() {
+    let store = store();
+    for name in ["n1", "n2"] {
+        let node = json!({"metadata": {"name": name, "uid": name}, "status": {"allocatable": {"cpu": "4"}}});
+        store.change(|index| index.set_pnode(serde_json::from_value(node).unwrap()).into_iter().collect());
+    }
+    let heard = Arc::new(Mutex::new(Vec::new()));
+    let ears = Arc::clone(&heard);
+    store.on_facts_change(move |vnode| ears.lock().push(vnode.map(str::to_owned)));
+    let of = |amounts: &[(&str, i64)]| {
+        let mean =
+            |(node, cpu): &(&str, i64)| ((*node).to_owned(), Amounts::from([("cpu".to_owned(), *cpu)]));
+        amounts.iter().map(mean).collect::<BTreeMap<_, _>>()
+    };
+    let measured = |vnode: &str| store.snapshot(vnode).usage.measured.get("cpu").copied();
+    for (means, [n1, n2], changed) in [
+        (
+            of(&[("n1", 700), ("n2", 900)]),
+            [Some(700), Some(900)],
+            ["vnode-cls-a-n1", "vnode-cls-a-n2"].as_slice(),
+        ),
+        (of(&[("n1", 700), ("n2", 800)]), [Some(700), Some(800)], &["vnode-cls-a-n2"]),
+        (of(&[("n2", 800)]), [None, Some(800)], &["vnode-cls-a-n1"]),
+        (of(&[("n2", 800)]), [None, Some(800)], &[]),
+    ] {
+        store.measured(&means, true);
+        assert_eq!([measured("vnode-cls-a-n1"), measured("vnode-cls-a-n2")], [n1, n2]);
+        let told: Vec<_> = heard.lock().drain(..).flatten().collect();
+        assert_eq!(told, changed);
+        let waiting = store.some_facts(2).into_iter().find(|facts| facts.node_name == "n2").unwrap();
+        assert_eq!(waiting.usage.get("cpu").copied(), n2);
+    }
+}
