@@ -5,6 +5,7 @@ pub mod exposition;
 pub mod kubelet;
 pub mod leasing;
 pub mod logconfigs;
+pub mod modules;
 pub mod pods;
 pub mod rights;
 pub mod storm;

@@ -146,6 +146,17 @@ impl LimitedAccount {
         self.worker.merge(&self.role, &json!({"rules": rules})).await;
     }
 
+    /// Takes the rules about an API group away.
+    ///
+    /// # Panics
+    /// The worker cluster refuses it.
+    pub async fn hide_group(&self, group: &str) {
+        let mut rules = self.all.as_array().cloned().expect("rules");
+        rules.retain(|rule| rule["apiGroups"] != json!([group]));
+        assert_ne!(self.all, json!(rules));
+        self.worker.merge(&self.role, &json!({"rules": rules})).await;
+    }
+
     /// Nothing is hidden any more.
     ///
     /// # Panics

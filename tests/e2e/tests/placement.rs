@@ -7,37 +7,30 @@
 use std::time::Duration;
 
 use axum::body::Body;
-use base64::{Engine as _, engine::general_purpose::STANDARD};
 use jiff::Timestamp;
 use kube::Config;
 use kubeocean_api::keys::{annotation, condition_type, label, namespace, taint};
 use kubeocean_api::place::{AUDIENCE, Endpoint, syncer_lease};
+use kubeocean_e2e::modules::publish;
 use kubeocean_e2e::pods::{DEADLINE, Objects, Stage, condition, pod_path, text};
 use kubeocean_e2e::rights::{assert_manager_rights, assert_rights};
 use kubeocean_harness::{
     BindingSpec, Cluster, Fleet, NodeShape, Program, Site, wait::try_wait_until, wait_until,
 };
-use kubeocean_hostile_policies::{Guest, digest, place_guest};
+use kubeocean_hostile_policies::{Guest, place_guest};
 use kubeocean_runtime::{request::paths, tls::PinnedClient};
 use serde_json::{Value, json};
 
 /// An entry that does what worker nodes say.
 async fn entry(worker: &Cluster, name: &str) -> Value {
-    let mut entry = publish(worker, name, &place_guest('a')).await;
+    let mut entry = published(worker, name, &place_guest('a')).await;
     entry["name"] = "where".into();
     entry
 }
 
-/// Puts a module where policies are read from, and returns an entry of that name which runs it.
-async fn publish(worker: &Cluster, name: &str, guest: &Guest) -> Value {
-    let module = guest.bytes();
-    let config_map = json!({
-        "apiVersion": "v1", "kind": "ConfigMap",
-        "metadata": {"name": name, "namespace": namespace::POLICIES},
-        "binaryData": {"policy.wasm": STANDARD.encode(&module)},
-    });
-    worker.apply_objects(vec![config_map]).await.unwrap();
-    json!({"name": name, "module": {"configMap": {"name": name}, "digest": digest(&module)}})
+/// An entry of that name which runs a module.
+async fn published(worker: &Cluster, name: &str, guest: &Guest) -> Value {
+    json!({"name": name, "module": publish(worker, name, &guest.bytes()).await})
 }
 
 /// Makes a worker node say what the answer about it is.
@@ -127,7 +120,7 @@ async fn a_pod_told_later_waits_and_gets_its_copy_after_these_seconds() {
     let vnode = stage.wait_vnodes().await.remove(0);
     let vnode = text(&vnode["metadata"]["name"]).to_owned();
     let open = Timestamp::now().as_second() + 25;
-    let entry = publish(stage.binding.worker(), "place-later", &later_until(open)).await;
+    let entry = published(stage.binding.worker(), "place-later", &later_until(open)).await;
     stage.binding.policy("place-later", json!({"policies": [entry]})).await.unwrap();
     wait_active(&scene.worker, "place-later", 1).await;
 
@@ -252,7 +245,7 @@ async fn a_real_scheduler_keeps_away_from_rejected_vnodes_and_prefers_good_ones(
     }
     let where_to = entry(binding.worker(), "ext").await;
     let forever = place_guest('z').with("POISONED", "(call $forever)");
-    let mut loops = publish(binding.worker(), "ext-loops", &forever).await;
+    let mut loops = published(binding.worker(), "ext-loops", &forever).await;
     loops["onError"] = "Ignore".into();
     binding.policy("ext", json!({"policies": [where_to, loops]})).await.unwrap();
 

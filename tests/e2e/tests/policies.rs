@@ -7,7 +7,6 @@
 
 use std::time::{Duration, Instant};
 
-use base64::{Engine as _, engine::general_purpose::STANDARD};
 use jiff::{Timestamp, tz::TimeZone};
 use k8s_openapi::api::core::v1::{Node, Taint};
 use kube::{
@@ -19,29 +18,15 @@ use kubeocean_e2e::leasing::{
     DEADLINE, Leasing, amount, condition, entry, entry_error, entry_state, generous, is_offered, is_ready,
     is_withheld_gently, percent, policy_condition, summary, taint_of,
 };
+use kubeocean_e2e::modules::{publish, publish_in};
 use kubeocean_e2e::rights::assert_rights;
 use kubeocean_engine::builtin;
+use kubeocean_harness::NodeShape;
 use kubeocean_harness::author::example_module;
-use kubeocean_harness::{Cluster, NodeShape};
 use kubeocean_hostile_policies::{Guest, digest, guest};
 use serde_json::{Value, json};
 
 const GPU: &str = "nvidia.com/gpu";
-
-/// Puts a module where policies are read from, and returns how an entry names it.
-async fn publish(worker: &Cluster, name: &str, module: &[u8]) -> Value {
-    publish_in(worker, namespace::POLICIES, name, module).await
-}
-
-async fn publish_in(worker: &Cluster, home: &str, name: &str, module: &[u8]) -> Value {
-    let config_map = json!({
-        "apiVersion": "v1", "kind": "ConfigMap",
-        "metadata": {"name": name, "namespace": home},
-        "binaryData": {"policy.wasm": STANDARD.encode(module)},
-    });
-    worker.apply_objects(vec![config_map]).await.unwrap();
-    json!({"configMap": {"name": name}, "digest": digest(module)})
-}
 
 /// A legacy-free policy of these entries.
 fn entries(entries: impl IntoIterator<Item = Value>) -> Value {

@@ -12,11 +12,12 @@ use kubeocean_api::keys::{annotation, namespace, taint};
 use kubeocean_api::{quantity::Rounding, resource::to_base_units};
 use kubeocean_e2e::commands::{kubeocean, printed, refused, told};
 use kubeocean_e2e::leasing::{DEADLINE, Leasing, amount, is_offered, is_ready, percent};
+use kubeocean_e2e::modules::publish;
 use kubeocean_e2e::pods::{Objects, condition, pod_path};
 use kubeocean_e2e::rights::assert_rights;
 use kubeocean_harness::author::example_module;
 use kubeocean_harness::{BindingSpec, Cluster, ClusterSpec, Fleet, NodeShape, Site, shared_site};
-use kubeocean_hostile_policies::{digest, place_guest};
+use kubeocean_hostile_policies::place_guest;
 use serde_json::{Value, json};
 
 fn path_of(cluster: &Cluster) -> String {
@@ -90,18 +91,13 @@ fn published(vnode: &k8s_openapi::api::core::v1::Node) -> Value {
 async fn an_explanation_is_what_the_vnode_publishes() {
     let module = example_module("keep-headroom").await.unwrap();
     let worker = shared_site().await.fleet().workers.first().unwrap();
-    let config_map = json!({
-        "apiVersion": "v1", "kind": "ConfigMap",
-        "metadata": {"name": "tool-explain", "namespace": namespace::POLICIES},
-        "binaryData": {"policy.wasm": base64(&module)},
-    });
-    worker.apply_objects(vec![config_map]).await.unwrap();
+    let reference = publish(worker, "tool-explain", &module).await;
     let policy = json!({
         "timeZone": "Asia/Shanghai",
         "resourceLimits": [percent("memory", 50)],
         "policies": [
             {
-                "name": "headroom", "module": {"configMap": {"name": "tool-explain"}, "digest": digest(&module)},
+                "name": "headroom", "module": reference,
                 "settings": {"reserve": [{"resource": "cpu", "percent": 10}]},
             },
             {
@@ -171,11 +167,6 @@ async fn an_explanation_is_what_the_vnode_publishes() {
     let (code, error) = refused(&["policy", "explain", &vnode_name, "--kubeconfig", &computing_config]).await;
     assert_eq!((code, error.contains("install the worker chart")), (2, true), "{error}");
     assert_rights(&leasing.binding);
-}
-
-fn base64(bytes: &[u8]) -> String {
-    use base64::{Engine as _, engine::general_purpose::STANDARD};
-    STANDARD.encode(bytes)
 }
 
 #[tokio::test]
@@ -408,15 +399,10 @@ async fn what_a_syncer_decided_is_printed_and_replays_bit_for_bit() {
     let rejects = json!({"status": {"capacity": {"a.test/fit": "1"}, "allocatable": {"a.test/fit": "1"}}});
     worker.merge(&format!("/api/v1/nodes/{}/status", nodes[0]), &rejects).await;
     let module = place_guest('a').bytes();
-    let config_map = json!({
-        "apiVersion": "v1", "kind": "ConfigMap",
-        "metadata": {"name": "tool-recorded", "namespace": namespace::POLICIES},
-        "binaryData": {"policy.wasm": base64(&module)},
-    });
-    binding.worker().apply_objects(vec![config_map]).await.unwrap();
+    let reference = publish(binding.worker(), "tool-recorded", &module).await;
     let policy = json!({"policies": [
         {"name": "half", "module": {"builtin": "cpu-percentage"}, "settings": {"cpuPercent": 50}},
-        {"name": "where", "module": {"configMap": {"name": "tool-recorded"}, "digest": digest(&module)}},
+        {"name": "where", "module": reference},
     ]});
     binding.policy("tool-recorded", policy).await.unwrap();
     let mut syncer = binding.syncer(&["--policy-bind-address=:0"]).await.unwrap();

@@ -11,6 +11,8 @@ use tokio::process::Command;
 
 /// Target of policy modules.
 const TARGET: &str = "wasm32-unknown-unknown";
+/// How a build script says that a tool is missing.
+const MISSING: i32 = 77;
 
 /// A copy of a policy project in a folder that no workspace contains.
 #[derive(Debug)]
@@ -49,9 +51,11 @@ impl PolicyProject {
         }
         std::fs::write(folder.join("Cargo.toml"), with_path)?;
         std::fs::create_dir(folder.join("src"))?;
-        for file in ["Cargo.lock", "src/lib.rs"] {
-            std::fs::copy(example.join(file), folder.join(file))
-                .with_context(|| format!("the example {name} has no {file}"))?;
+        std::fs::copy(example.join("Cargo.lock"), folder.join("Cargo.lock"))
+            .with_context(|| format!("the example {name} has no Cargo.lock"))?;
+        for file in std::fs::read_dir(example.join("src"))? {
+            let file = file?;
+            std::fs::copy(file.path(), folder.join("src").join(file.file_name()))?;
         }
         // The workspace's toolchain has the target; a project elsewhere would get the user's default one.
         std::fs::copy(root.join("rust-toolchain.toml"), folder.join("rust-toolchain.toml"))?;
@@ -123,6 +127,34 @@ impl PolicyProject {
 pub async fn example_module(name: &str) -> Result<Vec<u8>> {
     let path = PolicyProject::example(name)?.build().await?;
     std::fs::read(&path).with_context(|| format!("reading {}", path.display()))
+}
+
+/// The module of `examples/policies/<name>`, which has a build script instead of a Cargo project. `None`, and a line that says
+/// why, where a tool of its language is missing; with `KUBEOCEAN_OTHER_LANGUAGES=required` that is an error.
+///
+/// # Errors
+/// It does not compile.
+pub async fn scripted_module(name: &str) -> Result<Option<Vec<u8>>> {
+    let folder = tempfile::tempdir().context("making a folder")?;
+    let script = repository()?.join("examples/policies").join(name).join("build.sh");
+    let mut command = Command::new(script);
+    command.arg(folder.path()).stdin(Stdio::null()).kill_on_drop(true);
+    let output = command.output().await.context("running the build script")?;
+    let said = String::from_utf8_lossy(&output.stdout);
+    match output.status.code() {
+        Some(0) => {
+            let module = folder.path().join(format!("{}.wasm", name.replace('-', "_")));
+            let bytes = std::fs::read(&module).with_context(|| format!("reading {}", module.display()))?;
+            Ok(Some(bytes))
+        }
+        Some(MISSING)
+            if std::env::var_os("KUBEOCEAN_OTHER_LANGUAGES").is_none_or(|set| set != "required") =>
+        {
+            println!("skipped: {}", said.trim());
+            Ok(None)
+        }
+        _ => bail!("{name} is not built:\n{said}{}", String::from_utf8_lossy(&output.stderr)),
+    }
 }
 
 /// Where compiled policies of tests are kept.

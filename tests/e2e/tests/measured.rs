@@ -1,0 +1,151 @@
+//! Policies that read what is used of nodes (PO-405): measured in the worker cluster, asked for while a policy reads it.
+//!
+//! A worker cluster has `metrics.k8s.io` from a server of its own. Here the kind is a custom resource of the same path,
+//! which a client cannot tell apart, so that a test says what is measured.
+
+#![expect(clippy::unwrap_used, reason = "a step that fails is a failed test")]
+
+use jiff::{SignedDuration, Timestamp};
+use kubeocean_api::keys::{condition_type, taint};
+use kubeocean_e2e::leasing::{DEADLINE, Leasing, amount, is_offered};
+use kubeocean_e2e::modules::publish;
+use kubeocean_e2e::pods::{Objects, condition, pod_path};
+use kubeocean_e2e::rights::{LimitedAccount, assert_rights, requests};
+use kubeocean_e2e::users::told;
+use kubeocean_harness::author::example_module;
+use kubeocean_harness::{NodeShape, shared_site, wait_until};
+use serde_json::{Value, json};
+
+const ALL: &str = "/apis/metrics.k8s.io/v1beta1/nodes";
+
+/// Has the worker cluster serve the kind, for all tests of this file.
+async fn served() -> Objects {
+    let site = shared_site().await;
+    let worker = Objects::of(site.fleet().workers.first().unwrap()).await;
+    let kind = json!({
+        "apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition",
+        "metadata": {
+            "name": "nodes.metrics.k8s.io",
+            "annotations": {"api-approved.kubernetes.io": "unapproved, stands for a metrics server"},
+        },
+        "spec": {
+            "group": "metrics.k8s.io", "scope": "Cluster",
+            "names": {"plural": "nodes", "singular": "nodemetrics", "kind": "NodeMetrics", "listKind": "NodeMetricsList"},
+            "versions": [{
+                "name": "v1beta1", "served": true, "storage": true,
+                "schema": {"openAPIV3Schema": {"type": "object", "x-kubernetes-preserve-unknown-fields": true}},
+            }],
+        },
+    });
+    site.fleet().workers.first().unwrap().apply_objects(vec![kind]).await.unwrap();
+    wait_until("the kind to be served", DEADLINE, async || {
+        if worker.get(ALL).await.is_some() { Ok(()) } else { Err("404") }
+    })
+    .await;
+    worker
+}
+
+/// Says what was used of a node some seconds ago.
+async fn measure(worker: &Objects, node: &str, seconds_ago: i64, cpu: &str) {
+    let at = Timestamp::now() - SignedDuration::from_secs(seconds_ago);
+    let sample = json!({
+        "apiVersion": "metrics.k8s.io/v1beta1", "kind": "NodeMetrics", "metadata": {"name": node},
+        "timestamp": at.strftime("%Y-%m-%dT%H:%M:%SZ").to_string(), "window": "30s",
+        "usage": {"cpu": cpu, "memory": "30Gi"},
+    });
+    let path = format!("{ALL}/{node}");
+    if worker.get(&path).await.is_some() {
+        worker.merge(&path, &sample).await;
+    } else {
+        worker.create(ALL, &sample).await;
+    }
+}
+
+/// The example policy as the only entry.
+async fn tidal(leasing: &Leasing, settings: Value) -> Value {
+    let module = example_module("tidal-usage").await.unwrap();
+    let reference = publish(leasing.binding.worker(), leasing.binding.name(), &module).await;
+    json!({"policies": [{"name": "tidal", "module": reference, "settings": settings}]})
+}
+
+fn asked(leasing: &Leasing) -> usize {
+    let (_, worker) = requests(&leasing.binding);
+    worker.iter().filter(|event| event.uri.starts_with("/apis/metrics.k8s.io/")).count()
+}
+
+#[tokio::test]
+async fn what_is_used_of_a_node_counts_while_a_policy_reads_it() {
+    let worker = served().await;
+    let shape = NodeShape::new("20", "100Gi");
+    let leasing = Leasing::start("measured", 1, &shape, json!({})).await;
+    let node = leasing.nodes[0].clone();
+    let has = async |what: &str, cpu: &str| {
+        leasing.one(&node, what, |v| is_offered(v) && amount(v, "cpu") == Some(cpu)).await
+    };
+    has("the whole node", "20").await;
+    measure(&worker, &node, 60, "6").await;
+    assert_eq!(asked(&leasing), 0, "no policy reads it");
+
+    let recording = leasing.record().await;
+    leasing.edit(tidal(&leasing, json!({})).await).await;
+    let vnode = has("what 6 used cores and 2 in reserve leave", "12").await;
+    assert_eq!(amount(&vnode, "memory"), Some("60Gi"));
+    let states = recording.states();
+    let cpu: Vec<_> = states.iter().filter_map(|vnode| amount(vnode, "cpu")).collect();
+    assert!(cpu.iter().all(|cpu| ["20", "12"].contains(cpu)), "nothing in between: {cpu:?}");
+    measure(&worker, &node, 30, "10").await;
+    has("the mean of 6 and 10", "10").await;
+
+    leasing.edit(tidal(&leasing, json!({"headroomPercent": 20, "busyAbove": {"cpu": "7"}})).await).await;
+    has("a larger reserve", "8").await;
+    let home = "measured-users";
+    leasing.binding.computing().create_namespace(home).await.unwrap();
+    let computing = Objects::of(leasing.binding.computing()).await;
+    let pod = json!({
+        "apiVersion": "v1", "kind": "Pod", "metadata": {"name": "batch", "namespace": home},
+        "spec": {
+            "nodeName": leasing.vnode_name(&node), "automountServiceAccountToken": false,
+            "tolerations": [{"key": taint::VNODE, "operator": "Exists"}],
+            "containers": [{"name": "c", "image": "batch:1", "resources": {"requests": {"cpu": "1"}}}],
+        },
+    });
+    computing.create(&format!("/api/v1/namespaces/{home}/pods"), &pod).await;
+    let path = pod_path(home, "batch");
+    let denied = |pod: &Value| {
+        let told = condition(pod, condition_type::POLICY_ADMITTED);
+        (told["status"] == "False" && told["reason"] == "Busy").then_some(())
+    };
+    computing.wait("the pod to be kept off a busy node", &path, denied).await;
+    measure(&worker, &node, 0, "0").await;
+    let running = |pod: &Value| (pod["status"]["phase"] == "Running").then_some(());
+    computing.wait("the pod to run when the mean has fallen", &path, running).await;
+
+    has("the mean of 6, 10 and 0, less the pod's core, and a reserve of 4", "11").await;
+
+    leasing.edit(json!({})).await;
+    has("the whole node", "20").await;
+    let before = asked(&leasing);
+    leasing.edit(json!({"resourceLimits": [{"resource": "cpu", "percent": 50}]})).await;
+    has("half of it", "10").await;
+    assert!(before > 0 && asked(&leasing) <= before + 1, "no policy reads it any more");
+    assert_rights(&leasing.binding);
+}
+
+#[tokio::test]
+async fn without_the_right_nothing_is_measured_and_that_is_told_once() {
+    let worker = served().await;
+    let leasing = Leasing::start("unmeasured", 1, &NodeShape::new("20", "100Gi"), json!({})).await;
+    let node = leasing.nodes[0].clone();
+    measure(&worker, &node, 60, "6").await;
+    leasing.edit(tidal(&leasing, json!({})).await).await;
+    leasing.one(&node, "what is measured to count", |v| amount(v, "cpu") == Some("12")).await;
+
+    let limited = LimitedAccount::new(&leasing.binding).await;
+    limited.hide_group("metrics.k8s.io").await;
+    leasing.binding.write_kubeconfig(&limited.kubeconfig).await.unwrap();
+    told(&leasing, "default", leasing.binding.name(), "FeatureDisabled").await;
+    leasing.one(&node, "the whole node", |v| is_offered(v) && amount(v, "cpu") == Some("20")).await;
+    let events = leasing.binding.worker().audit_events().unwrap();
+    let refused = events.iter().filter(|event| event.uri == ALL && event.response_status.code == 403);
+    assert_eq!(refused.count(), 1, "nobody asks again");
+}
