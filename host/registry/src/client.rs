@@ -107,12 +107,26 @@ impl Client {
         limit: Duration,
     ) -> Result<Response<Incoming>, RegistryError> {
         let failed = |message: String| RegistryError::Unreachable { what: what.to_owned(), message };
+        let host = authority(request.uri());
         match tokio::time::timeout(limit, self.http.request(request)).await {
             Ok(Ok(response)) => Ok(response),
+            Ok(Err(error)) if is_not_tls(&error) => Err(failed(format!(
+                "{host} does not speak TLS; for development --insecure-registry {host} talks to it without"
+            ))),
             Ok(Err(error)) => Err(failed(chain(&error))),
             Err(_) => Err(failed(format!("no answer within {} s", limit.as_secs()))),
         }
     }
+}
+
+/// What came when TLS was to begin is something else.
+fn is_not_tls(error: &(dyn std::error::Error + 'static)) -> bool {
+    let mut causes = std::iter::successors(Some(error), |error| error.source());
+    causes.any(|cause| {
+        let inner = cause.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
+        let tls = inner.and_then(|inner| inner.downcast_ref::<rustls::Error>());
+        matches!(tls, Some(rustls::Error::InvalidMessage(rustls::InvalidMessage::InvalidContentType)))
+    })
 }
 
 /// One message of an error and its causes.

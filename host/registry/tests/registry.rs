@@ -146,6 +146,8 @@ async fn plain_http_is_for_named_hosts_only() {
     let client = |insecure_hosts| Client::new(&ClientConfig { insecure_hosts, authorities: None }).unwrap();
     let refused = client(Vec::new()).find(&image, Some(&robot())).await.unwrap_err();
     assert!(matches!(refused, RegistryError::Unreachable { .. }), "TLS meets a server without: {refused}");
+    let way = format!("--insecure-registry {}", registry.host());
+    assert!(refused.to_string().contains(&way), "{refused}");
     let named = client(vec![registry.host()]);
     let (module, packed) = (module(100), package(&module(100), &Labels::default()));
     named.push(&image, Some(&robot()), module.clone().into(), &packed, None).await.unwrap();
