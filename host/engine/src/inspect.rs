@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
 use crate::engine::Engine;
 use crate::legacy::Decision;
@@ -16,7 +16,7 @@ use crate::producers::producers;
 use crate::wasm::unit::{Caller, describe};
 
 /// A module without settings.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ModuleOutline {
     /// Name it gives itself.
@@ -29,7 +29,8 @@ pub struct ModuleOutline {
     pub digest: String,
     /// Its bytes.
     pub size_bytes: usize,
-    /// JSON Schema of its settings.
+    /// JSON Schema of its settings, as it gives it: whoever writes an outline writes it as JSON.
+    #[serde(skip_serializing)]
     pub settings_schema: String,
     /// Decisions it makes.
     pub decisions: Vec<Decision>,

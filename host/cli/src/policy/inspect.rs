@@ -160,6 +160,9 @@ mod tests {
             reads: Some(Reads { facts: vec!["annotation/owner".into(), "used/cpu".into()], caps: vec![] }),
             reads_unknown: None,
         };
+        let members = serde_json::to_string(&report).unwrap();
+        assert_eq!(members.matches("\"settingsSchema\":{").count(), 1, "{members}");
+        assert_eq!(members.matches("settingsSchema").count(), 1, "{members}");
         insta::assert_snapshot!(text(&report), @r#"
         night-gpu 1.2.0
           Leases GPUs at night only.
