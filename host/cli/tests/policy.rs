@@ -160,6 +160,17 @@ async fn policies_for_placement_build_and_load() {
     "used/memory"
 )]
 #[case("drain-window", "{aheadMinutes: 30}", "annotation/maintenance/from")]
+#[case("tidal-usage", "{headroomPercent: 10}", "usage/cpu")]
+#[case(
+    "price-window",
+    "{below: 3, hourly: [1, 2, 3, 4, 5, 1, 2, 3, 4, 5, 1, 2, 3, 4, 5, 1, 2, 3, 4, 5, 1, 2, 3, 4]}",
+    "reads none"
+)]
+#[case(
+    "maintenance-calendar",
+    "{windows: [{name: patching, cron: '0 2 * * SUN', minutes: 240}]}",
+    "reads none"
+)]
 #[tokio::test]
 async fn the_examples_load_are_pure_and_keep_their_promises(
     #[case] name: &str,

@@ -3,7 +3,7 @@
 mod binary;
 
 use binary::{file, json, said};
-use kubeocean_harness::author::{example_module, repository};
+use kubeocean_harness::author::{example_module, repository, scripted_module};
 use kubeocean_hostile_policies::{digest, guest};
 use rstest::rstest;
 use serde_json::json as value;
@@ -110,17 +110,54 @@ cases:
     assert!(code == 2 && error.contains("of a policy expect decision and entries"), "{code}: {error}");
 }
 
+#[rstest]
+#[case("night-gpu")]
+#[case("tidal-usage")]
+#[case("price-window")]
+#[case("maintenance-calendar")]
 #[tokio::test]
-async fn the_cases_of_an_example_pass() {
+async fn the_cases_of_an_example_pass(#[case] name: &str) {
     let directory = tempfile::tempdir().unwrap();
-    let cases = repository().unwrap().join("examples/policies/night-gpu/cases.yaml");
+    let cases = repository().unwrap().join("examples/policies").join(name).join("cases.yaml");
     let cases = std::fs::read_to_string(cases).unwrap();
-    let module = "target/wasm32-unknown-unknown/release/night_gpu.wasm";
-    assert!(cases.contains(module), "{cases}");
-    file(&directory, "m.wasm", &example_module("night-gpu").await.unwrap());
-    let path = file(&directory, "cases.yaml", cases.replace(module, "m.wasm").as_bytes());
+    let module = format!("target/wasm32-unknown-unknown/release/{}.wasm", name.replace('-', "_"));
+    assert!(cases.contains(&module), "{cases}");
+    file(&directory, "m.wasm", &example_module(name).await.unwrap());
+    let path = file(&directory, "cases.yaml", cases.replace(&module, "m.wasm").as_bytes());
     let (code, out, error) = said(&["policy", "test", &path]);
     assert_eq!(code, 0, "{out}{error}");
+}
+
+/// Acceptance check 16.
+#[tokio::test]
+async fn a_module_in_c_loads_is_pure_keeps_its_promises_and_passes_the_cases_of_its_twin_in_rust() {
+    let Some(module) = scripted_module("night-gpu-c").await.unwrap() else { return };
+    let directory = tempfile::tempdir().unwrap();
+    let path = file(&directory, "night_gpu.wasm", &module);
+    let (code, shown) = json(&["policy", "inspect", &path, "-o", "json"]);
+    assert_eq!(
+        (code, &shown["name"], &shown["world"]),
+        (0, &"night-gpu-c".into(), &"lease-policy".into()),
+        "{shown:#}"
+    );
+    let settings = "{from: 22, until: 7, percent: 50}";
+    for seed in ["1", "2"] {
+        let (code, out, error) = said(&["policy", "check", &path, "--settings", settings, "--seed", seed]);
+        assert_eq!(code, 0, "{out}{error}");
+        assert!(out.contains("caps nvidia.com/gpu") && out.contains("promises"), "{out}");
+    }
+    let refused = said(&["policy", "check", &path, "--settings", "{from: 24, until: 7, percent: 50}"]);
+    assert!(refused.0 == 2 && refused.2.contains("SettingsInvalid"), "{refused:?}");
+    for cases in ["night-gpu", "night-gpu-c"] {
+        let cases = repository().unwrap().join("examples/policies").join(cases).join("cases.yaml");
+        let cases = std::fs::read_to_string(cases).unwrap();
+        let (_, rest) = cases.split_once("settings:").unwrap();
+        let cases = format!("module: night_gpu.wasm\nsettings:{rest}");
+        let (code, out, error) = said(&["policy", "test", &file(&directory, "cases.yaml", cases.as_bytes())]);
+        assert!(code == 0 && out.contains("2 passed, 0 failed"), "{out}{error}");
+    }
+    let (code, out, error) = said(&["policy", "test", &file(&directory, "night.yaml", NIGHT.as_bytes())]);
+    assert!(code == 0 && out.contains("3 passed, 0 failed"), "{out}{error}");
 }
 
 /// A module that traps for nodes made at second 666.

@@ -5,7 +5,7 @@
 mod binary;
 
 use binary::{file, json, said};
-use kubeocean_harness::author::example_module;
+use kubeocean_harness::author::{example_module, scripted_module};
 use kubeocean_hostile_policies::guest;
 use serde_json::{Value, json as value};
 use tempfile::TempDir;
@@ -174,6 +174,27 @@ fn what_is_no_snapshot_or_no_time_is_refused() {
         code == 0 && out.contains("outside of that") && out.contains("is for binding other"),
         "{code}: {out}"
     );
+}
+
+#[tokio::test]
+async fn a_module_in_c_decides_a_week_as_its_twin_in_rust() {
+    let Some(twin) = scripted_module("night-gpu-c").await.unwrap() else { return };
+    let directory = tempfile::tempdir().unwrap();
+    let snapshot = week(&directory);
+    let rust = file(&directory, "night_gpu.wasm", &example_module("night-gpu").await.unwrap());
+    let c = file(&directory, "night_gpu_c.wasm", &twin);
+    for settings in [
+        "{from: 22, until: 7, percent: 50}",
+        "{from: 3, until: 4, percent: 33}",
+        "{from: 5, until: 5, percent: 100}",
+    ] {
+        for zone in ["Asia/Shanghai", "America/New_York"] {
+            let diff = ["policy", "diff", &rust, &c, "--snapshot", &snapshot, "--exit-code"];
+            let (code, out, error) =
+                said(&[&diff[..], &["--settings", settings, "--time-zone", zone]].concat());
+            assert!(code == 0 && out.contains("0 of 64 nodes differ"), "{settings} {zone}: {out}{error}");
+        }
+    }
 }
 
 #[tokio::test]
