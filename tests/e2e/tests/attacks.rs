@@ -289,7 +289,7 @@ async fn names_of_copies_name_nothing_in_the_computing_cluster() {
 /// Pod Security level of the mount namespace refuses it.
 #[tokio::test]
 async fn files_of_a_node_are_as_closed_as_the_worker_closes_them() {
-    let stage = Stage::start(BindingSpec::new("attacked-host"), 1).await;
+    let mut stage = Stage::start(BindingSpec::new("attacked-host"), 1).await;
     let scene = stage.scene("attack-host").await;
     let mount = stage.binding.mount_namespace();
     let level = json!({"metadata": {"labels": {"pod-security.kubernetes.io/enforce": "baseline"}}});
@@ -334,7 +334,29 @@ async fn files_of_a_node_are_as_closed_as_the_worker_closes_them() {
     scene.run_pod("driver", user_of("driver")).await;
     let open = json!({"metadata": {"labels": {"pod-security.kubernetes.io/enforce": "privileged"}}});
     scene.worker.merge(&format!("/api/v1/namespaces/{mount}"), &open).await;
-    scene.wait_running("attack-path").await;
+    let (_, ran) = scene.wait_running("attack-path").await;
+
+    // Once closed again, the copy that was made meanwhile serves who has it, and nobody new.
+    scene.worker.merge(&format!("/api/v1/namespaces/{mount}"), &level).await;
+    scene.create_pod(&scene.pod("attack-late", user_of("attack-path"))).await;
+    let message = wait_refused(&scene, "attack-late", "Rejected").await;
+    assert!(message.contains("\"attack-path\"") && message.contains("own files"), "{message}");
+    assert!(scene.worker.get(&scene.ppod("attack-late")).await.is_none());
+    let (_, runs) = scene.wait_running("attack-path").await;
+    assert_eq!(runs["metadata"]["uid"], ran["metadata"]["uid"], "what runs is left alone");
+    // A Syncer that has just begun knows no more of the copy than what it reads.
+    drop(scene);
+    stage.syncer.kill();
+    stage.syncer.restart().expect("a restart");
+    let scene = stage.scene("attack-host").await;
+    scene.barrier("after-a-restart").await;
+    scene.create_pod(&scene.pod("attack-later", user_of("attack-path"))).await;
+    wait_refused(&scene, "attack-later", "Rejected").await;
+    assert!(scene.worker.get(&scene.ppod("attack-later")).await.is_none());
+    scene.worker.merge(&format!("/api/v1/namespaces/{mount}"), &open).await;
+    for late in ["attack-late", "attack-later"] {
+        scene.wait_running(late).await;
+    }
 }
 
 #[tokio::test]

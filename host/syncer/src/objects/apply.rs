@@ -133,7 +133,8 @@ impl Leftovers {
 }
 
 impl ObjectStore {
-    /// Makes sure that every object `pod` refers to has an up-to-date copy. Objects that are in order cost no request.
+    /// Makes sure that every object `pod` refers to has an up-to-date copy, and one that the worker lets pods use. Objects that
+    /// are in order cost no request, but for files of nodes (TD-605).
     pub async fn ensure(
         &self,
         clusters: &Clusters,
@@ -156,6 +157,13 @@ impl ObjectStore {
                 Verdict::Foreign { owner } => return Err(EnsureError::Foreign { kind, name, owner }),
                 Verdict::NodeFiles { level } => return Err(EnsureError::NodeFiles { kind, name, level }),
             }
+        }
+        // The copy may be older than the level, which Pod Security does not enforce on what is behind claims.
+        let objects = references.objects().map(|(kind, name, _)| ObjectRef::new(kind, &pod.namespace, name));
+        if let Some(ObjectRef { kind, key }) = self.node_files_behind(objects)
+            && let Some(level) = pod_security::closed_by(clusters).await?
+        {
+            return Err(EnsureError::NodeFiles { kind, name: key.name.to_string(), level });
         }
         Ok(())
     }
@@ -252,9 +260,11 @@ impl ObjectStore {
         });
         let (mut ready, mut neighbour) = (Ready::Unbound, None);
         if let Some((json, _)) = keep.filter(|_| !is_foreign) {
+            let of_a_node = object.kind.mapped().is_of_a_node(json);
+            self.stands_for_node_files(object, of_a_node);
             // As with pods: what there is when the level is raised stays.
             if copy.is_none()
-                && object.kind.mapped().is_of_a_node(json)
+                && of_a_node
                 && let Some(level) = pod_security::closed_by(clusters).await?
             {
                 return Ok(Round::Settled(Settled::of(object, Verdict::NodeFiles { level })));

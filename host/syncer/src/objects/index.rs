@@ -72,6 +72,8 @@ struct Entry {
     converged: Option<(String, String)>,
     /// Name of the copy, since the last time the pair was in order.
     place: Option<String>,
+    /// The original stands for files of whatever node its pod is on.
+    of_a_node: bool,
     idle_since: Option<Timestamp>,
     /// Pods that wait for the copy to be replaced.
     waiting: BTreeSet<ObjectKey>,
@@ -310,6 +312,18 @@ impl ObjectStore {
         if state.missing.remove(object).is_some() {
             self.missing_changed.notify_one();
         }
+    }
+
+    /// The original was read: whether it stands for files of whatever node its pod is on.
+    pub(super) fn stands_for_node_files(&self, object: &ObjectRef, of_a_node: bool) {
+        self.state.lock().entries.entry(object.clone()).or_default().of_a_node = of_a_node;
+    }
+
+    /// What of these objects, or of those they need, stands for files of a node.
+    pub(super) fn node_files_behind(&self, objects: impl Iterator<Item = ObjectRef>) -> Option<ObjectRef> {
+        let state = self.state.lock();
+        let mut all = objects.flat_map(|object| state.links.all_behind(object));
+        all.find(|object| state.entries.get(object).is_some_and(|entry| entry.of_a_node))
     }
 
     /// The name under which the copy was last found in order, or should be.

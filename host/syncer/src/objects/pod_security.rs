@@ -1,7 +1,8 @@
 //! Whether the worker permits files of its nodes to pods in the mount namespace.
 //!
 //! Pod Security refuses a pod's own `hostPath`, but does not look at what is behind its claims; a volume of a path would get
-//! around the level that the namespace enforces (TD-605).
+//! around the level that the namespace enforces (TD-605). It is asked about before a copy of such a volume is made, and before
+//! a pod gets one that is there: the level may have been raised since.
 
 use serde_json::Value;
 
