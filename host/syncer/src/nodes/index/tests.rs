@@ -95,7 +95,8 @@ fn a_recount_mends_and_names_what_was_wrong() {
     for node in ["n1", "n2"] {
         index.set_pod(pod(node, node, 100, Stamp::None));
     }
-    index.sums.get_mut("n1").unwrap().others.insert("cpu".into(), 700);
+    index.miscount("n1");
+    assert_eq!(index.usage("n1").others["cpu"], 700);
     let named: Vec<String> = index.recount().iter().map(ToString::to_string).collect();
     assert_eq!(named, ["vnode-cls-a-n1"]);
     assert_eq!(index.usage("n1").others["cpu"], 100);
