@@ -34,28 +34,44 @@ impl Tombstones {
 
     /// Whether this version tells something new: it is younger than what is known of the object, and the object has not
     /// left since.
-    pub(crate) fn admit(&self, known: Option<&ObjectMeta>, seen: &ObjectMeta) -> bool {
+    pub(crate) fn admit<T: Versioned>(&self, known: Option<&T>, seen: &T) -> bool {
         known.is_none_or(|known| is_younger(seen, known)) && !self.cover(seen)
     }
 
     /// Whether this is a version from before the object left. Its deletion has a version of its own; the version without
     /// the label has that of the event, and is there.
-    fn cover(&self, object: &ObjectMeta) -> bool {
-        let uid = object.uid.as_deref().unwrap_or_default();
-        self.left.get(uid).is_some_and(|left| version(object) < *left)
+    fn cover(&self, object: &impl Versioned) -> bool {
+        self.left.get(object.uid()).is_some_and(|left| object.version() < *left)
     }
 }
 
 /// Whether a version tells something that another one does not: it is a later one, or of another object. Versions that
 /// cannot be compared are taken as they come.
-pub(crate) fn is_younger(seen: &ObjectMeta, known: &ObjectMeta) -> bool {
-    let comparable = known.uid == seen.uid && version(seen) > 0;
-    !comparable || version(seen) > version(known)
+pub(crate) fn is_younger<T: Versioned>(seen: &T, known: &T) -> bool {
+    let comparable = known.uid() == seen.uid() && seen.version() > 0;
+    !comparable || seen.version() > known.version()
 }
 
-/// Resource versions of one kind grow; what cannot be compared counts as oldest.
-pub(crate) fn version(object: &ObjectMeta) -> u64 {
-    object.resource_version.as_deref().and_then(|version| version.parse().ok()).unwrap_or(0)
+/// Metadata that tells which object it is of, and which state.
+pub(crate) trait Versioned {
+    /// Empty: unknown.
+    fn uid(&self) -> &str;
+    /// Resource versions of one kind grow; what cannot be compared counts as oldest.
+    fn version(&self) -> u64;
+}
+
+impl Versioned for ObjectMeta {
+    fn uid(&self) -> &str {
+        self.uid.as_deref().unwrap_or_default()
+    }
+    fn version(&self) -> u64 {
+        parsed_version(self.resource_version.as_deref().unwrap_or_default())
+    }
+}
+
+/// See [`Versioned::version`].
+pub(crate) fn parsed_version(resource_version: &str) -> u64 {
+    resource_version.parse().unwrap_or(0)
 }
 
 #[cfg(test)]

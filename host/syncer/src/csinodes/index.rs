@@ -21,7 +21,7 @@ use crate::{
         index::VnodeName,
         store::{NodeStore, VnodeRef},
     },
-    tombstones::{Tombstones, version},
+    tombstones::{Tombstones, Versioned},
 };
 
 /// The worker's CSINode of a vnode.
@@ -175,7 +175,7 @@ impl CsiNodeStore {
 
     /// The watch shows a copy no more.
     pub(super) fn lost_copy(&self, copy: &CsiNode) {
-        if self.drop_copy(copy.name(), copy.uid(), version(&copy.metadata)) {
+        if self.drop_copy(copy.name(), copy.uid(), copy.metadata.version()) {
             self.queue.add(copy.name().into());
         }
     }

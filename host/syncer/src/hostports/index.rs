@@ -21,7 +21,7 @@ use crate::{
         index::VnodeName,
         store::{NodeStore, VnodeRef},
     },
-    tombstones::{Tombstones, version},
+    tombstones::{Tombstones, Versioned},
 };
 
 /// Quiet time after a change of ports: a pod that is replaced frees its port and takes it again.
@@ -125,7 +125,7 @@ impl HostPortStore {
 
     /// The watch shows a reservation no more.
     pub(super) fn lost(&self, fake: &FakePod) {
-        if self.remove(&fake.vnode, fake.name(), fake.uid(), version(&fake.metadata)) {
+        if self.remove(&fake.vnode, fake.name(), fake.uid(), fake.metadata.version()) {
             self.queue.add(fake.vnode.as_ref().into());
         }
     }

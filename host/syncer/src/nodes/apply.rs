@@ -401,7 +401,7 @@ async fn release(runtime: &NodeRuntime, name: &str, uid: &str) -> Result<(), Sto
         return Err(Stop::Later(Outcome::Stale));
     }
     let kept: Vec<&String> =
-        live.metadata.finalizers.iter().flatten().filter(|name| *name != finalizer::VNODE).collect();
+        live.metadata.finalizers.iter().filter(|name| *name != finalizer::VNODE).collect();
     let change =
         json!({"metadata": {"uid": uid, "resourceVersion": live.resource_version(), "finalizers": kept}});
     let path = format!("{}?fieldManager={}", paths::node(name), manager::SYNCER_FINALIZER);

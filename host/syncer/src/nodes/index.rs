@@ -172,10 +172,9 @@ impl Index {
     /// A name we could have given: a real node that somebody labelled like a vnode is never touched. What carries our
     /// finalizer stays ours, whatever a user did to its labels.
     fn is_vnode(&self, vnode: &NodeView) -> bool {
-        let finalizers = vnode.metadata.finalizers.as_deref().unwrap_or_default();
         vnode.name().starts_with(&self.prefix)
             && (vnode.label(label::TYPE).is_none_or(|kind| kind == label::TYPE_VIRTUAL_KUBELET)
-                || finalizers.iter().any(|one| one == kubeocean_api::keys::finalizer::VNODE))
+                || vnode.metadata.finalizers.iter().any(|one| one == kubeocean_api::keys::finalizer::VNODE))
     }
 
     /// The watch shows a vnode no more, as of a version: it is gone, or only lost a label the watch selects by. What is
@@ -293,7 +292,7 @@ fn only_marked(before: &NodeView, after: &NodeView) -> bool {
     }
     let unmarked = |node: &NodeView| {
         let mut node = node.clone();
-        node.metadata.resource_version = None;
+        node.metadata.resource_version = Box::default();
         node.labels = node.labels.without(label::POLICY_APPLIED);
         node
     };

@@ -18,6 +18,7 @@ pub mod index;
 pub mod loss;
 pub mod measured;
 pub mod measuring;
+pub mod meta;
 pub mod metadata;
 pub mod pace;
 pub mod plan;

@@ -326,7 +326,7 @@ fn changes(vnode: &NodeView, wanted: &Content) -> NodeChanges {
     if vnode.spec.unschedulable && vnode.annotation(annotation::DELETION_TAINT_TIME).is_some() {
         changes.unschedulable = Some(false);
     }
-    let finalizers = vnode.metadata.finalizers.as_deref().unwrap_or_default();
+    let finalizers = &vnode.metadata.finalizers;
     if !finalizers.iter().any(|name| name == finalizer::VNODE) {
         let ours = std::iter::once(finalizer::VNODE.to_owned());
         changes.finalizers = Some(finalizers.iter().cloned().chain(ours).collect());

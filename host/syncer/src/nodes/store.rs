@@ -351,9 +351,8 @@ impl NodeStore {
             // The API server's clock may be ahead of ours.
             young: vnode
                 .metadata
-                .creation_timestamp
-                .as_ref()
-                .is_some_and(|created| now.duration_since(created.0).unsigned_abs() < YOUNG),
+                .created
+                .is_some_and(|created| now.duration_since(created).unsigned_abs() < YOUNG),
         };
         state.index.renewable().map(target).collect()
     }

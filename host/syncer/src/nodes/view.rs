@@ -11,12 +11,12 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     host_ports::{HostPort, host_ports},
+    meta::NodeMeta,
     requests::{self, Requests, WirePod},
 };
-use crate::tombstones::version;
+use crate::tombstones::Versioned;
 use kubeocean_runtime::{
     meta::trimmed_meta,
-    metadata_readers,
     packed::{PackedObject, PackedTexts},
     partial_resource,
 };
@@ -28,8 +28,8 @@ pub type Texts = BTreeMap<String, String>;
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(from = "WireNode")]
 pub struct NodeView {
-    /// Without labels and annotations, which are beside it, and without managedFields.
-    pub metadata: ObjectMeta,
+    /// Who it is.
+    pub metadata: NodeMeta,
     /// All labels.
     pub labels: PackedTexts,
     /// All annotations but kubectl's last-applied copy.
@@ -40,8 +40,36 @@ pub struct NodeView {
     pub status: NodeStatus,
 }
 
-partial_resource!(NodeView, k8s_openapi::api::core::v1::Node);
-metadata_readers!(NodeView: name, uid, resource_version);
+/// A node as a watch decodes it: the view, and the identity the watch itself needs.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(from = "WireNode")]
+pub struct NodeObject {
+    /// Name, UID and version.
+    pub metadata: ObjectMeta,
+    /// The view.
+    pub view: Box<NodeView>,
+}
+
+partial_resource!(NodeObject, k8s_openapi::api::core::v1::Node);
+
+impl NodeObject {
+    /// The views of a list.
+    pub fn views(all: Vec<Self>) -> Vec<NodeView> {
+        all.into_iter().map(|object| *object.view).collect()
+    }
+}
+
+impl From<WireNode> for NodeObject {
+    fn from(wire: WireNode) -> Self {
+        let metadata = ObjectMeta {
+            name: wire.metadata.name.clone(),
+            uid: wire.metadata.uid.clone(),
+            resource_version: wire.metadata.resource_version.clone(),
+            ..ObjectMeta::default()
+        };
+        Self { metadata, view: Box::new(wire.into()) }
+    }
+}
 
 /// A node as it is decoded.
 #[derive(Deserialize)]
@@ -59,7 +87,7 @@ impl From<WireNode> for NodeView {
         Self {
             labels: wire.metadata.labels.take().into(),
             annotations: wire.metadata.annotations.take().into(),
-            metadata: wire.metadata,
+            metadata: wire.metadata.into(),
             spec: wire.spec,
             status: wire.status,
         }
@@ -209,6 +237,21 @@ pub const INTERNAL_IP: &str = "InternalIP";
 pub const HOSTNAME: &str = "Hostname";
 
 impl NodeView {
+    /// `metadata.name`.
+    pub fn name(&self) -> &str {
+        &self.metadata.name
+    }
+
+    /// `metadata.uid`.
+    pub fn uid(&self) -> &str {
+        &self.metadata.uid
+    }
+
+    /// `metadata.resourceVersion`.
+    pub fn resource_version(&self) -> &str {
+        &self.metadata.resource_version
+    }
+
     /// A label.
     pub fn label(&self, key: &str) -> Option<&str> {
         self.labels.get(key)
@@ -221,12 +264,12 @@ impl NodeView {
 
     /// Which of two states of the node is newer; 0 when that cannot be told.
     pub fn version(&self) -> u64 {
-        version(&self.metadata)
+        self.metadata.version()
     }
 
     /// A deletion is under way.
     pub fn terminating(&self) -> bool {
-        self.metadata.deletion_timestamp.is_some()
+        self.metadata.deleting
     }
 
     /// The annotation, else the label of the same key: label values may be cut (BU section 4).

@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     loss::WorkerLoss,
     store::NodeStore,
-    view::{NodeView, WorkerPod},
+    view::{NodeObject, WorkerPod},
 };
 use kubeocean_runtime::{
     meta::trimmed_meta,
@@ -34,15 +34,15 @@ const PROBE: &str = "/api/v1/nodes?limit=1";
 #[derive(Debug)]
 pub struct WorkerNodes(pub Arc<NodeStore>);
 
-impl Sink<NodeView> for WorkerNodes {
-    fn apply(&self, node: NodeView) {
-        self.0.change(|index| index.set_pnode(node).into_iter().collect());
+impl Sink<NodeObject> for WorkerNodes {
+    fn apply(&self, node: NodeObject) {
+        self.0.change(|index| index.set_pnode(*node.view).into_iter().collect());
     }
-    fn delete(&self, node: NodeView) {
-        self.0.change(|index| BTreeSet::from([index.remove_pnode(node.name())]));
+    fn delete(&self, node: NodeObject) {
+        self.0.change(|index| BTreeSet::from([index.remove_pnode(node.view.name())]));
     }
-    fn reset(&self, all: Vec<NodeView>) {
-        self.0.change(|index| index.reset_pnodes(all));
+    fn reset(&self, all: Vec<NodeObject>) {
+        self.0.change(|index| index.reset_pnodes(NodeObject::views(all)));
     }
 }
 
@@ -67,15 +67,15 @@ impl Sink<WorkerPod> for WorkerPods {
 #[derive(Debug)]
 pub struct Vnodes(pub Arc<NodeStore>);
 
-impl Sink<NodeView> for Vnodes {
-    fn apply(&self, vnode: NodeView) {
-        self.0.saw_vnode(vnode);
+impl Sink<NodeObject> for Vnodes {
+    fn apply(&self, vnode: NodeObject) {
+        self.0.saw_vnode(*vnode.view);
     }
-    fn delete(&self, vnode: NodeView) {
-        self.0.missed_vnode(vnode.name(), vnode.uid(), vnode.version());
+    fn delete(&self, vnode: NodeObject) {
+        self.0.missed_vnode(vnode.view.name(), vnode.view.uid(), vnode.view.version());
     }
-    fn reset(&self, all: Vec<NodeView>) {
-        self.0.reset_vnodes(all);
+    fn reset(&self, all: Vec<NodeObject>) {
+        self.0.reset_vnodes(NodeObject::views(all));
     }
 }
 

@@ -190,7 +190,7 @@ fn begin(input: &Withdrawal<'_>) -> NodeChanges {
 /// The vnode is terminating: its pods go, those of DaemonSets last, then our finalizer.
 fn drain(input: &Withdrawal<'_>, actions: &mut Vec<Action>) {
     let vnode = input.vnode;
-    let ours = vnode.metadata.finalizers.iter().flatten().any(|name| name == finalizer::VNODE);
+    let ours = vnode.metadata.finalizers.iter().any(|name| name == finalizer::VNODE);
     if !ours {
         return;
     }

@@ -20,7 +20,7 @@ use super::{
     view::PolicyView,
 };
 use crate::nodes::{index::Identity, plan::LabelOwner, vnode::GoverningPolicy};
-use crate::tombstones::{Tombstones, version};
+use crate::tombstones::{Tombstones, Versioned};
 use kubeocean_runtime::{queue::Queue, sink::Sink};
 
 /// See the module documentation.
@@ -374,13 +374,13 @@ impl Sink<PolicyView> for PolicyStore {
         self.saw(policy);
     }
     fn delete(&self, policy: PolicyView) {
-        self.lost(policy.name(), policy.uid(), version(&policy.metadata));
+        self.lost(policy.name(), policy.uid(), policy.metadata.version());
     }
     fn reset(&self, all: Vec<PolicyView>) {
         let there: BTreeSet<String> = all.iter().map(|policy| policy.name().to_owned()).collect();
         let known: Vec<Arc<PolicyView>> = self.state.lock().policies.values().cloned().collect();
         for gone in known.iter().filter(|policy| !there.contains(policy.name())) {
-            self.lost(gone.name(), gone.uid(), version(&gone.metadata));
+            self.lost(gone.name(), gone.uid(), gone.metadata.version());
         }
         for policy in all {
             self.saw(policy);

@@ -24,7 +24,7 @@ use kubeocean_syncer::{
         index::{Identity, Index, VnodeName},
         measured::{self, Measured},
         snapshot::facts,
-        view::{NodeView, WorkerPod},
+        view::{NodeObject, WorkerPod},
     },
     policies::view::PolicyView,
 };
@@ -69,15 +69,15 @@ impl Picture {
 
 struct Nodes(Arc<Picture>);
 
-impl Sink<NodeView> for Nodes {
-    fn apply(&self, node: NodeView) {
-        self.0.change(|index| index.set_pnode(node).into_iter().collect());
+impl Sink<NodeObject> for Nodes {
+    fn apply(&self, node: NodeObject) {
+        self.0.change(|index| index.set_pnode(*node.view).into_iter().collect());
     }
-    fn delete(&self, node: NodeView) {
-        self.0.change(|index| BTreeSet::from([index.remove_pnode(node.name())]));
+    fn delete(&self, node: NodeObject) {
+        self.0.change(|index| BTreeSet::from([index.remove_pnode(node.view.name())]));
     }
-    fn reset(&self, all: Vec<NodeView>) {
-        self.0.change(|index| index.reset_pnodes(all));
+    fn reset(&self, all: Vec<NodeObject>) {
+        self.0.change(|index| index.reset_pnodes(NodeObject::views(all)));
     }
 }
 
@@ -98,16 +98,17 @@ impl Sink<WorkerPod> for Pods {
 
 struct Vnodes(Arc<Picture>);
 
-impl Sink<NodeView> for Vnodes {
-    fn apply(&self, vnode: NodeView) {
-        self.0.change(|index| index.set_vnode(vnode).into_iter().collect());
+impl Sink<NodeObject> for Vnodes {
+    fn apply(&self, vnode: NodeObject) {
+        self.0.change(|index| index.set_vnode(*vnode.view).into_iter().collect());
     }
-    fn delete(&self, vnode: NodeView) {
+    fn delete(&self, vnode: NodeObject) {
+        let vnode = vnode.view;
         let at = vnode.version();
         self.0.change(|index| index.remove_vnode(vnode.name(), vnode.uid(), at).into_iter().collect());
     }
-    fn reset(&self, all: Vec<NodeView>) {
-        self.0.change(|index| index.reset_vnodes(all));
+    fn reset(&self, all: Vec<NodeObject>) {
+        self.0.change(|index| index.reset_vnodes(NodeObject::views(all)));
     }
 }
 

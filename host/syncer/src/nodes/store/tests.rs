@@ -68,7 +68,7 @@ fn a_vnode_that_its_watch_misses_stands_until_it_is_read() {
     assert_eq!(store.snapshot(NAME).vnode.unwrap().resource_version(), "5");
     store.missed_vnode(NAME, NAME, 6);
     let mut another = vnode(NAME, 7, 20_001);
-    another.metadata.uid = Some("another".to_owned());
+    another.metadata.uid = "another".into();
     store.settle_vnode(NAME, Some(NAME), Some(another));
     assert!(!store.is_unsettled(NAME) && store.vnode(NAME).is_none());
 }
@@ -148,7 +148,7 @@ async fn the_older_vnode_keeps_a_port_and_the_binding_of_the_younger_is_told() {
     };
     let aged = |name: &str, created: &str| -> NodeView {
         let mut vnode = vnode(name, 1, 20_000);
-        vnode.metadata.creation_timestamp = Some(serde_json::from_value(json!(created)).unwrap());
+        vnode.metadata.created = Some(created.parse().unwrap());
         vnode
     };
     let (east, west) = (of("dc-east", "cls-a"), of("dc-west", "cls-b"));

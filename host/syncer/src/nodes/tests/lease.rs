@@ -182,7 +182,7 @@ fn a_vnode_of_the_original_is_taken_over_without_a_drain() {
     let lines = model.settle();
     assert_eq!(lines, ["patch metadata of vnode vnode-cls-a-n1", "apply vnode vnode-cls-a-n1"]);
     assert_eq!(model.vnode().label("gone"), None);
-    assert!(model.vnode().metadata.finalizers.unwrap().contains(&finalizer::VNODE.to_owned()));
+    assert!(model.vnode().metadata.finalizers.contains(&finalizer::VNODE.to_owned()));
 }
 
 proptest! {
