@@ -109,26 +109,51 @@ impl Cron {
 
     /// The last minute it fires at, not before `from` and not after `at`. Minutes are those of the local clock since 1970.
     pub fn last(&self, from: i64, at: i64) -> Option<i64> {
-        let days = (from.div_euclid(DAY)..=at.div_euclid(DAY)).rev().filter(|day| self.on_day(*day));
-        days.flat_map(|day| self.of_day(day).rev())
-            .find(|minute| *minute <= at)
-            .filter(|minute| *minute >= from)
+        let (today, minute) = (at.div_euclid(DAY), at.rem_euclid(DAY));
+        let mut days = (from.div_euclid(DAY)..=today).rev().filter(|day| self.on_day(*day));
+        let last = days
+            .find_map(|day| Some(day * DAY + self.last_of_day(if day == today { minute } else { DAY - 1 })?));
+        last.filter(|minute| *minute >= from)
     }
 
     /// The first minute after `at` it fires at, not after `until`.
     pub fn next(&self, at: i64, until: i64) -> Option<i64> {
-        let days = (at.div_euclid(DAY)..=until.div_euclid(DAY)).filter(|day| self.on_day(*day));
-        days.flat_map(|day| self.of_day(day)).find(|minute| *minute > at).filter(|minute| *minute <= until)
+        let (today, minute) = ((at + 1).div_euclid(DAY), (at + 1).rem_euclid(DAY));
+        let mut days = (today..=until.div_euclid(DAY)).filter(|day| self.on_day(*day));
+        let next =
+            days.find_map(|day| Some(day * DAY + self.first_of_day(if day == today { minute } else { 0 })?));
+        next.filter(|minute| *minute <= until)
     }
 
-    /// The minutes it fires at on a day on which it does.
-    fn of_day(&self, day: i64) -> impl DoubleEndedIterator<Item = i64> {
-        let hours = (0..24).filter(|hour| self.hours >> hour & 1 == 1);
-        hours.flat_map(move |hour| {
-            let minutes = (0..60).filter(|minute| self.minutes >> minute & 1 == 1);
-            minutes.map(move |minute| day * DAY + hour * 60 + minute)
-        })
+    /// The last minute of a day it fires at, not after `at`.
+    fn last_of_day(&self, at: i64) -> Option<i64> {
+        let (hour, minute) = (at / 60, at % 60);
+        let in_this_hour = highest(self.minutes & up_to(minute)).filter(|_| self.hours >> hour & 1 == 1);
+        let before = || Some(highest(self.hours & (up_to(hour) >> 1))? * 60 + highest(self.minutes)?);
+        in_this_hour.map(|minute| hour * 60 + minute).or_else(before)
     }
+
+    /// The first minute of a day it fires at, not before `at`.
+    fn first_of_day(&self, at: i64) -> Option<i64> {
+        let (hour, minute) = (at / 60, at % 60);
+        let in_this_hour =
+            lowest(self.minutes & !(up_to(minute) >> 1)).filter(|_| self.hours >> hour & 1 == 1);
+        let after = || Some(lowest(self.hours & !up_to(hour))? * 60 + lowest(self.minutes)?);
+        in_this_hour.map(|minute| hour * 60 + minute).or_else(after)
+    }
+}
+
+/// The numbers from 0 to `number`, which is below 63.
+fn up_to(number: i64) -> u64 {
+    (2 << number) - 1
+}
+
+fn highest(set: u64) -> Option<i64> {
+    set.checked_ilog2().map(i64::from)
+}
+
+fn lowest(set: u64) -> Option<i64> {
+    (set != 0).then(|| i64::from(set.trailing_zeros()))
 }
 
 /// Month and day of the month of a day since 1970-01-01.

@@ -1,17 +1,17 @@
 //! Maintenance that comes again and again: windows that begin when a cron expression fires.
 
+mod calendar;
 mod cron;
 
 use std::borrow::Cow;
+use std::cell::Cell;
 
 use kubeocean_policy_sdk::prelude::*;
 use schemars::{Schema, SchemaGenerator, json_schema};
 use serde::Deserializer;
 
-use cron::{Cron, DAY};
-
-/// How far ahead a change is looked for, in minutes: then the policy is asked again.
-const HORIZON: i64 = 31 * DAY;
+use calendar::{Window, closes_after, opens_after};
+use cron::Cron;
 
 /// Closes nodes in maintenance windows that cron expressions name.
 #[derive(Deserialize, JsonSchema)]
@@ -19,16 +19,29 @@ const HORIZON: i64 = 31 * DAY;
 struct MaintenanceCalendar {
     /// The windows
     #[schemars(length(min = 1, max = 32))]
-    windows: Vec<Window>,
+    windows: Vec<WindowSettings>,
     /// What happens to pods that are there when a window begins; by default they stay
     #[serde(default)]
     reclaim: ReclaimSettings,
+    /// All nodes of a call are asked about at the same moment, so this is worked out once.
+    #[serde(skip)]
+    known: Cell<Option<Known>>,
+}
+
+/// What holds at a minute of the local clock.
+#[derive(Clone, Copy)]
+struct Known {
+    minute: i64,
+    /// Index of a window that is open.
+    open: Option<usize>,
+    /// The minute at which that may change.
+    until: i64,
 }
 
 /// A window on the clock of the policy's time zone.
 #[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
-struct Window {
+struct WindowSettings {
     /// What it is called, for people
     #[schemars(length(min = 1, max = 100))]
     name: String,
@@ -65,42 +78,21 @@ impl JsonSchema for Expression {
     }
 }
 
-impl Window {
-    fn length(&self) -> i64 {
-        i64::from(self.minutes)
-    }
-
-    /// When the window ends that is open at `minute`, if one is.
-    fn open_at(&self, minute: i64) -> Option<i64> {
-        let begun = self.cron.0.last(minute - self.length() + 1, minute)?;
-        Some(begun + self.length())
-    }
-}
-
 impl MaintenanceCalendar {
-    /// The window that is open at a minute of the local clock.
-    fn open_at(&self, minute: i64) -> Option<&Window> {
-        self.windows.iter().find(|window| window.open_at(minute).is_some())
-    }
-
-    /// The first minute after `minute` from which on no window is open, at most [`HORIZON`] ahead.
-    fn closes_after(&self, minute: i64) -> i64 {
-        let until = minute + HORIZON;
-        let mut end = minute;
-        // Windows that overlap or touch are one.
-        while let Some(later) = self.windows.iter().filter_map(|window| window.open_at(end)).max() {
-            end = later;
-            if end >= until {
-                return until;
-            }
+    fn at(&self, minute: i64) -> Known {
+        if let Some(known) = self.known.get().filter(|known| known.minute == minute) {
+            return known;
         }
-        end
-    }
-
-    /// The first minute after `minute` at which a window opens, at most [`HORIZON`] ahead.
-    fn opens_after(&self, minute: i64) -> i64 {
-        let until = minute + HORIZON;
-        self.windows.iter().filter_map(|window| window.cron.0.next(minute, until)).min().unwrap_or(until)
+        let windows = self.windows.iter();
+        let windows = windows.map(|window| Window { begins: &window.cron.0, minutes: window.minutes.into() });
+        let open = windows.clone().position(|window| window.open_at(minute).is_some());
+        let until = match open {
+            Some(_) => closes_after(windows, minute),
+            None => opens_after(windows, minute),
+        };
+        let known = Known { minute, open, until };
+        self.known.set(Some(known));
+        known
     }
 }
 
@@ -116,12 +108,13 @@ impl LeasePolicy for MaintenanceCalendar {
     fn lease(&self, now: &Now, _node: Node<'_>) -> Lease {
         // The test is on the local clock, so a time that is skipped or comes twice needs no rule.
         let minute = (now.unix_seconds() + i64::from(now.utc_offset_seconds())).div_euclid(60);
-        let until = |then: i64| now.after(u32::try_from(then - minute).unwrap_or(1));
-        match self.open_at(minute) {
+        let Known { open, until, .. } = self.at(minute);
+        let until = now.after(u32::try_from(until - minute).unwrap_or(1));
+        match open.and_then(|index| self.windows.get(index)) {
             Some(window) => Lease::withhold("Maintenance", format!("{} is under way", window.name))
                 .reclaim(self.reclaim.resolve().unwrap_or_default())
-                .until(until(self.closes_after(minute))),
-            None => Lease::offer().until(until(self.opens_after(minute))),
+                .until(until),
+            None => Lease::offer().until(until),
         }
     }
 }

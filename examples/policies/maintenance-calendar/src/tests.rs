@@ -64,10 +64,10 @@ fn windows_are_on_the_local_clock() {
 }
 
 #[test]
-fn what_is_no_cron_expression_is_refused_with_its_place() {
+fn what_is_no_cron_expression_is_refused_with_the_reason() {
     let settings = SETTINGS.replace("0 2 * * SUN", "0 25 * * SUN");
     let refused = Harness::<MaintenanceCalendar>::new(settings).lease_all().unwrap_err();
-    assert_eq!(refused, "settings.windows[0].cron: \"0 25 * * SUN\": \"25\" is no hour from 0 to 23");
+    assert_eq!(refused, "settings: \"0 25 * * SUN\": \"25\" is no hour from 0 to 23");
 }
 
 /// Numbers that look random, the same in each run.
