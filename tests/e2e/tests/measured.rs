@@ -7,6 +7,7 @@
 
 use jiff::{SignedDuration, Timestamp};
 use kubeocean_api::keys::{condition_type, taint};
+use kubeocean_e2e::commands::printed;
 use kubeocean_e2e::leasing::{DEADLINE, Leasing, amount, is_offered};
 use kubeocean_e2e::modules::publish;
 use kubeocean_e2e::pods::{Objects, condition, pod_path};
@@ -73,6 +74,27 @@ fn asked(leasing: &Leasing) -> usize {
     worker.iter().filter(|event| event.uri.starts_with("/apis/metrics.k8s.io/")).count()
 }
 
+/// A person is told what is measured now, and what comes of it.
+async fn explained(leasing: &Leasing, node: &str, cpu: i64) {
+    let worker = leasing.binding.worker().kubeconfig_path();
+    let worker = worker.to_str().unwrap();
+    let explain = [
+        "policy",
+        "explain",
+        node,
+        "--kubeconfig",
+        worker,
+        "--binding",
+        leasing.binding.name(),
+        "-o",
+        "json",
+    ];
+    let told: Value = serde_json::from_str(&printed(&explain).await).unwrap();
+    assert_eq!(told["facts"]["usage"]["cpu"], cpu, "{told:#}");
+    // 20 cores, less those, less 2 in reserve.
+    assert_eq!(told["decision"]["amounts"]["cpu"], 18_000 - cpu, "{told:#}");
+}
+
 #[tokio::test]
 async fn what_is_used_of_a_node_counts_while_a_policy_reads_it() {
     let worker = served().await;
@@ -95,6 +117,7 @@ async fn what_is_used_of_a_node_counts_while_a_policy_reads_it() {
     assert!(cpu.iter().all(|cpu| ["20", "12"].contains(cpu)), "nothing in between: {cpu:?}");
     measure(&worker, &node, 30, "10").await;
     has("the mean of 6 and 10", "10").await;
+    explained(&leasing, &node, 10_000).await;
 
     leasing.edit(tidal(&leasing, json!({"headroomPercent": 20, "busyAbove": {"cpu": "7"}})).await).await;
     has("a larger reserve", "8").await;
