@@ -8,7 +8,7 @@ use tokio::time::Instant;
 /// An API server that has just begun does not know its roles yet, and refuses everything for some seconds.
 const LASTING: Duration = Duration::from_secs(10);
 /// A watch asks again much sooner; what was refused before such a pause was granted meanwhile.
-const FORGOTTEN: Duration = Duration::from_mins(1);
+const FORGOTTEN: Duration = Duration::from_mins(3);
 
 /// Receives the objects of one watch, in order, from one task.
 ///

@@ -16,7 +16,7 @@ use super::{
     store::NodeStore,
 };
 use crate::pods::features::{Feature, Features};
-use kubeocean_runtime::{clock::Clock, error::ApplyError, request::get_json};
+use kubeocean_runtime::{clock::Clock, error::ApplyError, request::get_json, sink::Refusals};
 
 /// Time between two questions; in debug builds soon enough for tests to see another answer.
 const EVERY: Duration = if cfg!(debug_assertions) { Duration::from_secs(2) } else { Duration::from_mins(1) };
@@ -44,6 +44,7 @@ impl std::fmt::Debug for Measuring {
 /// Measures until cancelled. `news` counts the changes of the engine: a policy that reads usage may have come.
 pub async fn run(measuring: Measuring, mut news: watch::Receiver<u64>, cancel: CancellationToken) {
     let mut measured = Measured::default();
+    let refusals = Refusals::default();
     let mut ticks = tokio::time::interval(EVERY);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut asked = false;
@@ -67,7 +68,7 @@ pub async fn run(measuring: Measuring, mut news: watch::Receiver<u64>, cancel: C
         } else if due || !asked {
             tokio::select! {
                 () = cancel.cancelled() => return,
-                () = sample(&measuring, &mut measured) => asked = true,
+                () = sample(&measuring, &refusals, &mut measured) => asked = true,
             }
         }
         store.measured(&measured.means(clock.now().as_second()), asked);
@@ -75,17 +76,23 @@ pub async fn run(measuring: Measuring, mut news: watch::Receiver<u64>, cancel: C
 }
 
 /// Takes what there is. Samples of before count until they are too old, unless the API is not served or not allowed.
-async fn sample(measuring: &Measuring, measured: &mut Measured) {
+async fn sample(measuring: &Measuring, refusals: &Refusals, measured: &mut Measured) {
     let features = &measuring.features;
     if features.is_off(Feature::MeasuredUsage) {
         return;
     }
-    match get_json(&measuring.worker, PATH).await {
+    let answer = get_json(&measuring.worker, PATH).await;
+    if answer.is_ok() {
+        refusals.ended();
+    }
+    match answer {
         Ok(Some(list)) => measured.take(&list),
         Ok(None) => measured.clear(),
         Err(ApplyError::Forbidden { .. }) => {
             measured.clear();
-            features.turn_off(Feature::MeasuredUsage);
+            if refusals.last() {
+                features.turn_off(Feature::MeasuredUsage);
+            }
         }
         Err(error) => tracing::debug!(error = error.chain(), "usage of the worker's nodes not read"),
     }
