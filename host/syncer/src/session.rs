@@ -340,6 +340,7 @@ impl Session<'_> {
         let leader = self.leader;
         let sync = Arc::new(LogConfigSync {
             clusters: Arc::clone(&self.clusters),
+            binding: leader.binding.clone(),
             store: Arc::clone(&leader.stores.log_configs),
             events: leader.events.clone(),
             features: Arc::clone(&self.features),

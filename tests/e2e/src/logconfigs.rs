@@ -1,47 +1,15 @@
 //! LogConfigs as a log agent's users write them, and the kind itself.
 
-use kubeocean_harness::{Cluster, wait_until};
+use kubeocean_harness::Cluster;
+pub use kubeocean_harness::log_config::{API, all, path};
 use serde_json::{Value, json};
-
-use crate::pods::{DEADLINE, Objects};
-
-/// Group and version.
-pub const API: &str = "/apis/cls.cloud.tencent.com/v1";
-
-/// Path of a LogConfig.
-pub fn path(name: &str) -> String {
-    format!("{}/{name}", all())
-}
-
-/// Path of all LogConfigs.
-pub fn all() -> String {
-    format!("{API}/logconfigs")
-}
-
-/// The kind as the agent brings it, but for its long schema.
-fn kind() -> Value {
-    json!({
-        "apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition",
-        "metadata": {"name": "logconfigs.cls.cloud.tencent.com"},
-        "spec": {
-            "group": "cls.cloud.tencent.com", "scope": "Cluster",
-            "names": {"kind": "LogConfig", "plural": "logconfigs", "singular": "logconfig", "shortNames": ["lc"]},
-            "versions": [{
-                "name": "v1", "served": true, "storage": true, "subresources": {"status": {}},
-                "schema": {"openAPIV3Schema": {"type": "object", "x-kubernetes-preserve-unknown-fields": true}},
-            }],
-        },
-    })
-}
 
 /// Waits until the cluster serves the kind.
 ///
 /// # Panics
 /// It does not.
 pub async fn serve(cluster: &Cluster) {
-    cluster.apply_objects(vec![kind()]).await.expect("a kind");
-    let objects = Objects::of(cluster).await;
-    wait_until("the kind to be served", DEADLINE, async || objects.get(&all()).await.map(drop)).await;
+    cluster.serve_log_configs().await.expect("the kind");
 }
 
 /// A LogConfig with this `inputDetail`.

@@ -7,7 +7,7 @@ use http::Method;
 use kubeocean_api::keys::{annotation, label, object_finalizer, synced_by};
 use kubeocean_e2e::logconfigs::{API, all, original, path, serve, stdout};
 use kubeocean_e2e::pods::{DEADLINE, Objects, Stage, text};
-use kubeocean_e2e::rights::{LimitedAccount, requests};
+use kubeocean_e2e::rights::{LimitedAccount, assert_rights, requests};
 use kubeocean_harness::{Binding, BindingSpec, Cluster, shared_site, wait_until};
 use serde_json::{Value, json};
 use tokio::sync::OnceCell;
@@ -274,4 +274,66 @@ async fn a_deleted_binding_goes_only_when_it_can_see_that_no_copy_is_left() {
     let config = computing.get(&path("end")).await.expect("the user's own");
     let ours = format!("\"{}\"", object_finalizer("logs-end"));
     assert!(!config["metadata"]["finalizers"].to_string().contains(&ours), "{config:#}");
+}
+
+/// Whether an agent that follows this copy reads a pod of the mount namespace.
+fn collects(copy: &Value, pod: &Value) -> bool {
+    let source = &copy["spec"]["inputDetail"]["containerStdout"];
+    let labels = source["includeLabels"].as_object().expect("labels");
+    source["namespace"] == pod["metadata"]["namespace"]
+        && labels.iter().all(|(key, values)| {
+            text(values).split(',').any(|value| pod["metadata"]["labels"][key.as_str()] == value)
+        })
+}
+
+/// TD-1504, TD-1505: bindings may share a worker cluster and a mount namespace. Each maps every LogConfig, for its own pods, so
+/// that no line is collected twice; and one of them leaves without the other.
+#[tokio::test]
+async fn two_bindings_map_for_their_own_pods_and_one_leaves_without_the_other() {
+    served().await;
+    let one = Stage::start(BindingSpec::new("logs-one"), 1).await;
+    let mount = one.binding.mount_namespace();
+    let two = Stage::start(BindingSpec::new("logs-two").mount_namespace(mount), 1).await;
+    let (computing, worker) =
+        (Objects::of(one.binding.computing()).await, Objects::of(one.binding.worker()).await);
+    computing.create(&all(), &original("both", &stdout("logs-both"))).await;
+    let only = async |cluster_id: &str| {
+        wait_until(&format!("the copy for {cluster_id}"), DEADLINE, async || {
+            let mut found = copies_for(&worker, cluster_id, "both").await;
+            if found.len() == 1 { Ok(found.remove(0)) } else { Err(json!(found).to_string()) }
+        })
+        .await
+    };
+    let (first, second) = (only("logs-one").await, only("logs-two").await);
+    assert_ne!(first["metadata"]["name"], second["metadata"]["name"]);
+    for (stage, pod) in [(&one, "of-one"), (&two, "of-two")] {
+        let (_, ppod) = stage.scene("logs-both").await.run_pod(pod, json!({})).await;
+        assert_eq!(ppod["metadata"]["namespace"], *mount);
+        let read_by: Vec<Value> =
+            worker.list(&all()).await.into_iter().filter(|copy| collects(copy, &ppod)).collect();
+        let by: Vec<&Value> =
+            read_by.iter().map(|copy| &copy["metadata"]["labels"][label::CLUSTER_BINDING]).collect();
+        assert_eq!(by, [stage.binding.name()], "{read_by:#?}");
+    }
+
+    let binding = "/apis/cloud.tencent.com/v1beta1/clusterbindings/logs-one";
+    computing.delete(binding, None).await;
+    computing.wait_gone(binding).await;
+    assert_eq!(copies_for(&worker, "logs-one", "both").await, [] as [Value; 0]);
+    assert_eq!(only("logs-two").await["metadata"]["uid"], second["metadata"]["uid"], "the other's stays");
+    let held = computing.get(&path("both")).await.expect("the user's own")["metadata"]["finalizers"].clone();
+    let holds = |id: &str| held.as_array().is_some_and(|all| all.contains(&json!(object_finalizer(id))));
+    assert_eq!((holds("logs-one"), holds("logs-two")), (false, true), "{held}");
+    // The name that became free is no reason to make another copy, and edits arrive.
+    computing.merge(&path("both"), &json!({"spec": {"clsDetail": {"topicId": "u"}}})).await;
+    wait_until("the edit", DEADLINE, async || {
+        let copy = only("logs-two").await;
+        let (uid, topic) = (&copy["metadata"]["uid"], &copy["spec"]["clsDetail"]["topicId"]);
+        if (uid, topic) == (&second["metadata"]["uid"], &json!("u")) { Ok(()) } else { Err(copy.to_string()) }
+    })
+    .await;
+    computing.delete(&path("both"), None).await;
+    wait_until("its copy to go", DEADLINE, async || copies_for(&worker, "logs-two", "both").await.is_empty())
+        .await;
+    assert_rights(&two.binding);
 }

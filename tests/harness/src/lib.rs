@@ -32,6 +32,7 @@ mod feed;
 pub mod fleet;
 mod http_get;
 pub mod kubelet;
+pub mod log_config;
 mod loopback;
 mod manifest;
 pub mod nodes;

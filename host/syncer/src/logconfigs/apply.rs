@@ -8,6 +8,7 @@ use std::{
 use kube::Client;
 use kubeocean_api::keys::{self, label};
 use kubeocean_runtime::{
+    binding::Binding,
     error::{ApplyError, Verb},
     events::{Event, EventRecorder, Regarding, Severity},
     health::Health,
@@ -16,6 +17,7 @@ use kubeocean_runtime::{
 };
 use serde::Deserialize;
 use serde_json::Value;
+use tokio::sync::watch;
 
 use super::{
     index::{LogConfigStore, Side, original_of},
@@ -29,6 +31,8 @@ use crate::{objects::Clusters, pods::features::Features};
 pub struct LogConfigSync {
     /// Both clusters.
     pub clusters: Arc<Clusters>,
+    /// The binding, which may go.
+    pub binding: watch::Receiver<Arc<Binding>>,
     /// The LogConfigs.
     pub store: Arc<LogConfigStore>,
     /// Events in the computing cluster.
@@ -46,7 +50,7 @@ impl LogConfigSync {
         if self.store.is_releasing() {
             return Outcome::Done;
         }
-        let (plan, original) = self.store.plan(&self.clusters.scope, name);
+        let (plan, original) = self.store.plan(&self.clusters.scope, name, self.binding.borrow().deleting);
         if let Some(original) = &original {
             for what in plan.tell {
                 self.tell(original, &what);
@@ -226,7 +230,14 @@ async fn release_these(clusters: &Clusters, originals: ByName, copies: ByName) -
         let copies: Vec<&LogConfig> = copies.values().filter(|copy| is_of(copy, name)).collect();
         left += copies.iter().filter(|copy| owned(scope, copy, original).is_some()).count();
         left += usize::from(original.is_some_and(|original| is_held(scope, original)));
-        let snapshot = Snapshot { original, releasing: true, copies, taken: [].into(), settled: [].into() };
+        let snapshot = Snapshot {
+            original,
+            releasing: true,
+            closing: true,
+            copies,
+            taken: [].into(),
+            settled: [].into(),
+        };
         for action in plan(scope, &snapshot).actions {
             match perform(clusters, &action).await {
                 Ok(_) | Err(ApplyError::NotFound { .. }) => {}

@@ -166,8 +166,8 @@ impl LogConfigStore {
         self.state.lock().releasing
     }
 
-    /// Plans the LogConfig of this name, which is returned as it is now.
-    pub(super) fn plan(&self, scope: &Scope, name: &str) -> (Plan, Option<LogConfig>) {
+    /// Plans the LogConfig of this name, which is returned as it is now. `closing`: see [`Snapshot::closing`].
+    pub(super) fn plan(&self, scope: &Scope, name: &str, closing: bool) -> (Plan, Option<LogConfig>) {
         let state = self.state.lock();
         let original = state.originals.get(name);
         let copies: Vec<&LogConfig> =
@@ -182,7 +182,7 @@ impl LogConfigStore {
         };
         let settled = copies.iter().copied().filter(is_settled).map(LogConfig::name).collect();
         let taken = state.copies.keys().chain(&state.taken).map(String::as_str).collect();
-        let snapshot = Snapshot { original, releasing: state.releasing, copies, taken, settled };
+        let snapshot = Snapshot { original, releasing: state.releasing, closing, copies, taken, settled };
         (plan(scope, &snapshot), original.cloned())
     }
 }

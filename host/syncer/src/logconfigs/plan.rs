@@ -68,6 +68,9 @@ pub(super) struct Snapshot<'a> {
     pub original: Option<&'a LogConfig>,
     /// Whether copies are to go whatever the original says.
     pub releasing: bool,
+    /// The binding is being deleted: copies serve the pods that are left, and none is made any more. A Syncer that begins
+    /// then would otherwise make anew what the one before had removed.
+    pub closing: bool,
     /// What names it in the worker cluster, whoever made it.
     pub copies: Vec<&'a LogConfig>,
     /// Names that others have in the worker cluster.
@@ -115,9 +118,11 @@ pub(super) fn plan(scope: &Scope, snapshot: &Snapshot<'_>) -> Plan {
         kept.map(|original| translate(original.name(), &original.spec, scope)).unwrap_or_default();
     let mut plan = Plan { tell: not_mapped, ..Plan::default() };
     if let (Some(original), false) = (kept, wanted.is_empty()) {
-        plan.actions.extend(
-            hold(scope, original).map(|patch| Action::Hold { name: original.name().to_owned(), patch }),
-        );
+        if !(snapshot.closing && copies.is_empty()) {
+            plan.actions.extend(
+                hold(scope, original).map(|patch| Action::Hold { name: original.name().to_owned(), patch }),
+            );
+        }
         for wanted in &wanted {
             let places = places(scope, &wanted.base);
             let marks = marks(scope, original);
@@ -126,6 +131,8 @@ pub(super) fn plan(scope: &Scope, snapshot: &Snapshot<'_>) -> Plan {
                     let patch = update(&marks, &wanted.spec, copy);
                     plan.actions.extend(patch.map(|patch| Action::Update { copy: owned, patch }));
                 }
+            } else if snapshot.closing {
+                // Nothing new.
             } else if let Some(name) = places.iter().find(|place| !snapshot.taken.contains(place.as_str())) {
                 let [labels, annotations] = marks;
                 let manifest = json!({

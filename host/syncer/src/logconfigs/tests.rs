@@ -173,6 +173,7 @@ fn what_has_no_counterpart_is_not_copied_and_told(#[case] input: Value, #[case] 
 struct World {
     store: LogConfigStore,
     clock: u32,
+    closing: bool,
 }
 
 impl World {
@@ -193,7 +194,7 @@ impl World {
     }
 
     fn plan(&self, scope: &Scope) -> Plan {
-        self.store.plan(scope, "myconfig").0
+        self.store.plan(scope, "myconfig", self.closing).0
     }
 
     fn perform(&mut self, action: &Action, prune: &str) {
@@ -299,6 +300,24 @@ fn a_logconfig_is_held_copied_followed_and_let_go() {
     world.run(&east(), "");
     let held = world.json(Side::Original, "myconfig")["metadata"]["finalizers"].to_string();
     assert!(!held.contains("kubeocean.io"), "{held}");
+}
+
+/// A Syncer that begins when another one has removed the copies already makes none anew.
+#[test]
+fn of_a_binding_that_goes_copies_serve_what_is_left_and_none_is_made() {
+    let mut going = World { closing: true, ..World::with(stdout(json!({"namespace": "a"}))) };
+    assert_eq!(going.plan(&east()).actions, [], "neither held nor copied");
+
+    let mut world = World::with(stdout(json!({"namespace": "a"})));
+    world.run(&east(), "");
+    world.closing = true;
+    assert_eq!(world.plan(&east()).actions, []);
+    let mut edited = world.json(Side::Original, "myconfig");
+    edited["spec"]["more"] = json!(1);
+    world.put(Side::Original, &edited);
+    assert_eq!(world.run(&east(), ""), 1, "pods that are left go on as it says");
+    going.put(Side::Original, &edited);
+    assert_eq!(going.run(&east(), ""), 0);
 }
 
 #[test]
