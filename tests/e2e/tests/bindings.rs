@@ -9,9 +9,10 @@ use kubeocean_e2e::leasing::{
     DEADLINE, Leasing, amount, condition as node_condition, is_offered, is_ready, merge, percent, summary,
     taint_of,
 };
-use kubeocean_e2e::pods::{Objects, condition};
+use kubeocean_e2e::pods::{Objects, Stage, condition};
 use kubeocean_e2e::rights::{LimitedAccount, assert_rights, requests};
-use kubeocean_harness::{AuditEvent, NodeShape, Wire};
+use kubeocean_e2e::storm::pass;
+use kubeocean_harness::{AuditEvent, BindingSpec, NodeShape, Wire};
 use serde_json::{Value, json};
 
 fn tier(value: &str) -> Value {
@@ -199,4 +200,30 @@ async fn a_deletion_waits_for_the_worker_and_finds_what_lost_its_labels() {
     leasing.delete_policy("binding-end").await;
     leasing.until("the policy to go", DEADLINE, async || leasing.policy("binding-end").await.is_none()).await;
     assert_rights(&leasing.binding);
+}
+
+/// After so long without news the next look is at least 8 s away: looks are 1, 2, 4, 8 and 16 s apart, less a tenth.
+const IDLE: Duration = Duration::from_secs(20);
+/// Sooner than that look; the work itself takes two seconds.
+const AT_ONCE: Duration = Duration::from_secs(7);
+
+#[tokio::test]
+async fn a_deletion_that_has_waited_for_long_goes_on_with_what_it_waited_for() {
+    let stage = Stage::start(BindingSpec::new("binding-events"), 1).await;
+    let scene = stage.scene("binding-events").await;
+    scene.run_pod("held", json!({"terminationGracePeriodSeconds": 1})).await;
+    let hold = |finalizers: Value| json!({"metadata": {"finalizers": finalizers}});
+    scene.worker.merge(&scene.ppod("held"), &hold(json!(["e2e.test/held"]))).await;
+
+    let path = "/apis/cloud.tencent.com/v1beta1/clusterbindings/binding-events";
+    scene.computing.delete(path, None).await;
+    let drains =
+        |binding: &Value| (condition(binding, "SyncerCleanup")["reason"] == "DrainingNodes").then_some(());
+    scene.computing.wait("the deletion to say what it waits for", path, drains).await;
+    pass(IDLE).await;
+    scene.worker.merge(&scene.ppod("held"), &hold(Value::Null)).await;
+    let freed = Instant::now();
+    scene.computing.wait_gone(path).await;
+    println!("a deletion went on and ended in {:?}", freed.elapsed());
+    assert!(freed.elapsed() < AT_ONCE, "{:?}", freed.elapsed());
 }
