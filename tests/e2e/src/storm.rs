@@ -1,15 +1,16 @@
 //! Pods that begin, change and end while an API server, or the way to it, is ill.
 //!
 //! In: a [`Shelter`], which is a stage whose Syncer reaches both clusters through fault proxies, and what goes wrong. Out:
-//! nothing, or a panic. Each [`Shelter::weather`] is the same story: pods with a ConfigMap and a Secret run; it begins to
-//! fail; meanwhile some of the pods are changed, some deleted and new ones created; it ends; and then within
-//! [`RECOVERED`] everything is as if nothing had happened: each pod has one copy and always had the same, nothing is left
-//! of what was deleted, content and status are those of the other side. Neither the log nor the API servers were flooded.
+//! nothing, or a panic. Each [`Shelter::weather`] is the same story: pods with a ConfigMap, a Secret, a token and a claim run; it
+//! begins to fail; meanwhile some of the pods are changed, some deleted and new ones created, with a ConfigMap and a claim of
+//! their own; it ends; and then within [`RECOVERED`] everything is as if nothing had happened: each pod has one copy and
+//! always had the same, and one Secret with its token; nothing was made twice, nothing is left of what was deleted, content
+//! and status are those of the other side. Neither the log nor the API servers were flooded.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use kubeocean_api::keys::annotation;
+use kubeocean_api::keys::{annotation, label};
 use kubeocean_harness::faults::{Fault, Refusal, Requests, Rule, Served};
 use kubeocean_harness::site::{SYNCER_ACCOUNT, SYSTEM_NAMESPACE};
 use kubeocean_harness::{BindingSpec, Cluster, FaultProxy, Program, ProgramSpec, wait_until};
@@ -18,6 +19,7 @@ use tempfile::TempDir;
 
 use crate::pods::{Scene, Stage, text};
 use crate::rights::requests;
+use crate::volumes::{CLAIMS, create_claim, create_volume, volume_copy, volume_path};
 
 /// The longest pause between two attempts at anything, 10 s, and the time for the work itself.
 pub const RECOVERED: Duration = Duration::from_secs(15);
@@ -179,15 +181,18 @@ pub async fn storm<T>(
     result
 }
 
-/// No copy was made twice in all this time.
+/// No copy was made twice in all this time, of whatever kind.
 fn assert_made_once(stage: &Stage) {
     let (_, worker) = requests(&stage.binding);
-    let mut made = BTreeMap::<String, usize>::new();
-    let created = worker.iter().filter(|event| event.verb == "create" && event.response_status.code < 300);
-    for event in created.filter(|event| event.object_ref.resource == "pods") {
-        *made.entry(event.object_ref.name.clone()).or_default() += 1;
+    let mut made = BTreeMap::<(&str, &str), usize>::new();
+    for event in worker.iter().filter(|event| event.verb == "create" && event.response_status.code < 300) {
+        *made.entry((&event.object_ref.resource, &event.object_ref.name)).or_default() += 1;
     }
-    made.retain(|_, times| *times > 1);
+    for kind in ["pods", "configmaps", "secrets", CLAIMS, "persistentvolumes"] {
+        assert!(made.keys().any(|(resource, _)| *resource == kind), "no {kind} were made: {made:?}");
+    }
+    // Events and the like have no names when they are asked for.
+    made.retain(|(_, name), times| *times > 1 && !name.is_empty());
     assert!(made.is_empty(), "copies made more than once: {made:?}");
 }
 
@@ -244,6 +249,8 @@ impl<'a> Story<'a> {
     async fn begin(scene: &'a Scene<'a>) -> Self {
         scene.create_object("configmaps", "settings", json!({"data": {"weather": "fair"}})).await;
         scene.create_object("secrets", "password", json!({"stringData": {"word": "sun"}})).await;
+        let story = Self { scene, before: BTreeMap::new() };
+        story.create_claim("settings").await;
         let mut before = BTreeMap::new();
         for name in names("stays").chain(names("goes")) {
             scene.create_pod(&scene.pod(&name, Self::spec("settings"))).await;
@@ -253,15 +260,30 @@ impl<'a> Story<'a> {
             let uid = |pod: &Value| text(&pod["metadata"]["uid"]).to_owned();
             before.insert(name, (uid(&vpod), uid(&ppod)));
         }
-        Self { scene, before }
+        Self { before, ..story }
     }
 
+    /// Name of the volume behind a claim; volumes have no namespace.
+    fn volume(&self, claim: &str) -> String {
+        format!("{}-{claim}", self.scene.namespace)
+    }
+
+    async fn create_claim(&self, name: &str) {
+        let volume = self.volume(name);
+        create_volume(&self.scene.computing, &volume, json!({})).await;
+        create_claim(&self.scene.computing, &self.scene.namespace, name, &volume, json!({})).await;
+    }
+
+    /// A pod with a ConfigMap and a claim of this name.
     fn spec(settings: &str) -> Value {
+        let token = json!({"serviceAccountToken": {"path": "token", "expirationSeconds": 3600}});
         json!({
             "terminationGracePeriodSeconds": 1,
             "volumes": [
                 {"name": "settings", "configMap": {"name": settings}},
                 {"name": "password", "secret": {"secretName": "password"}},
+                {"name": "identity", "projected": {"sources": [token]}},
+                {"name": "data", "persistentVolumeClaim": {"claimName": settings}},
             ],
         })
     }
@@ -270,6 +292,7 @@ impl<'a> Story<'a> {
     async fn go_on(&self) {
         let Scene { computing, worker, .. } = self.scene;
         self.scene.create_object("configmaps", "late", json!({"data": {"weather": "foul"}})).await;
+        self.create_claim("late").await;
         for name in names("comes") {
             self.scene.create_pod(&self.scene.pod(&name, Self::spec("late"))).await;
         }
@@ -314,16 +337,56 @@ impl<'a> Story<'a> {
             let ppod = copies.get(name).ok_or_else(|| format!("{name} has no copy"))?;
             self.is_copy(name, vpod, ppod)?;
         }
-        for (name, weather) in [("settings", "foul"), ("late", "foul")] {
+        for name in ["settings", "late"] {
             let copy = worker.get(&self.scene.copy("configmaps", name)).await.unwrap_or_default();
-            if copy["data"]["weather"] != weather {
+            if copy["data"]["weather"] != "foul" {
                 return Err(format!("the copy of {name} is {copy}"));
             }
+            let claim = worker.get(&self.scene.copy(CLAIMS, name)).await.unwrap_or_default();
+            let volume = worker.get(&volume_copy(&self.volume(name))).await.unwrap_or_default();
+            let pair = (&claim["status"]["phase"], &volume["spec"]["claimRef"]["uid"]);
+            if pair != (&json!("Bound"), &claim["metadata"]["uid"]) {
+                return Err(format!("the copy of the claim {name} is {claim}, that of its volume {volume}"));
+            }
         }
+        self.are_identified(&copies).await?;
         let secret = |object: Option<Value>| object.unwrap_or_default()["data"].clone();
         let original = secret(computing.get(&self.scene.object("secrets", "password")).await);
         let copy = secret(worker.get(&self.scene.copy("secrets", "password")).await);
         if copy == original { Ok(()) } else { Err("the copy of the Secret is old".to_owned()) }
+    }
+
+    /// Each pod has one Secret with its token, and its copy uses that.
+    async fn are_identified(&self, copies: &BTreeMap<String, Value>) -> Result<(), String> {
+        let secrets = self.tokens().await;
+        let owner = |secret: &Value| {
+            text(&secret["metadata"]["annotations"][annotation::VIRTUAL_POD_NAME]).to_owned()
+        };
+        let mut owners: Vec<String> = secrets.iter().map(owner).collect();
+        owners.sort();
+        if !owners.iter().eq(copies.keys()) {
+            return Err(format!("there are tokens of {owners:?}"));
+        }
+        for secret in &secrets {
+            let name = text(&secret["metadata"]["name"]);
+            let uses = copies[&owner(secret)]["spec"]["volumes"].to_string().contains(&format!("\"{name}\""));
+            assert!(uses, "{} does not use {name}", owner(secret));
+            if secret["data"].as_object().is_none_or(serde_json::Map::is_empty) {
+                return Err(format!("{name} is empty"));
+            }
+        }
+        Ok(())
+    }
+
+    /// The Secrets with tokens of this story's pods.
+    async fn tokens(&self) -> Vec<Value> {
+        let mut secrets = self.scene.copies("secrets").await;
+        secrets.retain(|secret| {
+            let metadata = &secret["metadata"];
+            metadata["labels"][label::SERVICE_ACCOUNT_TOKEN] == "true"
+                && metadata["annotations"][annotation::VIRTUAL_POD_NAMESPACE] == *self.scene.namespace
+        });
+        secrets
     }
 
     fn is_copy(&self, name: &str, vpod: &Value, ppod: &Value) -> Result<(), String> {
@@ -364,7 +427,13 @@ impl<'a> Story<'a> {
         let deadline = crate::pods::DEADLINE;
         computing.delete(&format!("/api/v1/namespaces/{namespace}/pods"), None).await;
         wait_until("all pods to be gone", deadline, async || self.scene.vpods().await.is_empty()).await;
-        let objects = [("configmaps", "settings"), ("configmaps", "late"), ("secrets", "password")];
+        let objects = [
+            ("configmaps", "settings"),
+            ("configmaps", "late"),
+            ("secrets", "password"),
+            (CLAIMS, "settings"),
+            (CLAIMS, "late"),
+        ];
         for (kind, name) in objects {
             computing.delete(&self.scene.object(kind, name), None).await;
         }
@@ -372,9 +441,19 @@ impl<'a> Story<'a> {
             computing.wait_gone(&self.scene.object(kind, name)).await;
             worker.wait_gone(&self.scene.copy(kind, name)).await;
         }
+        for volume in ["settings", "late"].map(|claim| self.volume(claim)) {
+            computing.delete(&volume_path(&volume), None).await;
+            computing.wait_gone(&volume_path(&volume)).await;
+            worker.wait_gone(&volume_copy(&volume)).await;
+        }
         for name in names("stays").chain(names("goes")).chain(names("comes")) {
             worker.wait_gone(&self.scene.ppod(&name)).await;
         }
+        wait_until("all tokens to be gone", deadline, async || {
+            let left = self.tokens().await;
+            if left.is_empty() { Ok(()) } else { Err(format!("{} Secrets", left.len())) }
+        })
+        .await;
     }
 }
 
