@@ -5,7 +5,7 @@
 //! after the last write are never answered, as if the process had died with them on the wire.
 //! Invariant: writes pass one at a time, so that nothing is under way behind the last one.
 
-use std::sync::Arc;
+use std::{collections::BTreeSet, sync::Arc};
 
 use axum::{
     body::{Body, to_bytes},
@@ -38,6 +38,8 @@ pub(crate) struct Door {
     trouble: Trouble,
     counts: fn(&str) -> bool,
     writes: Mutex<Vec<String>>,
+    /// Kinds of all writes, also those that do not count.
+    made: parking_lot::Mutex<BTreeSet<String>>,
     /// Objects that were read by name, and all writes, in order; a lost answer is told after its write.
     told: parking_lot::Mutex<Vec<String>>,
     shut: watch::Sender<bool>,
@@ -60,6 +62,7 @@ impl Door {
             trouble,
             counts,
             writes: Mutex::default(),
+            made: parking_lot::Mutex::default(),
             told: parking_lot::Mutex::default(),
             shut: watch::Sender::new(false),
             _stop: stop.clone().drop_guard(),
@@ -83,6 +86,10 @@ impl Door {
         address
     }
 
+    pub(crate) fn trouble(&self) -> &Trouble {
+        &self.trouble
+    }
+
     /// Waits until the last write was done.
     pub(crate) async fn shut(&self) {
         // The sender lives in `self`.
@@ -99,7 +106,12 @@ impl Door {
         self.told.lock().clone()
     }
 
-    /// What was written, in order.
+    /// Kinds of what was written, whether or not it counts.
+    pub(crate) fn made(&self) -> BTreeSet<String> {
+        self.made.lock().clone()
+    }
+
+    /// What was written and counts, in order.
     pub(crate) async fn writes(&self) -> Vec<Write> {
         let kinds = self.writes.lock().await.clone();
         let so_far = |at: usize| kinds[..=at].iter().filter(|kind| **kind == kinds[at]).count();
@@ -127,8 +139,11 @@ async fn pass(State(way): State<Way>, request: Request) -> Response {
     let kind = kind(way.server, &request);
     door.told.lock().push(format!("{} {}", request.method(), request.uri().path()));
     let answer = way.forward(request).await;
-    let renewed = || kind.ends_with("PATCH leases") && writes.contains(&kind);
-    if !(door.counts)(&kind) || renewed() || !answer.status().is_success() {
+    if !answer.status().is_success() {
+        return answer;
+    }
+    door.made.lock().insert(kind.clone());
+    if !(door.counts)(&kind) {
         return answer;
     }
     let so_far = 1 + writes.iter().filter(|other| **other == kind).count();

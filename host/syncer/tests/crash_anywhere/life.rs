@@ -1,18 +1,18 @@
 //! A binding that lives through the stages of a story, and a Syncer that dies in it.
 //!
-//! In: a [`Story`]. [`die_after_each`] lists the writes of one uninterrupted run; then one run for each of them stops dead
-//! right after it, and another Syncer goes on. All runs live side by side on the two control planes of this binary, each
-//! with a binding, a worker node, a policy and namespaces of its own.
+//! In: a [`Story`]. [`whole`] is one uninterrupted run of it; in any other [`run`] the Syncer may stop dead, and another one
+//! goes on. All runs live on the two control planes of this binary, each with a binding, a worker node, a policy and
+//! namespaces of its own.
 
 use std::{collections::BTreeSet, fmt::Debug, ops::Deref, sync::Arc, time::Duration};
 
-use futures::{StreamExt, stream};
 use kube::Client;
 use kubeocean_harness::{
     Binding, BindingSpec, NodeShape, shared_site, site::SYNCER_ACCOUNT, site::SYSTEM_NAMESPACE, wait_until,
 };
 use kubeocean_runtime::request::{DeleteOptions, delete_json, get_json, paths};
 use serde_json::{Value, json};
+use tokio::sync::{OnceCell, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use crate::{
     door::{Door, Trouble, Write},
@@ -21,19 +21,30 @@ use crate::{
 
 /// For a stage, a crash in it included, on a machine that runs some of them side by side.
 const DEADLINE: Duration = Duration::from_mins(1);
-/// Runs at a time.
-const SIDE_BY_SIDE: usize = 16;
 
 /// What happens to a binding, and how one sees what came of it.
-pub(crate) trait Story: Deref<Target = Place> {
+pub(crate) trait Story: Deref<Target = Place> + Sized {
+    /// Begins the names of what its runs need.
+    const NAME: &'static str;
+    /// Every kind of write the story is about, each of which an uninterrupted run makes.
+    const KINDS: &'static [&'static str];
+    /// Those of them whose number depends on how fast the clusters are: of two states in a row one may be seen only.
+    const VARY: &'static [&'static str];
+    /// Runs at a time. One: it is about what there is once in a cluster, and no other story goes on meanwhile.
+    const SIDE_BY_SIDE: usize;
     type Stage: Copy + Debug + 'static;
     /// In order. Everything must come to rest before the next one begins.
     const STAGES: &'static [Self::Stage];
     /// Writes that are made so often, however often the Syncer dies.
     const ONCE: &'static [(&'static str, usize)];
 
-    /// Whether the story is about writes of this kind.
-    fn counts(kind: &str) -> bool;
+    async fn new(name: String) -> Self;
+    /// Where [`whole`] keeps its run.
+    fn whole() -> &'static OnceCell<Run>;
+    /// Whether writes of this kind are for the sake of the story.
+    fn counts(kind: &str) -> bool {
+        Self::KINDS.contains(&kind)
+    }
     /// What users and the worker cluster do.
     async fn act(&self, stage: Self::Stage);
     /// Both clusters, without what differs between two runs.
@@ -103,29 +114,51 @@ impl Place {
 /// What came of a run.
 pub(crate) struct Run {
     /// What the first Syncer wrote.
-    writes: Vec<Write>,
+    pub(crate) writes: Vec<Write>,
+    /// Kinds of all its writes, also those that do not count.
+    pub(crate) made: BTreeSet<String>,
     /// It was made to die.
-    died: bool,
+    pub(crate) died: bool,
     /// What [`Door::told`] says of the first Syncer.
     pub(crate) told: Vec<String>,
     /// After each stage.
     pub(crate) pictures: Vec<Value>,
 }
 
-/// See the module documentation. `kinds` are all the story is about; each must have been the last of some Syncer.
-pub(crate) async fn die_after_each<S: Story>(name: &str, new: impl AsyncFn(String) -> S, kinds: &[&str]) {
-    let whole = run(&new(format!("{name}-whole")).await, Trouble::None, None).await;
-    let (new, pictures) = (&new, &whole.pictures);
-    let runs = whole.writes.iter().enumerate().map(|(number, last)| async move {
-        let trouble = Trouble::DeathAfter(last.clone());
-        let run = run(&new(format!("{name}-{number}")).await, trouble, Some(pictures)).await;
-        run.died.then_some(last.0.as_str())
-    });
-    let last: Vec<Option<&str>> = stream::iter(runs).buffer_unordered(SIDE_BY_SIDE).collect().await;
-    let died: BTreeSet<&str> = last.iter().flatten().copied().collect();
-    let missing: Vec<&str> = kinds.iter().copied().filter(|kind| !died.contains(kind)).collect();
-    println!("{name}: {} Syncers died after {died:?}", last.iter().flatten().count());
-    assert!(missing.is_empty(), "no Syncer died after {missing:?}; they died after {died:?}");
+impl Run {
+    /// How many writes of a kind the first Syncer made.
+    pub(crate) fn count(&self, kind: &str) -> usize {
+        self.writes.iter().filter(|(other, _)| other == kind).count()
+    }
+}
+
+/// The right to run a story: see [`Story::SIDE_BY_SIDE`].
+pub(crate) enum Turn {
+    #[expect(dead_code, reason = "held")]
+    WithOthers(RwLockReadGuard<'static, ()>),
+    #[expect(dead_code, reason = "held")]
+    Alone(RwLockWriteGuard<'static, ()>),
+}
+
+impl Turn {
+    pub(crate) async fn of<S: Story>() -> Self {
+        static STAGE: RwLock<()> = RwLock::const_new(());
+        if S::SIDE_BY_SIDE == 1 {
+            Self::Alone(STAGE.write().await)
+        } else {
+            Self::WithOthers(STAGE.read().await)
+        }
+    }
+}
+
+/// The uninterrupted run, made once for all tests.
+pub(crate) async fn whole<S: Story>() -> &'static Run {
+    S::whole()
+        .get_or_init(async || {
+            let _turn = Turn::of::<S>().await;
+            run(&S::new(format!("{}-whole", S::NAME)).await, Trouble::None, None).await
+        })
+        .await
 }
 
 /// Goes through all stages with a Syncer that has `trouble`, and one that follows it when it dies. Every stage must end as
@@ -144,11 +177,14 @@ pub(crate) async fn run<S: Story>(story: &S, trouble: Trouble, expected: Option<
         () = succession => unreachable!("the second Syncer stays"),
     };
     let (writes, more) = (door.writes().await, next.writes().await);
+    if let (Trouble::DeathAfter(last), true) = (door.trouble(), door.is_shut()) {
+        assert_eq!(writes.last(), Some(last), "a dead Syncer wrote");
+    }
     for (kind, times) in S::ONCE {
         let made = writes.iter().chain(&more).filter(|(other, _)| other == kind).count();
         assert_eq!(made, *times, "{kind} in {}: {writes:?}, then {more:?}", story.name);
     }
-    Run { writes, died: door.is_shut(), told: door.told(), pictures }
+    Run { writes, made: door.made(), died: door.is_shut(), told: door.told(), pictures }
 }
 
 async fn stages<S: Story>(story: &S, expected: Option<&Vec<Value>>) -> Vec<Value> {

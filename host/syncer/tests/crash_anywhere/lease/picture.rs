@@ -120,7 +120,7 @@ fn csi_node(copy: &Value) -> Value {
 }
 
 /// Reservations on the vnode: their ports, and whether they pass for scheduled.
-fn reserved(fakes: &[Value], vnode: &str) -> Vec<Value> {
+pub(crate) fn reserved(fakes: &[Value], vnode: &str) -> Vec<Value> {
     let ports = |fake: &Value| -> Vec<Value> {
         let ports = fake["spec"]["containers"][0]["ports"].as_array().cloned().unwrap_or_default();
         ports.iter().map(|port| port["hostPort"].clone()).collect()

@@ -4,12 +4,42 @@ use std::ops::Deref;
 
 use kubeocean_runtime::request::{DeleteOptions, create_json, delete_json, get_json, merge_patch, paths};
 use serde_json::{Value, json};
+use tokio::sync::OnceCell;
 
 use super::picture::picture;
-use crate::life::{Place, Story, delete};
+use crate::life::{Place, Run, Story, delete};
 
 /// Seconds between the end of a lease and the eviction of its pods.
 const GRACE: u32 = 2;
+
+/// Every kind of write a lease and its pods need, but for a namespace that only the first Syncer of a cluster makes.
+const KINDS: [&str; 25] = [
+    "computing APPLY clusterbindings/status",
+    "computing APPLY nodes/status",
+    "computing DELETE csinodes",
+    "computing DELETE nodes",
+    "computing DELETE pods",
+    "computing PATCH clusterbindings",
+    "computing PATCH configmaps",
+    "computing PATCH csinodes",
+    "computing PATCH nodes",
+    "computing PATCH nodes/status",
+    "computing PATCH pods/status",
+    "computing PATCH secrets",
+    "computing POST csinodes",
+    "computing POST leases",
+    "computing POST nodes",
+    "computing POST pods",
+    "worker DELETE configmaps",
+    "worker DELETE pods",
+    "worker DELETE secrets",
+    "worker PATCH nodes",
+    "worker PATCH resourceleasingpolicies",
+    "worker PATCH resourceleasingpolicies/status",
+    "worker POST configmaps",
+    "worker POST pods",
+    "worker POST secrets",
+];
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Stage {
@@ -34,6 +64,14 @@ impl Deref for Lease {
 }
 
 impl Story for Lease {
+    const NAME: &'static str = "lease";
+    const KINDS: &'static [&'static str] = &KINDS;
+    const VARY: &'static [&'static str] = &[
+        "computing APPLY clusterbindings/status",
+        "computing PATCH pods/status",
+        "worker PATCH resourceleasingpolicies/status",
+    ];
+    const SIDE_BY_SIDE: usize = 16;
     type Stage = Stage;
     const STAGES: &'static [Stage] = &[
         Stage::Leased,
@@ -47,9 +85,19 @@ impl Story for Lease {
     ];
     const ONCE: &'static [(&'static str, usize)] = &[("computing POST nodes", 1), ("worker POST pods", 2)];
 
+    async fn new(name: String) -> Self {
+        Self(Place::new(&name).await)
+    }
+
+    fn whole() -> &'static OnceCell<Run> {
+        static WHOLE: OnceCell<Run> = OnceCell::const_new();
+        &WHOLE
+    }
+
     /// Not those that say nothing about the state of a cluster, or that only the first Syncer of a cluster makes.
     fn counts(kind: &str) -> bool {
-        ["events", "reviews", "priorityclasses", "POST namespaces"].iter().all(|aside| !kind.ends_with(aside))
+        let aside = ["events", "reviews", "PATCH leases", "priorityclasses", "POST namespaces"];
+        aside.iter().all(|aside| !kind.ends_with(aside))
     }
 
     async fn picture(&self) -> Value {
@@ -165,10 +213,6 @@ impl Story for Lease {
 }
 
 impl Lease {
-    pub(crate) async fn new(name: String) -> Self {
-        Self(Place::new(&name).await)
-    }
-
     /// A pod of the worker's own users that holds a port of the node.
     async fn foreign_pod(&self, name: &str, cpu: &str, port: u16) {
         let pod = json!({

@@ -8,18 +8,20 @@ use kubeocean_runtime::request::{
     DeleteOptions, create_json, delete_json, get_json, merge_patch, paths, strategic_patch,
 };
 use serde_json::{Value, json};
+use tokio::sync::OnceCell;
 
 use super::picture::picture;
-use crate::life::{Place, Story, delete, get};
+use crate::life::{Place, Run, Story, delete, get};
 
 /// For a controller of the cluster.
 const DEADLINE: Duration = Duration::from_secs(30);
 /// What a Syncer writes for the sake of pods, all of which the story meets.
-pub(crate) const KINDS: [&str; 23] = [
+const KINDS: [&str; 26] = [
     "computing PATCH pods/status",
     "computing DELETE pods",
     "computing POST serviceaccounts/token",
     "computing POST events",
+    "computing PATCH events",
     "computing PATCH configmaps",
     "computing PATCH secrets",
     "computing PATCH persistentvolumeclaims",
@@ -36,8 +38,10 @@ pub(crate) const KINDS: [&str; 23] = [
     "worker PATCH secrets",
     "worker DELETE secrets",
     "worker POST persistentvolumeclaims",
+    "worker PATCH persistentvolumeclaims",
     "worker DELETE persistentvolumeclaims",
     "worker POST persistentvolumes",
+    "worker PATCH persistentvolumes",
     "worker DELETE persistentvolumes",
 ];
 
@@ -47,6 +51,7 @@ pub(crate) enum Stage {
     Runs,
     Changed,
     Said,
+    SaidAgain,
     OtherRuns,
     Lost,
     Gone,
@@ -63,20 +68,30 @@ impl Deref for Pods {
 }
 
 impl Story for Pods {
+    const NAME: &'static str = "pods";
+    const KINDS: &'static [&'static str] = &KINDS;
+    const VARY: &'static [&'static str] = &["computing PATCH pods/status"];
+    const SIDE_BY_SIDE: usize = 16;
     type Stage = Stage;
     const STAGES: &'static [Stage] = &[
         Stage::Leased,
         Stage::Runs,
         Stage::Changed,
         Stage::Said,
+        Stage::SaidAgain,
         Stage::OtherRuns,
         Stage::Lost,
         Stage::Gone,
     ];
     const ONCE: &'static [(&'static str, usize)] = &[("worker POST pods", 2)];
 
-    fn counts(kind: &str) -> bool {
-        KINDS.contains(&kind)
+    async fn new(name: String) -> Self {
+        Self(Place::new(&name).await)
+    }
+
+    fn whole() -> &'static OnceCell<Run> {
+        static WHOLE: OnceCell<Run> = OnceCell::const_new();
+        &WHOLE
     }
 
     async fn act(&self, stage: Stage) {
@@ -92,6 +107,7 @@ impl Story for Pods {
             }
             Stage::Changed => self.change(&web).await,
             Stage::Said => self.say().await,
+            Stage::SaidAgain => self.say_again().await,
             Stage::OtherRuns => {
                 let lost = self.pod("lost", &json!({"automountServiceAccountToken": false}));
                 create_json(&self.computing, &paths::pods(&self.namespace), &lost).await.unwrap();
@@ -138,8 +154,11 @@ impl Story for Pods {
                     && web["ppod"]["debug"] == json!(["debug"])
                     && shown["configmaps/settings"]["copy"]["data"]["a"] == "2"
                     && shown["secrets/password"]["copy"]["data"]["b"] == "Mg=="
+                    && shown["persistentvolumeclaims/data"]["copy"]["labels"]["colour"] == "grey"
+                    && shown["volume"]["copy"]["labels"]["colour"] == "grey"
             }
             Stage::Said => shown["said"] == json!([["the worker says so", 1]]),
+            Stage::SaidAgain => shown["said"] == json!([["the worker says so", 2]]),
             Stage::OtherRuns => lost["paired"] == true && lost["vpod"]["phase"] == "Running",
             Stage::Lost => {
                 lost["ppod"].is_null()
@@ -162,10 +181,6 @@ impl Story for Pods {
 }
 
 impl Pods {
-    pub(crate) async fn new(name: String) -> Self {
-        Self(Place::new(&name).await)
-    }
-
     fn volume(&self) -> String {
         paths::cluster_core("persistentvolumes", &self.name)
     }
@@ -246,7 +261,10 @@ impl Pods {
         merge_patch(computing, &object("secrets", "password"), &json!({"data": {"b": "Mg=="}}))
             .await
             .unwrap();
-        merge_patch(computing, web, &json!({"metadata": {"labels": {"colour": "grey"}}})).await.unwrap();
+        let grey = json!({"metadata": {"labels": {"colour": "grey"}}});
+        for object in [web, &object("persistentvolumeclaims", "data"), &self.volume()] {
+            merge_patch(computing, object, &grey).await.unwrap();
+        }
         let more =
             json!({"spec": {"containers": [{"name": "c", "resources": {"requests": {"cpu": "20m"}}}]}});
         strategic_patch(computing, &format!("{web}/resize"), &more).await.unwrap();
@@ -269,5 +287,12 @@ impl Pods {
             "firstTimestamp": now, "lastTimestamp": now, "source": {"component": "kubelet"},
         });
         create_json(&self.worker, &paths::events(&self.mount), &event).await.unwrap();
+    }
+
+    async fn say_again(&self) {
+        let now = kubeocean_runtime::clock::rfc3339(jiff::Timestamp::now());
+        let again = json!({"count": 2, "lastTimestamp": now});
+        let said = paths::core("events", &self.mount, "said");
+        merge_patch(&self.worker, &said, &again).await.unwrap();
     }
 }
