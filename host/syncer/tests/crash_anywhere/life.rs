@@ -165,18 +165,21 @@ pub(crate) async fn whole<S: Story>() -> &'static Run {
 /// it does in `expected`.
 pub(crate) async fn run<S: Story>(story: &S, trouble: Trouble, expected: Option<&Vec<Value>>) -> Run {
     let (door, next) = (Door::new(trouble, S::counts), Door::new(Trouble::None, S::counts));
-    let first = story.syncer(&door).await;
+    let mut first = Some(story.syncer(&door).await);
+    let mut second = None;
     let succession = async {
         door.shut().await;
-        drop(first);
-        let _second = story.syncer(&next).await;
+        first = None;
+        second = Some(story.syncer(&next).await);
         std::future::pending::<()>().await;
     };
     let pictures = tokio::select! {
         pictures = stages(story, expected) => pictures,
         () = succession => unreachable!("the second Syncer stays"),
     };
+    // The write whose effect ended the story counts when its answer has passed, for which its Syncer must live.
     let (writes, more) = (door.writes().await, next.writes().await);
+    drop((first, second));
     if let (Trouble::DeathAfter(last), true) = (door.trouble(), door.is_shut()) {
         assert_eq!(writes.last(), Some(last), "a dead Syncer wrote");
     }
