@@ -3,7 +3,7 @@
 //! The start touches most of the program's code once: flags, schemas, TLS, the compiler of modules. Each touch maps 16
 //! pages around it, and they stay mapped, which is what a memory limit counts. And each thread keeps heap that it freed.
 //! Once a minute, the code's pages are let go, to be mapped again where they are needed, and every thread that is about
-//! to rest gives its free heap back.
+//! to rest gives its free heap back. Whole pages of it go back as soon as they are free.
 
 #![allow(unsafe_code, reason = "no safe call gives pages or free heap back")]
 
@@ -18,12 +18,23 @@ use tokio::time::MissedTickBehavior;
 /// What runs in a minute maps again what it needs in well under a millisecond.
 const PAUSE: Duration = Duration::from_mins(1);
 
+/// Milliseconds that pages of freed heap wait to be used again, mimalloc's `mi_option_purge_delay`.
+const PURGE_DELAY: (libmimalloc_sys::mi_option_t, std::ffi::c_long) = (15, 0);
+
 /// How often memory was to be given back.
 static ROUND: AtomicU64 = AtomicU64::new(0);
 
 thread_local! {
     /// The round in which this thread gave its free heap back.
     static DONE: Cell<u64> = const { Cell::new(0) };
+}
+
+/// From now on, pages of freed heap go back at once. mimalloc would wait for a second, and after a burst nobody frees
+/// more, so that they would stay; asking the kernel for them again costs less than can be measured.
+pub(crate) fn give_back_at_once() {
+    let (option, milliseconds) = PURGE_DELAY;
+    // SAFETY: it sets a number that mimalloc reads whenever pages are free; any thread may do so at any time.
+    unsafe { libmimalloc_sys::mi_option_set(option, milliseconds) };
 }
 
 /// Gives memory back once a minute, for ever, and not before the start is over.
@@ -152,5 +163,29 @@ Anonymous:             0 kB
             let after = resident();
             assert!(after < before, "{before} KiB of code before, {after} KiB after");
         }
+    }
+}
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    use super::*;
+
+    fn resident_mib() -> u64 {
+        let status = std::fs::read_to_string("/proc/self/status").expect("a status");
+        let kib = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("a size");
+        kib.trim().trim_end_matches(" kB").parse::<u64>().expect("a number") / 1024
+    }
+
+    #[test]
+    fn what_is_freed_goes_back_at_once() {
+        give_back_at_once();
+        let before = resident_mib();
+        let blocks: Vec<_> = (0..64 << 10).map(|_| Box::new([1_u8; 1024])).collect();
+        let full = resident_mib();
+        drop(blocks);
+        let after = resident_mib();
+        // Other tests of this process run beside it and have heap too.
+        assert!(full >= before + 48, "{before} MiB before, {full} MiB with 64 MiB more");
+        assert!(after + 48 <= full, "{full} MiB with 64 MiB more, {after} MiB without");
     }
 }
