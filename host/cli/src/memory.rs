@@ -2,8 +2,8 @@
 //!
 //! The start touches most of the program's code once: flags, schemas, TLS, the compiler of modules. Each touch maps 16
 //! pages around it, and they stay mapped, which is what a memory limit counts. And each thread keeps heap that it freed.
-//! Once a minute, the code's pages are let go, to be mapped again where they are needed, and every thread that is about
-//! to rest gives its free heap back. Whole pages of it go back as soon as they are free.
+//! Once a minute, the pages of the program and its libraries are let go, to be mapped again where they are needed, and every thread that is about
+//! to rest gives its free heap back.
 
 #![allow(unsafe_code, reason = "no safe call gives pages or free heap back")]
 
@@ -39,13 +39,15 @@ pub(crate) fn give_back_at_once() {
 
 /// Gives memory back once a minute, for ever, and not before the start is over.
 pub(crate) async fn keep_small() {
+    #[cfg(target_os = "linux")]
+    let files = code::files();
     let mut ticks = tokio::time::interval_at(tokio::time::Instant::now() + PAUSE, PAUSE);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
         ROUND.fetch_add(1, Ordering::Relaxed);
         #[cfg(target_os = "linux")]
-        code::let_go();
+        code::let_go(&files);
     }
 }
 
@@ -60,19 +62,27 @@ pub(crate) fn before_rest() {
 
 #[cfg(target_os = "linux")]
 mod code {
-    //! The mapped pages of the program's own file.
+    //! The mapped pages of the program's own file and of the libraries it was linked with.
 
-    use std::{ffi::c_void, fs, ops::Range};
+    use std::{collections::BTreeSet, ffi::c_void, fs, ops::Range};
 
-    /// Lets go of all pages of the program's file that are as the file has them.
-    pub(super) fn let_go() {
-        let Ok(program) = fs::read_link("/proc/self/exe") else { return };
-        let Some(program) = program.to_str() else { return };
+    /// The files of the code that runs now. To be called early: what the program was linked with stays until its end,
+    /// a library that is loaded later may go again.
+    pub(super) fn files() -> BTreeSet<String> {
+        let maps = fs::read_to_string("/proc/self/maps").unwrap_or_default();
+        let mappings = maps.lines().filter_map(mapping);
+        let code =
+            mappings.filter(|mapping| mapping.rights.starts_with("r-x") && mapping.path.starts_with('/'));
+        code.map(|mapping| mapping.path.to_owned()).collect()
+    }
+
+    /// Lets go of all pages of these files that are as the files have them.
+    pub(super) fn let_go(files: &BTreeSet<String>) {
         let Ok(maps) = fs::read_to_string("/proc/self/smaps") else { return };
-        for pages in unchanged(&maps, program) {
+        for pages in unchanged(&maps, files) {
             let start = std::ptr::without_provenance_mut::<c_void>(pages.start);
             // SAFETY: the mapping cannot be written and has no page of its own, so each page comes back from the file
-            // with the same content when it is touched. Nothing unmaps or changes mappings of the program's file.
+            // with the same content when it is touched. Nothing unmaps or changes mappings of these files.
             let done = unsafe {
                 rustix::mm::madvise(start, pages.end - pages.start, rustix::mm::Advice::LinuxDontNeed)
             };
@@ -82,37 +92,40 @@ mod code {
         }
     }
 
-    /// Addresses of the mappings of a file in `/proc/self/smaps` that cannot be written and have no changed page: pages
-    /// that the dynamic linker wrote, and then protected, exist in memory alone.
-    pub(super) fn unchanged(maps: &str, file: &str) -> Vec<Range<usize>> {
+    /// A line of `/proc/self/maps`, which begins each paragraph of `/proc/self/smaps`.
+    struct Mapping<'a> {
+        pages: Range<usize>,
+        rights: &'a str,
+        path: &'a str,
+    }
+
+    fn mapping(line: &str) -> Option<Mapping<'_>> {
+        // Range, rights, offset, device, inode, and then the path, which may have blanks.
+        let mut words = line.splitn(6, ' ');
+        let (start, end) = words.next()?.split_once('-')?;
+        let rights = words.next().filter(|rights| rights.len() == 4)?;
+        let address = |text: &str| usize::from_str_radix(text, 16).ok();
+        let pages = address(start)?..address(end)?;
+        Some(Mapping { pages, rights, path: words.nth(3).unwrap_or_default().trim_start() })
+    }
+
+    /// Addresses of the mappings of some files in `/proc/self/smaps` that cannot be written and have no changed page:
+    /// pages that the dynamic linker wrote, and then protected, exist in memory alone.
+    pub(super) fn unchanged(maps: &str, files: &BTreeSet<String>) -> Vec<Range<usize>> {
         let mut found = Vec::new();
         let mut candidate = None;
         for line in maps.lines() {
-            let mut words = line.split_ascii_whitespace();
-            match (words.next(), words.next()) {
-                (Some("Anonymous:"), Some("0")) => found.extend(candidate.take()),
-                (Some(range), Some(rights)) if rights.len() == 4 && range.contains('-') => {
-                    candidate = None;
-                    // Offset, device, inode, and then the path, which may have blanks.
-                    let path = line.splitn(6, ' ').nth(5).map(str::trim_start);
-                    if rights.starts_with('r')
-                        && rights.ends_with('p')
-                        && !rights.contains('w')
-                        && path == Some(file)
-                    {
-                        candidate = addresses(range);
-                    }
-                }
-                _ => {}
+            if let Some(mapping) = mapping(line) {
+                let of_a_file = mapping.rights.starts_with('r')
+                    && mapping.rights.ends_with('p')
+                    && !mapping.rights.contains('w')
+                    && files.contains(mapping.path);
+                candidate = of_a_file.then_some(mapping.pages);
+            } else if line.split_ascii_whitespace().eq(["Anonymous:", "0", "kB"]) {
+                found.extend(candidate.take());
             }
         }
         found
-    }
-
-    fn addresses(range: &str) -> Option<Range<usize>> {
-        let (start, end) = range.split_once('-')?;
-        let address = |text: &str| usize::from_str_radix(text, 16).ok();
-        Some(address(start)?..address(end)?)
     }
 
     #[cfg(test)]
@@ -138,28 +151,33 @@ Anonymous:             0 kB
 
         #[test]
         fn only_unchanged_pages_of_the_file_are_let_go() {
+            let program = BTreeSet::from(["/usr/bin/kube ocean".to_owned()]);
             let expected = [0x55d0_0000_0000..0x55d0_0010_0000, 0x55d0_0010_0000..0x55d0_0090_0000];
-            assert_eq!(unchanged(MAPS, "/usr/bin/kube ocean"), expected);
+            assert_eq!(unchanged(MAPS, &program), expected);
+            let library = BTreeSet::from(["/usr/lib/libc.so.6".to_owned()]);
+            assert_eq!(unchanged(MAPS, &library), [0x7f00_0000_0000..0x7f00_0010_0000]);
         }
 
         #[test]
         fn the_code_runs_on_and_takes_less_memory_for_a_moment() {
+            let files = files();
             let program = fs::read_link("/proc/self/exe").expect("a path");
+            assert!(files.contains(program.to_str().expect("a path")), "{files:?}");
             let resident = || {
                 let maps = fs::read_to_string("/proc/self/smaps").expect("maps");
                 let mut ours = false;
                 let mut kib = 0;
                 for line in maps.lines() {
-                    if let Some(rss) = line.strip_prefix("Rss:").filter(|_| ours) {
+                    if let Some(mapping) = mapping(line) {
+                        ours = mapping.rights == "r-xp" && files.contains(mapping.path);
+                    } else if let Some(rss) = line.strip_prefix("Rss:").filter(|_| ours) {
                         kib += rss.trim().trim_end_matches(" kB").parse::<u64>().expect("a number");
-                    } else if line.split(' ').nth(1).is_some_and(|rights| rights.len() == 4) {
-                        ours = line.contains(" r-xp ") && line.ends_with(program.to_str().expect("a path"));
                     }
                 }
                 kib
             };
             let before = resident();
-            let_go();
+            let_go(&files);
             let after = resident();
             assert!(after < before, "{before} KiB of code before, {after} KiB after");
         }
