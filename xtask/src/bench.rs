@@ -13,21 +13,31 @@ pub(crate) struct Args {
     /// Fail where a figure of `policy` is more than so many times its target
     #[arg(long, value_name = "TIMES")]
     allow: Option<f64>,
-    /// Worker nodes, and so vnodes
-    #[arg(long, default_value_t = 500)]
-    nodes: u32,
-    /// Pods of other tenants in the worker cluster
-    #[arg(long, default_value_t = 3000)]
-    foreign_pods: u32,
-    /// Pods of the computing cluster; 0 measures nodes only
-    #[arg(long, default_value_t = 3000)]
-    pods: u32,
-    /// How long the idle Syncer is watched
-    #[arg(long, default_value_t = 60, value_name = "SECONDS")]
-    idle: u32,
+    #[command(flatten)]
+    size: Size,
+    /// Measure this program in `cluster`, not the release build of this workspace
+    #[arg(long, value_name = "FILE")]
+    binary: Option<PathBuf>,
     /// Where the figures go as JSON [default: target/bench/NODES-nodes.json, target/bench/policy.json]
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
+}
+
+/// How large a run of `cluster` is.
+#[derive(Clone, Copy, Debug, clap::Args)]
+pub(crate) struct Size {
+    /// Worker nodes, and so vnodes
+    #[arg(long, default_value_t = 500)]
+    pub(crate) nodes: u32,
+    /// Pods of other tenants in the worker cluster
+    #[arg(long, default_value_t = 3000)]
+    pub(crate) foreign_pods: u32,
+    /// Pods of the computing cluster; 0 measures nodes only
+    #[arg(long, default_value_t = 3000)]
+    pub(crate) pods: u32,
+    /// How long the idle Syncer is watched
+    #[arg(long, default_value_t = 60, value_name = "SECONDS")]
+    pub(crate) idle: u32,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -44,7 +54,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         Table::Policy => "policy",
     };
     let name = match args.table {
-        Table::Cluster => format!("{}-nodes", args.nodes),
+        Table::Cluster => format!("{}-nodes", args.size.nodes),
         Table::Policy => bench.to_owned(),
     };
     let default = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("../target/bench/{name}.json"));
@@ -53,22 +63,35 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         std::fs::create_dir_all(folder).with_context(|| format!("creating {}", folder.display()))?;
     }
     let json = std::path::absolute(&json).with_context(|| format!("the place of {}", json.display()))?;
-    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    // The whole workspace: with the features of one package its dependencies would be compiled once more.
-    let allow = args.allow.map(|times| ("KUBEOCEAN_BENCH_ALLOW", times.to_string()));
-    let status = Command::new(cargo)
-        .args(["bench", "--locked", "--workspace", "--bench", bench])
-        .envs(allow)
-        .env("KUBEOCEAN_BENCH_NODES", args.nodes.to_string())
-        .env("KUBEOCEAN_BENCH_FOREIGN", args.foreign_pods.to_string())
-        .env("KUBEOCEAN_BENCH_PODS", args.pods.to_string())
-        .env("KUBEOCEAN_BENCH_IDLE_SECONDS", args.idle.to_string())
-        .env("KUBEOCEAN_BENCH_JSON", &json)
-        .status()
-        .context("starting cargo bench")?;
+    let mut command = command(bench, args.size);
+    command.env("KUBEOCEAN_BENCH_JSON", &json);
+    if let Some(times) = args.allow {
+        command.env("KUBEOCEAN_BENCH_ALLOW", times.to_string());
+    }
+    if let Some(binary) = &args.binary {
+        let binary = binary.canonicalize().with_context(|| format!("no program {}", binary.display()))?;
+        command.env(PROGRAM, binary);
+    }
+    let status = command.status().context("starting cargo bench")?;
     if !status.success() {
         bail!("the bench ended with {status}");
     }
     eprintln!("the figures are in {}", json.display());
     Ok(())
+}
+
+/// The variable that names the program to run in place of this workspace's own build.
+pub(crate) const PROGRAM: &str = "KUBEOCEAN_BIN";
+
+/// A run of a bench of the workspace, to be started.
+pub(crate) fn command(bench: &str, size: Size) -> Command {
+    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    // The whole workspace: with the features of one package its dependencies would be compiled once more.
+    command
+        .args(["bench", "--locked", "--workspace", "--bench", bench])
+        .env("KUBEOCEAN_BENCH_NODES", size.nodes.to_string())
+        .env("KUBEOCEAN_BENCH_FOREIGN", size.foreign_pods.to_string())
+        .env("KUBEOCEAN_BENCH_PODS", size.pods.to_string())
+        .env("KUBEOCEAN_BENCH_IDLE_SECONDS", size.idle.to_string());
+    command
 }
