@@ -3,6 +3,7 @@
 mod assets;
 mod bench;
 mod demo;
+mod dist;
 mod generate;
 
 use std::ffi::OsString;
@@ -24,6 +25,8 @@ enum Command {
     Bench(bench::Args),
     /// Lease nodes of two worker clusters to a computing cluster, on this machine, and watch it happen
     Demo(demo::Args),
+    /// Build the program around what a Syncer does all day: smaller in memory, and faster (Linux)
+    Dist(dist::Args),
     /// Rewrite the checked-in files that are generated from code
     Generate,
 }
@@ -33,6 +36,7 @@ fn main() -> anyhow::Result<()> {
         Command::Assets(args) => assets::run(&args),
         Command::Bench(args) => bench::run(&args),
         Command::Demo(args) => demo::run(&args),
+        Command::Dist(args) => dist::run(&args),
         Command::Generate => generate::run(),
     }
 }
