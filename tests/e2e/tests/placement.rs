@@ -352,6 +352,8 @@ async fn a_manager_asks_the_syncer_of_another_process_and_takes_its_place_when_i
         {"node": vnodes[1], "fit": "accept", "score": 70},
     ]});
     assert_eq!((code, said), (200, expected));
+    // In the worker cluster the Manager will be this account as well.
+    assert_rights(&binding);
 
     // The Manager's own Syncer waits for the Lease.
     let manager = extending_manager(&site, &["--leader-elect=true"]).await;
@@ -364,7 +366,6 @@ async fn a_manager_asks_the_syncer_of_another_process_and_takes_its_place_when_i
     create("rejected", &only_on(&vnodes[0])).await;
     let said = scheduler_says(&computing, "rejected", "Hostile").await;
     assert!(said.contains("Hostile: on purpose (policy apart/where)"), "{said}");
-    assert_rights(&binding);
 
     // The next Syncer is found where it is: on another port, with another certificate.
     let frozen = manager.freeze().unwrap();
