@@ -376,7 +376,12 @@ async fn a_manager_asks_the_syncer_of_another_process_and_takes_its_place_when_i
         if found == server { Err(found.to_string()) } else { Ok(()) }
     })
     .await;
-    syncer.wait_ready().await;
+    wait_until("it to decide", DEADLINE, async || {
+        let next = endpoint(&computing, "apart").await;
+        let (code, said) = ask(&site, &next, Some(managers), &vnodes).await;
+        if said["rows"][0]["code"] == "Hostile" { Ok(()) } else { Err(format!("{code} {said}")) }
+    })
+    .await;
     drop(frozen);
     create("again", &only_on(&vnodes[0])).await;
     let said = scheduler_says(&computing, "again", "Hostile").await;

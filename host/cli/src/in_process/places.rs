@@ -59,13 +59,11 @@ impl Syncers for AllSyncers {
         question: Arc<Question>,
         deadline: Instant,
     ) -> BoxFuture<'static, Option<Answer>> {
-        match self.desk(&served.binding) {
-            Some(desk) => here(desk, question, deadline).boxed(),
-            None => {
-                let apart = Arc::clone(&self.apart);
-                async move { apart.ask(&served.cluster_id, &question).await }.boxed()
-            }
+        if let Some(desk) = self.desk(&served.binding) {
+            return here(desk, question, deadline).boxed();
         }
+        let apart = Arc::clone(&self.apart);
+        async move { apart.ask(&served.cluster_id, &question).await }.boxed()
     }
 }
 

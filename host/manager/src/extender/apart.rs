@@ -1,7 +1,7 @@
 //! Syncers of other processes, asked over their policy servers (PO-608).
 //!
 //! Where one is stands on its leader Lease, which is read when it is first asked and again when it does not answer: Leases
-//! are renewed every two seconds, so nobody watches them. Invariant: a silent Syncer costs one read a second at most.
+//! are renewed every two seconds, so nobody watches them. Invariant: a Syncer that stays silent costs one read a second at most.
 
 use std::{
     collections::HashMap,
@@ -49,6 +49,8 @@ pub struct SyncersApart {
 struct Known {
     read: Instant,
     server: Option<(Endpoint, PinnedClient)>,
+    /// It has answered since.
+    answered: bool,
     /// The last call there got no answer.
     doubtful: bool,
 }
@@ -92,7 +94,7 @@ impl SyncersApart {
     async fn server(&self, cluster_id: &str, failed: Option<&Endpoint>) -> Option<(Endpoint, PinnedClient)> {
         let known = self.known.lock().get(cluster_id).cloned();
         let known = match known {
-            Some(known) if !known.doubtful || known.read.elapsed() < READ_EVERY => known,
+            Some(known) if known.holds() => known,
             before => {
                 let known = self.read(cluster_id, before.and_then(|known| known.server)).await;
                 self.known.lock().insert(cluster_id.to_owned(), known.clone());
@@ -152,7 +154,15 @@ impl SyncersApart {
                 }
             },
         });
-        Known { read, doubtful: server.is_none(), server }
+        Known { read, answered: false, doubtful: server.is_none(), server }
+    }
+}
+
+impl Known {
+    /// Whether it is too early to read the Lease again. Whoever answered and is silent now may be gone to another place, and
+    /// is looked for at once: a pod that is told "not now" may wait long before its scheduler asks again.
+    fn holds(&self) -> bool {
+        !self.doubtful || (!self.answered && self.read.elapsed() < READ_EVERY)
     }
 }
 
@@ -166,6 +176,7 @@ impl Doubt<'_> {
     fn is(&self, doubtful: bool) {
         if let Some(known) = self.of.known.lock().get_mut(self.cluster_id) {
             known.doubtful = doubtful;
+            known.answered |= !doubtful;
         }
     }
 

@@ -136,7 +136,7 @@ impl Evaluation<'_> {
             stage,
             pod_facts: PodFacts::clone(&pod),
             facts: NodeFacts::clone(&facts),
-            governed_by: governed_by.map(|name| name.to_string()),
+            governed_by,
             steps,
             placement: placement.into(),
             not_running,
