@@ -2,8 +2,8 @@
 //!
 //! The start touches most of the program's code once: flags, schemas, TLS, the compiler of modules. Each touch maps 16
 //! pages around it, and they stay mapped, which is what a memory limit counts. And each thread keeps heap that it freed.
-//! Once a minute, the pages of the program and its libraries are let go, to be mapped again where they are needed, and every thread that is about
-//! to rest gives its free heap back.
+//! Once a minute, the pages of the program and its libraries are let go, to be mapped again where they are needed, and
+//! every thread that is about to rest gives its free heap back.
 
 #![allow(unsafe_code, reason = "no safe call gives pages or free heap back")]
 
