@@ -185,7 +185,8 @@ fn digit(byte: u8) -> i128 {
 /// The point moved `places` to the right.
 fn shifted(whole: &str, fraction: &str, places: i64) -> i128 {
     let digits = || whole.bytes().chain(fraction.bytes()).map(digit);
-    let point = usize::try_from(whole.len() as i64 + places).unwrap_or(0);
+    let before = i64::try_from(whole.len()).unwrap_or(i64::MAX);
+    let point = usize::try_from(before.saturating_add(places)).unwrap_or(0);
     let mut value: i128 = 0;
     for digit in digits().chain(std::iter::repeat(0)).take(point) {
         value = value * 10 + digit;

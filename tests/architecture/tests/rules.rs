@@ -195,7 +195,7 @@ fn acceptance_checks_name_tests_that_exist() {
                     file.contains(&format!("fn {named}(")),
                     "{path}: no test {named} in the file named before it"
                 );
-            } else if named.ends_with(".rs") {
+            } else if std::path::Path::new(named).extension().is_some_and(|of| of == "rs") {
                 files += 1;
                 let place =
                     if named.contains('/') { named.to_owned() } else { format!("tests/e2e/tests/{named}") };

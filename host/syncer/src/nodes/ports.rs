@@ -37,7 +37,7 @@ impl Ports {
     /// with that.
     #[must_use]
     pub(super) fn adopt(&self, vnode: &NodeView) -> Option<String> {
-        let created = vnode.metadata.created.map_or(i64::MAX, |time| time.as_second());
+        let created = vnode.metadata.created.map_or(i64::MAX, jiff::Timestamp::as_second);
         self.table.lock().adopt(vnode.name(), carried(vnode)?, created)
     }
 

@@ -73,7 +73,7 @@ pub fn facts(pnode: &NodeView, vnode_name: &str, vnode: Option<&NodeView>, usage
         usage: usage.measured.clone(),
         ready: pnode.ready(),
         schedulable: !pnode.spec.unschedulable,
-        created_unix: pnode.metadata.created.map_or(0, |time| time.as_second()),
+        created_unix: pnode.metadata.created.map_or(0, jiff::Timestamp::as_second),
         vnode_exists: vnode.is_some(),
         published: vnode.map(published),
     }
