@@ -20,6 +20,7 @@ async fn restarts_of_api_servers_are_survived() {
             server.restart(Component::ApiServer).await.expect("a server that is back");
             // Pods need them, and they come back up to 30 s later by themselves: it is the Syncer whose time is taken.
             server.restart(Component::Scheduler).await.expect("a scheduler");
+            server.restart(Component::ControllerManager).await.expect("controllers, which bind claims");
             if name == "worker" {
                 server.restart(Component::Kwok).await.expect("kubelets");
             }
