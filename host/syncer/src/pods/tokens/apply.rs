@@ -113,7 +113,9 @@ impl TokenStore {
             self.release(clusters, owner).await?;
             return Ok(None);
         };
-        if has_ended(&vpod) {
+        // A pod that is being deleted needs its tokens as long as its ppod runs. Without one, a Secret that went although the
+        // answer to its deletion got lost is not missed.
+        if has_ended(&vpod) || is_deleted(&vpod) && !copied {
             if copied {
                 self.ended(owner);
             } else {
@@ -223,6 +225,10 @@ fn patch(manifest: &Value, uid: &str) -> Value {
 
 fn has_ended(vpod: &Value) -> bool {
     matches!(vpod.pointer("/status/phase").and_then(Value::as_str), Some("Succeeded" | "Failed"))
+}
+
+fn is_deleted(vpod: &Value) -> bool {
+    vpod.pointer("/metadata/deletionTimestamp").is_some_and(|at| !at.is_null())
 }
 
 /// Looks at every vpod that has tokens, now: finds Secrets of vpods that went away unseen (TD-1201).
