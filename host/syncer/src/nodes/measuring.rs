@@ -1,6 +1,6 @@
 //! Asks the worker cluster what is used on its nodes, once a minute and only while a policy reads it (PO-405).
 //!
-//! In: `metrics.k8s.io`, whether a policy reads it. Out: [`NodeStore::measured`]. Nodes whose usage changed are decided
+//! In: `metrics.k8s.io`, whether a policy reads it. Out: means in the [`NodeStore`]. Nodes whose usage changed are decided
 //! again. The first decisions of a policy that reads it wait for the first answer: without it, more would be leased for a
 //! moment than is free.
 

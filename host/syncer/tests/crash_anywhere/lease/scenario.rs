@@ -68,6 +68,8 @@ impl Story for Lease {
     const KINDS: &'static [&'static str] = &KINDS;
     const VARY: &'static [&'static str] = &[
         "computing APPLY clusterbindings/status",
+        // Tried again where a write of the status came between.
+        "computing PATCH clusterbindings",
         "computing PATCH pods/status",
         "worker PATCH resourceleasingpolicies/status",
     ];
