@@ -1,9 +1,9 @@
 //! After which writes of a story a Syncer has died.
 //!
 //! In: the writes of an uninterrupted run, by kind and number. Out: a panic, or a line that says how many. A run in which
-//! the write in question did not come says nothing about crashes: it is made again, and only where the number of writes
-//! [varies](Story::VARY) may it be missing in the end, since an uninterrupted run without it is known then. The first of
-//! each kind may never.
+//! the write in question did not come says nothing about crashes: it is made again. A few may be missing in the end: of two
+//! states in a row a Syncer may see one only, and write once, so that the number of writes depends on how fast the clusters
+//! are. The first of each kind may never.
 
 use std::collections::BTreeSet;
 
@@ -26,7 +26,9 @@ pub(crate) async fn die_after_each<S: Story>() {
     assert_eq!(made, S::KINDS.iter().copied().collect(), "kinds of writes of an uninterrupted run");
 
     let _turn = Turn::of::<S>().await;
-    let runs = whole.writes.iter().enumerate().map(|(number, last)| async move {
+    let tried = |(kind, number): &&Write| *number == 1 || !S::REPEATED.contains(&kind.as_str());
+    let tried: Vec<&Write> = whole.writes.iter().filter(tried).collect();
+    let runs = tried.iter().enumerate().map(|(number, &last)| async move {
         let missing = dies_after::<S>(number, last).await.err();
         (last, missing)
     });
@@ -36,18 +38,14 @@ pub(crate) async fn die_after_each<S: Story>() {
     for ((kind, number), fewer) in &ends {
         let Some(fewer) = fewer else { continue };
         assert!(
-            *number > 1 && S::VARY.contains(&kind.as_str()),
-            "no Syncer died after write {number} of {kind}: {TRIES} runs made at least {fewer} of them"
+            *number > 1,
+            "no Syncer died after the first {kind}: {TRIES} runs made at least {fewer} of them"
         );
         survived.push(format!("{kind} {number}, of {fewer} in a run"));
     }
     let died = ends.len() - survived.len();
-    println!(
-        "{}: Syncers died after {died} of {} writes; {survived:?} did not come",
-        S::NAME,
-        whole.writes.len()
-    );
-    assert!(MISSING_ONE_IN * survived.len() <= whole.writes.len(), "runs that differ so much prove little");
+    println!("{}: Syncers died after {died} of {} writes; {survived:?} did not come", S::NAME, tried.len());
+    assert!(MISSING_ONE_IN * survived.len() <= tried.len(), "runs that differ so much prove little");
 }
 
 /// One run, or some, until a Syncer has died after this write. Otherwise the smallest number of such writes that a run made.

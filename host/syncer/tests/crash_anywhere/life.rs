@@ -28,8 +28,8 @@ pub(crate) trait Story: Deref<Target = Place> + Sized {
     const NAME: &'static str;
     /// Every kind of write the story is about, each of which an uninterrupted run makes.
     const KINDS: &'static [&'static str];
-    /// Those of them whose number depends on how fast the clusters are: of two states in a row one may be seen only.
-    const VARY: &'static [&'static str];
+    /// Those that say the same again, as often as a cluster finds it: a Syncer dies after the first of each.
+    const REPEATED: &'static [&'static str] = &[];
     /// Runs at a time. One: it is about what there is once in a cluster, and no other story goes on meanwhile.
     const SIDE_BY_SIDE: usize;
     type Stage: Copy + Debug + 'static;

@@ -53,7 +53,6 @@ impl Deref for Shared {
 impl Story for Shared {
     const NAME: &'static str = "shared";
     const KINDS: &'static [&'static str] = &KINDS;
-    const VARY: &'static [&'static str] = &[];
     const SIDE_BY_SIDE: usize = 1;
     type Stage = Stage;
     const STAGES: &'static [Stage] = &[

@@ -66,13 +66,6 @@ impl Deref for Lease {
 impl Story for Lease {
     const NAME: &'static str = "lease";
     const KINDS: &'static [&'static str] = &KINDS;
-    const VARY: &'static [&'static str] = &[
-        "computing APPLY clusterbindings/status",
-        // Tried again where a write of the status came between.
-        "computing PATCH clusterbindings",
-        "computing PATCH pods/status",
-        "worker PATCH resourceleasingpolicies/status",
-    ];
     const SIDE_BY_SIDE: usize = 16;
     type Stage = Stage;
     const STAGES: &'static [Stage] = &[

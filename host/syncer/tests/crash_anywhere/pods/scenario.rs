@@ -70,7 +70,7 @@ impl Deref for Pods {
 impl Story for Pods {
     const NAME: &'static str = "pods";
     const KINDS: &'static [&'static str] = &KINDS;
-    const VARY: &'static [&'static str] = &["computing PATCH pods/status"];
+    const REPEATED: &'static [&'static str] = &["computing PATCH events"];
     const SIDE_BY_SIDE: usize = 16;
     type Stage = Stage;
     const STAGES: &'static [Stage] = &[
