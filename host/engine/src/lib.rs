@@ -30,6 +30,7 @@ mod inspect;
 mod legacy;
 mod load;
 mod module;
+mod node_set;
 mod numbers;
 mod pipeline;
 mod place;

@@ -11,6 +11,7 @@ use crate::entry::evaluate::Instant;
 use crate::entry::running::Running;
 use crate::entry::slot::Slot;
 use crate::frame::{RowKey, readable};
+use crate::node_set::{Names, NodeSet};
 use crate::place::record::{PlaceRecord, PlaceRecorder};
 use crate::wasm::bindings::types::{Now, OffsetChange};
 
@@ -107,70 +108,78 @@ impl Recorded {
 struct Kept {
     entry: Arc<str>,
     running: Arc<Running>,
-    nodes: Vec<String>,
+    nodes: NodeSet,
     now: Now,
     key: RowKey,
     answer: Arc<Answer>,
 }
 
+#[derive(Debug, Default)]
+struct Ring {
+    kept: VecDeque<Kept>,
+    names: Names,
+}
+
 /// Ring of the last answers of one host.
 #[derive(Debug, Default)]
 pub(crate) struct Recorder {
-    ring: Mutex<VecDeque<Kept>>,
+    ring: Mutex<Ring>,
     pub(crate) place: PlaceRecorder,
 }
 
 impl Recorder {
-    pub(crate) fn record(
+    pub(crate) fn record<'n>(
         &self,
         slot: &Slot,
         running: &Arc<Running>,
         now: &Instant,
-        (key, nodes): (&RowKey, Vec<String>),
+        (key, nodes): (&RowKey, impl Iterator<Item = &'n str>),
         answer: &Arc<Answer>,
     ) {
-        let kept = Kept {
+        let mut ring = self.ring.lock();
+        let Ring { kept, names } = &mut *ring;
+        if kept.len() >= KEPT {
+            kept.pop_front();
+        }
+        let mut set = NodeSet::default();
+        nodes.for_each(|node| names.insert(node, &mut set));
+        kept.push_back(Kept {
             entry: Arc::clone(&slot.label),
             running: Arc::clone(running),
-            nodes,
+            nodes: set,
             now: now.civil,
             key: Arc::clone(key),
             answer: Arc::clone(answer),
-        };
-        let mut ring = self.ring.lock();
-        if ring.len() >= KEPT {
-            ring.pop_front();
+        });
+        if names.are_many() {
+            names.forget(kept.iter_mut().map(|kept| &mut kept.nodes));
         }
-        ring.push_back(kept);
     }
 
     /// A node gets an answer that was given about another one of the same row.
     pub(crate) fn shares(&self, running: &Arc<Running>, key: &[u8], node: &str) {
         let mut ring = self.ring.lock();
-        let given =
-            ring.iter_mut().rev().find(|kept| Arc::ptr_eq(&kept.running, running) && *kept.key == *key);
-        if let Some(kept) = given.filter(|kept| !kept.nodes.iter().any(|known| known == node)) {
-            kept.nodes.push(node.to_owned());
+        let Ring { kept, names } = &mut *ring;
+        let mut latest = kept.iter_mut().rev();
+        if let Some(kept) = latest.find(|kept| Arc::ptr_eq(&kept.running, running) && *kept.key == *key) {
+            names.insert(node, &mut kept.nodes);
         }
     }
 
     /// Oldest first.
     pub(crate) fn snapshot(&self) -> Vec<Record> {
-        self.ring.lock().iter().map(Kept::readable).collect()
+        let ring = self.ring.lock();
+        ring.kept.iter().map(|kept| kept.readable(ring.nodes_of(kept))).collect()
     }
 
     /// What was decided about a worker node or vnode, or about all; oldest first.
     pub(crate) fn decisions(&self, node: Option<&str>) -> Vec<Recorded> {
-        let about = |name: &String| node.is_none_or(|node| node == name);
         let mut found: Vec<Recorded> = {
             let ring = self.ring.lock();
-            let kept = ring.iter().filter(|kept| node.is_none() || kept.nodes.iter().any(about));
-            kept.map(|kept| {
-                let mut record = kept.readable();
-                record.nodes.retain(about);
-                Recorded::Lease(record)
-            })
-            .collect()
+            let is_about = |kept: &&Kept| node.is_none_or(|node| ring.names.is_in(node, &kept.nodes));
+            let nodes = |kept| node.map_or_else(|| ring.nodes_of(kept), |node| vec![node.to_owned()]);
+            let kept = ring.kept.iter().filter(is_about);
+            kept.map(|kept| Recorded::Lease(kept.readable(nodes(kept)))).collect()
         };
         found.extend(self.place.snapshot(node).into_iter().map(Recorded::Place));
         found.sort_by_key(Recorded::at);
@@ -178,13 +187,20 @@ impl Recorder {
     }
 }
 
+impl Ring {
+    fn nodes_of(&self, kept: &Kept) -> Vec<String> {
+        self.names.of(&kept.nodes).map(ToString::to_string).collect()
+    }
+}
+
 impl Kept {
-    fn readable(&self) -> Record {
+    /// `nodes`: those that the reader asks about.
+    fn readable(&self, nodes: Vec<String>) -> Record {
         Record {
             entry: self.entry.to_string(),
             digest: self.running.digest.to_string(),
             settings: self.running.settings.to_string(),
-            nodes: self.nodes.clone(),
+            nodes,
             at: self.now.unix_seconds,
             utc_offset_seconds: self.now.utc_offset_seconds,
             next_offset: self.now.next_offset.map(RecordedOffset::from),

@@ -130,7 +130,7 @@ pub(crate) fn evaluate(
                     }
                     slot.counters.row(answer.verdict);
                     let nodes = waiting.iter().filter_map(|index| asks.get(*index));
-                    let nodes = nodes.map(|ask| ask.node.node_name.clone()).collect();
+                    let nodes = nodes.map(|ask| ask.node.node_name.as_str());
                     slot.recorder.record(slot, running, now, (&key, nodes), &answer);
                     fresh.push((key, Arc::clone(&answer)));
                     Ok(Said { answer, refresh_at: now.unix().saturating_add(memo.refresh_seconds()) })
