@@ -249,7 +249,7 @@ impl ApplyError {
 
 /// An error and its causes in one line. Of an answer of an API server code, reason and message: the client's own words
 /// repeat the whole answer.
-pub(crate) fn chain(error: &(dyn std::error::Error + 'static)) -> String {
+pub fn chain(error: &(dyn std::error::Error + 'static)) -> String {
     let mut text = String::new();
     let mut next = Some(error);
     while let Some(error) = next {

@@ -9,7 +9,7 @@ use http::{HeaderMap, Method, Request, Response, StatusCode, Uri};
 use http_body_util::{BodyExt, Limited};
 use hyper::body::Incoming;
 use kube::{Client, client::Body};
-use kubeocean_runtime::binding::connection::Connection;
+use kubeocean_runtime::{binding::connection::Connection, error::chain};
 
 use crate::{answer::Refusal, resolve::Resolved, route::PodRoute};
 use dial::Dialer;
@@ -119,14 +119,4 @@ impl WorkerLink {
             body.ok().and_then(Result::ok).map(http_body_util::Collected::to_bytes).unwrap_or_default();
         Err(translate::refusal(route, resolved, verb, code, protocols, &body))
     }
-}
-
-fn chain(error: &(dyn std::error::Error + 'static)) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text = format!("{text}: {cause}");
-        source = cause.source();
-    }
-    text
 }

@@ -14,10 +14,7 @@ use kubeocean_manager::extender::{
     apart::SyncersApart,
     places::{Served, Syncers},
 };
-use kubeocean_syncer::{
-    placement::{desk::PlaceDesk, facts_of_pod},
-    policy_server::answer,
-};
+use kubeocean_syncer::{placement::desk::PlaceDesk, policy_server::answer};
 
 use super::InProcess;
 
@@ -68,9 +65,5 @@ impl Syncers for AllSyncers {
 }
 
 async fn here(desk: Arc<PlaceDesk>, question: Arc<Question>, deadline: Instant) -> Option<Answer> {
-    let asking = tokio::task::spawn_blocking(move || {
-        let pod = Arc::new(facts_of_pod(&question.pod));
-        answer(desk.place(question.stage, &pod, &question.nodes, deadline))
-    });
-    asking.await.ok()
+    tokio::task::spawn_blocking(move || answer(&desk, &question, deadline)).await.ok()
 }

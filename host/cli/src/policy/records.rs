@@ -136,38 +136,28 @@ fn patiently<A>(ask: impl Fn() -> Result<A, ReplayError>) -> Result<A, ReplayErr
     }
 }
 
-/// The members that differ, as one line; `None`: none does.
 fn difference(old: &RowAnswer, new: &RowAnswer) -> Option<String> {
-    let mut parts = Vec::new();
-    if old.verdict != new.verdict {
-        parts.push(format!("verdict {} -> {}", json(&old.verdict), json(&new.verdict)));
-    }
-    if old.reclaim != new.reclaim {
-        parts.push(format!("reclaim {} -> {}", json(&old.reclaim), json(&new.reclaim)));
-    }
-    if old.caps != new.caps {
-        parts.push(format!("caps {} -> {}", json(&old.caps), json(&new.caps)));
-    }
-    if old.valid_until != new.valid_until {
-        parts.push(format!("validUntil {} -> {}", json(&old.valid_until), json(&new.valid_until)));
-    }
-    if old.reason != new.reason {
-        parts.push(format!("reason {} -> {}", json(&old.reason), json(&new.reason)));
-    }
-    (!parts.is_empty()).then(|| parts.join(", "))
+    differing([
+        ("verdict", json(&old.verdict), json(&new.verdict)),
+        ("reclaim", json(&old.reclaim), json(&new.reclaim)),
+        ("caps", json(&old.caps), json(&new.caps)),
+        ("validUntil", json(&old.valid_until), json(&new.valid_until)),
+        ("reason", json(&old.reason), json(&new.reason)),
+    ])
 }
 
 fn place_difference(old: &PlaceRowAnswer, new: &PlaceRowAnswer) -> Option<String> {
-    let mut parts = Vec::new();
-    if old.fit != new.fit {
-        parts.push(format!("fit {} -> {}", json(&old.fit), json(&new.fit)));
-    }
-    if old.score != new.score {
-        parts.push(format!("score {} -> {}", json(&old.score), json(&new.score)));
-    }
-    if old.reason != new.reason {
-        parts.push(format!("reason {} -> {}", json(&old.reason), json(&new.reason)));
-    }
+    differing([
+        ("fit", json(&old.fit), json(&new.fit)),
+        ("score", json(&old.score), json(&new.score)),
+        ("reason", json(&old.reason), json(&new.reason)),
+    ])
+}
+
+/// The members that differ, as one line; `None`: none does.
+fn differing<const N: usize>(members: [(&str, String, String); N]) -> Option<String> {
+    let differ = members.into_iter().filter(|(_, old, new)| old != new);
+    let parts: Vec<String> = differ.map(|(name, old, new)| format!("{name} {old} -> {new}")).collect();
     (!parts.is_empty()).then(|| parts.join(", "))
 }
 

@@ -20,6 +20,7 @@ use sha2::{Digest, Sha256};
 use tower::{BoxError, ServiceBuilder, ServiceExt, util::BoxCloneSyncService};
 
 use super::PROVIDER;
+use crate::error::chain;
 
 /// A connection nobody used for so long is closed.
 const IDLE: Duration = Duration::from_secs(90);
@@ -85,18 +86,6 @@ impl PinnedClient {
             answer.map_err(|error| PinnedError::Silent(self.server.clone(), chain(error.as_ref())))?;
         Ok(answer.map(Body::new))
     }
-}
-
-/// The error and what caused it.
-fn chain(error: &(dyn std::error::Error + 'static)) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        cause = error.source();
-    }
-    text
 }
 
 /// Believes one certificate, whoever signed it and whatever names it has.

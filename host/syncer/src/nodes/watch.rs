@@ -15,6 +15,7 @@ use serde::Deserialize;
 use tokio_util::sync::CancellationToken;
 
 use super::{
+    index::{Index, VnodeName},
     loss::WorkerLoss,
     store::NodeStore,
     view::{NodeObject, WorkerPod},
@@ -30,11 +31,31 @@ use kubeocean_runtime::{
 /// One node, as a proof that the worker answers and lets us read nodes.
 const PROBE: &str = "/api/v1/nodes?limit=1";
 
+/// Who has an index of nodes.
+pub trait HasIndex: Send + Sync + 'static {
+    /// Changes it; what became dirty is acted on.
+    fn change(&self, work: impl FnOnce(&mut Index) -> BTreeSet<VnodeName>);
+
+    /// The same for changes that come in streams.
+    fn change_requests(&self, work: impl FnOnce(&mut Index) -> BTreeSet<VnodeName>) {
+        self.change(work);
+    }
+}
+
+impl HasIndex for NodeStore {
+    fn change(&self, work: impl FnOnce(&mut Index) -> BTreeSet<VnodeName>) {
+        Self::change(self, work);
+    }
+    fn change_requests(&self, work: impl FnOnce(&mut Index) -> BTreeSet<VnodeName>) {
+        Self::change_requests(self, work);
+    }
+}
+
 /// Worker nodes.
 #[derive(Debug)]
-pub struct WorkerNodes(pub Arc<NodeStore>);
+pub struct WorkerNodes<S>(pub Arc<S>);
 
-impl Sink<NodeObject> for WorkerNodes {
+impl<S: HasIndex> Sink<NodeObject> for WorkerNodes<S> {
     fn apply(&self, node: NodeObject) {
         self.0.change(|index| index.set_pnode(*node.view).into_iter().collect());
     }
@@ -48,9 +69,9 @@ impl Sink<NodeObject> for WorkerNodes {
 
 /// Worker pods.
 #[derive(Debug)]
-pub struct WorkerPods(pub Arc<NodeStore>);
+pub struct WorkerPods<S>(pub Arc<S>);
 
-impl Sink<WorkerPod> for WorkerPods {
+impl<S: HasIndex> Sink<WorkerPod> for WorkerPods<S> {
     fn apply(&self, pod: WorkerPod) {
         self.0.change_requests(|index| index.set_pod(pod).into_iter().collect());
     }

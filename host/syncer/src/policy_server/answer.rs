@@ -1,13 +1,20 @@
-//! A desk's answer in the words of the policy server. Pure.
+//! A desk's answer in the words of the policy server.
 
-use kubeocean_api::place::{Answer, Fit, Row};
+use std::{sync::Arc, time::Instant};
+
+use kubeocean_api::place::{Answer, Fit, Question, Row};
 use kubeocean_engine::Fit as EngineFit;
 
-use crate::placement::desk::{PlaceAnswer, PlaceRow};
+use crate::placement::{
+    desk::{PlaceDesk, PlaceRow},
+    facts_of_pod,
+};
 
-/// The body that says it.
-pub fn answer(answer: PlaceAnswer) -> Answer {
-    Answer { on_error: answer.on_error, rows: answer.rows.into_iter().map(row).collect() }
+/// What the policies say; it takes a while, at most until `deadline`.
+pub fn answer(desk: &PlaceDesk, question: &Question, deadline: Instant) -> Answer {
+    let pod = Arc::new(facts_of_pod(&question.pod));
+    let said = desk.place(question.stage, &pod, &question.nodes, deadline);
+    Answer { on_error: said.on_error, rows: said.rows.into_iter().map(row).collect() }
 }
 
 fn row(row: PlaceRow) -> Row {

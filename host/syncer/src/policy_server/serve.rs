@@ -20,7 +20,7 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use super::{answer::answer, callers::Callers};
-use crate::placement::{desk::PlaceDesk, facts_of_pod, slot::DeskSlot};
+use crate::placement::{desk::PlaceDesk, slot::DeskSlot};
 
 /// Largest question: a pod of 1.5 MiB and the names of tens of thousands of nodes.
 const BODY_BYTES: usize = 8 << 20;
@@ -89,10 +89,7 @@ async fn place(State(server): State<Arc<PolicyServer>>, request: Request) -> Res
         Err(error) => return (StatusCode::BAD_REQUEST, format!("{error}\n")).into_response(),
     };
     let deadline = arrived + Duration::from_millis(question.timeout_milliseconds).min(LONGEST);
-    let asking = tokio::task::spawn_blocking(move || {
-        let pod = Arc::new(facts_of_pod(&question.pod));
-        serde_json::to_vec(&answer(desk.place(question.stage, &pod, &question.nodes, deadline)))
-    });
+    let asking = tokio::task::spawn_blocking(move || serde_json::to_vec(&answer(&desk, &question, deadline)));
     match asking.await {
         Ok(Ok(text)) => ([(header::CONTENT_TYPE, "application/json")], text).into_response(),
         Ok(Err(error)) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),

@@ -25,6 +25,7 @@ use kubeocean_syncer::{
         measured::{self, Measured},
         snapshot::facts,
         view::{NodeObject, WorkerPod},
+        watch::{HasIndex, WorkerNodes, WorkerPods},
     },
     policies::view::PolicyView,
 };
@@ -59,40 +60,11 @@ struct Picture {
     changed: Notify,
 }
 
-impl Picture {
+impl HasIndex for Picture {
     fn change(&self, work: impl FnOnce(&mut Index) -> BTreeSet<VnodeName>) {
         let dirty = work(&mut self.index.lock());
         self.dirty.lock().extend(dirty);
         self.changed.notify_one();
-    }
-}
-
-struct Nodes(Arc<Picture>);
-
-impl Sink<NodeObject> for Nodes {
-    fn apply(&self, node: NodeObject) {
-        self.0.change(|index| index.set_pnode(*node.view).into_iter().collect());
-    }
-    fn delete(&self, node: NodeObject) {
-        self.0.change(|index| BTreeSet::from([index.remove_pnode(node.view.name())]));
-    }
-    fn reset(&self, all: Vec<NodeObject>) {
-        self.0.change(|index| index.reset_pnodes(NodeObject::views(all)));
-    }
-}
-
-struct Pods(Arc<Picture>);
-
-impl Sink<WorkerPod> for Pods {
-    fn apply(&self, pod: WorkerPod) {
-        self.0.change(|index| index.set_pod(pod).into_iter().collect());
-    }
-    fn delete(&self, pod: WorkerPod) {
-        let uid = pod.metadata.uid.unwrap_or_default();
-        self.0.change(|index| index.remove_pod(&uid).into_iter().collect());
-    }
-    fn reset(&self, all: Vec<WorkerPod>) {
-        self.0.change(|index| index.reset_pods(all));
     }
 }
 
@@ -155,13 +127,18 @@ impl<'a> Recording<'a> {
         let nodes = spec("nodes", &worker, Config::default());
         tokio::spawn(watch_into(
             nodes,
-            Arc::new(Nodes(Arc::clone(&picture))),
+            Arc::new(WorkerNodes(Arc::clone(&picture))),
             health("nodes"),
             cancel.clone(),
         ));
         let pods =
             WatchSpec { name: "pods", api: Api::all(worker.clone()), config: Config::default().fields(PODS) };
-        tokio::spawn(watch_into(pods, Arc::new(Pods(Arc::clone(&picture))), health("pods"), cancel.clone()));
+        tokio::spawn(watch_into(
+            pods,
+            Arc::new(WorkerPods(Arc::clone(&picture))),
+            health("pods"),
+            cancel.clone(),
+        ));
         if let (Some(client), Some(_)) = (&clusters.computing, &computing) {
             let vnodes = spec("virtual nodes", client, Config::default().labels(&vnodes_of(binding)));
             let sink = Arc::new(Vnodes(Arc::clone(&picture)));
