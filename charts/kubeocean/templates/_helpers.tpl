@@ -18,6 +18,11 @@
 {{- .Values.namespace.name | default (printf "%s-system" (include "kubeocean.fullname" .)) -}}
 {{- end -}}
 
+{{/* The Service of the Manager's scheduler extender; its last label is at most 63 characters long. */}}
+{{- define "kubeocean.extenderService" -}}
+{{- printf "%s-manager-extender" (include "kubeocean.fullname" . | trunc 46 | trimSuffix "-") -}}
+{{- end -}}
+
 {{/*
 Labels as YAML, one map, so that no key can appear twice. Input: dict "root" $ "component" "syncer" "extra" (dict).
 Later sources win: chart labels, component, extra.

@@ -184,7 +184,13 @@ fn acceptance_checks_name_tests_that_exist() {
     for name in ["bottomup", "topdown", "policy"] {
         let path = format!("docs/spec/{name}.md");
         let text = std::fs::read_to_string(root().join(&path)).unwrap();
-        let (_, table) = text.split_once("Where the acceptance checks are made").expect("its table");
+        let (checks, table) = text.split_once("Where the acceptance checks are made").expect("its table");
+        let (_, checks) = checks.rsplit_once("Acceptance checks\n").expect("its checks");
+        let numbers: Vec<&str> = checks.lines().filter_map(number_of_item).collect();
+        assert!(numbers.len() > 10, "{path}: {numbers:?}");
+        for number in numbers {
+            assert!(table.contains(&format!("\n| {number} | ")), "{path}: check {number} names no test");
+        }
         let mut file = String::new();
         for named in table.split('`').skip(1).step_by(2) {
             let is_test = named.contains('_')
@@ -205,4 +211,10 @@ fn acceptance_checks_name_tests_that_exist() {
         }
     }
     assert!(files > 60 && tests > 80, "{files} files and {tests} tests are named");
+}
+
+/// `12` of `12. text`.
+fn number_of_item(line: &str) -> Option<&str> {
+    let (number, _) = line.split_once(". ")?;
+    (!number.is_empty() && number.chars().all(|c| c.is_ascii_digit())).then_some(number)
 }

@@ -213,6 +213,7 @@ fn objects_are_unique_and_rights_are_bounded_for_all_values() {
         "crd.enabled",
         "manager.enabled",
         "manager.forcedDetach.enabled",
+        "manager.schedulerExtender.enabled",
         "manager.rbac.create",
         "manager.serviceAccount.create",
         "syncer.enabled",
@@ -222,6 +223,7 @@ fn objects_are_unique_and_rights_are_bounded_for_all_values() {
         "proxier.serviceAccount.create",
         "logConfig.enabled",
         "admissionPolicy.enabled",
+        "grafanaDashboard.enabled",
     ];
     let worker = [
         "serviceAccount.create",
@@ -315,7 +317,7 @@ fn schemas_reject_unknown_keys_and_accept_documented_ones() {
     let computing = "global.imageRegistry=r.example,manager.image.tag=v1,manager.replicas=1,syncer.replicas=null,\
         manager.metrics.service.type=ClusterIP,syncer.kubeClient.virtual.qps=5,proxier.metrics.collection.interval=60,\
         proxier.tls.enabled=true,proxier.enabled=true,crd.names.clusterBinding=x,features.webhooks=false,logging.level=info,\
-        syncer.policies.maxModuleSize=8Mi,manager.schedulerExtender.enabled=true,componentUpdate.maxParallel=2,\
+        syncer.policies.maxModuleSize=8Mi,manager.schedulerExtender.certManagerIssuer=x,componentUpdate.maxParallel=2,\
         timeZone=Europe/Berlin,uninstall.force=true,proxier.healthProbe.livenessProbe.periodSeconds=20";
     let expected: Vec<String> = render(COMPUTING, &[]).iter().map(identity).collect();
     let actual: Vec<String> = render(COMPUTING, &["--set", computing]).iter().map(identity).collect();

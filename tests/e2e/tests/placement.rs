@@ -14,6 +14,7 @@ use kubeocean_api::place::{AUDIENCE, Endpoint, syncer_lease};
 use kubeocean_e2e::modules::publish;
 use kubeocean_e2e::pods::{DEADLINE, Objects, Stage, condition, pod_path, text};
 use kubeocean_e2e::rights::{assert_manager_rights, assert_rights};
+use kubeocean_harness::chart::{Chart, helm_template};
 use kubeocean_harness::{
     BindingSpec, Cluster, Fleet, NodeShape, Program, Site, wait::try_wait_until, wait_until,
 };
@@ -187,14 +188,32 @@ async fn extending_manager(site: &Site<'_>, args: &[&str]) -> Program {
     let flag = format!("--scheduler-extender-bind-address={address}");
     let mut manager = site.manager(&[&[flag.as_str()], args].concat()).await.unwrap();
     manager.wait_ready().await;
-    let extender = json!({
-        "urlPrefix": format!("https://{address}/scheduler"),
-        "filterVerb": "filter", "prioritizeVerb": "prioritize", "weight": 100,
-        "enableHTTPS": true, "tlsConfig": {"insecure": true},
-        "nodeCacheCapable": true, "ignorable": true, "httpTimeout": "1s",
-    });
+    let mut extender = charted_extender().await;
+    extender["urlPrefix"] = format!("https://{address}/scheduler").into();
+    // The scheduler's own scores shall not decide.
+    extender["weight"] = 100.into();
     site.computing().restart_scheduler_with(&[extender]).await.unwrap();
     manager
+}
+
+/// The extender as the chart writes it into the configuration of a scheduler.
+async fn charted_extender() -> Value {
+    let values = json!({"manager": {"schedulerExtender": {"enabled": true}}});
+    let objects = helm_template(Chart::Kubeocean, "kubeocean", "kubeocean-system", &values).await.unwrap();
+    let objects: Vec<Value> = serde_saphyr::from_multiple(&objects).unwrap();
+    let named = |kind: &str, name: &str| {
+        let is = |object: &&Value| object["kind"] == kind && object["metadata"]["name"] == name;
+        objects.iter().find(is).unwrap()
+    };
+    let text = text(&named("ConfigMap", "kubeocean-scheduler-extender")["data"]["kube-scheduler.yaml"]);
+    let configuration: Value = serde_saphyr::from_str(&text).unwrap();
+    let [extender] = configuration["extenders"].as_array().unwrap().as_slice() else { panic!("{text}") };
+    let service = named("Service", "kubeocean-manager-extender");
+    let port = &service["spec"]["ports"][0]["port"];
+    let namespace = service["metadata"]["namespace"].as_str().unwrap();
+    let prefix = format!("https://kubeocean-manager-extender.{namespace}.svc:{port}/scheduler");
+    assert_eq!(extender["urlPrefix"], prefix);
+    extender.clone()
 }
 
 /// Waits until pods may go to a vnode that says what the answer about it is.

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests")]
 #![allow(clippy::wildcard_imports, reason = "the support module is the prelude of these tests")]
 
+mod architectures;
 mod builtins;
 mod frozen;
 mod fuel;

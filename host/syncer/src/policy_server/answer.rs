@@ -14,18 +14,20 @@ use crate::placement::{
 pub fn answer(desk: &PlaceDesk, question: &Question, deadline: Instant) -> Answer {
     let pod = Arc::new(facts_of_pod(&question.pod));
     let said = desk.place(question.stage, &pod, &question.nodes, deadline);
-    Answer { on_error: said.on_error, rows: said.rows.into_iter().map(row).collect() }
+    Answer { on_error: said.on_error, rows: said.rows.into_iter().map(Row::from).collect() }
 }
 
-fn row(row: PlaceRow) -> Row {
-    let PlaceRow { node, placement } = row;
-    let (fit, seconds) = match placement.fit {
-        EngineFit::Accept => (Fit::Accept, None),
-        EngineFit::Reject => (Fit::Reject, None),
-        EngineFit::Later(seconds) => (Fit::Later, Some(seconds)),
-    };
-    let (code, message, entry) = placement.reason.map_or_else(Default::default, |said| {
-        (said.reason.code.clone(), said.reason.message.clone(), said.entry.to_string())
-    });
-    Row { node, fit, seconds, score: placement.score, code, message, entry }
+impl From<PlaceRow> for Row {
+    fn from(row: PlaceRow) -> Self {
+        let PlaceRow { node, placement } = row;
+        let (fit, seconds) = match placement.fit {
+            EngineFit::Accept => (Fit::Accept, None),
+            EngineFit::Reject => (Fit::Reject, None),
+            EngineFit::Later(seconds) => (Fit::Later, Some(seconds)),
+        };
+        let (code, message, entry) = placement.reason.map_or_else(Default::default, |said| {
+            (said.reason.code.clone(), said.reason.message.clone(), said.entry.to_string())
+        });
+        Self { node, fit, seconds, score: placement.score, code, message, entry }
+    }
 }

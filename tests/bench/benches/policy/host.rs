@@ -22,10 +22,10 @@ use serde_json::{Value, json};
 
 use crate::module::{nodes, now};
 
-const NODES: i64 = 5000;
+pub(crate) const NODES: i64 = 5000;
 const ENTRIES: usize = 16;
 
-fn policy(generation: i64, spec: &Value) -> anyhow::Result<PolicySpec> {
+pub(crate) fn policy(generation: i64, spec: &Value) -> anyhow::Result<PolicySpec> {
     Ok(PolicySpec {
         name: "p".to_owned(),
         uid: String::new(),
@@ -51,7 +51,7 @@ fn host(engine: &Engine) -> PolicyHost {
 }
 
 /// A host that tells when something has loaded.
-fn loading_host(engine: &Engine) -> (PolicyHost, Receiver<()>) {
+pub(crate) fn loading_host(engine: &Engine) -> (PolicyHost, Receiver<()>) {
     let (tell, loaded) = channel();
     let changed = Box::new(move || {
         // Nobody waits any more.

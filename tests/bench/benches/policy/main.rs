@@ -3,6 +3,7 @@
 //! `cargo xtask bench policy` runs it. `KUBEOCEAN_BENCH_JSON` names a file for the figures, `KUBEOCEAN_BENCH_ALLOW` how many
 //! times the target a figure may be before the run fails (for machines that are slower or busy); without it nothing fails.
 
+mod extender;
 mod host;
 mod module;
 
@@ -12,6 +13,7 @@ fn main() -> anyhow::Result<()> {
     // Cargo passes --bench, and names of benches to whoever has several.
     let mut figures = module::figures()?;
     figures.extend(host::figures()?);
+    figures.extend(extender::figures()?);
     println!("{}", table(&figures));
     if let Some(path) = std::env::var_os("KUBEOCEAN_BENCH_JSON") {
         std::fs::write(path, serde_json::to_vec_pretty(&figures)?)?;
