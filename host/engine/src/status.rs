@@ -102,7 +102,7 @@ impl EntryStatus {
             decisions: self.decisions.iter().map(ToString::to_string).collect(),
             enforcement: Some(enforcement.to_owned()),
             evaluations: count(self.counters.evaluations()),
-            errors: count(self.counters.errors),
+            errors: count(self.counters.rows_without_answer()),
             last_error: self.last_error.as_ref().map(|(text, _)| text.clone()),
             last_error_time: self
                 .last_error

@@ -65,5 +65,5 @@ impl Syncers for AllSyncers {
 }
 
 async fn here(desk: Arc<PlaceDesk>, question: Arc<Question>, deadline: Instant) -> Option<Answer> {
-    tokio::task::spawn_blocking(move || answer(&desk, &question, deadline)).await.ok()
+    tokio::task::spawn_blocking(move || answer(&desk, &question, deadline)).await.ok().flatten()
 }

@@ -89,6 +89,11 @@ pub struct EntryCounters {
 }
 
 impl EntryCounters {
+    /// Rows for which no answer came, as in `status.policies[].errors`.
+    pub fn rows_without_answer(&self) -> u64 {
+        self.errors + self.place.errors
+    }
+
     /// Rows a guest evaluated, as in `status.policies[].evaluations`.
     pub fn evaluations(&self) -> u64 {
         self.offered + self.withheld + self.not_applicable + self.errors + self.place.evaluations()

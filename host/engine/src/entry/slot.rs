@@ -196,6 +196,8 @@ impl Slot {
             Ok(running) => {
                 state.failure = None;
                 self.running.store(Some(Arc::new(running)));
+                // What the version before would have changed says nothing about this one, and pods come seldom.
+                self.place_audit.lock().clear();
             }
             Err(error) => {
                 *state.failures.entry(error.code).or_default() += 1;

@@ -195,7 +195,10 @@ fn note_differences(entry: &Entry, question: &Question, drafts: &[PlaceDraft], g
     let mut differences = entry.slot.place_audit.lock();
     for ((node, draft), outcome) in question.nodes.iter().zip(drafts).zip(given) {
         let Ok(answer) = outcome else { continue };
-        let Some(change) = draft.difference(entry.spec.weight, answer) else { continue };
+        let Some(change) = draft.difference(entry.spec.weight, answer) else {
+            differences.remove(&node.node_name);
+            continue;
+        };
         crate::entry::counters::add(&entry.slot.counters.audit_differences, 1);
         let (pod, vnode) = (&question.pod, &node.vnode_name);
         let text = format!("{vnode}: {}/{} {change}", pod.namespace, pod.name);

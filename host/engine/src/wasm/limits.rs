@@ -55,9 +55,10 @@ impl ResourceLimiter for MemoryLimiter {
         desired: usize,
         _max: Option<usize>,
     ) -> wasmtime::Result<bool> {
-        let max = self.max_bytes;
-        let grows = self.judge("linear memory in bytes", desired, max)?;
-        self.held_bytes += desired.saturating_sub(current);
+        // The limit is of the instance, which may have several memories.
+        let held = self.held_bytes.saturating_add(desired.saturating_sub(current));
+        let grows = self.judge("linear memory in bytes", held, self.max_bytes)?;
+        self.held_bytes = held;
         Ok(grows)
     }
 
@@ -80,5 +81,21 @@ impl ResourceLimiter for MemoryLimiter {
 
     fn memories(&self) -> usize {
         MEMORIES
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_memories_of_an_instance_share_one_limit() {
+        let mut limiter = MemoryLimiter::new(100);
+        assert!(limiter.memory_growing(0, 40, None).is_ok());
+        assert!(limiter.memory_growing(0, 50, None).is_ok());
+        assert!(limiter.memory_growing(40, 51, None).is_err(), "51 and 50 are over 100");
+        assert!(limiter.exceeded());
+        assert_eq!(limiter.held_bytes(), 90);
+        assert!(limiter.memory_growing(50, 60, None).is_ok());
     }
 }

@@ -59,6 +59,14 @@ fn the_plain_guest_is_a_policy() {
     guest().with("MEMORY", "(memory (export \"memory\") 1000)"), "DescribeFailed: Memory"
 )]
 #[case::four_gigabytes_at_start(guest().with("MEMORY", "(memory (export \"memory\") 65536)"), "CompileFailed")]
+#[case::a_second_memory_of_a_module(guest().with("START", "(memory $second 1)"), "CompileFailed")]
+#[case::relaxed_simd(
+    guest().with("LEASE", "(drop (i8x16.relaxed_swizzle (v128.const i64x2 0 0) (v128.const i64x2 0 0)))"),
+    "CompileFailed"
+)]
+#[case::atomics(guest().with("LEASE", "(atomic.fence)"), "CompileFailed")]
+#[case::shared_memory(guest().with("START", "(memory $shared 1 1 shared)"), "CompileFailed")]
+#[case::memory64(guest().with("START", "(memory $wide i64 1)"), "CompileFailed")]
 #[case::a_huge_string(
     guest().with("MEMORY", "(memory (export \"memory\") 256)").with("DESCRIBE", "(i32.store (i32.const 36) (i32.const 10485760))"),
     "DescribeFailed: Output"

@@ -191,6 +191,9 @@ fn an_audit_entry_reports_and_changes_nothing() {
         ))
     );
     assert_eq!(host.numbers("p/a").counters.audit_differences, 2);
+    ask(&host, 1, Stage::Schedule, &[vnode("n", &[('a', 0, 0), ('b', 0, 51)])]);
+    let (left, sample) = host.entry("a").audit.unwrap();
+    assert_eq!(left, 1, "it would change nothing about n now: {sample:?}");
 }
 
 #[test]

@@ -161,14 +161,18 @@ impl PlaceDesk {
         self.host.decisions(node)
     }
 
-    /// Asks about vnodes for a scheduler; names that are not ours are left out. Blocks.
+    /// Asks about vnodes for a scheduler; names that are not ours are left out. `None`: the first lists are not complete,
+    /// so that nobody knows yet which vnodes are ours and what governs them. Blocks.
     pub fn place(
         &self,
         stage: Stage,
         pod: &Arc<PodFacts>,
         names: &[String],
         deadline: Instant,
-    ) -> PlaceAnswer {
+    ) -> Option<PlaceAnswer> {
+        if self.nodes.surroundings().readiness != Readiness::Ready {
+            return None;
+        }
         let on_error = self.host.place_on_error();
         let ours: Vec<(&String, Arc<NodeFacts>)> = self
             .facts_of(names)
@@ -189,7 +193,7 @@ impl PlaceDesk {
             .zip(placements)
             .map(|(name, placement)| PlaceRow { node: name.clone(), placement })
             .collect();
-        PlaceAnswer { on_error, rows }
+        Some(PlaceAnswer { on_error, rows })
     }
 
     fn facts_of(&self, names: &[String]) -> Vec<Option<Arc<NodeFacts>>> {

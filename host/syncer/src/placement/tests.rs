@@ -1,10 +1,29 @@
 //! What the engine is told about pods and vnodes.
 
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use jiff::tz::TimeZone;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use kubeocean_engine::{BindingFacts, Engine, EngineConfig, PodFacts, PolicyHost, Stage};
+use kubeocean_runtime::clock::{Clock, SystemClock};
 use serde_json::json;
 
-use super::facts::{pod_facts, vnode_facts};
-use crate::nodes::view::NodeView;
+use super::{
+    desk::PlaceDesk,
+    facts::{pod_facts, vnode_facts},
+};
+use crate::{
+    nodes::{
+        index::Identity,
+        store::{NodeStore, Readiness},
+        view::NodeView,
+        vnode::BindingView,
+    },
+    pods::{index::PodStore, tests::builders},
+};
 
 #[test]
 fn every_fact_of_a_pod_comes_from_its_metadata_and_spec() {
@@ -61,4 +80,27 @@ fn facts_of_a_vnode_are_what_it_publishes() {
     assert_eq!(facts.usage["cpu"], 300, "of the worker node");
     assert_eq!((facts.taints["k"].as_str(), facts.arch.as_str()), ("v:NoSchedule", "arm64"));
     assert_eq!((facts.ready, facts.schedulable), (true, false));
+}
+
+/// Whoever asks too early must not take a vnode for a node of somebody else, where every pod may go.
+#[test]
+fn before_the_first_lists_a_scheduler_gets_no_answer() {
+    let engine = Engine::start(EngineConfig { threads: 1, ..EngineConfig::default() }).unwrap();
+    let identity =
+        Identity { binding: "b".into(), cluster_id: "c".into(), computing_uid: "computing".into() };
+    let nodes = NodeStore::new(identity, BindingView::default(), Arc::default());
+    let pods = PodStore::new("c", builders::scope());
+    let facts = BindingFacts { name: "b".into(), cluster_id: "c".into() };
+    let host = Arc::new(PolicyHost::new(&engine, facts, TimeZone::UTC, Box::new(|| {})));
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+    let desk = PlaceDesk::new(&nodes, &pods, &host, &clock);
+    let ask = || {
+        let deadline = Instant::now() + Duration::from_secs(5);
+        desk.place(Stage::Schedule, &Arc::new(PodFacts::default()), &["vnode-c-n".to_owned()], deadline)
+    };
+    assert_eq!(ask(), None);
+    nodes.set_readiness(Readiness::Ready);
+    assert!(ask().is_some_and(|answer| answer.rows.is_empty()), "there is no such vnode");
+    nodes.set_readiness(Readiness::Listing);
+    assert_eq!(ask(), None, "the worker's credentials have changed");
 }

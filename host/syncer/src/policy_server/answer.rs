@@ -10,11 +10,11 @@ use crate::placement::{
     facts_of_pod,
 };
 
-/// What the policies say; it takes a while, at most until `deadline`.
-pub fn answer(desk: &PlaceDesk, question: &Question, deadline: Instant) -> Answer {
+/// What the policies say; it takes a while, at most until `deadline`. `None`: this Syncer does not know yet.
+pub fn answer(desk: &PlaceDesk, question: &Question, deadline: Instant) -> Option<Answer> {
     let pod = Arc::new(facts_of_pod(&question.pod));
-    let said = desk.place(question.stage, &pod, &question.nodes, deadline);
-    Answer { on_error: said.on_error, rows: said.rows.into_iter().map(Row::from).collect() }
+    let said = desk.place(question.stage, &pod, &question.nodes, deadline)?;
+    Some(Answer { on_error: said.on_error, rows: said.rows.into_iter().map(Row::from).collect() })
 }
 
 impl From<PlaceRow> for Row {

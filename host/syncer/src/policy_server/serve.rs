@@ -89,11 +89,19 @@ async fn place(State(server): State<Arc<PolicyServer>>, request: Request) -> Res
         Err(error) => return (StatusCode::BAD_REQUEST, format!("{error}\n")).into_response(),
     };
     let deadline = arrived + Duration::from_millis(question.timeout_milliseconds).min(LONGEST);
-    let asking = tokio::task::spawn_blocking(move || serde_json::to_vec(&answer(&desk, &question, deadline)));
+    let asking = tokio::task::spawn_blocking(move || {
+        answer(&desk, &question, deadline).map(|answer| serde_json::to_vec(&answer))
+    });
+    let failed = |error: &dyn std::fmt::Display| {
+        (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response()
+    };
     match asking.await {
-        Ok(Ok(text)) => ([(header::CONTENT_TYPE, "application/json")], text).into_response(),
-        Ok(Err(error)) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
-        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
+        Ok(Some(Ok(text))) => ([(header::CONTENT_TYPE, "application/json")], text).into_response(),
+        Ok(Some(Err(error))) => failed(&error),
+        Ok(None) => {
+            (StatusCode::SERVICE_UNAVAILABLE, "this Syncer still reads its first lists\n").into_response()
+        }
+        Err(error) => failed(&error),
     }
 }
 

@@ -35,6 +35,8 @@ use crate::module::{nodes, now};
 
 const CLUSTER: &str = "c1";
 const PODS: usize = 200;
+/// An entry that loops is in quarantine after three calls, so each of these begins with a fresh host, and has two pods.
+const LOOPS: usize = 15;
 /// What the scheduler's configuration says.
 const TIMEOUT: Duration = Duration::from_secs(1);
 
@@ -102,11 +104,7 @@ fn pod(number: usize) -> Value {
 }
 
 /// Sorted milliseconds of filter and prioritize about some pods.
-async fn ask(
-    host: Arc<PolicyHost>,
-    vnodes: &[(String, PlaceNode)],
-    admitted: bool,
-) -> anyhow::Result<Vec<f64>> {
+async fn ask(host: Arc<PolicyHost>, vnodes: &[(String, PlaceNode)], pods: usize) -> anyhow::Result<Vec<f64>> {
     let syncers = Arc::new(OneSyncer { host, vnodes: vnodes.iter().cloned().collect() });
     let here = IpAddr::V4(Ipv4Addr::LOCALHOST);
     let listener = tokio::net::TcpListener::bind(SocketAddr::new(here, 0)).await?;
@@ -120,7 +118,7 @@ async fn ask(
     let client = Client::try_from(config)?;
     let names: Vec<&String> = vnodes.iter().map(|(name, _)| name).collect();
     let mut times = Vec::new();
-    for number in 0..PODS {
+    for number in 0..pods {
         let question = serde_json::to_vec(&json!({"Pod": pod(number), "NodeNames": names}))?;
         for verb in ["filter", "prioritize"] {
             let request = http::Request::post(format!("/scheduler/{verb}"))
@@ -131,7 +129,7 @@ async fn ask(
             times.push(begun.elapsed().as_secs_f64() * 1e3);
             let answer: Value = serde_json::from_str(&answer)?;
             let said = answer["NodeNames"].as_array().or(answer.as_array()).map_or(0, Vec::len);
-            ensure!(!admitted || said == vnodes.len(), "an entry gave no answer");
+            ensure!(pods < PODS || said == vnodes.len(), "an entry gave no answer");
         }
     }
     stop.cancel();
@@ -163,16 +161,20 @@ pub(crate) fn figures() -> anyhow::Result<Vec<Figure>> {
     let three: Vec<Guest> = ['a', 'b', 'c'].map(place_guest).into();
     let looping = place_guest('d').with("POISONED", "(call $forever)");
     let runtime = tokio::runtime::Runtime::new()?;
-    let quiet = runtime.block_on(ask(host(&engine, &three)?, &vnodes, true))?;
-    let with_loop = host(&engine, &[three, vec![looping]].concat())?;
-    let disturbed = runtime.block_on(ask(with_loop, &vnodes, false))?;
+    let quiet = runtime.block_on(ask(host(&engine, &three)?, &vnodes, PODS))?;
+    let four = [three, vec![looping]].concat();
+    let mut disturbed = Vec::new();
+    for _ in 0..LOOPS {
+        disturbed.extend(runtime.block_on(ask(host(&engine, &four)?, &vnodes, 2))?);
+    }
+    disturbed.sort_by(f64::total_cmp);
+    // What the extender has of the scheduler's patience.
+    let deadline = TIMEOUT.as_secs_f64() * 0.8 * 1e3;
     Ok(vec![
         Figure::new("extender, 5,000 vnodes, 3 entries, p50", percentile(&quiet, 50), "ms"),
         Figure::new("extender, 5,000 vnodes, 3 entries, p99", percentile(&quiet, 99), "ms").budget(20.0),
         Figure::new("the same with a fourth that loops, p50", percentile(&disturbed, 50), "ms"),
         Figure::new("the same with a fourth that loops, p99", percentile(&disturbed, 99), "ms")
-            .budget(TIMEOUT.as_secs_f64() * 1e3),
-        Figure::new("the same with a fourth that loops, longest", percentile(&disturbed, 100), "ms")
-            .budget(TIMEOUT.as_secs_f64() * 1e3),
+            .budget(deadline),
     ])
 }
