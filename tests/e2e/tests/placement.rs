@@ -286,6 +286,14 @@ async fn a_real_scheduler_keeps_away_from_rejected_vnodes_and_prefers_good_ones(
         computing.create("/api/v1/namespaces/default/pods", &pod(&name, "ext", &json!({}))).await;
         assert_eq!(scheduled(&computing, &name).await, vnode(&nodes[2]), "the place with the best score");
     }
+    let policy = "/apis/cloud.tencent.com/v1beta1/resourceleasingpolicies/ext";
+    let given_up = |policy: &Value| {
+        let looping = &policy["status"]["policies"][1];
+        (looping["state"] == "Quarantined").then(|| looping.clone())
+    };
+    let looping = worker.wait("the looping entry to be given up", policy, given_up).await;
+    assert!(text(&looping["lastError"]).starts_with("Timeout"), "{looping}");
+    assert!(looping["errors"].as_u64() >= Some(3), "{looping}");
     let only = only_on(&vnode(&nodes[0]));
     computing.create("/api/v1/namespaces/default/pods", &pod("rejected", "ext", &only)).await;
     let said = scheduler_says(&computing, "rejected", "Hostile").await;
@@ -398,6 +406,11 @@ async fn a_manager_asks_the_syncer_of_another_process_and_takes_its_place_when_i
     wait_until("it to decide", DEADLINE, async || {
         let next = endpoint(&computing, "apart").await;
         let (code, said) = ask(&site, &next, Some(managers), &vnodes).await;
+        let rows = said["rows"].as_array().map_or(0, Vec::len);
+        assert!(
+            code != 200 || rows == 2 && said["onError"] == "Deny",
+            "it does not know yet, and says {said}"
+        );
         if said["rows"][0]["code"] == "Hostile" { Ok(()) } else { Err(format!("{code} {said}")) }
     })
     .await;

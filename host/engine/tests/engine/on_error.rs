@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use kubeocean_engine::{
-    LoadCode, ModuleFetch, NodeDecision, NodeFacts, PolicySpec, Reclaim, Standing, Verdict,
+    LoadCode, ModuleFetch, NodeDecision, NodeFacts, PolicySpec, Reclaim, Standing, Verdict, builtin,
 };
 use rstest::rstest;
 use serde_json::json;
@@ -18,17 +18,21 @@ enum Failure {
     FetchFailed,
     WrongDigest,
     NoModule,
+    NoCode,
     Trap,
+    Timeout,
     Err,
     Invalid,
 }
 
-const ALL: [Failure; 7] = [
+const ALL: [Failure; 9] = [
     Failure::Pending,
     Failure::FetchFailed,
     Failure::WrongDigest,
     Failure::NoModule,
+    Failure::NoCode,
     Failure::Trap,
+    Failure::Timeout,
     Failure::Err,
     Failure::Invalid,
 ];
@@ -45,6 +49,11 @@ fn failing(failure: Failure, on_error: &str) -> PolicySpec {
         }
         Failure::WrongDigest => (guest().bytes(), None, Some(format!("sha256:{}", "1".repeat(64)))),
         Failure::NoModule => (Arc::from(*b"text"), None, None),
+        Failure::NoCode => {
+            let whole = builtin("cpu-percentage").unwrap();
+            (whole[..whole.len() / 2].into(), None, None)
+        }
+        Failure::Timeout => (bad("(call $forever)"), None, None),
         Failure::Trap => (bad("(unreachable)"), None, None),
         Failure::Err => (bad(err), None, None),
         Failure::Invalid => (bad("(i32.store (i32.const 280) (i32.const 0))"), None, None),
