@@ -2,9 +2,9 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test with a main of its own")]
 
-use std::process::ExitCode;
+use std::process::{Command, ExitCode, Stdio};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
@@ -24,10 +24,11 @@ fn main() -> ExitCode {
     let engine = Engine::start(EngineConfig { compile, threads: 1, ..EngineConfig::default() }).unwrap();
     a_module_compiled_by_the_child_decides(&engine);
     errors_of_the_child_keep_their_code(&engine);
+    a_child_has_its_limits_before_it_reads();
     a_compile_bomb_kills_only_the_child(&engine);
     a_compiler_that_cannot_start_is_tried_again();
     what_was_compiled_once_is_loaded();
-    println!("compile_child: 5 checks passed");
+    println!("compile_child: 6 checks passed");
     ExitCode::SUCCESS
 }
 
@@ -51,6 +52,29 @@ fn errors_of_the_child_keep_their_code(engine: &Engine) {
     assert_eq!(load(&env).code, LoadCode::WrongWorld);
     let component = builtin("cpu-percentage").unwrap();
     assert_eq!(load(&component[..component.len() / 2].into()).code, LoadCode::CompileFailed);
+}
+
+/// Twenty seconds of CPU and 1 GiB of addresses, soft and hard.
+fn a_child_has_its_limits_before_it_reads() {
+    let program = std::env::current_exe().unwrap();
+    let mut child =
+        Command::new(program).arg("compile").stdin(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
+    let limits = format!("/proc/{}/limits", child.id());
+    let deadline = Instant::now() + Duration::from_secs(30);
+    let limited = |text: &str| {
+        let value = |name: &str| {
+            let line = text.lines().find_map(|line| line.strip_prefix(name)).unwrap_or_default();
+            line.split_whitespace().take(2).map(str::to_owned).collect::<Vec<_>>()
+        };
+        value("Max cpu time") == ["20"; 2] && value("Max address space") == ["1073741824"; 2]
+    };
+    // It waits for a module all the while.
+    while !limited(&std::fs::read_to_string(&limits).unwrap()) {
+        assert!(Instant::now() < deadline, "{}", std::fs::read_to_string(&limits).unwrap());
+        std::thread::yield_now();
+    }
+    drop(child.stdin.take());
+    child.wait().unwrap();
 }
 
 /// One function of nested branch tables, several MiB of it.
