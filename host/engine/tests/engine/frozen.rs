@@ -2,18 +2,21 @@
 //! gets the same answers.
 //!
 //! Each folder of `tests/policies/frozen` is of one release: modules of each kind, one not made from Rust, and records of
-//! decisions of those that lease. A release adds a folder with `cargo test -p kubeocean-engine --test engine freeze --
+//! decisions: `records.jsonl` about leases, `places.jsonl` about places. A release adds a folder with `cargo test -p kubeocean-engine --test engine freeze --
 //! --ignored`; nobody changes one.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use kubeocean_engine::{
-    Decision, ModuleFetch, ModuleLimits, Record, builtin, finished_component, module_digest,
+    Decision, ModuleFetch, ModuleLimits, NodeFacts, PlaceNode, PlaceRecord, PlaceRequest, PodFacts, Record,
+    Stage, builtin, finished_component, module_digest,
 };
 use kubeocean_hostile_policies::guest;
+use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 use crate::support::*;
@@ -30,8 +33,8 @@ fn entries(folder: &Path, ending: &str) -> Vec<PathBuf> {
     all
 }
 
-fn records(folder: &Path) -> Vec<Record> {
-    let text = std::fs::read_to_string(folder.join("records.jsonl")).unwrap();
+fn records<R: DeserializeOwned>(folder: &Path, file: &str) -> Vec<R> {
+    let text = std::fs::read_to_string(folder.join(file)).unwrap();
     text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
 }
 
@@ -53,7 +56,7 @@ fn modules_of_earlier_releases_load_and_answer_as_they_did() {
         let (lease, place) = (Decision::Lease, Decision::Place);
         assert_eq!(kinds, [vec![lease], vec![place], vec![lease, place]].into(), "{name}");
         let mut replayed = BTreeSet::new();
-        for (line, record) in records(&release).into_iter().enumerate() {
+        for (line, record) in records::<Record>(&release, "records.jsonl").into_iter().enumerate() {
             let bytes = modules.get(&record.digest).unwrap_or_else(|| panic!("{name}: {}", record.digest));
             let settings: Value = serde_json::from_str(&record.settings).unwrap();
             let module = engine().load_module(bytes, &settings, ModuleLimits::default(), &[]);
@@ -63,6 +66,17 @@ fn modules_of_earlier_releases_load_and_answer_as_they_did() {
             replayed.insert(record.digest);
         }
         assert_eq!(replayed.len(), modules.len() - 1, "{name}: every module but the one that only places");
+        let mut places = BTreeSet::new();
+        for (line, record) in records::<PlaceRecord>(&release, "places.jsonl").into_iter().enumerate() {
+            let settings: Value = serde_json::from_str(&record.settings).unwrap();
+            let module = engine()
+                .load_module(&modules[&record.digest], &settings, ModuleLimits::default(), &[])
+                .unwrap();
+            let answer = module.replay_place(&record).unwrap();
+            assert_eq!(answer, record.answer, "{name}, line {} of the places", line + 1);
+            places.insert((record.digest, answer.fit));
+        }
+        assert_eq!(places.len(), 3, "{name}: both modules that place; one rejects and accepts, one accepts");
     }
 }
 
@@ -147,4 +161,28 @@ fn freeze() {
     let lines: String =
         host.host.records().iter().map(|record| serde_json::to_string(record).unwrap() + "\n").collect();
     std::fs::write(folder.join("records.jsonl"), lines).unwrap();
+    std::fs::write(folder.join("places.jsonl"), places(&modules)).unwrap();
+}
+
+/// What the modules that place say about a pod and five vnodes, at both stages.
+fn places(modules: &BTreeMap<&str, Arc<[u8]>>) -> String {
+    let placing = ["lease-and-place", "place-only"]
+        .iter()
+        .fold(policy(json!({"cluster": "b", "timeZone": "Europe/Rome"})), |policy, name| {
+            policy.module(name, &modules[name], json!({}))
+        });
+    let host = host(vec![placing]);
+    let vnodes = (0..5).map(|number| {
+        let facts = NodeFacts { ready: number % 2 == 0, ..node(&format!("node-{number}")) };
+        PlaceNode { facts: Arc::new(facts), policy: Some("p".into()) }
+    });
+    let vnodes: Vec<PlaceNode> = vnodes.collect();
+    for stage in [Stage::Schedule, Stage::Admit] {
+        let pod = PodFacts { name: "web".into(), namespace: "shop".into(), ..PodFacts::default() };
+        let deadline = Instant::now() + Duration::from_secs(20);
+        let request = PlaceRequest { stage, pod: Arc::new(pod), nodes: vnodes.clone(), deadline };
+        host.host.place(at("2026-03-29T00:30:00Z"), &request);
+    }
+    let decisions = host.host.decisions(None);
+    decisions.iter().map(|decision| serde_json::to_string(decision).unwrap() + "\n").collect()
 }
