@@ -108,3 +108,29 @@ fn ended(result: Result<(), failure::Failure>) -> ExitCode {
         Err(failure) => failure.report(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Commands of `command` that have none below them, each with its whole name.
+    fn leaves(command: &clap::Command, above: &str) -> Vec<(String, clap::Command)> {
+        let name = format!("{above}{}", command.get_name());
+        if !command.has_subcommands() {
+            return vec![(name, command.clone())];
+        }
+        command.get_subcommands().flat_map(|below| leaves(below, &format!("{name} "))).collect()
+    }
+
+    #[test]
+    fn the_help_of_every_command_of_policy_has_examples_of_it() {
+        let program = Cli::command();
+        let commands = leaves(program.find_subcommand("policy").unwrap(), "kubeocean ");
+        assert!(commands.len() >= 15, "they were not found: {commands:?}");
+        for (name, command) in commands {
+            let help = command.get_after_long_help().or_else(|| command.get_after_help());
+            let help = help.map(ToString::to_string).unwrap_or_default();
+            assert!(help.contains("Example") && help.contains(&format!("  {name} ")), "{name}: {help:?}");
+        }
+    }
+}

@@ -152,6 +152,24 @@ async fn policies_for_placement_build_and_load() {
     }
 }
 
+#[test]
+fn what_a_new_policy_consists_of_is_also_told_as_json() {
+    let directory = tempfile::tempdir().unwrap();
+    let folder = directory.path().join("cheap-nights");
+    let (code, made) =
+        json(&["policy", "new", "cheap-nights", "--path", folder.to_str().unwrap(), "-o", "json"]);
+    assert_eq!((code, &made["folder"]), (0, &folder.to_str().unwrap().into()), "{made:#}");
+    let files: Vec<&str> =
+        made["files"].as_array().unwrap().iter().map(|path| path.as_str().unwrap()).collect();
+    assert!(files.contains(&"src/lib.rs") && files.contains(&"cases.yaml"), "{files:?}");
+    for path in files {
+        assert!(folder.join(path).is_file(), "{path}");
+    }
+    let (code, out, error) =
+        said(&["policy", "new", "cheap-nights", "--path", folder.to_str().unwrap(), "-o", "json"]);
+    assert_eq!((code, out.as_str()), (2, ""), "{error}");
+}
+
 #[rstest]
 #[case("night-gpu", "{from: 22, until: 7, percent: 50}", "caps nvidia.com/gpu")]
 #[case(
@@ -184,6 +202,26 @@ async fn the_examples_load_are_pure_and_keep_their_promises(
         assert_eq!(code, 0, "{out}{error}");
         assert!(out.contains(shown) && out.contains("promises"), "{out}");
     }
+}
+
+#[rstest]
+#[case("bin-packing", "{resources: [cpu, nvidia.com/gpu], upToPercent: 90}", "request/nvidia.com/gpu")]
+#[case("namespace-tenancy", "{label: team, tenants: {ci: platform, builds: platform}}", "label/team")]
+#[tokio::test]
+async fn the_examples_that_only_place_load_and_read_what_their_settings_name(
+    #[case] name: &str,
+    #[case] settings: &str,
+    #[case] fact: &str,
+) {
+    let directory = tempfile::tempdir().unwrap();
+    let module = file(&directory, "example.wasm", &example_module(name).await.unwrap());
+    let (code, out, error) = said(&["policy", "check", &module, "--settings", settings]);
+    assert_eq!(code, 0, "{out}{error}");
+    assert!(out.contains(name) && out.contains("placement was tried with a made-up pod"), "{out}");
+    let (code, shown) = json(&["policy", "inspect", &module, "-o", "json", "--settings", settings]);
+    assert_eq!((code, &shown["world"]), (0, &"place-policy".into()), "{shown:#}");
+    let facts = shown["reads"]["facts"].as_array().unwrap();
+    assert!(facts.iter().any(|read| read == fact), "{fact}: {shown:#}");
 }
 
 #[rstest]

@@ -115,6 +115,10 @@ cases:
 #[case("tidal-usage")]
 #[case("price-window")]
 #[case("maintenance-calendar")]
+#[case("keep-headroom")]
+#[case("drain-window")]
+#[case("bin-packing")]
+#[case("namespace-tenancy")]
 #[tokio::test]
 async fn the_cases_of_an_example_pass(#[case] name: &str) {
     let directory = tempfile::tempdir().unwrap();

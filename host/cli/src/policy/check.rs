@@ -21,6 +21,12 @@ use crate::{
 
 /// What to check.
 #[derive(Debug, ClapArgs)]
+#[command(after_help = "Examples:
+  kubeocean policy check target/wasm32-unknown-unknown/release/night_gpu.wasm -f rlp.yaml
+  kubeocean policy check night_gpu.wasm --settings '{from: 22, until: 7, percent: 50}'
+  kubeocean policy check builtin:cpu-percentage --settings '{limits: [{resource: cpu, percent: 50}]}' -o json
+
+Exit code 1: the module is not pure or breaks a promise; 2: a Syncer would not load it.")]
 pub(crate) struct Args {
     #[arg(value_name = "MODULE", help = MODULE_HELP)]
     module: String,

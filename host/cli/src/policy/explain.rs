@@ -30,6 +30,12 @@ use crate::{
 
 /// Which node, and from where.
 #[derive(Debug, ClapArgs)]
+#[command(after_help = "Examples:
+  kubeocean policy explain node-7 --context east --at 2026-03-07T23:30
+  kubeocean policy explain node-7 --context east --computing-context main --pod shop/web-0
+  kubeocean policy explain node-7 --context east --computing-context main --recorded -o json > decisions.jsonl
+
+Decides here, with your rights to read nodes, pods, policies and modules; only --recorded asks the Syncer what it decided.")]
 pub(crate) struct Args {
     /// Name of a node of the worker cluster
     node: String,

@@ -14,6 +14,10 @@ use crate::{
 
 /// Which module.
 #[derive(Debug, ClapArgs)]
+#[command(after_help = "Examples:
+  kubeocean policy inspect builtin:time-windows
+  kubeocean policy inspect night_gpu.wasm --settings '{from: 22, until: 7, percent: 50}'
+  kubeocean policy inspect oci://registry.example.com/policies/night-gpu:1.2.0 -o json")]
 pub(crate) struct Args {
     #[arg(value_name = "MODULE", help = MODULE_HELP)]
     module: String,

@@ -7,10 +7,11 @@ use std::{
 
 use anyhow::Context;
 use clap::{Args as ClapArgs, ValueEnum};
+use serde::Serialize;
 
 use crate::{
     failure::{Failure, OrFailure},
-    output::print,
+    output::Format,
 };
 
 /// Longest name of a ConfigMap that is also a Cargo package and a file name.
@@ -20,6 +21,12 @@ const MAX_ENTRY: usize = 16;
 
 /// What to write.
 #[derive(Debug, ClapArgs)]
+#[command(after_help = "Examples:
+  kubeocean policy new cheap-nights
+  kubeocean policy new own-pods --kind place --path policies/own-pods
+  kubeocean policy new cheap-nights --sdk ../kubeocean/policy-sdk
+
+With --sdk the project needs that folder to build. A folder that holds anything is left alone.")]
 pub(crate) struct Args {
     /// Name of the policy: lower-case letters, digits and dashes. A folder of that name is made here
     name: String,
@@ -32,6 +39,9 @@ pub(crate) struct Args {
     /// Folder of the policy SDK [default: this release of it from its repository]
     #[arg(long, value_name = "DIR")]
     sdk: Option<PathBuf>,
+    /// Form of the output
+    #[arg(short, long, default_value = "text")]
+    output: Format,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -44,6 +54,14 @@ enum Kind {
     Both,
 }
 
+/// What was written.
+#[derive(Debug, Serialize)]
+struct Report {
+    folder: PathBuf,
+    /// Paths within the folder.
+    files: Vec<&'static str>,
+}
+
 pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     check_name(&args.name).map_err(Failure::unusable)?;
     let sdk = match &args.sdk {
@@ -51,13 +69,19 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
         None => released_sdk(),
     };
     let folder = args.path.clone().unwrap_or_else(|| PathBuf::from(&args.name));
-    write(&folder, &files(&args.name, args.kind, &sdk)).or_unusable()?;
-    let file = args.name.replace('-', "_");
-    print(&format!(
+    let files = files(&args.name, args.kind, &sdk);
+    write(&folder, &files).or_unusable()?;
+    let report = Report { folder, files: files.into_iter().map(|(path, _)| path).collect() };
+    args.output.show(&report, |report| next_steps(&report.folder, &args.name))
+}
+
+fn next_steps(folder: &Path, name: &str) -> String {
+    format!(
         "{folder} is ready. Next:\n  cd {folder}\n  cargo test\n  cargo build --target wasm32-unknown-unknown --release\n  \
          kubeocean policy check target/wasm32-unknown-unknown/release/{file}.wasm -f rlp.yaml\n",
-        folder = folder.display()
-    ))
+        folder = folder.display(),
+        file = name.replace('-', "_"),
+    )
 }
 
 /// A name that fits Cargo, Rust and Kubernetes.
