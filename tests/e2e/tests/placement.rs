@@ -206,8 +206,10 @@ async fn charted_extender() -> Value {
         objects.iter().find(is).unwrap()
     };
     let text = text(&named("ConfigMap", "kubeocean-scheduler-extender")["data"]["kube-scheduler.yaml"]);
-    let configuration: Value = serde_saphyr::from_str(&text).unwrap();
-    let [extender] = configuration["extenders"].as_array().unwrap().as_slice() else { panic!("{text}") };
+    let configuration: Value = serde_saphyr::from_str(text).unwrap();
+    let extenders = configuration["extenders"].as_array().unwrap();
+    assert_eq!(extenders.len(), 1, "{text}");
+    let extender = &extenders[0];
     let service = named("Service", "kubeocean-manager-extender");
     let port = &service["spec"]["ports"][0]["port"];
     let namespace = service["metadata"]["namespace"].as_str().unwrap();
