@@ -153,25 +153,37 @@ impl LeaseKeeper {
             format!("{}?fieldManager={}", paths::lease(namespace::NODE_LEASE, vnode), manager::SYNCER_LEASE);
         let right = self.known.lock().get(vnode) == Some(&target.uid);
         let now = self.clock.now().strftime("%Y-%m-%dT%H:%M:%S.%6fZ").to_string();
-        // The first renewal of a vnode also sets holder and owner right: a Lease may be left from one of that name.
-        let change = if right { json!({"spec": {"renewTime": now}}) } else { whole(target, &now) };
-        match merge_patch(&self.computing, &path, &change).await {
-            Ok(_) => {}
-            Err(ApplyError::NotFound { .. }) => self.create(target, &now).await?,
-            Err(error) => return Err(error),
+        // A vnode that was just made has no Lease, as a rule.
+        if right || !target.young || !self.create(target, &now).await? {
+            // The first renewal of a vnode also sets holder and owner right: a Lease may be left from one of that name.
+            let change = if right { json!({"spec": {"renewTime": now}}) } else { whole(target, &now) };
+            match merge_patch(&self.computing, &path, &change).await {
+                Ok(_) => {}
+                Err(gone @ ApplyError::NotFound { .. }) => {
+                    if !self.create(target, &now).await? {
+                        return Err(gone);
+                    }
+                }
+                Err(error) => return Err(error),
+            }
         }
         self.known.lock().insert(Arc::clone(&target.vnode), target.uid.clone());
         Ok(())
     }
 
-    async fn create(&self, target: &LeaseTarget, now: &str) -> Result<(), ApplyError> {
+    /// False: there is one.
+    async fn create(&self, target: &LeaseTarget, now: &str) -> Result<bool, ApplyError> {
         let mut lease = whole(target, now);
         lease["apiVersion"] = "coordination.k8s.io/v1".into();
         lease["kind"] = "Lease".into();
         lease["metadata"]["name"] = (*target.vnode).into();
         lease["metadata"]["namespace"] = namespace::NODE_LEASE.into();
         let path = format!("{}?fieldManager={}", paths::leases(namespace::NODE_LEASE), manager::SYNCER_LEASE);
-        create_json(&self.computing, &path, &lease).await.map(drop)
+        match create_json(&self.computing, &path, &lease).await {
+            Ok(_) => Ok(true),
+            Err(ApplyError::AlreadyExists { .. }) => Ok(false),
+            Err(error) => Err(error),
+        }
     }
 }
 

@@ -35,10 +35,12 @@ struct Place {
     uid: String,
     due: Since,
     renewed: Option<Since>,
+    /// The vnode was just made when it came here.
+    young: bool,
 }
 
 /// See the module documentation.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Wheel {
     places: BTreeMap<Arc<str>, Place>,
     schedule: BTreeSet<(Since, Arc<str>)>,
@@ -54,7 +56,7 @@ impl Wheel {
         for LeaseTarget { vnode, uid, young } in targets {
             let known = before.remove(&vnode).filter(|place| place.uid == uid);
             let due = if young && many { next_turn(&vnode, now) } else { now };
-            let place = known.unwrap_or(Place { uid, due, renewed: None });
+            let place = known.unwrap_or(Place { uid, due, renewed: None, young });
             self.schedule.insert((place.due, Arc::clone(&vnode)));
             self.places.insert(vnode, place);
         }
@@ -65,7 +67,8 @@ impl Wheel {
         self.schedule.first().map(|(due, _)| *due)
     }
 
-    /// Takes the next Lease that is due; its next turn is scheduled. True: the last renewal is so long ago that the
+    /// Takes the next Lease that is due; its next turn is scheduled. It is young until the first renewal if its vnode was
+    /// when it came. True: the last renewal is so long ago that the
     /// turn counts as late.
     pub fn take(&mut self, now: Since) -> Option<(LeaseTarget, bool)> {
         let (due, _) = self.schedule.first()?;
@@ -74,10 +77,11 @@ impl Wheel {
         }
         let (_, vnode) = self.schedule.pop_first()?;
         let place = self.places.get_mut(&vnode)?;
+        let young = place.young && place.renewed.is_none();
         let late = place.renewed.is_some_and(|renewed| now.saturating_sub(renewed) > LATE);
         place.due = next_turn(&vnode, now);
         self.schedule.insert((place.due, Arc::clone(&vnode)));
-        Some((LeaseTarget { vnode, uid: place.uid.clone(), young: false }, late))
+        Some((LeaseTarget { vnode, uid: place.uid.clone(), young }, late))
     }
 
     /// The Lease was written.
@@ -192,8 +196,10 @@ mod tests {
         let seconds = turn(&mut wheel, 0, 14);
         assert!(seconds.iter().all(|renewed| *renewed < 100), "{seconds:?}");
         assert!(wheel.places.values().all(|place| place.renewed.is_some()), "far within the 40 s of a Lease");
+        assert!(!wheel.take(s(20)).unwrap().0.young, "its Lease is there");
         let mut few = Wheel::default();
         few.set_targets(targets(5).into_iter().map(|it| LeaseTarget { young: true, ..it }).collect(), s(0));
+        assert!(few.clone().take(s(0)).unwrap().0.young, "its Lease is not there yet");
         assert_eq!(turn(&mut few, 0, 1), [5]);
     }
 
