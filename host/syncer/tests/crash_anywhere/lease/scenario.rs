@@ -2,7 +2,7 @@
 
 use std::ops::Deref;
 
-use kubeocean_runtime::request::{DeleteOptions, create_json, delete_json, get_json, merge_patch, paths};
+use kubeocean_runtime::request::{DeleteOptions, create_json, delete_json, merge_patch, paths};
 use serde_json::{Value, json};
 use tokio::sync::OnceCell;
 
