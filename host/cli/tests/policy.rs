@@ -129,7 +129,9 @@ async fn policies_for_placement_build_and_load() {
         let rlp = folder.join("rlp.yaml");
         let (code, out, error) = said(&["policy", "check", module, "-f", rlp.to_str().unwrap()]);
         assert_eq!(code, 0, "{out}{error}");
-        assert_eq!(out.contains("placement was tried with a made-up pod"), kind == "place", "{out}");
+        assert!(out.contains("placing reads none of vnodes, pod.namespace of pods"), "{out}");
+        assert!(out.contains("1000 random vnodes for 40 random pods"), "{out}");
+        assert_eq!(out.contains("promises"), kind == "both", "{out}");
         let (code, shown) = json(&["policy", "inspect", module, "-o", "json"]);
         assert_eq!((code, &shown["world"]), (0, &world.into()));
         let cases = std::fs::read_to_string(folder.join("cases.yaml")).unwrap();
@@ -205,19 +207,33 @@ async fn the_examples_load_are_pure_and_keep_their_promises(
 }
 
 #[rstest]
-#[case("bin-packing", "{resources: [cpu, nvidia.com/gpu], upToPercent: 90}", "request/nvidia.com/gpu")]
-#[case("namespace-tenancy", "{label: team, tenants: {ci: platform, builds: platform}}", "label/team")]
+#[case(
+    "bin-packing",
+    "{resources: [cpu, nvidia.com/gpu], upToPercent: 90}",
+    "request/nvidia.com/gpu",
+    "allocatable/nvidia.com/gpu, available/nvidia.com/gpu of vnodes, request/cpu, request/nvidia.com/gpu of pods"
+)]
+#[case(
+    "namespace-tenancy",
+    "{label: team, tenants: {ci: platform, builds: platform}}",
+    "label/team",
+    "placing reads label/team of vnodes, pod.namespace of pods"
+)]
 #[tokio::test]
 async fn the_examples_that_only_place_load_and_read_what_their_settings_name(
     #[case] name: &str,
     #[case] settings: &str,
     #[case] fact: &str,
+    #[case] read: &str,
 ) {
     let directory = tempfile::tempdir().unwrap();
     let module = file(&directory, "example.wasm", &example_module(name).await.unwrap());
-    let (code, out, error) = said(&["policy", "check", &module, "--settings", settings]);
-    assert_eq!(code, 0, "{out}{error}");
-    assert!(out.contains(name) && out.contains("placement was tried with a made-up pod"), "{out}");
+    for seed in ["1", "2"] {
+        let (code, out, error) = said(&["policy", "check", &module, "--settings", settings, "--seed", seed]);
+        assert_eq!(code, 0, "{out}{error}");
+        assert!(out.contains(name) && out.contains(read), "{read}: {out}");
+        assert!(out.contains("1000 random vnodes for 40 random pods, at both stages"), "{out}");
+    }
     let (code, shown) = json(&["policy", "inspect", &module, "-o", "json", "--settings", settings]);
     assert_eq!((code, &shown["world"]), (0, &"place-policy".into()), "{shown:#}");
     let facts = shown["reads"]["facts"].as_array().unwrap();

@@ -1,13 +1,15 @@
 //! `kubeocean policy check`: every loading step of the Syncer, offline, and then more trials than a load has time for.
 
 mod cases;
+mod places;
+mod pods;
 pub(super) mod rows;
 mod trials;
 
 use std::{path::PathBuf, sync::Arc};
 
 use clap::Args as ClapArgs;
-use kubeocean_engine::{Engine, LoadCode, Module, ModuleLimits, ModuleOutline};
+use kubeocean_engine::{Decision, Engine, LoadCode, Module, ModuleLimits, ModuleOutline};
 use serde::Serialize;
 use serde_json::Value;
 
@@ -39,7 +41,7 @@ pub(crate) struct Args {
     /// Settings as JSON or YAML, instead of a file
     #[arg(long, value_name = "JSON", conflicts_with = "file", value_parser = module::settings)]
     settings: Option<Value>,
-    /// Start of the random nodes; the same number gives the same ones
+    /// Start of the random nodes and pods; the same number gives the same ones
     #[arg(long, default_value_t = 1)]
     seed: u64,
     #[command(flatten)]
@@ -150,17 +152,31 @@ fn check_case(
     };
     let said = module.describe();
     report.ok(named("settings"), serde_json::to_string(&case.settings).unwrap_or_default());
-    if !said.decisions.contains(&kubeocean_engine::Decision::Lease) {
-        report.notes.push(
-            "placement was tried with a made-up pod; `kubeocean policy test` asks about yours".to_owned(),
-        );
-        return Ok(());
-    }
+    let tried = |decision| said.decisions.contains(&decision) && case.asks(decision);
     let list = |names: &[String]| if names.is_empty() { "none".to_owned() } else { names.join(", ") };
-    report.ok(named("facts"), format!("reads {}; caps {}", list(&said.facts), list(&said.caps)));
-    let result = try_out(args.seed, &module, case, &said.facts, &said.caps, |step, detail| {
-        report.ok(named(step), detail);
-    });
+    let mut result = Ok(());
+    if tried(Decision::Lease) {
+        report.ok(named("facts"), format!("reads {}; caps {}", list(&said.facts), list(&said.caps)));
+        result = try_leases(args.seed, &module, case, &said.facts, &said.caps, |step, detail| {
+            report.ok(named(step), detail);
+        });
+    }
+    if result.is_ok() && tried(Decision::Place) {
+        let (of_vnodes, of_pods) = module.place_facts();
+        report.ok(
+            named("facts"),
+            format!("placing reads {} of vnodes, {} of pods", list(of_vnodes), list(of_pods)),
+        );
+        result = match places::purity(&module, &case.zone, &case.settings, args.seed) {
+            Ok(pods) => {
+                let rows = places::ROWS;
+                let how = "at both stages, together, in another order and alone";
+                report.ok(named("purity"), format!("{rows} random vnodes for {pods} random pods, {how}"));
+                Ok(())
+            }
+            Err(found) => Err(("purity", found)),
+        };
+    }
     result.map_err(|(step, found)| {
         let text = format!("{}: {}", found.code, found.message);
         report.fail(named(step), text.clone());
@@ -169,7 +185,7 @@ fn check_case(
 }
 
 /// Purity, then promises.
-fn try_out(
+fn try_leases(
     seed: u64,
     module: &Module,
     case: &Case,

@@ -34,6 +34,12 @@ impl From<&PlaceAnswer> for PlaceRowAnswer {
 }
 
 impl Module {
+    /// Names of the facts it reads for places: about vnodes, and about pods.
+    pub fn place_facts(&self) -> (&[String], &[String]) {
+        let needs = &self.running.place_needs;
+        (&needs.node.names, &needs.pod_names)
+    }
+
     /// One work unit: fresh instance, `create`, one call with all candidates, nothing memoised.
     pub fn place(
         &self,

@@ -18,6 +18,8 @@ pub(super) struct Case {
     /// Nobody gave the settings.
     pub(super) assumed: bool,
     pub(super) limits: ModuleLimits,
+    /// The only decisions asked for; `None`: all of the module.
+    decisions: Option<Vec<Decision>>,
     pub(super) zone: TimeZone,
     /// Why the entry cannot run this module, with its load code.
     pub(super) refused: Option<String>,
@@ -31,10 +33,16 @@ impl Case {
             assumed: settings.is_none(),
             settings: settings.unwrap_or_else(|| Value::Object(serde_json::Map::new())),
             limits: ModuleLimits::default(),
+            decisions: None,
             zone: TimeZone::UTC,
             refused: None,
             notes: Vec::new(),
         }
+    }
+
+    /// Whether the module is asked for this decision, if it makes it at all.
+    pub(super) fn asks(&self, decision: Decision) -> bool {
+        self.decisions.as_ref().is_none_or(|decisions| decisions.contains(&decision))
     }
 }
 
@@ -97,6 +105,7 @@ fn case(entry: &PolicyEntry, module: &str, outline: &ModuleOutline, zone: &TimeZ
         settings: spec.settings,
         assumed: false,
         limits: ModuleLimits { timeout_ms: spec.timeout_ms, memory_mib: spec.memory_mib },
+        decisions: spec.decisions,
         zone: zone.clone(),
         refused,
         notes,
@@ -154,6 +163,17 @@ mod tests {
             "apiVersion: v1\nkind: Namespace\nmetadata: {{name: n}}\n---\nkind: ResourceLeasingPolicy\nspec: {{cluster: c, timeZone: Europe/Rome, policies: {entries}}}\n"
         );
         of_file(&text, module, &outline(), named)
+    }
+
+    #[test]
+    fn an_entry_is_asked_for_what_it_decides() {
+        let asks = |entry: &str| {
+            let cases = of(&format!("[{{name: a, module: {{configMap: {{name: m}}}}{entry}}}]"), "m", None);
+            let case = &cases.unwrap()[0];
+            (case.asks(Decision::Lease), case.asks(Decision::Place))
+        };
+        assert_eq!(asks(""), (true, true));
+        assert_eq!(asks(", decisions: [lease]"), (true, false));
     }
 
     const TWO: &str = "[{name: half, module: {builtin: cpu-percentage}}, \

@@ -2,6 +2,8 @@
 //!
 //! Pure: the same seed gives the same nodes, so a failure can be repeated.
 
+use std::collections::BTreeMap;
+
 use kubeocean_engine::NodeFacts;
 use serde_json::Value;
 
@@ -28,11 +30,11 @@ impl Random {
         i64::try_from(self.next() % end).unwrap_or(0)
     }
 
-    fn chance(&mut self, one_in: i64) -> bool {
+    pub(super) fn chance(&mut self, one_in: i64) -> bool {
         self.below(one_in) == 0
     }
 
-    fn pick<'a>(&mut self, from: &'a [String]) -> Option<&'a String> {
+    pub(super) fn pick<'a>(&mut self, from: &'a [String]) -> Option<&'a String> {
         let index = self.below(i64::try_from(from.len()).unwrap_or(0));
         from.get(usize::try_from(index).unwrap_or(0))
     }
@@ -65,12 +67,19 @@ impl Vocabulary {
         all.resources.extend(caps.iter().cloned());
         all.resources.sort();
         all.resources.dedup();
-        all.texts = ["", "true", "false", "0", "17", "2026-03-07T12:00:00Z", "zone-a", "ä ö", "%s{}\\\"\n"]
-            .map(str::to_owned)
-            .into();
-        collect_texts(settings, &mut all.texts);
+        all.texts = texts(settings);
         all
     }
+}
+
+/// Values of labels and the like: odd ones, and those of the settings.
+pub(super) fn texts(settings: &Value) -> Vec<String> {
+    let mut all: Vec<String> =
+        ["", "true", "false", "0", "17", "2026-03-07T12:00:00Z", "zone-a", "ä ö", "%s{}\\\"\n"]
+            .map(str::to_owned)
+            .into();
+    collect_texts(settings, &mut all);
+    all
 }
 
 /// Every text of the settings may be what the module compares a label with.
@@ -106,13 +115,7 @@ fn node(random: &mut Random, vocabulary: &Vocabulary, number: usize) -> NodeFact
         (&vocabulary.annotations, &mut facts.annotations),
         (&vocabulary.taints, &mut facts.taints),
     ] {
-        for key in keys {
-            if !random.chance(4)
-                && let Some(value) = random.pick(&vocabulary.texts)
-            {
-                map.insert(key.clone(), value.clone());
-            }
-        }
+        *map = values(random, keys, &vocabulary.texts);
     }
     for resource in &vocabulary.resources {
         if random.chance(8) {
@@ -130,8 +133,21 @@ fn node(random: &mut Random, vocabulary: &Vocabulary, number: usize) -> NodeFact
     facts
 }
 
+/// Most of the keys, each with one of the texts.
+pub(super) fn values(random: &mut Random, keys: &[String], texts: &[String]) -> BTreeMap<String, String> {
+    let mut map = BTreeMap::new();
+    for key in keys {
+        if !random.chance(4)
+            && let Some(value) = random.pick(texts)
+        {
+            map.insert(key.clone(), value.clone());
+        }
+    }
+    map
+}
+
 /// From nothing over a few to more than any node has.
-fn amount(random: &mut Random) -> i64 {
+pub(super) fn amount(random: &mut Random) -> i64 {
     match random.below(8) {
         0 => 0,
         1 => 1,
@@ -142,7 +158,7 @@ fn amount(random: &mut Random) -> i64 {
     }
 }
 
-fn portion(random: &mut Random, total: i64) -> i64 {
+pub(super) fn portion(random: &mut Random, total: i64) -> i64 {
     match random.below(6) {
         0 => 0,
         1 => total,

@@ -1,7 +1,7 @@
 //! What is tried on random nodes: the same inputs give the same answers, and an answer holds as long as it says.
 
 use jiff::{Timestamp, tz::TimeZone};
-use kubeocean_engine::{FaultKind, LEASE_ROWS, Module, NodeFacts, RowAnswer};
+use kubeocean_engine::{CallFailed, FaultKind, LEASE_ROWS, Module, NodeFacts, RowAnswer};
 
 use super::rows::Random;
 
@@ -12,9 +12,9 @@ const ATTEMPTS: u32 = 5;
 /// Moments of a year the nodes are spread over.
 const MOMENTS: i64 = 8;
 /// 2026-01-01T00:00:00Z.
-const FIRST_MOMENT: i64 = 1_767_225_600;
+pub(super) const FIRST_MOMENT: i64 = 1_767_225_600;
 /// A day in seconds.
-const DAY: i64 = 24 * 3600;
+pub(super) const DAY: i64 = 24 * 3600;
 /// An answer without an end is looked at again within this time.
 const HORIZON: i64 = 8 * DAY;
 
@@ -103,21 +103,29 @@ pub(super) fn promises(
     Ok(asked)
 }
 
-/// A call that takes too long is made again: the limit is of real time, and the machine may have had other things to do.
 fn ask(
     module: &Module,
     zone: &TimeZone,
     at: Timestamp,
     nodes: &[NodeFacts],
 ) -> Result<Vec<RowAnswer>, Misbehaviour> {
+    attempted(|| module.lease(at, zone, nodes), || format!("at {} for {}", local(zone, at), json(nodes)))
+}
+
+/// A call that takes too long is made again: the limit is of real time, and the machine may have had other things to do.
+/// `asked` says what it was about.
+pub(super) fn attempted<T>(
+    call: impl Fn() -> Result<T, CallFailed>,
+    asked: impl FnOnce() -> String,
+) -> Result<T, Misbehaviour> {
     let mut left = ATTEMPTS;
     loop {
         left -= 1;
-        match module.lease(at, zone, nodes) {
+        match call() {
             Ok(answers) => return Ok(answers),
             Err(error) if left > 0 && error.0.starts_with(FaultKind::Timeout.as_str()) => {}
             Err(error) => {
-                let message = format!("{error}, at {} for {}", local(zone, at), json(nodes));
+                let message = format!("{error}, {}", asked());
                 return Err(Misbehaviour { code: "TrialFailed", message });
             }
         }
@@ -167,7 +175,7 @@ fn difference(a: &RowAnswer, b: &RowAnswer) -> String {
 }
 
 /// At most some lines, for a message.
-fn json(value: &(impl serde::Serialize + ?Sized)) -> String {
+pub(super) fn json(value: &(impl serde::Serialize + ?Sized)) -> String {
     const SHOWN: usize = 2000;
     let text = serde_json::to_string(value).unwrap_or_default();
     match text.char_indices().nth(SHOWN) {
@@ -176,11 +184,11 @@ fn json(value: &(impl serde::Serialize + ?Sized)) -> String {
     }
 }
 
-fn moment(unix: i64) -> Timestamp {
+pub(super) fn moment(unix: i64) -> Timestamp {
     Timestamp::from_second(unix).unwrap_or(Timestamp::MAX)
 }
 
-fn local(zone: &TimeZone, at: Timestamp) -> String {
+pub(super) fn local(zone: &TimeZone, at: Timestamp) -> String {
     at.to_zoned(zone.clone()).strftime("%Y-%m-%dT%H:%M:%S").to_string()
 }
 
