@@ -149,8 +149,7 @@ fn free_port() -> u16 {
 /// Waits until so many entries of a policy run.
 async fn wait_active(worker: &Objects, policy: &str, count: usize) {
     wait_until("the entries to run", DEADLINE, async || {
-        let path = format!("/apis/cloud.tencent.com/v1beta1/resourceleasingpolicies/{policy}");
-        let policy = worker.get(&path).await.unwrap_or_default();
+        let policy = worker.get(&paths::policy(policy)).await.unwrap_or_default();
         let entries = policy["status"]["policies"].as_array().cloned().unwrap_or_default();
         let active = entries.iter().filter(|entry| entry["state"] == "Active").count();
         if active == count { Ok(()) } else { Err(policy["status"].to_string()) }
@@ -288,12 +287,11 @@ async fn a_real_scheduler_keeps_away_from_rejected_vnodes_and_prefers_good_ones(
         computing.create("/api/v1/namespaces/default/pods", &pod(&name, "ext", &json!({}))).await;
         assert_eq!(scheduled(&computing, &name).await, vnode(&nodes[2]), "the place with the best score");
     }
-    let policy = "/apis/cloud.tencent.com/v1beta1/resourceleasingpolicies/ext";
     let given_up = |policy: &Value| {
         let looping = &policy["status"]["policies"][1];
         (looping["state"] == "Quarantined").then(|| looping.clone())
     };
-    let looping = worker.wait("the looping entry to be given up", policy, given_up).await;
+    let looping = worker.wait("the looping entry to be given up", &paths::policy("ext"), given_up).await;
     assert!(text(&looping["lastError"]).starts_with("Timeout"), "{looping}");
     assert!(looping["errors"].as_u64() >= Some(3), "{looping}");
     let only = only_on(&vnode(&nodes[0]));

@@ -17,9 +17,7 @@ use kubeocean_api::{
     place::{Answer, OnError, Question, Row},
 };
 use kubeocean_bench::Figure;
-use kubeocean_engine::{
-    Engine, EngineConfig, ModuleFetch, NodeFacts, PlaceNode, PlaceRequest, PolicyHost, PolicySpec, Stage,
-};
+use kubeocean_engine::{Engine, EngineConfig, NodeFacts, PlaceNode, PlaceRequest, PolicyHost, Stage};
 use kubeocean_hostile_policies::{Guest, place_guest};
 use kubeocean_manager::extender::{
     certificate::{CertificateFiles, server_config},
@@ -30,8 +28,8 @@ use kubeocean_syncer::placement::{desk::PlaceRow, facts_of_pod};
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
-use crate::host::{NODES, loading_host, policy};
-use crate::module::{nodes, now};
+use crate::host::{NODES, placing_host};
+use crate::module::{at, nodes, now};
 
 const CLUSTER: &str = "c1";
 const PODS: usize = 200;
@@ -72,23 +70,6 @@ impl Syncers for OneSyncer {
     }
 }
 
-/// A policy whose entries are these modules, loaded.
-fn host(engine: &Engine, guests: &[Guest]) -> anyhow::Result<Arc<PolicyHost>> {
-    let mut spec: PolicySpec = policy(0, &json!({}))?;
-    for (number, guest) in guests.iter().enumerate() {
-        let name = format!("e{number}");
-        let entry = json!({"name": name, "module": {"file": {"path": name}}});
-        spec.spec.policies.push(serde_json::from_value(entry)?);
-        spec.modules.insert(name, ModuleFetch::Ready(guest.bytes().into()));
-    }
-    let (host, loaded) = loading_host(engine);
-    host.set_policies(vec![spec]);
-    while !host.ready() {
-        loaded.recv()?;
-    }
-    Ok(Arc::new(host))
-}
-
 fn pod(number: usize) -> Value {
     json!({
         "metadata": {"name": format!("batch-{number}"), "namespace": "team", "labels": {"app": "batch", "tier": "low"}},
@@ -104,8 +85,8 @@ fn pod(number: usize) -> Value {
 }
 
 /// Sorted milliseconds of filter and prioritize about some pods.
-async fn ask(host: Arc<PolicyHost>, vnodes: &[(String, PlaceNode)], pods: usize) -> anyhow::Result<Vec<f64>> {
-    let syncers = Arc::new(OneSyncer { host, vnodes: vnodes.iter().cloned().collect() });
+async fn ask(host: PolicyHost, vnodes: &[(String, PlaceNode)], pods: usize) -> anyhow::Result<Vec<f64>> {
+    let syncers = Arc::new(OneSyncer { host: Arc::new(host), vnodes: vnodes.iter().cloned().collect() });
     let here = IpAddr::V4(Ipv4Addr::LOCALHOST);
     let listener = tokio::net::TcpListener::bind(SocketAddr::new(here, 0)).await?;
     let address = listener.local_addr()?;
@@ -138,10 +119,6 @@ async fn ask(host: Arc<PolicyHost>, vnodes: &[(String, PlaceNode)], pods: usize)
     Ok(times)
 }
 
-fn percentile(sorted: &[f64], percent: usize) -> f64 {
-    sorted.get((sorted.len() * percent).div_ceil(100).saturating_sub(1)).copied().unwrap_or(0.0)
-}
-
 pub(crate) fn figures() -> anyhow::Result<Vec<Figure>> {
     let engine = Engine::start(EngineConfig::default())?;
     let prefix = vnode_name_prefix(CLUSTER);
@@ -161,20 +138,19 @@ pub(crate) fn figures() -> anyhow::Result<Vec<Figure>> {
     let three: Vec<Guest> = ['a', 'b', 'c'].map(place_guest).into();
     let looping = place_guest('d').with("POISONED", "(call $forever)");
     let runtime = tokio::runtime::Runtime::new()?;
-    let quiet = runtime.block_on(ask(host(&engine, &three)?, &vnodes, PODS))?;
+    let quiet = runtime.block_on(ask(placing_host(&engine, &three)?, &vnodes, PODS))?;
     let four = [three, vec![looping]].concat();
     let mut disturbed = Vec::new();
     for _ in 0..LOOPS {
-        disturbed.extend(runtime.block_on(ask(host(&engine, &four)?, &vnodes, 2))?);
+        disturbed.extend(runtime.block_on(ask(placing_host(&engine, &four)?, &vnodes, 2))?);
     }
     disturbed.sort_by(f64::total_cmp);
     // What the extender has of the scheduler's patience.
     let deadline = TIMEOUT.as_secs_f64() * 0.8 * 1e3;
     Ok(vec![
-        Figure::new("extender, 5,000 vnodes, 3 entries, p50", percentile(&quiet, 50), "ms"),
-        Figure::new("extender, 5,000 vnodes, 3 entries, p99", percentile(&quiet, 99), "ms").budget(20.0),
-        Figure::new("the same with a fourth that loops, p50", percentile(&disturbed, 50), "ms"),
-        Figure::new("the same with a fourth that loops, p99", percentile(&disturbed, 99), "ms")
-            .budget(deadline),
+        Figure::new("extender, 5,000 vnodes, 3 entries, p50", at(&quiet, 50), "ms"),
+        Figure::new("extender, 5,000 vnodes, 3 entries, p99", at(&quiet, 99), "ms").budget(20.0),
+        Figure::new("the same with a fourth that loops, p50", at(&disturbed, 50), "ms"),
+        Figure::new("the same with a fourth that loops, p99", at(&disturbed, 99), "ms").budget(deadline),
     ])
 }

@@ -17,7 +17,7 @@ use kubeocean_engine::{
     BindingFacts, Engine, EngineConfig, Fit, ModuleFetch, NodeFacts, PlaceNode, PlaceRequest, PodFacts,
     PolicyHost, PolicySpec, Stage, Verdict, builtin,
 };
-use kubeocean_hostile_policies::place_guest;
+use kubeocean_hostile_policies::{Guest, place_guest};
 use serde_json::{Value, json};
 
 use crate::module::{nodes, now};
@@ -25,7 +25,7 @@ use crate::module::{nodes, now};
 pub(crate) const NODES: i64 = 5000;
 const ENTRIES: usize = 16;
 
-pub(crate) fn policy(generation: i64, spec: &Value) -> anyhow::Result<PolicySpec> {
+fn policy(generation: i64, spec: &Value) -> anyhow::Result<PolicySpec> {
     Ok(PolicySpec {
         name: "p".to_owned(),
         uid: String::new(),
@@ -51,13 +51,30 @@ fn host(engine: &Engine) -> PolicyHost {
 }
 
 /// A host that tells when something has loaded.
-pub(crate) fn loading_host(engine: &Engine) -> (PolicyHost, Receiver<()>) {
+fn loading_host(engine: &Engine) -> (PolicyHost, Receiver<()>) {
     let (tell, loaded) = channel();
     let changed = Box::new(move || {
         // Nobody waits any more.
         let _ = tell.send(());
     });
     (PolicyHost::new(engine, BindingFacts::default(), TimeZone::UTC, changed), loaded)
+}
+
+/// A policy whose entries are these modules, loaded.
+pub(crate) fn placing_host(engine: &Engine, guests: &[Guest]) -> anyhow::Result<PolicyHost> {
+    let mut spec = policy(0, &json!({}))?;
+    for (number, guest) in guests.iter().enumerate() {
+        let name = format!("e{number}");
+        let entry = json!({"name": name, "module": {"file": {"path": name}}});
+        spec.spec.policies.push(serde_json::from_value(entry)?);
+        spec.modules.insert(name, ModuleFetch::Ready(guest.bytes().into()));
+    }
+    let (host, loaded) = loading_host(engine);
+    host.set_policies(vec![spec]);
+    while !host.ready() {
+        loaded.recv()?;
+    }
+    Ok(host)
 }
 
 fn rows(host: &PolicyHost) -> u64 {
@@ -176,26 +193,13 @@ fn memory(engine: &Engine, nodes: &[Arc<NodeFacts>]) -> anyhow::Result<Vec<Figur
 
 /// Where of 5,000 candidates a pod may go: three texts and three numbers of a node, one entry and three.
 fn place(engine: &Engine, nodes: &[Arc<NodeFacts>]) -> anyhow::Result<Vec<Figure>> {
-    let bytes: Arc<[u8]> = place_guest('a').bytes();
     let candidates: Vec<PlaceNode> = nodes
         .iter()
         .map(|node| PlaceNode { facts: Arc::clone(node), policy: Some(Arc::from("p")) })
         .collect();
     let mut figures = Vec::new();
     for (entries, budget) in [(1, 1.5), (3, 5.0)] {
-        let mut spec = policy(0, &json!({}))?;
-        for number in 0..entries {
-            let name = format!("e{number}");
-            spec.spec
-                .policies
-                .push(serde_json::from_value(json!({"name": name, "module": {"file": {"path": name}}}))?);
-            spec.modules.insert(name, ModuleFetch::Ready(Arc::clone(&bytes).into()));
-        }
-        let (host, loaded) = loading_host(engine);
-        host.set_policies(vec![spec]);
-        while !host.ready() {
-            loaded.recv()?;
-        }
+        let host = placing_host(engine, &vec![place_guest('a'); entries])?;
         let mut times = Vec::new();
         for _ in 0..40 {
             let begun = Instant::now();

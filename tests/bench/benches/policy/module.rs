@@ -57,7 +57,7 @@ fn runs(mut work: impl FnMut() -> anyhow::Result<()>) -> anyhow::Result<Vec<f64>
     Ok(all)
 }
 
-fn at(sorted: &[f64], percent: usize) -> f64 {
+pub(crate) fn at(sorted: &[f64], percent: usize) -> f64 {
     sorted.get((sorted.len() * percent / 100).min(sorted.len().saturating_sub(1))).copied().unwrap_or(0.0)
 }
 

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use kubeocean_engine::PodFacts;
 use serde_json::Value;
 
-use super::rows::{Random, amount, portion, texts, values};
+use super::rows::{Random, amount, portion, scoped, texts, values};
 
 /// What a module reads about pods.
 #[derive(Clone, Debug, Default)]
@@ -25,8 +25,7 @@ impl PodVocabulary {
     /// From the facts about pods that a module declares, and the settings it runs with.
     pub(super) fn new(facts: &[String], settings: &Value) -> Self {
         let mut all = Self { resources: vec!["cpu".into(), "memory".into()], ..Self::default() };
-        for fact in facts {
-            let Some((scope, key)) = fact.trim_start_matches('?').split_once('/') else { continue };
+        for (scope, key) in scoped(facts) {
             let list = match scope {
                 "label" => &mut all.labels,
                 "annotation" => &mut all.annotations,

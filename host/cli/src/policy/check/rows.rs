@@ -54,8 +54,7 @@ impl Vocabulary {
     /// From the facts and caps a module declares, and the settings it runs with.
     pub(in crate::policy) fn new(facts: &[String], caps: &[String], settings: &Value) -> Self {
         let mut all = Self { resources: vec!["cpu".into(), "memory".into()], ..Self::default() };
-        for fact in facts {
-            let Some((scope, key)) = fact.trim_start_matches('?').split_once('/') else { continue };
+        for (scope, key) in scoped(facts) {
             let list = match scope {
                 "label" => &mut all.labels,
                 "annotation" => &mut all.annotations,
@@ -70,6 +69,11 @@ impl Vocabulary {
         all.texts = texts(settings);
         all
     }
+}
+
+/// Scope and key of the facts that have one, such as `label/pool`.
+pub(super) fn scoped(facts: &[String]) -> impl Iterator<Item = (&str, &str)> {
+    facts.iter().filter_map(|fact| fact.trim_start_matches('?').split_once('/'))
 }
 
 /// Values of labels and the like: odd ones, and those of the settings.
