@@ -103,3 +103,8 @@ pub mod __private {
     pub use crate::evaluator::{LeaseEvaluator, PlaceEvaluator};
     pub use crate::export::describe;
 }
+
+/// The example of the README is a test.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

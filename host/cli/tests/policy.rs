@@ -12,23 +12,13 @@ use std::{
 };
 
 use binary::{file, json, said};
-use kubeocean_harness::author::{PolicyProject, example_module, repository};
+use kubeocean_harness::author::{PolicyProject, example_module, lock_of_new, repository};
 use kubeocean_hostile_policies::{Guest, digest, guest};
 use rstest::rstest;
 use tempfile::TempDir;
 
 fn module_file(directory: &TempDir, guest: &Guest) -> String {
     file(directory, "module.wasm", &guest.bytes())
-}
-
-/// The versions of dependencies that the examples are tested with, so that a test asks no registry.
-fn lock(project: &Path, name: &str) {
-    let example = repository().unwrap().join("examples/policies/night-gpu/Cargo.lock");
-    let text = std::fs::read_to_string(example).unwrap();
-    let own = "name = \"night-gpu\"\nversion = \"1.2.0\"";
-    assert!(text.contains(own));
-    let text = text.replace(own, &format!("name = \"{name}\"\nversion = \"0.1.0\""));
-    std::fs::write(project.join("Cargo.lock"), text).unwrap();
 }
 
 fn new(directory: &TempDir, name: &str, kind: &str) -> PathBuf {
@@ -47,7 +37,7 @@ fn new(directory: &TempDir, name: &str, kind: &str) -> PathBuf {
     ]);
     assert_eq!(code, 0, "{error}");
     assert!(out.contains("cargo test"), "{out}");
-    lock(&folder, name);
+    std::fs::write(folder.join("Cargo.lock"), lock_of_new(name).unwrap()).unwrap();
     folder
 }
 
@@ -114,6 +104,57 @@ async fn a_new_policy_builds_passes_its_tests_and_is_a_module_that_checks() {
     let (code, _, error) = said(&["policy", "new", "cheap-nights", "--path", folder.to_str().unwrap()]);
     assert_eq!(code, 2);
     assert!(error.contains("exists already"), "{error}");
+}
+
+/// The SDK as `cargo publish` would upload it, unpacked.
+fn packaged_sdk() -> PathBuf {
+    let target = Path::new(env!("CARGO_TARGET_TMPDIR")).join("published-sdk");
+    let packed = Command::new(env!("CARGO"))
+        .args(["package", "--quiet", "--package", "kubeocean-policy-sdk", "--no-verify", "--allow-dirty"])
+        .args(["--offline", "--locked", "--target-dir"])
+        .arg(&target)
+        .current_dir(repository().unwrap())
+        .output()
+        .unwrap();
+    assert!(packed.status.success(), "{}", String::from_utf8_lossy(&packed.stderr));
+    let name = concat!("kubeocean-policy-sdk-", env!("CARGO_PKG_VERSION"));
+    let folder = target.join(name);
+    if folder.exists() {
+        std::fs::remove_dir_all(&folder).unwrap();
+    }
+    // Files of a package have a date of long ago: cargo would take what it built of others before.
+    let unpacked = Command::new("tar")
+        .args(["--extract", "--gzip", "--touch", "--file"])
+        .arg(target.join("package").join(format!("{name}.crate")))
+        .current_dir(&target)
+        .status()
+        .unwrap();
+    assert!(unpacked.success());
+    folder
+}
+
+#[tokio::test]
+async fn a_new_policy_builds_with_the_sdk_that_is_published() {
+    let directory = tempfile::tempdir().unwrap();
+    let folder = directory.path().join("cheap-nights");
+    let (code, _, error) = said(&["policy", "new", "cheap-nights", "--path", folder.to_str().unwrap()]);
+    assert_eq!(code, 0, "{error}");
+    let manifest = std::fs::read_to_string(folder.join("Cargo.toml")).unwrap();
+    let named = concat!("kubeocean-policy-sdk = \"", env!("CARGO_PKG_VERSION"), "\"");
+    assert!(manifest.contains(named), "{manifest}");
+    // Instead of the registry: the package itself, with nothing of the repository around it.
+    let patch = format!("[patch.crates-io]\nkubeocean-policy-sdk = {{ path = {:?} }}\n", packaged_sdk());
+    std::fs::create_dir(folder.join(".cargo")).unwrap();
+    std::fs::write(folder.join(".cargo/config.toml"), patch).unwrap();
+    std::fs::write(folder.join("Cargo.lock"), lock_of_new("cheap-nights").unwrap()).unwrap();
+    let project = PolicyProject::in_folder("cheap-nights", &folder);
+    let tests = project.test().await.unwrap();
+    assert!(tests.contains("3 passed"), "{tests}");
+    let module = project.build().await.unwrap();
+    let rlp = folder.join("rlp.yaml");
+    let (code, out, error) =
+        said(&["policy", "check", module.to_str().unwrap(), "-f", rlp.to_str().unwrap()]);
+    assert_eq!(code, 0, "{out}{error}");
 }
 
 #[tokio::test]

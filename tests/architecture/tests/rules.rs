@@ -177,6 +177,67 @@ fn every_file_is_compiled() {
     assert!(orphans.is_empty(), "no module declares {orphans:#?}");
 }
 
+/// What strangers depend on: a crates.io page of one of these says what it is, and `cargo publish` takes it as it is.
+const PUBLISHED: &[&str] = &["kubeocean-policy-sdk"];
+
+#[test]
+fn published_crates_can_be_published_and_no_other_is() {
+    let metadata = metadata();
+    let packages = metadata["packages"].as_array().unwrap();
+    // `[]` is `publish = false`.
+    let public = packages.iter().filter(|package| package["publish"] != serde_json::json!([]));
+    let names: Vec<_> = public.clone().map(|package| package["name"].as_str().unwrap()).collect();
+    assert_eq!(names, PUBLISHED);
+    for package in public {
+        let name = package["name"].as_str().unwrap();
+        for field in ["description", "license", "repository", "documentation", "readme", "rust_version"] {
+            assert!(package[field].as_str().is_some_and(|text| !text.is_empty()), "{name} has no {field}");
+        }
+        let texts = |field: &str| -> Vec<String> {
+            package[field].as_array().unwrap().iter().map(|text| text.as_str().unwrap().to_owned()).collect()
+        };
+        // What crates.io accepts.
+        let keywords = texts("keywords");
+        assert!((1..=5).contains(&keywords.len()), "{name}: {keywords:?}");
+        assert!(keywords.iter().all(|keyword| keyword.len() <= 20), "{name}: {keywords:?}");
+        assert!((1..=5).contains(&texts("categories").len()), "{name} has no category");
+        for dependency in package["dependencies"].as_array().unwrap() {
+            // Those of tests are left out if they have no version.
+            if dependency["kind"] == "dev" {
+                continue;
+            }
+            let of = dependency["name"].as_str().unwrap();
+            assert_ne!(dependency["req"], "*", "{name} needs {of} of any version");
+            let elsewhere =
+                dependency["source"].as_str().is_some_and(|source| source.starts_with("registry+"));
+            assert!(elsewhere || PUBLISHED.contains(&of), "{name} needs {of}, which is not published");
+        }
+    }
+}
+
+#[test]
+fn a_published_crate_holds_what_its_users_need_and_no_more() {
+    for name in PUBLISHED {
+        let output = Command::new(env!("CARGO"))
+            .args(["package", "--list", "--allow-dirty", "--offline", "--locked", "--package", name])
+            .current_dir(root())
+            .output()
+            .expect("cargo runs");
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let list = String::from_utf8(output.stdout).unwrap();
+        let files: BTreeSet<&str> = list.lines().collect();
+        for needed in
+            ["Cargo.toml", "LICENSE", "README.md", "src/lib.rs", "wit/policy.wit", "bindings/policy.rs"]
+        {
+            assert!(files.contains(needed), "{name} lacks {needed}: {list}");
+        }
+        let folders = ["src/", "wit/", "bindings/", "component-types/"];
+        let more =
+            files.iter().filter(|file| file.contains('/') && !folders.iter().any(|of| file.starts_with(of)));
+        assert_eq!(more.count(), 0, "{name} holds more than it needs: {list}");
+    }
+}
+
 /// The tables of the specifications that say which test makes which acceptance check.
 #[test]
 fn acceptance_checks_name_tests_that_exist() {

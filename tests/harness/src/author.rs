@@ -19,6 +19,8 @@ const MISSING: i32 = 77;
 pub struct PolicyProject {
     name: String,
     folder: PathBuf,
+    /// Where cargo builds, if not in the user's cache.
+    target: Option<PathBuf>,
     /// Removed with the value when the folder is ours.
     _temporary: Option<tempfile::TempDir>,
 }
@@ -59,12 +61,19 @@ impl PolicyProject {
         }
         // The workspace's toolchain has the target; a project elsewhere would get the user's default one.
         std::fs::copy(root.join("rust-toolchain.toml"), folder.join("rust-toolchain.toml"))?;
-        Ok(Self { name: name.to_owned(), folder, _temporary: Some(temporary) })
+        Ok(Self { name: name.to_owned(), folder, target: None, _temporary: Some(temporary) })
     }
 
     /// A project that lies in `folder`.
     pub fn in_folder(name: &str, folder: &Path) -> Self {
-        Self { name: name.to_owned(), folder: folder.to_owned(), _temporary: None }
+        Self { name: name.to_owned(), folder: folder.to_owned(), target: None, _temporary: None }
+    }
+
+    /// Builds in this folder, where nothing of other runs lies.
+    #[must_use]
+    pub fn in_target(mut self, folder: &Path) -> Self {
+        self.target = Some(folder.to_owned());
+        self
     }
 
     /// Runs the project's own tests.
@@ -84,7 +93,11 @@ impl PolicyProject {
         self.cargo(&["build", "--quiet", "--target", TARGET, "--release"]).await?;
         println!("{} built in {:?}", self.name, started.elapsed());
         let file = format!("{}.wasm", self.name.replace('-', "_"));
-        Ok(cache_folder()?.join(TARGET).join("release").join(file))
+        Ok(self.target()?.join(TARGET).join("release").join(file))
+    }
+
+    fn target(&self) -> Result<PathBuf> {
+        self.target.clone().map_or_else(cache_folder, Ok)
     }
 
     /// Runs cargo in the project and returns what it printed.
@@ -105,7 +118,7 @@ impl PolicyProject {
         }
         let output = command
             .args(args)
-            .env("CARGO_TARGET_DIR", cache_folder()?)
+            .env("CARGO_TARGET_DIR", self.target()?)
             .current_dir(&self.folder)
             .stdin(Stdio::null())
             .kill_on_drop(true)
@@ -118,6 +131,21 @@ impl PolicyProject {
         }
         Ok(out.into_owned())
     }
+}
+
+/// A `Cargo.lock` for a project of `kubeocean policy new`: the versions of dependencies that the examples are tested with, so
+/// that a test asks no registry.
+///
+/// # Errors
+/// The example it is taken from changed.
+pub fn lock_of_new(name: &str) -> Result<String> {
+    let example = repository()?.join("examples/policies/night-gpu/Cargo.lock");
+    let lock = std::fs::read_to_string(&example).with_context(|| format!("reading {}", example.display()))?;
+    let own = "name = \"night-gpu\"\nversion = \"1.2.0\"";
+    if !lock.contains(own) {
+        bail!("{} has another version", example.display());
+    }
+    Ok(lock.replace(own, &format!("name = \"{name}\"\nversion = \"0.1.0\"")))
 }
 
 /// The module of `examples/policies/<name>`.

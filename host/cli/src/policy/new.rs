@@ -36,7 +36,7 @@ pub(crate) struct Args {
     /// Folder to make instead of ./NAME
     #[arg(long, value_name = "DIR")]
     path: Option<PathBuf>,
-    /// Folder of the policy SDK [default: this release of it from its repository]
+    /// Folder of the policy SDK [default: this release of it from crates.io]
     #[arg(long, value_name = "DIR")]
     sdk: Option<PathBuf>,
     /// Form of the output
@@ -110,9 +110,9 @@ const KEYWORDS: [&str; 40] = [
     "unsafe", "use", "where",
 ];
 
-/// The SDK of the release this program belongs to.
+/// The SDK of the release this program belongs to, as published.
 fn released_sdk() -> String {
-    format!("{{ git = {:?}, tag = \"v{}\" }}", env!("CARGO_PKG_REPOSITORY"), env!("CARGO_PKG_VERSION"))
+    format!("{:?}", env!("CARGO_PKG_VERSION"))
 }
 
 fn local_sdk(path: &Path) -> anyhow::Result<String> {
