@@ -199,9 +199,12 @@ fn note_differences(entry: &Entry, question: &Question, drafts: &[PlaceDraft], g
             differences.remove(&node.node_name);
             continue;
         };
-        crate::entry::counters::add(&entry.slot.counters.audit_differences, 1);
         let (pod, vnode) = (&question.pod, &node.vnode_name);
         let text = format!("{vnode}: {}/{} {change}", pod.namespace, pod.name);
-        differences.insert(node.node_name.clone(), text);
+        // A scheduler asks again about a pod that waits; that is no news.
+        if differences.get(&node.node_name) != Some(&text) {
+            crate::entry::counters::add(&entry.slot.counters.audit_differences, 1);
+            differences.insert(node.node_name.clone(), text);
+        }
     }
 }

@@ -24,6 +24,11 @@ pub(crate) fn engine() -> &'static Engine {
     ENGINE.get_or_init(|| Engine::start(EngineConfig { threads: 4, ..EngineConfig::default() }).unwrap())
 }
 
+/// Times are asserted as they are promised: in a run of one test on an idle machine.
+pub(crate) fn strict() -> bool {
+    std::env::var_os("KUBEOCEAN_STRICT_BOUNDS").is_some()
+}
+
 pub(crate) fn at(text: &str) -> Timestamp {
     text.parse().unwrap()
 }
