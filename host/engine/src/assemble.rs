@@ -76,7 +76,8 @@ impl Inner {
         let mut listed = Vec::new();
         for (index, entry) in spec.spec.policies.iter().enumerate() {
             let fits = index < MAX_ENTRIES && *budget > 0;
-            *budget = budget.saturating_sub(1);
+            // One that is refused takes no place from a younger policy.
+            *budget -= usize::from(fits);
             let entry_spec = from_entry(entry);
             let fetch = spec.modules.get(&entry.name).cloned().unwrap_or_default();
             let fetch = if fits { fetch } else { too_many() };

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use kubeocean_engine::{
-    EntryState, EntryVerdict, FetchedModule, ModuleClaims, ModuleFetch, NodeFacts, Reclaim, Recorded,
-    Verdict, builtin,
+    EntryState, EntryVerdict, FetchedModule, MAX_EVALUATORS, ModuleClaims, ModuleFetch, NodeFacts, Reclaim,
+    Recorded, Verdict, builtin,
 };
 use rstest::rstest;
 use serde_json::json;
@@ -310,6 +310,17 @@ fn audit_reports_and_changes_nothing() {
     let (affected, sample) = host.entry("zero").audit.unwrap();
     assert_eq!(affected, 2);
     assert!(sample[0].starts_with("a: cpu 5900 -> 0 ("), "{}", sample[0]);
+    let counted = || host.numbers("p/zero").counters.audit_differences;
+    assert_eq!(counted(), 2);
+    host.one(seconds(1), node("a"));
+    assert_eq!(counted(), 2, "decided again with the same difference: no news");
+    let more = |cpu: i64| NodeFacts { used: [("cpu".to_owned(), cpu)].into(), ..node("a") };
+    host.one(seconds(2), more(6000));
+    assert_eq!(counted(), 3, "cpu 5000 -> 0 is another difference");
+    host.one(seconds(3), more(16_000));
+    assert_eq!(host.entry("zero").audit.unwrap().0, 1, "nothing is left that it could take");
+    host.one(seconds(4), more(6000));
+    assert_eq!(counted(), 4, "the difference is back");
     host.host.forget_node("a");
     assert_eq!(host.entry("zero").audit.unwrap().0, 1);
 }
@@ -501,4 +512,34 @@ fn more_entries_than_allowed_do_not_run() {
     let host = host(vec![many]);
     assert_eq!(host.state("e15"), EntryState::Active);
     assert!(host.error("e16").starts_with("TooManyPolicies"));
+}
+
+/// Policy spec section 8: 64 evaluators in all policies, the oldest policies first.
+#[test]
+fn the_sixty_fifth_entry_of_all_policies_does_not_run_until_another_goes() {
+    let of = |policy_number: i64, entries: std::ops::Range<i64>| {
+        let empty = policy(json!({})).named(&format!("p{policy_number}"), policy_number);
+        entries.fold(empty, |policy, i| {
+            policy.builtin(&format!("e{i}"), "cpu-percentage", json!({"cpuPercent": 100 - i}))
+        })
+    };
+    // The third one has an entry more than a policy may have; it takes no place from others.
+    let policies = || vec![of(5, 65..66), of(1, 0..16), of(2, 16..32), of(3, 32..49), of(4, 49..65)];
+    let host = host(policies());
+    let states = |wanted: EntryState| -> Vec<String> {
+        let policies = host.host.status(noon()).into_iter();
+        policies.flat_map(|policy| policy.entries).filter(|e| e.state == wanted).map(|e| e.name).collect()
+    };
+    assert_eq!(MAX_EVALUATORS, 64);
+    assert_eq!(states(EntryState::Active).len(), 64);
+    assert_eq!(states(EntryState::Invalid), ["e48", "e65"]);
+    for name in ["e48", "e65"] {
+        let told = "TooManyPolicies: at most 16 entries in a policy and 64 in all policies";
+        assert_eq!(host.error(name), told);
+    }
+    assert_eq!(host.one(noon(), node("a")).governed_by.as_deref(), Some("p1"));
+    let mut fewer = policies();
+    fewer[2] = of(2, 16..31);
+    host.set(fewer);
+    assert_eq!(states(EntryState::Invalid), ["e48"], "there is room for the youngest now");
 }
