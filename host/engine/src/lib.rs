@@ -75,7 +75,7 @@ pub use place::counters::PlaceCounters;
 pub use place::explain::PlaceStep;
 pub use place::facts::PodFacts;
 pub use place::host::{PlaceNode, PlaceRequest};
-pub use place::module::PlaceRowAnswer;
+pub use place::module::{OpenPlace, PlaceRowAnswer};
 pub use place::record::PlaceRecord;
 pub use record::{Record, Recorded, RecordedOffset};
 pub use replay::ReplayError;

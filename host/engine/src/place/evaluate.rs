@@ -224,11 +224,23 @@ pub(crate) fn run(
         return Err(Fault::invalid("the module does not export place").into());
     };
     let mut unit = PlaceUnit::create(pre, &running.caller, &running.settings)?;
+    let answers = run_in(running, &mut unit, stage, now, rows);
+    running.dropped(unit.dropped_lines());
+    answers
+}
+
+/// One call of an instance, output checked.
+pub(crate) fn run_in(
+    running: &Running,
+    unit: &mut PlaceUnit,
+    stage: Stage,
+    now: types::Now,
+    rows: &PlaceRows,
+) -> Result<Vec<Arc<PlaceAnswer>>, CallError> {
     let needs = &running.place_needs;
     let (pod, nodes) = (rows.pod_frame(needs), rows.node_frame(needs));
-    let output = unit.place(stage, now, &pod.frame(), &nodes.frame());
-    running.dropped(unit.dropped_lines());
-    Ok(check_output(&output?, rows.len(), now.unix_seconds)?)
+    let output = unit.place(stage, now, &pod.frame(), &nodes.frame())?;
+    Ok(check_output(&output, rows.len(), now.unix_seconds)?)
 }
 
 /// Runs one in so many batches again with the rows reversed. Reports, changes nothing (PO-1005).

@@ -8,12 +8,14 @@ use serde::{Deserialize, Serialize};
 
 use crate::answer::Reason;
 use crate::civil::civil_now;
+use crate::cost::UnitCost;
 use crate::facts::NodeFacts;
 use crate::module::{CallFailed, Module};
 use crate::place::answer::{Fit, PlaceAnswer, Stage};
-use crate::place::evaluate::run;
+use crate::place::evaluate::run_in;
 use crate::place::facts::PodFacts;
 use crate::place::needs::PlaceRows;
+use crate::wasm::place_unit::PlaceUnit;
 
 /// Answer of a module about one candidate.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -49,14 +51,52 @@ impl Module {
         pod: &PodFacts,
         nodes: &[Arc<NodeFacts>],
     ) -> Result<Vec<PlaceRowAnswer>, CallFailed> {
-        if !self.running.place {
+        self.open_place()?.place(stage, now, zone, pod, nodes)
+    }
+
+    /// An instance that answers several calls about places and tells what they cost. Decisions never use one.
+    pub fn open_place(&self) -> Result<OpenPlace, CallFailed> {
+        let pre = self.running.prepared.place.as_ref().filter(|_| self.running.place);
+        let Some(pre) = pre else {
             return Err(CallFailed("WrongWorld: the module does not export place".to_owned()));
-        }
-        let now = civil_now(now, zone);
+        };
+        let unit = PlaceUnit::create(pre, &self.running.caller, &self.running.settings)?;
+        Ok(OpenPlace { unit, module: self.clone() })
+    }
+}
+
+/// See [`Module::open_place`].
+pub struct OpenPlace {
+    unit: PlaceUnit,
+    module: Module,
+}
+
+impl std::fmt::Debug for OpenPlace {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("OpenPlace").field("module", &self.module).finish_non_exhaustive()
+    }
+}
+
+impl OpenPlace {
+    /// One call with all candidates.
+    pub fn place(
+        &mut self,
+        stage: Stage,
+        now: Timestamp,
+        zone: &TimeZone,
+        pod: &PodFacts,
+        nodes: &[Arc<NodeFacts>],
+    ) -> Result<Vec<PlaceRowAnswer>, CallFailed> {
+        let (running, now) = (&self.module.running, civil_now(now, zone));
         let nodes = nodes.iter().map(AsRef::as_ref);
         let rows =
-            PlaceRows::project(&self.running.place_needs, &self.facts, pod, nodes, now.utc_offset_seconds);
-        let answers = run(&self.running, stage, now, &rows)?;
+            PlaceRows::project(&running.place_needs, &self.module.facts, pod, nodes, now.utc_offset_seconds);
+        let answers = run_in(running, &mut self.unit, stage, now, &rows)?;
         Ok(answers.iter().map(|answer| PlaceRowAnswer::from(&**answer)).collect())
+    }
+
+    /// What this instance has cost so far, `create` included.
+    pub fn cost(&self) -> UnitCost {
+        self.unit.cost()
     }
 }

@@ -5,7 +5,8 @@ use wasmtime::component::ResourceAny;
 
 use super::bindings::place::{PlacePolicy, PlacePolicyPre};
 use super::bindings::{place_abi, place_types, types};
-use super::unit::{CallLimits, Caller, HostState, fresh, step};
+use super::unit::{CallLimits, Caller, HostState, cost, fresh, step};
+use crate::cost::UnitCost;
 use crate::fault::{CallError, Fault};
 use crate::place::answer::Stage;
 
@@ -54,6 +55,11 @@ impl PlaceUnit {
             place.call_place(store, self.evaluator, stage, now, pod, nodes)
         })?
         .map_err(CallError::Policy)
+    }
+
+    /// What the instance has cost so far.
+    pub(crate) fn cost(&self) -> UnitCost {
+        cost(&self.store)
     }
 
     /// Log lines dropped so far.

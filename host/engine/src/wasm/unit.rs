@@ -118,6 +118,14 @@ pub(super) fn step<T>(
     })
 }
 
+/// What the instance of a store has cost so far.
+pub(super) fn cost(store: &Store<HostState>) -> UnitCost {
+    UnitCost {
+        fuel: store.get_fuel().ok().map(|left| u64::MAX - left),
+        memory_bytes: store.data().limiter.held_bytes(),
+    }
+}
+
 /// What `describe` says, copied out of the guest.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Description {
@@ -188,14 +196,29 @@ impl LeaseUnit {
 
     /// What the instance has cost so far.
     pub(crate) fn cost(&self) -> UnitCost {
-        UnitCost {
-            fuel: self.store.get_fuel().ok().map(|left| u64::MAX - left),
-            memory_bytes: self.store.data().limiter.held_bytes(),
-        }
+        cost(&self.store)
     }
 
     /// Log lines dropped so far.
     pub(crate) fn dropped_lines(&self) -> u64 {
         self.store.data().log.dropped()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::module::{ModuleLimits, call_limits};
+
+    /// Policy spec section 8: 100 ms and 32 MiB unless the policy says otherwise; a tick is 10 ms, so a call has at least
+    /// the time it is promised and at most 20 ms more.
+    #[test]
+    fn a_call_has_the_time_and_memory_of_the_specification() {
+        let usual = call_limits(ModuleLimits::default());
+        assert_eq!(usual, CallLimits { timeout_ms: 100, memory_bytes: 32 << 20 });
+        assert_eq!((EPOCH.as_millis(), OUTPUT_BYTES, HANDLES), (10, 1 << 20, 64));
+        for (timeout_ms, epochs) in [(10, 2), (11, 3), (100, 11), (101, 12), (1000, 101)] {
+            assert_eq!(CallLimits { timeout_ms, ..usual }.epochs(), epochs, "{timeout_ms} ms");
+        }
     }
 }

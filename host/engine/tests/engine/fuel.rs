@@ -1,4 +1,4 @@
-//! What the built-in modules cost, in fuel, which is the same on every machine: a change of it is a change of the module
+//! What the built-in modules and modules that place cost, in fuel, which is the same on every machine: a change of it is a change of the module
 //! or of the ABI, and is written down (policy spec section 16).
 //!
 //! `KUBEOCEAN_FUEL=write` writes the file anew.
@@ -7,7 +7,8 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
-use kubeocean_engine::{Engine, EngineConfig, ModuleLimits, NodeFacts, builtin};
+use kubeocean_engine::{Engine, EngineConfig, ModuleLimits, NodeFacts, PodFacts, Stage, builtin};
+use kubeocean_hostile_policies::place_guest;
 use serde_json::{Value, json};
 
 use crate::support::*;
@@ -46,6 +47,9 @@ fn a_row_costs_what_is_written_down() {
         open.lease(noon(), &jiff::tz::TimeZone::UTC, &nodes).unwrap();
         measured.insert(name.to_owned(), [fresh, (open.cost().fuel.unwrap() - fresh).div_ceil(256)]);
     }
+    for (name, bytes) in placing() {
+        measured.insert(name.to_owned(), place_costs(&engine, &bytes, &nodes));
+    }
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/engine/fuel.json");
     if std::env::var_os("KUBEOCEAN_FUEL").is_some() {
         std::fs::write(&path, serde_json::to_string_pretty(&measured).unwrap() + "\n").unwrap();
@@ -55,6 +59,34 @@ fn a_row_costs_what_is_written_down() {
     assert_eq!(measured, written, "[fresh unit with one row, one of 256 rows]");
     let plain = engine_without_fuel();
     assert_eq!(plain, None, "the engine that decides counts nothing");
+}
+
+/// The oldest modules that place which this release runs, so that only the host changes what they cost, and one by hand.
+fn placing() -> [(&'static str, Arc<[u8]>); 3] {
+    let frozen = |name: &str| -> Arc<[u8]> {
+        let folder =
+            Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/policies/frozen/wit-1.0-sdk-0.2.0");
+        std::fs::read(folder.join(name)).unwrap().into()
+    };
+    [
+        ("place by hand", place_guest('a').bytes()),
+        ("place by lease-and-place 0.2.0", frozen("lease-and-place.wasm")),
+        ("place by place-only 0.2.0", frozen("place-only.wasm")),
+    ]
+}
+
+fn place_costs(engine: &Engine, bytes: &Arc<[u8]>, nodes: &[NodeFacts]) -> [u64; 2] {
+    let module = engine.load_module(bytes, &json!({}), ModuleLimits::default(), &[]).unwrap();
+    let pod =
+        PodFacts { name: "web".into(), namespace: "shop".into(), priority: Some(1), ..PodFacts::default() };
+    let nodes: Vec<Arc<NodeFacts>> = nodes.iter().cloned().map(Arc::new).collect();
+    let mut open = module.open_place().unwrap();
+    let mut ask = |nodes: &[Arc<NodeFacts>]| {
+        open.place(Stage::Schedule, noon(), &jiff::tz::TimeZone::UTC, &pod, nodes).unwrap();
+        open.cost().fuel.unwrap()
+    };
+    let fresh = ask(&nodes[..1]);
+    [fresh, (ask(&nodes) - fresh).div_ceil(256)]
 }
 
 fn engine_without_fuel() -> Option<u64> {
