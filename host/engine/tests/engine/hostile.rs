@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use kubeocean_engine::{
@@ -53,7 +54,7 @@ fn the_plain_guest_is_a_policy() {
 #[case::schema_is_no_json(guest().with("DESCRIBE", "(i32.store8 (i32.const 1048) (i32.const 40))"), "SchemaInvalid")]
 #[case::lease_loops(guest().with("LEASE", "(call $forever)"), "TrialFailed: Timeout")]
 #[case::lease_traps(guest().with("LEASE", "(unreachable)"), "TrialFailed: Trap")]
-#[case::recursion(guest().with("LEASE", "(drop (call $deep (i32.const 0)))"), "TrialFailed: Trap")]
+#[case::recursion(guest().with("LEASE", "(drop (call $deep (i32.const 0)))"), "TrialFailed: Trap: wasm trap: call stack exhausted")]
 #[case::memory_bomb(guest().with("LEASE", "(call $grow_forever)"), "TrialFailed: Memory")]
 #[case::too_much_memory_at_start(
     guest().with("MEMORY", "(memory (export \"memory\") 1000)"), "DescribeFailed: Memory"
@@ -215,14 +216,25 @@ fn four_endless_loops_delay_a_good_policy_only_a_little() {
         })
         .collect();
     let good = host(vec![policy(json!({"resourceLimits": [{"resource": "cpu", "percent": 50}]}))]);
+    let ended = AtomicUsize::new(0);
     std::thread::scope(|scope| {
         for host in &bad {
-            let host = &host.host;
-            scope.spawn(|| host.decide(noon(), &[Arc::new(poisoned(node("a")))]));
+            let (host, ended) = (&host.host, &ended);
+            scope.spawn(move || {
+                host.decide(noon(), &[Arc::new(poisoned(node("a")))]);
+                ended.fetch_add(1, Ordering::SeqCst);
+            });
+        }
+        let deadline = Instant::now() + Duration::from_mins(1);
+        while engine().numbers().instances_in_use < bad.len() {
+            assert!(Instant::now() < deadline, "the loops do not begin");
+            std::thread::yield_now();
         }
         let started = Instant::now();
         assert_eq!(cpu(&good.one(noon(), node("a"))), 5900);
-        assert!(started.elapsed().as_millis() < 900, "took {:?}", started.elapsed());
+        let took = started.elapsed();
+        assert_eq!(ended.load(Ordering::SeqCst), 0, "it waited for a loop to end: {took:?}");
+        assert!(!strict() || took.as_millis() < 300, "took {took:?}");
     });
 }
 
@@ -260,14 +272,18 @@ fn endless_loops_of_one_host_do_not_hold_up_the_rows_of_a_good_policy() {
     nodes.push(Arc::new(of_pool("custom", "custom")));
     let started = Instant::now();
     let mut told: BTreeMap<usize, (Duration, Verdict, i64)> = BTreeMap::new();
+    let mut order = Vec::new();
     host.host.decide_each(noon(), &nodes, |index, decision| {
+        order.push(index);
         let entry = (started.elapsed(), decision.verdict, cpu(&decision));
         assert!(told.insert(index, entry).is_none(), "each node is told once");
     });
     assert_eq!(told.len(), nodes.len());
     assert_eq!((told[&8].2, told[&9].2), (5900, 7));
+    order[..2].sort_unstable();
+    assert_eq!(order[..2], [8, 9], "a good policy waited for a loop to end: {told:?}");
     for good in [8, 9] {
-        assert!(told[&good].0.as_millis() < 900, "a good policy waited {:?}", told[&good].0);
+        assert!(!strict() || told[&good].0.as_millis() < 300, "a good policy waited {:?}", told[&good].0);
     }
     assert!(told[&0].0.as_millis() >= 1000, "the loops were really on");
     assert_eq!(told[&0].1, Verdict::Withhold);
@@ -276,6 +292,31 @@ fn endless_loops_of_one_host_do_not_hold_up_the_rows_of_a_good_policy() {
         (Verdict::Offer, 11_800),
         "a good row beside a looping one is answered"
     );
+}
+
+/// Policy spec sections 8 and 14: what is just within a limit loads, and one more does not.
+#[rstest]
+#[case::a_call_hands_over_one_mebibyte(
+    |bytes| guest().with("MEMORY", "(memory (export \"memory\") 32)").with("DESCRIBE", &format!("(i32.store (i32.const 36) (i32.const {bytes}))")),
+    [1_040_000, 1_060_000],
+    "DescribeFailed: Output"
+)]
+#[case::memory_is_32_mebibytes(
+    |pages| guest().with("LEASE", &format!("(drop (memory.grow (i32.const {pages})))")), [504, 505], "TrialFailed: Memory"
+)]
+#[case::a_table_has_20_000_elements(
+    |more| guest().with("LEASE", &format!("(drop (table.grow 0 (ref.null func) (i32.const {more})))")),
+    [19_999, 20_000],
+    "TrialFailed: Memory"
+)]
+fn a_limit_is_where_it_is_said_to_be(
+    #[case] guest: fn(usize) -> Guest,
+    #[case] at: [usize; 2],
+    #[case] error: &str,
+) {
+    let within = beside_a_good_one(&guest(at[0]).bytes());
+    assert_eq!(within.state("bad"), EntryState::Active, "{}", within.error("bad"));
+    refused(&guest(at[1]).bytes(), error);
 }
 
 /// PO-711, PO-304: a panic, for example about a fact that was not declared, is told in the module's own words.
@@ -383,7 +424,6 @@ fn a_broken_promise_is_noticed_at_the_refresh_and_lasts_ten_minutes() {
 fn too_large_settings_and_failed_fetches_are_named() {
     let bytes = guest().bytes();
     let big = json!({"settings": {"a": "x".repeat(1 << 20)}});
-    let started = Instant::now();
     let host = host(vec![
         policy(json!({}))
             .module("big", &bytes, big)
@@ -400,5 +440,4 @@ fn too_large_settings_and_failed_fetches_are_named() {
     );
     assert_eq!((host.error("later").as_str(), host.state("later")), ("", EntryState::Loading));
     assert_eq!(host.entry("later").desired_digest, Some(digest(&bytes)));
-    assert!(started.elapsed().as_secs() < 30);
 }
