@@ -1,5 +1,8 @@
 //! Bytes -> component -> imports and exports checked by name (PO-203, PO-703, PO-1302).
 
+use std::collections::BTreeSet;
+
+use wasmparser::{ComponentType, ComponentTypeDeclaration, InstanceTypeDeclaration};
 use wasmtime::component::Component;
 
 use super::error::{LoadCode, LoadError};
@@ -26,16 +29,20 @@ pub(crate) fn componentize(bytes: &[u8]) -> Result<std::borrow::Cow<'_, [u8]>, L
         return Err(refuse("the bytes are neither a component nor a WebAssembly module"));
     }
     check_core(bytes)?;
-    wit_component::ComponentEncoder::default()
-        .module(bytes)
-        .and_then(|encoder| encoder.validate(true).encode())
-        .map(Into::into)
-        .map_err(|error| refuse(&format!("{error:#}")))
+    // The encoder was made for what compilers write, and some of what they would never write makes it panic.
+    let encode = || {
+        wit_component::ComponentEncoder::default()
+            .module(bytes)
+            .and_then(|encoder| encoder.validate(true).encode())
+    };
+    let encoded =
+        std::panic::catch_unwind(encode).map_err(|_| refuse("the encoder of components gave up"))?;
+    encoded.map(Into::into).map_err(|error| refuse(&format!("{error:#}")))
 }
 
 /// Names what a core module may not import before the encoder fails on it in its own words.
 fn check_core(bytes: &[u8]) -> Result<(), LoadError> {
-    let mut has_world = false;
+    let (mut has_world, mut versions) = (false, BTreeSet::new());
     for payload in wasmparser::Parser::new(0).parse_all(bytes) {
         let payload = payload.map_err(|error| LoadError::new(LoadCode::NotAPolicy, &error.to_string()))?;
         match payload {
@@ -52,6 +59,8 @@ fn check_core(bytes: &[u8]) -> Result<(), LoadError> {
             }
             wasmparser::Payload::CustomSection(section) if section.name().starts_with("component-type") => {
                 has_world = true;
+                check_world(section.data(), &mut versions)
+                    .map_err(|error| LoadError::new(LoadCode::NotAPolicy, &error.to_string()))??;
             }
             _ => {}
         }
@@ -63,6 +72,71 @@ fn check_core(bytes: &[u8]) -> Result<(), LoadError> {
         LoadCode::NotAPolicy,
         "the module does not say which world it is for (no component-type section)",
     ))
+}
+
+/// Looks at the names of the interfaces in a world that a core module carries. They must be of one version of our package:
+/// packages that depend on each other in a ring make the encoder overflow its stack, and nobody could catch that.
+fn check_world<'a>(
+    world: &'a [u8],
+    versions: &mut BTreeSet<&'a str>,
+) -> Result<Result<(), LoadError>, wasmparser::BinaryReaderError> {
+    let mut names = Vec::new();
+    for payload in wasmparser::Parser::new(0).parse_all(world) {
+        match payload? {
+            wasmparser::Payload::ComponentTypeSection(types) => {
+                for ty in types {
+                    names_in(&ty?, &mut names);
+                }
+            }
+            wasmparser::Payload::ComponentImportSection(imports) => {
+                for import in imports {
+                    names.push(import?.name.name);
+                }
+            }
+            wasmparser::Payload::ComponentExportSection(exports) => {
+                for export in exports {
+                    names.push(export?.name.name);
+                }
+            }
+            _ => {}
+        }
+    }
+    // Only names of interfaces and worlds of a package have a colon.
+    for name in names.into_iter().filter(|name| name.contains(':')) {
+        let Some(of_ours) = name.strip_prefix(PACKAGE) else { return Ok(Err(not_allowed(name))) };
+        versions.insert(of_ours.split_once('@').map_or("", |(_, version)| version));
+        if versions.len() > 1 {
+            let text = "the module's world is of more than one version of the interface";
+            return Ok(Err(LoadError::new(LoadCode::WrongWorld, text)));
+        }
+    }
+    Ok(Ok(()))
+}
+
+/// Names of imports and exports in a type, at any depth; the parser bounds the depth.
+fn names_in<'a>(ty: &ComponentType<'a>, names: &mut Vec<&'a str>) {
+    match ty {
+        ComponentType::Component(declarations) => {
+            for declaration in declarations {
+                match declaration {
+                    ComponentTypeDeclaration::Type(ty) => names_in(ty, names),
+                    ComponentTypeDeclaration::Export { name, .. } => names.push(name.name),
+                    ComponentTypeDeclaration::Import(import) => names.push(import.name.name),
+                    ComponentTypeDeclaration::CoreType(_) | ComponentTypeDeclaration::Alias(_) => {}
+                }
+            }
+        }
+        ComponentType::Instance(declarations) => {
+            for declaration in declarations {
+                match declaration {
+                    InstanceTypeDeclaration::Type(ty) => names_in(ty, names),
+                    InstanceTypeDeclaration::Export { name, .. } => names.push(name.name),
+                    InstanceTypeDeclaration::CoreType(_) | InstanceTypeDeclaration::Alias(_) => {}
+                }
+            }
+        }
+        ComponentType::Defined(_) | ComponentType::Func(_) | ComponentType::Resource { .. } => {}
+    }
 }
 
 fn is_allowed_import(name: &str) -> bool {

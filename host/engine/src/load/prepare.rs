@@ -6,8 +6,7 @@ use serde_json::Value;
 
 use super::cache::{Digest, ModuleCache};
 use super::error::{LoadCode, LoadError};
-use super::schema::Schema;
-use super::settings::canonical;
+use super::settings::accepted_settings;
 use super::trial::trial;
 use crate::config::CompileMode;
 use crate::entry::running::Running;
@@ -89,9 +88,7 @@ impl Loader<'_> {
             .claims
             .check(&description.name, &description.version)
             .map_err(|text| LoadError::new(LoadCode::DescribeFailed, &text))?;
-        let schema = Schema::compile(&description.settings_schema)?;
-        let settings: Arc<str> = canonical(&input.settings)?.into();
-        schema.check(&input.settings)?;
+        let settings: Arc<str> = accepted_settings(&description.settings_schema, &input.settings)?.into();
         let wanted = |decision| input.decisions.as_ref().is_none_or(|list| list.contains(&decision));
         let mut running = Running::new(prepared, digest, description, settings, input.caller.clone());
         running.lease &= wanted(Decision::Lease);

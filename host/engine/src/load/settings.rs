@@ -3,6 +3,7 @@
 use serde_json::Value;
 
 use super::error::{LoadCode, LoadError};
+use super::schema::Schema;
 
 /// Bytes of settings, and of a schema.
 pub(crate) const MAX_JSON_BYTES: usize = 64 << 10;
@@ -10,6 +11,15 @@ pub(crate) const MAX_JSON_BYTES: usize = 64 << 10;
 pub(crate) const MAX_JSON_DEPTH: usize = 32;
 /// Members of one array or object.
 pub(crate) const MAX_JSON_MEMBERS: usize = 4096;
+
+/// Settings as a module with this schema gets them (PO-201), if they fit it and the limits. The schema is the text that the
+/// module's `describe` gives.
+pub fn accepted_settings(schema: &str, settings: &Value) -> Result<String, LoadError> {
+    let schema = Schema::compile(schema)?;
+    let canonical = canonical(settings)?;
+    schema.check(settings)?;
+    Ok(canonical)
+}
 
 /// Equal settings give equal bytes, whatever order they were written in.
 pub(crate) fn canonical(settings: &Value) -> Result<String, LoadError> {
