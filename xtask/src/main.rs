@@ -4,6 +4,7 @@ mod assets;
 mod bench;
 mod demo;
 mod dist;
+mod fuzz;
 mod generate;
 
 use std::ffi::OsString;
@@ -27,6 +28,8 @@ enum Command {
     Demo(demo::Args),
     /// Build the program around what a Syncer does all day: smaller in memory, and faster (Linux)
     Dist(dist::Args),
+    /// Look for modules, settings, records and questions that break something, guided by coverage
+    Fuzz(fuzz::Args),
     /// Rewrite the checked-in files that are generated from code
     Generate,
 }
@@ -37,6 +40,7 @@ fn main() -> anyhow::Result<()> {
         Command::Bench(args) => bench::run(&args),
         Command::Demo(args) => demo::run(&args),
         Command::Dist(args) => dist::run(&args),
+        Command::Fuzz(args) => fuzz::run(&args),
         Command::Generate => generate::run(),
     }
 }
