@@ -27,6 +27,8 @@ pub struct Target {
     pub name: &'static str,
     /// Does everything that is done with such bytes. Panics: a finding.
     pub run: fn(&[u8]),
+    /// What takes long and is done once, before any input and its time.
+    pub prepare: fn(),
     /// Inputs to begin with, beside those in its folder.
     pub seeds: fn() -> Vec<Vec<u8>>,
     /// Longer inputs are not tried: what is found with long ones is found with short ones, sooner.

@@ -21,8 +21,9 @@ fn start() {
         std::process::exit(0);
     }
     let name = std::env::var("KUBEOCEAN_FUZZ_TARGET").unwrap();
-    let target = TARGETS.iter().find(|target| target.name == name);
-    TARGET.set(*target.unwrap()).unwrap();
+    let target = TARGETS.iter().find(|target| target.name == name).unwrap();
+    (target.prepare)();
+    TARGET.set(*target).unwrap();
     // The engine catches what a compiler does to hostile bytes. Only a panic that leaves the target is a finding; the
     // hook that libfuzzer-sys has set ends the process at every one.
     let _ = std::panic::take_hook();
@@ -36,7 +37,10 @@ fn prepare(folder: &Path) {
         for (number, seed) in target.all_seeds().iter().enumerate() {
             std::fs::write(seeds.join(format!("{number:03}")), seed).unwrap();
         }
-        let options = format!("-max_len={}\n-timeout={}\n", target.max_bytes, target.max_seconds);
+        let Target { max_bytes, max_seconds, .. } = target;
+        // Slow is what takes too long; libFuzzer would keep other inputs of a busy machine as well.
+        let options =
+            format!("-max_len={max_bytes}\n-timeout={max_seconds}\n-report_slow_units={max_seconds}\n");
         std::fs::write(folder.join("options"), options).unwrap();
     }
     let quoted = words().map(|word| format!("\"{}\"\n", word.replace('\\', "\\\\").replace('"', "\\\"")));

@@ -20,7 +20,7 @@ use crate::{
 };
 
 pub(crate) const TARGET: Target =
-    Target { name: "place", run, seeds, max_bytes: 8 << 10, max_seconds: 5, mutants: 1000 };
+    Target { name: "place", run, prepare: || (), seeds, max_bytes: 8 << 10, max_seconds: 5, mutants: 1000 };
 
 /// Names of vnodes that are asked about; more are none of ours.
 const CANDIDATES: usize = 4;
