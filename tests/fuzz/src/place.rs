@@ -19,8 +19,15 @@ use crate::{
     module::{engine, node},
 };
 
-pub(crate) const TARGET: Target =
-    Target { name: "place", run, prepare: || (), seeds, max_bytes: 8 << 10, max_seconds: 5, mutants: 1000 };
+pub(crate) const TARGET: Target = Target {
+    name: "place",
+    run,
+    prepare: || assert!(host().ready()),
+    seeds,
+    max_bytes: 8 << 10,
+    max_seconds: 5,
+    mutants: 1000,
+};
 
 /// Names of vnodes that are asked about; more are none of ours.
 const CANDIDATES: usize = 4;
