@@ -2,13 +2,16 @@
 //!
 //! There is one queue per concern. Its length is bounded by the number of live objects, because keys are
 //! deduplicated. Retries back off exponentially with jitter; a success resets them. While an API server fails, pauses stay
-//! short: that says nothing about the key, and when the server is back nobody tells.
+//! short: that says nothing about the key, and when the server is back nobody tells. In a queue with flows, a flow that
+//! is full does not hold up the others.
+
+mod ready;
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     fmt::Debug,
     future::Future,
-    hash::Hash,
+    hash::{BuildHasher, BuildHasherDefault, DefaultHasher, Hash},
     sync::Arc,
     time::Duration,
 };
@@ -17,6 +20,7 @@ use parking_lot::Mutex;
 use tokio::{sync::Notify, time::Instant};
 use tokio_util::sync::CancellationToken;
 
+use self::ready::Ready;
 use crate::{
     durations::{DurationNumbers, Durations},
     health::{Heartbeat, PULSE},
@@ -71,8 +75,9 @@ pub struct QueueNumbers {
 
 #[derive(Debug)]
 struct State<K> {
-    /// With the moment since when.
-    ready: VecDeque<(K, Instant)>,
+    ready: Ready<K>,
+    /// The flow of a key.
+    flow: fn(&K) -> u64,
     queued: HashSet<K>,
     running: HashSet<K>,
     /// Added while running: run again right after.
@@ -84,10 +89,11 @@ struct State<K> {
     stales: BTreeMap<K, u32>,
 }
 
-impl<K> Default for State<K> {
-    fn default() -> Self {
+impl<K> State<K> {
+    fn new(flow: fn(&K) -> u64) -> Self {
         Self {
-            ready: VecDeque::new(),
+            ready: Ready::default(),
+            flow,
             queued: HashSet::new(),
             running: HashSet::new(),
             dirty: HashSet::new(),
@@ -100,9 +106,14 @@ impl<K> Default for State<K> {
 }
 
 impl<K: Clone + Eq + Hash + Ord + Debug + Send + 'static> Queue<K> {
-    /// An empty queue; `name` appears in logs.
+    /// An empty queue whose keys come in the order in which they were added; `name` appears in logs.
     pub fn new(name: &'static str) -> Arc<Self> {
-        let state = Mutex::new(State::default());
+        Self::with_flows(name, |_| 0)
+    }
+
+    /// An empty queue in which the flows take turns, see [`flow_of`].
+    pub fn with_flows(name: &'static str, flow: fn(&K) -> u64) -> Arc<Self> {
+        let state = Mutex::new(State::new(flow));
         Arc::new(Self { name, state, wake: Notify::new(), waits: Durations::default() })
     }
 
@@ -231,7 +242,7 @@ impl<K: Clone + Eq + Hash + Ord> State<K> {
         if self.running.contains(&key) {
             self.dirty.insert(key);
         } else if self.queued.insert(key.clone()) {
-            self.ready.push_back((key, Instant::now()));
+            self.ready.push((self.flow)(&key), key);
         }
     }
 
@@ -259,7 +270,7 @@ impl<K: Clone + Eq + Hash + Ord> State<K> {
     }
 
     fn take(&mut self) -> Option<(K, Instant)> {
-        let (key, since) = self.ready.pop_front()?;
+        let (key, since) = self.ready.pop()?;
         self.queued.remove(&key);
         self.running.insert(key.clone());
         Some((key, since))
@@ -288,6 +299,16 @@ impl<K: Clone + Eq + Hash + Ord + Debug + Send + 'static> Drop for Claimed<'_, K
     }
 }
 
+/// The flow of all keys with this property, such as their namespace. Two that share a flow by chance share its turns.
+pub fn flow_of<P: Hash + ?Sized>(property: &P) -> u64 {
+    hash(property)
+}
+
+/// The same in each process.
+fn hash<T: Hash + ?Sized>(value: &T) -> u64 {
+    BuildHasherDefault::<DefaultHasher>::default().hash_one(value)
+}
+
 fn times(counted: Option<&u32>) -> u32 {
     counted.copied().unwrap_or(1)
 }
@@ -302,8 +323,7 @@ pub fn backoff<K: Hash>(first: Duration, failures: u32, key: &K) -> Duration {
 
 /// A pause shortened by up to a tenth, which `key` decides.
 pub(crate) fn spread<K: Hash>(pause: Duration, key: &K) -> Duration {
-    use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher};
-    let place = BuildHasherDefault::<DefaultHasher>::default().hash_one(key) % 100;
+    let place = hash(key) % 100;
     pause.mul_f64(0.9 + f64::from(u32::try_from(place).unwrap_or(0)) / 1000.0)
 }
 
@@ -361,6 +381,16 @@ mod tests {
         assert!(tokio::time::timeout(Duration::from_secs(1), queue.next()).await.is_err(), "a is running");
         queue.done(&"a", Outcome::Done);
         assert_eq!(queue.next().await, "a", "it was added while running");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_full_flow_delays_a_key_of_another_by_one_turn() {
+        let queue = Queue::with_flows("test", |(flow, _): &(&str, u32)| flow_of(flow));
+        queue.add_all((0..1000).map(|key| ("full", key)));
+        queue.add(("other", 0));
+        assert_eq!(queue.next().await, ("full", 0));
+        assert_eq!(queue.next().await, ("other", 0));
+        assert_eq!(queue.next().await, ("full", 1));
     }
 
     #[tokio::test(start_paused = true)]

@@ -21,7 +21,10 @@ use crate::pods::{
     references::References, service_environment::ServiceStore, tokens::TokenStore,
     vpod_identity::VpodIdentity,
 };
-use kubeocean_runtime::{clock::Clock, queue::Queue};
+use kubeocean_runtime::{
+    clock::Clock,
+    queue::{Queue, flow_of},
+};
 
 /// Everything a ppod needs beside itself: ConfigMaps, Secrets, tokens and the two Services.
 #[derive(Debug)]
@@ -148,7 +151,7 @@ impl ObjectStore {
             services: Arc::new(ServiceStore::new(pods.clone())),
             pods,
             clock,
-            queue: Queue::new("objects"),
+            queue: Queue::with_flows("objects", |object: &ObjectRef| flow_of(&object.key.namespace)),
             missing_changed: Notify::new(),
             state: Mutex::default(),
         }

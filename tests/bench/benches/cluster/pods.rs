@@ -59,8 +59,9 @@ pub(crate) async fn create_many(pods: &Api<Pod>, count: u32) -> Result<()> {
         .await
 }
 
-/// Runs pods one after the other; of each, how long after the scheduler's choice it was Running.
-pub(crate) async fn one_by_one(pods: &Api<Pod>, count: u32) -> Result<Vec<Duration>> {
+/// Runs pods one after the other while `more` says so of their number; of each, how long after the scheduler's choice it
+/// was Running, sorted.
+pub(crate) async fn one_by_one(pods: &Api<Pod>, more: impl Fn(usize) -> bool) -> Result<Vec<Duration>> {
     let (sender, mut seen) = mpsc::unbounded_channel();
     // Beside the loop, so that each change gets its time when it arrives.
     let watch = tokio::spawn({
@@ -78,13 +79,14 @@ pub(crate) async fn one_by_one(pods: &Api<Pod>, count: u32) -> Result<Vec<Durati
         }
     });
     let mut times = Vec::new();
-    for index in 0..count {
-        let name = format!("single-{index}");
+    while more(times.len()) {
+        let name = format!("single-{}", times.len());
         pods.create(&PostParams::default(), &pod(&name)?).await.context("creating a pod")?;
         let time = tokio::time::timeout(ONE_POD, time_of(&name, &mut seen));
         times.push(time.await.with_context(|| format!("{name} was not Running after {ONE_POD:?}"))??);
     }
     watch.abort();
+    times.sort_unstable();
     Ok(times)
 }
 

@@ -30,18 +30,16 @@ pub(crate) struct Times {
     pub(crate) each: Vec<Duration>,
 }
 
-impl Times {
-    /// The time that this part of the pods did not exceed, in seconds.
-    pub(crate) fn quantile(&self, part: f64) -> f64 {
-        #[expect(
-            clippy::cast_possible_truncation,
-            clippy::cast_sign_loss,
-            clippy::cast_precision_loss,
-            reason = "a place in a list of some thousands"
-        )]
-        let place = (self.each.len() as f64 * part).ceil() as usize;
-        self.each.get(place.saturating_sub(1)).map_or(0.0, Duration::as_secs_f64)
-    }
+/// The time that this part of the pods did not exceed, in seconds; `sorted` are the times of all.
+pub(crate) fn quantile(sorted: &[Duration], part: f64) -> f64 {
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        clippy::cast_precision_loss,
+        reason = "a place in a list of some thousands"
+    )]
+    let place = (sorted.len() as f64 * part).ceil() as usize;
+    sorted.get(place.saturating_sub(1)).map_or(0.0, Duration::as_secs_f64)
 }
 
 impl Running {
