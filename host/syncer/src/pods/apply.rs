@@ -5,33 +5,37 @@
 //! From creation to deletion a pod without dependencies costs five requests: mapping (whose answer is the whole vpod),
 //! creation, one status, deletion of the ppod, deletion of the vpod.
 
+mod confirm;
+mod debug_containers;
+mod patches;
+mod report;
+
 use std::{fmt, sync::Arc};
 
 use jiff::Timestamp;
-use kube::Client;
-use kubeocean_api::{
-    keys::{annotation, condition_type, label},
-    name::ObjectKey,
-};
-use serde_json::{Map, Value, json};
+use kubeocean_api::{keys::annotation, name::ObjectKey};
+use serde_json::{Value, json};
 
+pub(super) use self::confirm::{managed_ppod, read_pod};
+use self::{
+    patches::{mapping_patch, preconditions, set_metadata},
+    report::no_priority_class,
+};
 use super::{
-    action::{PodAction, PodPlan, Refusal, RefusalReason, Wake},
+    action::{PodAction, PodPlan, Wake},
     admission::Admission,
     create::{CreateError, rejection},
     deletion,
-    features::{Feature, Features},
+    features::Features,
     in_place::Mutable,
     index::PodStore,
-    metadata::{KeyChanges, MetadataChange},
-    ownership::{self, Owned},
+    metadata::MetadataChange,
+    ownership::Owned,
     plan::plan_pod,
     priority_class::{self, PriorityClasses},
     snapshot::{PodSnapshot, VnodeState},
-    status::{self, StatusFields},
-    view::{Deletion, Ppod, Vpod},
+    view::{Deletion, Vpod},
     vpod_identity::VpodIdentity,
-    wording::cut,
     workload::Workloads,
 };
 use crate::{
@@ -41,12 +45,12 @@ use crate::{
     placement::desk::PlaceDesk,
 };
 use kubeocean_runtime::{
-    clock::{Clock, rfc3339},
+    clock::Clock,
     error::ApplyError,
-    events::{Event, EventRecorder, Regarding, Severity},
+    events::{EventRecorder, Severity},
     health::Health,
     queue::Outcome,
-    request::{self, DeleteOptions, get_json, merge_patch, paths},
+    request::{self, DeleteOptions, merge_patch, paths},
 };
 
 /// Plans made for one key before the queue takes over. A new pod needs three: create, report, converged.
@@ -225,70 +229,6 @@ impl PodSync {
         }
     }
 
-    async fn confirm_vpod_gone(&self, key: &ObjectKey) -> Result<Step, ApplyError> {
-        let live = read_pod(&self.clusters.computing, key).await?;
-        self.store.confirm_vpod_gone(key, live.as_ref().and_then(uid_of));
-        if let Some(vpod) = live.as_ref().and_then(Vpod::from_json) {
-            self.store.feed_vpod(vpod);
-        }
-        Ok(Step::Replan)
-    }
-
-    async fn confirm_ppod_gone(&self, snapshot: &PodSnapshot) -> Result<Step, ApplyError> {
-        let place = snapshot.ppod_key();
-        let live = read_pod(&self.clusters.worker, &place).await?;
-        let Some(ppod) = live.as_ref().and_then(Ppod::from_json) else {
-            self.store.confirm_ppod_gone(&snapshot.key);
-            return Ok(Step::Replan);
-        };
-        if is_managed(&ppod) {
-            self.store.feed_ppod(ppod);
-            return Ok(Step::Replan);
-        }
-        match ownership::lost_label(&ppod, &snapshot.scope.stamp, snapshot.claim()) {
-            // Somebody took the label the watch selects by; with it the copy is seen again.
-            Some(owned) => {
-                tracing::info!(vpod = %snapshot.key, ppod = %place, "ppod had lost its label, restored");
-                let label = [(label::MANAGED_BY.to_owned(), Some(label::MANAGED_BY_VALUE.to_owned()))];
-                let change = MetadataChange { labels: label.into(), ..MetadataChange::default() };
-                self.patch_ppod(&owned, &change, None).await?;
-            }
-            None => self.store.confirm_ppod_gone(&snapshot.key),
-        }
-        Ok(Step::Replan)
-    }
-
-    async fn read_ppod(&self, snapshot: &PodSnapshot, ppod: &ObjectKey) -> Result<Step, ApplyError> {
-        let live = read_pod(&self.clusters.worker, ppod).await?;
-        match (live.as_ref().and_then(managed_ppod), &snapshot.ppod) {
-            (Some(live), _) => self.store.reread_ppod(live),
-            (None, Some(known)) => self.store.ppod_gone(ppod, &known.uid),
-            (None, None) => {}
-        }
-        Ok(Step::Replan)
-    }
-
-    async fn confirm_unscheduled(&self, ppod: &Owned) -> Result<Step, ApplyError> {
-        let live = read_pod(&self.clusters.worker, ppod.key()).await;
-        if live.as_ref().is_err_and(|error| error.outcome() == Outcome::Unanswered) {
-            // Its scheduler may not have been able to do anything either.
-            self.store.unscheduled_anew(ppod.key());
-        }
-        let Some(live) = live? else {
-            self.store.ppod_gone(ppod.key(), ppod.uid());
-            return Ok(Step::Replan);
-        };
-        match managed_ppod(&live) {
-            Some(live) if *live.uid == *ppod.uid() && !live.scheduled => Ok(Step::Next),
-            Some(live) => {
-                self.store.feed_ppod(live);
-                Ok(Step::Replan)
-            }
-            // It has lost its label, and the watch will say so.
-            None => Ok(Step::Stop(Outcome::Retry)),
-        }
-    }
-
     async fn create(
         &self,
         snapshot: &PodSnapshot,
@@ -380,72 +320,6 @@ impl PodSync {
         }
     }
 
-    async fn add_debug_containers(
-        &self,
-        key: &ObjectKey,
-        ppod: &Owned,
-        names: &[Box<str>],
-    ) -> Result<Step, ApplyError> {
-        if self.features.is_off(Feature::DebugContainers) {
-            self.tell_no_debug_containers(key);
-            return Ok(Step::Refused);
-        }
-        let whole = read_pod(&self.clusters.computing, key).await?;
-        let Some((whole, vpod)) = whole.and_then(|whole| Vpod::from_json(&whole).map(|vpod| (whole, vpod)))
-        else {
-            return Ok(Step::Next);
-        };
-        let added = match self.debug_containers(&vpod, &whole, names).await {
-            Ok(containers) => self.append_debug_containers(ppod, containers).await,
-            Err(CreateError::Apply(error)) => Err(error),
-            Err(CreateError::Refused(refusal)) => {
-                let message = format!("debug containers cannot be started: {}", refusal.message);
-                self.publish(key, &vpod.uid, Severity::Warning, "FailedCreatePod", cut(&message));
-                return Ok(Step::Refused);
-            }
-            Err(CreateError::Occupied(_) | CreateError::NoPriorityClass) => return Ok(Step::Replan),
-        };
-        match added {
-            Ok(Some(ppod)) => {
-                self.store.feed_ppod(ppod);
-                Ok(Step::Next)
-            }
-            Ok(None) => Ok(Step::Next),
-            Err(ApplyError::Forbidden { .. }) if !self.may_add_debug_containers().await? => {
-                self.features.turn_off(Feature::DebugContainers);
-                self.tell_no_debug_containers(key);
-                Ok(Step::Refused)
-            }
-            Err(error @ (ApplyError::Rejected { .. } | ApplyError::Forbidden { .. })) => {
-                tracing::warn!(vpod = %key, error = error.chain(), "debug containers not started");
-                let message = rejection("a debug container", &error).message;
-                self.publish(key, &vpod.uid, Severity::Warning, "FailedCreatePod", message);
-                Ok(Step::Refused)
-            }
-            Err(error) => Err(error),
-        }
-    }
-
-    /// A refusal may also be admission's, of this pod alone.
-    async fn may_add_debug_containers(&self) -> Result<bool, ApplyError> {
-        let right = request::Right {
-            verb: "patch",
-            resource: "pods",
-            subresource: "ephemeralcontainers",
-            namespace: &self.clusters.scope.mount_namespace,
-        };
-        request::is_permitted(&self.clusters.worker, &right).await
-    }
-
-    /// Once per pod: the same news is not told again while it is fresh.
-    fn tell_no_debug_containers(&self, key: &ObjectKey) {
-        let Some(vpod) = self.store.snapshot(key, self.clock.now(), |_| VnodeState::Missing).vpod else {
-            return;
-        };
-        let message = Feature::DebugContainers.to_string();
-        self.publish(key, &vpod.uid, Severity::Warning, "FeatureDisabled", message);
-    }
-
     /// Writes to a vpod through its status, where metadata is accepted too (TD-504). `None`: it is gone.
     pub(super) async fn patch_vpod(
         &self,
@@ -467,63 +341,6 @@ impl PodSync {
             }
             Err(error) => Err(error),
         }
-    }
-
-    async fn report(
-        &self,
-        snapshot: &PodSnapshot,
-        uid: &str,
-        resource_version: &str,
-        status: StatusFields,
-        change: &MetadataChange,
-    ) -> Result<Step, ApplyError> {
-        let now = self.clock.now();
-        let mut patch = json!({"metadata": preconditions(uid, resource_version)});
-        set_metadata(&mut patch, change);
-        patch["metadata"]["annotations"][annotation::LAST_SYNC_TIME] = rfc3339(now).into();
-        if !status.is_empty() {
-            patch["status"] = Value::Object(status);
-        }
-        if self.patch_vpod(&snapshot.key, uid, &patch).await?.is_some() {
-            self.store.status_written(&snapshot.key, uid, now);
-            self.mark_mirrored(snapshot);
-        }
-        Ok(Step::Next)
-    }
-
-    fn mark_mirrored(&self, snapshot: &PodSnapshot) {
-        if let (Some(vpod), Some(ppod)) = (&snapshot.vpod, &snapshot.ppod) {
-            self.store.mirrored(&snapshot.key, &vpod.uid, ppod);
-        }
-    }
-
-    async fn fail(
-        &self,
-        key: &ObjectKey,
-        uid: &str,
-        message: &str,
-        event: Option<&'static str>,
-    ) -> Result<Step, ApplyError> {
-        let live = read_pod(&self.clusters.computing, key).await?;
-        let Some(live) = live.filter(|live| uid_of(live) == Some(uid)) else {
-            self.store.vpod_gone(key, uid);
-            return Ok(Step::Replan);
-        };
-        let fields = status::lost_fields(&live["status"], message, self.clock.now());
-        if let Some(vpod) = Vpod::from_json(&live) {
-            self.store.feed_vpod(vpod);
-        }
-        let Some(fields) = fields else { return Ok(Step::Next) };
-        let resource_version = live["metadata"]["resourceVersion"].as_str().unwrap_or_default();
-        let patch = json!({"metadata": preconditions(uid, resource_version), "status": fields});
-        if self.patch_vpod(key, uid, &patch).await?.is_some() {
-            self.metrics.pod_created_failed.inc();
-            tracing::info!(vpod = %key, reason = event.unwrap_or(status::REASON_LOST), "vpod failed");
-            if let Some(reason) = event {
-                self.publish(key, uid, Severity::Warning, reason, cut(message));
-            }
-        }
-        Ok(Step::Next)
     }
 
     async fn delete_ppod(&self, ppod: &Owned, grace_seconds: Option<i64>) -> Result<Step, ApplyError> {
@@ -552,86 +369,12 @@ impl PodSync {
         }
         Ok(Step::Next)
     }
-
-    /// Condition and event of a pod that cannot be created (API-809). Written when it says something new.
-    async fn refuse(&self, snapshot: &PodSnapshot, refusal: &Refusal) -> Result<(), ApplyError> {
-        let key = &snapshot.key;
-        let present = self.store.snapshot(key, self.clock.now(), |_| VnodeState::Missing).vpod;
-        let Some(vpod) = present else { return Ok(()) };
-        self.store.refused(key);
-        let message = cut(&refusal.message);
-        let reason = refusal.reason.as_str();
-        tracing::info!(vpod = %key, reason, message, particulars = refusal.particulars, "ppod not created");
-        self.publish(key, &vpod.uid, Severity::Warning, "FailedCreatePod", message.clone());
-        self.state(&vpod, condition_type::WORKER_POD_CREATED, "False", reason, &message).await
-    }
-
-    /// Writes a condition of a vpod when it says something new.
-    pub(super) async fn state(
-        &self,
-        vpod: &Vpod,
-        kind: &str,
-        status: &str,
-        reason: &str,
-        message: &str,
-    ) -> Result<(), ApplyError> {
-        let mut conditions = status::parse_conditions(&vpod.status.conditions);
-        if status::set_condition(&mut conditions, kind, status, reason, message, self.clock.now()) {
-            let patch = json!({
-                "metadata": preconditions(&vpod.uid, &vpod.resource_version),
-                "status": {"conditions": conditions},
-            });
-            self.patch_vpod(&vpod.key, &vpod.uid, &patch).await?;
-        }
-        Ok(())
-    }
-
-    pub(super) fn publish(
-        &self,
-        key: &ObjectKey,
-        uid: &str,
-        severity: Severity,
-        reason: &'static str,
-        message: String,
-    ) {
-        self.events.publish(Event {
-            regarding: Regarding {
-                api_version: "v1",
-                kind: "Pod",
-                namespace: key.namespace.to_string(),
-                name: key.name.to_string(),
-                uid: uid.to_owned(),
-            },
-            severity,
-            reason,
-            message,
-        });
-    }
 }
 
 impl fmt::Debug for PodSync {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("PodSync").field("store", &self.store).finish_non_exhaustive()
     }
-}
-
-fn no_priority_class(class: &str) -> Refusal {
-    let message = "the PriorityClass that the ClusterBinding names does not exist in the worker cluster";
-    Refusal::new(RefusalReason::DependencyMissing, message).particulars(class)
-}
-
-/// A ppod that the watch would show too.
-pub(super) fn managed_ppod(pod: &Value) -> Option<Ppod> {
-    Ppod::from_json(pod).filter(is_managed)
-}
-
-fn is_managed(ppod: &Ppod) -> bool {
-    ppod.labels.get(label::MANAGED_BY).is_some_and(|value| value == label::MANAGED_BY_VALUE)
-}
-
-/// Reads a pod of the worker cluster.
-pub(super) async fn read_pod(client: &Client, key: &ObjectKey) -> Result<Option<Value>, ApplyError> {
-    get_json(client, &paths::pod(&key.namespace, &key.name)).await
 }
 
 fn outcome(wake: Wake, now: Timestamp) -> Outcome {
@@ -644,37 +387,4 @@ fn outcome(wake: Wake, now: Timestamp) -> Outcome {
 
 fn after(now: Timestamp, seconds: i64) -> Timestamp {
     now.saturating_add(jiff::SignedDuration::from_secs(seconds)).unwrap_or(Timestamp::MAX)
-}
-
-fn uid_of(object: &Value) -> Option<&str> {
-    object["metadata"]["uid"].as_str()
-}
-
-pub(super) fn preconditions(uid: &str, resource_version: &str) -> Value {
-    json!({"uid": uid, "resourceVersion": resource_version})
-}
-
-fn set_metadata(patch: &mut Value, change: &MetadataChange) {
-    for (field, keys) in [("labels", &change.labels), ("annotations", &change.annotations)] {
-        if !keys.is_empty() {
-            patch["metadata"][field] = Value::Object(as_json(keys));
-        }
-    }
-}
-
-fn as_json(keys: &KeyChanges) -> Map<String, Value> {
-    keys.iter().map(|(key, value)| (key.clone(), value.clone().map_or(Value::Null, Value::String))).collect()
-}
-
-fn mapping_patch(uid: &str, resource_version: &str, ppod: &ObjectKey, clear_uid: bool) -> Value {
-    let mut patch = json!({"metadata": preconditions(uid, resource_version)});
-    patch["metadata"]["labels"] = json!({ label::MANAGED_BY: label::MANAGED_BY_VALUE });
-    patch["metadata"]["annotations"] = json!({
-        annotation::PHYSICAL_POD_NAMESPACE: &*ppod.namespace,
-        annotation::PHYSICAL_POD_NAME: &*ppod.name,
-    });
-    if clear_uid {
-        patch["metadata"]["annotations"][annotation::PHYSICAL_POD_UID] = Value::Null;
-    }
-    patch
 }

@@ -5,15 +5,12 @@
 //! Invariants: an older version never replaces a newer one; the answer of a write counts as an event; what a DELETED
 //! event removed is not brought back by a late answer.
 
+mod directory;
+mod facts;
 mod sinks;
 mod state;
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    fmt,
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::BTreeSet, fmt, sync::Arc, time::Duration};
 
 use jiff::Timestamp;
 use kubeocean_api::{
@@ -23,19 +20,17 @@ use kubeocean_api::{
 use parking_lot::{Mutex, RwLock};
 use tokio::time::Instant;
 
+pub use self::facts::{ByPhase, CopyOf, VpodOnNode};
 use self::state::{Index, Origin, Proof, Put, RecentUids, owner_of};
 use super::{
     admission::Admission,
-    ownership::{self, Claim},
-    plan::{is_creatable, is_never_mapped},
     references::References,
     snapshot::{Absence, PodScope, PodSnapshot, VnodeState, ppod_key},
     status,
-    view::{Deletion, Phase, Ppod, PpodStatus, Vpod},
+    view::{Deletion, Ppod, PpodStatus, Vpod},
     vpod_identity::VpodIdentity,
 };
-use crate::objects::{ObjectRef, PodDirectory};
-use kubeocean_runtime::queue::Queue;
+use kubeocean_runtime::queue::{Queue, flow_of};
 
 type VnodeListener = Box<dyn Fn(&str) + Send + Sync>;
 type ReferenceListener = Box<dyn Fn(&str, &References) + Send + Sync>;
@@ -52,52 +47,13 @@ pub struct PodStore {
     copy_listeners: RwLock<Vec<CopyListener>>,
 }
 
-/// A vpod as its vnode sees it: what keeps a vnode from being withdrawn, and what must leave it.
-#[expect(clippy::struct_excessive_bools, reason = "independent facts about one pod, read by name")]
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct VpodOnNode {
-    /// Namespace and name.
-    pub key: ObjectKey,
-    /// UID, the precondition of its deletion.
-    pub uid: Arc<str>,
-    /// Phase.
-    pub phase: Phase,
-    /// Whether it is being deleted.
-    pub deleting: bool,
-    /// Whether a DaemonSet owns it.
-    pub daemonset: bool,
-    /// Whether it is never mapped, wherever it runs: a system namespace, or a port reservation (TD-404).
-    pub system: bool,
-    /// Whether it may stay outside the time windows.
-    pub tolerates_out_of_window: bool,
-}
-
-/// Whose copy a pod of the worker cluster is.
-#[derive(Clone, Debug)]
-pub enum CopyOf {
-    /// No watch shows the pod.
-    Unknown,
-    /// Nobody's here, or of a vpod that is gone.
-    Foreign,
-    /// A vpod's, proven.
-    Vpod {
-        /// The vpod.
-        vpod: Arc<Vpod>,
-        /// The copy.
-        ppod: Arc<Ppod>,
-    },
-}
-
-/// Pods by phase.
-pub type ByPhase = BTreeMap<Phase, usize>;
-
 impl PodStore {
     /// An empty store; vpods are recognised by the vnode names of `cluster_id`.
     pub fn new(cluster_id: &str, scope: PodScope) -> Arc<Self> {
         Arc::new(Self {
             index: Mutex::default(),
             scope: RwLock::new(Arc::new(scope)),
-            queue: Queue::new("pods"),
+            queue: Queue::with_flows("pods", |vpod: &ObjectKey| flow_of(&vpod.namespace)),
             vnode_prefix: vnode_name_prefix(cluster_id),
             vnode_listeners: RwLock::default(),
             reference_listeners: RwLock::default(),
@@ -169,64 +125,6 @@ impl PodStore {
         for vpod in &concerned {
             self.tell_references(vpod);
         }
-    }
-
-    /// The vpods bound to a vnode, by name.
-    pub fn on_vnode(&self, vnode: &str) -> Vec<VpodOnNode> {
-        let scope = self.scope();
-        let index = self.index.lock();
-        let keys = index.by_vnode.get(vnode).into_iter().flatten();
-        keys.filter_map(|key| index.vpods.get(key))
-            .map(|entry| {
-                let vpod = &entry.vpod;
-                VpodOnNode {
-                    key: vpod.key.clone(),
-                    uid: vpod.uid.clone(),
-                    phase: vpod.status.phase,
-                    deleting: vpod.deletion.is_some(),
-                    daemonset: vpod.daemonset,
-                    system: is_never_mapped(&scope, &vpod.key),
-                    tolerates_out_of_window: vpod.tolerates_out_of_window,
-                }
-            })
-            .collect()
-    }
-
-    /// Whose copy the pod with this key and UID is.
-    pub fn original_of(&self, ppod: &ObjectKey, uid: &str) -> CopyOf {
-        let scope = self.scope();
-        let index = self.index.lock();
-        let Some(ppod) = index.ppods.get(ppod).filter(|ppod| *ppod.uid == *uid) else {
-            return CopyOf::Unknown;
-        };
-        let vpod = ppod.back_reference().and_then(|reference| index.vpods.get(&reference.key));
-        let Some(vpod) = vpod.map(|entry| &entry.vpod) else { return CopyOf::Foreign };
-        let claim = Claim { key: &vpod.key, uid: Some(&vpod.uid) };
-        match ownership::check(ppod, &scope.stamp, claim).current() {
-            Some(_) => CopyOf::Vpod { vpod: Arc::clone(vpod), ppod: Arc::clone(ppod) },
-            None => CopyOf::Foreign,
-        }
-    }
-
-    /// How many ppods of this binding exist (API-804). Other bindings may share the mount namespace.
-    pub fn ppod_count(&self) -> usize {
-        let scope = self.scope();
-        self.index.lock().own_ppods(&scope.stamp).count()
-    }
-
-    /// This binding's vpods that are, or are to be, copied, and its ppods (BU-1601).
-    pub fn by_phase(&self) -> (ByPhase, ByPhase) {
-        let scope = self.scope();
-        let index = self.index.lock();
-        let (mut vpods, mut ppods) = (ByPhase::new(), ByPhase::new());
-        let ours = |vpod: &&Arc<Vpod>| index.our_vnodes.contains(&vpod.node) && is_creatable(&scope, vpod);
-        for vpod in index.vpods.values().map(|entry| &entry.vpod).filter(ours) {
-            *vpods.entry(vpod.status.phase).or_default() += 1;
-        }
-        for ppod in index.own_ppods(&scope.stamp) {
-            *ppods.entry(ppod.status.phase).or_default() += 1;
-        }
-        (vpods, ppods)
     }
 
     /// The worker, which may have been out of reach, is there: its scheduler has all its time anew for what waits (TD-804).
@@ -334,18 +232,6 @@ impl PodStore {
             index.denied.iter().filter(here).cloned().collect()
         };
         self.queue.add_all(keys);
-    }
-
-    /// Pods bound to a vnode that have shown no sign of a copy, and have none.
-    pub fn without_copy(&self, vnode: &str) -> Vec<Arc<Vpod>> {
-        let mount = Arc::clone(&self.scope().mount_namespace);
-        let index = self.index.lock();
-        let keys = index.by_vnode.get(vnode).into_iter().flatten();
-        keys.filter_map(|key| index.vpods.get(key))
-            .filter(|entry| entry.vpod.place.is_some())
-            .filter(|entry| !index.ppods.contains_key(&ppod_key(&mount, &entry.vpod.key)))
-            .map(|entry| Arc::clone(&entry.vpod))
-            .collect()
     }
 
     /// The answer of a write on a vpod, or a live read.
@@ -532,41 +418,6 @@ impl PodStore {
     fn tell_references(&self, vpod: &Vpod) {
         let listeners = self.reference_listeners.read();
         listeners.iter().for_each(|listener| listener(&vpod.key.namespace, &vpod.references));
-    }
-}
-
-impl PodDirectory for PodStore {
-    fn uses(&self, object: &ObjectRef) -> bool {
-        let scope = self.scope();
-        self.index.lock().users(&scope, object).next().is_some()
-    }
-
-    fn users(&self, object: &ObjectRef, limit: usize) -> Vec<VpodIdentity> {
-        let scope = self.scope();
-        let index = self.index.lock();
-        index
-            .users(&scope, object)
-            .map(|vpod| VpodIdentity { key: vpod.key.clone(), uid: vpod.uid.to_string() })
-            .take(limit)
-            .collect()
-    }
-
-    fn runs(&self, pod: &ObjectKey, uid: &str) -> bool {
-        let index = self.index.lock();
-        index
-            .vpods
-            .get(pod)
-            .is_some_and(|entry| *entry.vpod.uid == *uid && !entry.vpod.status.phase.is_terminal())
-    }
-
-    fn has_copy(&self, pod: &VpodIdentity) -> bool {
-        let index = self.index.lock();
-        let copies = index.by_back_reference.get(&pod.key).into_iter().flatten();
-        copies.filter_map(|copy| index.ppods.get(copy)).any(|ppod| owner_of(ppod).as_ref() == Some(pod))
-    }
-
-    fn wake(&self, pods: Vec<ObjectKey>) {
-        self.queue.add_all(pods);
     }
 }
 
