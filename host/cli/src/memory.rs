@@ -1,62 +1,102 @@
-//! Gives memory back that a long-running program used for a moment.
+//! Keeps a long-running program small.
 //!
-//! The start touches most of the program's code once: flags, schemas, TLS, the compiler of modules. Each touch maps 16
-//! pages around it, and they stay mapped, which is what a memory limit counts. And each thread keeps heap that it freed.
-//! Once a minute, the pages of the program and its libraries are let go, to be mapped again where they are needed, and
-//! every thread that is about to rest gives its free heap back.
+//! One heap for all threads: the C library would give each thread one of its own, and what one thread freed would be of no
+//! use to the others; a program that mostly waits has no use for heaps side by side. What was needed for a moment, by the
+//! start or a burst, lies between what stays and would never go back by itself: every ten seconds it does. Once a minute
+//! code goes too: the start touches most of it once (flags, schemas, TLS, the compiler of modules), each touch maps pages
+//! around it, and they stay mapped, which is what a memory limit counts. Pages of the program and its libraries are let
+//! go, to be mapped again where they are needed.
 
 #![allow(unsafe_code, reason = "no safe call gives pages or free heap back")]
 
-use std::{
-    cell::Cell,
-    sync::atomic::{AtomicU64, Ordering},
-    time::Duration,
-};
+#[cfg(target_os = "linux")]
+use std::time::Duration;
 
+#[cfg(target_os = "linux")]
 use tokio::time::MissedTickBehavior;
 
-/// What runs in a minute maps again what it needs in well under a millisecond.
-const PAUSE: Duration = Duration::from_mins(1);
+/// To look through a heap of 20 MiB takes about a millisecond.
+#[cfg(target_os = "linux")]
+const PAUSE: Duration = Duration::from_secs(10);
+/// Code is let go each so many times. What runs in a minute maps again what it needs in well under a millisecond.
+#[cfg(target_os = "linux")]
+const CODE_EACH: u32 = 6;
 
-/// Milliseconds that pages of freed heap wait to be used again, mimalloc's `mi_option_purge_delay`.
-const PURGE_DELAY: (libmimalloc_sys::mi_option_t, std::ffi::c_long) = (15, 0);
-
-/// How often memory was to be given back.
-static ROUND: AtomicU64 = AtomicU64::new(0);
-
-thread_local! {
-    /// The round in which this thread gave its free heap back.
-    static DONE: Cell<u64> = const { Cell::new(0) };
+/// One heap for all threads that are yet to begin.
+pub(crate) fn share_one_heap() {
+    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    heap::share();
 }
 
-/// From now on, pages of freed heap go back at once. mimalloc would wait for a second, and after a burst nobody frees
-/// more, so that they would stay; asking the kernel for them again costs less than can be measured.
-pub(crate) fn give_back_at_once() {
-    let (option, milliseconds) = PURGE_DELAY;
-    // SAFETY: it sets a number that mimalloc reads whenever pages are free; any thread may do so at any time.
-    unsafe { libmimalloc_sys::mi_option_set(option, milliseconds) };
-}
-
-/// Gives memory back once a minute, for ever, and not before the start is over.
+/// Gives memory back from time to time, for ever, and not before the start is over.
+#[cfg(target_os = "linux")]
 pub(crate) async fn keep_small() {
-    #[cfg(target_os = "linux")]
     let files = code::files();
     let mut ticks = tokio::time::interval_at(tokio::time::Instant::now() + PAUSE, PAUSE);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    loop {
+    for round in (1..=CODE_EACH).cycle() {
         ticks.tick().await;
-        ROUND.fetch_add(1, Ordering::Relaxed);
-        #[cfg(target_os = "linux")]
-        code::let_go(&files);
+        #[cfg(target_env = "gnu")]
+        heap::trim();
+        if round == CODE_EACH {
+            code::let_go(&files);
+        }
     }
 }
 
-/// Gives the free heap of this thread back if it has not done so in this round. To be called before a thread rests.
-pub(crate) fn before_rest() {
-    let round = ROUND.load(Ordering::Relaxed);
-    if DONE.replace(round) != round {
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
+mod heap {
+    //! The heap of the C library.
+
+    /// Blocks of this size and more are mappings of their own, which go back as soon as they are freed. Named, because
+    /// the library would raise its limit to the largest such block that was ever freed.
+    const MAPPED_FROM: std::ffi::c_int = 256 << 10;
+    /// The end of the heap goes back when so much of it is free.
+    const FREE_AT_THE_END: std::ffi::c_int = 512 << 10;
+
+    pub(super) fn share() {
+        let options = [
+            (libc::M_ARENA_MAX, 1),
+            (libc::M_MMAP_THRESHOLD, MAPPED_FROM),
+            (libc::M_TRIM_THRESHOLD, FREE_AT_THE_END),
+        ];
+        for (option, value) in options {
+            // SAFETY: it sets a number of the allocator, under the allocator's own lock.
+            unsafe { libc::mallopt(option, value) };
+        }
+    }
+
+    /// Gives free pages back, wherever they are in the heap.
+    pub(super) fn trim() {
         // SAFETY: it may be called at any time by any thread; it frees nothing that is in use.
-        unsafe { libmimalloc_sys::mi_collect(true) };
+        unsafe { libc::malloc_trim(0) };
+    }
+
+    #[cfg(test)]
+    mod tests {
+        use super::*;
+
+        fn resident_mib() -> u64 {
+            let status = std::fs::read_to_string("/proc/self/status").expect("a status");
+            let kib = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("a size");
+            kib.trim().trim_end_matches(" kB").parse::<u64>().expect("a number") / 1024
+        }
+
+        #[test]
+        fn what_was_freed_between_what_stays_goes_back() {
+            share();
+            let before = resident_mib();
+            let blocks: Vec<_> = (0..128 << 10).map(|_| Box::new([1_u8; 1024])).collect();
+            let full = resident_mib();
+            // Of each four pages one block stays, so that the end of the heap is not free.
+            let kept: Vec<_> = blocks.into_iter().step_by(16).collect();
+            trim();
+            let after = resident_mib();
+            // Other tests of this process run beside it and have heap too.
+            assert!(full >= before + 112, "{before} MiB before, {full} MiB with 128 MiB more");
+            assert!(after + 64 <= full, "{full} MiB with 128 MiB more, {after} MiB with a sixteenth of it");
+            drop(kept);
+        }
     }
 }
 
@@ -182,29 +222,5 @@ Anonymous:             0 kB
             let after = resident();
             assert!(after < before, "{before} KiB of code before, {after} KiB after");
         }
-    }
-}
-
-#[cfg(all(test, target_os = "linux"))]
-mod tests {
-    use super::*;
-
-    fn resident_mib() -> u64 {
-        let status = std::fs::read_to_string("/proc/self/status").expect("a status");
-        let kib = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("a size");
-        kib.trim().trim_end_matches(" kB").parse::<u64>().expect("a number") / 1024
-    }
-
-    #[test]
-    fn what_is_freed_goes_back_at_once() {
-        give_back_at_once();
-        let before = resident_mib();
-        let blocks: Vec<_> = (0..64 << 10).map(|_| Box::new([1_u8; 1024])).collect();
-        let full = resident_mib();
-        drop(blocks);
-        let after = resident_mib();
-        // Other tests of this process run beside it and have heap too.
-        assert!(full >= before + 48, "{before} MiB before, {full} MiB with 64 MiB more");
-        assert!(after + 48 <= full, "{full} MiB with 64 MiB more, {after} MiB without");
     }
 }

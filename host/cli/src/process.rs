@@ -13,13 +13,13 @@ pub(crate) fn block_on(work: impl Future<Output = anyhow::Result<()>>) -> anyhow
     if rustls::crypto::ring::default_provider().install_default().is_err() {
         anyhow::bail!("another TLS provider is installed already");
     }
-    memory::give_back_at_once();
+    memory::share_one_heap();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
-        .on_thread_park(memory::before_rest)
         .worker_threads(std::thread::available_parallelism().map_or(2, |cores| cores.get().min(4)))
         .build()
         .context("cannot start the runtime")?;
+    #[cfg(target_os = "linux")]
     runtime.spawn(memory::keep_small());
     let result = runtime.block_on(work);
     // Blocking work that is left (a policy call, a name look-up) must not hold up the end of the process.

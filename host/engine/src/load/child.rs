@@ -68,8 +68,8 @@ pub(crate) fn compile(
     let child = Command::new(program)
         .args(args)
         .env_clear()
-        // Programs with mimalloc reserve 1 GiB of addresses when they start, which is all that the child may have.
-        .env("MIMALLOC_ARENA_RESERVE", "0")
+        // The C library reserves 64 MiB of addresses for each thread's heap, and the child may have 1 GiB of them.
+        .env("MALLOC_ARENA_MAX", "2")
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::null())
