@@ -7,8 +7,15 @@ use serde_json::{Value, json};
 
 use crate::{Target, module::named, seeds::is_without_fractions};
 
-pub(crate) const TARGET: Target =
-    Target { name: "settings", run, prepare: || (), seeds, max_bytes: 8 << 10, max_seconds: 5, mutants: 2000 };
+pub(crate) const TARGET: Target = Target {
+    name: "settings",
+    run,
+    prepare: || (),
+    seeds,
+    max_bytes: 8 << 10,
+    max_seconds: 5,
+    mutants: 2000,
+};
 
 fn run(bytes: &[u8]) {
     let Ok(text) = std::str::from_utf8(bytes) else { return };
