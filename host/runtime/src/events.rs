@@ -16,7 +16,7 @@ use super::{
     clock::{Clock, rfc3339},
     error::ApplyError,
     rate::{Bucket, RequestRate},
-    request::{create_json, paths},
+    request::{create_only, paths},
 };
 
 /// Events waiting to be sent; more are dropped, because an event is news, not state.
@@ -267,7 +267,7 @@ async fn send(
         "lastTimestamp": at,
         "count": 1,
     });
-    create_json(client, &paths::events(namespace), &object).await.map(drop)
+    create_only(client, &paths::events(namespace), &object).await
 }
 
 /// `text` cut to `max` bytes on a character boundary.

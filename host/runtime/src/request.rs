@@ -1,6 +1,7 @@
 //! Single requests on JSON values, each with a time limit and the preconditions its caller decided on.
 //!
-//! Answers stay JSON: nothing is decoded that is not needed, and fields newer than our types survive.
+//! Answers stay JSON where fields newer than our types must survive. The functions in `_as` decode of an answer what its
+//! type has, and no more: a pod has ten times as much, and a write to thousands of objects answers with each of them.
 
 use std::time::Duration;
 
@@ -10,7 +11,10 @@ use http::{
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::Client;
-use serde::Deserialize;
+use serde::{
+    Deserialize,
+    de::{DeserializeOwned, IgnoredAny},
+};
 use serde_json::{Value, json};
 
 use super::error::{ApplyError, Verb};
@@ -63,9 +67,7 @@ pub async fn list_metadata(client: &Client, path: &str, page: usize) -> Result<V
     loop {
         let at = page_path(path, page, &next);
         let request = Request::builder().method(Method::GET).uri(&at).header(ACCEPT, METADATA_LIST);
-        let answer = perform(client, Verb::List, &at, request, Vec::new()).await?;
-        let list = List::deserialize(&answer)
-            .map_err(|error| ApplyError::from_kube(Verb::List, path, kube::Error::SerdeError(error)))?;
+        let list: List = perform(client, Verb::List, &at, request, Vec::new()).await?;
         found.extend(list.items.into_iter().flatten().map(|item| item.metadata));
         next = list.metadata.next;
         if next.is_empty() {
@@ -83,7 +85,8 @@ pub async fn any_listed(
 ) -> Result<bool, ApplyError> {
     let mut next = String::new();
     loop {
-        let list = send(client, Verb::List, Method::GET, &page_path(path, page, &next), JSON, None).await?;
+        let list: Value =
+            send(client, Verb::List, Method::GET, &page_path(path, page, &next), JSON, None).await?;
         if list.get("items").and_then(Value::as_array).into_iter().flatten().any(&wanted) {
             return Ok(true);
         }
@@ -127,7 +130,21 @@ fn page_path(path: &str, page: usize, next: &str) -> String {
 
 /// Creates an object in the collection `path` and returns it as stored.
 pub async fn create_json(client: &Client, path: &str, object: &Value) -> Result<Value, ApplyError> {
+    create_as(client, path, object).await
+}
+
+/// The same; returns what `T` has of the object.
+pub async fn create_as<T: DeserializeOwned>(
+    client: &Client,
+    path: &str,
+    object: &Value,
+) -> Result<T, ApplyError> {
     send(client, Verb::Create, Method::POST, path, JSON, Some(object)).await
+}
+
+/// The same; returns nothing.
+pub async fn create_only(client: &Client, path: &str, object: &Value) -> Result<(), ApplyError> {
+    create_as::<IgnoredAny>(client, path, object).await.map(drop)
 }
 
 /// What a role may allow on the core API group's objects.
@@ -159,7 +176,21 @@ pub async fn is_permitted(client: &Client, right: &Right<'_>) -> Result<bool, Ap
 
 /// JSON merge patch. Put `metadata.uid` and `metadata.resourceVersion` into the patch as preconditions.
 pub async fn merge_patch(client: &Client, path: &str, patch: &Value) -> Result<Value, ApplyError> {
+    merge_patch_as(client, path, patch).await
+}
+
+/// The same; returns what `T` has of the object.
+pub async fn merge_patch_as<T: DeserializeOwned>(
+    client: &Client,
+    path: &str,
+    patch: &Value,
+) -> Result<T, ApplyError> {
     send(client, Verb::Patch, Method::PATCH, path, MERGE_PATCH, Some(patch)).await
+}
+
+/// The same; returns nothing.
+pub async fn merge_patch_only(client: &Client, path: &str, patch: &Value) -> Result<(), ApplyError> {
+    merge_patch_as::<IgnoredAny>(client, path, patch).await.map(drop)
 }
 
 /// Strategic merge patch: lists of containers are merged by name. Preconditions as in [`merge_patch`].
@@ -175,6 +206,17 @@ pub async fn apply_patch(
     force: Force,
     object: &Value,
 ) -> Result<Value, ApplyError> {
+    apply_patch_as(client, path, manager, force, object).await
+}
+
+/// The same; returns what `T` has of the object.
+pub async fn apply_patch_as<T: DeserializeOwned>(
+    client: &Client,
+    path: &str,
+    manager: &str,
+    force: Force,
+    object: &Value,
+) -> Result<T, ApplyError> {
     let force = matches!(force, Force::Yes);
     let path = format!("{path}?fieldManager={manager}&force={force}");
     send(client, Verb::Patch, Method::PATCH, &path, APPLY_PATCH, Some(object)).await
@@ -195,17 +237,47 @@ pub async fn delete_json(
     path: &str,
     options: &DeleteOptions,
 ) -> Result<Deletion, ApplyError> {
-    let waits = delete_answered(client, path, options).await?.is_some() && options.grace_seconds != Some(0);
+    let answer = delete_as::<Kept>(client, path, options).await?;
+    let waits = answer.is_some_and(|object| object.is_kept()) && options.grace_seconds != Some(0);
     Ok(if waits { Deletion::Started } else { Deletion::Gone })
 }
 
-/// The same; returns the object as it is now, if something keeps it for the time being. A conflict is proof of another UID
-/// only after a look: the server has other reasons for one.
+/// What the answer to a deletion says of whether the object is still there. It may also be a `Status`.
+#[derive(Debug, Default, Deserialize)]
+struct Kept {
+    #[serde(default)]
+    metadata: KeptMeta,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct KeptMeta {
+    deletion_timestamp: Option<IgnoredAny>,
+}
+
+impl Kept {
+    fn is_kept(&self) -> bool {
+        self.metadata.deletion_timestamp.is_some()
+    }
+}
+
+/// The same; returns the object as it is now, if something keeps it for the time being.
 pub async fn delete_answered(
     client: &Client,
     path: &str,
     options: &DeleteOptions,
 ) -> Result<Option<Value>, ApplyError> {
+    let answer: Option<Value> = delete_as(client, path, options).await?;
+    Ok(answer.filter(|object| object.pointer("/metadata/deletionTimestamp").is_some()))
+}
+
+/// The answer to a deletion; `None` if the object is gone. A conflict is proof of another UID only after a look: the server
+/// has other reasons for one.
+async fn delete_as<T: DeserializeOwned>(
+    client: &Client,
+    path: &str,
+    options: &DeleteOptions,
+) -> Result<Option<T>, ApplyError> {
     let mut body = json!({"apiVersion": "v1", "kind": "DeleteOptions"});
     if let Some(uid) = &options.uid {
         body["preconditions"] = json!({"uid": uid});
@@ -214,7 +286,7 @@ pub async fn delete_answered(
         body["gracePeriodSeconds"] = seconds.into();
     }
     match send(client, Verb::Delete, Method::DELETE, path, JSON, Some(&body)).await {
-        Ok(answer) => Ok(Some(answer).filter(|it| it.pointer("/metadata/deletionTimestamp").is_some())),
+        Ok(answer) => Ok(Some(answer)),
         Err(ApplyError::NotFound { .. }) => Ok(None),
         Err(conflict @ ApplyError::Conflict { .. }) => {
             let there = get_json(client, path).await?;
@@ -225,31 +297,31 @@ pub async fn delete_answered(
     }
 }
 
-async fn send(
+async fn send<T: DeserializeOwned>(
     client: &Client,
     verb: Verb,
     method: Method,
     path: &str,
     content_type: &str,
     body: Option<&Value>,
-) -> Result<Value, ApplyError> {
+) -> Result<T, ApplyError> {
     let body = body.map(|value| value.to_string().into_bytes()).unwrap_or_default();
     let request = Request::builder().method(method).uri(path).header(CONTENT_TYPE, content_type);
     perform(client, verb, path, request, body).await
 }
 
-async fn perform(
+async fn perform<T: DeserializeOwned>(
     client: &Client,
     verb: Verb,
     path: &str,
     request: http::request::Builder,
     body: Vec<u8>,
-) -> Result<Value, ApplyError> {
+) -> Result<T, ApplyError> {
     let request = request
         .body(body)
         .map_err(|error| ApplyError::from_kube(verb, path, kube::Error::HttpError(error)))?;
     let object = path.split('?').next().unwrap_or(path);
-    match tokio::time::timeout(TIMEOUT, client.request::<Value>(request)).await {
+    match tokio::time::timeout(TIMEOUT, client.request::<T>(request)).await {
         Ok(answer) => answer.map_err(|error| ApplyError::from_kube(verb, object, error)),
         Err(_) => Err(ApplyError::Timeout { verb, object: object.to_owned(), seconds: TIMEOUT.as_secs() }),
     }

@@ -23,7 +23,7 @@ use kubeocean_runtime::{
     error::ApplyError,
     health::{Heartbeat, PULSE},
     queue::backoff,
-    request::{create_json, merge_patch, paths},
+    request::{create_only, merge_patch_only, paths},
     tasks::Workers,
 };
 
@@ -157,8 +157,8 @@ impl LeaseKeeper {
         if right || !target.young || !self.create(target, &now).await? {
             // The first renewal of a vnode also sets holder and owner right: a Lease may be left from one of that name.
             let change = if right { json!({"spec": {"renewTime": now}}) } else { whole(target, &now) };
-            match merge_patch(&self.computing, &path, &change).await {
-                Ok(_) => {}
+            match merge_patch_only(&self.computing, &path, &change).await {
+                Ok(()) => {}
                 Err(gone @ ApplyError::NotFound { .. }) => {
                     if !self.create(target, &now).await? {
                         return Err(gone);
@@ -179,8 +179,8 @@ impl LeaseKeeper {
         lease["metadata"]["name"] = (*target.vnode).into();
         lease["metadata"]["namespace"] = namespace::NODE_LEASE.into();
         let path = format!("{}?fieldManager={}", paths::leases(namespace::NODE_LEASE), manager::SYNCER_LEASE);
-        match create_json(&self.computing, &path, &lease).await {
-            Ok(_) => Ok(true),
+        match create_only(&self.computing, &path, &lease).await {
+            Ok(()) => Ok(true),
             Err(ApplyError::AlreadyExists { .. }) => Ok(false),
             Err(error) => Err(error),
         }

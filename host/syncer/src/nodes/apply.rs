@@ -32,8 +32,8 @@ use kubeocean_runtime::{
     events::{Event, Regarding, Severity},
     queue::Outcome,
     request::{
-        DeleteOptions, Deletion, Force, PAGE, any_listed, apply_patch, create_json, delete_answered,
-        delete_json, get_json, merge_patch, paths,
+        DeleteOptions, Deletion, Force, PAGE, any_listed, apply_patch_as, create_as, delete_answered,
+        delete_json, get_json, merge_patch_as, paths,
     },
 };
 
@@ -158,12 +158,12 @@ async fn one(
                 changes.resource_version.clone_from(version);
             }
             let path = format!("{}?fieldManager={}", paths::node(&changes.name), manager::SYNCER);
-            let answer = merge_patch(computing, &path, &changes.patch()).await?;
-            *version = saw(runtime, answer);
+            let answer = merge_patch_as(computing, &path, &changes.patch()).await?;
+            *version = Some(saw(runtime, answer));
         }
         Action::ApplyVnode { name, body, written } => {
             let path = paths::node_status(&name);
-            let answer = apply_patch(computing, &path, manager::SYNCER, Force::Yes, &body).await?;
+            let answer = apply_patch_as(computing, &path, manager::SYNCER, Force::Yes, &body).await?;
             saw(runtime, answer);
             *version = None;
             runtime.store.set_written(&name, written);
@@ -175,8 +175,8 @@ async fn one(
                 "status": status_patch(&conditions, addresses.as_deref(), &lowered),
             });
             let path = format!("{}?fieldManager={}", paths::node_status(&name), manager::SYNCER);
-            let answer = merge_patch(computing, &path, &change).await?;
-            *version = saw(runtime, answer);
+            let answer = merge_patch_as(computing, &path, &change).await?;
+            *version = Some(saw(runtime, answer));
             if let Some(written) = written {
                 runtime.store.set_written(&name, written);
             }
@@ -207,7 +207,11 @@ async fn one(
         Action::DeleteVnode { name, uid } => {
             let options = DeleteOptions { uid: Some(uid.clone()), grace_seconds: None };
             match delete_answered(computing, &paths::node(&name), &options).await? {
-                Some(answer) => drop(saw(runtime, answer)),
+                Some(answer) => {
+                    if let Ok(node) = serde_json::from_value(answer) {
+                        saw(runtime, node);
+                    }
+                }
                 None => runtime.store.lost_vnode(&name, &uid, u64::MAX),
             }
         }
@@ -244,11 +248,10 @@ fn counter<'c>(counters: &'c NodeCounters, action: &Action) -> Option<&'c Atomic
 }
 
 /// Feeds an answer into the store; returns its version.
-fn saw(runtime: &NodeRuntime, answer: Value) -> Option<String> {
-    let node: NodeView = serde_json::from_value(answer).ok()?;
-    let version = node.resource_version().to_owned();
-    runtime.store.saw_vnode(node);
-    Some(version)
+fn saw(runtime: &NodeRuntime, answer: NodeView) -> String {
+    let version = answer.resource_version().to_owned();
+    runtime.store.saw_vnode(answer);
+    version
 }
 
 /// Reads a vnode of which nobody said what became of the last write, or which its watch shows no more. Planned from what was
@@ -293,7 +296,7 @@ pub(super) async fn mended<'a>(
 /// One POST. A node of that name that is ours is adopted, another one is never touched.
 async fn create(runtime: &NodeRuntime, snapshot: &Snapshot, name: &str, body: &Value) -> Result<(), Stop> {
     let path = format!("{}?fieldManager={}", paths::nodes(), manager::SYNCER);
-    match create_json(&runtime.computing, &path, body).await {
+    match create_as(&runtime.computing, &path, body).await {
         Ok(answer) => {
             saw(runtime, answer);
             Ok(())
@@ -379,8 +382,8 @@ pub(super) async fn label_worker_node(
 ) -> Result<Option<NodeView>, ApplyError> {
     let path = format!("{}?fieldManager={}", paths::node(node), syncer_manager(cluster_id));
     let change = json!({"metadata": {"labels": {label::POLICY_APPLIED: policy}}});
-    match merge_patch(worker, &path, &change).await {
-        Ok(answer) => Ok(serde_json::from_value(answer).ok()),
+    match merge_patch_as(worker, &path, &change).await {
+        Ok(answer) => Ok(Some(answer)),
         Err(ApplyError::NotFound { .. }) => Ok(None),
         Err(error) => Err(error),
     }
@@ -405,7 +408,7 @@ async fn release(runtime: &NodeRuntime, name: &str, uid: &str) -> Result<(), Sto
     let change =
         json!({"metadata": {"uid": uid, "resourceVersion": live.resource_version(), "finalizers": kept}});
     let path = format!("{}?fieldManager={}", paths::node(name), manager::SYNCER_FINALIZER);
-    match merge_patch(&runtime.computing, &path, &change).await {
+    match merge_patch_as(&runtime.computing, &path, &change).await {
         // Nobody else keeps it.
         Ok(_) if kept.is_empty() => {}
         Ok(answer) => {

@@ -14,10 +14,12 @@ use std::{fmt, sync::Arc};
 
 use jiff::Timestamp;
 use kubeocean_api::{keys::annotation, name::ObjectKey};
+use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 pub(super) use self::confirm::{managed_ppod, read_pod};
 use self::{
+    confirm::is_managed,
     patches::{mapping_patch, preconditions, set_metadata},
     report::no_priority_class,
 };
@@ -34,7 +36,7 @@ use super::{
     plan::plan_pod,
     priority_class::{self, PriorityClasses},
     snapshot::{PodSnapshot, VnodeState},
-    view::{Deletion, Vpod},
+    view::{Deletion, Ppod, Vpod},
     vpod_identity::VpodIdentity,
     workload::Workloads,
 };
@@ -50,7 +52,7 @@ use kubeocean_runtime::{
     events::{EventRecorder, Severity},
     health::Health,
     queue::Outcome,
-    request::{self, DeleteOptions, merge_patch, paths},
+    request::{self, DeleteOptions, merge_patch_as, paths},
 };
 
 /// Plans made for one key before the queue takes over. A new pod needs three: create, report, converged.
@@ -177,7 +179,7 @@ impl PodSync {
             PodAction::ConfirmUnscheduled { ppod } => self.confirm_unscheduled(&ppod).await,
             PodAction::WriteMapping { uid, resource_version, ppod, clear_uid } => {
                 let patch = mapping_patch(&uid, &resource_version, &ppod, clear_uid);
-                let vpod = match self.patch_vpod(&snapshot.key, &uid, &patch).await {
+                let vpod: Value = match self.patch_status(&snapshot.key, &uid, &patch).await {
                     Ok(Some(vpod)) => vpod,
                     Ok(None) => return Ok(Step::Replan),
                     // Its annotations leave no room for ours, or admission is against them.
@@ -188,6 +190,9 @@ impl PodSync {
                     }
                     Err(error) => return Err(error),
                 };
+                if let Some(vpod) = Vpod::from_json(&vpod) {
+                    self.store.feed_vpod(vpod);
+                }
                 *whole_vpod = Some(vpod);
                 Ok(Step::Next)
             }
@@ -300,9 +305,10 @@ impl PodSync {
             patch["spec"] = json!({"activeDeadlineSeconds": seconds});
         }
         let key = ppod.key();
-        match merge_patch(&self.clusters.worker, &paths::pod(&key.namespace, &key.name), &patch).await {
+        match merge_patch_as(&self.clusters.worker, &paths::pod(&key.namespace, &key.name), &patch).await {
             Ok(answer) => {
-                if let Some(ppod) = managed_ppod(&answer) {
+                let ppod = Ppod::parse(answer);
+                if is_managed(&ppod) {
                     self.store.feed_ppod(ppod);
                 }
                 Ok(Step::Next)
@@ -320,21 +326,25 @@ impl PodSync {
         }
     }
 
+    /// Writes to a vpod. False: it is gone.
+    async fn patch_vpod(&self, key: &ObjectKey, uid: &str, patch: &Value) -> Result<bool, ApplyError> {
+        let Some(answer) = self.patch_status(key, uid, patch).await? else { return Ok(false) };
+        if let Some(vpod) = Vpod::parse(answer) {
+            self.store.feed_vpod(vpod);
+        }
+        Ok(true)
+    }
+
     /// Writes to a vpod through its status, where metadata is accepted too (TD-504). `None`: it is gone.
-    pub(super) async fn patch_vpod(
+    async fn patch_status<T: DeserializeOwned>(
         &self,
         key: &ObjectKey,
         uid: &str,
         patch: &Value,
-    ) -> Result<Option<Value>, ApplyError> {
+    ) -> Result<Option<T>, ApplyError> {
         let status = paths::pod_status(&key.namespace, &key.name);
-        match merge_patch(&self.clusters.computing, &status, patch).await {
-            Ok(answer) => {
-                if let Some(vpod) = Vpod::from_json(&answer) {
-                    self.store.feed_vpod(vpod);
-                }
-                Ok(Some(answer))
-            }
+        match merge_patch_as(&self.clusters.computing, &status, patch).await {
+            Ok(answer) => Ok(Some(answer)),
             Err(ApplyError::NotFound { .. }) => {
                 self.store.vpod_gone(key, uid);
                 Ok(None)

@@ -22,7 +22,7 @@ use super::{
 use crate::objects::EnsureError;
 use kubeocean_runtime::{
     error::{ApplyError, Verb},
-    request::{create_json, get_json, merge_patch, paths},
+    request::{create_as, get_json, merge_patch, paths},
 };
 
 /// Why there is no new ppod.
@@ -171,13 +171,8 @@ impl PodSync {
         self.check_ephemeral_claims(vpod, whole).await?;
         self.objects.ensure(&self.clusters, &vpod.references, &vpod.key).await?;
         self.objects.tokens.ensure(&self.clusters, whole).await?;
-        match create_json(&self.clusters.worker, &paths::pods(&scope.mount_namespace), &ppod).await {
-            Ok(created) => Ppod::from_json(&created).ok_or_else(|| {
-                CreateError::Refused(Refusal::new(
-                    RefusalReason::Rejected,
-                    "the worker cluster answered with no pod",
-                ))
-            }),
+        match create_as(&self.clusters.worker, &paths::pods(&scope.mount_namespace), &ppod).await {
+            Ok(created) => Ok(Ppod::parse(created)),
             Err(ApplyError::AlreadyExists { object }) => {
                 Err(self.occupied(&ppod_key(&scope.mount_namespace, &vpod.key), object).await)
             }

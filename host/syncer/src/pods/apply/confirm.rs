@@ -94,7 +94,7 @@ pub(in crate::pods) fn managed_ppod(pod: &Value) -> Option<Ppod> {
     Ppod::from_json(pod).filter(is_managed)
 }
 
-fn is_managed(ppod: &Ppod) -> bool {
+pub(super) fn is_managed(ppod: &Ppod) -> bool {
     ppod.labels.get(label::MANAGED_BY).is_some_and(|value| value == label::MANAGED_BY_VALUE)
 }
 

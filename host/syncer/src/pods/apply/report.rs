@@ -41,7 +41,7 @@ impl PodSync {
         if !status.is_empty() {
             patch["status"] = Value::Object(status);
         }
-        if self.patch_vpod(&snapshot.key, uid, &patch).await?.is_some() {
+        if self.patch_vpod(&snapshot.key, uid, &patch).await? {
             self.store.status_written(&snapshot.key, uid, now);
             self.mark_mirrored(snapshot);
         }
@@ -73,7 +73,7 @@ impl PodSync {
         let Some(fields) = fields else { return Ok(Step::Next) };
         let resource_version = live["metadata"]["resourceVersion"].as_str().unwrap_or_default();
         let patch = json!({"metadata": preconditions(uid, resource_version), "status": fields});
-        if self.patch_vpod(key, uid, &patch).await?.is_some() {
+        if self.patch_vpod(key, uid, &patch).await? {
             self.metrics.pod_created_failed.inc();
             tracing::info!(vpod = %key, reason = event.unwrap_or(status::REASON_LOST), "vpod failed");
             if let Some(reason) = event {
