@@ -27,8 +27,8 @@ const REPEAT_AFTER: Duration = Duration::from_mins(10);
 const REMEMBERED: usize = 4096;
 /// News that nobody need act on give way to the work they are about: that many at once, and so many a second. When a
 /// policy changes, each of its nodes has some, in the moment in which all of them are written.
-const NEWS_AT_ONCE: u32 = 32;
-const NEWS_A_SECOND: f64 = 32.0;
+const NEWS_AT_ONCE: u32 = 8;
+const NEWS_A_SECOND: f64 = 16.0;
 /// Longest message in bytes the API server takes.
 const MESSAGE_MAX_BYTES: usize = 1024;
 
@@ -293,20 +293,20 @@ mod tests {
         let (news, next_news) = mpsc::channel(QUEUE);
         let mut waiting = Waiting::new(next_warnings, next_news);
         let began = tokio::time::Instant::now();
-        for number in 0..96 {
+        for number in 0..40 {
             news.try_send(event(Severity::Normal, number.to_string())).expect("a place");
         }
-        for _ in 0..32 {
+        for _ in 0..NEWS_AT_ONCE {
             waiting.next().await.expect("an event");
         }
         assert_eq!(began.elapsed(), Duration::ZERO, "a few need not wait");
         warnings.try_send(event(Severity::Warning, "trouble".to_owned())).expect("a place");
         assert_eq!(waiting.next().await.map(|event| event.message).as_deref(), Some("trouble"));
-        for number in 32..96 {
+        for number in NEWS_AT_ONCE..40 {
             assert_eq!(waiting.next().await.map(|event| event.message), Some(number.to_string()));
         }
         let took = began.elapsed();
-        assert!((1_900..=2_100).contains(&took.as_millis()), "64 more at 32 a second took {took:?}");
+        assert!((1_900..=2_100).contains(&took.as_millis()), "32 more at 16 a second took {took:?}");
         drop((warnings, news));
         assert_eq!(waiting.next().await, None);
     }
