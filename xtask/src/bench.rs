@@ -1,5 +1,8 @@
 //! Runs a table of figures, of real clusters or of the policy engine, and keeps it.
 
+use std::fs::{self, File, OpenOptions};
+use std::io::{Read, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -15,7 +18,7 @@ pub(crate) struct Args {
     allow: Option<f64>,
     #[command(flatten)]
     size: Size,
-    /// Measure this program in `cluster`, not the release build of this workspace
+    /// Measure this program in `cluster`, unpacked as from an image, not the release build of this workspace
     #[arg(long, value_name = "FILE")]
     binary: Option<PathBuf>,
     /// Where the figures go as JSON [default: target/bench/NODES-nodes.json, target/bench/policy.json]
@@ -60,7 +63,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let default = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("../target/bench/{name}.json"));
     let json = args.json.clone().unwrap_or(default);
     if let Some(folder) = json.parent().filter(|folder| !folder.as_os_str().is_empty()) {
-        std::fs::create_dir_all(folder).with_context(|| format!("creating {}", folder.display()))?;
+        fs::create_dir_all(folder).with_context(|| format!("creating {}", folder.display()))?;
     }
     let json = std::path::absolute(&json).with_context(|| format!("the place of {}", json.display()))?;
     let mut command = command(bench, args.size);
@@ -69,8 +72,9 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         command.env("KUBEOCEAN_BENCH_ALLOW", times.to_string());
     }
     if let Some(binary) = &args.binary {
-        let binary = binary.canonicalize().with_context(|| format!("no program {}", binary.display()))?;
-        command.env(PROGRAM, binary);
+        let unpacked = json.with_file_name("kubeocean");
+        unpack(binary, &unpacked).with_context(|| format!("copying {}", binary.display()))?;
+        command.env(PROGRAM, unpacked);
     }
     let status = command.status().context("starting cargo bench")?;
     if !status.success() {
@@ -78,6 +82,28 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     }
     eprintln!("the figures are in {}", json.display());
     Ok(())
+}
+
+/// Bytes that a container runtime writes at a time when it unpacks a layer.
+const PIECE: usize = 32 << 10;
+
+/// Copies a program as a node has it from its image. The kernel maps as much of a file at once as was written or read at
+/// once, so the memory of a program that a linker or `cp` wrote in large pieces says little of one on a node.
+fn unpack(program: &Path, to: &Path) -> Result<()> {
+    let mut from = File::open(program)?;
+    // A program that runs cannot be written to.
+    if to.exists() {
+        fs::remove_file(to)?;
+    }
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o755).open(to)?;
+    let mut piece = vec![0; PIECE];
+    loop {
+        let read = from.read(&mut piece)?;
+        if read == 0 {
+            return Ok(());
+        }
+        file.write_all(&piece[..read])?;
+    }
 }
 
 /// The variable that names the program to run in place of this workspace's own build.

@@ -182,6 +182,15 @@ impl Process {
         status_field(&status, "VmRSS:").context("no VmRSS in /proc/pid/status")
     }
 
+    /// The part of its resident memory that is no file's, in KiB: heap and stacks. Linux only.
+    ///
+    /// # Errors
+    /// It does not run, or there is no `/proc`.
+    pub fn anonymous_kib(&self) -> Result<u64> {
+        let status = self.proc_file("status")?;
+        status_field(&status, "RssAnon:").context("no RssAnon in /proc/pid/status")
+    }
+
     /// The highest resident memory so far, in KiB. Linux only.
     ///
     /// # Errors

@@ -62,9 +62,8 @@ impl Run<'_> {
         let cpu = (self.cpu()? - cpu) * 1000.0 / f64::from(count);
         eprintln!("  {count} pods of others run after {:?}", started.elapsed());
         let nodes = self.scale.nodes;
-        Ok(vec![
-            Figure::new("CPU a pod of others", cpu, "ms"),
-            self.resident(format!("RSS with {nodes} vnodes and {count} pods of others"))?.budget(30.0),
-        ])
+        let work = format!("RSS with {nodes} vnodes and {count} pods of others");
+        let [resident, own] = self.resident(work, Some(30.0)).await?;
+        Ok(vec![Figure::new("CPU a pod of others", cpu, "ms"), resident, own])
     }
 }
