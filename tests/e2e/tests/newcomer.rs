@@ -7,6 +7,7 @@
 #![expect(clippy::unwrap_used, reason = "a step that fails is a failed test")]
 
 use std::collections::BTreeSet;
+use std::fmt::Write as _;
 use std::path::Path;
 use std::process::{Output, Stdio};
 use std::time::{Duration, Instant};
@@ -220,7 +221,7 @@ async fn a_policy_of_ones_own_is_shipped_through_a_registry_in_a_quarter_of_an_h
         for block in &blocks {
             script.push_str(&command(block));
         }
-        script.push_str(&format!("echo \"== {step}: $((SECONDS - BEGUN)) s\"\n"));
+        writeln!(script, "echo \"== {step}: $((SECONDS - BEGUN)) s\"").unwrap();
     }
     // The versions that are tested; a registry of crates is asked for none.
     std::fs::write(site.newcomer.path("tested.lock"), lock_of_new("quiet-nights").unwrap()).unwrap();

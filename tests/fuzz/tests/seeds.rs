@@ -30,10 +30,11 @@ fn seeds_and_some_mutants_find_nothing(#[values("module", "settings", "record", 
 
 /// Says which input it was.
 fn try_one(name: &str, run: fn(&[u8]), input: &[u8]) {
-    if std::panic::catch_unwind(|| run(input)).is_err() {
+    if let Err(cause) = std::panic::catch_unwind(|| run(input)) {
         let file = std::env::temp_dir().join(format!("kubeocean-fuzz-{name}"));
-        std::fs::write(&file, input).unwrap();
-        panic!("{name}: the input is in {}: {:?}", file.display(), String::from_utf8_lossy(input));
+        std::fs::write(&file, input).expect("a temporary folder that can be written to");
+        eprintln!("{name}: the input is in {}: {:?}", file.display(), String::from_utf8_lossy(input));
+        std::panic::resume_unwind(cause);
     }
 }
 
