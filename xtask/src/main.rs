@@ -2,6 +2,7 @@
 
 mod assets;
 mod bench;
+mod compiler;
 mod demo;
 mod dist;
 mod fuzz;
