@@ -206,17 +206,6 @@ pub async fn apply_patch(
     force: Force,
     object: &Value,
 ) -> Result<Value, ApplyError> {
-    apply_patch_as(client, path, manager, force, object).await
-}
-
-/// The same; returns what `T` has of the object.
-pub async fn apply_patch_as<T: DeserializeOwned>(
-    client: &Client,
-    path: &str,
-    manager: &str,
-    force: Force,
-    object: &Value,
-) -> Result<T, ApplyError> {
     let force = matches!(force, Force::Yes);
     let path = format!("{path}?fieldManager={manager}&force={force}");
     send(client, Verb::Patch, Method::PATCH, &path, APPLY_PATCH, Some(object)).await

@@ -153,7 +153,7 @@ impl Numbers {
         let NodeCounters {
             created,
             patched,
-            applied,
+            updated,
             status,
             deleted,
             reclaimed_pods,
@@ -169,7 +169,7 @@ impl Numbers {
             writes: vec![
                 ("create", read(created)),
                 ("patch", read(patched)),
-                ("apply", read(applied)),
+                ("update", read(updated)),
                 ("status", read(status)),
                 ("delete", read(deleted)),
             ],
@@ -319,7 +319,9 @@ fn encode_policies(page: &mut Page<'_, '_>, policies: &BTreeMap<String, PolicyNu
 /// The unit of a reported resource: millicores, MiB or pieces; `None` for resources that are not reported (BU-1602).
 fn reported(resource: &str, amount: i64) -> Option<i64> {
     match resource {
-        "cpu" | "gocrane.io/cpu" | "nvidia.com/gpu" => Some(amount),
+        "cpu" | "nvidia.com/gpu" => Some(amount),
+        // Not CPU to the API server, so it counts in whole cores.
+        "gocrane.io/cpu" => Some(amount.saturating_mul(1000)),
         "memory" | "ephemeral-storage" | "gocrane.io/memory" => Some(amount >> 20),
         _ => {
             let name = resource.strip_prefix("tke.cloud.tencent.com/")?;
@@ -453,7 +455,8 @@ mod tests {
 
     #[rstest]
     #[case("cpu", Some(1500))]
-    #[case("gocrane.io/cpu", Some(1500))]
+    #[case("gocrane.io/cpu", Some(1_500_000))]
+    #[case("gocrane.io/memory", Some(0))]
     #[case("memory", Some(0))]
     #[case("nvidia.com/gpu", Some(1500))]
     #[case("tke.cloud.tencent.com/eni-ip", Some(1500))]
@@ -489,7 +492,7 @@ mod tests {
             vnodes: vec![vnode("v1", 4000), vnode("v2", 6000)],
             vpods: [(Phase::Running, 3)].into(),
             ppods: [(Phase::Pending, 1)].into(),
-            writes: vec![("apply", 7)],
+            writes: vec![("update", 7)],
             evictions: vec![("reclaimed", 2)],
             late_leases: 1,
             usage_drift: 4,
@@ -533,7 +536,7 @@ mod tests {
             r#"syncer_virtual_pod_total{clusterbinding="b",phase="Running"} 3"#,
             r#"syncer_virtual_pod_total{clusterbinding="b",phase="Unknown"} 0"#,
             r#"syncer_physical_pod_total{clusterbinding="b",phase="Pending"} 1"#,
-            r#"syncer_vnode_writes_total{clusterbinding="b",kind="apply"} 7"#,
+            r#"syncer_vnode_writes_total{clusterbinding="b",kind="update"} 7"#,
             r#"syncer_reclaim_pods_total{clusterbinding="b",mode="reclaimed"} 2"#,
             r#"syncer_node_lease_late_total{clusterbinding="b"} 1"#,
             r#"syncer_worker_watch_age_seconds{clusterbinding="b"} 12"#,

@@ -7,6 +7,7 @@ use serde::Serialize;
 use serde_json::{Map, Value, json};
 
 use super::{
+    conditions::with_conditions,
     view::{NodeAddress, NodeCondition, NodeView, Taint},
     vnode::Written,
     withdraw::Cause,
@@ -31,14 +32,14 @@ pub enum Action {
         #[serde(skip)]
         written: Written,
     },
-    /// Merge patch on the vnode: taints, cordon, finalizer, keys that server-side apply would leave.
+    /// Merge patch on the vnode: taints, cordon, finalizer, keys that go.
     PatchVnode(NodeChanges),
-    /// Server-side apply on the status endpoint.
-    ApplyVnode {
+    /// Merge patch on the status endpoint of all that differs: labels, annotations, status.
+    UpdateVnode {
         /// Name.
         name: String,
-        /// Applied object.
-        body: Value,
+        /// With UID, and the version it was computed from.
+        patch: Value,
         /// To be remembered.
         #[serde(skip)]
         written: Written,
@@ -200,27 +201,18 @@ impl VnodeEvent {
 impl Action {
     /// Whether the write says which policy the vnode is built from.
     pub fn names_policy(&self) -> bool {
-        matches!(self, Self::CreateVnode { .. } | Self::ApplyVnode { .. })
+        matches!(self, Self::CreateVnode { .. } | Self::UpdateVnode { .. })
     }
 
     /// Brings the status of a vnode to what it shall show; `None` when it shows that.
     pub fn show(vnode: &NodeView, shown: Shown<'_>) -> Option<Self> {
-        let mut conditions: Vec<NodeCondition> = vnode.status.conditions.to_vec();
-        conditions.retain(|condition| !shown.removed.contains(&condition.type_.as_str()));
-        let mut changed = conditions.len() != vnode.status.conditions.len() || !shown.lowered.is_empty();
-        for condition in shown.conditions {
-            match conditions.iter_mut().find(|there| there.type_ == condition.type_) {
-                Some(there) if there.says_the_same_as(condition) => {}
-                Some(there) => {
-                    *there = condition.clone();
-                    changed = true;
-                }
-                None => {
-                    conditions.push(condition.clone());
-                    changed = true;
-                }
-            }
-        }
+        let there = &vnode.status.conditions;
+        let news = |wanted: &&NodeCondition| {
+            !there.iter().any(|it| it.type_ == wanted.type_ && it.says_the_same_as(wanted))
+        };
+        let news: Vec<NodeCondition> = shown.conditions.iter().filter(news).cloned().collect();
+        let conditions = with_conditions(there, &news, shown.removed);
+        let changed = conditions != **there || !shown.lowered.is_empty();
         let addresses =
             shown.addresses.filter(|wanted| **wanted != *vnode.status.addresses).map(<[_]>::to_vec);
         (changed || addresses.is_some()).then(|| Self::PatchStatus {
@@ -292,7 +284,7 @@ impl fmt::Display for Action {
                 }
                 write!(f, "patch {} of vnode {}", parts.join(", "), changes.name)
             }
-            Self::ApplyVnode { name, .. } => write!(f, "apply vnode {name}"),
+            Self::UpdateVnode { name, .. } => write!(f, "update vnode {name}"),
             Self::PatchStatus { name, lowered, .. } if lowered.is_empty() => {
                 write!(f, "patch conditions of vnode {name}")
             }

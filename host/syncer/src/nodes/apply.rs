@@ -32,8 +32,8 @@ use kubeocean_runtime::{
     events::{Event, Regarding, Severity},
     queue::Outcome,
     request::{
-        DeleteOptions, Deletion, Force, PAGE, any_listed, apply_patch_as, create_as, delete_answered,
-        delete_json, get_json, merge_patch_as, paths,
+        DeleteOptions, Deletion, PAGE, any_listed, create_as, delete_answered, delete_json, get_json,
+        merge_patch_as, paths,
     },
 };
 
@@ -69,13 +69,19 @@ impl From<ApplyError> for Stop {
 }
 
 /// Performs `actions`. Ok: everything urgent is done, with a delay if something is to be tried again. A pod that cannot be
-/// deleted holds up neither the others nor what follows; it is tried again afterwards.
+/// deleted holds up neither the others nor what follows; it is tried again afterwards. `decided_by`: the changes of
+/// policies that led to the plan; no pod is deleted once there are more.
 pub(super) async fn perform(
     runtime: &NodeRuntime,
     vnode: &str,
     snapshot: &Snapshot,
     actions: Vec<Action>,
+    decided_by: Option<u64>,
 ) -> Result<Option<Duration>, Outcome> {
+    let outdated = || {
+        let changes = runtime.worker.as_ref().map(|worker| worker.policies.changes());
+        decided_by.is_some_and(|known| changes.is_some_and(|changes| changes != known))
+    };
     let mut retry = None;
     let mut refused = None;
     // Version after our own preconditioned writes; the plan's version before them.
@@ -84,6 +90,9 @@ pub(super) async fn perform(
         let text = action.to_string();
         let (notable, counter) = (is_notable(&action), counter(&runtime.store.counters, &action));
         let (deletes_pod, names_policy) = (matches!(action, Action::DeletePod { .. }), action.names_policy());
+        if deletes_pod && outdated() {
+            return Err(Outcome::Stale);
+        }
         match one(runtime, vnode, snapshot, action, &mut version).await {
             Ok(Done::Now) => {
                 if let Some(counter) = counter {
@@ -126,7 +135,7 @@ fn is_notable(action: &Action) -> bool {
         | Action::DeleteVnode { .. }
         | Action::ReleaseVnode { .. } => true,
         Action::HoldPolicy { .. }
-        | Action::ApplyVnode { .. }
+        | Action::UpdateVnode { .. }
         | Action::PatchStatus { .. }
         | Action::LabelWorkerNode { .. }
         | Action::Event(_) => false,
@@ -161,12 +170,26 @@ async fn one(
             let answer = merge_patch_as(computing, &path, &changes.patch()).await?;
             *version = Some(saw(runtime, answer));
         }
-        Action::ApplyVnode { name, body, written } => {
-            let path = paths::node_status(&name);
-            let answer = apply_patch_as(computing, &path, manager::SYNCER, Force::Yes, &body).await?;
-            saw(runtime, answer);
-            *version = None;
-            runtime.store.set_written(&name, written);
+        Action::UpdateVnode { name, mut patch, written } => {
+            if let Some(version) = version.as_ref() {
+                patch["metadata"]["resourceVersion"] = version.as_str().into();
+            }
+            let path = format!("{}?fieldManager={}", paths::node_status(&name), manager::SYNCER);
+            match merge_patch_as(computing, &path, &patch).await {
+                Ok(answer) => {
+                    *version = Some(saw(runtime, answer));
+                    runtime.store.set_written(&name, written);
+                }
+                // Whatever is wrong with the metadata, no more is offered than others leave.
+                Err(refused @ ApplyError::Rejected { .. }) => {
+                    for map in ["labels", "annotations"] {
+                        patch["metadata"].as_object_mut().map(|metadata| metadata.remove(map));
+                    }
+                    saw(runtime, merge_patch_as(computing, &path, &patch).await?);
+                    return Err(refused.into());
+                }
+                Err(error) => return Err(error.into()),
+            }
         }
         Action::PatchStatus { name, uid, resource_version, conditions, addresses, lowered, written } => {
             let version_now = version.clone().unwrap_or(resource_version);
@@ -238,7 +261,7 @@ fn counter<'c>(counters: &'c NodeCounters, action: &Action) -> Option<&'c Atomic
     Some(match action {
         Action::CreateVnode { .. } => &counters.created,
         Action::PatchVnode(_) | Action::ReleaseVnode { .. } => &counters.patched,
-        Action::ApplyVnode { .. } => &counters.applied,
+        Action::UpdateVnode { .. } => &counters.updated,
         Action::PatchStatus { .. } => &counters.status,
         Action::DeleteVnode { .. } => &counters.deleted,
         Action::DeletePod { why: PodDeletion::Reclaimed, .. } => &counters.reclaimed_pods,

@@ -7,7 +7,7 @@ use jiff::{SignedDuration, Timestamp};
 use kubeocean_api::{
     keys::annotation,
     quantity::Quantity,
-    resource::{CPU, MEMORY, from_base_units, to_base_units},
+    resource::{CPU, MEMORY, to_base_units},
 };
 use kubeocean_runtime::packed::PackedTexts;
 use serde_json::{Map, Value};
@@ -41,8 +41,8 @@ pub enum Difference {
     },
 }
 
-/// See the module documentation. Taints, and conditions and addresses that shall go, are compared by the planner: they
-/// are written apart.
+/// See the module documentation. Taints, which are written apart, and conditions and addresses that shall go, are compared
+/// by the planner.
 pub fn difference(
     content: &Content,
     vnode: &NodeView,
@@ -102,11 +102,10 @@ enum Change {
 
 fn amounts_differ(content: &Content, vnode: &NodeView) -> Option<Change> {
     let mut found = None;
-    for (resource, wanted) in &content.amounts {
-        let quantity = from_base_units(resource, *wanted);
+    for ((resource, quantity), wanted) in content.quantities().zip(content.amounts.values()) {
         for there in [&vnode.status.allocatable, &vnode.status.capacity] {
             let there = there.get(resource);
-            if there.and_then(|text| text.parse::<Quantity>().ok()) == Some(quantity) {
+            if says(there, quantity) {
                 continue;
             }
             let before = there
@@ -120,6 +119,11 @@ fn amounts_differ(content: &Content, vnode: &NodeView) -> Option<Change> {
         }
     }
     found
+}
+
+/// Whether a text on a vnode says a quantity, however it is written.
+pub(super) fn says(there: Option<&str>, quantity: Quantity) -> bool {
+    there.and_then(|text| text.parse::<Quantity>().ok()) == Some(quantity)
 }
 
 fn is_small_grow(resource: &str, before: i64, after: i64) -> bool {

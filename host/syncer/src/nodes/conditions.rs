@@ -30,6 +30,23 @@ fn is_ours(condition: &NodeCondition) -> bool {
     .contains(&condition.type_.as_str())
 }
 
+/// A list of conditions with some replaced by type or added, and without those of the types `gone`.
+pub fn with_conditions(
+    there: &[NodeCondition],
+    wanted: &[NodeCondition],
+    gone: &[&str],
+) -> Vec<NodeCondition> {
+    let stays = |condition: &&NodeCondition| !gone.contains(&condition.type_.as_str());
+    let mut conditions: Vec<NodeCondition> = there.iter().filter(stays).cloned().collect();
+    for condition in wanted {
+        match conditions.iter_mut().find(|there| there.type_ == condition.type_) {
+            Some(there) => there.clone_from(condition),
+            None => conditions.push(condition.clone()),
+        }
+    }
+    conditions
+}
+
 /// The worker node's conditions as they shall appear on the vnode. While the node is not ready and says nothing new,
 /// the `Unknown` that the computing cluster's node lifecycle controller puts on a vnode without Lease stands (BU
 /// section 10), otherwise the two would take turns.

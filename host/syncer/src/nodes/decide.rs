@@ -113,6 +113,8 @@ pub(super) struct Work {
     pub(super) key: VnodeName,
     pub(super) snapshot: Snapshot,
     pub(super) decision: Option<Decision>,
+    /// The changes of policies by which it was decided.
+    pub(super) policies: u64,
 }
 
 impl Work {
@@ -182,9 +184,10 @@ async fn decide(runtime: &NodeRuntime, batch: Vec<VnodeName>, decided: mpsc::Unb
         let _ = decided.send((Arc::clone(surroundings), work));
     };
     let worker = runtime.worker.as_ref();
+    let policies = worker.map(|worker| worker.policies.known_to_engine()).unwrap_or_default();
     let (mut waiting, mut rows) = (Vec::new(), Vec::new());
     for key in batch {
-        let work = Work { snapshot: runtime.store.snapshot(&key), key, decision: None };
+        let work = Work { snapshot: runtime.store.snapshot(&key), key, decision: None, policies };
         match work.question(surroundings).filter(|_| worker.is_some()) {
             Some(question) => {
                 rows.push(Arc::new(question));
@@ -232,7 +235,8 @@ async fn reconcile(runtime: &NodeRuntime, surroundings: &Surroundings, work: &Wo
         tracing::debug!(vnode = &*work.key, %plan, "writing");
     }
     let next_wake = plan.next_wake;
-    match apply::perform(runtime, &work.key, &snapshot, plan.actions).await {
+    let decided_by = work.decision.as_ref().map(|_| work.policies);
+    match apply::perform(runtime, &work.key, &snapshot, plan.actions, decided_by).await {
         Err(outcome) => {
             // The pause before the next attempt may be longer than what is left until the lease opens or closes.
             if let Some(at) = next_wake {
@@ -337,6 +341,11 @@ pub(super) fn consider(
         pods: &pods,
     };
     let mut plan = plan_node(&input);
+    // What an owner corrects while an answer waits for its turn must not end a lease.
+    let ends = plan.ends_lease || work.decision.as_ref().is_some_and(|decision| decision.withheld);
+    if ends && policies.is_some_and(|policies| policies.changes() != work.policies) {
+        return Err(later(Outcome::Stale));
+    }
     if plan.ends_lease
         && let Some(wait) = desk.pace.begin(&work.key, tokio::time::Instant::now())
     {

@@ -199,6 +199,14 @@ fn plan_lease(input: &NodeInput<'_>, decision: &Decision) -> NodePlan {
         return NodePlan { actions, next_wake: wake, ..NodePlan::default() };
     }
     let reclaiming = reclaiming(decision, &Observed::of(input.vnode), input.now);
+    if let Some(until) = rests_until(input, &reclaiming) {
+        return NodePlan {
+            actions: mirror(input),
+            next_wake: earliest(Some(until), wake),
+            leased_by: Some(policy.name.clone()),
+            ends_lease: false,
+        };
+    }
     let wanted = content(&Ingredients {
         now: input.now,
         binding: input.binding,
@@ -230,6 +238,17 @@ fn plan_lease(input: &NodeInput<'_>, decision: &Decision) -> NodePlan {
             plan.next_wake = earliest(plan.next_wake, later);
         }
     }
+    let remembered = input.vnode.and_then(|vnode| vnode.annotation(annotation::EXPECTED_METADATA));
+    if !wanted.left_out.is_empty()
+        && remembered != wanted.annotations.get(annotation::EXPECTED_METADATA).map(String::as_str)
+    {
+        let message = format!("annotations of the node that are too large: {}", wanted.left_out.join(", "));
+        plan.actions.push(Action::Event(VnodeEvent {
+            warning: true,
+            reason: "AnnotationsNotMirrored",
+            message,
+        }));
+    }
     label_worker_node(input, pnode, &policy.name, &mut plan.actions);
     if let LeaseState::Closing { until } = reclaiming.state {
         plan.next_wake = earliest(plan.next_wake, Some(until));
@@ -238,6 +257,15 @@ fn plan_lease(input: &NodeInput<'_>, decision: &Decision) -> NodePlan {
         evict(input.pods, &mut plan.actions);
     }
     plan
+}
+
+/// A lease that opened a moment ago does not close at once: whoever cannot decide evicts nobody each second. Returns when
+/// it may.
+fn rests_until(input: &NodeInput<'_>, reclaiming: &Reclaiming) -> Option<Timestamp> {
+    let opened = input.written?.opened_at?;
+    let until = opened.checked_add(REST).ok()?;
+    let closes = reclaiming.taint.is_some() && input.vnode?.taint(taint::OUT_OF_TIME_WINDOWS).is_none();
+    (closes && input.now < until && opened <= input.now).then_some(until)
 }
 
 fn remembered(pnode: &NodeView, input: &NodeInput<'_>, amounts: bool, event: bool) -> Written {
@@ -265,28 +293,30 @@ fn update(
     if !changes.is_empty() {
         actions.push(Action::PatchVnode(changes));
     }
-    // Server-side apply takes nothing away that somebody else wrote, or that came with the creation.
     let gone: Vec<&str> =
         wanted.vanished.iter().map(String::as_str).chain([condition_type::DRAINING]).collect();
-    let addresses = strangers(&wanted.addresses, vnode).then_some(wanted.addresses.as_slice());
-    actions.extend(Action::show(vnode, Shown { addresses, removed: &gone, ..Shown::default() }));
     let difference = difference(wanted, vnode, pnode, input.written, input.now);
     let event = lease_event(input, decision, vnode, wanted, reclaiming, difference);
-    let postponed = match difference {
-        Difference::None => None,
-        Difference::Later(due) => Some(due),
-        Difference::Now { amounts } => {
-            let told = event.as_ref().is_some_and(|event| event.reason == LEASE_CHANGED);
-            actions.push(Action::ApplyVnode {
-                name: input.vnode_name.to_owned(),
-                body: wanted.apply_body(input.vnode_name, vnode.uid(), input.now),
-                written: remembered(pnode, input, amounts, told),
-            });
-            None
-        }
-    };
+    if let Difference::Now { amounts } = difference {
+        let told = event.as_ref().is_some_and(|event| event.reason == LEASE_CHANGED);
+        let opens = reclaiming.taint.is_none() && vnode.taint(taint::OUT_OF_TIME_WINDOWS).is_some();
+        let opened_at =
+            if opens { Some(input.now) } else { input.written.and_then(|written| written.opened_at) };
+        actions.push(Action::UpdateVnode {
+            name: input.vnode_name.to_owned(),
+            patch: wanted.update(vnode, &gone, input.now),
+            written: Written { opened_at, ..remembered(pnode, input, amounts, told) },
+        });
+    } else {
+        // What shall go is no difference of what shall be there.
+        let addresses = strangers(&wanted.addresses, vnode).then_some(wanted.addresses.as_slice());
+        actions.extend(Action::show(vnode, Shown { addresses, removed: &gone, ..Shown::default() }));
+    }
     actions.extend(event.map(Action::Event));
-    postponed
+    match difference {
+        Difference::Later(due) => Some(due),
+        Difference::None | Difference::Now { .. } => None,
+    }
 }
 
 /// Whether the vnode shows an address beside ours.
@@ -295,7 +325,7 @@ fn strangers(ours: &[NodeAddress], vnode: &NodeView) -> bool {
     shown.len() > ours.len() || shown.iter().any(|other| !ours.iter().any(|one| one.type_ == other.type_))
 }
 
-/// What server-side apply does not do: taints, cordon, finalizer, and keys of ours that are wanted no more. The start
+/// What the status endpoint does not take, taints, cordon, finalizer, and keys of ours that are wanted no more. The start
 /// of a reclaim is written together with its taint.
 fn changes(vnode: &NodeView, wanted: &Content) -> NodeChanges {
     let mut changes = NodeChanges::of(vnode);
@@ -333,6 +363,9 @@ fn changes(vnode: &NodeView, wanted: &Content) -> NodeChanges {
     }
     changes
 }
+
+/// Shortest time between the opening of a lease and its next closing (BU section 20).
+const REST: jiff::SignedDuration = jiff::SignedDuration::from_secs(10);
 
 const LEASE_CHANGED: &str = "LeaseChanged";
 /// Shortest time between two events about changed amounts of a vnode (PO-1503).
@@ -466,12 +499,21 @@ fn reachability_taint(vnode: &NodeView, unreachable: bool) -> Option<NodeChanges
         return None;
     }
     let mut taints = vnode.spec.taints.to_vec();
+    let mut changes = NodeChanges::of(vnode);
     if unreachable {
         taints.push(unreachable_taint());
+        // Known as ours from this write on, also to an earlier program.
+        let remembered = vnode.annotation(annotation::EXPECTED_METADATA);
+        let known =
+            remembered.filter(|remembered| !ExpectedMetadata::is_broken(remembered)).and_then(|remembered| {
+                ExpectedMetadata::decode(Some(remembered)).with_taints(&[unreachable_taint()])
+            });
+        if let Some(known) = known {
+            changes.annotations.insert(annotation::EXPECTED_METADATA.to_owned(), Some(known.encode()));
+        }
     } else {
         taints.retain(|t| t.key != taint::WORKER_UNREACHABLE);
     }
-    let mut changes = NodeChanges::of(vnode);
     changes.taints = Some(taints);
     Some(changes)
 }

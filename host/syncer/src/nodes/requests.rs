@@ -47,14 +47,34 @@ impl<S: AsRef<str>> FromIterator<(S, i64)> for Requests {
 
 /// One `Arc` per resource name of the process: there are a handful of names and very many pods.
 pub(crate) fn intern(resource: &str) -> Arc<str> {
-    static NAMES: LazyLock<Mutex<HashSet<Arc<str>>>> = LazyLock::new(Mutex::default);
-    let mut names = NAMES.lock();
-    if let Some(known) = names.get(resource) {
-        return Arc::clone(known);
+    static NAMES: LazyLock<Mutex<Names>> = LazyLock::new(Mutex::default);
+    NAMES.lock().get(resource)
+}
+
+/// Names in use. Anybody who makes pods makes names, so those that nobody uses any more go.
+#[derive(Debug, Default)]
+struct Names {
+    known: HashSet<Arc<str>>,
+    /// How many were in use when that was last looked at.
+    used: usize,
+}
+
+impl Names {
+    /// So many names are not worth a look.
+    const FEW: usize = 256;
+
+    fn get(&mut self, name: &str) -> Arc<str> {
+        if let Some(known) = self.known.get(name) {
+            return Arc::clone(known);
+        }
+        if self.known.len() >= Self::FEW.max(2 * self.used) {
+            self.known.retain(|name| Arc::strong_count(name) > 1);
+            self.used = self.known.len();
+        }
+        let name: Arc<str> = name.into();
+        self.known.insert(Arc::clone(&name));
+        name
     }
-    let name: Arc<str> = resource.into();
-    names.insert(Arc::clone(&name));
-    name
 }
 
 /// The used part of a pod.
@@ -257,5 +277,14 @@ mod tests {
     #[test]
     fn equal_names_share_their_memory() {
         assert!(Arc::ptr_eq(&intern("example.com/one"), &intern("example.com/one")));
+    }
+
+    #[test]
+    fn names_that_nobody_uses_go() {
+        let mut names = Names::default();
+        let kept: Vec<_> = (0..1000).map(|n| names.get(&format!("example.com/kept-{n}"))).collect();
+        (0..10_000).for_each(|n| drop(names.get(&format!("example.com/{n}"))));
+        assert!(names.known.len() <= 2 * kept.len(), "{}", names.known.len());
+        assert!(Arc::ptr_eq(&kept[0], &names.get("example.com/kept-0")));
     }
 }

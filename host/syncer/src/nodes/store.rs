@@ -70,8 +70,8 @@ pub struct NodeCounters {
     pub created: AtomicU64,
     /// Patches of taints, cordon, metadata or finalizer.
     pub patched: AtomicU64,
-    /// Applies of metadata and status.
-    pub applied: AtomicU64,
+    /// Patches of metadata and status.
+    pub updated: AtomicU64,
     /// Patches of conditions and addresses alone.
     pub status: AtomicU64,
     /// Vnodes deleted.

@@ -7,16 +7,18 @@ use std::{collections::BTreeMap, net::IpAddr};
 
 use jiff::Timestamp;
 use kubeocean_api::{
-    keys::{annotation, condition_type, finalizer, label, taint},
+    keys::{self, annotation, condition_type, finalizer, label, taint},
     name::fit_label_value,
+    quantity::Quantity,
     resource::{floor_to_granularity, from_base_units},
 };
 use serde_json::{Map, Value, json};
 
 use super::{
+    compare::says,
     conditions::{
         lease_condition, mirrored_conditions, mirrored_types, proxier_condition, reachable_condition, stated,
-        statements,
+        statements, with_conditions,
     },
     decision::{Decision, Verdict},
     loss::WorkerLoss,
@@ -25,10 +27,13 @@ use super::{
     snapshot::Amounts,
     view::{HOSTNAME, INTERNAL_IP, NO_SCHEDULE, NodeAddress, NodeCondition, NodeView, Taint, Texts},
 };
-use kubeocean_runtime::clock::rfc3339;
+use kubeocean_runtime::{clock::rfc3339, packed::PackedTexts};
 
 /// Longest value of annotation `policy-decision` in bytes (PO-1503).
 const DECISION_MAX_BYTES: usize = 1024;
+
+/// The API server takes 256 KiB of annotations, keys and values together; what is left is for users.
+const ANNOTATIONS_MAX_BYTES: usize = 224 << 10;
 
 /// The used part of the binding.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -109,6 +114,8 @@ pub struct Written {
     pub amounts_at: Option<Timestamp>,
     /// When an event about changed amounts was last sent.
     pub event_at: Option<Timestamp>,
+    /// When the lease was last opened again.
+    pub opened_at: Option<Timestamp>,
 }
 
 /// What a vnode shall say.
@@ -118,6 +125,8 @@ pub struct Content {
     pub labels: Texts,
     /// Annotations we set, without `last-sync-time`.
     pub annotations: Texts,
+    /// Annotations of the worker node that are too large to be mirrored.
+    pub left_out: Vec<String>,
     /// All taints, users' included.
     pub taints: Vec<Taint>,
     /// Capacity and allocatable in base units.
@@ -151,22 +160,30 @@ pub const LIFECYCLE_TAINTS: [&str; 6] = [
 pub fn content(from: &Ingredients<'_>) -> Content {
     let labels = labels(from);
     let address = address(from.name, from.vnode, from.proxier);
-    let mut annotations = annotations(from, address.as_deref());
     let before =
         ExpectedMetadata::decode(from.vnode.and_then(|v| v.annotation(annotation::EXPECTED_METADATA)));
     let wanted = taints(from);
-    let remembered = ExpectedMetadata::of(
-        &labels,
-        &annotations,
-        &with_lifecycle(from, &wanted),
-        mirrored_types(from.pnode),
-    );
-    annotations.insert(annotation::EXPECTED_METADATA.into(), remembered.encode());
+    let mut annotations = annotations(from, address.as_deref());
+    let mut left_out = Vec::new();
+    loop {
+        let lifecycle = with_lifecycle(from, &wanted);
+        let remembered = ExpectedMetadata::of(&labels, &annotations, &lifecycle, mirrored_types(from.pnode));
+        annotations.insert(annotation::EXPECTED_METADATA.into(), remembered.encode());
+        let size: usize = annotations.iter().map(|(key, value)| key.len() + value.len()).sum();
+        let mirrored = annotations.iter().filter(|(key, _)| from.pnode.annotation(key).is_some());
+        let largest =
+            mirrored.filter(|(key, _)| !keys::is_internal(key)).max_by_key(|(_, value)| value.len());
+        let Some((key, _)) = largest.filter(|_| size > ANNOTATIONS_MAX_BYTES) else { break };
+        let key = key.clone();
+        annotations.remove(&key);
+        left_out.push(key);
+    }
     let there = from.vnode.map(|vnode| &*vnode.spec.taints).unwrap_or_default();
     Content {
         taints: merge_taints(&before.taints, &wanted, there),
         labels,
         annotations,
+        left_out,
         amounts: amounts(from),
         conditions: conditions(from),
         node_info: from.pnode.status.node_info.to_map(),
@@ -370,6 +387,7 @@ impl Written {
             ready: pnode.ready(),
             amounts_at: before.and_then(|before| before.amounts_at),
             event_at: before.and_then(|before| before.event_at),
+            opened_at: before.and_then(|before| before.opened_at),
         }
     }
 
@@ -399,22 +417,20 @@ pub fn addresses(name: &str, address: Option<String>) -> Vec<NodeAddress> {
 }
 
 impl Content {
-    /// Written quantities.
-    fn quantities(&self) -> Texts {
-        self.amounts
-            .iter()
-            .map(|(resource, amount)| (resource.clone(), from_base_units(resource, *amount).to_string()))
-            .collect()
+    /// Published quantities.
+    pub fn quantities(&self) -> impl Iterator<Item = (&str, Quantity)> {
+        self.amounts.iter().map(|(resource, amount)| (resource.as_str(), from_base_units(resource, *amount)))
     }
 
     fn status(&self) -> Value {
-        let quantities = self.quantities();
+        let quantities: BTreeMap<&str, String> =
+            self.quantities().map(|(resource, quantity)| (resource, quantity.to_string())).collect();
         let mut status = json!({
             "capacity": quantities,
             "allocatable": quantities,
             "conditions": self.conditions,
             "addresses": self.addresses,
-            "daemonEndpoints": {"kubeletEndpoint": {"Port": self.port}},
+            "daemonEndpoints": self.endpoints(),
             "nodeInfo": self.node_info,
         });
         if let Some(phase) = &self.phase {
@@ -423,27 +439,73 @@ impl Content {
         status
     }
 
-    fn metadata(&self, name: &str, now: Timestamp) -> Value {
-        let mut annotations = self.annotations.clone();
-        annotations.insert(annotation::LAST_SYNC_TIME.into(), rfc3339(now));
-        json!({"name": name, "labels": self.labels, "annotations": annotations})
+    fn endpoints(&self) -> Value {
+        json!({"kubeletEndpoint": {"Port": self.port}})
     }
 
     /// Body of the one POST that makes a vnode.
     pub fn create_body(&self, name: &str, now: Timestamp) -> Value {
-        let mut metadata = self.metadata(name, now);
-        metadata["finalizers"] = json!([finalizer::VNODE]);
+        let mut annotations = self.annotations.clone();
+        annotations.insert(annotation::LAST_SYNC_TIME.into(), rfc3339(now));
         json!({
-            "apiVersion": "v1", "kind": "Node", "metadata": metadata,
+            "apiVersion": "v1", "kind": "Node",
+            "metadata": {
+                "name": name, "labels": self.labels, "annotations": annotations, "finalizers": [finalizer::VNODE],
+            },
             "spec": {"taints": self.taints}, "status": self.status(),
         })
     }
 
-    /// Body of the server-side apply on the status endpoint.
-    pub fn apply_body(&self, name: &str, uid: &str, now: Timestamp) -> Value {
-        let mut metadata = self.metadata(name, now);
-        metadata["uid"] = uid.into();
-        json!({"apiVersion": "v1", "kind": "Node", "metadata": metadata, "status": self.status()})
+    /// The merge patch on the status endpoint that brings a vnode here: what differs, and when it was written. Conditions
+    /// of the types `gone` go. Lists are replaced as a whole, so it holds for the version it was computed from.
+    pub fn update(&self, vnode: &NodeView, gone: &[&str], now: Timestamp) -> Value {
+        let differing = |wanted: &Texts, there: &PackedTexts| -> Texts {
+            let differs = |(key, value): &(&String, &String)| there.get(key) != Some(value.as_str());
+            let wanted = wanted.iter().filter(differs);
+            wanted.map(|(key, value)| (key.clone(), value.clone())).collect()
+        };
+        let mut annotations = differing(&self.annotations, &vnode.annotations);
+        annotations.insert(annotation::LAST_SYNC_TIME.into(), rfc3339(now));
+        let mut metadata = json!({
+            "uid": vnode.uid(), "resourceVersion": vnode.resource_version(), "annotations": annotations,
+        });
+        let labels = differing(&self.labels, &vnode.labels);
+        if !labels.is_empty() {
+            metadata["labels"] = json!(labels);
+        }
+        json!({"metadata": metadata, "status": self.status_update(vnode, gone)})
+    }
+
+    fn status_update(&self, vnode: &NodeView, gone: &[&str]) -> Map<String, Value> {
+        let there = &vnode.status;
+        let mut status = Map::new();
+        for (field, there) in [("capacity", &there.capacity), ("allocatable", &there.allocatable)] {
+            let quantities: Texts = self
+                .quantities()
+                .filter(|(resource, quantity)| !says(there.get(resource), *quantity))
+                .map(|(resource, quantity)| (resource.to_owned(), quantity.to_string()))
+                .collect();
+            if !quantities.is_empty() {
+                status.insert(field.into(), json!(quantities));
+            }
+        }
+        let conditions = with_conditions(&there.conditions, &self.conditions, gone);
+        if conditions != *there.conditions {
+            status.insert("conditions".into(), json!(conditions));
+        }
+        if self.addresses != *there.addresses {
+            status.insert("addresses".into(), json!(self.addresses));
+        }
+        if i32::from(self.port) != there.daemon_endpoints.kubelet_endpoint.port {
+            status.insert("daemonEndpoints".into(), self.endpoints());
+        }
+        if self.node_info != there.node_info.to_map() {
+            status.insert("nodeInfo".into(), json!(self.node_info));
+        }
+        if let Some(phase) = self.phase.as_deref().filter(|phase| there.phase.as_deref() != Some(*phase)) {
+            status.insert("phase".into(), phase.into());
+        }
+        status
     }
 
     /// State shown by condition `Lease`.

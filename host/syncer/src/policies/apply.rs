@@ -88,14 +88,16 @@ pub async fn feed_engine(runtime: PolicyRuntime, listed: Arc<WatchHealth>, first
         () = listed.synced() => {}
     }
     loop {
+        let changes = runtime.store.changes();
         let (host, list) = (Arc::clone(&runtime.host), runtime.store.engine_list());
         let some = runtime.nodes.some_facts(TRIAL_NODES);
         let feeding = tokio::task::spawn_blocking(move || {
             host.remember_nodes(&some);
             host.set_policies(list);
         });
-        if let Err(error) = feeding.await {
-            tracing::error!(%error, "the policy engine did not take the policies");
+        match feeding.await {
+            Ok(()) => runtime.store.engine_took(changes),
+            Err(error) => tracing::error!(%error, "the policy engine did not take the policies"),
         }
         first.notify_one();
         runtime.loaded.send_modify(|changes| *changes += 1);

@@ -5,7 +5,10 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use jiff::Timestamp;
@@ -36,6 +39,9 @@ pub struct PolicyStore {
     pub(super) wanted_modules: Notify,
     /// Notified when [`Self::resolution`] may have changed.
     pub(crate) resolved: Notify,
+    /// Changes of policies so far that concern the engine, and how many of them it knows.
+    changes: AtomicU64,
+    engine_knows: AtomicU64,
     /// Taken while a finalizer is written, so that holding and releasing do not overtake each other.
     pub(super) finalizers: tokio::sync::Mutex<()>,
 }
@@ -74,6 +80,8 @@ impl PolicyStore {
             engine_input: Notify::new(),
             wanted_modules: Notify::new(),
             resolved: Notify::new(),
+            changes: AtomicU64::new(0),
+            engine_knows: AtomicU64::new(0),
             finalizers: tokio::sync::Mutex::new(()),
         })
     }
@@ -135,6 +143,22 @@ impl PolicyStore {
     /// A vnode of ours names this policy.
     pub fn remember_ours(&self, name: &str) {
         self.state.lock().were_ours.insert(name.to_owned());
+    }
+
+    /// How many changes of policies that concern the engine there have been. Ask before [`Self::engine_list`], and tell it
+    /// to [`Self::engine_took`].
+    pub fn changes(&self) -> u64 {
+        self.changes.load(Ordering::Acquire)
+    }
+
+    /// The engine decides by a list that has the first `changes` changes.
+    pub fn engine_took(&self, changes: u64) {
+        self.engine_knows.store(changes, Ordering::Release);
+    }
+
+    /// The changes the engine decides by: to be asked before it is.
+    pub fn known_to_engine(&self) -> u64 {
+        self.engine_knows.load(Ordering::Acquire)
     }
 
     /// The engine's list.
@@ -311,6 +335,7 @@ impl PolicyStore {
     }
 
     fn changed(&self, name: &str) {
+        self.changes.fetch_add(1, Ordering::AcqRel);
         self.resolved.notify_one();
         self.queue.add(name.into());
         self.engine_input.notify_one();

@@ -33,7 +33,10 @@ impl Run<'_> {
         }
 
         let nodes = f64::from(self.scale.nodes);
-        let heartbeats = nodes * (seconds / HEARTBEAT_SECONDS).ceil();
+        let heartbeats = nodes * ((seconds / HEARTBEAT_SECONDS).floor() + 1.0);
+        let of_vnodes =
+            writes.lines().iter().filter(|(line, _)| line.ends_with("nodes/status")).map(|it| it.1);
+        let other = writes.total() - of_vnodes.sum::<u32>();
         let mut figures = vec![
             Figure::new("idle CPU", cpu / seconds * 100.0, "% of a core").budget(1.0),
             Figure::new(
@@ -42,6 +45,7 @@ impl Run<'_> {
                 "",
             )
             .budget(heartbeats),
+            Figure::new("of them no heartbeat of a node", f64::from(other), "").budget(0.0),
             Figure::new(
                 "renewals of a Lease a minute",
                 f64::from(renewals.total()) / nodes / seconds * 60.0,

@@ -98,7 +98,7 @@ async fn nothing_is_built_from_a_policy_that_is_gone(#[case] known: Option<Polic
     if let Some(policy) = known {
         policies.apply(policy);
     }
-    let done = perform(&runtime, VNODE, &Snapshot::default(), vec![hold(), make()]).await;
+    let done = perform(&runtime, VNODE, &Snapshot::default(), vec![hold(), make()], None).await;
     assert_eq!(done, Err(Outcome::Stale));
     assert!(!runtime.store.is_unsettled(VNODE), "no write was tried");
 }
@@ -107,23 +107,31 @@ async fn nothing_is_built_from_a_policy_that_is_gone(#[case] known: Option<Polic
 #[tokio::test]
 async fn a_write_that_nobody_answered_is_not_counted_and_to_be_looked_up() {
     let (runtime, _) = runtime();
-    let apply =
-        Action::ApplyVnode { name: VNODE.into(), body: json!({"metadata": {}}), written: Written::default() };
-    for (action, unsettled) in
-        [(hold(), false), (Action::DeleteVnode { name: VNODE.into(), uid: "u".into() }, false), (apply, true)]
-    {
+    let update = Action::UpdateVnode {
+        name: VNODE.into(),
+        patch: json!({"metadata": {}}),
+        written: Written::default(),
+    };
+    for (action, unsettled) in [
+        (hold(), false),
+        (Action::DeleteVnode { name: VNODE.into(), uid: "u".into() }, false),
+        (update, true),
+    ] {
         let (runtime, policies) = self::runtime();
         policies.apply(policy(false));
         let text = action.to_string();
-        let done = perform(&runtime, VNODE, &Snapshot::default(), vec![action]).await;
+        let done = perform(&runtime, VNODE, &Snapshot::default(), vec![action], None).await;
         assert_eq!(done, Err(Outcome::Unanswered), "{text}");
         assert_eq!(runtime.store.is_unsettled(VNODE), unsettled, "{text}");
         let counters = &runtime.store.counters;
         let counted =
-            [&counters.created, &counters.applied, &counters.deleted].map(|it| it.load(Ordering::Relaxed));
+            [&counters.created, &counters.updated, &counters.deleted].map(|it| it.load(Ordering::Relaxed));
         assert_eq!(counted, [0, 0, 0], "{text}");
     }
-    assert_eq!(perform(&runtime, VNODE, &Snapshot::default(), vec![make()]).await, Err(Outcome::Unanswered));
+    assert_eq!(
+        perform(&runtime, VNODE, &Snapshot::default(), vec![make()], None).await,
+        Err(Outcome::Unanswered)
+    );
     assert!(runtime.store.is_unsettled(VNODE));
     assert_eq!(settle(&runtime, VNODE).await, Outcome::Unanswered);
     assert!(runtime.store.is_unsettled(VNODE), "it could not be read either");
@@ -134,19 +142,19 @@ async fn a_write_that_nobody_answered_is_not_counted_and_to_be_looked_up() {
 async fn a_label_waits_while_many_nodes_are_looked_at() {
     let (runtime, _) = runtime();
     let label = || vec![Action::LabelWorkerNode { node: "n1".into(), policy: Some("p".into()) }];
-    let alone = perform(&runtime, VNODE, &Snapshot::default(), label()).await;
+    let alone = perform(&runtime, VNODE, &Snapshot::default(), label(), None).await;
     assert_eq!(alone, Ok(Some(SOFT_RETRY)));
     runtime.store.queue.add_all((0..MANY).map(|n| format!("vnode-{n}").into()));
-    let busy = perform(&runtime, VNODE, &Snapshot::default(), label()).await;
+    let busy = perform(&runtime, VNODE, &Snapshot::default(), label(), None).await;
     assert_eq!(busy, Ok(Some(LABEL_LATER + LABEL_EACH * 64)));
     tokio::time::advance(LABEL_LATEST.saturating_sub(Duration::from_secs(1))).await;
-    let soon = perform(&runtime, VNODE, &Snapshot::default(), label()).await;
+    let soon = perform(&runtime, VNODE, &Snapshot::default(), label(), None).await;
     assert_eq!(soon, Ok(Some(Duration::from_secs(1))));
     tokio::time::advance(Duration::from_secs(1)).await;
-    let tried = perform(&runtime, VNODE, &Snapshot::default(), label()).await;
+    let tried = perform(&runtime, VNODE, &Snapshot::default(), label(), None).await;
     assert_eq!(tried, Ok(Some(SOFT_RETRY)), "it does not wait for ever");
     let gone = vec![Action::LabelWorkerNode { node: "n1".into(), policy: None }];
-    let removed = perform(&runtime, VNODE, &Snapshot::default(), gone).await;
+    let removed = perform(&runtime, VNODE, &Snapshot::default(), gone, None).await;
     assert_eq!(removed, Ok(Some(SOFT_RETRY)), "the removal comes first in a withdrawal");
 }
 

@@ -37,8 +37,6 @@ pub(super) struct Model {
     pub(super) settings: Settings,
     pub(super) pnode: Option<Value>,
     pub(super) vnode: Option<Value>,
-    /// Keys our apply owns, which the next apply removes when it lacks them.
-    pub(super) applied: Vec<(String, String)>,
     pub(super) used: Amounts,
     pub(super) decision: Option<Decision>,
     pub(super) node_known: bool,
@@ -72,7 +70,6 @@ impl Model {
                 },
             })),
             vnode: None,
-            applied: Vec::new(),
             used: Amounts::new(),
             decision: Some(offer(&[])),
             node_known: true,
@@ -171,8 +168,9 @@ impl Model {
                 self.written = Some(written);
             }
             Action::PatchVnode(changes) => merge(self.vnode.as_mut().unwrap(), &changes.patch()),
-            Action::ApplyVnode { body, written, .. } => {
-                server_side_apply(self.vnode.as_mut().unwrap(), &mut self.applied, &body);
+            Action::UpdateVnode { mut patch, written, .. } => {
+                patch["metadata"].as_object_mut().unwrap().remove("resourceVersion");
+                merge(self.vnode.as_mut().unwrap(), &patch);
                 self.written = Some(written);
             }
             Action::PatchStatus { conditions, addresses, lowered, written, .. } => {
@@ -212,33 +210,6 @@ impl Model {
                 model.apply(action);
             }
         })
-    }
-}
-
-/// Server-side apply of our manager on the status endpoint. `applied` are the keys it owns, which go when an apply lacks
-/// them; conditions and addresses merge by type.
-pub(super) fn server_side_apply(vnode: &mut Value, applied: &mut Vec<(String, String)>, body: &Value) {
-    let mut owned = Vec::new();
-    for map in ["labels", "annotations"] {
-        for (key, value) in body["metadata"][map].as_object().unwrap() {
-            vnode["metadata"][map][key] = value.clone();
-            owned.push((map.to_owned(), key.clone()));
-        }
-    }
-    for (map, key) in applied.iter().filter(|entry| !owned.contains(entry)) {
-        vnode["metadata"][map.as_str()].as_object_mut().unwrap().remove(key);
-    }
-    *applied = owned;
-    for (field, value) in body["status"].as_object().unwrap() {
-        if field == "conditions" || field == "addresses" {
-            let shown = vnode["status"][field.as_str()].as_array_mut().unwrap();
-            for entry in value.as_array().unwrap() {
-                shown.retain(|other| other["type"] != entry["type"]);
-                shown.push(entry.clone());
-            }
-        } else {
-            vnode["status"][field.as_str()] = value.clone();
-        }
     }
 }
 

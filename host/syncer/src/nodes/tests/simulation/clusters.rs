@@ -49,8 +49,6 @@ pub(super) struct Clusters {
     version: u64,
     pub(super) objects: BTreeMap<Kind, Objects>,
     pub(super) events: BTreeMap<Kind, VecDeque<Change>>,
-    /// Keys of a vnode that the Syncer's apply owns, by UID.
-    pub(super) applied: BTreeMap<String, Vec<(String, String)>>,
 }
 
 impl Clusters {
@@ -59,7 +57,6 @@ impl Clusters {
             version: 100,
             objects: KINDS.map(|kind| (kind, Objects::new())).into(),
             events: KINDS.map(|kind| (kind, VecDeque::new())).into(),
-            applied: BTreeMap::new(),
         };
         clusters.put(Kind::Binding, json!({"metadata": {"name": BINDING}, "deleting": false}));
         clusters

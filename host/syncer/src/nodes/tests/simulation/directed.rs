@@ -57,6 +57,8 @@ async fn leased() -> World {
     }
     while world.work().await {}
     assert_eq!(named(&world), "younger");
+    // Who holds the policy has changed by that.
+    show(&mut world, Kind::Policy);
     world
 }
 
@@ -121,6 +123,38 @@ fn an_answer_that_closes_a_lease_is_not_carried_out_after_its_end() {
         assert!(world.syncer.plan(&work, now).is_ok());
         let late = now + jiff::SignedDuration::from_secs(1);
         assert_eq!(world.syncer.plan(&work, late).err(), Some(NoPlan::Later(Outcome::Stale)));
+    });
+}
+
+/// The same for an owner who corrects a policy meanwhile: what was decided before is decided again, closed or withdrawn.
+#[test]
+fn an_answer_that_ends_a_lease_is_not_carried_out_once_a_policy_was_edited() {
+    super::clock().block_on(async {
+        let mut world = leased().await;
+        let now = world.now();
+        let (mut closed, _) = world.syncer.consider(VNODE.into(), now);
+        closed.decision.as_mut().unwrap().withheld = true;
+        let (mut unselected, _) = world.syncer.consider(VNODE.into(), now);
+        unselected.decision.as_mut().unwrap().selected = false;
+        let (open, _) = world.syncer.consider(VNODE.into(), now);
+        for work in [&closed, &unselected, &open] {
+            assert!(world.syncer.plan(work, now).is_ok());
+        }
+        // The engine need not know of it yet.
+        world.clusters.edit(Kind::Policy, "younger", |policy| policy["metadata"]["generation"] = 2.into());
+        while let Some(change) = world.clusters.events.get_mut(&Kind::Policy).unwrap().pop_front() {
+            world.syncer.deliver(Kind::Policy, &change);
+        }
+        for work in [&closed, &unselected] {
+            assert_eq!(world.syncer.plan(work, now).err(), Some(NoPlan::Later(Outcome::Stale)));
+        }
+        assert!(world.syncer.plan(&open, now).is_ok(), "what offers waits for nobody");
+        let again = world.syncer.consider(VNODE.into(), now).0;
+        assert_ne!(again.policies, world.syncer.policies.changes(), "the engine has not taken it");
+        world.syncer.feed();
+        let (mut again, _) = world.syncer.consider(VNODE.into(), now);
+        again.decision.as_mut().unwrap().withheld = true;
+        assert!(world.syncer.plan(&again, now).is_ok());
     });
 }
 

@@ -33,10 +33,12 @@ impl World {
             );
             assert!(policy["metadata"].get("deletionTimestamp").is_none(), "{name} does not go");
         }
-        let vnodes = self.clusters.all(Kind::Vnode).clone();
+        let before = self.clusters.objects.clone();
         self.syncer.store.wake_all();
         while self.work().await {}
-        assert_eq!(&vnodes, self.clusters.all(Kind::Vnode), "another round still writes");
+        for (kind, objects) in before {
+            assert_eq!(&objects, self.clusters.all(kind), "another round still writes: {kind:?}");
+        }
     }
 
     fn check_node(&self, node: &str, lease: Option<&Lease>) {

@@ -163,7 +163,9 @@ impl Syncer {
     /// The engine takes the policies, and every node is looked at again.
     pub(super) fn feed(&mut self) {
         self.hungry = false;
+        let changes = self.policies.changes();
         self.host.set_policies(self.policies.engine_list());
+        self.policies.engine_took(changes);
         self.fed = self.seen[&Kind::Policy].clone();
         self.store.wake_all();
     }
@@ -181,7 +183,8 @@ impl Syncer {
     /// From a key to its plan, as the loop does it.
     pub(super) fn consider(&self, key: VnodeName, now: Timestamp) -> (Work, Result<Considered, NoPlan>) {
         let surroundings = self.store.surroundings();
-        let mut work = Work { snapshot: self.store.snapshot(&key), key, decision: None };
+        let policies = self.policies.known_to_engine();
+        let mut work = Work { snapshot: self.store.snapshot(&key), key, decision: None, policies };
         if let Some(question) = work.question(&surroundings) {
             work.decision = self.host.decide(now, &[Arc::new(question)]).pop();
         }

@@ -17,7 +17,6 @@ use crate::{
         decide::Work,
         decision::Verdict,
         snapshot::published,
-        tests::model::server_side_apply,
         view::NodeView,
         vnode::Written,
     },
@@ -29,7 +28,7 @@ use crate::{
 #[derive(Debug, Default)]
 pub(super) struct Met {
     pub(super) created: usize,
-    pub(super) applied: usize,
+    pub(super) updated: usize,
     pub(super) evicting: usize,
     pub(super) reclaimed: usize,
     pub(super) drained: usize,
@@ -48,7 +47,7 @@ impl Met {
     fn counts(&self) -> [usize; 14] {
         [
             self.created,
-            self.applied,
+            self.updated,
             self.evicting,
             self.reclaimed,
             self.drained,
@@ -71,7 +70,7 @@ impl Met {
     pub(super) fn add(&mut self, more: &Self) {
         let [
             created,
-            applied,
+            updated,
             evicting,
             reclaimed,
             drained,
@@ -87,7 +86,7 @@ impl Met {
         ] = std::array::from_fn(|at| self.counts()[at] + more.counts()[at]);
         *self = Self {
             created,
-            applied,
+            updated,
             evicting,
             reclaimed,
             drained,
@@ -263,20 +262,15 @@ impl World {
                 }
                 self.answer(key, None, version)?;
             }
-            Action::ApplyVnode { body, written, .. } => {
-                let lease = lease.unwrap_or_else(|| panic!("{key} is applied without a lease"));
-                Self::check_amounts(&body, lease);
-                let mut vnode = self.clusters.get(Kind::Vnode, key).cloned().ok_or(Refusal::NotFound)?;
-                if vnode["metadata"]["uid"] != body["metadata"]["uid"] {
-                    return Err(Refusal::Conflict);
+            Action::UpdateVnode { mut patch, written, .. } => {
+                let lease = lease.unwrap_or_else(|| panic!("{key} is updated without a lease"));
+                if let Some(version) = version.as_ref() {
+                    patch["metadata"]["resourceVersion"] = version.as_str().into();
                 }
-                let uid = vnode["metadata"]["uid"].as_str().unwrap().to_owned();
-                let applied = self.clusters.applied.entry(uid).or_default();
-                server_side_apply(&mut vnode, applied, &body);
-                self.clusters.put(Kind::Vnode, vnode);
-                self.met.applied += 1;
+                let answer = self.clusters.patch(Kind::Vnode, key, &patch)?;
+                Self::check_amounts(&answer, lease);
+                self.met.updated += 1;
                 self.answer(key, Some(written), version)?;
-                *version = None;
             }
             Action::PatchStatus {
                 uid, resource_version, conditions, addresses, lowered, written, ..
