@@ -302,6 +302,15 @@ impl PolicyHost {
         self.inner.slots.lock().values().any(reads)
     }
 
+    /// A loaded evaluator of leases reads what leased pods ask for, so their coming and going may change its answer.
+    pub fn reads_leased(&self) -> bool {
+        let reads = |slot: &Arc<Slot>| {
+            let running = slot.running();
+            running.is_some_and(|r| r.needs.numbers.iter().any(|fact| matches!(fact, NumberFact::Leased(_))))
+        };
+        self.inner.slots.lock().values().any(reads)
+    }
+
     /// Status of all policies, oldest first. May call time-windows modules; blocks.
     pub fn status(&self, now: Timestamp) -> Vec<PolicyStatus> {
         let pipelines = self.inner.pipelines.load_full();

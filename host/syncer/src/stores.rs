@@ -110,7 +110,7 @@ impl Stores {
         follow_nodes(&nodes, &csinodes, &hostports);
         {
             let nodes = Arc::clone(&nodes);
-            pods.on_vpod_change(move |vnode| nodes.wake(vnode));
+            pods.on_vpod_change(move |vnode| nodes.pods_changed(vnode));
         }
         {
             let policies = Arc::clone(&policies);

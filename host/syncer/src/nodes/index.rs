@@ -62,6 +62,8 @@ pub struct Index {
     ports: HashMap<Arc<str>, HeldPorts>,
     /// Vnodes on whose nodes ports were taken or became free since somebody asked.
     port_news: BTreeSet<VnodeName>,
+    /// Vnodes of whose nodes only what leased pods ask for has changed.
+    leased_news: BTreeSet<VnodeName>,
     written: HashMap<VnodeName, Written>,
     decided: HashMap<VnodeName, Decided>,
     /// Vnodes that have to be read before anything is decided about them, with the version a read must have reached:
@@ -99,6 +101,7 @@ impl Index {
             measured: BTreeMap::new(),
             ports: HashMap::new(),
             port_news: BTreeSet::new(),
+            leased_news: BTreeSet::new(),
             written: HashMap::new(),
             decided: HashMap::new(),
             unsettled: BTreeMap::new(),

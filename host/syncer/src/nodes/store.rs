@@ -13,13 +13,16 @@ use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     fmt,
     net::IpAddr,
-    sync::{Arc, atomic::AtomicU64},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
 use jiff::Timestamp;
 use kubeocean_api::{
-    keys::{annotation, label},
+    keys::{annotation, label, taint},
     name::PortsExhausted,
 };
 use kubeocean_engine::{NodeFacts, PolicyHost};
@@ -101,6 +104,8 @@ pub struct NodeStore {
     policy_listeners: Mutex<Vec<Listener>>,
     port_listeners: Mutex<Vec<Listener>>,
     facts_listeners: Mutex<Vec<FactsListener>>,
+    /// Decisions depend on what leased pods ask for.
+    leased_pods_matter: AtomicBool,
     /// Every node has been decided since the gate was opened.
     settled: watch::Sender<bool>,
     /// Somebody asked what is used of the worker's nodes.
@@ -164,6 +169,7 @@ impl NodeStore {
             policy_listeners: Mutex::default(),
             port_listeners: Mutex::default(),
             facts_listeners: Mutex::default(),
+            leased_pods_matter: AtomicBool::new(true),
             settled: watch::Sender::new(false),
             asked_usage: watch::Sender::new(false),
         });
@@ -258,9 +264,28 @@ impl NodeStore {
         self.state.lock().index.host_ports(vnode)
     }
 
-    /// A pod of the vnode came, went or changed.
+    /// A vnode is to be looked at again.
     pub fn wake(&self, vnode: &str) {
         self.queue.add(vnode.into());
+    }
+
+    /// A pod of the vnode came, went or changed. That matters only where pods have to leave: as long as a lease is open
+    /// nothing of a vnode depends on its pods. One that begins to close is looked at again as soon as it shows that.
+    pub fn pods_changed(&self, vnode: &str) {
+        let closing = [taint::VNODE_DELETING, taint::OUT_OF_TIME_WINDOWS];
+        let matters =
+            self.state.lock().index.vnode(vnode).is_none_or(|vnode| {
+                vnode.terminating() || closing.iter().any(|key| vnode.taint(key).is_some())
+            });
+        if matters {
+            self.wake(vnode);
+        }
+    }
+
+    /// Whether decisions depend on what leased pods ask for: then a node is decided again when they come or go. All nodes
+    /// are to be decided after this.
+    pub fn leased_pods_matter(&self, matter: bool) {
+        self.leased_pods_matter.store(matter, Ordering::Relaxed);
     }
 
     /// Everything is to be looked at again.

@@ -117,6 +117,7 @@ pub async fn follow_engine(runtime: PolicyRuntime) {
             () = runtime.cancel.cancelled() => return,
             changed = news.changed() => match changed {
                 Ok(()) => {
+                    runtime.nodes.leased_pods_matter(runtime.host.reads_leased());
                     runtime.nodes.wake_all();
                     runtime.place.policies_changed();
                 }

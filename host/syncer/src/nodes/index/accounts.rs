@@ -56,6 +56,7 @@ impl Index {
         {
             return None;
         }
+        let leased = own && self.pods.get(uid.as_str()).is_none_or(|before| before.own);
         self.remove_pod(&uid);
         let pod = Pod { node, own, requests: pod.requests, host_ports: pod.host_ports };
         self.count(&pod, 1);
@@ -63,6 +64,7 @@ impl Index {
             self.port_news.insert(Arc::clone(&vnode));
         }
         self.pods.insert(uid.into(), pod);
+        self.changed(&vnode, leased);
         Some(vnode)
     }
 
@@ -74,7 +76,23 @@ impl Index {
         if self.free_ports(&pod) {
             self.port_news.insert(Arc::clone(&vnode));
         }
+        self.changed(&vnode, pod.own);
         Some(vnode)
+    }
+
+    /// The last change of a node's sums was one of leased pods alone, or it was not.
+    fn changed(&mut self, vnode: &VnodeName, leased: bool) {
+        if leased {
+            self.leased_news.insert(Arc::clone(vnode));
+        } else {
+            self.leased_news.remove(vnode);
+        }
+    }
+
+    /// Vnodes on whose nodes nothing but what leased pods ask for changed with the change of one pod. To be asked after
+    /// each such change.
+    pub fn take_leased_news(&mut self) -> BTreeSet<VnodeName> {
+        std::mem::take(&mut self.leased_news)
     }
 
     /// The complete list of worker pods.
@@ -88,6 +106,7 @@ impl Index {
         }
         news.extend(differing(&held, &self.ports).map(|node| self.vnode_of(node)));
         self.port_news = news;
+        self.leased_news.clear();
         differing(&before, &self.sums).map(|node| self.vnode_of(node)).collect()
     }
 

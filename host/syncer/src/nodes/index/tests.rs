@@ -90,6 +90,24 @@ fn only_pods_stamped_for_this_binding_are_own() {
 }
 
 #[test]
+fn changes_of_leased_pods_alone_are_told_apart() {
+    let mut index = index();
+    let ours = || stamped("dc-east", "c-1");
+    let mut after = |change: &dyn Fn(&mut Index) -> Option<VnodeName>| {
+        let changed = change(&mut index);
+        (changed.is_some(), !index.take_leased_news().is_empty())
+    };
+    assert_eq!(after(&|index| index.set_pod(pod("1", "n", 100, Stamp::None))), (true, false));
+    assert_eq!(after(&|index| index.set_pod(pod("2", "n", 10, ours()))), (true, true));
+    assert_eq!(after(&|index| index.set_pod(pod("2", "n", 10, ours()))), (false, false));
+    assert_eq!(after(&|index| index.set_pod(pod("2", "n", 20, ours()))), (true, true));
+    assert_eq!(after(&|index| index.set_pod(pod("2", "n", 20, Stamp::None))), (true, false), "it was ours");
+    assert_eq!(after(&|index| index.set_pod(pod("2", "n", 20, ours()))), (true, false), "it was not ours");
+    assert_eq!(after(&|index| index.remove_pod("2")), (true, true));
+    assert_eq!(after(&|index| index.remove_pod("1")), (true, false));
+}
+
+#[test]
 fn a_recount_mends_and_names_what_was_wrong() {
     let mut index = index();
     for node in ["n1", "n2"] {

@@ -1,6 +1,10 @@
 //! How events and answers reach the index, and who is told.
 
-use std::{collections::BTreeSet, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeSet,
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
 use kubeocean_api::{keys::annotation, vnode::is_marked};
 use tokio::time::Instant;
@@ -138,11 +142,14 @@ impl NodeStore {
         let now = Instant::now();
         let mut state = self.state.lock();
         let dirty = change(&mut state.index);
+        // What only leased pods ask for concerns placement, and policies that read it.
+        let only_leased = state.index.take_leased_news();
+        let matter = self.leased_pods_matter.load(Ordering::Relaxed);
         if state.woken.len() > REMEMBERED {
             state.woken.retain(|_, at| now.duration_since(*at) < STREAM);
         }
         let changed: Vec<VnodeName> = dirty.iter().cloned().collect();
-        for vnode in dirty {
+        for vnode in dirty.into_iter().filter(|vnode| matter || !only_leased.contains(vnode)) {
             let streaming = state.woken.get(&vnode).is_some_and(|at| now.duration_since(*at) < STREAM);
             if !streaming {
                 state.woken.insert(Arc::clone(&vnode), now);

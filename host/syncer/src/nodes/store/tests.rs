@@ -1,7 +1,11 @@
 //! What the store tells whom, and when.
 
 use super::*;
-use crate::nodes::snapshot::Amounts;
+use crate::nodes::{
+    snapshot::Amounts,
+    view::{Stamp, Taint, WorkerPod},
+};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde_json::json;
 
 fn store() -> Arc<NodeStore> {
@@ -184,6 +188,60 @@ async fn changes_of_requests_are_taken_together() {
     assert!((200..300).contains(&reactions[0]), "{reactions:?}");
     assert!(reactions.windows(2).all(|two| (500..1_500).contains(&(two[1] - two[0]))), "{reactions:?}");
     assert!((4..=6).contains(&reactions.len()), "{reactions:?}");
+}
+
+/// A pod that comes or goes costs no decision while nothing of its vnode depends on it.
+#[test]
+fn pods_matter_to_a_vnode_that_closes() {
+    let store = store();
+    let name = "vnode-cls-a-n1";
+    let wakes = |store: &NodeStore| {
+        let before = store.queue.len();
+        store.pods_changed(name);
+        store.queue.len() > before
+    };
+    assert!(wakes(&store), "nothing is known of it");
+    for (version, key, deleting, matters) in [
+        (1, "users.example/taint", false, false),
+        (2, taint::OUT_OF_TIME_WINDOWS, false, true),
+        (3, taint::VNODE_DELETING, false, true),
+        (4, "users.example/taint", true, true),
+    ] {
+        let store = self::store();
+        let mut shown = vnode(name, version, 20_000);
+        shown.spec.taints = [Taint::new(key, None, "NoSchedule")].into();
+        shown.metadata.deleting = deleting;
+        store.change(|index| {
+            index.set_vnode(shown);
+            BTreeSet::new()
+        });
+        assert_eq!(wakes(&store), matters, "{key} {deleting}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_leased_pods_ask_for_wakes_a_node_only_if_a_policy_reads_it() {
+    for matter in [true, false] {
+        let store = store();
+        store.leased_pods_matter(matter);
+        let told = Arc::new(AtomicU64::new(0));
+        let ears = Arc::clone(&told);
+        store.on_facts_change(move |_| drop(ears.fetch_add(1, Ordering::Relaxed)));
+        let pod = |stamp: Stamp| WorkerPod {
+            metadata: ObjectMeta { uid: Some("u".into()), ..ObjectMeta::default() },
+            node: "n1".into(),
+            stamp,
+            ..WorkerPod::default()
+        };
+        let Identity { binding, computing_uid, .. } = store.identity().clone();
+        let ours = Stamp::Stamped { binding, cluster_uid: computing_uid };
+        let woken = async || tokio::time::timeout(Duration::from_secs(2), store.queue.next()).await.is_ok();
+        store.change_requests(|index| index.set_pod(pod(ours)).into_iter().collect());
+        assert_eq!(woken().await, matter);
+        assert_eq!(told.load(Ordering::Relaxed), 1, "placement is told in any case");
+        store.change_requests(|index| index.set_pod(pod(Stamp::None)).into_iter().collect());
+        assert!(matter || woken().await, "others' pods always count");
+    }
 }
 
 #[test]

@@ -82,7 +82,7 @@ impl Syncer {
         let policies = PolicyStore::new(identity, places);
         {
             let nodes = Arc::clone(&store);
-            pods.on_vpod_change(move |vnode| nodes.wake(vnode));
+            pods.on_vpod_change(move |vnode| nodes.pods_changed(vnode));
         }
         {
             let policies = Arc::clone(&policies);
@@ -166,6 +166,7 @@ impl Syncer {
         let changes = self.policies.changes();
         self.host.set_policies(self.policies.engine_list());
         self.policies.engine_took(changes);
+        self.store.leased_pods_matter(self.host.reads_leased());
         self.fed = self.seen[&Kind::Policy].clone();
         self.store.wake_all();
     }
