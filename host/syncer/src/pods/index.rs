@@ -7,6 +7,7 @@
 
 mod directory;
 mod facts;
+mod few_keys;
 mod sinks;
 mod state;
 

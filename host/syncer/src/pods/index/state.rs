@@ -11,6 +11,7 @@ use jiff::Timestamp;
 use kubeocean_api::{keys::annotation, name::ObjectKey};
 use tokio::time::Instant;
 
+use super::few_keys::FewKeys;
 use crate::{
     objects::ObjectRef,
     pods::{
@@ -36,7 +37,7 @@ pub(super) struct Index {
     pub(super) ppods: Map<ObjectKey, Arc<Ppod>>,
     /// Since when ppods without a node have been seen.
     pub(super) unscheduled: Map<ObjectKey, Instant>,
-    pub(super) by_back_reference: Map<ObjectKey, BTreeSet<ObjectKey>>,
+    pub(super) by_back_reference: Map<ObjectKey, FewKeys>,
     /// Vpods that were refused a ppod, by the place it would have.
     pub(super) refused: Map<ObjectKey, ObjectKey>,
     /// Vpods that policies do not admit.
@@ -238,7 +239,7 @@ impl Index {
         if old_reference != reference
             && let Some(old) = old_reference
         {
-            remove_from(&mut self.by_back_reference, &old.key, &key);
+            self.unlink_copy(&old.key, &key);
         }
         if let Some(BackReference { key: vpod, uid }) = &reference {
             self.by_back_reference.entry(vpod.clone()).or_default().insert(key.clone());
@@ -293,8 +294,17 @@ impl Index {
         let ppod = self.ppods.remove(key)?;
         self.unscheduled.remove(key);
         let vpod = ppod.back_reference()?.key;
-        remove_from(&mut self.by_back_reference, &vpod, key);
+        self.unlink_copy(&vpod, key);
         Some(vpod)
+    }
+
+    fn unlink_copy(&mut self, vpod: &ObjectKey, copy: &ObjectKey) {
+        if let Some(copies) = self.by_back_reference.get_mut(vpod) {
+            copies.remove(copy);
+            if copies.is_empty() {
+                self.by_back_reference.remove(vpod);
+            }
+        }
     }
 }
 
