@@ -4,7 +4,7 @@
 
 use crate::bindings::types as wire;
 use crate::columns;
-use crate::lease::{CapKey, Lease, LeasePolicy, Until, Verdict};
+use crate::lease::{CapName, Lease, LeasePolicy, Until, Verdict};
 use crate::log::report_panics;
 use crate::needs::Needs;
 use crate::now::Now;
@@ -33,11 +33,11 @@ pub struct LeaseRow {
     pub reason: Option<u32>,
 }
 
-/// The answer of one lease call.
+/// The answer of one lease call; `R` is a row as the caller wants it.
 #[derive(Debug)]
-pub struct LeaseTable {
+pub struct LeaseTable<R> {
     /// One per row of the frame.
-    pub rows: Vec<LeaseRow>,
+    pub rows: Vec<R>,
     /// rows x caps, -1 = no cap; empty when nothing may be capped.
     pub caps: Vec<i64>,
     /// Distinct reasons.
@@ -67,8 +67,13 @@ impl<P: LeasePolicy> LeaseEvaluator<P> {
         self.needs.to_wire()
     }
 
-    /// Decides about every row.
-    pub fn lease(&self, now: wire::Now, nodes: &wire::Frame) -> Result<LeaseTable, String> {
+    /// Decides about every row; `finish` makes of each what the caller wants, before the next is decided.
+    pub fn lease<R>(
+        &self,
+        now: wire::Now,
+        nodes: &wire::Frame,
+        finish: impl Fn(LeaseRow) -> R,
+    ) -> Result<LeaseTable<R>, String> {
         let table = Table::of_nodes(&self.needs, nodes)?;
         let now = Now::new(now);
         let width = self.needs.caps.len();
@@ -79,15 +84,15 @@ impl<P: LeasePolicy> LeaseEvaluator<P> {
             now.start_row();
             let answer = self.policy.lease(&now, Node::new(&table, row));
             self.write_caps(&answer, &mut caps[row * width..][..width]);
-            rows.push(LeaseRow {
+            rows.push(finish(LeaseRow {
                 verdict: answer.verdict,
                 reclaim: if answer.reclaim == Reclaim::Graceful(0) { Reclaim::Force } else { answer.reclaim },
                 valid_until: match answer.until {
                     Until::At(instant) => instant,
                     Until::Derived => now.promise(),
                 },
-                reason: answer.reason.as_ref().map(|reason| reasons.intern(reason)),
-            });
+                reason: answer.reason.map(|reason| reasons.intern(reason)),
+            }));
         }
         Ok(LeaseTable { rows, caps, reasons: reasons.into_list() })
     }
@@ -95,11 +100,11 @@ impl<P: LeasePolicy> LeaseEvaluator<P> {
     fn write_caps(&self, answer: &Lease, cells: &mut [i64]) {
         for (key, amount) in answer.caps() {
             let column = match key {
-                CapKey::Column(column) => column.0,
-                CapKey::Name(name) => cap_column(&self.needs, name),
+                CapName::Column(column) => column.0,
+                CapName::Name(name) => cap_column(&self.needs, name),
             };
             let cell = &mut cells[column];
-            *cell = if *cell == NO_CAP { *amount } else { (*cell).min(*amount) };
+            *cell = if *cell == NO_CAP { amount } else { (*cell).min(amount) };
         }
     }
 }
@@ -131,10 +136,10 @@ pub(crate) struct PlaceRow {
     pub(crate) reason: Option<u32>,
 }
 
-/// The answer of one placement call.
+/// The answer of one placement call; `R` is a row as the caller wants it.
 #[derive(Debug)]
-pub(crate) struct PlaceTable {
-    pub(crate) rows: Vec<PlaceRow>,
+pub(crate) struct PlaceTable<R> {
+    pub(crate) rows: Vec<R>,
     pub(crate) reasons: Vec<wire::Reason>,
 }
 
@@ -158,13 +163,14 @@ impl<P: PlacePolicy> PlaceEvaluator<P> {
         self.needs.to_wire()
     }
 
-    pub(crate) fn place(
+    pub(crate) fn place<R>(
         &self,
         stage: Stage,
         now: wire::Now,
         pod: &wire::Frame,
         nodes: &wire::Frame,
-    ) -> Result<PlaceTable, String> {
+        finish: impl Fn(PlaceRow) -> R,
+    ) -> Result<PlaceTable<R>, String> {
         let pods = Table::of_pods(&self.needs, pod)?;
         if pods.rows() != 1 {
             return Err("the pod frame must have one row".to_owned());
@@ -176,7 +182,8 @@ impl<P: PlacePolicy> PlaceEvaluator<P> {
         for row in 0..table.rows() {
             let Fit { kind, score, reason } =
                 self.policy.place(stage, &now, Pod::new(&pods), Node::new(&table, row));
-            rows.push(PlaceRow { kind, score, reason: reason.as_ref().map(|reason| reasons.intern(reason)) });
+            let reason = reason.map(|reason| reasons.intern(reason));
+            rows.push(finish(PlaceRow { kind, score, reason }));
         }
         Ok(PlaceTable { rows, reasons: reasons.into_list() })
     }

@@ -30,8 +30,8 @@ impl<P: LeasePolicy> lease::GuestLeaseEvaluator for LeaseEvaluator<P> {
     }
 
     fn lease(&self, now: wire::Now, nodes: wire::Frame) -> Result<lease::LeaseOutput, String> {
-        let LeaseTable { rows, caps, reasons } = self.lease(now, &nodes)?;
-        Ok(lease::LeaseOutput { rows: rows.into_iter().map(lease_row).collect(), caps, reasons })
+        let LeaseTable { rows, caps, reasons } = self.lease(now, &nodes, lease_row)?;
+        Ok(lease::LeaseOutput { rows, caps, reasons })
     }
 }
 
@@ -72,8 +72,8 @@ impl<P: PlacePolicy> place::GuestPlaceEvaluator for PlaceEvaluator<P> {
             place::Stage::Schedule => Stage::Schedule,
             place::Stage::Admit => Stage::Admit,
         };
-        let PlaceTable { rows, reasons } = self.place(stage, now, &pod, &nodes)?;
-        Ok(place::PlaceOutput { rows: rows.into_iter().map(place_row).collect(), reasons })
+        let PlaceTable { rows, reasons } = self.place(stage, now, &pod, &nodes, place_row)?;
+        Ok(place::PlaceOutput { rows, reasons })
     }
 }
 

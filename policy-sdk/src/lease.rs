@@ -80,22 +80,51 @@ impl From<CapColumn> for CapKey {
 /// Caps kept inside the answer before it allocates.
 const INLINE_CAPS: usize = 4;
 
+/// A [`CapKey`] that owns nothing.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum CapName<'a> {
+    Name(&'a str),
+    Column(CapColumn),
+}
+
+impl CapKey {
+    fn borrowed(&self) -> CapName<'_> {
+        match self {
+            Self::Name(name) => CapName::Name(name),
+            Self::Column(column) => CapName::Column(*column),
+        }
+    }
+}
+
+/// What is inside owns nothing, so that dropping an answer is a look at `more`.
 #[derive(Clone, Debug, Default)]
 struct Caps {
-    inline: [Option<(CapKey, i64)>; INLINE_CAPS],
+    inline: [Option<(CapName<'static>, i64)>; INLINE_CAPS],
+    used: usize,
     more: Vec<(CapKey, i64)>,
 }
 
 impl Caps {
+    #[inline]
     fn push(&mut self, key: CapKey, amount: i64) {
-        match self.inline.iter_mut().find(|slot| slot.is_none()) {
-            Some(slot) => *slot = Some((key, amount)),
+        let name = match key {
+            CapKey::Column(column) => CapName::Column(column),
+            CapKey::Name(Cow::Borrowed(name)) => CapName::Name(name),
+            CapKey::Name(Cow::Owned(_)) => return self.more.push((key, amount)),
+        };
+        match self.inline.get_mut(self.used) {
+            Some(slot) => {
+                *slot = Some((name, amount));
+                self.used += 1;
+            }
             None => self.more.push((key, amount)),
         }
     }
 
-    fn iter(&self) -> impl Iterator<Item = &(CapKey, i64)> {
-        self.inline.iter().flatten().chain(&self.more)
+    #[inline]
+    fn iter(&self) -> impl Iterator<Item = (CapName<'_>, i64)> {
+        let inline = self.inline.iter().take(self.used).flatten().copied();
+        inline.chain(self.more.iter().map(|(key, amount)| (key.borrowed(), *amount)))
     }
 }
 
@@ -119,11 +148,13 @@ pub struct Lease {
 }
 
 impl Lease {
+    #[inline]
     fn new(verdict: Verdict, reason: Option<ReasonText>) -> Self {
         Self { verdict, reclaim: Reclaim::Keep, until: Until::Derived, reason, caps: Caps::default() }
     }
 
     /// The node is leased, up to the caps that follow; without caps everything available is.
+    #[inline]
     pub fn offer() -> Self {
         Self::new(Verdict::Offer, None)
     }
@@ -141,9 +172,16 @@ impl Lease {
     /// Leases at most `amount` of `resource` (millicores for `cpu`, whole units otherwise; below 0 counts as 0). The
     /// resource must be declared with [`Needs::cap`]. Of two caps for one resource the smaller holds.
     #[must_use]
+    #[inline]
     pub fn cap(mut self, resource: impl Into<CapKey>, amount: i64) -> Self {
-        self.caps.push(resource.into(), amount.max(0));
+        self.add_cap(resource, amount);
         self
+    }
+
+    /// As [`Lease::cap`], for policies with a list of limits: the answer is not moved for each of them.
+    #[inline]
+    pub fn add_cap(&mut self, resource: impl Into<CapKey>, amount: i64) {
+        self.caps.push(resource.into(), amount.max(0));
     }
 
     /// First instant (unix seconds) at which this answer may change although no input does; `None` = never. Usually
@@ -172,8 +210,9 @@ impl Lease {
         self
     }
 
-    /// The caps in the order they were said.
-    pub(crate) fn caps(&self) -> impl Iterator<Item = &(CapKey, i64)> {
+    /// The caps that were said, in any order: of two for one resource the smaller holds.
+    #[inline]
+    pub(crate) fn caps(&self) -> impl Iterator<Item = (CapName<'_>, i64)> {
         self.caps.iter()
     }
 }

@@ -21,29 +21,40 @@ impl ReasonText {
     }
 }
 
+impl ReasonText {
+    fn is(&self, other: &Self) -> bool {
+        is_same(&self.code, &other.code) && is_same(&self.message, &other.message)
+    }
+}
+
+/// Most reasons are texts of the module, of which there is one: where it lies says more than its bytes, and sooner.
+fn is_same(one: &str, other: &str) -> bool {
+    std::ptr::eq(one, other) || one == other
+}
+
 /// The reasons of one call.
 #[derive(Debug, Default)]
 pub(crate) struct Reasons {
-    list: Vec<wire::Reason>,
+    list: Vec<ReasonText>,
 }
 
 impl Reasons {
-    pub(crate) fn intern(&mut self, reason: &ReasonText) -> u32 {
-        let known =
-            self.list.iter().take(SEARCHED).position(|known| {
-                known.code == reason.code.as_ref() && known.message == reason.message.as_ref()
-            });
+    pub(crate) fn intern(&mut self, reason: ReasonText) -> u32 {
+        let known = self.list.iter().take(SEARCHED).position(|known| known.is(&reason));
         let index = known.unwrap_or_else(|| {
-            self.list.push(wire::Reason {
-                code: reason.code.clone().into_owned(),
-                message: reason.message.clone().into_owned(),
-            });
+            self.list.push(reason);
             self.list.len() - 1
         });
         u32::try_from(index).unwrap_or(u32::MAX)
     }
 
     pub(crate) fn into_list(self) -> Vec<wire::Reason> {
-        self.list
+        let reasons = self.list.into_iter();
+        reasons
+            .map(|ReasonText { code, message }| wire::Reason {
+                code: code.into_owned(),
+                message: message.into_owned(),
+            })
+            .collect()
     }
 }

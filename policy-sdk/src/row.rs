@@ -38,11 +38,13 @@ impl<'a> Table<'a> {
         self.frame.rows as usize
     }
 
+    #[inline]
     fn text_at(&self, row: usize, column: usize) -> Option<&'a str> {
         let cell = *self.frame.texts.get(row * self.texts.len() + column)? as usize;
         self.frame.strings.get(cell.checked_sub(1)?).map(String::as_str)
     }
 
+    #[inline]
     fn number_at(&self, row: usize, column: usize) -> Option<i64> {
         let cell = *self.frame.numbers.get(row * self.numbers.len() + column)?;
         (cell != ABSENT).then_some(cell)
@@ -127,11 +129,13 @@ impl<'a> Node<'a> {
     }
 
     /// A text fact by the column [`Needs::add_text`] answered.
+    #[inline]
     pub fn text_at(&self, column: TextColumn) -> Option<&'a str> {
         self.table.text_at(self.row, column.0)
     }
 
     /// A number fact by the column [`Needs::add_number`] answered.
+    #[inline]
     pub fn number_at(&self, column: NumberColumn) -> Option<i64> {
         self.table.number_at(self.row, column.0)
     }

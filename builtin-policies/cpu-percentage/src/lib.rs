@@ -137,8 +137,11 @@ impl LeasePolicy for CpuPercentage {
     }
 
     fn lease(&self, _now: &Now, node: Node<'_>) -> Lease {
-        let resources = self.resources.iter();
-        resources.fold(Lease::offer(), |lease, resource| lease.cap(resource.cap, resource.cap(node)))
+        let mut lease = Lease::offer();
+        for resource in &self.resources {
+            lease.add_cap(resource.cap, resource.cap(node));
+        }
+        lease
     }
 }
 

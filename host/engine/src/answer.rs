@@ -7,6 +7,8 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use crate::entry::answers::{CapNames, Common, Remembered};
+use crate::entry::packed::{Reader, put_number};
 use crate::fault::Fault;
 use crate::wasm::bindings::lease_abi;
 
@@ -73,14 +75,64 @@ pub(crate) struct Answer {
     pub(crate) valid_until: Option<i64>,
     pub(crate) reason: Option<Arc<Reason>>,
     /// One per resource of `cap_names`, `-1` = no cap; empty = none at all.
-    pub(crate) caps: Box<[i64]>,
-    pub(crate) cap_names: Arc<[Arc<str>]>,
+    pub(crate) caps: Caps,
+    pub(crate) cap_names: CapNames,
 }
+
+/// Caps that are kept inside an answer.
+const FEW: usize = 4;
+
+/// The caps of an answer. Most policies cap a resource or two, so that these need no memory of their own.
+#[derive(Clone, Debug)]
+pub(crate) enum Caps {
+    Few([i64; FEW], usize),
+    Many(Box<[i64]>),
+}
+
+impl Default for Caps {
+    fn default() -> Self {
+        Self::Few([0; FEW], 0)
+    }
+}
+
+impl From<&[i64]> for Caps {
+    fn from(caps: &[i64]) -> Self {
+        let mut few = [0; FEW];
+        match few.get_mut(..caps.len()) {
+            Some(places) => places.copy_from_slice(caps),
+            None => return Self::Many(caps.into()),
+        }
+        Self::Few(few, caps.len())
+    }
+}
+
+impl std::ops::Deref for Caps {
+    type Target = [i64];
+
+    fn deref(&self) -> &[i64] {
+        match self {
+            Self::Few(caps, count) => caps.get(..*count).unwrap_or_default(),
+            Self::Many(caps) => caps,
+        }
+    }
+}
+
+impl PartialEq for Caps {
+    fn eq(&self, other: &Self) -> bool {
+        **self == **other
+    }
+}
+
+impl Eq for Caps {}
 
 impl Answer {
     /// Resource and amount of every cap.
     pub(crate) fn caps(&self) -> impl Iterator<Item = (&Arc<str>, i64)> {
-        self.cap_names.iter().zip(&self.caps).filter(|(_, cap)| **cap >= 0).map(|(name, cap)| (name, *cap))
+        self.cap_names
+            .iter()
+            .zip(self.caps.iter())
+            .filter(|(_, cap)| **cap >= 0)
+            .map(|(name, cap)| (name, *cap))
     }
 
     /// Equal in everything the promise of `valid-until` covers (PO-1006).
@@ -89,6 +141,63 @@ impl Answer {
             && self.reclaim == other.reclaim
             && self.caps == other.caps
             && self.reason == other.reason
+    }
+}
+
+/// Own bits: two of the verdict, two of the reclaim, one that there are caps. Own numbers: the grace period, then one more
+/// than each cap.
+impl Remembered for Answer {
+    fn common(&self) -> Common<&Arc<Reason>, &CapNames> {
+        Common {
+            valid_until: self.valid_until,
+            reason: self.reason.as_ref(),
+            cap_names: Some(&self.cap_names),
+        }
+    }
+
+    fn write(&self, numbers: &mut Vec<u8>) -> u8 {
+        let verdict = match self.verdict {
+            EntryVerdict::Offer => 0,
+            EntryVerdict::Withhold => 1,
+            EntryVerdict::NotApplicable => 2,
+        };
+        let reclaim = match self.reclaim {
+            Reclaim::Keep => 0,
+            Reclaim::Force => 1,
+            Reclaim::Graceful(seconds) => {
+                put_number(seconds.into(), numbers);
+                2
+            }
+        };
+        for cap in self.caps.iter() {
+            put_number(cap.wrapping_add(1).cast_unsigned(), numbers);
+        }
+        verdict | reclaim << 2 | u8::from(!self.caps.is_empty()) << 4
+    }
+
+    fn read(common: Common<Arc<Reason>, CapNames>, own: u8, numbers: &mut Reader<'_>) -> Self {
+        let verdict = match own & 3 {
+            0 => EntryVerdict::Offer,
+            1 => EntryVerdict::Withhold,
+            _ => EntryVerdict::NotApplicable,
+        };
+        let reclaim = match own >> 2 & 3 {
+            0 => Reclaim::Keep,
+            1 => Reclaim::Force,
+            _ => Reclaim::Graceful(u32::try_from(numbers.number()).unwrap_or(u32::MAX)),
+        };
+        let cap_names = common.cap_names.unwrap_or_default();
+        let mut cap = || numbers.number().cast_signed().wrapping_sub(1);
+        let caps = match own >> 4 & 1 {
+            0 => Caps::default(),
+            _ if cap_names.len() <= FEW => {
+                let mut few = [0; FEW];
+                few.iter_mut().take(cap_names.len()).for_each(|place| *place = cap());
+                Caps::Few(few, cap_names.len())
+            }
+            _ => Caps::Many(cap_names.iter().map(|_| cap()).collect()),
+        };
+        Self { verdict, reclaim, valid_until: common.valid_until, reason: common.reason, caps, cap_names }
     }
 }
 

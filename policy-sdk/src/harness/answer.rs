@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use crate::bindings::types as wire;
-use crate::evaluator::{LeaseTable, PlaceTable};
+use crate::evaluator::{LeaseRow, LeaseTable, PlaceRow, PlaceTable};
 use crate::lease::Verdict;
 use crate::needs::Needs;
 use crate::place::FitKind;
@@ -63,7 +63,7 @@ pub struct PlaceAnswer {
     pub reason: Option<ReasonAnswer>,
 }
 
-pub(super) fn leases(needs: &Needs, table: &LeaseTable, moment: &Moment) -> Vec<LeaseAnswer> {
+pub(super) fn leases(needs: &Needs, table: &LeaseTable<LeaseRow>, moment: &Moment) -> Vec<LeaseAnswer> {
     let width = needs.caps.len();
     let rows = table.rows.iter().enumerate();
     rows.map(|(index, row)| {
@@ -83,7 +83,7 @@ pub(super) fn leases(needs: &Needs, table: &LeaseTable, moment: &Moment) -> Vec<
     .collect()
 }
 
-pub(super) fn places(table: &PlaceTable) -> Vec<PlaceAnswer> {
+pub(super) fn places(table: &PlaceTable<PlaceRow>) -> Vec<PlaceAnswer> {
     let rows = table.rows.iter();
     rows.map(|row| PlaceAnswer {
         accepted: row.kind == FitKind::Accept,

@@ -133,7 +133,7 @@ impl<P: LeasePolicy> Harness<P> {
         let evaluator = LeaseEvaluator::<P>::create(&self.settings)?;
         let needs = evaluator.needs();
         let frame = frame_of(&self.rows(), &needs.texts, &needs.numbers);
-        let table = evaluator.lease(self.moment.now(), &frame)?;
+        let table = evaluator.lease(self.moment.now(), &frame, |row| row)?;
         Ok(answer::leases(needs, &table, &self.moment))
     }
 
@@ -172,7 +172,7 @@ impl<P: PlacePolicy> Harness<P> {
         let needs = evaluator.needs();
         let nodes = frame_of(&self.rows(), &needs.texts, &needs.numbers);
         let pod = frame_of(std::slice::from_ref(&self.pod), &needs.pod_texts, &needs.pod_numbers);
-        let table = evaluator.place(stage, self.moment.now(), &pod, &nodes)?;
+        let table = evaluator.place(stage, self.moment.now(), &pod, &nodes, |row| row)?;
         Ok(answer::places(&table))
     }
 }

@@ -5,6 +5,41 @@ use crate::bindings::types as wire;
 use crate::evaluator::LeaseEvaluator;
 use crate::prelude::*;
 
+/// Caps as many times as its settings say, by column, by static and by made name.
+#[derive(Deserialize, JsonSchema)]
+struct Capping {
+    times: i64,
+}
+
+impl LeasePolicy for Capping {
+    fn needs(&self) -> Needs {
+        Needs::new().cap("cpu").cap("memory").cap("pods")
+    }
+
+    fn lease(&self, _now: &Now, _node: Node<'_>) -> Lease {
+        let column = self.needs().add_cap("cpu");
+        let mut lease = Lease::offer();
+        for time in (1..=self.times).rev() {
+            lease.add_cap(column, time);
+            lease.add_cap("memory", 10 * time);
+            lease.add_cap("pods".to_owned(), 100 * time);
+        }
+        lease
+    }
+}
+
+#[test]
+fn of_any_number_of_caps_the_smallest_hold() {
+    for times in 1..5 {
+        let answer = Harness::<Capping>::new(format!(r#"{{"times": {times}}}"#)).lease();
+        assert_eq!(
+            [answer.cap("cpu"), answer.cap("memory"), answer.cap("pods")],
+            [Some(1), Some(10), Some(100)]
+        );
+    }
+    assert!(Harness::<Capping>::new(r#"{"times": 0}"#).lease().caps.is_empty());
+}
+
 /// What the test policy does with a node, chosen by label.
 #[derive(Deserialize, JsonSchema)]
 struct Scripted {}
@@ -98,7 +133,7 @@ fn a_frame_that_does_not_fit_is_refused() {
     let evaluator = LeaseEvaluator::<Scripted>::create("{}").unwrap();
     let frame = wire::Frame { rows: 2, strings: Vec::new(), texts: vec![0], numbers: vec![0, 0, 0, 0] };
     let now = scripted("").moment().now();
-    assert!(evaluator.lease(now, &frame).is_err());
+    assert!(evaluator.lease(now, &frame, |row| row).is_err());
 }
 
 /// Packs pods of a team onto its nodes.

@@ -21,7 +21,7 @@ fn answer(verdict: EntryVerdict, reclaim: Reclaim, cpu: i64, valid_until: Option
         reclaim,
         valid_until,
         reason: Some(Arc::new(Reason { code: format!("Cap{}", cpu.max(0)), message: "m".into() })),
-        caps: Box::from([cpu]),
+        caps: [cpu][..].into(),
         cap_names: Arc::from([Arc::from("cpu")]),
     }
 }

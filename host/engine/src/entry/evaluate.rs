@@ -40,6 +40,8 @@ pub(crate) struct Said {
     pub(crate) answer: Arc<Answer>,
     /// Unix second at which the row is asked again whatever the answer promised (PO-1004).
     pub(crate) refresh_at: i64,
+    /// [`Memo::asked`] of the row.
+    pub(crate) asked: u32,
 }
 
 /// Outcome of one row.
@@ -132,8 +134,10 @@ pub(crate) fn evaluate(
                     let nodes = waiting.iter().filter_map(|index| asks.get(*index));
                     let nodes = nodes.map(|ask| ask.node.node_name.as_str());
                     slot.recorder.record(slot, running, now, (&key, nodes), &answer);
+                    let refresh_at = now.unix().saturating_add(memo.refresh_seconds());
+                    let asked = memo.asked(&key, refresh_at);
                     fresh.push((key, Arc::clone(&answer)));
-                    Ok(Said { answer, refresh_at: now.unix().saturating_add(memo.refresh_seconds()) })
+                    Ok(Said { answer, refresh_at, asked })
                 }
                 Err(none) => {
                     add(&slot.counters.errors, 1);
@@ -153,7 +157,7 @@ pub(crate) fn evaluate(
     let mut memo = running.memo.lock();
     let nodes = slot.known.lock().len().max(asks.len());
     for (key, answer) in fresh {
-        memo.store(key, answer, now.unix(), nodes);
+        memo.store(&key, &answer, now.unix(), nodes);
     }
     drop(memo);
     let lost = NoAnswer { text: "Trap: no answer".into(), loading: false, pending: false, retry_at: None };
@@ -188,10 +192,11 @@ fn look_up(
         let promised = match memo.look_up(&key, now.unix()) {
             Lookup::Hit(answer, refresh_at) => {
                 hits += 1;
-                if !before.is_last(&ask.node.node_name, &answer) {
+                let asked = memo.asked(&key, refresh_at);
+                if !before.is_last(&ask.node.node_name, asked) {
                     slot.recorder.shares(running, &key, &ask.node.node_name);
                 }
-                *outcome = Some(Ok(Said { answer, refresh_at }));
+                *outcome = Some(Ok(Said { answer, refresh_at, asked }));
                 continue;
             }
             Lookup::Promised(answer) => {
@@ -235,7 +240,7 @@ fn learn(slot: &Slot, now: &Instant, asks: &[Ask<'_>], outcomes: &[Option<Outcom
     let mut known = slot.known.lock();
     for (ask, outcome) in asks.iter().zip(outcomes) {
         if let Some(Ok(said)) = outcome {
-            known.learn(&ask.node.node_name, &said.answer, now.unix());
+            known.learn(&ask.node.node_name, &said.answer, said.asked, now.unix());
         }
     }
 }

@@ -2,9 +2,10 @@
 //!
 //! It survives a change of module or settings, because the node it speaks about is still the same.
 
-use std::collections::HashMap;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use super::answers::Answers;
 use crate::answer::{Answer, EntryVerdict, Reclaim};
 use crate::facts::Published;
 use crate::legacy::OnError;
@@ -12,81 +13,56 @@ use crate::legacy::OnError;
 /// Seconds after which a standing answer is called stale (PO-804).
 const STALE_SECONDS: i64 = 3600;
 
-#[derive(Debug)]
-struct Known {
-    answer: Arc<Answer>,
-    at: i64,
-    standing: bool,
-}
-
 /// Last good answers of one entry.
 #[derive(Debug, Default)]
 pub(crate) struct LastKnown {
-    nodes: HashMap<String, Known, ahash::RandomState>,
-    /// How many of them stand for a new answer.
-    standing: usize,
+    /// By name of the node.
+    nodes: Answers<Answer>,
+    /// Nodes whose answer stands for a new one.
+    standing: BTreeSet<Box<str>>,
 }
 
 impl LastKnown {
-    /// A good answer for a node.
-    pub(crate) fn learn(&mut self, node: &str, answer: &Arc<Answer>, now: i64) {
-        if let Some(known) = self.nodes.get_mut(node) {
-            if !Arc::ptr_eq(&known.answer, answer) {
-                known.answer = Arc::clone(answer);
-            }
-            known.at = now;
-            if std::mem::take(&mut known.standing) {
-                self.standing -= 1;
-            }
-        } else {
-            let known = Known { answer: Arc::clone(answer), at: now, standing: false };
-            self.nodes.insert(node.to_owned(), known);
-        }
+    /// A good answer for a node. `asked` tells it from answers about other rows and from those of other calls.
+    pub(crate) fn learn(&mut self, node: &str, answer: &Answer, asked: u32, now: i64) {
+        self.nodes.put(node.as_bytes(), now, answer, &asked.to_le_bytes());
+        self.rest(node);
     }
 
     /// The last good answer.
     pub(crate) fn last(&self, node: &str) -> Option<Arc<Answer>> {
-        self.nodes.get(node).map(|known| Arc::clone(&known.answer))
+        self.nodes.get(node.as_bytes()).map(|known| Arc::new(known.answer()))
     }
 
     /// Whether this very answer is the last one.
-    pub(crate) fn is_last(&self, node: &str, answer: &Arc<Answer>) -> bool {
-        self.nodes.get(node).is_some_and(|known| Arc::ptr_eq(&known.answer, answer))
+    pub(crate) fn is_last(&self, node: &str, asked: u32) -> bool {
+        self.nodes.get(node.as_bytes()).is_some_and(|known| known.tail() == Some(&asked.to_le_bytes()))
     }
 
     /// The last good answer stands, because no new one came.
     pub(crate) fn stand(&mut self, node: &str) {
-        if let Some(known) = self.nodes.get_mut(node)
-            && !std::mem::replace(&mut known.standing, true)
-        {
-            self.standing += 1;
+        if self.nodes.get(node.as_bytes()).is_some() && !self.standing.contains(node) {
+            self.standing.insert(node.into());
         }
     }
 
     /// Some answer stands.
     pub(crate) fn stands(&self) -> bool {
-        self.standing > 0
+        !self.standing.is_empty()
     }
 
     /// The entry has no say about this node now: nothing stands for its answer.
     pub(crate) fn rest(&mut self, node: &str) {
-        if self.standing > 0
-            && let Some(known) = self.nodes.get_mut(node)
-            && std::mem::take(&mut known.standing)
-        {
-            self.standing -= 1;
+        if self.stands() {
+            self.standing.remove(node);
         }
     }
 
     /// Keeps what is known about these nodes only.
     pub(crate) fn retain(&mut self, keep: impl Fn(&str) -> bool) {
-        self.nodes.retain(|node, known| {
-            let kept = keep(node);
-            if !kept && known.standing {
-                self.standing -= 1;
-            }
-            kept
-        });
+        // Keys are names, so they are text.
+        self.nodes.retain(|node, _, _| keep(std::str::from_utf8(node).unwrap_or_default()));
+        self.standing.retain(|node| keep(node));
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -95,7 +71,8 @@ impl LastKnown {
 
     /// An answer older than an hour stands for a new one somewhere.
     pub(crate) fn is_stale(&self, now: i64) -> bool {
-        self.standing > 0 && self.nodes.values().any(|known| known.standing && now - known.at > STALE_SECONDS)
+        let at = |node: &str| self.nodes.get(node.as_bytes()).map(|known| known.at);
+        self.standing.iter().any(|node| at(node).is_some_and(|at| now - at > STALE_SECONDS))
     }
 }
 
@@ -143,7 +120,7 @@ mod tests {
             reclaim: Reclaim::Keep,
             valid_until,
             reason: None,
-            caps: Box::from([]),
+            caps: crate::answer::Caps::default(),
             cap_names: Arc::from([]),
         })
     }
@@ -165,12 +142,13 @@ mod tests {
     #[test]
     fn an_answer_is_stale_only_while_it_stands() {
         let mut known = LastKnown::default();
-        known.learn("a", &answer(None), 0);
+        known.learn("a", &answer(None), 7, 0);
+        assert!(known.is_last("a", 7) && !known.is_last("a", 8) && !known.is_last("b", 7));
         assert!(!known.is_stale(9999));
         known.stand("a");
         assert!(!known.is_stale(3600));
         assert!(known.is_stale(3601));
-        known.learn("a", &answer(None), 4000);
+        known.learn("a", &answer(None), 8, 4000);
         assert!(!known.is_stale(9999));
         known.stand("a");
         assert!(known.is_stale(9999));

@@ -6,7 +6,8 @@ pub use kubeocean_api::place::Stage;
 use serde::{Deserialize, Serialize};
 
 use crate::answer::{FREE_REASONS, Reason, check_reason};
-use crate::entry::memo::Remembered;
+use crate::entry::answers::{CapNames, Common, Remembered};
+use crate::entry::packed::{Reader, put_number};
 use crate::fault::Fault;
 use crate::wasm::bindings::place_abi;
 
@@ -44,9 +45,33 @@ pub(crate) struct PlaceAnswer {
     pub(crate) valid_until: Option<i64>,
 }
 
+/// Own bits: two of the fit, one that there is a score. Own numbers: the seconds of `later`, the score.
 impl Remembered for PlaceAnswer {
-    fn valid_until(&self) -> Option<i64> {
-        self.valid_until
+    fn common(&self) -> Common<&Arc<Reason>, &CapNames> {
+        Common { valid_until: self.valid_until, reason: self.reason.as_ref(), cap_names: None }
+    }
+
+    fn write(&self, numbers: &mut Vec<u8>) -> u8 {
+        let fit = match self.fit {
+            Fit::Accept => 0,
+            Fit::Reject => 1,
+            Fit::Later(seconds) => {
+                put_number(seconds.into(), numbers);
+                2
+            }
+        };
+        numbers.extend(self.score);
+        fit | u8::from(self.score.is_some()) << 2
+    }
+
+    fn read(common: Common<Arc<Reason>, CapNames>, own: u8, numbers: &mut Reader<'_>) -> Self {
+        let fit = match own & 3 {
+            0 => Fit::Accept,
+            1 => Fit::Reject,
+            _ => Fit::Later(u32::try_from(numbers.number()).unwrap_or(u32::MAX)),
+        };
+        let score = (own >> 2 & 1 == 1).then(|| numbers.byte());
+        Self { fit, score, reason: common.reason, valid_until: common.valid_until }
     }
 }
 

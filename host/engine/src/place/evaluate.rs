@@ -123,7 +123,7 @@ fn remembered(
         let mut memo = running.place_memo.lock();
         for (row, outcome) in missing.into_iter().zip(asked) {
             if let Ok(answer) = &outcome {
-                memo.store(rows.key(row).into(), Arc::clone(answer), now.unix(), rows.len());
+                memo.store(&rows.key(row), answer, now.unix(), rows.len());
             }
             if let Some(place) = answers.get_mut(row) {
                 *place = Some(outcome);
