@@ -122,6 +122,23 @@ async fn pods_are_woken_by_what_they_wait_for_and_only_once() {
     assert_eq!(woken.0.lock().len(), 2);
 }
 
+#[tokio::test]
+async fn a_pod_that_is_gone_waits_for_nothing() {
+    let (store, woken) = store();
+    let other = ObjectRef::new(ObjectKind::Secret, "team-a", "other");
+    let [pod, stays] = ["web", "stays"].map(|name| ObjectKey::new("team-a", name));
+    store.is_missing(&settings(), Some(&pod));
+    store.wait_for_replacement(&other, &pod);
+    store.wait_for_replacement(&other, &stays);
+    store.pod_gone(&pod);
+    assert_eq!(queued(&store).await, 2, "somebody else may need them, or nobody");
+    store.appeared(&settings());
+    store.vanished(&other, Side::Copy, None);
+    assert_eq!(*woken.0.lock(), [stays]);
+    let state = store.state.lock();
+    assert!(state.waiting_for_missing.is_empty() && state.waiting_for_replacement.is_empty());
+}
+
 #[test]
 fn nothing_is_unused_before_the_pods_are_connected() {
     let store = ObjectStore::new(Arc::new(SystemClock));
