@@ -309,6 +309,33 @@ async fn a_pod_that_waits_for_an_object_is_woken_when_it_appears() {
     world.wait_copy("the optional object to be copied", "optional", |_| true).await;
 }
 
+/// Also while somebody else's object has the name of its copy.
+#[tokio::test]
+async fn an_object_that_does_not_exist_is_not_asked_for_again_and_again() {
+    let world = World::new("absent", None).await;
+    let mark = world.fleet.computing.audit_mark().unwrap();
+    let foreign = json!({
+        "apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": phys_name("taken", &world.namespace)},
+    });
+    let mount = &world.clusters.scope.mount_namespace;
+    create_json(&world.clusters.worker, &paths::core_all("configmaps", mount), &foreign).await.unwrap();
+    for name in ["absent", "taken"] {
+        let optional = json!({"volumes": [{"name": "v", "configMap": {"name": name, "optional": true}}]});
+        let answer = world.ensure(&world.refer(&optional), "web").await;
+        assert_eq!(answer.is_ok(), name == "absent", "{answer:?}");
+    }
+    // Long enough for a second try after a pause.
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    world.create(ObjectKind::ConfigMap, "absent", json!({"data": {"a": "1"}})).await;
+    world.wait_copy("what came late", "absent", |copy| copy["data"] == json!({"a": "1"})).await;
+    let events = world.fleet.computing.audit_events_since(mark).unwrap();
+    for name in ["absent", "taken"] {
+        let path = world.original_path(ObjectKind::ConfigMap, name);
+        let reads = events.iter().filter(|event| event.verb == "get" && event.uri == path).count();
+        assert!((1..=10).contains(&reads), "{name} was read {reads} times");
+    }
+}
+
 #[tokio::test]
 async fn an_unused_copy_goes_and_a_foreign_object_stays() {
     let world = World::new("idle", Some(Duration::from_millis(10))).await;

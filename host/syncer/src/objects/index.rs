@@ -223,21 +223,25 @@ impl ObjectStore {
 
     /// An object vanished from a watch: it was deleted, or no longer carries the label that the watch selects.
     pub(super) fn vanished(&self, object: &ObjectRef, side: Side, uid: Option<&str>) {
-        let waiting = {
+        let (news, waiting) = {
             let state = &mut *self.state.lock();
             let Some(entry) = state.entries.get_mut(object) else { return };
             let slot = entry.side_mut(side);
             if uid.is_some_and(|uid| slot.as_ref().is_some_and(|known| known.uid != uid)) {
                 return; // the end of a predecessor
             }
-            *slot = None;
-            entry.converged = None;
-            match side {
+            let was_there = slot.take().is_some();
+            let was_in_order = entry.converged.take().is_some();
+            let waiting = match side {
                 Side::Original => Vec::new(),
                 Side::Copy => state.waiting_for_replacement.take(object),
-            }
+            };
+            (was_there || was_in_order, waiting)
         };
-        self.queue.add(object.clone());
+        // Each look at a missing object finds it missing; that must not be the reason for the next one.
+        if news {
+            self.queue.add(object.clone());
+        }
         self.pods.wake(waiting);
     }
 

@@ -87,6 +87,21 @@ async fn the_end_of_a_predecessor_is_not_the_end_of_the_copy() {
 }
 
 #[tokio::test]
+async fn what_is_found_missing_once_more_is_no_news() {
+    let (store, _) = store();
+    let lock = store.lock_of(&settings());
+    store.vanished(&settings(), Side::Original, None);
+    assert_eq!(queued(&store).await, 0);
+    store.seen(&settings(), Side::Original, at("v", 1));
+    assert_eq!(queued(&store).await, 1);
+    for news in [1, 0] {
+        store.vanished(&settings(), Side::Original, None);
+        assert_eq!(queued(&store).await, news);
+    }
+    drop(lock);
+}
+
+#[tokio::test]
 async fn a_relist_reports_what_vanished_meanwhile() {
     let (store, _) = store();
     let other = ObjectRef::new(ObjectKind::ConfigMap, "team-a", "other");
