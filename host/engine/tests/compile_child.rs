@@ -10,7 +10,8 @@ use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use kubeocean_engine::{
     BindingFacts, CompileMode, Engine, EngineConfig, EntryState, LoadCode, MAX_EVALUATORS, ModuleFetch,
-    ModuleLimits, NodeFacts, PolicyHost, PolicySpec, builtin, compile_child_main, module_digest,
+    ModuleLimits, NodeFacts, PolicyHost, PolicySpec, accepted_settings, builtin, compile_child_main,
+    module_digest,
 };
 use kubeocean_hostile_policies::guest;
 use serde_json::json;
@@ -23,14 +24,16 @@ fn main() -> ExitCode {
     let compile = CompileMode::Child { program, args: vec!["compile".to_owned()] };
     let engine = Engine::start(EngineConfig { compile, threads: 1, ..EngineConfig::default() }).unwrap();
     a_module_compiled_by_the_child_decides(&engine);
+    a_large_module_is_compiled(&engine);
     errors_of_the_child_keep_their_code(&engine);
     a_child_has_its_limits_before_it_reads();
     a_memory_bomb_costs_what_it_may_have(&engine);
+    schema_bombs_cost_little_memory();
     entries_stay_within_their_memory(&engine);
     a_compile_bomb_kills_only_the_child(&engine);
     a_compiler_that_cannot_start_is_tried_again();
     what_was_compiled_once_is_loaded();
-    println!("compile_child: 8 checks passed");
+    println!("compile_child: 10 checks passed");
     ExitCode::SUCCESS
 }
 
@@ -44,6 +47,18 @@ fn a_module_compiled_by_the_child_decides(engine: &Engine) {
     let plain = guest().bytes();
     let plain = engine.load_module(&plain, &json!({}), ModuleLimits::default(), &[]).unwrap();
     assert_eq!(plain.describe().name, "hostile");
+}
+
+/// Far from what is refused for being too much: honest code that computes, most of a megabyte of it.
+fn a_large_module_is_compiled(engine: &Engine) {
+    let step = "(local.set 0 (i64.add (i64.mul (local.get 0) (i64.const 6364136223846793005)) (i64.load (i32.const 8))))";
+    let function = format!("(func (param i64) (result i64) {} (local.get 0))\n", step.repeat(40));
+    let bytes = guest().with("START", &function.repeat(900)).bytes();
+    assert!(bytes.len() > 700_000, "{} bytes", bytes.len());
+    let began = Instant::now();
+    let module = engine.load_module(&bytes, &json!({}), ModuleLimits::default(), &[]).unwrap();
+    assert_eq!(module.describe().name, "hostile");
+    println!("{} KiB are compiled in {:?}", bytes.len() >> 10, began.elapsed());
 }
 
 fn errors_of_the_child_keep_their_code(engine: &Engine) {
@@ -94,6 +109,36 @@ fn a_memory_bomb_costs_what_it_may_have(engine: &Engine) {
     assert!(grown < 64 << 20, "{grown} bytes");
     let left = resident_bytes().saturating_sub(before);
     assert!(left < 8 << 20, "{left} bytes are left");
+}
+
+/// Neither a schema that is refused nor one that is applied, with violations everywhere, takes much memory.
+fn schema_bombs_cost_little_memory() {
+    let again = |times: usize, keywords: serde_json::Value| {
+        json!({"allOf": vec![json!({"$ref": "#/$defs/d"}); times], "$defs": {"d": keywords}}).to_string()
+    };
+    let names: Vec<String> = (0..4000).map(|i| format!("n{i}")).collect();
+    let known: serde_json::Map<String, serde_json::Value> =
+        names.iter().map(|name| (name.clone(), json!(true))).collect();
+    let text = "x".repeat(60_000);
+    for (what, schema, settings) in [
+        ("eight million names", again(2000, json!({"required": names})), json!({})),
+        ("names by another", again(2000, json!({"dependentRequired": {"a": names}})), json!({"a": 1})),
+        ("copied schemas", again(2000, json!({"not": {"properties": known}})), json!({})),
+        ("names within the budget", again(40, json!({"required": names})), json!({})),
+        ("names told in detail", again(4, json!({"required": names})), json!({})),
+        (
+            "branches told in detail",
+            again(8, json!({"anyOf": vec![json!({"properties": {"a": {"maxLength": 3}}}); 1]})),
+            json!({"a": text}),
+        ),
+    ] {
+        let before = resident_bytes();
+        std::fs::write("/proc/self/clear_refs", "5").unwrap();
+        accepted_settings(&schema, &settings).unwrap_err();
+        let grown = peak_bytes().saturating_sub(before);
+        println!("{what}: {} KiB", grown >> 10);
+        assert!(grown < 32 << 20, "{what}: {grown} bytes");
+    }
 }
 
 /// Policy spec section 16: at most 8 MiB an entry with 5,000 nodes, with 16 entries and with as many as there may be.

@@ -1,4 +1,5 @@
-//! Events on users' objects: never blocking, never repeated, off for a kind whose events the role forbids (API-810).
+//! Events on users' objects: never blocking, never repeated, off for a kind whose events the role forbids (API-810). What
+//! admission refuses, such as a quota of one namespace, is dropped and turns nothing off.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -16,7 +17,7 @@ use super::{
     clock::{Clock, rfc3339},
     error::ApplyError,
     rate::{Bucket, RequestRate},
-    request::{create_only, paths},
+    request::{Right, create_only, is_permitted, paths},
 };
 
 /// Events waiting to be sent; more are dropped, because an event is news, not state.
@@ -50,6 +51,11 @@ pub struct Regarding {
 impl Regarding {
     fn cluster_scoped(api_version: &'static str, kind: &'static str, name: &str, uid: &str) -> Self {
         Self { api_version, kind, namespace: String::new(), name: name.to_owned(), uid: uid.to_owned() }
+    }
+
+    /// The namespace of its events.
+    fn home(&self) -> &str {
+        if self.namespace.is_empty() { "default" } else { &self.namespace }
     }
 
     /// A ClusterBinding.
@@ -219,14 +225,31 @@ async fn send_all(
         number += 1;
         match send(&client, &component, clock.as_ref(), number, &event).await {
             Ok(()) => {}
-            Err(ApplyError::Forbidden { .. }) => {
-                tracing::info!(
-                    kind = event.regarding.kind,
-                    "events are not permitted for this kind, turned off"
-                );
-                forbidden.insert(event.regarding.kind);
+            Err(error) => {
+                tracing::debug!(error = error.chain(), "event not sent");
+                if is_out_of_bounds(&client, &event.regarding, &error).await {
+                    tracing::info!(
+                        kind = event.regarding.kind,
+                        "events are not permitted for this kind, turned off"
+                    );
+                    forbidden.insert(event.regarding.kind);
+                }
             }
-            Err(error) => tracing::debug!(error = error.chain(), "event not sent"),
+        }
+    }
+}
+
+/// Whether an event was refused for want of the right. Admission refuses single events, and those of single namespaces.
+async fn is_out_of_bounds(client: &Client, about: &Regarding, error: &ApplyError) -> bool {
+    if !matches!(error, ApplyError::Forbidden { .. }) {
+        return false;
+    }
+    let right = Right { verb: "create", resource: "events", subresource: "", namespace: about.home() };
+    match is_permitted(client, &right).await {
+        Ok(permitted) => !permitted,
+        Err(error) => {
+            tracing::debug!(error = error.chain(), "the right to make events is not known");
+            false
         }
     }
 }
@@ -240,7 +263,7 @@ async fn send(
 ) -> Result<(), ApplyError> {
     let now = clock.now();
     let about = &event.regarding;
-    let namespace = if about.namespace.is_empty() { "default" } else { &about.namespace };
+    let namespace = about.home();
     let severity = match event.severity {
         Severity::Normal => "Normal",
         Severity::Warning => "Warning",

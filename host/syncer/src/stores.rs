@@ -126,6 +126,10 @@ impl Stores {
             });
         }
         {
+            let objects = Arc::clone(&objects);
+            pods.on_vpod_gone(move |vpod| objects.pod_gone(vpod));
+        }
+        {
             let tokens = Arc::clone(&objects.tokens);
             pods.on_copy_gone(move |vpod| tokens.copy_gone(vpod));
         }

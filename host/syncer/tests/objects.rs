@@ -6,15 +6,22 @@
 
 use std::{
     collections::BTreeSet,
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
 use futures::future::join_all;
-use kubeocean_api::name::{ObjectKey, phys_name};
+use jiff::{SignedDuration, Timestamp};
+use kubeocean_api::{
+    keys::{annotation, label},
+    name::{ObjectKey, phys_name, token_secret_name},
+};
 use kubeocean_harness::{Fleet, shared, wait_until};
 use kubeocean_runtime::{
-    clock::SystemClock,
+    clock::{Clock, SystemClock},
     events::{EventRecorder, Regarding},
     request::{
         DeleteOptions, Right, any_listed, create_json, delete_json, get_json, is_permitted, list_metadata,
@@ -44,6 +51,8 @@ const DEADLINE: Duration = Duration::from_secs(20);
 struct Directory {
     used: Mutex<BTreeSet<ObjectRef>>,
     woken: Mutex<Vec<ObjectKey>>,
+    /// No pod runs here, and none has a copy.
+    deserted: AtomicBool,
 }
 
 impl PodDirectory for Directory {
@@ -58,13 +67,23 @@ impl PodDirectory for Directory {
         self.uses(object).then(user).into_iter().collect()
     }
     fn runs(&self, _: &ObjectKey, _: &str) -> bool {
-        true
+        !self.deserted.load(Ordering::Relaxed)
     }
     fn has_copy(&self, _: &TokenOwner) -> bool {
-        true
+        !self.deserted.load(Ordering::Relaxed)
     }
     fn wake(&self, pods: Vec<ObjectKey>) {
         self.woken.lock().unwrap().extend(pods);
+    }
+}
+
+/// Is ahead of the API servers.
+#[derive(Debug)]
+struct Ahead(SignedDuration);
+
+impl Clock for Ahead {
+    fn now(&self) -> Timestamp {
+        SystemClock.now() + self.0
     }
 }
 
@@ -82,6 +101,10 @@ struct World {
 impl World {
     /// `idle` is how long unused copies stay.
     async fn new(name: &str, idle: Option<Duration>) -> Self {
+        Self::with_clock(name, idle, Arc::new(SystemClock)).await
+    }
+
+    async fn with_clock(name: &str, idle: Option<Duration>, clock: Arc<dyn Clock>) -> Self {
         let fleet = shared().await;
         let namespace = format!("team-{name}");
         let scope = Scope {
@@ -95,7 +118,7 @@ impl World {
         let computing = fleet.computing.client().await.unwrap();
         let worker = fleet.worker().client().await.unwrap();
         let clusters = Arc::new(Clusters { computing, worker, scope });
-        let store = Arc::new(ObjectStore::new(Arc::new(SystemClock)));
+        let store = Arc::new(ObjectStore::new(clock));
         let directory = Arc::new(Directory::default());
         store.connect(Arc::clone(&directory) as Arc<dyn PodDirectory>);
         let cancel = CancellationToken::new();
@@ -286,6 +309,33 @@ async fn a_pod_that_waits_for_an_object_is_woken_when_it_appears() {
     world.wait_copy("the optional object to be copied", "optional", |_| true).await;
 }
 
+/// Also while somebody else's object has the name of its copy.
+#[tokio::test]
+async fn an_object_that_does_not_exist_is_not_asked_for_again_and_again() {
+    let world = World::new("absent", None).await;
+    let mark = world.fleet.computing.audit_mark().unwrap();
+    let foreign = json!({
+        "apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": phys_name("taken", &world.namespace)},
+    });
+    let mount = &world.clusters.scope.mount_namespace;
+    create_json(&world.clusters.worker, &paths::core_all("configmaps", mount), &foreign).await.unwrap();
+    for name in ["absent", "taken"] {
+        let optional = json!({"volumes": [{"name": "v", "configMap": {"name": name, "optional": true}}]});
+        let answer = world.ensure(&world.refer(&optional), "web").await;
+        assert_eq!(answer.is_ok(), name == "absent", "{answer:?}");
+    }
+    // Long enough for a second try after a pause.
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    world.create(ObjectKind::ConfigMap, "absent", json!({"data": {"a": "1"}})).await;
+    world.wait_copy("what came late", "absent", |copy| copy["data"] == json!({"a": "1"})).await;
+    let events = world.fleet.computing.audit_events_since(mark).unwrap();
+    for name in ["absent", "taken"] {
+        let path = world.original_path(ObjectKind::ConfigMap, name);
+        let reads = events.iter().filter(|event| event.verb == "get" && event.uri == path).count();
+        assert!((1..=10).contains(&reads), "{name} was read {reads} times");
+    }
+}
+
 #[tokio::test]
 async fn an_unused_copy_goes_and_a_foreign_object_stays() {
     let world = World::new("idle", Some(Duration::from_millis(10))).await;
@@ -312,6 +362,17 @@ async fn an_unused_copy_goes_and_a_foreign_object_stays() {
     let error = world.ensure(&references, "web").await.unwrap_err();
     assert!(matches!(error, EnsureError::Foreign { .. }), "{error}");
     assert_eq!(world.copy(ObjectKind::ConfigMap, "settings").await.unwrap()["data"], json!({"theirs": "1"}));
+
+    // Nor is it given to a pod that can do without an object that does not exist. When it goes, the pod can be made.
+    let original = world.original_path(ObjectKind::ConfigMap, "settings");
+    delete_json(&world.clusters.computing, &original, &DeleteOptions::default()).await.unwrap();
+    let optional = world
+        .refer(&json!({"volumes": [{"name": "v", "configMap": {"name": "settings", "optional": true}}]}));
+    let error = world.ensure(&optional, "hopes").await.unwrap_err();
+    assert!(matches!(error, EnsureError::Foreign { .. }), "{error}");
+    let path = world.copy_path(ObjectKind::ConfigMap, "settings");
+    delete_json(&world.clusters.worker, &path, &DeleteOptions::default()).await.unwrap();
+    world.ensure(&optional, "hopes").await.unwrap();
 }
 
 #[tokio::test]
@@ -396,6 +457,94 @@ async fn a_deleted_binding_leaves_nothing_behind() {
             assert!(!original["metadata"].to_string().contains("kubeocean.io/f"), "{original}");
         }
     }
+}
+
+/// A pod with one token of ten minutes, as stored; its account is there.
+async fn pod_with_token(world: &World) -> Value {
+    let account = json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "runner"}});
+    let accounts = paths::core_all("serviceaccounts", &world.namespace);
+    create_json(&world.clusters.computing, &accounts, &account).await.unwrap();
+    let pod = json!({
+        "apiVersion": "v1", "kind": "Pod", "metadata": {"name": "web"},
+        "spec": {
+            "serviceAccountName": "runner", "nodeName": "vnode-x", "automountServiceAccountToken": false,
+            "containers": [{"name": "app", "image": "example.test/app"}],
+            "volumes": [{"name": "token", "projected": {"sources": [
+                {"serviceAccountToken": {"path": "token", "expirationSeconds": 600}},
+            ]}}],
+        },
+    });
+    create_json(&world.clusters.computing, &paths::pods(&world.namespace), &pod).await.unwrap()
+}
+
+fn uid(object: &Value) -> &str {
+    object["metadata"]["uid"].as_str().unwrap()
+}
+
+/// Acceptance check 9: of the ten minutes of a token this Syncer's clock leaves ten seconds.
+#[tokio::test]
+async fn a_token_is_replaced_before_it_ends_as_long_as_its_pod_runs() {
+    let clock = Arc::new(Ahead(SignedDuration::from_secs(590)));
+    let world = World::with_clock("renews", None, Arc::clone(&clock) as Arc<dyn Clock>).await;
+    let vpod = pod_with_token(&world).await;
+    let mark = world.fleet.computing.audit_mark().unwrap();
+    world.store.tokens.ensure(&world.clusters, &vpod).await.unwrap();
+    let name = token_secret_name("web", "token", uid(&vpod), &world.namespace);
+    let path = paths::core("secrets", &world.clusters.scope.mount_namespace, &name);
+    let read = async || get_json(&world.clusters.worker, &path).await.unwrap().expect("a Secret");
+    let mut before = read().await;
+    for time in ["first", "second"] {
+        let after = wait_until(&format!("the token to be renewed a {time} time"), DEADLINE, async || {
+            let now = read().await;
+            if now["data"]["token"] == before["data"]["token"] { Err("not yet") } else { Ok(now) }
+        })
+        .await;
+        let ends = &before["metadata"]["annotations"][annotation::TOKEN_EXPIRATION];
+        let ends: Timestamp = ends.as_str().unwrap().parse().unwrap();
+        assert!(clock.now() < ends, "the one before was good until {ends}");
+        assert_eq!(uid(&after), uid(&before), "the same Secret");
+        before = after;
+    }
+    let requests = world.fleet.computing.audit_events_since(mark).unwrap();
+    let tokens = requests.iter().filter(|event| {
+        event.object_ref.subresource == "token" && event.object_ref.namespace == world.namespace
+    });
+    // The event of a write may come before its answer, and tell of a token that ends in ten seconds.
+    assert!((3..=6).contains(&tokens.count()), "about one for each token");
+}
+
+/// The original marks its Secrets with their pod only: what nobody uses goes, what may be somebody's stays.
+#[tokio::test]
+async fn an_unstamped_token_goes_when_its_pod_is_nobodys() {
+    let world = World::with_clock("unstamped", None, Arc::new(Ahead(SignedDuration::from_hours(2)))).await;
+    world.directory.deserted.store(true, Ordering::Relaxed);
+    let elsewhere = pod_with_token(&world).await;
+    let mount = &world.clusters.scope.mount_namespace;
+    let write = async |name: &str, pod: &str, uid: &str| {
+        let secret = json!({
+            "apiVersion": "v1", "kind": "Secret", "stringData": {"token": "t"},
+            "metadata": {
+                "name": name,
+                "labels": {label::MANAGED_BY: label::MANAGED_BY_VALUE, label::SERVICE_ACCOUNT_TOKEN: "true"},
+                "annotations": {
+                    annotation::VIRTUAL_POD_NAMESPACE: world.namespace, annotation::VIRTUAL_POD_NAME: pod,
+                    annotation::VIRTUAL_POD_UID: uid,
+                },
+            },
+        });
+        create_json(&world.clusters.worker, &paths::core_all("secrets", mount), &secret).await.unwrap();
+    };
+    // On a vnode of another binding, which still has the original's Syncer.
+    write("elsewhere", "web", uid(&elsewhere)).await;
+    write("went", "web", "of-an-earlier-pod").await;
+    write("never-was", "db", "unknown").await;
+    let read = async |name: &str| {
+        get_json(&world.clusters.worker, &paths::core("secrets", mount, name)).await.unwrap()
+    };
+    for name in ["went", "never-was"] {
+        wait_until("what nobody uses to go", DEADLINE, async || read(name).await.is_none()).await;
+    }
+    assert!(read("elsewhere").await.is_some());
 }
 
 #[tokio::test]

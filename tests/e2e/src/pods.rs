@@ -203,8 +203,11 @@ impl Stage {
         Self::served_by(binding, nodes, syncer).await
     }
 
-    /// A binding of [`Stage::bind`] with a Syncer that was started for it.
-    pub(crate) async fn served_by(binding: Binding<'static>, nodes: usize, mut syncer: Program) -> Self {
+    /// A binding with `nodes` worker nodes and a Syncer that was started for it.
+    ///
+    /// # Panics
+    /// It does not get ready.
+    pub async fn served_by(binding: Binding<'static>, nodes: usize, mut syncer: Program) -> Self {
         syncer.wait_ready().await;
         let stage = Self { binding, syncer, nodes };
         stage.wait_vnodes().await;

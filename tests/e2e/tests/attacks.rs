@@ -611,6 +611,38 @@ async fn a_secret_that_would_be_a_pods_token_is_nobodys() {
         volumes.iter().map(|volume| text(&volume["name"])).find(|name| name.starts_with("kube-api-access"));
     let name = format!("target-{}-{}", token.expect("a token volume"), text(&target["metadata"]["uid"]));
     let secret = victim.worker.get(&victim.copy("secrets", &name)).await.expect("the token has that name");
+    let from = |reference: Value| json!([{"name": "main", "image": "example.test/image", "envFrom": [{"secretRef": reference}]}]);
+    let optional = json!({"name": name, "optional": true});
+    let sources = json!([{"secret": optional}]);
+    let references = [
+        ("volume", json!({"volumes": [{"name": "v", "secret": {"secretName": name, "optional": true}}]})),
+        ("projected", json!({"volumes": [{"name": "v", "projected": {"sources": sources}}]})),
+        ("variables", json!({"containers": from(optional)})),
+    ];
+    // There is no such Secret in the computing cluster, and these pods say they can do without.
+    for (pod, spec) in &references {
+        victim.create_pod(&victim.pod(pod, spec.clone())).await;
+    }
+    victim.run_pod("debugged", json!({})).await;
+    let debug = json!({"spec": {"ephemeralContainers": [{
+        "name": "reads", "image": "example.test/image", "envFrom": [{"secretRef": {"name": name}}],
+    }]}});
+    victim.computing.merge(&format!("{}/ephemeralcontainers", victim.vpod("debugged")), &debug).await;
+    for (pod, _) in &references {
+        let message = wait_refused(&victim, pod, "NameConflict").await;
+        assert!(!message.contains(text(&secret["data"]["token"])), "{message}");
+        assert!(victim.worker.get(&victim.ppod(pod)).await.is_none(), "{pod}");
+    }
+    let told = victim.wait_event("debugged", "FailedCreatePod").await;
+    assert!(told.contains("is taken in the worker cluster"), "{told}");
+    let copy = victim.worker.get(&victim.ppod("debugged")).await.expect("the pod runs on");
+    assert!(copy["spec"]["ephemeralContainers"].is_null(), "{copy:#}");
+    for pod in ["volume", "projected", "variables", "debugged"] {
+        victim.computing.delete(&victim.vpod(pod), None).await;
+        victim.computing.wait_gone(&victim.vpod(pod)).await;
+    }
+
+    // One that the tenant makes, and that it insists on.
     victim.create_object("secrets", &name, json!({"stringData": {"token": "forged"}})).await;
     let spec = json!({"volumes": [{"name": "v", "secret": {"secretName": name}}]});
     victim.create_pod(&victim.pod("attacker", spec)).await;

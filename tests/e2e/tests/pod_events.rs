@@ -286,6 +286,19 @@ async fn a_namespace_that_takes_no_events_silences_no_other() {
     .await;
     say(&other.worker, &said_of(&in_other, "Unhealthy", "Liveness probe failed")).await;
     wait_told(&other, "web", "Unhealthy", 1).await;
+
+    // Nor what the Syncer itself says about pods.
+    let waits = json!({"volumes": [{"name": "v", "configMap": {"name": "missing"}}]});
+    let attempts = || requests(&stage.binding).0.iter().filter(|event| refused(event)).count();
+    let before = attempts();
+    full.create_pod(&full.pod("waits", waits.clone())).await;
+    wait_until("another event to be refused", DEADLINE, async || {
+        let now = attempts();
+        if now > before { Ok(()) } else { Err(now) }
+    })
+    .await;
+    other.create_pod(&other.pod("waits", waits)).await;
+    assert!(other.wait_event("waits", "FailedCreatePod").await.contains("missing"));
     let path = "/api/v1/namespaces/default/events?fieldSelector=involvedObject.name%3Dsaid-full-up,reason%3DFeatureDisabled";
     assert_eq!(full.computing.list(path).await, Vec::<Value>::new());
 }

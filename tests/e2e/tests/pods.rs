@@ -13,9 +13,9 @@ use kubeocean_api::keys::{
     DEFAULT_PRIORITY, DEFAULT_PRIORITY_CLASS, annotation, condition_type, label, object_finalizer, synced_by,
 };
 use kubeocean_api::name::token_secret_name;
-use kubeocean_e2e::pods::{Scene, Stage, condition, core_path, pod_path, text};
+use kubeocean_e2e::pods::{DEADLINE, Scene, Stage, condition, core_path, pod_path, text};
 use kubeocean_e2e::rights::assert_rights;
-use kubeocean_harness::BindingSpec;
+use kubeocean_harness::{BindingSpec, wait_until};
 use serde_json::{Value, json};
 use tokio::sync::OnceCell;
 
@@ -592,4 +592,42 @@ async fn a_pod_waits_for_the_priority_class_its_binding_names() {
     scene.worker.create("/apis/scheduling.k8s.io/v1/priorityclasses", &class).await;
     let (_, ppod) = scene.wait_running("waiting").await;
     assert_eq!(ppod["spec"]["priorityClassName"], "late-class");
+}
+
+/// Row 5 of TD section 5: the copy is of an earlier pod of the name, and nobody saw that one go.
+#[tokio::test]
+async fn a_pod_that_is_made_anew_while_nobody_looks_has_a_copy_of_its_own() {
+    let mut stage = Stage::start(BindingSpec::new("anew"), 1).await;
+    let scene = stage.scene("anew-users").await;
+    let (_, stale) = scene.run_pod("web", json!({"automountServiceAccountToken": true})).await;
+    drop(scene);
+    stage.syncer.kill();
+    let scene = stage.scene("anew-users").await;
+    scene.computing.delete(&scene.vpod("web"), Some(0)).await;
+    scene.computing.wait_gone(&scene.vpod("web")).await;
+    let anew = scene.create_pod(&scene.pod("web", json!({"automountServiceAccountToken": true}))).await;
+    let kept = scene.worker.get(&scene.ppod("web")).await.expect("nobody has taken the copy away");
+    assert_eq!(kept["metadata"]["uid"], stale["metadata"]["uid"]);
+    drop(scene);
+    stage.syncer.restart().expect("a restart");
+    stage.syncer.wait_ready().await;
+    let scene = stage.scene("anew-users").await;
+    let (vpod, ppod) = scene.wait_running("web").await;
+    assert_eq!(vpod["metadata"]["uid"], anew["metadata"]["uid"]);
+    assert_eq!(ppod["metadata"]["annotations"][annotation::VIRTUAL_POD_UID], anew["metadata"]["uid"]);
+    assert_ne!(ppod["metadata"]["uid"], stale["metadata"]["uid"]);
+    assert_eq!(vpod["metadata"]["annotations"][annotation::PHYSICAL_POD_UID], ppod["metadata"]["uid"]);
+    // The token of the earlier one goes with it.
+    let tokens = async || {
+        let tokens = scene.copies("secrets").await;
+        let of =
+            |token: &Value| text(&token["metadata"]["annotations"][annotation::VIRTUAL_POD_UID]).to_owned();
+        tokens.iter().map(of).collect::<Vec<_>>()
+    };
+    wait_until("the earlier token to go", DEADLINE, async || {
+        let tokens = tokens().await;
+        if tokens == [text(&anew["metadata"]["uid"])] { Ok(()) } else { Err(format!("{tokens:?}")) }
+    })
+    .await;
+    assert_rights(&stage.binding);
 }

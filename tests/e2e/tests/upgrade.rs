@@ -5,10 +5,10 @@
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use kubeocean_api::{
     keys::{annotation, finalizer, label, taint},
-    name::{phys_name, vnode_name},
+    name::{phys_name, token_secret_name, vnode_name},
 };
 use kubeocean_e2e::leasing::{DEADLINE, Leasing, percent};
-use kubeocean_e2e::pods::{Objects, condition, pod_path, text};
+use kubeocean_e2e::pods::{Objects, condition, core_path, pod_path, text};
 use kubeocean_e2e::rights::assert_rights;
 use kubeocean_harness::{AuditEvent, Binding, BindingSpec, NodeShape, shared_site, wait_until};
 use serde_json::{Value, json};
@@ -17,6 +17,7 @@ const NAME: &str = "upgrade";
 const HOME: &str = "upgrade-users";
 /// Not the port that the vnode's name hashes to: collisions had moved it.
 const PORT: u16 = 23_456;
+const TOKEN_VOLUME: &str = "token";
 /// When the original wrote last.
 const LONG_AGO: &str = "2025-01-01T00:00:00Z";
 
@@ -96,7 +97,25 @@ async fn write_vnode(computing: &Objects, node: &Value) -> Value {
     stored
 }
 
-/// A running pod and its copy as the original left them: mapped, not stamped.
+/// The Secret with the token of a pod as the original made it, without a stamp; returns its path.
+async fn write_token(binding: &Binding<'_>, worker: &Objects, pod: &str, uid: &str) -> String {
+    let (mount, name) = (binding.mount_namespace(), token_secret_name(pod, TOKEN_VOLUME, uid, HOME));
+    let secret = json!({
+        "apiVersion": "v1", "kind": "Secret", "type": "Opaque", "stringData": {"token": "of the original"},
+        "metadata": {
+            "name": name, "namespace": mount,
+            "labels": {label::MANAGED_BY: label::MANAGED_BY_VALUE, label::SERVICE_ACCOUNT_TOKEN: "true"},
+            "annotations": {
+                annotation::VIRTUAL_POD_NAMESPACE: HOME, annotation::VIRTUAL_POD_NAME: pod,
+                annotation::VIRTUAL_POD_UID: uid, annotation::SERVICE_ACCOUNT: "default",
+            },
+        },
+    });
+    worker.create(&format!("/api/v1/namespaces/{mount}/secrets"), &secret).await;
+    core_path(mount, "secrets", &name)
+}
+
+/// A running pod with a token, and its copy, as the original left them: mapped, not stamped.
 async fn write_pod(
     binding: &Binding<'_>,
     computing: &Objects,
@@ -104,9 +123,10 @@ async fn write_pod(
     vnode: &str,
     node: &str,
 ) -> (Value, Value) {
-    let spec = |node: &str| {
+    let spec = |node: &str, source: Value| {
         json!({
             "nodeName": node, "automountServiceAccountToken": false,
+            "volumes": [{"name": TOKEN_VOLUME, "projected": {"sources": [source]}}],
             "tolerations": [{"key": taint::VNODE, "operator": "Exists"}],
             "containers": [{"name": "c", "image": "batch:1", "resources": {"requests": {"cpu": "1"}}}],
         })
@@ -122,9 +142,14 @@ async fn write_pod(
                 annotation::LAST_SYNC_TIME: LONG_AGO,
             },
         },
-        "spec": spec(vnode),
+        "spec": spec(vnode, json!({"serviceAccountToken": {"path": "token", "expirationSeconds": 3600}})),
     });
     let vpod = computing.create(&format!("/api/v1/namespaces/{HOME}/pods"), &vpod).await;
+    let uid = text(&vpod["metadata"]["uid"]);
+    write_token(binding, worker, "batch", uid).await;
+    let token = json!({"secret": {
+        "name": token_secret_name("batch", TOKEN_VOLUME, uid, HOME), "items": [{"key": "token", "path": "token"}],
+    }});
     let expected = json!({"labels": {"app": "batch"}});
     let ppod = json!({
         "apiVersion": "v1", "kind": "Pod",
@@ -138,7 +163,7 @@ async fn write_pod(
                 annotation::EXPECTED_METADATA: STANDARD.encode(expected.to_string()),
             },
         },
-        "spec": spec(node),
+        "spec": spec(node, token),
     });
     worker.create(&format!("/api/v1/namespaces/{mount}/pods"), &ppod).await;
     let running = |pod: &Value| (pod["status"]["phase"] == "Running").then(|| pod.clone());
@@ -190,6 +215,9 @@ async fn what_the_original_left_is_taken_over_in_place() {
     let left = write_vnode(&computing, &node).await;
     let vnode = text(&left["metadata"]["name"]).to_owned();
     let (vpod, ppod) = write_pod(&binding, &computing, &worker, &vnode, &nodes[0]).await;
+    // It may be that of a pod of another computing cluster, which is about to be created.
+    let others = write_token(&binding, &worker, "unknown", "00000000-0000-0000-0000-000000000000").await;
+    let others_before = worker.get(&others).await;
     let marks = [binding.computing(), binding.worker()].map(|cluster| cluster.audit_mark().expect("a mark"));
 
     let started = std::time::Instant::now();
@@ -208,6 +236,8 @@ async fn what_the_original_left_is_taken_over_in_place() {
     check_vnode(&left, &shown);
     check_way_back(&shown);
     check_pod(&leasing, &computing, &worker, &vpod, &ppod).await;
+    check_token(leasing.binding.mount_namespace(), &worker, &vpod).await;
+    assert_eq!(worker.get(&others).await, others_before);
     check_lease(&computing, &vnode, &left).await;
     let policy = leasing
         .policy_until(NAME, "the policy to be active", |policy| policy["status"]["phase"] == "Active")
@@ -268,6 +298,19 @@ async fn check_pod(leasing: &Leasing, computing: &Objects, worker: &Objects, vpo
     assert_eq!(shown["metadata"]["uid"], vpod["metadata"]["uid"]);
     assert_eq!(shown["status"]["phase"], "Running");
     assert!(!leasing.syncer.log().contains("ppod deleted"));
+}
+
+/// The Secret with its token is the same, stamped, and the token is renewed before it ends.
+async fn check_token(mount: &str, worker: &Objects, vpod: &Value) {
+    let name = token_secret_name("batch", TOKEN_VOLUME, text(&vpod["metadata"]["uid"]), HOME);
+    let renewed = |secret: &Value| {
+        let metadata = &secret["metadata"];
+        let stamped = metadata["labels"][label::CLUSTER_BINDING] == NAME
+            && metadata["annotations"][annotation::COMPUTING_CLUSTER_UID].is_string();
+        let ends = metadata["annotations"][annotation::TOKEN_EXPIRATION].is_string();
+        (stamped && ends && secret["data"]["token"] != STANDARD.encode("of the original")).then_some(())
+    };
+    worker.wait("the token to be renewed", &core_path(mount, "secrets", &name), renewed).await;
 }
 
 async fn check_lease(computing: &Objects, vnode: &str, left: &Value) {

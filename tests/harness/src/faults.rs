@@ -67,6 +67,8 @@ pub struct Served {
     pub method: Method,
     /// Without query.
     pub path: String,
+    /// What a POST makes: the name of an object, or the whole body of what has none. Empty for other methods.
+    pub made: String,
     pub watch: bool,
     /// A rule had it.
     pub spoiled: bool,

@@ -24,8 +24,10 @@ const WALL: Duration = Duration::from_secs(30);
 const CPU_SECONDS: u64 = 20;
 /// Address space of the child in bytes.
 const MEMORY_BYTES: u64 = 1 << 30;
-/// Machine code larger than this is not read.
-const MAX_OUTPUT_BYTES: u64 = 512 << 20;
+/// Machine code of a module: so many times its bytes, or this many bytes if that is more. Compilers make some five times; more
+/// is not read, since it would stay in memory.
+const CODE_PER_BYTE: u64 = 16;
+const SMALL_CODE_BYTES: u64 = 8 << 20;
 
 /// First byte of the child's answer.
 const STATUS_CODE: u8 = 0;
@@ -82,7 +84,11 @@ pub(crate) fn compile(
             .and_then(Pid::from_raw)
             .map(|child| setpriority_process(Some(child), NICE));
     }
-    let mut answer = exchange(child, bytes)?;
+    let max_bytes = max_code_bytes(bytes.len());
+    let mut answer = exchange(child, bytes, max_bytes)?;
+    if u64::try_from(answer.len()).is_ok_and(|got| got > max_bytes) {
+        return Err(failed(&format!("more than {} MiB of machine code", max_bytes >> 20)));
+    }
     let status = *answer.first().ok_or_else(|| failed("the compiler exceeded its limits"))?;
     let payload = answer.split_off(1);
     let code = match status {
@@ -94,6 +100,11 @@ pub(crate) fn compile(
     Err(LoadError::new(code, &String::from_utf8_lossy(&payload)))
 }
 
+/// Most bytes of code that are taken for a module of so many.
+fn max_code_bytes(module_bytes: usize) -> u64 {
+    u64::try_from(module_bytes).unwrap_or(u64::MAX).saturating_mul(CODE_PER_BYTE).max(SMALL_CODE_BYTES)
+}
+
 /// Makes code ready to run that [`compile`] made, in this process or an earlier one.
 #[expect(unsafe_code, reason = "machine code is trusted because our own child made it")]
 pub(crate) fn deserialize(engine: &wasmtime::Engine, code: &[u8]) -> Result<Component, LoadError> {
@@ -103,8 +114,9 @@ pub(crate) fn deserialize(engine: &wasmtime::Engine, code: &[u8]) -> Result<Comp
     unsafe { Component::deserialize(engine, code) }.map_err(|error| failed(&format!("{error:#}")))
 }
 
-/// Sends the module, reads the answer, and kills the child when it takes too long.
-fn exchange(mut child: Child, bytes: &[u8]) -> Result<Vec<u8>, LoadError> {
+/// Sends the module, reads the answer, and kills the child when it takes too long. Of an answer longer than `max_bytes` one
+/// byte more is read; the child then writes to nobody, and ends.
+fn exchange(mut child: Child, bytes: &[u8], max_bytes: u64) -> Result<Vec<u8>, LoadError> {
     let (Some(mut stdin), Some(stdout)) = (child.stdin.take(), child.stdout.take()) else {
         return Err(hindered("the compiler process has no pipes"));
     };
@@ -116,7 +128,7 @@ fn exchange(mut child: Child, bytes: &[u8]) -> Result<Vec<u8>, LoadError> {
         });
         let reader = scope.spawn(move || {
             let mut answer = Vec::new();
-            let read = stdout.take(MAX_OUTPUT_BYTES).read_to_end(&mut answer);
+            let read = stdout.take(max_bytes.saturating_add(1)).read_to_end(&mut answer);
             drop(done);
             read.map(|_| answer)
         });
@@ -171,4 +183,26 @@ fn limited_compile() -> Result<Vec<u8>, LoadError> {
     config.parallel_compilation(false);
     let engine = wasmtime::Engine::new(&config).map_err(|error| failed(&format!("{error:#}")))?;
     engine.precompile_component(&component).map_err(|error| failed(&format!("{error:#}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A compiler that answers with so many bytes.
+    fn answers(bytes: u64, module: &[u8]) -> Result<Vec<u8>, LoadError> {
+        let args = ["-c".to_owned(), format!("/bin/cat >/dev/null; exec /usr/bin/head -c {bytes} /dev/zero")];
+        compile(Path::new("/bin/sh"), &args, module, Author::Others)
+    }
+
+    #[test]
+    fn more_code_than_a_module_can_need_is_not_taken() {
+        assert_eq!(answers(SMALL_CODE_BYTES, b"").unwrap().len(), 8_388_607, "one byte is the status");
+        let error = answers(1 << 30, b"").unwrap_err();
+        assert_eq!(error.to_string(), "CompileFailed: more than 8 MiB of machine code");
+        assert!(!error.passing, "it is the module's fault");
+        let large = vec![0; 1 << 20];
+        assert_eq!(answers(16 << 20, &large).unwrap().len(), 16_777_215);
+        assert!(answers((16 << 20) + 1, &large).unwrap_err().message.contains("16 MiB"));
+    }
 }

@@ -3,7 +3,8 @@
 //! Both schema and settings may be hostile. References stay inside the document, patterns run in linear time, and
 //! before validation a walk over schema and settings counts the steps validation would take: what is over the
 //! budget is refused, which covers reference loops, schemas that double at every level, patterns of very many states held
-//! against long texts, and errors that keep a copy of the settings each.
+//! against long texts, and long lists of names asked for again and again. What is wrong is told in detail only where the walk
+//! was short: the validator keeps every violation, and a copy of what it is about.
 
 use std::collections::BTreeMap;
 
@@ -15,6 +16,8 @@ use super::settings::{MAX_JSON_BYTES, check_shape};
 
 /// Steps one validation may take: schemas applied, values compared or copied, states of patterns stepped through.
 const BUDGET: u32 = 200_000;
+/// Steps of a validation whose violations are told one by one; each step may leave some with copies in memory.
+const DETAILED: u32 = 20_000;
 /// Bytes of text that cost as much as a step when they are copied or compared.
 const BYTES_PER_STEP: usize = 32;
 /// States of a pattern, times bytes it is held against, that cost as much as a step.
@@ -70,15 +73,19 @@ impl Schema {
     pub(crate) fn check(&self, settings: &Value) -> Result<(), LoadError> {
         let mut walk = Walk { root: &self.source, states: &self.states, left: BUDGET };
         walk.step(&self.source, settings, 0).map_err(|text| LoadError::new(LoadCode::SchemaInvalid, text))?;
+        if self.validator.is_valid(settings) {
+            return Ok(());
+        }
+        if BUDGET - walk.left > DETAILED {
+            let text = "settings do not fit the schema, and both are too large to tell where";
+            return Err(LoadError::new(LoadCode::SettingsInvalid, text));
+        }
         let violations: Vec<String> = self
             .validator
             .iter_errors(settings)
             .take(SHOWN)
             .map(|error| format!("settings{}: {error}", dotted(&error.instance_path().to_string())))
             .collect();
-        if violations.is_empty() {
-            return Ok(());
-        }
         Err(LoadError::new(LoadCode::SettingsInvalid, &violations.join("; ")))
     }
 }
@@ -191,33 +198,53 @@ impl<'s> Walk<'s> {
             return Err("references form a loop or are nested too deeply");
         }
         let Some(keywords) = schema.as_object() else { return Ok(()) };
+        let before = self.left;
         for (keyword, argument) in keywords {
-            match keyword.as_str() {
-                "$ref" => {
-                    let Some(pointer) = argument.as_str().and_then(|target| target.strip_prefix('#')) else {
-                        continue;
-                    };
-                    if let Some(target) = self.root.pointer(pointer) {
-                        self.step(target, value, in_place + 1)?;
-                    }
+            self.keyword(keyword, argument, value, in_place)?;
+        }
+        // What the other keywords have looked at is found out by applying them once more.
+        if keywords.contains_key("unevaluatedProperties") || keywords.contains_key("unevaluatedItems") {
+            self.spend(usize::try_from(before - self.left).unwrap_or(usize::MAX))?;
+        }
+        Ok(())
+    }
+
+    fn keyword(
+        &mut self,
+        keyword: &str,
+        argument: &'s Value,
+        value: &Value,
+        in_place: u32,
+    ) -> Result<(), &'static str> {
+        match keyword {
+            "$ref" => {
+                let target = argument.as_str().and_then(|target| target.strip_prefix('#'));
+                if let Some(target) = target.and_then(|pointer| self.root.pointer(pointer)) {
+                    self.step(target, value, in_place + 1)?;
                 }
-                "allOf" | "anyOf" | "oneOf" => {
-                    // Of every branch that does not fit an error is kept, with a copy of the value.
-                    let copy = if keyword == "allOf" { 0 } else { weight(value) };
-                    for branch in argument.as_array().into_iter().flatten() {
-                        self.spend(copy)?;
-                        self.step(branch, value, in_place + 1)?;
-                    }
-                }
-                "enum" | "const" => self.spend(weight(argument))?,
-                "not" | "if" | "then" | "else" => self.step(argument, value, in_place + 1)?,
-                "dependentSchemas" => {
-                    for branch in argument.as_object().into_iter().flat_map(|map| map.values()) {
-                        self.step(branch, value, in_place + 1)?;
-                    }
-                }
-                _ => self.step_members(keyword, argument, value)?,
             }
+            "allOf" | "anyOf" | "oneOf" => {
+                // Of every branch that does not fit an error is kept, with a copy of the value.
+                let copy = if keyword == "allOf" { 0 } else { weight(value) };
+                for branch in argument.as_array().into_iter().flatten() {
+                    self.spend(copy)?;
+                    self.step(branch, value, in_place + 1)?;
+                }
+            }
+            // The error keeps a copy of the schema.
+            "not" => {
+                self.spend(weight(argument))?;
+                self.step(argument, value, in_place + 1)?;
+            }
+            "if" | "then" | "else" => self.step(argument, value, in_place + 1)?,
+            "dependentSchemas" | "dependencies" => {
+                for branch in argument.as_object().into_iter().flat_map(|map| map.values()) {
+                    // The older keyword has lists of names as well.
+                    self.spend(branch.as_array().map_or(0, Vec::len))?;
+                    self.step(branch, value, in_place + 1)?;
+                }
+            }
+            _ => self.step_members(keyword, argument, value)?,
         }
         Ok(())
     }
@@ -230,7 +257,9 @@ impl<'s> Walk<'s> {
     ) -> Result<(), &'static str> {
         match (keyword, value) {
             ("properties", Value::Object(members)) => {
-                for (name, schema) in argument.as_object().into_iter().flatten() {
+                let schemas = argument.as_object();
+                self.spend(schemas.map_or(0, serde_json::Map::len))?;
+                for (name, schema) in schemas.into_iter().flatten() {
                     if let Some(member) = members.get(name) {
                         self.step(schema, member, 0)?;
                     }
@@ -238,6 +267,7 @@ impl<'s> Walk<'s> {
             }
             ("patternProperties", Value::Object(members)) => {
                 for (pattern, schema) in argument.as_object().into_iter().flatten() {
+                    self.spend(1)?;
                     for (name, member) in members {
                         self.matching(pattern, name)?;
                         self.step(schema, member, 0)?;
@@ -246,16 +276,20 @@ impl<'s> Walk<'s> {
             }
             ("pattern", Value::String(text)) => {
                 if let Some(pattern) = argument.as_str() {
+                    // The error keeps a copy of both.
+                    self.spend(weight(argument) + weight(value))?;
                     self.matching(pattern, text)?;
                 }
             }
             ("additionalProperties" | "unevaluatedProperties", Value::Object(members)) => {
-                for member in members.values() {
+                for (name, member) in members {
+                    self.spend(name.len() / BYTES_PER_STEP)?;
                     self.step(argument, member, 0)?;
                 }
             }
             ("propertyNames", Value::Object(members)) => {
                 for name in members.keys() {
+                    self.spend(name.len() / BYTES_PER_STEP)?;
                     self.step(argument, &Value::String(name.clone()), 0)?;
                 }
             }
@@ -269,11 +303,44 @@ impl<'s> Walk<'s> {
                     self.step(argument, item, 0)?;
                 }
             }
-            _ => {}
+            // A few are compared each with each, more of them by their hashes.
+            ("uniqueItems", Value::Array(items)) => {
+                self.spend(weight(value).saturating_mul(items.len().min(16)))?;
+            }
+            _ if APPLY_TO_NOTHING_ELSE.contains(&keyword) => {}
+            // Everything else is held against the value as it stands: a list of names, a number, the length of a text.
+            _ => self.spend(weight(argument) + if value.is_string() { weight(value) } else { 0 })?,
         }
         Ok(())
     }
 }
+
+/// Keywords that say nothing about a value of another type than they are for, and those that say nothing about any.
+const APPLY_TO_NOTHING_ELSE: [&str; 23] = [
+    "$comment",
+    "$defs",
+    "$id",
+    "$schema",
+    "additionalItems",
+    "additionalProperties",
+    "contains",
+    "default",
+    "definitions",
+    "deprecated",
+    "description",
+    "examples",
+    "items",
+    "pattern",
+    "patternProperties",
+    "prefixItems",
+    "properties",
+    "propertyNames",
+    "readOnly",
+    "title",
+    "unevaluatedItems",
+    "unevaluatedProperties",
+    "uniqueItems",
+];
 
 #[cfg(test)]
 mod tests {
@@ -300,6 +367,23 @@ mod tests {
             error.to_string(),
             "SettingsInvalid: settings.limits[0].percent: 150 is greater than the maximum of 100"
         );
+    }
+
+    /// Where telling it in detail would cost more than it is worth.
+    #[test]
+    fn a_violation_of_very_much_is_told_in_short() {
+        let items = json!({"items": {"type": "integer", "minimum": 0, "maximum": 9, "multipleOf": 1}});
+        let schema = schema(&json!({"properties": {"a": items, "b": false}})).unwrap();
+        let said = |count: usize| {
+            let error = schema.check(&json!({"a": vec![10; count], "b": 1})).unwrap_err();
+            (error.code, error.message)
+        };
+        let (code, message) = said(1000);
+        assert_eq!(code, LoadCode::SettingsInvalid);
+        assert!(message.starts_with("settings.a[0]: 10 is greater"), "{message}");
+        let (code, message) = said(4096);
+        assert_eq!(code, LoadCode::SettingsInvalid);
+        assert!(message.contains("too large to tell where"), "{message}");
     }
 
     #[test]
@@ -388,6 +472,26 @@ mod tests {
         refused("no branch fits a text", &json!({"oneOf": branches}), &json!({"a": text}));
         let members: serde_json::Map<String, Value> =
             (0..4000).map(|i| (format!("m{i}"), json!(i))).collect();
+        // Each costs nothing to name and much to apply: eight million missing names, most of them told.
+        let again_and_again = |keywords: &Value| json!({"allOf": vec![json!({"$ref": "#/$defs/d"}); 2000], "$defs": {"d": keywords}});
+        let names: Vec<String> = (0..4000).map(|i| format!("n{i}")).collect();
+        refused("names asked for", &again_and_again(&json!({"required": names})), &json!({}));
+        let dependent = again_and_again(&json!({"dependentRequired": {"a": names}}));
+        refused("names asked for by another", &dependent, &json!({"a": 1}));
+        let dependent = again_and_again(&json!({"dependencies": {"a": names}}));
+        refused("names asked for by another, of old", &dependent, &json!({"a": 1}));
+        let known: serde_json::Map<String, Value> =
+            names.iter().map(|name| (name.clone(), json!(true))).collect();
+        refused("a copied schema", &again_and_again(&json!({"not": {"properties": known}})), &json!({}));
+        let described =
+            again_and_again(&json!({"properties": {"a": {"pattern": format!("^{}", "x".repeat(20_000))}}}));
+        refused("a copied pattern", &described, &json!({"a": "y"}));
+        let none = again_and_again(&json!({"properties": known, "required": ["a"]}));
+        refused("names looked for", &none, &json!({}));
+        let unique = again_and_again(&json!({"properties": {"a": {"uniqueItems": true}, "b": false}}));
+        refused("compared again and again", &unique, &json!({"a": many, "b": 1}));
+        let long = again_and_again(&json!({"properties": {"a": {"minLength": 1}, "b": false}}));
+        refused("counted again and again", &long, &json!({"a": text, "b": 1}));
         let by_pattern = vec![json!({"patternProperties": {"^x": true}}); 40];
         refused(
             "unevaluated",

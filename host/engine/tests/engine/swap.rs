@@ -1,9 +1,11 @@
 //! PO-704: a new version takes over only when it has loaded, and no decision is lost meanwhile.
 
-use std::sync::Arc;
+use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
-use kubeocean_engine::{EntryState, PolicySpec, Verdict};
+use kubeocean_engine::{EntryState, NodeFacts, PolicySpec, Verdict};
 use serde_json::json;
 
 use crate::support::*;
@@ -64,35 +66,62 @@ fn an_unchanged_entry_is_not_loaded_again() {
     assert_eq!(host.one(noon(), node("a")).governed_by, None);
 }
 
+/// Caps cpu and memory of every row at the same number, as one version of a module.
+fn twice_capped(version: i64) -> PolicySpec {
+    let needs = "(i32.store (i32.const 100) (i32.const 2)) (i32.store (i32.const 144) (i32.const 1200)) \
+                 (i32.store (i32.const 148) (i32.const 6))";
+    let lease = format!(
+        "(i32.store (i32.const 284) (call $alloc (i32.mul (call $rows (local.get $args)) (i32.const 16))))
+         (i32.store (i32.const 288) (i32.mul (call $rows (local.get $args)) (i32.const 2)))
+         (block $done (loop $next
+           (br_if $done (i32.ge_u (local.get $i) (i32.load (i32.const 288))))
+           (i64.store (i32.add (i32.load (i32.const 284)) (i32.mul (local.get $i) (i32.const 8))) (i64.const {version}))
+           (local.set $i (i32.add (local.get $i) (i32.const 1)))
+           (br $next)))"
+    );
+    let guest = guest().with("NEEDS", needs).with("LEASE", &lease);
+    policy(json!({})).guest("x", &guest.with("START", "(data (i32.const 1200) \"memory\")"))
+}
+
+/// Nodes nobody was asked about before: each is a row of its own.
+fn never_seen(round: i64) -> Vec<Arc<NodeFacts>> {
+    let node = |i: i64| NodeFacts { created_unix: 1000 + round * 256 + i, ..node(&format!("n{i}")) };
+    (0..256).map(|i| Arc::new(node(i))).collect()
+}
+
 #[test]
 fn every_decision_during_a_swap_is_of_one_version() {
-    let host = host(vec![with_cap(100)]);
+    let host = host(vec![twice_capped(100)]);
     let stop = AtomicBool::new(false);
     let inner = &host.host;
+    let seen = Mutex::new(BTreeSet::new());
     std::thread::scope(|scope| {
         let decider = scope.spawn(|| {
-            let mut seen = std::collections::BTreeSet::new();
-            let mut round = 0_i64;
+            let mut round = 0;
             while !stop.load(Ordering::Relaxed) {
                 round += 1;
-                let mut node = node("a");
-                node.created_unix = 1000 + round;
-                let decision = inner.decide(noon(), &[Arc::new(node)]).pop().unwrap();
-                assert_eq!((decision.verdict, decision.announce), (Verdict::Offer, true));
-                seen.insert(cpu(&decision));
+                let nodes = never_seen(round);
+                let mut versions = BTreeSet::new();
+                for decision in inner.decide(noon(), &nodes) {
+                    assert_eq!((decision.verdict, decision.announce), (Verdict::Offer, true));
+                    assert_eq!(cpu(&decision), decision.amounts["memory"], "one row, two versions");
+                    versions.insert(cpu(&decision));
+                }
+                assert_eq!(versions.len(), 1, "one call, {versions:?}");
+                seen.lock().unwrap().extend(versions);
             }
-            seen
         });
-        for cap in [200, 300, 400] {
-            host.host.set_policies(vec![with_cap(cap)]);
-            host.wait(|inner| {
-                let mut fresh = node("b");
-                fresh.created_unix = cap;
-                cpu(&inner.decide(noon(), &[Arc::new(fresh)]).pop().unwrap()) == cap
-            });
+        // The next version is compiled and tried while the decider goes on.
+        for version in [200, 300, 400] {
+            host.host.set_policies(vec![twice_capped(version)]);
+            let deadline = Instant::now() + Duration::from_mins(1);
+            while !seen.lock().unwrap().contains(&version) && !decider.is_finished() {
+                assert!(Instant::now() < deadline, "version {version} does not come");
+                std::thread::yield_now();
+            }
         }
         stop.store(true, Ordering::Relaxed);
-        let seen = decider.join().unwrap();
-        assert!(seen.iter().all(|cap| [100, 200, 300, 400].contains(cap)), "{seen:?}");
+        decider.join().unwrap();
     });
+    assert_eq!(seen.into_inner().unwrap(), [100, 200, 300, 400].into(), "old and new versions have decided");
 }

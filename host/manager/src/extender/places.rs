@@ -1,6 +1,14 @@
 //! Candidates grouped by binding, and what is said of those whose Syncer is silent (PO-605, PO-608).
+//!
+//! Invariant: a Syncer has a say about nodes it was asked about and no others, and what two say of one node can only make it a
+//! worse place.
 
-use std::{collections::BTreeMap, fmt::Debug, sync::Arc, time::Instant};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt::Debug,
+    sync::Arc,
+    time::Instant,
+};
 
 use futures::future::{BoxFuture, join_all};
 use kubeocean_api::{
@@ -23,12 +31,42 @@ pub struct Place {
     pub why: String,
 }
 
+/// Highest score of a place.
+const MAX_SCORE: u8 = 100;
+
 impl From<Row> for Place {
     fn from(row: Row) -> Self {
         let Row { node, fit, score, code, message, entry, .. } = row;
         let why = if code.is_empty() { code } else { format!("{code}: {message} (policy {entry})") };
-        Self { node, fit, score, why }
+        Self { node, fit, score: score.min(MAX_SCORE), why }
     }
+}
+
+impl Place {
+    /// Of two answers about one node the worse fit, and the lower score.
+    fn worse(self, other: Self) -> Self {
+        let rank = |fit| match fit {
+            Fit::Accept => 0,
+            Fit::Later => 1,
+            Fit::Reject => 2,
+        };
+        let score = self.score.min(other.score);
+        let worse = if rank(other.fit) > rank(self.fit) { other } else { self };
+        Self { score, ..worse }
+    }
+}
+
+/// One place per node.
+fn one_each(places: impl Iterator<Item = Place>) -> BTreeMap<String, Place> {
+    let mut of: BTreeMap<String, Place> = BTreeMap::new();
+    for place in places {
+        let place = match of.remove(&place.node) {
+            Some(known) => known.worse(place),
+            None => place,
+        };
+        of.insert(place.node.clone(), place);
+    }
+    of
 }
 
 /// A binding whose Syncer may have a say.
@@ -68,7 +106,8 @@ impl Places {
         Self { syncers, on_error: Mutex::default() }
     }
 
-    /// Asks about a pod. A node nobody says anything about is not ours; `None`: nobody decides here.
+    /// Asks about a pod. At most one place per node, and a node nobody says anything about is not ours; `None`: nobody
+    /// decides here.
     pub async fn ask(&self, pod: Value, nodes: &[String], deadline: Instant) -> Option<Vec<Place>> {
         let pod = Arc::new(pod);
         let asking = self.syncers.served()?.into_iter().filter_map(|served| {
@@ -79,8 +118,9 @@ impl Places {
         let (answered, silent): (Vec<_>, Vec<_>) =
             join_all(asking).await.into_iter().partition(|said| said.answered);
         // Prefixes may be cut alike: what somebody says of its own vnode counts, not that another one is silent.
-        let places = silent.into_iter().chain(answered).flat_map(|said| said.places);
-        Some(places.collect())
+        let mut places = one_each(silent.into_iter().flat_map(|said| said.places));
+        places.extend(one_each(answered.into_iter().flat_map(|said| said.places)));
+        Some(places.into_values().collect())
     }
 
     async fn ask_one(&self, served: Served, pod: &Arc<Value>, names: Vec<String>, deadline: Instant) -> Said {
@@ -95,7 +135,9 @@ impl Places {
         let asking = self.syncers.ask(served, question, deadline);
         if let Ok(Some(answer)) = tokio::time::timeout_at(deadline.into(), asking).await {
             self.on_error.lock().insert(binding, answer.on_error);
-            return Said { answered: true, places: answer.rows.into_iter().map(Place::from).collect() };
+            let asked: BTreeSet<&String> = names.iter().collect();
+            let rows = answer.rows.into_iter().filter(|row| asked.contains(&row.node));
+            return Said { answered: true, places: rows.map(Place::from).collect() };
         }
         let stands = self.on_error.lock().get(&binding).copied().unwrap_or(OnError::Deny);
         if stands == OnError::Ignore {
@@ -206,6 +248,58 @@ mod tests {
         assert_eq!(ask(&places, &names).await, [None, None, Some(rejected())]);
         two.answer.lock().clear();
         assert_eq!(ask(&places, &names).await, [None, None, None]);
+    }
+
+    /// One Syncer of two. The other is honest and says nothing.
+    #[derive(Debug)]
+    struct Liar(Vec<Row>);
+
+    impl Syncers for Liar {
+        fn served(&self) -> Option<Vec<Served>> {
+            let served =
+                |binding: &str| Served { binding: binding.to_owned(), cluster_id: binding.to_owned() };
+            Some(vec![served("liar"), served("honest")])
+        }
+
+        fn ask(&self, served: Served, _: Arc<Question>, _: Instant) -> BoxFuture<'static, Option<Answer>> {
+            let rows = if served.binding == "liar" { self.0.clone() } else { Vec::new() };
+            async move { Some(Answer { on_error: OnError::Deny, rows }) }.boxed()
+        }
+    }
+
+    #[tokio::test]
+    async fn a_syncer_has_no_say_about_nodes_it_was_not_asked_about() {
+        let row = |node: &str, fit, score| Row {
+            node: node.to_owned(),
+            fit,
+            seconds: None,
+            score,
+            code: "Lie".to_owned(),
+            message: String::new(),
+            entry: "p/e".to_owned(),
+        };
+        let places = Places::new(Arc::new(Liar(vec![
+            row("control-plane", Fit::Reject, 0),
+            row("vnode-honest-a", Fit::Reject, 0),
+            row("vnode-liar-unasked", Fit::Reject, 0),
+            row("vnode-liar-a", Fit::Reject, 0),
+            row("vnode-liar-a", Fit::Accept, 255),
+            row("vnode-liar-b", Fit::Accept, 255),
+            row("vnode-liar-c", Fit::Accept, 90),
+            row("vnode-liar-c", Fit::Later, 30),
+            row("vnode-liar-c", Fit::Accept, 40),
+        ])));
+        let nodes = ["control-plane", "vnode-honest-a", "vnode-liar-a", "vnode-liar-b", "vnode-liar-c"];
+        let nodes = nodes.map(str::to_owned);
+        let deadline = Instant::now() + Duration::from_secs(5);
+        let said = places.ask(Value::Null, &nodes, deadline).await.unwrap();
+        let said: Vec<_> = said.iter().map(|place| (place.node.as_str(), place.fit, place.score)).collect();
+        let expected = [
+            ("vnode-liar-a", Fit::Reject, 0),
+            ("vnode-liar-b", Fit::Accept, 100),
+            ("vnode-liar-c", Fit::Later, 30),
+        ];
+        assert_eq!(said, expected);
     }
 
     #[tokio::test(start_paused = true)]

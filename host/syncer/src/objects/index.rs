@@ -16,6 +16,7 @@ use super::{
     kind::{ObjectKind, ObjectRef},
     links::Links,
     view::Revision,
+    waiting::Waiting,
 };
 use crate::pods::{
     references::References, service_environment::ServiceStore, tokens::TokenStore,
@@ -44,7 +45,11 @@ pub struct ObjectStore {
 #[derive(Debug, Default)]
 struct State {
     entries: BTreeMap<ObjectRef, Entry>,
-    missing: BTreeMap<ObjectRef, BTreeSet<ObjectKey>>,
+    missing: BTreeSet<ObjectRef>,
+    /// Pods that wait for a missing object.
+    waiting_for_missing: Waiting,
+    /// Pods that wait for a copy to be replaced.
+    waiting_for_replacement: Waiting,
     links: Links,
     /// Growth that the worker refused and nobody was told of yet.
     refused_growth: BTreeMap<ObjectRef, Refused>,
@@ -55,6 +60,12 @@ impl State {
     fn place_of(&self, object: &ObjectRef) -> String {
         let known = self.entries.get(object).and_then(|entry| entry.place.clone());
         known.unwrap_or_else(|| object.copy_name())
+    }
+
+    /// Says whether the object was missing.
+    fn not_missing(&mut self, object: &ObjectRef) -> bool {
+        self.waiting_for_missing.take(object);
+        self.missing.remove(object)
     }
 }
 
@@ -78,8 +89,6 @@ struct Entry {
     /// The original stands for files of whatever node its pod is on.
     of_a_node: bool,
     idle_since: Option<Timestamp>,
-    /// Pods that wait for the copy to be replaced.
-    waiting: BTreeSet<ObjectKey>,
     /// Serialises the work on one object, so that a hundred pods that share it cause one write.
     lock: Arc<tokio::sync::Mutex<()>>,
 }
@@ -88,7 +97,6 @@ impl Entry {
     fn is_empty(&self) -> bool {
         self.original.is_none()
             && self.copy.is_none()
-            && self.waiting.is_empty()
             && self.idle_since.is_none()
             && Arc::strong_count(&self.lock) == 1
     }
@@ -171,7 +179,7 @@ impl ObjectStore {
             let behind = |object: ObjectRef| state.links.all_behind(object);
             objects
                 .flat_map(behind)
-                .filter(|object| state.entries.contains_key(object) || state.missing.contains_key(object))
+                .filter(|object| state.entries.contains_key(object) || state.missing.contains(object))
                 .collect()
         };
         self.queue.add_all(known);
@@ -215,22 +223,26 @@ impl ObjectStore {
 
     /// An object vanished from a watch: it was deleted, or no longer carries the label that the watch selects.
     pub(super) fn vanished(&self, object: &ObjectRef, side: Side, uid: Option<&str>) {
-        let waiting = {
-            let mut state = self.state.lock();
+        let (news, waiting) = {
+            let state = &mut *self.state.lock();
             let Some(entry) = state.entries.get_mut(object) else { return };
             let slot = entry.side_mut(side);
             if uid.is_some_and(|uid| slot.as_ref().is_some_and(|known| known.uid != uid)) {
                 return; // the end of a predecessor
             }
-            *slot = None;
-            entry.converged = None;
-            match side {
-                Side::Original => BTreeSet::new(),
-                Side::Copy => std::mem::take(&mut entry.waiting),
-            }
+            let was_there = slot.take().is_some();
+            let was_in_order = entry.converged.take().is_some();
+            let waiting = match side {
+                Side::Original => Vec::new(),
+                Side::Copy => state.waiting_for_replacement.take(object),
+            };
+            (was_there || was_in_order, waiting)
         };
-        self.queue.add(object.clone());
-        self.pods.wake(waiting.into_iter().collect());
+        // Each look at a missing object finds it missing; that must not be the reason for the next one.
+        if news {
+            self.queue.add(object.clone());
+        }
+        self.pods.wake(waiting);
     }
 
     /// The complete list of one kind on one side.
@@ -254,12 +266,15 @@ impl ObjectStore {
 
     /// An unlabelled object appeared in a namespace where something is missing.
     pub(super) fn appeared(&self, object: &ObjectRef) {
-        let waiting = match self.state.lock().missing.get_mut(object) {
-            None => return,
-            Some(waiting) => std::mem::take(waiting),
+        let waiting = {
+            let mut state = self.state.lock();
+            if !state.missing.contains(object) {
+                return;
+            }
+            state.waiting_for_missing.take(object)
         };
         self.queue.add(object.clone());
-        self.pods.wake(waiting.into_iter().collect());
+        self.pods.wake(waiting);
     }
 
     /// Whether the copy is known to be in order, without asking anybody.
@@ -281,7 +296,7 @@ impl ObjectStore {
     pub(super) fn is_known(&self, object: &ObjectRef) -> bool {
         let state = self.state.lock();
         let known = |entry: &Entry| entry.original.is_some() || entry.copy.is_some();
-        state.missing.contains_key(object) || state.entries.get(object).is_some_and(known)
+        state.missing.contains(object) || state.entries.get(object).is_some_and(known)
     }
 
     /// Whether both sides exist and neither is being deleted, so that nobody waits for a release.
@@ -312,7 +327,7 @@ impl ObjectStore {
         let dependents = state.links.dependents(object);
         let waiting = dependents.filter(|it| state.entries.get(*it).is_some_and(|entry| !entry.is_ready()));
         self.queue.add_all(waiting.cloned());
-        if state.missing.remove(object).is_some() {
+        if state.not_missing(object) {
             self.missing_changed.notify_one();
         }
     }
@@ -397,8 +412,10 @@ impl ObjectStore {
     /// A pod, or nobody in particular, needs an object that does not exist.
     pub(super) fn is_missing(&self, object: &ObjectRef, pod: Option<&ObjectKey>) {
         let mut state = self.state.lock();
-        let new = !state.missing.contains_key(object);
-        state.missing.entry(object.clone()).or_default().extend(pod.cloned());
+        let new = state.missing.insert(object.clone());
+        if let Some(pod) = pod {
+            state.waiting_for_missing.add(object, pod);
+        }
         drop(state);
         if new {
             self.missing_changed.notify_one();
@@ -407,7 +424,7 @@ impl ObjectStore {
 
     /// Nobody needs a missing object any more.
     pub(super) fn not_missing(&self, object: &ObjectRef) {
-        if self.state.lock().missing.remove(object).is_some() {
+        if self.state.lock().not_missing(object) {
             self.missing_changed.notify_one();
         }
     }
@@ -417,14 +434,30 @@ impl ObjectStore {
         self.state
             .lock()
             .missing
-            .keys()
+            .iter()
             .map(|object| (object.kind, Arc::clone(&object.key.namespace)))
             .collect()
     }
 
     /// A pod waits for the copy's end.
     pub(super) fn wait_for_replacement(&self, object: &ObjectRef, pod: &ObjectKey) {
-        self.state.lock().entries.entry(object.clone()).or_default().waiting.insert(pod.clone());
+        let mut state = self.state.lock();
+        state.entries.entry(object.clone()).or_default();
+        state.waiting_for_replacement.add(object, pod);
+    }
+
+    /// A vpod is gone: it waits for nothing any more. What nobody waits for is looked at again.
+    pub fn pod_gone(&self, pod: &ObjectKey) {
+        self.services.pod_gone(pod);
+        let objects = {
+            let mut state = self.state.lock();
+            state
+                .waiting_for_missing
+                .pod_gone(pod)
+                .into_iter()
+                .chain(state.waiting_for_replacement.pod_gone(pod))
+        };
+        self.queue.add_all(objects);
     }
 
     /// Since when nobody uses the object; the clock starts with the first call.
@@ -444,7 +477,7 @@ impl ObjectStore {
         let state = &mut *self.state.lock();
         if let Some(entry) = state.entries.get_mut(object) {
             entry.idle_since = None;
-            if entry.is_empty() {
+            if entry.is_empty() && !state.waiting_for_replacement.has(object) {
                 state.entries.remove(object);
                 let freed = state.links.forget(object);
                 self.queue.add_all(freed.into_iter().filter(|object| state.entries.contains_key(object)));

@@ -26,6 +26,7 @@ mod reconcile;
 #[cfg(test)]
 mod tests;
 mod view;
+mod waiting;
 mod watch;
 
 pub(crate) use content::difference;

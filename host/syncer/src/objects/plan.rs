@@ -187,8 +187,16 @@ impl Snapshot<'_> {
 pub fn plan_object(scope: &Scope, snapshot: &Snapshot<'_>) -> Plan {
     match (snapshot.purpose, snapshot.original) {
         (Purpose::Keep, Some(original)) if !original.deleting => keep(scope, snapshot, original),
-        (Purpose::Keep, _) => release(scope, snapshot, Verdict::Missing),
+        (Purpose::Keep, _) => release(scope, snapshot, absent(scope, snapshot)),
         (Purpose::Release, _) => release(scope, snapshot, Verdict::Released),
+    }
+}
+
+/// There is nothing to copy. A pod for which that is good enough would find whatever has the name.
+fn absent(scope: &Scope, snapshot: &Snapshot<'_>) -> Verdict {
+    match snapshot.copy.map(|copy| snapshot.ownership(scope, copy)) {
+        Some(Ownership::Foreign { owner }) => Verdict::Foreign { owner },
+        None | Some(Ownership::Ours(_) | Ownership::Stale(_)) => Verdict::Missing,
     }
 }
 

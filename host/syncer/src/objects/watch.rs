@@ -22,7 +22,7 @@ use super::{
 };
 use crate::pods::{
     service_environment::{ServiceHealth, watch_services},
-    tokens::{TokenSecret, sweep},
+    tokens::{Found, sweep},
 };
 use kubeocean_runtime::{
     queue::drive,
@@ -111,9 +111,9 @@ struct CopySink<K> {
 }
 
 impl<K> CopySink<K> {
-    fn token(&self, meta: &ObjectMeta) -> Option<TokenSecret> {
+    fn token(&self, meta: &ObjectMeta) -> Option<Found> {
         let may_be = self.kind == ObjectKind::Secret;
-        may_be.then(|| TokenSecret::of(meta, &self.scope, &self.store.pods)).flatten()
+        may_be.then(|| Found::of(meta, &self.scope)).flatten()
     }
 }
 
@@ -129,7 +129,7 @@ impl<K: 'static> Sink<MetadataOf<K>> for CopySink<K> {
     fn delete(&self, object: MetadataOf<K>) {
         let meta = &object.metadata;
         if let Some(secret) = self.token(meta) {
-            self.store.tokens.vanished(&secret.name);
+            self.store.tokens.vanished(secret.name());
         } else if let Some(original) = original_of(self.kind, &self.scope, meta) {
             self.store.vanished(&original, Side::Copy, meta.uid.as_deref());
         }

@@ -117,7 +117,8 @@ impl PodEventSync {
                     VnodeState::Missing | VnodeState::NotOurs => None,
                 };
                 let owner = VpodIdentity { key: vpod.key.clone(), uid: vpod.uid.to_string() };
-                let tokens = self.objects.tokens.of_owner(&owner).into_iter().map(|secret| secret.name);
+                let tokens = self.objects.tokens.of_owner(&owner);
+                let tokens = tokens.iter().map(|secret| secret.name().to_owned());
                 let copies = self.objects.copies_behind(&vpod.key.namespace, &vpod.references);
                 About::Copy {
                     names: Names::of(&vpod, (&ppod.key, &ppod.uid), worker_node.as_deref(), copies, tokens),

@@ -12,7 +12,10 @@ use kubeocean_runtime::events::Severity;
 use serde::Serialize;
 
 use super::view::{News, Seen};
-use crate::{config::StatusMessages, pods::names::Names};
+use crate::{
+    config::StatusMessages,
+    pods::{names::Names, wording::cut},
+};
 
 /// Events a pod may cause at once.
 pub const BURST: i64 = 10;
@@ -179,7 +182,7 @@ pub fn plan(snapshot: &Snapshot) -> Plan {
         }
         let News { severity, reason, message, field_path, component, on_node } = &story.news;
         let message = match snapshot.messages {
-            StatusMessages::Full => names.translate(message),
+            StatusMessages::Full => cut(&names.translate(message)),
             StatusMessages::ReasonOnly => WITHHELD.to_owned(),
         };
         let reflection = Reflection {

@@ -17,6 +17,7 @@ use crate::{
     pods::{
         names::Names,
         view::{Ppod, Vpod},
+        wording::MESSAGE_MAX_BYTES,
     },
 };
 
@@ -81,21 +82,25 @@ fn vpod() -> Vpod {
     .unwrap()
 }
 
-fn names() -> Names {
+fn names(more: Vec<(String, String)>) -> Names {
     let ppod = Ppod::from_json(&json!({
         "metadata": {"namespace": MOUNT, "name": phys_name("web-0", "team-a"), "uid": POD},
     }))
     .unwrap();
-    let copies = [(phys_name("pv-7", ""), "pv-7".to_owned())];
+    let copies = more.into_iter().chain([(phys_name("pv-7", ""), "pv-7".to_owned())]);
     Names::of(&vpod(), (&ppod.key, &ppod.uid), Some("node-1"), copies, ["web-0-token-secret".to_owned()])
 }
 
 fn copy() -> About {
+    copy_with(vec![])
+}
+
+fn copy_with(more: Vec<(String, String)>) -> About {
     About::Copy {
         vpod: ObjectKey::new("team-a", "web-0"),
         uid: "v-uid".to_owned(),
         vnode: "vnode-east-node-1".to_owned(),
-        names: names(),
+        names: names(more),
     }
 }
 
@@ -120,6 +125,24 @@ fn act(store: &EventStore, now: Timestamp) -> Plan {
         store.told(POD, story, Seen { count, first, last });
     }
     plan
+}
+
+/// A copy's name is never longer than 63 bytes, its original's may have 253.
+#[test]
+fn a_message_that_grows_by_long_names_is_still_one_the_api_server_takes() {
+    let store = store();
+    let claim = "c".repeat(253);
+    let copy = phys_name(&claim, "team-a");
+    see(&store, &event("e1", &format!("waiting for {copy}, {copy}, {copy}, {copy} and {copy}"), 1, after(5)));
+    let mut about = copy_with(vec![(copy, claim.clone())]);
+    let told = plan(&snapshot(&store, after(6), about.clone())).write.remove(0).1.message;
+    assert!(told.starts_with(&format!("waiting for {claim}, {claim}")), "{told}");
+    assert_eq!((told.len(), told.ends_with("...")), (MESSAGE_MAX_BYTES, true), "{told}");
+    if let About::Copy { names, .. } = &mut about {
+        *names = Names::default();
+    }
+    let told = plan(&snapshot(&store, after(6), about)).write.remove(0).1.message;
+    assert!(told.len() < MESSAGE_MAX_BYTES, "only translated is it too long: {told}");
 }
 
 #[test]
@@ -322,6 +345,6 @@ fn messages_speak_of_the_computing_cluster() {
         // Parts of other names, and other words, stay.
         (format!("node-10 {ppod}x my-node-1 été"), format!("node-10 {ppod}x my-node-1 été")),
     ] {
-        assert_eq!(names().translate(&said), told);
+        assert_eq!(names(vec![]).translate(&said), told);
     }
 }

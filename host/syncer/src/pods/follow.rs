@@ -51,6 +51,7 @@ impl PodSync {
         let mut refused = false;
         if wanted.resources != expected.resources {
             match self.resize(key, uid, ppod, expected, &vpod, &live).await? {
+                Resized::Gone => return Ok(Step::Replan),
                 Resized::Done(now) => {
                     version = now;
                     noted.take_resources(&wanted);
@@ -111,8 +112,13 @@ impl PodSync {
                 self.feed(&answer);
                 Ok(Resized::Done(answer["metadata"]["resourceVersion"].clone()))
             }
-            // The pod was there a moment ago: an API server of before 1.33 has no such subresource.
+            // The pod is gone, or the API server is one of before 1.33, which has no such subresource.
             Err(ApplyError::NotFound { .. }) => {
+                let live = read_pod(&self.clusters.worker, place).await?;
+                if live.is_none_or(|live| live["metadata"]["uid"] != *ppod.uid()) {
+                    self.store.ppod_gone(place, ppod.uid());
+                    return Ok(Resized::Gone);
+                }
                 self.features.turn_off(Feature::Resize);
                 self.tell_no_resize(key, uid);
                 Ok(Resized::Refused)
@@ -159,4 +165,6 @@ enum Resized {
     Done(Value),
     /// Not now.
     Refused,
+    /// There is no such ppod any more.
+    Gone,
 }

@@ -22,7 +22,7 @@ use parking_lot::{Mutex, RwLock};
 use tokio::time::Instant;
 
 pub use self::facts::{ByPhase, CopyOf, VpodOnNode};
-use self::state::{Index, Origin, Proof, Put, RecentUids, owner_of};
+use self::state::{Index, Origin, Proof, Put, owner_of};
 use super::{
     admission::Admission,
     references::References,
@@ -36,6 +36,7 @@ use kubeocean_runtime::queue::{Queue, flow_of};
 type VnodeListener = Box<dyn Fn(&str) + Send + Sync>;
 type ReferenceListener = Box<dyn Fn(&str, &References) + Send + Sync>;
 type CopyListener = Box<dyn Fn(&VpodIdentity) + Send + Sync>;
+type EndListener = Box<dyn Fn(&ObjectKey) + Send + Sync>;
 
 /// All pods of one binding.
 pub struct PodStore {
@@ -46,6 +47,7 @@ pub struct PodStore {
     vnode_listeners: RwLock<Vec<VnodeListener>>,
     reference_listeners: RwLock<Vec<ReferenceListener>>,
     copy_listeners: RwLock<Vec<CopyListener>>,
+    end_listeners: RwLock<Vec<EndListener>>,
 }
 
 impl PodStore {
@@ -59,6 +61,7 @@ impl PodStore {
             vnode_listeners: RwLock::default(),
             reference_listeners: RwLock::default(),
             copy_listeners: RwLock::default(),
+            end_listeners: RwLock::default(),
         })
     }
 
@@ -108,6 +111,11 @@ impl PodStore {
     /// Registers who wants to know that a vpod's ppod is gone.
     pub fn on_copy_gone(&self, listener: impl Fn(&VpodIdentity) + Send + Sync + 'static) {
         self.copy_listeners.write().push(Box::new(listener));
+    }
+
+    /// Registers who wants to know that there is no vpod of a name any more.
+    pub fn on_vpod_gone(&self, listener: impl Fn(&ObjectKey) + Send + Sync + 'static) {
+        self.end_listeners.write().push(Box::new(listener));
     }
 
     /// A vnode appeared, changed or vanished; whether it is one of this binding.
@@ -163,12 +171,12 @@ impl PodStore {
             let unscheduled_for = index.unscheduled.get(&place).map(Instant::elapsed).unwrap_or_default();
             let named =
                 || strays.iter().chain(&ppod).filter_map(|it| it.annotation(annotation::VIRTUAL_POD_UID));
-            let among = |uids: &RecentUids| -> BTreeSet<Box<str>> {
-                named().filter(|uid| uids.contains(uid)).map(Into::into).collect()
+            let among = |is_one: &dyn Fn(&str) -> bool| -> BTreeSet<Box<str>> {
+                named().filter(|uid| is_one(uid)).map(Into::into).collect()
             };
             PodSnapshot {
-                gone_vpods: among(&index.gone_vpods),
-                forced_vpods: among(&index.forced_vpods),
+                gone_vpods: among(&|uid| index.gone_vpods.contains(uid)),
+                forced_vpods: among(&|uid| index.forced_vpods.contains(uid)),
                 key: key.clone(),
                 now,
                 vpod: entry.map(|entry| entry.vpod.clone()),
@@ -370,6 +378,7 @@ impl PodStore {
             index.gone_vpods.insert(uid);
             (index.remove_vpod(key, uid), index.by_back_reference.contains_key(key))
         };
+        self.tell_vpod_gone(key);
         if removed.is_some() || has_copies {
             self.queue.add(key.clone());
         }
@@ -401,6 +410,13 @@ impl PodStore {
 
     fn tell(&self, vnode: &str) {
         self.vnode_listeners.read().iter().for_each(|listener| listener(vnode));
+    }
+
+    /// Also of a vpod that is not known any more: a look at it may just have been under way.
+    fn tell_vpod_gone(&self, key: &ObjectKey) {
+        if !self.index.lock().vpods.contains_key(key) {
+            self.end_listeners.read().iter().for_each(|listener| listener(key));
+        }
     }
 
     fn tell_copy_gone(&self, owner: Option<VpodIdentity>) {

@@ -182,6 +182,10 @@ fn unsupported(spec: &Value) -> Vec<String> {
         spec.get("serviceAccountName").and_then(Value::as_str).is_some_and(|name| !name.is_empty());
     for volume in list(spec, "volumes") {
         let name = volume.get("name").and_then(Value::as_str).unwrap_or_default();
+        let attributes = volume.pointer("/csi/volumeAttributes").and_then(Value::as_object);
+        for attribute in attributes.into_iter().flat_map(Map::keys).filter(|key| names_a_secret(key)) {
+            found.push(format!("attribute {attribute:?} of the CSI volume {name:?}"));
+        }
         if volume.get("glusterfs").is_some_and(Value::is_object) {
             found.push(format!("GlusterFS volume {name:?}"));
         }
@@ -200,6 +204,13 @@ fn unsupported(spec: &Value) -> Vec<String> {
         }
     }
     found
+}
+
+/// Whether an attribute tells a CSI driver by name where it finds secrets: `secretName`, `secretNamespace`,
+/// `shareAccessKeySecretName`, `secretProviderClass` and the like. The driver would look in the mount namespace, under a name that
+/// nobody has mapped; `nodePublishSecretRef` is the way. Drivers do not agree on upper and lower case.
+fn names_a_secret(attribute: &str) -> bool {
+    attribute.to_ascii_lowercase().contains("secret")
 }
 
 fn list<'a>(holder: &'a Value, field: &str) -> impl Iterator<Item = &'a Value> {

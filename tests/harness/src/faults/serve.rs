@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use http::header::{CONNECTION, CONTENT_LENGTH, HOST, TRANSFER_ENCODING};
-use http::{Request, Response, Version};
+use http::{Method, Request, Response, Version};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
@@ -68,20 +68,22 @@ async fn serve(stream: TcpStream, tls: TlsAcceptor, connection: Connection) {
 
 impl Connection {
     async fn answer(&self, request: Request<Incoming>) -> Result<Response<AnyBody>, kube::Error> {
+        let at = Instant::now();
         let (parts, body) = request.into_parts();
+        let body = body.collect().await.map_err(kube::Error::HyperError)?.to_bytes();
         let rule = self.shared.rules.lock().iter().find(|rule| rule.takes(&parts)).map(Arc::clone);
         self.shared.record.lock().push(Served {
-            at: Instant::now(),
+            at,
             connection: self.number,
             method: parts.method.clone(),
             path: parts.uri.path().to_owned(),
+            made: if parts.method == Method::POST { made(&body) } else { String::new() },
             watch: is_watch(&parts),
             spoiled: rule.is_some(),
         });
         if let Some(Fault::Refuse(refusal)) = rule.as_deref().map(Active::fault) {
             return Ok(refuse(refusal));
         }
-        let body = body.collect().await.map_err(kube::Error::HyperError)?.to_bytes();
         let Ok(answer) = self.upstream.send(upstream_request(parts, body.to_vec())).await else {
             return self.break_off().await;
         };
@@ -100,6 +102,14 @@ impl Connection {
     async fn break_off<T>(&self) -> T {
         self.broken.cancel();
         std::future::pending().await
+    }
+}
+
+fn made(body: &[u8]) -> String {
+    let object: serde_json::Value = serde_json::from_slice(body).unwrap_or_default();
+    match object["metadata"]["name"].as_str() {
+        Some(name) => name.to_owned(),
+        None => String::from_utf8_lossy(body).into_owned(),
     }
 }
 

@@ -87,6 +87,21 @@ async fn the_end_of_a_predecessor_is_not_the_end_of_the_copy() {
 }
 
 #[tokio::test]
+async fn what_is_found_missing_once_more_is_no_news() {
+    let (store, _) = store();
+    let lock = store.lock_of(&settings());
+    store.vanished(&settings(), Side::Original, None);
+    assert_eq!(queued(&store).await, 0);
+    store.seen(&settings(), Side::Original, at("v", 1));
+    assert_eq!(queued(&store).await, 1);
+    for news in [1, 0] {
+        store.vanished(&settings(), Side::Original, None);
+        assert_eq!(queued(&store).await, news);
+    }
+    drop(lock);
+}
+
+#[tokio::test]
 async fn a_relist_reports_what_vanished_meanwhile() {
     let (store, _) = store();
     let other = ObjectRef::new(ObjectKind::ConfigMap, "team-a", "other");
@@ -120,6 +135,23 @@ async fn pods_are_woken_by_what_they_wait_for_and_only_once() {
     store.wait_for_replacement(&settings(), &pod);
     store.vanished(&settings(), Side::Copy, Some("p"));
     assert_eq!(woken.0.lock().len(), 2);
+}
+
+#[tokio::test]
+async fn a_pod_that_is_gone_waits_for_nothing() {
+    let (store, woken) = store();
+    let other = ObjectRef::new(ObjectKind::Secret, "team-a", "other");
+    let [pod, stays] = ["web", "stays"].map(|name| ObjectKey::new("team-a", name));
+    store.is_missing(&settings(), Some(&pod));
+    store.wait_for_replacement(&other, &pod);
+    store.wait_for_replacement(&other, &stays);
+    store.pod_gone(&pod);
+    assert_eq!(queued(&store).await, 2, "somebody else may need them, or nobody");
+    store.appeared(&settings());
+    store.vanished(&other, Side::Copy, None);
+    assert_eq!(*woken.0.lock(), [stays]);
+    let state = store.state.lock();
+    assert!(state.waiting_for_missing.is_empty() && state.waiting_for_replacement.is_empty());
 }
 
 #[test]

@@ -28,7 +28,7 @@ impl Sink<VpodObject> for PodStore {
     fn delete(&self, object: VpodObject) {
         if let Some(vpod) = object.view.filter(|vpod| self.is_ours(vpod)) {
             if vpod.deletion.is_some_and(Deletion::is_forced) {
-                self.index.lock().forced_vpods.insert(&vpod.uid);
+                self.index.lock().deleted_by_force(&vpod.key, &vpod.uid);
             }
             self.remove_vpod(&vpod.key, &vpod.uid);
         }
@@ -51,6 +51,7 @@ impl Sink<VpodObject> for PodStore {
         // A list is no proof that a pod is gone, so it leaves the index without being remembered as deleted.
         for (key, uid) in vanished {
             let removed = self.index.lock().remove_vpod(&key, &uid);
+            self.tell_vpod_gone(&key);
             self.queue.add(key);
             if let Some(vpod) = removed {
                 self.tell_references(&vpod);

@@ -43,8 +43,8 @@ pub(super) struct Index {
     /// Vpods that policies do not admit.
     pub(super) denied: HashSet<ObjectKey, RandomState>,
     pub(super) gone_vpods: RecentUids,
-    /// Of those, the ones that somebody deleted by force.
-    pub(super) forced_vpods: RecentUids,
+    /// Vpods that somebody deleted by force, as long as a ppod names them.
+    pub(super) forced_vpods: HashSet<Box<str>, RandomState>,
     pub(super) gone_ppods: RecentUids,
 }
 
@@ -205,6 +205,27 @@ impl Index {
         Some(entry.vpod)
     }
 
+    /// A vpod was deleted by force. That concerns its ppod only; without one nothing is remembered.
+    pub(super) fn deleted_by_force(&mut self, key: &ObjectKey, uid: &str) {
+        if self.is_named(key, uid) {
+            self.forced_vpods.insert(uid.into());
+        }
+    }
+
+    /// Whether a ppod says it is the copy of this vpod.
+    fn is_named(&self, vpod: &ObjectKey, uid: &str) -> bool {
+        let copies = self.by_back_reference.get(vpod).into_iter().flatten();
+        let mut named = copies.filter_map(|copy| self.ppods.get(copy)?.back_reference());
+        named.any(|reference| *reference.uid == *uid)
+    }
+
+    /// A ppod names this vpod no more.
+    fn named_no_more(&mut self, vpod: &ObjectKey, uid: &str) {
+        if self.forced_vpods.contains(uid) && !self.is_named(vpod, uid) {
+            self.forced_vpods.remove(uid);
+        }
+    }
+
     pub(super) fn unlink(&mut self, vpod: &Vpod) {
         remove_from(&mut self.by_vnode, &vpod.node, &vpod.key);
         for object in objects(vpod) {
@@ -236,9 +257,8 @@ impl Index {
         }
         let old_reference = self.ppods.get(&key).and_then(|old| old.back_reference());
         let reference = ppod.back_reference();
-        if old_reference != reference
-            && let Some(old) = old_reference
-        {
+        let former_reference = old_reference.filter(|old| Some(old) != reference.as_ref());
+        if let Some(old) = &former_reference {
             self.unlink_copy(&old.key, &key);
         }
         if let Some(BackReference { key: vpod, uid }) = &reference {
@@ -261,6 +281,9 @@ impl Index {
             self.unscheduled.entry(key.clone()).or_insert_with(Instant::now);
         }
         self.ppods.insert(key, Arc::new(ppod));
+        if let Some(old) = former_reference {
+            self.named_no_more(&old.key, &old.uid);
+        }
         reference.map(|reference| reference.key)
     }
 
@@ -293,8 +316,9 @@ impl Index {
     pub(super) fn forget_ppod(&mut self, key: &ObjectKey) -> Option<ObjectKey> {
         let ppod = self.ppods.remove(key)?;
         self.unscheduled.remove(key);
-        let vpod = ppod.back_reference()?.key;
+        let BackReference { key: vpod, uid } = ppod.back_reference()?;
         self.unlink_copy(&vpod, key);
+        self.named_no_more(&vpod, &uid);
         Some(vpod)
     }
 

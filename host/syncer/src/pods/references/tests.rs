@@ -114,6 +114,15 @@ fn what_is_not_mapped_is_named_for_the_owner() {
                 {"name": "old", "glusterfs": {"path": "/", "endpoints": "x"}},
                 {"name": "ca", "projected": {"sources": [{"clusterTrustBundle": {"name": "x", "path": "p"}}]}},
                 {"name": "token", "projected": {"sources": [{"serviceAccountToken": {"path": "token"}}]}},
+                {"name": "files", "csi": {"driver": "file.csi.azure.com", "volumeAttributes": {
+                    "SecretName": "theirs", "secretnamespace": "kubeocean-worker", "shareName": "x",
+                }}},
+                {"name": "vault", "csi": {"driver": "secrets-store.csi.k8s.io", "volumeAttributes": {
+                    "secretProviderClass": "theirs",
+                }}},
+                {"name": "fine", "csi": {"driver": "x", "nodePublishSecretRef": {"name": "own"}, "volumeAttributes": {
+                    "share": "secret",
+                }}},
             ],
         }),
     );
@@ -124,6 +133,9 @@ fn what_is_not_mapped_is_named_for_the_owner() {
             "GlusterFS volume \"old\"",
             "cluster trust bundle in volume \"ca\"",
             "token without a ServiceAccount in volume \"token\"",
+            "attribute \"SecretName\" of the CSI volume \"files\"",
+            "attribute \"secretnamespace\" of the CSI volume \"files\"",
+            "attribute \"secretProviderClass\" of the CSI volume \"vault\"",
         ]
     );
 }

@@ -180,6 +180,11 @@ impl ServiceStore {
         Ok(ServiceEnvironment { api_address, api_port, dns_address })
     }
 
+    /// A vpod is gone: it waits for no address any more.
+    pub(crate) fn pod_gone(&self, pod: &ObjectKey) {
+        self.state.lock().waiting.remove(pod);
+    }
+
     async fn address(
         &self,
         host: Host,
@@ -342,6 +347,9 @@ mod tests {
         assert_eq!(woken.0.lock().len(), 1, "the reason changed");
         let error = store.environment(&pod, DnsNeed::Own).await.unwrap_err();
         assert!(error.to_string().contains("does not exist"), "{error}");
+        let short_lived = ObjectKey::new("team-a", "short-lived");
+        store.environment(&short_lived, DnsNeed::Own).await.unwrap_err();
+        store.pod_gone(&short_lived);
 
         sink.apply(service(json!([{"ip": "10.0.0.1"}])));
         assert_eq!(woken.0.lock().len(), 2);

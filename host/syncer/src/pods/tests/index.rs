@@ -228,6 +228,39 @@ fn how_a_vpod_was_deleted_is_remembered_for_its_ppod(#[case] grace_seconds: i64,
     let snapshot = store.snapshot(&key(), now(), |_| VnodeState::Missing);
     assert!(snapshot.gone_vpods.contains("v1"));
     assert_eq!(snapshot.forced_vpods.contains("v1"), forced);
+
+    // As long as it says so, and however many others are deleted by force meanwhile.
+    for number in 0..10_000 {
+        let name = format!("other-{number}");
+        let other = recorded().deleting(0).set(&["metadata", "name"], &*name).set(&["metadata", "uid"], name);
+        store.delete(VpodObject::deserialize(&other.0).unwrap());
+    }
+    let snapshot = store.snapshot(&key(), now(), |_| VnodeState::Missing);
+    assert_eq!(snapshot.forced_vpods.contains("v1"), forced);
+    store.delete(PpodObject::deserialize(&ppod().0).unwrap());
+    store.apply(PpodObject::deserialize(&ppod().set(&["metadata", "uid"], "p2").0).unwrap());
+    let snapshot = store.snapshot(&key(), now(), |_| VnodeState::Missing);
+    assert_eq!(snapshot.forced_vpods.len(), 0, "the next ppod of that name is not that one");
+}
+
+#[test]
+fn a_name_is_free_when_no_vpod_has_it() {
+    let store = store(&[recorded()], &[]);
+    let told = Arc::new(AtomicUsize::new(0));
+    let counter = Arc::clone(&told);
+    store.on_vpod_gone(move |gone| {
+        assert_eq!(*gone, key());
+        counter.fetch_add(1, Ordering::Relaxed);
+    });
+    let successor = recorded().set(&["metadata", "uid"], "v2").set(&["metadata", "resourceVersion"], "900");
+    store.apply(VpodObject::deserialize(&successor.0).unwrap());
+    store.delete(VpodObject::deserialize(&recorded().0).unwrap());
+    assert_eq!(told.load(Ordering::Relaxed), 0, "the end of a predecessor");
+    store.delete(VpodObject::deserialize(&successor.0).unwrap());
+    assert_eq!(told.load(Ordering::Relaxed), 1);
+    store.apply(VpodObject::deserialize(&recorded().set(&["metadata", "uid"], "v3").0).unwrap());
+    store.reset(Vec::<VpodObject>::new());
+    assert_eq!(told.load(Ordering::Relaxed), 2, "it went while nobody watched");
 }
 
 #[test]

@@ -4,13 +4,13 @@ use std::{sync::Arc, time::Duration};
 
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
-use kubeocean_api::keys::annotation;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::{
-    index::{Look, TokenSecret, TokenStore},
+    index::{Look, TokenStore},
     plan::{self, Issued, TokenOwner, TokenVolume, token_volumes},
+    secret::{Found, TokenSecret},
 };
 use crate::{objects::Clusters, pods::vpod_identity::VpodIdentity};
 use kubeocean_runtime::{
@@ -59,20 +59,30 @@ impl TokenStore {
         Ok(())
     }
 
-    /// Removes the token Secrets of a vpod whose ppod is gone. Costs one request a Secret, none without.
+    /// Removes the token Secrets of a vpod of ours whose ppod is gone. Costs one request a Secret, none without.
     pub async fn release(&self, clusters: &Clusters, owner: &TokenOwner) -> Result<(), ApplyError> {
+        self.adopt(owner);
+        self.remove_held(clusters, owner).await
+    }
+
+    async fn remove_held(&self, clusters: &Clusters, owner: &TokenOwner) -> Result<(), ApplyError> {
         for secret in self.of_owner(owner) {
-            let path = paths::core("secrets", &clusters.scope.mount_namespace, &secret.name);
-            let options = DeleteOptions { uid: Some(secret.uid.clone()), grace_seconds: None };
-            // Before the request: its DELETED event may come first, and what vanishes by other hands is restored.
-            self.forget(&secret.name);
-            if let Err(error) = delete_json(&clusters.worker, &path, &options).await {
-                self.seen(secret);
-                return Err(error);
-            }
-            tracing::debug!(vpod = %owner.key, secret = secret.name, "token secret removed");
+            self.remove(clusters, secret).await?;
         }
         self.ended(owner);
+        Ok(())
+    }
+
+    async fn remove(&self, clusters: &Clusters, secret: TokenSecret) -> Result<(), ApplyError> {
+        let path = paths::core("secrets", &clusters.scope.mount_namespace, secret.name());
+        let options = DeleteOptions { uid: Some(secret.uid().to_owned()), grace_seconds: None };
+        // Before the request: its DELETED event may come first, and what vanishes by other hands is restored.
+        self.forget(secret.name());
+        if let Err(error) = delete_json(&clusters.worker, &path, &options).await {
+            self.is_still_there(secret);
+            return Err(error);
+        }
+        tracing::debug!(vpod = %secret.owner().key, secret = secret.name(), "token secret removed");
         Ok(())
     }
 
@@ -94,6 +104,52 @@ impl TokenStore {
         clusters: &Clusters,
         owner: &TokenOwner,
     ) -> Result<Option<Timestamp>, TokenError> {
+        let unstamped = self.look_at_unstamped(clusters, owner).await?;
+        let held = self.look_at_held(clusters, owner).await?;
+        Ok(unstamped.into_iter().chain(held).min())
+    }
+
+    /// Finds out whose the Secrets are that name this vpod and no binding (TD-1103), and removes those of nobody. All lists
+    /// are complete by now. Says when to look again.
+    async fn look_at_unstamped(
+        &self,
+        clusters: &Clusters,
+        owner: &TokenOwner,
+    ) -> Result<Option<Timestamp>, ApplyError> {
+        let unstamped = self.unstamped_of(owner);
+        if unstamped.is_empty() {
+            return Ok(None);
+        }
+        if self.pods.runs(&owner.key, &owner.uid) {
+            self.adopt(owner);
+            return Ok(None);
+        }
+        if self.pods.has_copy(owner) {
+            // Of a vpod that has ended, or of another computing cluster's; its end brings us back here.
+            return Ok(None);
+        }
+        let path = paths::pod(&owner.key.namespace, &owner.key.name);
+        let vpod = get_json(&clusters.computing, &path).await?;
+        let vpod = vpod.filter(|vpod| VpodIdentity::of(vpod).as_ref() == Some(owner));
+        if vpod.is_some_and(|vpod| !has_ended(&vpod) && !is_deleted(&vpod)) {
+            self.disown(owner);
+            return Ok(None);
+        }
+        let mut again = None;
+        for secret in unstamped {
+            match secret.left_behind(self.clock.now()) {
+                Ok(secret) => self.remove(clusters, secret).await?,
+                Err(at) => again = Some(again.map_or(at, |earlier: Timestamp| earlier.min(at))),
+            }
+        }
+        Ok(again)
+    }
+
+    async fn look_at_held(
+        &self,
+        clusters: &Clusters,
+        owner: &TokenOwner,
+    ) -> Result<Option<Timestamp>, TokenError> {
         let running = self.pods.runs(&owner.key, &owner.uid);
         if running && let Look::Due(at) = self.look(owner) {
             return Ok(Some(at));
@@ -110,7 +166,7 @@ impl TokenStore {
         let path = paths::pod(&owner.key.namespace, &owner.key.name);
         let vpod = get_json(&clusters.computing, &path).await?;
         let Some(vpod) = vpod.filter(|vpod| VpodIdentity::of(vpod).as_ref() == Some(owner)) else {
-            self.release(clusters, owner).await?;
+            self.remove_held(clusters, owner).await?;
             return Ok(None);
         };
         // A pod that is being deleted needs its tokens as long as its ppod runs. Without one, a Secret that went although the
@@ -119,7 +175,7 @@ impl TokenStore {
             if copied {
                 self.ended(owner);
             } else {
-                self.release(clusters, owner).await?;
+                self.remove_held(clusters, owner).await?;
             }
             return Ok(None);
         }
@@ -162,18 +218,8 @@ impl TokenStore {
         let manifest = plan::manifest(&clusters.scope, &owner, account, &volume.secret, &tokens);
         let stored = self.store(clusters, &owner, &volume.secret, &manifest).await?;
         let Some(expires) = plan::earliest(&tokens) else { return Ok(()) };
-        let uid = stored.pointer("/metadata/uid").and_then(Value::as_str).unwrap_or_default().to_owned();
-        let annotation =
-            stored.pointer("/metadata/annotations").and_then(|all| all.get(annotation::TOKEN_EXPIRATION));
-        let secret = TokenSecret {
-            name: volume.secret.clone(),
-            uid,
-            // As stored, so that the watch event of this write brings nothing new.
-            expires: annotation.and_then(Value::as_str).and_then(kubeocean_runtime::clock::parse_rfc3339),
-            owner,
-        };
         let renew_at = plan::renew_at(&volume.secret, self.clock.now(), expires);
-        self.written(secret, renew_at);
+        self.written(TokenSecret::written(&stored, owner), renew_at);
         Ok(())
     }
 
@@ -188,7 +234,7 @@ impl TokenStore {
         let namespace = &clusters.scope.mount_namespace;
         let path = paths::core("secrets", namespace, name);
         if let Some((known, _)) = self.held(name) {
-            match merge_patch(&clusters.worker, &path, &patch(manifest, &known.uid)).await {
+            match merge_patch(&clusters.worker, &path, &patch(manifest, &known)).await {
                 Err(ApplyError::NotFound { .. } | ApplyError::Conflict { .. }) => self.forget(name),
                 answer => return Ok(answer?),
             }
@@ -198,10 +244,10 @@ impl TokenStore {
                 let found = get_json(&clusters.worker, &path).await?;
                 let Some(found) = found else { return Err(ApplyError::AlreadyExists { object }.into()) };
                 let meta = ObjectMeta::deserialize(&found["metadata"]).unwrap_or_default();
-                let secret = TokenSecret::of(&meta, &clusters.scope, &self.pods);
-                match secret.filter(|secret| secret.owner == *owner) {
+                let found = Found::of(&meta, &clusters.scope);
+                match found.and_then(|found| found.for_served(owner)) {
                     Some(secret) => {
-                        Ok(merge_patch(&clusters.worker, &path, &patch(manifest, &secret.uid)).await?)
+                        Ok(merge_patch(&clusters.worker, &path, &patch(manifest, &secret)).await?)
                     }
                     None => Err(TokenError::Foreign { secret: name.to_owned() }),
                 }
@@ -211,11 +257,11 @@ impl TokenStore {
     }
 }
 
-/// The part of the manifest that changes, for exactly the Secret with that UID.
-fn patch(manifest: &Value, uid: &str) -> Value {
+/// The part of the manifest that changes, for exactly this Secret.
+fn patch(manifest: &Value, secret: &TokenSecret) -> Value {
     json!({
         "metadata": {
-            "uid": uid,
+            "uid": secret.uid(),
             "labels": manifest["metadata"]["labels"],
             "annotations": manifest["metadata"]["annotations"],
         },
@@ -233,5 +279,5 @@ fn is_deleted(vpod: &Value) -> bool {
 
 /// Looks at every vpod that has tokens, now: finds Secrets of vpods that went away unseen (TD-1201).
 pub(crate) fn sweep(store: &Arc<TokenStore>) {
-    store.queue.add_all(store.owners());
+    store.queue.add_all(store.named());
 }

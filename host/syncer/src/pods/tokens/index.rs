@@ -1,4 +1,6 @@
 //! Which token Secrets exist in the mount namespace, whose they are and when they are renewed. Metadata only.
+//!
+//! Secrets without a stamp are kept apart until their vpod tells whose they are, which is known when all lists are complete.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -6,60 +8,14 @@ use std::{
 };
 
 use jiff::{SignedDuration, Timestamp};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
-use kubeocean_api::{
-    keys::{annotation, label},
-    name::ObjectKey,
-};
 use parking_lot::Mutex;
 
-use super::plan::{TokenOwner, renew_found_at};
-use crate::objects::{Pods, Scope};
-use kubeocean_runtime::{
-    clock::{Clock, parse_rfc3339},
-    queue::Queue,
+use super::{
+    plan::{TokenOwner, renew_found_at},
+    secret::{Found, TokenSecret, Unstamped},
 };
-
-/// A token Secret that this binding owns.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct TokenSecret {
-    pub(crate) name: String,
-    pub(crate) uid: String,
-    pub(crate) owner: TokenOwner,
-    pub(crate) expires: Option<Timestamp>,
-}
-
-impl TokenSecret {
-    /// The Secret's metadata, if it is a token Secret of ours: stamped with this binding, or unstamped by the original
-    /// and of a vpod that this binding runs (TD-1103).
-    pub(crate) fn of(meta: &ObjectMeta, scope: &Scope, pods: &Pods) -> Option<Self> {
-        let label = |key: &str| meta.labels.as_ref().and_then(|labels| labels.get(key)).map(String::as_str);
-        let annotation = |key: &str| meta.annotations.as_ref()?.get(key).cloned();
-        if label(label::SERVICE_ACCOUNT_TOKEN) != Some("true") {
-            return None;
-        }
-        let owner = TokenOwner {
-            key: ObjectKey::new(
-                annotation(annotation::VIRTUAL_POD_NAMESPACE)?,
-                annotation(annotation::VIRTUAL_POD_NAME)?,
-            ),
-            uid: annotation(annotation::VIRTUAL_POD_UID)?,
-        };
-        let ours = match (annotation(annotation::COMPUTING_CLUSTER_UID), label(label::CLUSTER_BINDING)) {
-            (None, None) => pods.runs(&owner.key, &owner.uid),
-            (uid, binding) => {
-                uid.as_deref() == Some(scope.computing_uid.as_str())
-                    && binding == Some(scope.binding.as_str())
-            }
-        };
-        ours.then(|| Self {
-            name: meta.name.clone().unwrap_or_default(),
-            uid: meta.uid.clone().unwrap_or_default(),
-            owner,
-            expires: annotation(annotation::TOKEN_EXPIRATION).as_deref().and_then(parse_rfc3339),
-        })
-    }
-}
+use crate::objects::Pods;
+use kubeocean_runtime::{clock::Clock, queue::Queue};
 
 #[derive(Debug)]
 struct Held {
@@ -80,8 +36,45 @@ pub struct TokenStore {
 struct State {
     held: BTreeMap<String, Held>,
     by_owner: BTreeMap<TokenOwner, BTreeSet<String>>,
+    undecided: Undecided,
     /// Owners that lost a Secret they need.
     lost: BTreeSet<TokenOwner>,
+}
+
+/// Secrets without a stamp, by name and by the vpod they name.
+#[derive(Debug, Default)]
+struct Undecided {
+    secrets: BTreeMap<String, Unstamped>,
+    by_owner: BTreeMap<TokenOwner, BTreeSet<String>>,
+}
+
+impl Undecided {
+    fn insert(&mut self, unstamped: Unstamped) {
+        self.remove(unstamped.name());
+        let name = unstamped.name().to_owned();
+        self.by_owner.entry(unstamped.owner().clone()).or_default().insert(name.clone());
+        self.secrets.insert(name, unstamped);
+    }
+
+    fn remove(&mut self, name: &str) {
+        let Some(unstamped) = self.secrets.remove(name) else { return };
+        if let Some(names) = self.by_owner.get_mut(unstamped.owner()) {
+            names.remove(name);
+            if names.is_empty() {
+                self.by_owner.remove(unstamped.owner());
+            }
+        }
+    }
+
+    fn of(&self, owner: &TokenOwner) -> Vec<Unstamped> {
+        let names = self.by_owner.get(owner).into_iter().flatten();
+        names.filter_map(|name| self.secrets.get(name)).cloned().collect()
+    }
+
+    fn take(&mut self, owner: &TokenOwner) -> Vec<Unstamped> {
+        let names = self.by_owner.remove(owner).unwrap_or_default();
+        names.iter().filter_map(|name| self.secrets.remove(name)).collect()
+    }
 }
 
 /// What a look at one vpod's tokens finds.
@@ -102,20 +95,60 @@ impl TokenStore {
     }
 
     /// A Secret was seen in the mount namespace.
-    pub(crate) fn seen(&self, secret: TokenSecret) {
-        let owner = secret.owner.clone();
-        if self
-            .state
-            .lock()
-            .put(secret, |secret| renew_found_at(&secret.name, self.clock.now(), secret.expires))
-        {
+    pub(crate) fn seen(&self, found: Found) {
+        let owner = found.owner().clone();
+        let news = {
+            let state = &mut *self.state.lock();
+            match found {
+                Found::Ours(secret) => {
+                    state.undecided.remove(secret.name());
+                    self.put(state, secret)
+                }
+                Found::Unstamped(unstamped) if state.holds(&unstamped) => false,
+                Found::Unstamped(unstamped) => {
+                    state.undecided.insert(unstamped);
+                    true
+                }
+            }
+        };
+        if news {
             self.queue.add(owner);
         }
     }
 
+    fn put(&self, state: &mut State, secret: TokenSecret) -> bool {
+        state.put(secret, |secret| renew_found_at(secret.name(), self.clock.now(), secret.expires()))
+    }
+
+    /// The Secrets without a stamp that name this vpod.
+    pub(super) fn unstamped_of(&self, owner: &TokenOwner) -> Vec<Unstamped> {
+        self.state.lock().undecided.of(owner)
+    }
+
+    /// The vpod is ours, and so are the Secrets that name it.
+    pub(super) fn adopt(&self, owner: &TokenOwner) {
+        let state = &mut *self.state.lock();
+        for unstamped in state.undecided.take(owner) {
+            self.put(state, unstamped.adopt());
+        }
+    }
+
+    /// The vpod is another binding's, and so are the Secrets that name it.
+    pub(super) fn disown(&self, owner: &TokenOwner) {
+        self.state.lock().undecided.take(owner);
+    }
+
+    /// A Secret could not be removed.
+    pub(super) fn is_still_there(&self, secret: TokenSecret) {
+        let owner = secret.owner().clone();
+        self.put(&mut self.state.lock(), secret);
+        self.queue.add(owner);
+    }
+
     /// The ppod of this vpod is gone: what it mounted is looked at (TD-1201).
     pub(crate) fn copy_gone(&self, owner: &TokenOwner) {
-        if self.state.lock().by_owner.contains_key(owner) {
+        let state = self.state.lock();
+        if state.by_owner.contains_key(owner) || state.undecided.by_owner.contains_key(owner) {
             self.queue.add(owner.clone());
         }
     }
@@ -124,6 +157,7 @@ impl TokenStore {
     pub(crate) fn vanished(&self, name: &str) {
         let owner = {
             let mut state = self.state.lock();
+            state.undecided.remove(name);
             let owner = state.remove(name);
             state.lost.extend(owner.clone());
             owner
@@ -134,11 +168,12 @@ impl TokenStore {
     }
 
     /// The complete list of token Secrets; what is not in it has vanished.
-    pub(crate) fn reset(&self, all: Vec<TokenSecret>) {
-        let present: BTreeSet<String> = all.iter().map(|secret| secret.name.clone()).collect();
+    pub(crate) fn reset(&self, all: Vec<Found>) {
+        let present: BTreeSet<String> = all.iter().map(|found| found.name().to_owned()).collect();
         let gone: Vec<String> = {
             let state = self.state.lock();
-            state.held.keys().filter(|name| !present.contains(*name)).cloned().collect()
+            let known = state.held.keys().chain(state.undecided.secrets.keys());
+            known.filter(|name| !present.contains(*name)).cloned().collect()
         };
         for secret in all {
             self.seen(secret);
@@ -150,9 +185,11 @@ impl TokenStore {
 
     /// A Secret was written by us.
     pub(super) fn written(&self, secret: TokenSecret, renew_at: Timestamp) {
-        let owner = secret.owner.clone();
+        let owner = secret.owner().clone();
         {
             let mut state = self.state.lock();
+            // Its event may have come before the answer, and does not tell how long the tokens are good for.
+            state.remove(secret.name());
             state.put(secret, |_| renew_at);
             state.lost.remove(&owner);
         }
@@ -167,7 +204,7 @@ impl TokenStore {
 
     /// How long the first of the held tokens is still good for.
     pub(crate) fn first_ends_in(&self) -> Option<SignedDuration> {
-        let first = self.state.lock().held.values().filter_map(|held| held.secret.expires).min();
+        let first = self.state.lock().held.values().filter_map(|held| held.secret.expires()).min();
         first.map(|expires| expires.duration_since(self.clock.now()))
     }
 
@@ -203,27 +240,38 @@ impl TokenStore {
         self.state.lock().lost.remove(owner);
     }
 
-    /// Every vpod that has a token Secret, for a sweep.
+    /// Every vpod that has a token Secret of this binding.
     pub(crate) fn owners(&self) -> Vec<TokenOwner> {
         self.state.lock().by_owner.keys().cloned().collect()
+    }
+
+    /// Every vpod that a token Secret names, for a sweep.
+    pub(super) fn named(&self) -> Vec<TokenOwner> {
+        let state = self.state.lock();
+        state.by_owner.keys().chain(state.undecided.by_owner.keys()).cloned().collect()
     }
 }
 
 impl State {
     /// Whether something is new. A Secret that is known with the same end keeps its time of renewal.
     fn put(&mut self, secret: TokenSecret, renew_at: impl FnOnce(&TokenSecret) -> Timestamp) -> bool {
-        if self.held.get(&secret.name).is_some_and(|held| held.secret == secret) {
+        if self.held.get(secret.name()).is_some_and(|held| held.secret == secret) {
             return false;
         }
-        self.remove(&secret.name);
+        self.remove(secret.name());
         let renew_at = renew_at(&secret);
-        self.by_owner.entry(secret.owner.clone()).or_default().insert(secret.name.clone());
-        self.held.insert(secret.name.clone(), Held { secret, renew_at });
+        self.by_owner.entry(secret.owner().clone()).or_default().insert(secret.name().to_owned());
+        self.held.insert(secret.name().to_owned(), Held { secret, renew_at });
         true
     }
 
+    /// Whether this very Secret was found to be ours before.
+    fn holds(&self, unstamped: &Unstamped) -> bool {
+        self.held.get(unstamped.name()).is_some_and(|held| unstamped.is(&held.secret))
+    }
+
     fn remove(&mut self, name: &str) -> Option<TokenOwner> {
-        let owner = self.held.remove(name)?.secret.owner;
+        let owner = self.held.remove(name)?.secret.owner().clone();
         if let Some(names) = self.by_owner.get_mut(&owner) {
             names.remove(name);
             if names.is_empty() {
@@ -236,7 +284,10 @@ impl State {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{
+        super::secret::tests::{meta, scope},
+        *,
+    };
 
     #[derive(Debug)]
     struct At(Timestamp);
@@ -246,12 +297,14 @@ mod tests {
         }
     }
 
+    fn found(name: &str, pod: &str, expires: &str) -> Found {
+        Found::of(&meta(name, pod, expires, Some(("cc", "east"))), &scope()).expect("a token Secret")
+    }
+
     fn secret(name: &str, pod: &str, expires: &str) -> TokenSecret {
-        TokenSecret {
-            name: name.to_owned(),
-            uid: format!("uid-{name}"),
-            owner: TokenOwner { key: ObjectKey::new("team-a", pod), uid: "u".to_owned() },
-            expires: Some(expires.parse().unwrap()),
+        match found(name, pod, expires) {
+            Found::Ours(secret) => secret,
+            Found::Unstamped(_) => panic!("it is stamped"),
         }
     }
 
@@ -260,31 +313,40 @@ mod tests {
         let store = TokenStore::new(Pods::default(), Arc::new(At("2026-01-01T00:00:00Z".parse().unwrap())));
         let (web, db) =
             (secret("a", "web", "2026-01-01T01:00:00Z"), secret("b", "db", "2026-01-01T01:00:00Z"));
-        store.reset(vec![web.clone(), db.clone()]);
-        assert!(matches!(store.look(&web.owner), Look::Due(_)));
+        store.reset(vec![Found::Ours(web.clone()), Found::Ours(db.clone())]);
+        assert!(matches!(store.look(web.owner()), Look::Due(_)));
         store.forget("b");
         store.vanished("b");
-        assert_eq!(store.look(&db.owner), Look::Nothing);
+        assert_eq!(store.look(db.owner()), Look::Nothing);
         store.reset(vec![]);
-        assert_eq!(store.look(&web.owner), Look::Now);
+        assert_eq!(store.look(web.owner()), Look::Now);
         store.written(web.clone(), "2026-01-01T00:40:00Z".parse().unwrap());
-        assert_eq!(store.look(&web.owner), Look::Due("2026-01-01T00:40:00Z".parse().unwrap()));
-        store.seen(web.clone());
+        assert_eq!(store.look(web.owner()), Look::Due("2026-01-01T00:40:00Z".parse().unwrap()));
+        store.seen(Found::Ours(web.clone()));
         assert_eq!(
-            store.look(&web.owner),
+            store.look(web.owner()),
             Look::Due("2026-01-01T00:40:00Z".parse().unwrap()),
             "our own write comes back through the watch and keeps its time"
         );
     }
 
     #[test]
+    fn the_answer_to_a_write_tells_when_to_renew_also_after_its_event() {
+        let store = TokenStore::new(Pods::default(), Arc::new(At("2026-01-01T00:59:00Z".parse().unwrap())));
+        let web = secret("a", "web", "2026-01-01T01:00:00Z");
+        store.seen(Found::Ours(web.clone()));
+        store.written(web.clone(), "2026-01-01T00:59:48Z".parse().unwrap());
+        assert_eq!(store.look(web.owner()), Look::Due("2026-01-01T00:59:48Z".parse().unwrap()));
+    }
+
+    #[test]
     fn the_end_of_a_ppod_brings_its_tokens_up_and_no_others() {
         let store = TokenStore::new(Pods::default(), Arc::new(At("2026-01-01T00:00:00Z".parse().unwrap())));
         let web = secret("a", "web", "2026-01-01T01:00:00Z");
-        store.copy_gone(&web.owner);
+        store.copy_gone(web.owner());
         assert!(store.queue.is_empty(), "it has none");
         store.state.lock().put(web.clone(), |_| "2026-01-01T00:40:00Z".parse().unwrap());
-        store.copy_gone(&web.owner);
+        store.copy_gone(web.owner());
         assert_eq!(store.queue.len(), 1);
     }
 
@@ -292,33 +354,34 @@ mod tests {
     fn a_secret_about_to_end_is_due_at_once() {
         let store = TokenStore::new(Pods::default(), Arc::new(At("2026-01-01T00:59:00Z".parse().unwrap())));
         let web = secret("a", "web", "2026-01-01T01:00:00Z");
-        store.seen(web.clone());
-        assert_eq!(store.look(&web.owner), Look::Now);
+        store.seen(Found::Ours(web.clone()));
+        assert_eq!(store.look(web.owner()), Look::Now);
     }
 
     #[test]
-    fn foreign_stamps_are_not_ours() {
-        let scope = Scope {
-            binding: "east".to_owned(),
-            cluster_id: "e".to_owned(),
-            computing_uid: "cc".to_owned(),
-            mount_namespace: "mount".to_owned(),
+    fn unstamped_secrets_wait_for_a_verdict_whenever_they_are_listed() {
+        let store = TokenStore::new(Pods::default(), Arc::new(At("2026-01-01T00:00:00Z".parse().unwrap())));
+        let unstamped = |name: &str, pod: &str| {
+            Found::of(&meta(name, pod, "2026-01-01T01:00:00Z", None), &scope()).expect("a token Secret")
         };
-        let meta = |uid: Option<&str>, binding: Option<&str>| {
-            let mut annotations = BTreeMap::from([
-                (annotation::VIRTUAL_POD_NAMESPACE.to_owned(), "team-a".to_owned()),
-                (annotation::VIRTUAL_POD_NAME.to_owned(), "web".to_owned()),
-                (annotation::VIRTUAL_POD_UID.to_owned(), "u".to_owned()),
-            ]);
-            annotations.extend(uid.map(|uid| (annotation::COMPUTING_CLUSTER_UID.to_owned(), uid.to_owned())));
-            let mut labels = BTreeMap::from([(label::SERVICE_ACCOUNT_TOKEN.to_owned(), "true".to_owned())]);
-            labels.extend(binding.map(|binding| (label::CLUSTER_BINDING.to_owned(), binding.to_owned())));
-            ObjectMeta { labels: Some(labels), annotations: Some(annotations), ..ObjectMeta::default() }
-        };
-        let ours = |uid, binding| TokenSecret::of(&meta(uid, binding), &scope, &Pods::default()).is_some();
-        assert!(ours(Some("cc"), Some("east")));
-        assert!(ours(None, None), "the original's, of a pod that may run here");
-        assert!(!ours(Some("other"), Some("east")));
-        assert!(!ours(Some("cc"), Some("west")));
+        let [web, db] = ["web", "db"].map(|pod| unstamped("x", pod).owner().clone());
+        store.reset(vec![unstamped("a", "web"), unstamped("b", "web"), unstamped("c", "db")]);
+        assert_eq!((store.queue.len(), store.named().len()), (2, 2));
+        assert_eq!((store.owners(), store.look(&web)), (vec![], Look::Nothing), "nothing is ours yet");
+        store.adopt(&web);
+        assert_eq!((store.of_owner(&web).len(), store.unstamped_of(&web)), (2, vec![]));
+        assert!(matches!(store.look(&web), Look::Due(_)));
+        store.seen(unstamped("a", "web"));
+        assert_eq!(store.unstamped_of(&web), [], "it was decided");
+        store.copy_gone(&db);
+        store.vanished("c");
+        assert_eq!(
+            (store.unstamped_of(&db), store.look(&db)),
+            (vec![], Look::Nothing),
+            "it was not ours to miss"
+        );
+        store.seen(unstamped("c", "db"));
+        store.disown(&db);
+        assert_eq!(store.named(), [web]);
     }
 }
