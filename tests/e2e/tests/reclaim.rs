@@ -400,7 +400,8 @@ async fn two_computing_clusters_share_a_node_and_never_lease_more_than_there_is(
     let recordings = (one.record().await, two.record().await);
     let (ones, twos) = (Users::of(&one).await, Users::of(&two).await);
     let placed = Instant::now();
-    let (east, ()) = tokio::join!(ones.run("batch", &one.vnode_name(&node), &[]), async {
+    let easts = one.vnode_name(&node);
+    let (east, ()) = tokio::join!(ones.run("batch", &easts, &[]), async {
         both("3", "2500m").await;
         println!("the other cluster knew {:?} after a pod was made", placed.elapsed());
         assert!(placed.elapsed() < generous(Duration::from_secs(2)), "{:?}", placed.elapsed());

@@ -226,7 +226,9 @@ async fn what_leased_pods_ask_for_wakes_a_node_only_if_a_policy_reads_it() {
         store.leased_pods_matter(matter);
         let told = Arc::new(AtomicU64::new(0));
         let ears = Arc::clone(&told);
-        store.on_facts_change(move |_| drop(ears.fetch_add(1, Ordering::Relaxed)));
+        store.on_facts_change(move |_| {
+            ears.fetch_add(1, Ordering::Relaxed);
+        });
         let pod = |stamp: Stamp| WorkerPod {
             metadata: ObjectMeta { uid: Some("u".into()), ..ObjectMeta::default() },
             node: "n1".into(),
