@@ -5,6 +5,9 @@
 
 use std::sync::Arc;
 
+use hashbrown::HashTable;
+use hashbrown::hash_table::Entry;
+
 use crate::facts::{NodeFacts, NumberFact, PolicyFacts, TextFact, UnknownFact};
 use crate::wasm::bindings::{lease_abi, types};
 
@@ -115,22 +118,17 @@ impl<'k> FrameBuffers<'k> {
             texts: Vec::with_capacity(count * texts),
             numbers: Vec::with_capacity(count * numbers),
         };
-        let mut interned: std::collections::HashMap<&'k [u8], u32, ahash::RandomState> =
-            std::collections::HashMap::default();
+        let mut interned = Interned::for_rows(if texts == 0 { 0 } else { count });
         // The string of a column is often that of the row above; comparing is cheaper than hashing.
         let mut above: Vec<(&'k [u8], u32)> = vec![(&[], 0); texts];
         for key in keys {
             let mut reader = Reader { rest: key };
             for cell in &mut above {
-                let bytes = reader.text();
-                let index = match bytes {
+                let index = match reader.text() {
                     None => 0,
                     Some(bytes) if cell.1 != 0 && cell.0 == bytes => cell.1,
                     Some(bytes) => {
-                        let index = *interned.entry(bytes).or_insert_with(|| {
-                            this.strings.push(std::str::from_utf8(bytes).unwrap_or_default());
-                            u32::try_from(this.strings.len()).unwrap_or(0)
-                        });
+                        let index = interned.index(bytes, &mut this.strings);
                         *cell = (bytes, index);
                         index
                     }
@@ -145,6 +143,38 @@ impl<'k> FrameBuffers<'k> {
     /// What the guest gets.
     pub(crate) fn frame(&self) -> types::Frame<'_> {
         types::Frame { rows: self.rows, strings: &self.strings, texts: &self.texts, numbers: &self.numbers }
+    }
+}
+
+/// Finds the strings of a frame by their bytes.
+struct Interned {
+    /// What a cell of the frame says: one more than the place in its strings.
+    indices: HashTable<u32>,
+    hasher: ahash::RandomState,
+}
+
+impl Interned {
+    /// Most frames have at most one column whose string is another in every row.
+    fn for_rows(rows: usize) -> Self {
+        Self { indices: HashTable::with_capacity(rows), hasher: ahash::RandomState::default() }
+    }
+
+    fn index<'k>(&mut self, bytes: &'k [u8], strings: &mut Vec<&'k str>) -> u32 {
+        let hasher = &self.hasher;
+        let of = |index: &u32| -> &[u8] {
+            let place = usize::try_from(*index).unwrap_or(0).wrapping_sub(1);
+            strings.get(place).map_or(&[], |string| string.as_bytes())
+        };
+        let (same, rehash) = (|index: &u32| of(index) == bytes, |index: &u32| hasher.hash_one(of(index)));
+        match self.indices.entry(hasher.hash_one(bytes), same, rehash) {
+            Entry::Occupied(entry) => *entry.get(),
+            Entry::Vacant(entry) => {
+                strings.push(std::str::from_utf8(bytes).unwrap_or_default());
+                let index = u32::try_from(strings.len()).unwrap_or(0);
+                entry.insert(index);
+                index
+            }
+        }
     }
 }
 

@@ -49,10 +49,15 @@ impl PolicyHost {
     pub fn place(&self, now: Timestamp, request: &PlaceRequest) -> Vec<Placement> {
         let mut placements = vec![Placement::default(); request.nodes.len()];
         let mut by_policy: BTreeMap<&str, Vec<usize>> = BTreeMap::new();
-        for (index, node) in request.nodes.iter().enumerate() {
+        let mut rest = request.nodes.as_slice();
+        let mut first = 0;
+        while let Some(node) = rest.first() {
+            // Candidates of one policy mostly come one after the other.
+            let (run, others) = rest.split_at(rest.iter().take_while(|n| n.policy == node.policy).count());
             if let Some(policy) = &node.policy {
-                by_policy.entry(policy).or_default().push(index);
+                by_policy.entry(policy).or_default().extend(first..first + run.len());
             }
+            (rest, first) = (others, first + run.len());
         }
         let pipelines = self.inner.pipelines.load_full();
         for policy in &pipelines.policies {

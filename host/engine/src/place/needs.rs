@@ -66,7 +66,9 @@ impl PlaceRows {
         nodes: impl Iterator<Item = &'n NodeFacts>,
         utc_offset: i32,
     ) -> Self {
-        let mut rows = Self::default();
+        let count = nodes.size_hint().0;
+        let mut rows =
+            Self { ends: Vec::with_capacity(count), of: Vec::with_capacity(count), ..Self::default() };
         for fact in &needs.pod_texts {
             put_text(fact.read(pod), &mut rows.pod);
         }
