@@ -15,9 +15,6 @@ use anyhow::{Context, Result, bail, ensure};
 
 use report::Report;
 
-/// Memory of the whole program in MiB: it has an engine with its pool, and no input may cost more than a few.
-const MEMORY_MIB: u32 = 2048;
-
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// Which kind of input: module, settings, record, place [default: each in turn]
@@ -76,10 +73,7 @@ fn one(program: &Path, home: &Path, name: &str) -> Result<Command> {
     let options =
         std::fs::read_to_string(&options).with_context(|| format!("reading {}", options.display()))?;
     let mut command = Command::new(program);
-    command
-        .env("KUBEOCEAN_FUZZ_TARGET", name)
-        .args(options.lines())
-        .arg(format!("-rss_limit_mb={MEMORY_MIB}"));
+    command.env("KUBEOCEAN_FUZZ_TARGET", name).args(options.lines());
     Ok(command)
 }
 

@@ -7,7 +7,7 @@ use std::{os::unix::fs::PermissionsExt, path::PathBuf, process::Command};
 use kubeocean_engine::builtin;
 use kubeocean_harness::registry::{PASSWORD, Proxy, Registry, Tls, docker_config};
 use kubeocean_registry::{Client, ClientConfig, DockerConfig, Labels, package};
-use serde_json::Value;
+use serde_json::{Value, json};
 use tempfile::TempDir;
 
 struct Person {
@@ -112,6 +112,10 @@ async fn a_signature_is_made_and_checked_with_a_pair_of_keys() {
 
     person.does(&["push", "builtin:cpu-percentage", &image]);
     let verify = |key: &str| person.said(&["verify", &image, "--key", key]);
+    let address = format!("oci://{image}");
+    let inspected =
+        |more: &[&str]| person.does(&[&["inspect", &address], more].concat())["signatures"].clone();
+    assert_eq!(inspected(&["--key", "release.pem"]), json!({"matching": 0, "others": 0, "signedBy": []}));
     let (code, _, error) = verify("release.pem");
     assert!(code == 1 && error.contains("SignatureRejected"), "{code}: {error}");
     person.does(&["sign", &image, "--key", "release.key"]);
@@ -120,12 +124,18 @@ async fn a_signature_is_made_and_checked_with_a_pair_of_keys() {
     assert_eq!(verify("second.pem").0, 1);
     person.does(&["push", "builtin:cpu-percentage", &image, "--key", "second.key"]);
     assert_eq!((verify("release.pem").0, verify("second.pem").0), (0, 0), "one does not replace the other");
+    assert_eq!(inspected(&[]), json!({"matching": 2, "others": 0}));
+    let by = inspected(&["--key", "second.pem", "--key", "release.pem"])["signedBy"].clone();
+    assert_eq!(by, json!(["second.pem", "release.pem"]));
+    let (code, _, error) = person.said(&["inspect", "builtin:cpu-percentage", "--key", "release.pem"]);
+    assert!(code == 2 && error.contains("only a module in a registry"), "{code}: {error}");
 
     std::fs::create_dir(person.path("trust")).unwrap();
     std::fs::copy(person.path("second.pem"), person.path("trust/second.pem")).unwrap();
     let rules = format!("rules:\n- prefix: {}\n  keys: [second.pem]\n", person.registry.host());
     std::fs::write(person.path("trust/trust.yaml"), rules).unwrap();
     assert_eq!(person.does(&["verify", &image, "--trust-dir", "trust"])["signedBy"], "second.pem");
+    assert_eq!(inspected(&["--trust-dir", "trust"])["signedBy"], json!(["second.pem"]));
     // Another module under the tag has no signature of its own.
     person.does(&["push", "builtin:time-windows", &image]);
     assert_eq!(person.said(&["verify", &image, "--trust-dir", "trust"]).0, 1);

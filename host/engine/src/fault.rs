@@ -55,13 +55,21 @@ pub(crate) enum CallError {
     /// The instance is gone.
     #[error(transparent)]
     Fault(#[from] Fault),
-    /// The module itself said `Err` (PO-206).
+    /// The module itself said `Err` (PO-206). One bounded line: made by [`Self::policy`] only.
     #[error("Err: {0}")]
     Policy(String),
 }
 
 /// Bytes of an error text that is kept.
 const MESSAGE_BYTES: usize = 512;
+
+impl CallError {
+    /// The module's own `Err`. A text may have a megabyte and anything in it, and it is told for each node.
+    #[expect(clippy::needless_pass_by_value, reason = "whoever maps an error hands it over")]
+    pub(crate) fn policy(text: String) -> Self {
+        Self::Policy(crate::text::printable(&text, MESSAGE_BYTES))
+    }
+}
 
 impl Fault {
     pub(crate) fn new(kind: FaultKind, message: &str) -> Self {

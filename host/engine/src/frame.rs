@@ -51,6 +51,13 @@ pub(crate) fn distinct(list: &str, names: &[String], max: usize) -> Result<(), U
     if names.len() > max {
         return Err(UnknownFact(format!("needs.{list} has {} entries, the limit is {max}", names.len())));
     }
+    // They are shown to whoever looks at the module.
+    if let Some(name) = names.iter().find(|name| !name.chars().all(crate::text::is_plain)) {
+        return Err(UnknownFact(format!(
+            "needs.{list} has control characters: {:?}",
+            crate::text::printable(name, 80)
+        )));
+    }
     let mut seen = std::collections::BTreeSet::new();
     match names.iter().find(|name| !seen.insert(name.as_str())) {
         Some(name) => {

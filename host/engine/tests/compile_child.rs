@@ -20,6 +20,8 @@ fn main() -> ExitCode {
     if std::env::args().nth(1).as_deref() == Some("compile") {
         return compile_child_main();
     }
+    // First, while nothing has been given back that it could use.
+    schema_bombs_cost_little_memory();
     let program = std::env::current_exe().unwrap();
     let compile = CompileMode::Child { program, args: vec!["compile".to_owned()] };
     let engine = Engine::start(EngineConfig { compile, threads: 1, ..EngineConfig::default() }).unwrap();
@@ -28,7 +30,6 @@ fn main() -> ExitCode {
     errors_of_the_child_keep_their_code(&engine);
     a_child_has_its_limits_before_it_reads();
     a_memory_bomb_costs_what_it_may_have(&engine);
-    schema_bombs_cost_little_memory();
     entries_stay_within_their_memory(&engine);
     a_compile_bomb_kills_only_the_child(&engine);
     a_compiler_that_cannot_start_is_tried_again();

@@ -9,6 +9,7 @@ use crate::{
     artifact::{ArtifactError, parse_manifest},
     component::is_component,
     digest::Digest,
+    keys::VerifyingKey,
     reference::Reference,
     signature::{SignedPayload, payload_matches},
     trust::Trust,
@@ -110,6 +111,28 @@ pub fn accept(
         title: artifact.title,
         version: artifact.version,
     })
+}
+
+/// What is signed about an artifact, for whoever looks at it; [`accept`] says what may be loaded.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Signed {
+    /// Signatures of this manifest in this repository, by whomever.
+    pub matching: usize,
+    /// Signatures beside it that are for something else.
+    pub others: usize,
+    /// Names of the keys by which one of the matching ones is made.
+    pub by: Vec<String>,
+}
+
+/// Counts the signatures of an artifact, and says which of `keys` made one.
+pub fn signed(reference: &Reference, bundle: &Bundle, keys: &[(String, VerifyingKey)]) -> Signed {
+    let manifest = Digest::of(&bundle.manifest);
+    let (matching, others): (Vec<_>, Vec<_>) =
+        bundle.signatures.iter().partition(|signed| payload_matches(&signed.payload, reference, manifest));
+    let made =
+        |key: &VerifyingKey| matching.iter().any(|signed| key.verify(&signed.payload, &signed.signature));
+    let by = keys.iter().filter(|(_, key)| made(key)).map(|(name, _)| name.clone()).collect();
+    Signed { matching: matching.len(), others: others.len(), by }
 }
 
 fn signed_by(
@@ -215,6 +238,20 @@ mod tests {
             let accepted = accept(&reference(), &good, &trust(&key, required), LIMIT).unwrap();
             assert_eq!(accepted.signed_by.as_deref(), Some("release.pem"));
         }
+    }
+
+    #[test]
+    fn signatures_are_counted_and_named() {
+        let (key, other, third) = (key(), key(), key());
+        let both = signed(signed(bundle(MODULE), &other, &reference()), &key, &reference());
+        let more = signed(both, &key, &"r.example/elsewhere:1".parse().unwrap());
+        let keys = [("a", &key), ("b", &third), ("c", &other)];
+        let keys = keys.map(|(name, key)| (name.to_owned(), key.public()));
+        let of = |bundle: &Bundle, keys: &[(String, VerifyingKey)]| super::signed(&reference(), bundle, keys);
+        let by = vec!["a".to_owned(), "c".to_owned()];
+        assert_eq!(of(&more, &keys), Signed { matching: 2, others: 1, by });
+        assert_eq!(of(&more, &[]), Signed { matching: 2, others: 1, by: Vec::new() });
+        assert_eq!(of(&bundle(MODULE), &keys), Signed::default());
     }
 
     #[test]

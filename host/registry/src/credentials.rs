@@ -122,6 +122,8 @@ fn host_fits(pattern: &str, host: &str) -> bool {
 
 fn port(host: &str) -> (&str, Option<&str>) {
     match host.rsplit_once(':') {
+        // As in names of artifacts, the usual port is not written.
+        Some((name, "443")) => (name, None),
         Some((name, port)) if !port.contains(']') => (name, Some(port)),
         _ => (host, None),
     }
@@ -155,6 +157,7 @@ mod tests {
             "r.example": {"auth": auth},
             "https://r.example/team": {"username": "team", "password": "x"},
             "r.example:5000": {"username": "port", "password": "x"},
+            "usual.example:443": {"username": "usual", "password": "x"},
             "*.cloud.example": {"username": "glob", "password": "x"},
             "https://index.docker.io/v1/": {"username": "hub", "password": "x"},
             "helper.example": {},
@@ -168,6 +171,8 @@ mod tests {
     #[case("r.example/teams/p", Some("robot"))]
     #[case("r.example:5000/p", Some("port"))]
     #[case("r.example:5001/p", None)]
+    #[case("usual.example/p", Some("usual"))]
+    #[case("r.example:443/p", Some("robot"))]
     #[case("eu.cloud.example/p", Some("glob"))]
     #[case("a.eu.cloud.example/p", None)]
     #[case("evil-r.example/p", None)]

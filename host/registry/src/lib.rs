@@ -30,7 +30,7 @@ mod transport;
 mod trust;
 mod trust_folder;
 
-pub use accept::{Accepted, Bundle, Demands, Refusal, accept};
+pub use accept::{Accepted, Bundle, Demands, Refusal, Signed, accept, signed};
 pub use artifact::{Artifact, ArtifactError, Labels, Package, WASM_LAYER, package, parse_manifest};
 pub use cache::BundleCache;
 pub use client::{Client, ClientConfig, ConfigError, Progress};

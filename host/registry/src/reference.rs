@@ -1,7 +1,8 @@
 //! Names of artifacts: `registry.example.com/policies/night-gpu:1.2.0`, `...@sha256:<hex>`, or both.
 //!
 //! The registry is always written out: a name that means another place on another machine is no name for code. With
-//! neither tag nor digest the tag is `latest`.
+//! neither tag nor digest the tag is `latest`. Invariant: two names of the same repository are equal, so that a rule of trust
+//! for one holds for the other: the host has one spelling, and the port that is meant without one is left out.
 
 use std::{fmt, str::FromStr};
 
@@ -14,6 +15,8 @@ const MAX_TAG_BYTES: usize = 128;
 /// Docker Hub serves its API under another name than the one its artifacts have.
 const DOCKER_HUB: &str = "docker.io";
 const DOCKER_HUB_API: &str = "registry-1.docker.io";
+/// The port that is meant when none is written.
+const USUAL_PORT: u16 = 443;
 
 /// A parsed name.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -110,12 +113,7 @@ impl FromStr for Reference {
             return Err(ReferenceError::TooLong);
         }
         let (host, rest) = text.split_once('/').ok_or(ReferenceError::NoRegistry)?;
-        if !(host.contains(['.', ':']) || host == "localhost") {
-            return Err(ReferenceError::NoRegistry);
-        }
-        if !is_host(host) {
-            return Err(ReferenceError::Registry(host.to_owned()));
-        }
+        let registry = registry_of(host)?;
         let (rest, digest) = match rest.split_once('@') {
             Some((rest, digest)) => {
                 let parsed = digest.parse().map_err(|_| ReferenceError::Digest(digest.to_owned()))?;
@@ -133,15 +131,8 @@ impl FromStr for Reference {
         if let Some(tag) = tag.filter(|tag| !is_tag(tag)) {
             return Err(ReferenceError::Tag(tag.to_owned()));
         }
-        let (registry, repository) = match host.to_ascii_lowercase().as_str() {
-            "docker.io" | "index.docker.io" | DOCKER_HUB_API if !repository.contains('/') => {
-                (DOCKER_HUB.to_owned(), format!("library/{repository}"))
-            }
-            "docker.io" | "index.docker.io" | DOCKER_HUB_API => {
-                (DOCKER_HUB.to_owned(), repository.to_owned())
-            }
-            host => (host.to_owned(), repository.to_owned()),
-        };
+        let official = registry == DOCKER_HUB && !repository.contains('/');
+        let repository = if official { format!("library/{repository}") } else { repository.to_owned() };
         let tag = tag.or(digest.is_none().then_some("latest")).map(str::to_owned);
         Ok(Self { registry, repository, tag, digest })
     }
@@ -160,30 +151,65 @@ impl fmt::Display for Reference {
     }
 }
 
+/// The start of names: empty for all, else a registry, or a registry and the first parts of a repository. Spelled as in
+/// [`Reference::name`].
+pub(crate) fn canonical_prefix(text: &str) -> Result<String, ReferenceError> {
+    let text = text.trim_end_matches('/').to_ascii_lowercase();
+    if text.is_empty() {
+        return Ok(text);
+    }
+    let (host, path) = text.split_once('/').map_or((text.as_str(), None), |(host, path)| (host, Some(path)));
+    let registry = registry_of(host)?;
+    match path {
+        None => Ok(registry),
+        Some(path) if is_repository(path) => Ok(format!("{registry}/{path}")),
+        Some(path) => Err(ReferenceError::Repository(path.to_owned())),
+    }
+}
+
+/// The one spelling of a registry's host and port.
+fn registry_of(host: &str) -> Result<String, ReferenceError> {
+    if !(host.contains(['.', ':']) || host == "localhost") {
+        return Err(ReferenceError::NoRegistry);
+    }
+    let host = canonical_host(host).ok_or_else(|| ReferenceError::Registry(host.to_owned()))?;
+    let of_docker_hub = matches!(host.as_str(), DOCKER_HUB | "index.docker.io" | DOCKER_HUB_API);
+    Ok(if of_docker_hub { DOCKER_HUB.to_owned() } else { host })
+}
+
 /// A DNS name, an IPv4 address or an IPv6 address in brackets, with an optional port.
-fn is_host(text: &str) -> bool {
+fn canonical_host(text: &str) -> Option<String> {
     let (name, port) = match text.strip_prefix('[') {
-        Some(rest) => match rest.split_once(']') {
-            Some((address, "")) => (address, None),
-            Some((address, port)) => (address, port.strip_prefix(':').or(Some(""))),
-            None => return false,
-        },
-        None => match text.split_once(':') {
-            Some((name, port)) => (name, Some(port)),
-            None => (text, None),
-        },
+        Some(rest) => {
+            let (address, port) = rest.split_once(']')?;
+            let address = address.parse::<std::net::Ipv6Addr>().ok()?;
+            let port = if port.is_empty() { None } else { Some(port.strip_prefix(':')?) };
+            (format!("[{address}]"), port)
+        }
+        None => {
+            let (name, port) = match text.split_once(':') {
+                Some((name, port)) => (name, Some(port)),
+                None => (text, None),
+            };
+            (is_name(name).then(|| name.to_ascii_lowercase())?, port)
+        }
     };
-    let port_is_good = port.is_none_or(|port| {
-        !port.is_empty()
-            && port.bytes().all(|byte| byte.is_ascii_digit())
-            && port.parse::<u16>().is_ok_and(|port| port > 0)
-    });
-    let name_is_good = if text.starts_with('[') {
-        name.parse::<std::net::Ipv6Addr>().is_ok()
-    } else {
-        name.len() <= 253 && name.split('.').all(is_label)
-    };
-    port_is_good && name_is_good
+    let Some(port) = port else { return Some(name) };
+    let digits = port.bytes().all(|byte| byte.is_ascii_digit());
+    let port = port.parse::<u16>().ok().filter(|port| digits && *port > 0)?;
+    Some(if port == USUAL_PORT { name } else { format!("{name}:{port}") })
+}
+
+/// What ends in a number is an address: of four numbers as they are printed, since there are other spellings of those.
+fn is_name(name: &str) -> bool {
+    let last = name.rsplit('.').next().unwrap_or_default();
+    let hex = last.strip_prefix("0x").or_else(|| last.strip_prefix("0X"));
+    let number = last.bytes().all(|byte| byte.is_ascii_digit())
+        || hex.is_some_and(|hex| hex.bytes().all(|byte| byte.is_ascii_hexdigit()));
+    if number {
+        return name.parse::<std::net::Ipv4Addr>().is_ok();
+    }
+    name.len() <= 253 && name.split('.').all(is_label)
 }
 
 fn is_label(label: &str) -> bool {
@@ -229,6 +255,14 @@ mod tests {
     #[case("LOCALHOST:5000/a__b/c.d:v1", "localhost:5000/a__b/c.d:v1")]
     #[case("[::1]:5000/p:x", "[::1]:5000/p:x")]
     #[case("docker.io/p", "docker.io/library/p:latest")]
+    #[case("docker.io:443/p", "docker.io/library/p:latest")]
+    #[case("Registry-1.Docker.io/team/p", "docker.io/team/p:latest")]
+    #[case("r.example:443/p:1", "r.example/p:1")]
+    #[case("R.example:0443/p:1", "r.example/p:1")]
+    #[case("r.example:05000/p:1", "r.example:5000/p:1")]
+    #[case("[0:0:0:0:0:0:0:1]:443/p:x", "[::1]/p:x")]
+    #[case("[2001:DB8::0:1]/p:x", "[2001:db8::1]/p:x")]
+    #[case("10.0.0.5:5000/p:x", "10.0.0.5:5000/p:x")]
     #[case("index.docker.io/team/p:1", "docker.io/team/p:1")]
     fn a_reference_and_its_canonical_form(#[case] text: &str, #[case] canonical: &str) {
         let parsed: Reference = text.parse().unwrap();
@@ -253,7 +287,15 @@ mod tests {
     #[case("r.example:0/p", ReferenceError::Registry("r.example:0".into()))]
     #[case("r.example:70000/p", ReferenceError::Registry("r.example:70000".into()))]
     #[case("user@r.example/p", ReferenceError::Registry("user@r.example".into()))]
-    #[case("[::1/p", ReferenceError::NoRegistry)]
+    #[case("[::1/p", ReferenceError::Registry("[::1".into()))]
+    #[case("[::1]5000/p", ReferenceError::Registry("[::1]5000".into()))]
+    #[case("r.example:/p", ReferenceError::Registry("r.example:".into()))]
+    #[case("r.example:+443/p", ReferenceError::Registry("r.example:+443".into()))]
+    #[case("r.example./p", ReferenceError::Registry("r.example.".into()))]
+    #[case("10.5/p", ReferenceError::Registry("10.5".into()))]
+    #[case("10.0.0.05/p", ReferenceError::Registry("10.0.0.05".into()))]
+    #[case("10.0.0.0x5/p", ReferenceError::Registry("10.0.0.0x5".into()))]
+    #[case("167772165:5000/p", ReferenceError::Registry("167772165:5000".into()))]
     #[case("r.example/P", ReferenceError::Repository("P".into()))]
     #[case("r.example/a//b", ReferenceError::Repository("a//b".into()))]
     #[case("r.example/../b", ReferenceError::Repository("../b".into()))]
@@ -264,12 +306,6 @@ mod tests {
     #[case("r.example/a:b/c", ReferenceError::Tag("b/c".into()))]
     #[case("r.example/a@sha256:1", ReferenceError::Digest("sha256:1".into()))]
     fn no_reference(#[case] text: &str, #[case] why: ReferenceError) {
-        let got = text.parse::<Reference>();
-        // An address with no closing bracket is refused by either check.
-        if text == "[::1/p" {
-            assert!(got.is_err());
-        } else {
-            assert_eq!(got, Err(why));
-        }
+        assert_eq!(text.parse::<Reference>(), Err(why));
     }
 }

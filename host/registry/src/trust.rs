@@ -6,7 +6,7 @@ use serde::Deserialize;
 
 use crate::{
     keys::{KeyError, VerifyingKey},
-    reference::Reference,
+    reference::{Reference, canonical_prefix},
 };
 
 /// Most rules and most keys of one rule.
@@ -101,7 +101,9 @@ impl Trust {
         }
         let mut rules: Vec<TrustRule> = Vec::new();
         for rule in file.rules {
-            let prefix = rule.prefix.trim_end_matches('/').to_ascii_lowercase();
+            // Spelled as names are: a rule that fits nothing would protect nothing.
+            let prefix = canonical_prefix(&rule.prefix)
+                .map_err(|error| malformed(format!("prefix {:?}: {error}", rule.prefix)))?;
             if rules.iter().any(|known| known.prefix == prefix) {
                 return Err(malformed(format!("two rules for {prefix:?}")));
             }
@@ -153,10 +155,17 @@ mod tests {
     #[case("r.example/policies-of-others/x", Some(""))]
     #[case("r.example.org/policies/x", Some(""))]
     #[case("R.EXAMPLE/policies/x", Some("r.example/policies"))]
+    #[case("r.example:443/policies/x", Some("r.example/policies"))]
+    #[case("r.example:0443/policies/x", Some("r.example/policies"))]
+    #[case("r.example:5000/policies/x", Some(""))]
+    #[case("registry-1.docker.io/team/x", Some("docker.io/team"))]
+    #[case("index.docker.io:443/team/x", Some("docker.io/team"))]
+    #[case("[0:0::1]:443/x", Some("[::1]"))]
     fn the_longest_prefix_wins_up_to_a_slash(#[case] image: &str, #[case] prefix: Option<&str>) {
         let trust = parsed(
-            "rules:\n- {prefix: R.example/policies/, keys: [a.pem]}\n- {prefix: r.example/policies/team, keys: [a.pem], \
-             required: false}\n- {prefix: '', keys: [], required: false}\n",
+            "rules:\n- {prefix: 'R.example:443/policies/', keys: [a.pem]}\n- {prefix: r.example/policies/team, keys: [a.pem], \
+             required: false}\n- {prefix: index.docker.io/team, keys: [a.pem]}\n- {prefix: '[::0:1]', keys: [a.pem]}\n\
+             - {prefix: '', keys: [], required: false}\n",
         )
         .unwrap();
         let reference: Reference = image.parse().unwrap();
@@ -171,11 +180,19 @@ mod tests {
     }
 
     #[rstest]
-    #[case("rules: [{prefix: a, keys: [b.pem]}]", "b.pem: gone")]
-    #[case("rules: [{prefix: a, keys: [../a.pem]}]", "not the name of a file")]
-    #[case("rules: [{prefix: a, keys: []}]", "names no key")]
-    #[case("rules: [{prefix: a, keys: [a.pem]}, {prefix: A/, keys: [a.pem]}]", "two rules")]
-    #[case("rules: [{prefix: a, keys: [a.pem], requierd: true}]", "requierd")]
+    #[case("rules: [{prefix: r.example, keys: [b.pem]}]", "b.pem: gone")]
+    #[case("rules: [{prefix: r.example, keys: [../a.pem]}]", "not the name of a file")]
+    #[case("rules: [{prefix: r.example, keys: []}]", "names no key")]
+    #[case(
+        "rules: [{prefix: r.example, keys: [a.pem]}, {prefix: 'R.example:443/', keys: [a.pem]}]",
+        "two rules"
+    )]
+    #[case("rules: [{prefix: r.example, keys: [a.pem], requierd: true}]", "requierd")]
+    #[case("rules: [{prefix: r.example:x, keys: [a.pem]}]", "no registry host")]
+    #[case("rules: [{prefix: 'https://r.example/p', keys: [a.pem]}]", "no registry host")]
+    #[case("rules: [{prefix: 'r.example/p:1', keys: [a.pem]}]", "no repository")]
+    #[case("rules: [{prefix: 'r.example/*', keys: [a.pem]}]", "no repository")]
+    #[case("rules: [{prefix: policies, keys: [a.pem]}]", "begin with the registry's host")]
     #[case("[]", "trust.yaml")]
     fn rules_that_say_nothing_clear_are_refused(#[case] yaml: &str, #[case] expected: &str) {
         let error = parsed(yaml).unwrap_err().to_string();

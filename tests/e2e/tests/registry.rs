@@ -12,7 +12,7 @@ use base64::{Engine as _, engine::general_purpose::STANDARD};
 use k8s_openapi::api::core::v1::Node;
 use kubeocean_api::keys::namespace;
 use kubeocean_e2e::leasing::{
-    DEADLINE, Leasing, amount, entry, entry_error, entry_state, is_offered, is_ready, policy_condition,
+    DEADLINE, Leasing, amount, entry, entry_error, entry_state, is_offered, is_ready, merge, policy_condition,
 };
 use kubeocean_e2e::rights::assert_rights;
 use kubeocean_engine::builtin;
@@ -251,6 +251,18 @@ async fn where_a_signature_is_required_only_a_signed_module_decides() {
         (verify(&scene.path("release.pem")).await, verify(&scene.path("stranger.pem")).await),
         (Some(1), Some(0))
     );
+
+    // Whoever writes a policy has no say in whose signature counts, wherever the key is put.
+    let stranger = std::fs::read_to_string(scene.path("stranger.pem")).unwrap();
+    let mut own_key = secret.clone();
+    for place in ["/oci", ""] {
+        let place = own_key.pointer_mut(place).unwrap();
+        place["key"] = json!(stranger);
+        place["keys"] = json!(["stranger.pem", stranger]);
+    }
+    merge(&leasing.policies().await, "reg-signed", json!({"spec": half(&own_key)})).await;
+    let policy = fails(&leasing, "Invalid", "SignatureRejected").await;
+    assert!(!policy["spec"].to_string().contains("PUBLIC KEY"), "{}", policy["spec"]);
 
     scene.does(&["sign", &image, "--key", scene.path("release.key").to_str().unwrap()]).await;
     assert_eq!(verify(&scene.path("release.pem")).await, Some(0));

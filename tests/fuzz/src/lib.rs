@@ -35,6 +35,9 @@ pub struct Target {
     pub max_bytes: usize,
     /// Seconds that one input may take in a build with counters on a busy machine.
     pub max_seconds: u32,
+    /// Memory of the whole process under libFuzzer in MiB, with an engine and its pool where there is one: no input may cost
+    /// more than a few.
+    pub max_mebibytes: u32,
     /// Mutants that `cargo test` tries.
     pub mutants: u32,
 }

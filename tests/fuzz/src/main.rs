@@ -37,10 +37,11 @@ fn prepare(folder: &Path) {
         for (number, seed) in target.all_seeds().iter().enumerate() {
             std::fs::write(seeds.join(format!("{number:03}")), seed).unwrap();
         }
-        let Target { max_bytes, max_seconds, .. } = target;
+        let Target { max_bytes, max_seconds, max_mebibytes, .. } = target;
         // Slow is what takes too long; libFuzzer would keep other inputs of a busy machine as well.
-        let options =
-            format!("-max_len={max_bytes}\n-timeout={max_seconds}\n-report_slow_units={max_seconds}\n");
+        let options = format!(
+            "-max_len={max_bytes}\n-timeout={max_seconds}\n-report_slow_units={max_seconds}\n-rss_limit_mb={max_mebibytes}\n"
+        );
         std::fs::write(folder.join("options"), options).unwrap();
     }
     let quoted = words().map(|word| format!("\"{}\"\n", word.replace('\\', "\\\\").replace('"', "\\\"")));

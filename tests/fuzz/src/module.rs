@@ -11,8 +11,16 @@ use serde_json::json;
 
 use crate::{Target, seeds::frozen};
 
-pub(crate) const TARGET: Target =
-    Target { name: "module", run, prepare: || (), seeds, max_bytes: 12 << 10, max_seconds: 20, mutants: 60 };
+pub(crate) const TARGET: Target = Target {
+    name: "module",
+    run,
+    prepare: || (),
+    seeds,
+    max_bytes: 12 << 10,
+    max_seconds: 20,
+    max_mebibytes: 2048,
+    mutants: 60,
+};
 
 /// The engine of all targets: as a Syncer's, but modules are compiled in this process, where coverage is seen.
 pub(crate) fn engine() -> &'static Engine {

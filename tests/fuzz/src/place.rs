@@ -26,6 +26,7 @@ pub(crate) const TARGET: Target = Target {
     seeds,
     max_bytes: 8 << 10,
     max_seconds: 5,
+    max_mebibytes: 2048,
     mutants: 1000,
 };
 

@@ -12,8 +12,10 @@ pub(crate) const TARGET: Target = Target {
     run,
     prepare: || (),
     seeds,
-    max_bytes: 8 << 10,
+    // Both may have 64 KiB, and what is dear is what is long.
+    max_bytes: 128 << 10,
     max_seconds: 5,
+    max_mebibytes: 1024,
     mutants: 2000,
 };
 
@@ -71,5 +73,39 @@ fn seeds() -> Vec<Vec<u8>> {
         ),
         (json!({"properties": {"a": {"pattern": "(a+)+$"}}}), json!({"a": "aaaaaaaaaaaaaaaaaaaaaaaab"})),
     ];
-    pairs.iter().map(|(schema, settings)| format!("{schema}\n{settings}").into_bytes()).collect()
+    let names: Vec<String> = (0..400).map(|i| format!("n{i}")).collect();
+    let known: serde_json::Map<String, Value> =
+        names.iter().map(|name| (name.clone(), json!(true))).collect();
+    let bombs = [
+        (again_and_again(200, &json!({"required": names})), json!({})),
+        (again_and_again(200, &json!({"dependentRequired": {"a": names}})), json!({"a": 1})),
+        (again_and_again(200, &json!({"not": {"properties": known}})), json!({})),
+        (doubling(20, &json!({"required": names})), json!({})),
+        (
+            doubling(8, &json!({"dependentRequired": {"a": ["b", "c", "d"]}, "required": ["x"]})),
+            json!({"a": 1}),
+        ),
+        (
+            doubling(8, &json!({"properties": {"a": {"uniqueItems": true}}, "required": ["x"]})),
+            json!({"a": [1, 2, 3]}),
+        ),
+    ];
+    let pairs = pairs.iter().chain(&bombs);
+    pairs.map(|(schema, settings)| format!("{schema}\n{settings}").into_bytes()).collect()
+}
+
+/// A schema that applies another one so many times.
+fn again_and_again(times: usize, keywords: &Value) -> Value {
+    json!({"allOf": vec![json!({"$ref": "#/$defs/d"}); times], "$defs": {"d": keywords}})
+}
+
+/// A schema that applies another one so many times doubled.
+fn doubling(times: usize, keywords: &Value) -> Value {
+    let mut defs = serde_json::Map::new();
+    for i in 0..times {
+        let next = json!({"$ref": format!("#/$defs/d{}", i + 1)});
+        defs.insert(format!("d{i}"), json!({"allOf": [next, next]}));
+    }
+    defs.insert(format!("d{times}"), keywords.clone());
+    json!({"$ref": "#/$defs/d0", "$defs": defs})
 }

@@ -4,7 +4,7 @@ use std::{path::Path, sync::Arc};
 
 use anyhow::Context;
 use kubeocean_engine::{BUILTINS, Engine, EngineConfig, LoadError, builtin};
-use kubeocean_registry::Signatures;
+use kubeocean_registry::{Reference, Signatures};
 use serde_json::Value;
 
 use crate::{
@@ -18,8 +18,7 @@ pub(super) const MODULE_HELP: &str = "The module: the path of a wasm file, built
 
 /// The bytes of a module, by path, `builtin:NAME` or `oci://IMAGE`.
 pub(super) fn read(module: &str, login: &Login) -> Result<Arc<[u8]>, Failure> {
-    if let Some(image) = module.strip_prefix("oci://") {
-        let image = registry::image(image).map_err(|error| Failure::unusable(format!("{image}: {error}")))?;
+    if let Some(image) = image_of(module)? {
         let pulled = block_on(registry::pull(login, &image, None, Signatures::Skip));
         return pulled.map(|bundle| bundle.module);
     }
@@ -35,6 +34,12 @@ pub(super) fn read(module: &str, login: &Login) -> Result<Arc<[u8]>, Failure> {
         .map(Arc::from)
         .with_context(|| format!("ModuleNotFound: cannot read {module}"))
         .or_unusable()
+}
+
+/// The name in a registry, of a module that is in one.
+pub(super) fn image_of(module: &str) -> Result<Option<Reference>, Failure> {
+    let Some(image) = module.strip_prefix("oci://") else { return Ok(None) };
+    registry::image(image).map(Some).map_err(|error| Failure::unusable(format!("{image}: {error}")))
 }
 
 /// Settings as JSON or YAML text.

@@ -72,12 +72,21 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     let files = files(&args.name, args.kind, &sdk);
     write(&folder, &files).or_unusable()?;
     let report = Report { folder, files: files.into_iter().map(|(path, _)| path).collect() };
-    args.output.show(&report, |report| next_steps(&report.folder, &args.name))
+    args.output.show(&report, |report| next_steps(&report.folder, &args.name, args.sdk.is_some()))
 }
 
-fn next_steps(folder: &Path, name: &str) -> String {
+/// `own_sdk`: the SDK is a folder the person named, and not the released one.
+fn next_steps(folder: &Path, name: &str, own_sdk: bool) -> String {
+    let sdk = if own_sdk {
+        String::new()
+    } else {
+        format!(
+            "The project builds with kubeocean-policy-sdk {} from crates.io; --sdk DIR takes the one of a checkout instead.\n",
+            env!("CARGO_PKG_VERSION")
+        )
+    };
     format!(
-        "{folder} is ready. Next:\n  cd {folder}\n  cargo test\n  cargo build --target wasm32-unknown-unknown --release\n  \
+        "{sdk}{folder} is ready. Next:\n  cd {folder}\n  cargo test\n  cargo build --target wasm32-unknown-unknown --release\n  \
          kubeocean policy check target/wasm32-unknown-unknown/release/{file}.wasm -f rlp.yaml\n",
         folder = folder.display(),
         file = name.replace('-', "_"),
@@ -291,6 +300,15 @@ mod tests {
                 .find(|word| !word.is_empty() && word.chars().all(|c| c.is_ascii_uppercase()));
             assert_eq!(mark, None, "{path}");
         }
+    }
+
+    #[test]
+    fn whoever_names_no_sdk_is_told_which_one_it_is() {
+        let told = next_steps(Path::new("night-gpu"), "night-gpu", false);
+        let wanted = format!("kubeocean-policy-sdk {} from crates.io", env!("CARGO_PKG_VERSION"));
+        assert!(told.contains(&wanted) && told.contains("--sdk DIR"), "{told}");
+        assert!(files("night-gpu", Kind::Lease, &released_sdk())[0].1.contains(env!("CARGO_PKG_VERSION")));
+        assert!(!next_steps(Path::new("night-gpu"), "night-gpu", true).contains("sdk"));
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! `kubeocean policy verify`: whether a Syncer with these keys or rules would load a module of a registry (PO-1204).
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use clap::Args as ClapArgs;
@@ -62,15 +62,25 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
 
 fn trust(args: &Args) -> Result<Trust, Failure> {
     if let Some(folder) = &args.trust_dir {
-        return read_trust(folder).with_context(|| format!("cannot use {}", folder.display())).or_unusable();
+        return rules(folder);
     }
-    let keys = args.key.iter().map(|path| {
+    let keys = keys(&args.key)?;
+    Ok(Trust::new(vec![TrustRule { prefix: String::new(), keys, required: true }]))
+}
+
+/// Public keys by their file names.
+pub(super) fn keys(files: &[PathBuf]) -> Result<Vec<(String, VerifyingKey)>, Failure> {
+    let keys = files.iter().map(|path| {
         let cannot = || format!("cannot use the key {}", path.display());
         let pem = std::fs::read(path).with_context(cannot)?;
         Ok((path.display().to_string(), VerifyingKey::from_pem(&pem).with_context(cannot)?))
     });
-    let keys = keys.collect::<anyhow::Result<Vec<_>>>().or_unusable()?;
-    Ok(Trust::new(vec![TrustRule { prefix: String::new(), keys, required: true }]))
+    keys.collect::<anyhow::Result<Vec<_>>>().or_unusable()
+}
+
+/// The rules in a folder, as the Syncer has it.
+pub(super) fn rules(folder: &Path) -> Result<Trust, Failure> {
+    read_trust(folder).with_context(|| format!("cannot use {}", folder.display())).or_unusable()
 }
 
 fn report(args: &Args, accepted: Accepted) -> Report {

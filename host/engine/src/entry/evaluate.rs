@@ -367,7 +367,7 @@ pub(crate) fn failed(slot: &Slot, running: &Running, now: &Instant, error: &Call
     match error {
         CallError::Policy(text) => {
             running.health.lock().failed();
-            slot.note_error(format!("Err: {}", crate::text::printable(text, 512)), now.at);
+            slot.note_error(format!("Err: {text}"), now.at);
         }
         CallError::Fault(fault) => {
             slot.note_fault(fault, now.at);

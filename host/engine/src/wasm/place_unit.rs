@@ -29,7 +29,7 @@ impl PlaceUnit {
         let bindings = step(&mut store, limits, |store| pre.instantiate(store))?;
         let place = bindings.kubeocean_policy_place().place_evaluator();
         let evaluator = step(&mut store, limits, |store| place.call_create(store, settings))?;
-        Ok(Self { evaluator: evaluator.map_err(CallError::Policy)?, store, bindings, limits })
+        Ok(Self { evaluator: evaluator.map_err(CallError::policy)?, store, bindings, limits })
     }
 
     pub(crate) fn needs(&mut self) -> Result<place_abi::Needs, Fault> {
@@ -54,7 +54,7 @@ impl PlaceUnit {
         step(&mut self.store, self.limits, |store| {
             place.call_place(store, self.evaluator, stage, now, pod, nodes)
         })?
-        .map_err(CallError::Policy)
+        .map_err(CallError::policy)
     }
 
     /// What the instance has cost so far.

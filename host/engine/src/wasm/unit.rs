@@ -126,13 +126,41 @@ pub(super) fn cost(store: &Store<HostState>) -> UnitCost {
     }
 }
 
-/// What `describe` says, copied out of the guest.
+/// Bytes of the name and of the version of a module, and of its description. They are told wherever the module is.
+const NAME_BYTES: usize = 128;
+const PURPOSE_BYTES: usize = 1024;
+
+/// What `describe` says, copied out of the guest: names and texts of one line, with nothing in them that is not seen.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Description {
     pub(crate) name: String,
     pub(crate) version: String,
     pub(crate) purpose: String,
     pub(crate) settings_schema: String,
+}
+
+impl Description {
+    fn of(name: String, version: String, purpose: &str, settings_schema: String) -> Result<Self, Fault> {
+        // A package may describe itself in several lines.
+        let purpose = purpose.split_ascii_whitespace().collect::<Vec<_>>().join(" ");
+        let told = [
+            ("name", &name, NAME_BYTES),
+            ("version", &version, NAME_BYTES),
+            ("description", &purpose, PURPOSE_BYTES),
+        ];
+        for (what, text, limit) in told {
+            if text.len() > limit {
+                return Err(Fault::invalid(&format!(
+                    "the {what} has {} bytes, the limit is {limit}",
+                    text.len()
+                )));
+            }
+            if !text.chars().all(crate::text::is_plain) {
+                return Err(Fault::invalid(&format!("the {what} has control characters: {text:?}")));
+            }
+        }
+        Ok(Self { name, version, purpose, settings_schema })
+    }
 }
 
 /// Runs `describe` in an instance of its own.
@@ -153,7 +181,7 @@ pub(crate) fn describe(prepared: &Prepared, caller: &Caller) -> Result<Descripti
     } else {
         return Err(Fault::invalid("the module exports no decision"));
     };
-    Ok(Description { name, version, purpose, settings_schema })
+    Description::of(name, version, &purpose, settings_schema)
 }
 
 /// A lease evaluator in a sandbox of its own.
@@ -175,7 +203,7 @@ impl LeaseUnit {
         let bindings = step(&mut store, limits, |store| pre.instantiate(store))?;
         let lease = bindings.kubeocean_policy_lease().lease_evaluator();
         let evaluator = step(&mut store, limits, |store| lease.call_create(store, settings))?;
-        Ok(Self { evaluator: evaluator.map_err(CallError::Policy)?, store, bindings, limits })
+        Ok(Self { evaluator: evaluator.map_err(CallError::policy)?, store, bindings, limits })
     }
 
     pub(crate) fn needs(&mut self) -> Result<lease_abi::Needs, Fault> {
@@ -191,7 +219,7 @@ impl LeaseUnit {
     ) -> Result<lease_abi::LeaseOutput, CallError> {
         let lease = self.bindings.kubeocean_policy_lease().lease_evaluator();
         step(&mut self.store, self.limits, |store| lease.call_lease(store, self.evaluator, now, nodes))?
-            .map_err(CallError::Policy)
+            .map_err(CallError::policy)
     }
 
     /// What the instance has cost so far.

@@ -49,8 +49,28 @@ fn the_plain_guest_is_a_policy() {
     guest().with("CREATE", "(i32.store8 (i32.const 256) (i32.const 1)) (i32.store (i32.const 260) (i32.const 1120)) (i32.store (i32.const 264) (i32.const 7)) (return (i32.const 256))"),
     "SettingsRejected: Hostile"
 )]
+#[case::a_long_name(
+    guest().with("DESCRIBE", "(i32.store (i32.const 20) (i32.const 129))"), "DescribeFailed: Invalid: the name has 129 bytes"
+)]
+#[case::a_name_of_two_lines(
+    guest().with("DESCRIBE", "(i32.store8 (i32.const 1025) (i32.const 10))"),
+    "DescribeFailed: Invalid: the name has control characters: \"h\\nstile\""
+)]
+#[case::a_version_with_an_escape(
+    guest().with("DESCRIBE", "(i32.store8 (i32.const 1032) (i32.const 27))"),
+    "DescribeFailed: Invalid: the version has control characters"
+)]
+#[case::a_long_description(
+    guest().with("START", "(start $fill) (func $fill (memory.fill (i32.const 2000) (i32.const 120) (i32.const 1025)))")
+        .with("DESCRIBE", "(i32.store (i32.const 32) (i32.const 2000)) (i32.store (i32.const 36) (i32.const 1025))"),
+    "DescribeFailed: Invalid: the description has 1025 bytes"
+)]
 #[case::needs_loops(guest().with("NEEDS", "(call $forever)"), "TrialFailed: Timeout")]
 #[case::needs_an_unknown_fact(guest().with("NEEDS", "(i32.store8 (i32.const 1088) (i32.const 120))"), "UnknownFact: fact \"xode.created\"")]
+#[case::caps_a_resource_of_two_lines(
+    guest().with("NEEDS", "(i32.store8 (i32.const 1105) (i32.const 10))"),
+    "UnknownFact: needs.caps has control characters: \"c u\""
+)]
 #[case::schema_is_no_json(guest().with("DESCRIBE", "(i32.store8 (i32.const 1048) (i32.const 40))"), "SchemaInvalid")]
 #[case::lease_loops(guest().with("LEASE", "(call $forever)"), "TrialFailed: Timeout")]
 #[case::lease_traps(guest().with("LEASE", "(unreachable)"), "TrialFailed: Trap")]
@@ -297,9 +317,9 @@ fn endless_loops_of_one_host_do_not_hold_up_the_rows_of_a_good_policy() {
 /// Policy spec sections 8 and 14: what is just within a limit loads, and one more does not.
 #[rstest]
 #[case::a_call_hands_over_one_mebibyte(
-    |bytes| guest().with("MEMORY", "(memory (export \"memory\") 32)").with("DESCRIBE", &format!("(i32.store (i32.const 36) (i32.const {bytes}))")),
+    |bytes| guest().with("MEMORY", "(memory (export \"memory\") 32)").with("LEASE", &format!("(i32.store (i32.const 168) (i32.const 200000)) (i32.store (i32.const 172) (i32.const {bytes}))")),
     [1_040_000, 1_060_000],
-    "DescribeFailed: Output"
+    "TrialFailed: Output"
 )]
 #[case::memory_is_32_mebibytes(
     |pages| guest().with("LEASE", &format!("(drop (memory.grow (i32.const {pages})))")), [504, 505], "TrialFailed: Memory"
@@ -329,6 +349,45 @@ fn the_text_of_a_panic_reaches_the_status() {
     assert_eq!(host.state("bad"), EntryState::Active, "{}", host.error("bad"));
     host.one(noon(), poisoned(node("a")));
     assert_eq!(host.error("bad"), "Trap: fact \"label/x\" is not declared in needs()");
+}
+
+/// A megabyte of one's own `Err`, with line breaks and a colour of terminals in it.
+fn long_err() -> Guest {
+    let text = "(data (i32.const 70000) \"no\\0a\\1b[31m \")";
+    let fill = "(start $fill) (func $fill (memory.fill (i32.const 70008) (i32.const 10) (i32.const 999992)))";
+    guest().with("MEMORY", "(memory (export \"memory\") 32)").with("START", &format!("{text} {fill}"))
+}
+
+/// What makes a result at `at` an `Err` of that text.
+fn says_err(at: u32) -> String {
+    format!(
+        "(i32.store8 (i32.const {at}) (i32.const 1)) (i32.store (i32.const {}) (i32.const 70000)) \
+         (i32.store (i32.const {}) (i32.const 1000000)) (return (i32.const {at}))",
+        at + 4,
+        at + 8
+    )
+}
+
+fn is_short_and_plain(text: &str) -> bool {
+    text.len() <= 600 && !text.chars().any(char::is_control)
+}
+
+/// What a module says is told on every node and in the status, so it is cut and made one line.
+#[test]
+fn the_text_of_an_err_is_short_and_of_one_line() {
+    let bytes = long_err().cap(100).with("POISONED", &says_err(272)).bytes();
+    let host = host(vec![policy(json!({})).module("bad", &bytes, json!({}))]);
+    assert_eq!(host.state("bad"), EntryState::Active, "{}", host.error("bad"));
+    let decision = host.one(noon(), poisoned(node("a")));
+    let reason = decision.reason.unwrap();
+    assert_eq!(reason.code, "ModuleFailed");
+    assert!(reason.message.contains("Err: no  [31m"), "{}", &reason.message[..80]);
+    assert!(is_short_and_plain(&reason.message), "{} bytes", reason.message.len());
+    assert!(host.error("bad").starts_with("Err: no  [31m") && is_short_and_plain(&host.error("bad")));
+    let create = long_err().with("CREATE", &says_err(256)).bytes();
+    refused(&create, "SettingsRejected: no  [31m");
+    let create = beside_a_good_one(&create).error("bad");
+    assert!(is_short_and_plain(&create), "{} bytes", create.len());
 }
 
 /// PO-1005: one in so many batches of several rows is run again with its rows reversed.

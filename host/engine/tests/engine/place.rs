@@ -123,6 +123,25 @@ fn stage_and_pod_reach_the_module() {
     assert_eq!(host.host.place(noon(), &request)[0].fit, Fit::Reject);
 }
 
+/// A scheduler asks about thousands of nodes, and is told the text for each.
+#[test]
+fn the_text_of_an_err_is_short_and_of_one_line() {
+    let err = "(i32.store8 (i32.const 272) (i32.const 1)) (i32.store (i32.const 276) (i32.const 40000)) \
+               (i32.store (i32.const 280) (i32.const 1000000)) (memory.fill (i32.const 40000) (i32.const 10) (i32.const 1000000)) \
+               (i32.store8 (i32.const 40000) (i32.const 88)) (return (i32.const 272))";
+    let bytes = place_guest('a').with("POISONED", err).bytes();
+    let host = host(vec![policy(json!({"cluster": "b"})).module("x", &bytes, json!({}))]);
+    assert_eq!(host.state("x"), EntryState::Active, "{}", host.error("x"));
+    for stage in [Stage::Schedule, Stage::Admit] {
+        let nodes: Vec<PlaceNode> = (0..100).map(|i| vnode(&format!("n{i}"), &[('a', 666, 0)])).collect();
+        for answer in ask(&host, 0, stage, &nodes) {
+            let text = reason(&answer);
+            assert!(text.starts_with("ModuleFailed: Err: X "), "{}", &text[..80]);
+            assert!(text.len() < 600 && !text.chars().any(char::is_control), "{} bytes", text.len());
+        }
+    }
+}
+
 #[test]
 fn what_stands_for_a_missing_answer_follows_on_error_and_stage() {
     let trap = place_guest('a').with("POISONED", "(unreachable)").bytes();
