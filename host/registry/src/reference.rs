@@ -179,20 +179,14 @@ fn registry_of(host: &str) -> Result<String, ReferenceError> {
 
 /// A DNS name, an IPv4 address or an IPv6 address in brackets, with an optional port.
 fn canonical_host(text: &str) -> Option<String> {
-    let (name, port) = match text.strip_prefix('[') {
-        Some(rest) => {
-            let (address, port) = rest.split_once(']')?;
-            let address = address.parse::<std::net::Ipv6Addr>().ok()?;
-            let port = if port.is_empty() { None } else { Some(port.strip_prefix(':')?) };
-            (format!("[{address}]"), port)
-        }
-        None => {
-            let (name, port) = match text.split_once(':') {
-                Some((name, port)) => (name, Some(port)),
-                None => (text, None),
-            };
-            (is_name(name).then(|| name.to_ascii_lowercase())?, port)
-        }
+    let (name, port) = if let Some(rest) = text.strip_prefix('[') {
+        let (address, port) = rest.split_once(']')?;
+        let address = address.parse::<std::net::Ipv6Addr>().ok()?;
+        let port = if port.is_empty() { None } else { Some(port.strip_prefix(':')?) };
+        (format!("[{address}]"), port)
+    } else {
+        let (name, port) = text.split_once(':').map_or((text, None), |(name, port)| (name, Some(port)));
+        (is_name(name).then(|| name.to_ascii_lowercase())?, port)
     };
     let Some(port) = port else { return Some(name) };
     let digits = port.bytes().all(|byte| byte.is_ascii_digit());

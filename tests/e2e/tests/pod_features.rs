@@ -110,6 +110,59 @@ async fn debug_containers_are_added_to_the_copy() {
     assert_rights(&stage.binding);
 }
 
+/// One that the worker's admission refuses, and one whose ConfigMap has a name that is taken there.
+#[tokio::test]
+async fn a_debug_container_that_cannot_be_started_holds_up_no_other() {
+    let stage = Stage::start(BindingSpec::new("debug-refused"), 1).await;
+    let scene = stage.scene("debug-refused").await;
+    let mount = stage.binding.mount_namespace();
+    let level = json!({"metadata": {"labels": {"pod-security.kubernetes.io/enforce": "baseline"}}});
+    scene.worker.merge(&format!("/api/v1/namespaces/{mount}"), &level).await;
+    let theirs = json!({
+        "apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": scene.copy_name("taken")}, "data": {"a": "1"},
+    });
+    scene.worker.create(&format!("/api/v1/namespaces/{mount}/configmaps"), &theirs).await;
+    scene.run_pod("patient", json!({})).await;
+    let (vpod, ppod) = (scene.vpod("patient"), scene.ppod("patient"));
+    let image = "example.test/tools";
+    let all = json!([
+        {"name": "root", "image": image, "securityContext": {"privileged": true}},
+        {"name": "reads", "image": image, "envFrom": [{"configMapRef": {"name": "taken"}}]},
+        {"name": "first", "image": image},
+    ]);
+    let path = format!("{vpod}/ephemeralcontainers");
+    scene.computing.merge(&path, &json!({"spec": {"ephemeralContainers": all}})).await;
+    let has = |wanted: &'static [&'static str]| {
+        move |pod: &Value| (names(&debug_containers(pod)) == wanted).then_some(())
+    };
+    scene.worker.wait("the harmless one", &ppod, has(&["first"])).await;
+    debug(&scene.computing, &vpod, json!({"name": "second", "image": image})).await;
+    scene.worker.wait("the next harmless one", &ppod, has(&["first", "second"])).await;
+
+    // Each of the others is told of by its name.
+    let path = format!(
+        "/api/v1/namespaces/{}/events?fieldSelector=involvedObject.name%3Dpatient%2Creason%3DFailedCreatePod",
+        scene.namespace
+    );
+    let told = async || {
+        let events = scene.computing.list(&path).await;
+        events.iter().map(|event| text(&event["message"]).to_owned()).collect::<Vec<_>>()
+    };
+    for (container, why) in [("root", "was not accepted"), ("reads", "is taken in the worker cluster")] {
+        wait_until(&format!("word about {container}"), DEADLINE, async || {
+            let told = told().await;
+            let said = told.iter().any(|it| it.contains(&format!("{container:?}")) && it.contains(why));
+            if said { Ok(()) } else { Err(told.join("\n")) }
+        })
+        .await;
+    }
+    let open = json!({"metadata": {"labels": {"pod-security.kubernetes.io/enforce": null}}});
+    scene.worker.merge(&format!("/api/v1/namespaces/{mount}"), &open).await;
+    debug(&scene.computing, &vpod, json!({"name": "third", "image": image})).await;
+    let permitted = has(&["first", "second", "root", "third"]);
+    scene.worker.wait("what is permitted now", &ppod, permitted).await;
+}
+
 /// A vnode of the stage and the worker node behind it.
 async fn vnode(stage: &Stage) -> (String, String) {
     let vnodes = stage.wait_vnodes().await;
@@ -206,14 +259,17 @@ async fn a_pod_with_a_volume_that_is_not_mapped_is_refused_whole() {
     // All that is not mapped is said at once.
     let (vnode, _) = vnode(stage).await;
     let gluster = json!({"endpoints": "x", "path": "/"});
+    let attributes = json!({"secretName": "theirs", "shareName": "x"});
     let spec = json!({"nodeName": vnode, "volumes": [
         {"name": "data", "persistentVolumeClaim": {"claimName": "data"}},
         {"name": "settings", "configMap": {"name": "settings"}},
         {"name": "old", "glusterfs": gluster},
         {"name": "older", "glusterfs": gluster},
+        {"name": "files", "csi": {"driver": "file.csi.azure.com", "volumeAttributes": attributes}},
     ]});
     scene.create_pod(&scene.pod("p", spec)).await;
-    let wanted = "not supported on leased nodes: GlusterFS volume \"old\", GlusterFS volume \"older\"";
+    let wanted = "not supported on leased nodes: GlusterFS volume \"old\", GlusterFS volume \"older\", \
+                  attribute \"secretName\" of the CSI volume \"files\"";
     check_refused(&scene, "p", wanted).await;
 
     // What such a pod refers to is left alone, and it goes at once.

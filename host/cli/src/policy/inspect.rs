@@ -184,20 +184,21 @@ fn text(report: &Report) -> String {
 
 /// How many, and by whom as far as that was asked.
 fn told(signed: &SignedReport) -> String {
-    let mut text = match signed.matching {
+    let count = match signed.matching {
         0 => "none".to_owned(),
         count => count.to_string(),
     };
-    match &signed.signed_by {
-        Some(by) if by.is_empty() => text += ", by none of these keys",
-        Some(by) => text += &format!(", by {}", by.join(", ")),
-        None if signed.matching > 0 => text += "; --key or --trust-dir tell by whom",
-        None => {}
-    }
-    if signed.others > 0 {
-        text += &format!(" ({} for another manifest or repository)", signed.others);
-    }
-    text
+    let by = match &signed.signed_by {
+        Some(by) if by.is_empty() => ", by none of these keys".to_owned(),
+        Some(by) => format!(", by {}", by.join(", ")),
+        None if signed.matching > 0 => "; --key or --trust-dir tell by whom".to_owned(),
+        None => String::new(),
+    };
+    let others = match signed.others {
+        0 => String::new(),
+        others => format!(" ({others} for another manifest or repository)"),
+    };
+    count + &by + &others
 }
 
 /// One row per value, the name in the first.

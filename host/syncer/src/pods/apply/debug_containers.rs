@@ -2,6 +2,7 @@
 
 use kubeocean_api::name::ObjectKey;
 use kubeocean_runtime::{error::ApplyError, events::Severity, request};
+use serde_json::Value;
 
 use super::{
     super::{
@@ -15,7 +16,20 @@ use super::{
     PodSync, Step, read_pod,
 };
 
+/// What became of debug containers.
+enum Added {
+    /// They are there, or their ppod is not.
+    All,
+    /// What was planned from has changed.
+    Replan,
+    /// None was added, for this reason.
+    Refused(String),
+    /// Nobody gives us the right.
+    NotPermitted,
+}
+
 impl PodSync {
+    /// All at once, or else one by one: a container that cannot be started holds up no other.
     pub(super) async fn add_debug_containers(
         &self,
         key: &ObjectKey,
@@ -31,35 +45,65 @@ impl PodSync {
         else {
             return Ok(Step::Next);
         };
-        let added = match self.debug_containers(&vpod, &whole, names).await {
-            Ok(containers) => self.append_debug_containers(ppod, containers).await,
-            Err(CreateError::Apply(error)) => Err(error),
-            Err(CreateError::Refused(refusal)) => {
-                let message = format!("debug containers cannot be started: {}", refusal.message);
-                self.publish(key, &vpod.uid, Severity::Warning, "FailedCreatePod", cut(&message));
-                return Ok(Step::Refused);
+        if names.len() > 1 {
+            match self.try_debug_containers(ppod, &vpod, &whole, names).await? {
+                Added::All => return Ok(Step::Next),
+                Added::Replan => return Ok(Step::Replan),
+                Added::Refused(_) => {}
+                Added::NotPermitted => return Ok(self.no_debug_containers(key)),
             }
-            Err(CreateError::Occupied(_) | CreateError::NoPriorityClass) => return Ok(Step::Replan),
+        }
+        let mut refused = false;
+        for name in names {
+            match self.try_debug_containers(ppod, &vpod, &whole, std::slice::from_ref(name)).await? {
+                Added::All => {}
+                Added::Replan => return Ok(Step::Replan),
+                Added::Refused(why) => {
+                    refused = true;
+                    let message = format!("the debug container {name:?} cannot be started: {why}");
+                    self.publish(key, &vpod.uid, Severity::Warning, "FailedCreatePod", cut(&message));
+                }
+                Added::NotPermitted => return Ok(self.no_debug_containers(key)),
+            }
+        }
+        Ok(if refused { Step::Refused } else { Step::Next })
+    }
+
+    async fn try_debug_containers(
+        &self,
+        ppod: &Owned,
+        vpod: &Vpod,
+        whole: &Value,
+        names: &[Box<str>],
+    ) -> Result<Added, ApplyError> {
+        let containers = match self.debug_containers(vpod, whole, names).await {
+            Ok(containers) => containers,
+            Err(CreateError::Apply(error)) => return Err(error),
+            Err(CreateError::Refused(refusal)) => return Ok(Added::Refused(refusal.message)),
+            Err(CreateError::Occupied(_) | CreateError::NoPriorityClass) => return Ok(Added::Replan),
         };
-        match added {
-            Ok(Some(ppod)) => {
-                self.store.feed_ppod(ppod);
-                Ok(Step::Next)
+        match self.append_debug_containers(ppod, containers).await {
+            Ok(ppod) => {
+                if let Some(ppod) = ppod {
+                    self.store.feed_ppod(ppod);
+                }
+                Ok(Added::All)
             }
-            Ok(None) => Ok(Step::Next),
             Err(ApplyError::Forbidden { .. }) if !self.may_add_debug_containers().await? => {
                 self.features.turn_off(Feature::DebugContainers);
-                self.tell_no_debug_containers(key);
-                Ok(Step::Refused)
+                Ok(Added::NotPermitted)
             }
             Err(error @ (ApplyError::Rejected { .. } | ApplyError::Forbidden { .. })) => {
-                tracing::warn!(vpod = %key, error = error.chain(), "debug containers not started");
-                let message = rejection("a debug container", &error).message;
-                self.publish(key, &vpod.uid, Severity::Warning, "FailedCreatePod", message);
-                Ok(Step::Refused)
+                tracing::warn!(vpod = %vpod.key, error = error.chain(), "debug containers not started");
+                Ok(Added::Refused(rejection("it", &error).message))
             }
             Err(error) => Err(error),
         }
+    }
+
+    fn no_debug_containers(&self, key: &ObjectKey) -> Step {
+        self.tell_no_debug_containers(key);
+        Step::Refused
     }
 
     /// A refusal may also be admission's, of this pod alone.
