@@ -263,8 +263,13 @@ async fn a_vnode_is_as_ready_as_its_node_and_its_lease_pauses_meanwhile() {
     tell("False").await;
     let paused = renewed(&leasing, &node).await;
     // The computing cluster misses the Lease, says so, and is not contradicted by who mirrors the node's condition.
+    // It waits 50 s for a Lease, and looks every five.
     leasing
-        .one(&node, "Ready=Unknown", |vnode| condition(vnode, "Ready").is_some_and(|(it, _)| it == "Unknown"))
+        .until("Ready=Unknown", Duration::from_mins(3), async || {
+            let vnode = leasing.vnode(&node).await.ok_or("no vnode")?;
+            let ready = condition(&vnode, "Ready").map(|(status, _)| status.to_owned());
+            if ready.as_deref() == Some("Unknown") { Ok(()) } else { Err(ready.unwrap_or_default()) }
+        })
         .await;
     let quiet = Instant::now();
     leasing.until("two more looks of it", DEADLINE, async || quiet.elapsed() > Duration::from_secs(11)).await;
