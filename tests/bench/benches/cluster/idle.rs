@@ -34,8 +34,9 @@ impl Run<'_> {
 
         let nodes = f64::from(self.scale.nodes);
         let heartbeats = nodes * ((seconds / HEARTBEAT_SECONDS).floor() + 1.0);
+        let lines = writes.lines();
         let of_vnodes =
-            writes.lines().iter().filter(|(line, _)| line.ends_with("nodes/status")).map(|it| it.1);
+            lines.iter().filter(|(line, _)| line.ends_with(" nodes/status")).map(|(_, count)| count);
         let other = writes.total() - of_vnodes.sum::<u32>();
         let mut figures = vec![
             Figure::new("idle CPU", cpu / seconds * 100.0, "% of a core").budget(1.0),
