@@ -7,9 +7,13 @@ use std::process::Command;
 use anyhow::{Context, Result, ensure};
 
 use super::build::build;
-use super::order::{counts, order};
+use super::order::{Order, counts, order};
 use super::profile::WITHOUT_VALUES;
 use super::toolchain::Toolchain;
+
+/// A profile that knows less of the functions that may run is of little use: a dependency more, and all names of the crates
+/// above it are others.
+const KNOWN: f64 = 0.9;
 
 /// Builds the program by a profile.
 pub(super) fn build_guided(toolchain: &Toolchain, folder: &Path, profile: &Path) -> Result<PathBuf> {
@@ -29,8 +33,14 @@ pub(super) fn build_guided(toolchain: &Toolchain, folder: &Path, profile: &Path)
     let program = build(toolchain, &target_dir, &flags)?;
     let shown = show(toolchain, profile)?;
     let linked = fs::read_to_string(&map).with_context(|| format!("reading {}", map.display()))?;
-    let names = order(&linked, &counts(&shown));
+    let Order { names, known } = order(&linked, &counts(&shown));
     ensure!(!names.is_empty(), "{} names no function: is the linker lld?", map.display());
+    if known < KNOWN {
+        eprintln!(
+            "the profile knows {:.0} % of the functions, so it is of another version: record one, without --profile",
+            known * 100.0
+        );
+    }
     write(&(names.join("\n") + "\n"))?;
     eprintln!("linking it again, {} functions in the order of use", names.len());
     forget(&program)?;
