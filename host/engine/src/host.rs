@@ -19,6 +19,7 @@ use crate::config::{LEASE_ROWS, MAX_EVALUATORS};
 use crate::decide::{Decided, Explanation, Moment, Open, decide_unit, select};
 use crate::engine::Engine;
 use crate::entry::evaluate::{Lane, Work};
+use crate::entry::running::Running;
 use crate::entry::slot::Slot;
 use crate::facts::{BindingFacts, NodeFacts, NumberFact, PolicyFacts};
 use crate::legacy::from_binding_selector;
@@ -293,22 +294,22 @@ impl PolicyHost {
 
     /// A loaded evaluator reads measured usage, so somebody has to measure it (PO-405).
     pub fn reads_usage(&self) -> bool {
-        let reads = |slot: &Arc<Slot>| {
-            slot.running().is_some_and(|r| {
-                let mut numbers = r.needs.numbers.iter().chain(&r.place_needs.node.numbers);
-                numbers.any(|fact| matches!(fact, NumberFact::Usage(_)))
-            })
-        };
-        self.inner.slots.lock().values().any(reads)
+        self.some_running(|running| {
+            let mut numbers = running.needs.numbers.iter().chain(&running.place_needs.node.numbers);
+            numbers.any(|fact| matches!(fact, NumberFact::Usage(_)))
+        })
     }
 
     /// A loaded evaluator of leases reads what leased pods ask for, so their coming and going may change its answer.
     pub fn reads_leased(&self) -> bool {
-        let reads = |slot: &Arc<Slot>| {
-            let running = slot.running();
-            running.is_some_and(|r| r.needs.numbers.iter().any(|fact| matches!(fact, NumberFact::Leased(_))))
-        };
-        self.inner.slots.lock().values().any(reads)
+        self.some_running(|running| {
+            running.needs.numbers.iter().any(|fact| matches!(fact, NumberFact::Leased(_)))
+        })
+    }
+
+    fn some_running(&self, fits: impl Fn(&Running) -> bool) -> bool {
+        let slots = self.inner.slots.lock();
+        slots.values().any(|slot| slot.running().is_some_and(|running| fits(&running)))
     }
 
     /// Status of all policies, oldest first. May call time-windows modules; blocks.

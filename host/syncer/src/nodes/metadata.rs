@@ -119,7 +119,12 @@ impl ExpectedMetadata {
 
     /// Reads the annotation. Absent or undecodable means nothing is known.
     pub fn decode(value: Option<&str>) -> Self {
-        value.and_then(Self::read).unwrap_or_default()
+        Self::readable(value).unwrap_or_default()
+    }
+
+    /// Reads the annotation, if it is there and can be decoded.
+    pub fn readable(value: Option<&str>) -> Option<Self> {
+        value.and_then(Self::read)
     }
 
     /// Whether somebody broke the annotation: [`Self::owned`] stands in for it then.

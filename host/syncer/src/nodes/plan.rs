@@ -22,7 +22,7 @@ use super::{
     metadata::{ExpectedMetadata, same_taints, stale_keys},
     reclaim::{LeaseState, Observed, Reclaiming, reclaiming},
     snapshot::Amounts,
-    view::{NodeAddress, NodeCondition, NodeView},
+    view::{NodeAddress, NodeCondition, NodeView, Taint},
     vnode::{
         BindingView, Content, GoverningPolicy, Ingredients, Settings, Written, address, addresses, content,
         evicts, unreachable_taint,
@@ -299,13 +299,14 @@ fn update(
     let event = lease_event(input, decision, vnode, wanted, reclaiming, difference);
     if let Difference::Now { amounts } = difference {
         let told = event.as_ref().is_some_and(|event| event.reason == LEASE_CHANGED);
-        let opens = reclaiming.taint.is_none() && vnode.taint(taint::OUT_OF_TIME_WINDOWS).is_some();
-        let opened_at =
-            if opens { Some(input.now) } else { input.written.and_then(|written| written.opened_at) };
+        let mut written = remembered(pnode, input, amounts, told);
+        if reclaiming.taint.is_none() && vnode.taint(taint::OUT_OF_TIME_WINDOWS).is_some() {
+            written.opened_at = Some(input.now);
+        }
         actions.push(Action::UpdateVnode {
             name: input.vnode_name.to_owned(),
             patch: wanted.update(vnode, &gone, input.now),
-            written: Written { opened_at, ..remembered(pnode, input, amounts, told) },
+            written,
         });
     } else {
         // What shall go is no difference of what shall be there.
@@ -342,9 +343,7 @@ fn changes(vnode: &NodeView, wanted: &Content) -> NodeChanges {
         let ours = ExpectedMetadata::decode(
             wanted.annotations.get(annotation::EXPECTED_METADATA).map(String::as_str),
         );
-        if let Some(known) = before.with_taints(&ours.taints) {
-            changes.annotations.insert(annotation::EXPECTED_METADATA.to_owned(), Some(known.encode()));
-        }
+        know_taints(&mut changes, &before, &ours.taints);
         let since = wanted.annotations.get(annotation::RECLAIM_SINCE);
         if let Some(since) = since
             && vnode.annotation(annotation::RECLAIM_SINCE) != Some(since)
@@ -362,6 +361,13 @@ fn changes(vnode: &NodeView, wanted: &Content) -> NodeChanges {
         changes.finalizers = Some(finalizers.iter().cloned().chain(ours).collect());
     }
     changes
+}
+
+/// Taints that are set are remembered as ours by the same write.
+fn know_taints(changes: &mut NodeChanges, before: &ExpectedMetadata, ours: &[Taint]) {
+    if let Some(known) = before.with_taints(ours) {
+        changes.annotations.insert(annotation::EXPECTED_METADATA.to_owned(), Some(known.encode()));
+    }
 }
 
 /// Shortest time between the opening of a lease and its next closing (BU section 20).
@@ -503,13 +509,8 @@ fn reachability_taint(vnode: &NodeView, unreachable: bool) -> Option<NodeChanges
     if unreachable {
         taints.push(unreachable_taint());
         // Known as ours from this write on, also to an earlier program.
-        let remembered = vnode.annotation(annotation::EXPECTED_METADATA);
-        let known =
-            remembered.filter(|remembered| !ExpectedMetadata::is_broken(remembered)).and_then(|remembered| {
-                ExpectedMetadata::decode(Some(remembered)).with_taints(&[unreachable_taint()])
-            });
-        if let Some(known) = known {
-            changes.annotations.insert(annotation::EXPECTED_METADATA.to_owned(), Some(known.encode()));
+        if let Some(before) = ExpectedMetadata::readable(vnode.annotation(annotation::EXPECTED_METADATA)) {
+            know_taints(&mut changes, &before, &[unreachable_taint()]);
         }
     } else {
         taints.retain(|t| t.key != taint::WORKER_UNREACHABLE);

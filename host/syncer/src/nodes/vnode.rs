@@ -164,18 +164,19 @@ pub fn content(from: &Ingredients<'_>) -> Content {
         ExpectedMetadata::decode(from.vnode.and_then(|v| v.annotation(annotation::EXPECTED_METADATA)));
     let wanted = taints(from);
     let mut annotations = annotations(from, address.as_deref());
+    let mut remembered = ExpectedMetadata::of(
+        &labels,
+        &annotations,
+        &with_lifecycle(from, &wanted),
+        mirrored_types(from.pnode),
+    );
+    annotations.insert(annotation::EXPECTED_METADATA.into(), remembered.encode());
     let mut left_out = Vec::new();
-    loop {
-        let lifecycle = with_lifecycle(from, &wanted);
-        let remembered = ExpectedMetadata::of(&labels, &annotations, &lifecycle, mirrored_types(from.pnode));
-        annotations.insert(annotation::EXPECTED_METADATA.into(), remembered.encode());
-        let size: usize = annotations.iter().map(|(key, value)| key.len() + value.len()).sum();
-        let mirrored = annotations.iter().filter(|(key, _)| from.pnode.annotation(key).is_some());
-        let largest =
-            mirrored.filter(|(key, _)| !keys::is_internal(key)).max_by_key(|(_, value)| value.len());
-        let Some((key, _)) = largest.filter(|_| size > ANNOTATIONS_MAX_BYTES) else { break };
-        let key = key.clone();
+    while size(&annotations) > ANNOTATIONS_MAX_BYTES {
+        let Some(key) = largest_mirrored(&annotations, from.pnode) else { break };
         annotations.remove(&key);
+        remembered.annotations.remove(&key);
+        annotations.insert(annotation::EXPECTED_METADATA.into(), remembered.encode());
         left_out.push(key);
     }
     let there = from.vnode.map(|vnode| &*vnode.spec.taints).unwrap_or_default();
@@ -192,6 +193,16 @@ pub fn content(from: &Ingredients<'_>) -> Content {
         vanished: vanished(&before.conditions, from),
         port: from.port,
     }
+}
+
+fn size(annotations: &Texts) -> usize {
+    annotations.iter().map(|(key, value)| key.len() + value.len()).sum()
+}
+
+fn largest_mirrored(annotations: &Texts, pnode: &NodeView) -> Option<String> {
+    let mirrored =
+        annotations.iter().filter(|(key, _)| pnode.annotation(key).is_some() && !keys::is_internal(key));
+    mirrored.max_by_key(|(_, value)| value.len()).map(|(key, _)| key.clone())
 }
 
 fn vanished(before: &[String], from: &Ingredients<'_>) -> Vec<String> {

@@ -2,15 +2,13 @@
 //!
 //! Secrets without a stamp are kept apart until their vpod tells whose they are, which is known when all lists are complete.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    sync::Arc,
-};
+use std::{collections::BTreeSet, sync::Arc};
 
 use jiff::{SignedDuration, Timestamp};
 use parking_lot::Mutex;
 
 use super::{
+    by_owner::{ByOwner, Owned},
     plan::{TokenOwner, renew_found_at},
     secret::{Found, TokenSecret, Unstamped},
 };
@@ -32,49 +30,31 @@ pub struct TokenStore {
     state: Mutex<State>,
 }
 
+impl Owned for Held {
+    fn name(&self) -> &str {
+        self.secret.name()
+    }
+    fn owner(&self) -> &TokenOwner {
+        self.secret.owner()
+    }
+}
+
+impl Owned for Unstamped {
+    fn name(&self) -> &str {
+        self.name()
+    }
+    fn owner(&self) -> &TokenOwner {
+        self.owner()
+    }
+}
+
 #[derive(Debug, Default)]
 struct State {
-    held: BTreeMap<String, Held>,
-    by_owner: BTreeMap<TokenOwner, BTreeSet<String>>,
-    undecided: Undecided,
+    held: ByOwner<Held>,
+    /// Those without a stamp.
+    undecided: ByOwner<Unstamped>,
     /// Owners that lost a Secret they need.
     lost: BTreeSet<TokenOwner>,
-}
-
-/// Secrets without a stamp, by name and by the vpod they name.
-#[derive(Debug, Default)]
-struct Undecided {
-    secrets: BTreeMap<String, Unstamped>,
-    by_owner: BTreeMap<TokenOwner, BTreeSet<String>>,
-}
-
-impl Undecided {
-    fn insert(&mut self, unstamped: Unstamped) {
-        self.remove(unstamped.name());
-        let name = unstamped.name().to_owned();
-        self.by_owner.entry(unstamped.owner().clone()).or_default().insert(name.clone());
-        self.secrets.insert(name, unstamped);
-    }
-
-    fn remove(&mut self, name: &str) {
-        let Some(unstamped) = self.secrets.remove(name) else { return };
-        if let Some(names) = self.by_owner.get_mut(unstamped.owner()) {
-            names.remove(name);
-            if names.is_empty() {
-                self.by_owner.remove(unstamped.owner());
-            }
-        }
-    }
-
-    fn of(&self, owner: &TokenOwner) -> Vec<Unstamped> {
-        let names = self.by_owner.get(owner).into_iter().flatten();
-        names.filter_map(|name| self.secrets.get(name)).cloned().collect()
-    }
-
-    fn take(&mut self, owner: &TokenOwner) -> Vec<Unstamped> {
-        let names = self.by_owner.remove(owner).unwrap_or_default();
-        names.iter().filter_map(|name| self.secrets.remove(name)).collect()
-    }
 }
 
 /// What a look at one vpod's tokens finds.
@@ -122,7 +102,7 @@ impl TokenStore {
 
     /// The Secrets without a stamp that name this vpod.
     pub(super) fn unstamped_of(&self, owner: &TokenOwner) -> Vec<Unstamped> {
-        self.state.lock().undecided.of(owner)
+        self.state.lock().undecided.of(owner).cloned().collect()
     }
 
     /// The vpod is ours, and so are the Secrets that name it.
@@ -148,7 +128,7 @@ impl TokenStore {
     /// The ppod of this vpod is gone: what it mounted is looked at (TD-1201).
     pub(crate) fn copy_gone(&self, owner: &TokenOwner) {
         let state = self.state.lock();
-        if state.by_owner.contains_key(owner) || state.undecided.by_owner.contains_key(owner) {
+        if state.held.has(owner) || state.undecided.has(owner) {
             self.queue.add(owner.clone());
         }
     }
@@ -158,7 +138,7 @@ impl TokenStore {
         let owner = {
             let mut state = self.state.lock();
             state.undecided.remove(name);
-            let owner = state.remove(name);
+            let owner = state.held.remove(name).map(|held| held.owner().clone());
             state.lost.extend(owner.clone());
             owner
         };
@@ -172,7 +152,7 @@ impl TokenStore {
         let present: BTreeSet<String> = all.iter().map(|found| found.name().to_owned()).collect();
         let gone: Vec<String> = {
             let state = self.state.lock();
-            let known = state.held.keys().chain(state.undecided.secrets.keys());
+            let known = state.held.names().chain(state.undecided.names());
             known.filter(|name| !present.contains(*name)).cloned().collect()
         };
         for secret in all {
@@ -189,7 +169,7 @@ impl TokenStore {
         {
             let mut state = self.state.lock();
             // Its event may have come before the answer, and does not tell how long the tokens are good for.
-            state.remove(secret.name());
+            state.held.remove(secret.name());
             state.put(secret, |_| renew_at);
             state.lost.remove(&owner);
         }
@@ -199,7 +179,7 @@ impl TokenStore {
 
     /// A Secret was removed by us, or found to be gone.
     pub(super) fn forget(&self, name: &str) {
-        self.state.lock().remove(name);
+        self.state.lock().held.remove(name);
     }
 
     /// How long the first of the held tokens is still good for.
@@ -211,8 +191,7 @@ impl TokenStore {
     /// The Secrets of a vpod.
     pub(crate) fn of_owner(&self, owner: &TokenOwner) -> Vec<TokenSecret> {
         let state = self.state.lock();
-        let names = state.by_owner.get(owner).into_iter().flatten();
-        names.filter_map(|name| Some(state.held.get(name)?.secret.clone())).collect()
+        state.held.of(owner).map(|held| held.secret.clone()).collect()
     }
 
     /// A held Secret and whether its tokens are still fresh.
@@ -227,8 +206,7 @@ impl TokenStore {
         if state.lost.contains(owner) {
             return Look::Now;
         }
-        let names = state.by_owner.get(owner).into_iter().flatten();
-        match names.filter_map(|name| state.held.get(name)).map(|held| held.renew_at).min() {
+        match state.held.of(owner).map(|held| held.renew_at).min() {
             None => Look::Nothing,
             Some(at) if at <= self.clock.now() => Look::Now,
             Some(at) => Look::Due(at),
@@ -242,13 +220,13 @@ impl TokenStore {
 
     /// Every vpod that has a token Secret of this binding.
     pub(crate) fn owners(&self) -> Vec<TokenOwner> {
-        self.state.lock().by_owner.keys().cloned().collect()
+        self.state.lock().held.owners().cloned().collect()
     }
 
     /// Every vpod that a token Secret names, for a sweep.
     pub(super) fn named(&self) -> Vec<TokenOwner> {
         let state = self.state.lock();
-        state.by_owner.keys().chain(state.undecided.by_owner.keys()).cloned().collect()
+        state.held.owners().chain(state.undecided.owners()).cloned().collect()
     }
 }
 
@@ -258,27 +236,14 @@ impl State {
         if self.held.get(secret.name()).is_some_and(|held| held.secret == secret) {
             return false;
         }
-        self.remove(secret.name());
         let renew_at = renew_at(&secret);
-        self.by_owner.entry(secret.owner().clone()).or_default().insert(secret.name().to_owned());
-        self.held.insert(secret.name().to_owned(), Held { secret, renew_at });
+        self.held.insert(Held { secret, renew_at });
         true
     }
 
     /// Whether this very Secret was found to be ours before.
     fn holds(&self, unstamped: &Unstamped) -> bool {
         self.held.get(unstamped.name()).is_some_and(|held| unstamped.is(&held.secret))
-    }
-
-    fn remove(&mut self, name: &str) -> Option<TokenOwner> {
-        let owner = self.held.remove(name)?.secret.owner().clone();
-        if let Some(names) = self.by_owner.get_mut(&owner) {
-            names.remove(name);
-            if names.is_empty() {
-                self.by_owner.remove(&owner);
-            }
-        }
-        Some(owner)
     }
 }
 

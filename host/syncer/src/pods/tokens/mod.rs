@@ -2,9 +2,10 @@
 //!
 //! A vpod's projected token is requested from the computing cluster, bound to the vpod, and kept in a Secret of the
 //! mount namespace, which the ppod mounts. `plan.rs` knows names, manifests and times, `secret.rs` whose a Secret is,
-//! `index.rs` which Secrets exist, `apply.rs` requests, writes, renews and removes. No token is ever stored in memory or logged.
+//! `index.rs` which Secrets exist (`by_owner.rs`), `apply.rs` requests, writes, renews and removes. No token is ever stored in memory or logged.
 
 mod apply;
+mod by_owner;
 mod index;
 mod plan;
 mod secret;
