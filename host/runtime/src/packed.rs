@@ -3,9 +3,12 @@
 //! A process keeps thousands of such maps, of mostly a handful of entries, for as long as it runs. A `BTreeMap` takes
 //! some 550 bytes for its first entry and two allocations for each; [`PackedTexts`] takes two allocations in all.
 
+use std::cell::RefCell;
 use std::collections::BTreeMap;
+use std::fmt;
 use std::ops::Range;
 
+use serde::de::{DeserializeSeed, Deserializer, MapAccess, Visitor};
 use serde::{Deserialize, Serialize, Serializer, ser::SerializeMap};
 use serde_json::{Map, Value};
 
@@ -17,8 +20,7 @@ use serde_json::{Map, Value};
 /// assert_eq!(labels.get("app"), Some("shop"));
 /// assert_eq!(labels.iter().next(), Some(("app", "shop")));
 /// ```
-#[derive(Clone, Default, PartialEq, Eq, Hash, Deserialize)]
-#[serde(from = "BTreeMap<String, String>")]
+#[derive(Clone, Default, PartialEq, Eq, Hash)]
 pub struct PackedTexts {
     /// All keys and values, one after the other: key, value, key, value.
     text: Box<str>,
@@ -98,23 +100,113 @@ impl PackedTexts {
 impl<'a> FromIterator<(&'a str, &'a str)> for PackedTexts {
     fn from_iter<I: IntoIterator<Item = (&'a str, &'a str)>>(entries: I) -> Self {
         let sorted: BTreeMap<&str, &str> = entries.into_iter().collect();
-        let bytes = sorted.iter().map(|(key, value)| key.len() + value.len()).sum();
-        let mut text = String::with_capacity(bytes);
-        let mut ends = Vec::with_capacity(2 * sorted.len());
-        for (key, value) in sorted {
-            for part in [key, value] {
-                text.push_str(part);
-                // An object is at most 1.5 MiB (etcd's limit); what does not fit is no API object.
-                ends.push(u32::try_from(text.len()).unwrap_or(u32::MAX));
+        Packing::with(|packing| {
+            for (key, value) in sorted {
+                packing.push(key);
+                packing.push(value);
             }
-        }
-        Self { text: text.into(), ends: ends.into() }
+            packing.packed()
+        })
     }
 }
 
 impl From<&BTreeMap<String, String>> for PackedTexts {
     fn from(map: &BTreeMap<String, String>) -> Self {
-        map.iter().map(|(key, value)| (key.as_str(), value.as_str())).collect()
+        Packing::with(|packing| {
+            for (key, value) in map {
+                packing.push(key);
+                packing.push(value);
+            }
+            packing.packed()
+        })
+    }
+}
+
+/// Where texts are put together before it is known how long they are. Each thread has one that it uses again and again:
+/// what stays is allocated once, in its size.
+#[derive(Debug, Default)]
+struct Packing {
+    text: String,
+    ends: Vec<u32>,
+}
+
+/// No longer text is kept by a thread for the next time, in bytes.
+const KEPT: usize = 64 << 10;
+
+impl Packing {
+    fn with<T>(work: impl FnOnce(&mut Self) -> T) -> T {
+        thread_local!(static PACKING: RefCell<Packing> = RefCell::default());
+        let mut packing = PACKING.take();
+        packing.text.clear();
+        packing.ends.clear();
+        let result = work(&mut packing);
+        if packing.text.capacity() <= KEPT {
+            PACKING.set(packing);
+        }
+        result
+    }
+
+    fn push(&mut self, text: &str) {
+        self.text.push_str(text);
+        // An object is at most 1.5 MiB (etcd's limit); what does not fit is no API object.
+        self.ends.push(u32::try_from(self.text.len()).unwrap_or(u32::MAX));
+    }
+
+    /// What was pushed, key, value, key, value; the keys in ascending order.
+    fn packed(&self) -> PackedTexts {
+        PackedTexts { text: self.text.as_str().into(), ends: self.ends.as_slice().into() }
+    }
+}
+
+/// Entries as they come off the wire, without a copy of each in between. API servers sort them.
+impl<'de> Deserialize<'de> for PackedTexts {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_map(Entries)
+    }
+}
+
+struct Entries;
+
+impl<'de> Visitor<'de> for Entries {
+    type Value = PackedTexts;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a map of texts")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<PackedTexts, A::Error> {
+        Packing::with(|packing| {
+            while map.next_key_seed(Pushed(packing))?.is_some() {
+                map.next_value_seed(Pushed(packing))?;
+            }
+            let packed = packing.packed();
+            let sorted = packed.keys().zip(packed.keys().skip(1)).all(|(one, next)| one < next);
+            Ok(if sorted { packed } else { packed.iter().collect() })
+        })
+    }
+}
+
+/// A text that is decoded to the end of the others.
+struct Pushed<'a>(&'a mut Packing);
+
+impl<'de> DeserializeSeed<'de> for Pushed<'_> {
+    type Value = ();
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
+        deserializer.deserialize_str(self)
+    }
+}
+
+impl Visitor<'_> for Pushed<'_> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a text")
+    }
+
+    fn visit_str<E>(self, text: &str) -> Result<(), E> {
+        self.0.push(text);
+        Ok(())
     }
 }
 
@@ -140,10 +232,25 @@ impl Serialize for PackedTexts {
     }
 }
 
-impl std::fmt::Debug for PackedTexts {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl fmt::Debug for PackedTexts {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_map().entries(self.iter()).finish()
     }
+}
+
+/// Hands `work` the JSON text of a value, without an allocation for it that would have to grow.
+pub fn with_json_text<T>(value: &impl Serialize, work: impl FnOnce(&str) -> T) -> T {
+    thread_local!(static BUFFER: RefCell<Vec<u8>> = RefCell::default());
+    let mut buffer = BUFFER.take();
+    buffer.clear();
+    // Values and maps of texts always serialise.
+    let written = serde_json::to_writer(&mut buffer, value);
+    let text = if written.is_ok() { std::str::from_utf8(&buffer).unwrap_or_default() } else { "" };
+    let result = work(text);
+    if buffer.capacity() <= KEPT {
+        BUFFER.set(buffer);
+    }
+    result
 }
 
 /// A JSON object that is kept and handed on as it is, as text.
@@ -160,7 +267,7 @@ impl PackedObject {
 
 impl From<Map<String, Value>> for PackedObject {
     fn from(object: Map<String, Value>) -> Self {
-        Self(if object.is_empty() { "".into() } else { Value::Object(object).to_string().into() })
+        Self(if object.is_empty() { "".into() } else { with_json_text(&object, |text| text.into()) })
     }
 }
 
@@ -177,6 +284,21 @@ mod tests {
             assert_eq!(Value::Object(object.to_map()), serde_json::from_str::<Value>(text).expect("JSON"));
         }
         assert_eq!(serde_json::from_str::<PackedObject>("{}").expect("an object"), PackedObject::default());
+    }
+
+    #[test]
+    fn what_comes_unsorted_or_twice_is_a_map_too() {
+        let packed: PackedTexts =
+            serde_json::from_str(r#"{"b": "1", "a": "\u0041", "b": "2"}"#).expect("texts");
+        assert_eq!(packed.iter().collect::<Vec<_>>(), [("a", "A"), ("b", "2")]);
+        assert_eq!(packed.get("b"), Some("2"));
+        for bad in [r#"{"a": 1}"#, r#"{"a": null}"#, "null", "[]", r#"{"a": "1""#] {
+            assert!(serde_json::from_str::<PackedTexts>(bad).is_err(), "{bad}");
+        }
+        assert_eq!(
+            serde_json::from_str::<PackedTexts>("{}").expect("after an error"),
+            PackedTexts::default()
+        );
     }
 
     proptest! {

@@ -4,7 +4,7 @@
 //! reads none where there are some.
 
 use jiff::Timestamp;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use kubeocean_runtime::meta::PackedMeta;
 
 use crate::tombstones::{Versioned, parsed_version};
 
@@ -25,13 +25,12 @@ pub struct NodeMeta {
     pub finalizers: Box<[String]>,
 }
 
-impl From<ObjectMeta> for NodeMeta {
-    fn from(metadata: ObjectMeta) -> Self {
-        let text = |text: Option<String>| text.unwrap_or_default().into_boxed_str();
+impl From<PackedMeta> for NodeMeta {
+    fn from(metadata: PackedMeta) -> Self {
         Self {
-            name: text(metadata.name),
-            uid: text(metadata.uid),
-            resource_version: text(metadata.resource_version),
+            name: metadata.name.into(),
+            uid: metadata.uid.into(),
+            resource_version: metadata.resource_version.into(),
             created: metadata.creation_timestamp.map(|time| time.0),
             deleting: metadata.deletion_timestamp.is_some(),
             finalizers: metadata.finalizers.unwrap_or_default().into(),
@@ -51,6 +50,8 @@ impl Versioned for NodeMeta {
 #[cfg(test)]
 mod tests {
     use std::mem::size_of;
+
+    use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
     use super::*;
 

@@ -10,7 +10,6 @@ use std::{
     sync::{Arc, LazyLock},
 };
 
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kubeocean_api::{
     quantity::Rounding,
     resource::{CPU, HUGEPAGES_PREFIX, MEMORY, to_base_units},
@@ -19,7 +18,7 @@ use parking_lot::Mutex;
 use serde::Deserialize;
 
 use super::{host_ports::WirePort, view::Texts};
-use kubeocean_runtime::meta::trimmed_meta;
+use kubeocean_runtime::meta::PackedMeta;
 
 /// Requested base units by resource, sorted by name, without zeros.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -81,8 +80,7 @@ impl Names {
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 pub(crate) struct WirePod {
-    #[serde(deserialize_with = "trimmed_meta")]
-    pub(crate) metadata: ObjectMeta,
+    pub(crate) metadata: PackedMeta,
     pub(crate) spec: WireSpec,
     pub(crate) status: WireStatus,
 }

@@ -16,7 +16,7 @@ use super::{
 };
 use crate::tombstones::Versioned;
 use kubeocean_runtime::{
-    meta::trimmed_meta,
+    meta::PackedMeta,
     packed::{PackedObject, PackedTexts},
     partial_resource,
 };
@@ -61,21 +61,14 @@ impl NodeObject {
 
 impl From<WireNode> for NodeObject {
     fn from(wire: WireNode) -> Self {
-        let metadata = ObjectMeta {
-            name: wire.metadata.name.clone(),
-            uid: wire.metadata.uid.clone(),
-            resource_version: wire.metadata.resource_version.clone(),
-            ..ObjectMeta::default()
-        };
-        Self { metadata, view: Box::new(wire.into()) }
+        Self { metadata: wire.metadata.identity(), view: Box::new(wire.into()) }
     }
 }
 
 /// A node as it is decoded.
 #[derive(Deserialize)]
 struct WireNode {
-    #[serde(deserialize_with = "trimmed_meta")]
-    metadata: ObjectMeta,
+    metadata: PackedMeta,
     #[serde(default)]
     spec: NodeSpec,
     #[serde(default)]
@@ -85,8 +78,8 @@ struct WireNode {
 impl From<WireNode> for NodeView {
     fn from(mut wire: WireNode) -> Self {
         Self {
-            labels: wire.metadata.labels.take().into(),
-            annotations: wire.metadata.annotations.take().into(),
+            labels: std::mem::take(&mut wire.metadata.labels),
+            annotations: std::mem::take(&mut wire.metadata.annotations),
             metadata: wire.metadata.into(),
             spec: wire.spec,
             status: wire.status,
@@ -350,10 +343,8 @@ pub enum Stamp {
 
 impl From<WirePod> for WorkerPod {
     fn from(wire: WirePod) -> Self {
-        let labels = wire.metadata.labels.as_ref();
-        let annotations = wire.metadata.annotations.as_ref();
-        let read =
-            |map: Option<&Texts>, key: &str| map.and_then(|map| map.get(key)).cloned().unwrap_or_default();
+        let (labels, annotations) = (&wire.metadata.labels, &wire.metadata.annotations);
+        let read = |map: &PackedTexts, key: &str| map.get(key).unwrap_or_default().to_owned();
         let stamp = if read(labels, label::MANAGED_BY) == label::MANAGED_BY_VALUE {
             let binding = read(labels, label::CLUSTER_BINDING);
             let cluster_uid = read(annotations, annotation::COMPUTING_CLUSTER_UID);
@@ -373,13 +364,7 @@ impl From<WirePod> for WorkerPod {
             requests,
             host_ports,
             stamp,
-            metadata: ObjectMeta {
-                name: wire.metadata.name,
-                namespace: wire.metadata.namespace,
-                uid: wire.metadata.uid,
-                resource_version: wire.metadata.resource_version,
-                ..ObjectMeta::default()
-            },
+            metadata: wire.metadata.identity(),
         }
     }
 }

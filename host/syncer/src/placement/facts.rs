@@ -4,9 +4,9 @@
 
 use std::collections::BTreeMap;
 
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kubeocean_api::{keys::annotation, quantity::Rounding};
 use kubeocean_engine::{NodeFacts, PodFacts};
+use kubeocean_runtime::meta::PackedMeta;
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -17,20 +17,20 @@ use crate::nodes::{
 };
 
 /// Facts about a pod, from its metadata and its spec as JSON.
-pub fn pod_facts(metadata: &ObjectMeta, spec: &Value) -> PodFacts {
+pub fn pod_facts(metadata: &PackedMeta, spec: &Value) -> PodFacts {
     let text = |value: &Value| value.as_str().filter(|text| !text.is_empty()).map(str::to_owned);
     let owners = metadata.owner_references.as_deref().unwrap_or_default();
     let owner = owners.iter().find(|owner| owner.controller == Some(true)).or_else(|| owners.first());
     PodFacts {
-        name: metadata.name.clone().unwrap_or_default(),
-        namespace: metadata.namespace.clone().unwrap_or_default(),
+        name: metadata.name.clone(),
+        namespace: metadata.namespace.clone(),
         service_account: text(&spec["serviceAccountName"]),
         priority_class: text(&spec["priorityClassName"]),
         scheduler_name: text(&spec["schedulerName"]),
         owner_kind: owner.map(|owner| owner.kind.clone()),
         owner_name: owner.map(|owner| owner.name.clone()),
-        labels: metadata.labels.clone().unwrap_or_default(),
-        annotations: metadata.annotations.clone().unwrap_or_default(),
+        labels: metadata.labels.to_map(),
+        annotations: metadata.annotations.to_map(),
         node_selector: texts(&spec["nodeSelector"]),
         requests: requests_of(spec),
         limits: limits_of(spec),
@@ -45,7 +45,7 @@ pub fn pod_facts(metadata: &ObjectMeta, spec: &Value) -> PodFacts {
 
 /// Facts about a pod, from the whole of it as JSON.
 pub fn facts_of_pod(pod: &Value) -> PodFacts {
-    pod_facts(&ObjectMeta::deserialize(&pod["metadata"]).unwrap_or_default(), &pod["spec"])
+    pod_facts(&PackedMeta::deserialize(&pod["metadata"]).unwrap_or_default(), &pod["spec"])
 }
 
 fn texts(value: &Value) -> BTreeMap<String, String> {

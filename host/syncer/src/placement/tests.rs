@@ -6,9 +6,9 @@ use std::{
 };
 
 use jiff::tz::TimeZone;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kubeocean_engine::{BindingFacts, Engine, EngineConfig, PodFacts, PolicyHost, Stage};
 use kubeocean_runtime::clock::{Clock, SystemClock};
+use kubeocean_runtime::meta::PackedMeta;
 use serde_json::json;
 
 use super::{
@@ -27,7 +27,7 @@ use crate::{
 
 #[test]
 fn every_fact_of_a_pod_comes_from_its_metadata_and_spec() {
-    let metadata: ObjectMeta = serde_json::from_value(json!({
+    let metadata: PackedMeta = serde_json::from_value(json!({
         "name": "web-0", "namespace": "shop", "creationTimestamp": "2026-03-02T12:00:00Z",
         "labels": {"app": "web"}, "annotations": {"team": "a"},
         "ownerReferences": [
@@ -58,7 +58,7 @@ fn every_fact_of_a_pod_comes_from_its_metadata_and_spec() {
     assert_eq!((facts.requests["cpu"], facts.requests["memory"]), (1600, 1 << 30));
     assert_eq!(facts.limits, [("memory".to_owned(), 2 << 30), ("nvidia.com/gpu".to_owned(), 2)].into());
     assert_eq!(facts.node_selector["pool"], "gpu");
-    let nothing = pod_facts(&ObjectMeta::default(), &json!(null));
+    let nothing = pod_facts(&PackedMeta::default(), &json!(null));
     assert_eq!((nothing.service_account, nothing.priority, nothing.containers), (None, None, 0));
 }
 

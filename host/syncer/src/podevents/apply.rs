@@ -119,7 +119,7 @@ impl PodEventSync {
                 let owner = VpodIdentity { key: vpod.key.clone(), uid: vpod.uid.to_string() };
                 let tokens = self.objects.tokens.of_owner(&owner);
                 let tokens = tokens.iter().map(|secret| secret.name().to_owned());
-                let copies = self.objects.copies_behind(&vpod.key.namespace, &vpod.references);
+                let copies = self.objects.copies_behind(&vpod.key.namespace, &vpod.spec.references);
                 About::Copy {
                     names: Names::of(&vpod, (&ppod.key, &ppod.uid), worker_node.as_deref(), copies, tokens),
                     vpod: owner.key,

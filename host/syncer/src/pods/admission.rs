@@ -15,7 +15,6 @@ use super::{
     action::{PodAction, PodPlan, Wake},
     apply::{PodSync, Step},
     snapshot::{PodSnapshot, VnodeState},
-    status::parse_conditions,
     view::Vpod,
     wording::cut,
 };
@@ -51,8 +50,11 @@ pub struct Denial {
 
 /// The state of the condition on a vpod.
 fn condition(vpod: &Vpod) -> Option<Value> {
-    let conditions = parse_conditions(&vpod.status.conditions);
-    conditions.into_iter().find(|condition| condition["type"] == condition_type::POLICY_ADMITTED)
+    vpod.status
+        .conditions
+        .list()
+        .into_iter()
+        .find(|condition| condition["type"] == condition_type::POLICY_ADMITTED)
 }
 
 /// What to do instead of making the copy; `None` lets it be made, after `actions`.

@@ -169,7 +169,7 @@ impl PodSync {
         };
         let ppod = to_worker_pod(whole, &context)?;
         self.check_ephemeral_claims(vpod, whole).await?;
-        self.objects.ensure(&self.clusters, &vpod.references, &vpod.key).await?;
+        self.objects.ensure(&self.clusters, &vpod.spec.references, &vpod.key).await?;
         self.objects.tokens.ensure(&self.clusters, whole).await?;
         match create_as(&self.clusters.worker, &paths::pods(&scope.mount_namespace), &ppod).await {
             Ok(created) => Ok(Ppod::parse(created)),

@@ -27,7 +27,6 @@ use super::{
     admission::Admission,
     references::References,
     snapshot::{Absence, PodScope, PodSnapshot, VnodeState, ppod_key},
-    status,
     view::{Deletion, Ppod, PpodStatus, Vpod},
     vpod_identity::VpodIdentity,
 };
@@ -202,7 +201,7 @@ impl PodStore {
     pub(super) fn bound_for(&self, key: &ObjectKey, now: Timestamp) -> Option<Duration> {
         let index = self.index.lock();
         let entry = index.vpods.get(key)?;
-        let conditions = status::parse_conditions(&entry.vpod.status.conditions);
+        let conditions = entry.vpod.status.conditions.list();
         let scheduled = conditions.iter().find(|it| it["type"] == "PodScheduled");
         let told = scheduled.and_then(|it| it["lastTransitionTime"].as_str()?.parse::<Timestamp>().ok());
         // The API has whole seconds.
@@ -434,7 +433,7 @@ impl PodStore {
 
     fn tell_references(&self, vpod: &Vpod) {
         let listeners = self.reference_listeners.read();
-        listeners.iter().for_each(|listener| listener(&vpod.key.namespace, &vpod.references));
+        listeners.iter().for_each(|listener| listener(&vpod.key.namespace, &vpod.spec.references));
     }
 }
 

@@ -12,6 +12,7 @@
 pub mod action;
 pub mod admission;
 pub mod apply;
+pub mod conditions;
 mod create;
 mod deletion;
 pub mod features;
@@ -34,6 +35,7 @@ pub mod tokens;
 pub mod transform;
 pub mod view;
 pub mod vpod_identity;
+pub mod vpod_spec;
 pub mod watch;
 pub mod wording;
 pub(crate) mod words;

@@ -32,7 +32,7 @@ impl Names {
         ]);
         names.extend(worker_node.map(|node| (node.to_owned(), vpod.node.to_string())));
         names.extend(copies);
-        names.extend(vpod.references.names().map(|name| (phys_name(name, namespace), name.to_owned())));
+        names.extend(vpod.spec.references.names().map(|name| (phys_name(name, namespace), name.to_owned())));
         let token = format!("{}-token", vpod.key.name);
         names.extend(token_secrets.into_iter().map(|secret| (secret, token.clone())));
         Self(names)

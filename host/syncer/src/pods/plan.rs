@@ -131,7 +131,7 @@ fn plan_absent(snapshot: &PodSnapshot, vpod: &Vpod, occupied: Option<&str>) -> P
         );
     }
     // Before anything is written: a pod that cannot be mapped leaves nothing behind.
-    if let Some(message) = vpod.references.not_mapped() {
+    if let Some(message) = vpod.spec.references.not_mapped() {
         return refuse(Refusal::new(RefusalReason::NotSupported, message));
     }
     let Some(worker_node) = worker_node else {
@@ -229,6 +229,7 @@ fn plan_follow(vpod: &Vpod, ppod: &Ppod, owned: &Owned, stamps: &MetadataChange,
     change.annotations.extend(stamps.annotations.clone());
     // The API server lets a deadline be set or shortened, never removed or extended.
     let deadline = vpod
+        .spec
         .active_deadline_seconds
         .filter(|wanted| ppod.active_deadline_seconds.is_none_or(|present| *wanted < present));
     if !change.is_empty() || deadline.is_some() {
@@ -239,7 +240,7 @@ fn plan_follow(vpod: &Vpod, ppod: &Ppod, owned: &Owned, stamps: &MetadataChange,
         });
     }
     if let Some(expected) = ppod.annotation(annotation::EXPECTED_SPEC)
-        && is_outdated(expected, &vpod.mutable_spec)
+        && is_outdated(expected, &vpod.spec.mutable)
     {
         plan.actions.push(PodAction::FollowSpec {
             uid: (&*vpod.uid).into(),
@@ -248,6 +249,7 @@ fn plan_follow(vpod: &Vpod, ppod: &Ppod, owned: &Owned, stamps: &MetadataChange,
         });
     }
     let missing: Vec<Box<str>> = vpod
+        .spec
         .ephemeral_containers
         .iter()
         .filter(|name| !ppod.ephemeral_containers.contains(name))

@@ -68,7 +68,7 @@ pub fn plan_status(vpod: &Vpod, ppod: &PpodStatus, wording: &Wording<'_>, now: T
         || fields
             .get(CONDITIONS)
             .and_then(Value::as_array)
-            .is_some_and(|new| readiness(new) != readiness(&parse_conditions(&vpod.status.conditions)));
+            .is_some_and(|new| readiness(new) != readiness(&vpod.status.conditions.list()));
     StatusPlan::Change { fields, urgent }
 }
 
@@ -111,7 +111,7 @@ fn wanted_fields(
 /// A ppod that has reported nothing else could vanish while nobody looks, and its vpod would seem to be one that never had
 /// any: until there is more to show, a condition says so.
 fn mark_created(conditions: &mut Vec<Value>, vpod: &Vpod, now: Timestamp) {
-    let known = parse_conditions(&vpod.status.conditions);
+    let known = vpod.status.conditions.list();
     let before = known.into_iter().find(|it| it["type"] == condition_type::WORKER_POD_CREATED);
     conditions.extend(before.filter(|before| before["status"] == "True"));
     let kind = condition_type::WORKER_POD_CREATED;
@@ -131,7 +131,7 @@ fn merge_conditions(
     wording: &Wording<'_>,
     now: Timestamp,
 ) -> Vec<Value> {
-    let own = parse_conditions(&vpod.status.conditions);
+    let own = vpod.status.conditions.list();
     let reported = reported.and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
     let find = |list: &[Value], kind: &str| list.iter().find(|condition| condition["type"] == kind).cloned();
 
@@ -145,7 +145,7 @@ fn merge_conditions(
     );
     for condition in reported.iter().filter(|condition| condition["type"] != "PodScheduled") {
         let mut condition = adopt(condition.clone(), wording);
-        if condition["type"] == "Ready" && !vpod.readiness_gates.is_empty() {
+        if condition["type"] == "Ready" && !vpod.spec.readiness_gates.is_empty() {
             apply_gates(&mut condition, vpod, &own, now);
         }
         merged.push(condition);
@@ -174,7 +174,7 @@ fn adopt(mut condition: Value, wording: &Wording<'_>) -> Value {
 /// Readiness gates live on the vpod only (TD section 6): its `Ready` is the ppod's and all gates.
 fn apply_gates(ready: &mut Value, vpod: &Vpod, own: &[Value], now: Timestamp) {
     let is_true = |gate: &str| own.iter().any(|it| it["type"] == gate && it["status"] == "True");
-    let Some(unmet) = vpod.readiness_gates.iter().find(|gate| !is_true(gate)) else { return };
+    let Some(unmet) = vpod.spec.readiness_gates.iter().find(|gate| !is_true(gate)) else { return };
     if ready["status"] != "True" {
         return;
     }
@@ -189,11 +189,6 @@ fn apply_gates(ready: &mut Value, vpod: &Vpod, own: &[Value], now: Timestamp) {
         "lastProbeTime": null,
         "lastTransitionTime": since,
     });
-}
-
-/// The conditions a view keeps as text.
-pub fn parse_conditions(text: &str) -> Vec<Value> {
-    serde_json::from_str(text).unwrap_or_default()
 }
 
 fn readiness(conditions: &[Value]) -> Option<&Value> {

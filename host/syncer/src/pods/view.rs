@@ -5,28 +5,29 @@
 //! vpod's status only hashes per field and the conditions remain; a ppod's status is kept until it was mirrored.
 //! Called by the index. Invariant: parsing never fails; a malformed field counts as absent.
 
-use std::sync::Arc;
+use std::{cell::LazyCell, sync::Arc};
 
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kubeocean_api::{
-    keys::{annotation, condition_type, taint},
+    keys::{annotation, condition_type},
     name::ObjectKey,
 };
 use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, value::RawValue};
 
 use super::{
-    in_place::Mutable,
-    references::{References, references},
+    conditions::PackedConditions,
     status_hash::{self, StatusHashes},
+    vpod_spec::{KnownSpecs, VpodSpec, vnode_in},
 };
 use crate::placement::pod_facts;
 use kubeocean_engine::PodFacts;
-use kubeocean_runtime::{meta::trimmed_meta, packed::PackedTexts, partial_resource};
-
-/// What every vnode's name starts with (BU-301); pods elsewhere are dropped while they are decoded.
-const VNODE_PREFIX: &str = "vnode-";
+use kubeocean_runtime::{
+    meta::PackedMeta,
+    packed::{PackedTexts, with_json_text},
+    partial_resource,
+};
 
 /// A pod of the computing cluster as a watch decodes it: the view, and the identity the watch itself needs. The whole
 /// object lives only while it is decoded, so a long list never holds whole pods.
@@ -52,47 +53,33 @@ pub struct PpodObject {
 partial_resource!(VpodObject, k8s_openapi::api::core::v1::Pod);
 partial_resource!(PpodObject, k8s_openapi::api::core::v1::Pod);
 
-/// A vpod on the wire. The whole spec is read once, to find what it refers to.
+/// A vpod on the wire. Its spec stays text until it is known whether it is to be read.
 #[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
 pub(super) struct VpodWire {
-    #[serde(deserialize_with = "trimmed_meta")]
-    metadata: ObjectMeta,
-    #[serde(default)]
-    spec: Value,
-    #[serde(default)]
+    metadata: PackedMeta,
+    spec: Option<Box<RawValue>>,
     status: Map<String, Value>,
 }
 
 /// A ppod on the wire.
 #[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
 pub(super) struct PpodWire {
-    #[serde(deserialize_with = "trimmed_meta")]
-    metadata: ObjectMeta,
-    #[serde(default)]
+    metadata: PackedMeta,
     spec: PpodSpec,
-    #[serde(default)]
     status: Map<String, Value>,
 }
 
 impl From<VpodWire> for VpodObject {
     fn from(wire: VpodWire) -> Self {
-        Self { metadata: identity(&wire.metadata), view: Vpod::parse(wire).map(Box::new) }
+        Self { metadata: wire.metadata.identity(), view: Vpod::parse(wire).map(Box::new) }
     }
 }
 
 impl From<PpodWire> for PpodObject {
     fn from(wire: PpodWire) -> Self {
-        Self { metadata: identity(&wire.metadata), view: Box::new(Ppod::parse(wire)) }
-    }
-}
-
-fn identity(metadata: &ObjectMeta) -> ObjectMeta {
-    ObjectMeta {
-        name: metadata.name.clone(),
-        namespace: metadata.namespace.clone(),
-        uid: metadata.uid.clone(),
-        resource_version: metadata.resource_version.clone(),
-        ..ObjectMeta::default()
+        Self { metadata: wire.metadata.identity(), view: Box::new(Ppod::parse(wire)) }
     }
 }
 
@@ -209,18 +196,8 @@ pub struct Vpod {
     pub owner: Option<Owner>,
     /// Whether any owner is a DaemonSet.
     pub daemonset: bool,
-    /// `spec.activeDeadlineSeconds`.
-    pub active_deadline_seconds: Option<i64>,
-    /// Digests of what of its spec may change, as annotation `expected-spec` holds them.
-    pub mutable_spec: Box<str>,
-    /// Names of its debug containers.
-    pub ephemeral_containers: Vec<Box<str>>,
-    /// Condition types of `spec.readinessGates`.
-    pub readiness_gates: Vec<Box<str>>,
-    /// Whether it may stay on a vnode outside the time windows.
-    pub tolerates_out_of_window: bool,
-    /// The objects its spec names.
-    pub references: References,
+    /// What is known of its spec.
+    pub spec: Arc<VpodSpec>,
     /// What is known of its status.
     pub status: VpodStatus,
     /// What policies are told of it; only as long as it has shown no sign of a copy.
@@ -236,8 +213,8 @@ pub struct VpodStatus {
     /// states, nor the condition that there is one. A tenant cannot write a status, so a status that is not blank proves
     /// that a ppod existed.
     pub blank: bool,
-    /// `conditions` as JSON text: a third of the size of the parsed form.
-    pub conditions: Box<str>,
+    /// `conditions`.
+    pub conditions: PackedConditions,
     /// One hash per mirrored field.
     pub hashes: StatusHashes,
 }
@@ -302,34 +279,32 @@ impl Vpod {
     /// The view of a decoded vpod; `None` if it is not on a vnode (TD-401).
     pub(super) fn parse(wire: VpodWire) -> Option<Self> {
         let VpodWire { metadata, spec, status } = wire;
-        let node =
-            spec.get("nodeName").and_then(Value::as_str).filter(|node| node.starts_with(VNODE_PREFIX))?;
+        let text = spec.as_deref().map(RawValue::get).unwrap_or_default();
+        let node = vnode_in(text)?.into();
+        let whole = LazyCell::new(|| serde_json::from_str::<Value>(text).unwrap_or_default());
         let status = VpodStatus::parse(&status);
-        let place = status.blank.then(|| Arc::new(pod_facts(&metadata, &spec)));
+        let place = status.blank.then(|| Arc::new(pod_facts(&metadata, &whole)));
+        let read = || VpodSpec::read(&metadata.name, &whole);
+        let (uid, spec) = KnownSpecs::of_process().of(metadata.uid.into(), text, read);
         let owners = metadata.owner_references.unwrap_or_default();
         Some(Self {
             place,
-            node: node.into(),
+            node,
+            uid,
+            spec,
             deletion: deletion(metadata.deletion_timestamp.as_ref(), metadata.deletion_grace_period_seconds),
             has_finalizers: metadata.finalizers.as_ref().is_some_and(|list| !list.is_empty()),
-            labels: metadata.labels.into(),
-            annotations: metadata.annotations.into(),
+            labels: metadata.labels,
+            annotations: metadata.annotations,
             daemonset: owners.iter().any(|owner| owner.kind == "DaemonSet"),
             owner: owners.into_iter().next().map(|owner| Owner {
                 kind: owner.kind.into(),
                 name: owner.name.into(),
                 uid: owner.uid.into(),
             }),
-            active_deadline_seconds: spec.get("activeDeadlineSeconds").and_then(Value::as_i64),
-            mutable_spec: Mutable::of(&spec).encode().into(),
-            ephemeral_containers: strings(&spec, "ephemeralContainers", "name"),
-            readiness_gates: strings(&spec, "readinessGates", "conditionType"),
-            tolerates_out_of_window: tolerates(&spec, taint::OUT_OF_TIME_WINDOWS),
-            references: references(metadata.name.as_deref().unwrap_or_default(), &spec),
             status,
-            key: ObjectKey::new(metadata.namespace.unwrap_or_default(), metadata.name.unwrap_or_default()),
-            uid: metadata.uid.unwrap_or_default().into(),
-            resource_version: metadata.resource_version.unwrap_or_default().into(),
+            key: ObjectKey::new(metadata.namespace, metadata.name),
+            resource_version: metadata.resource_version.into(),
         })
     }
 
@@ -361,7 +336,7 @@ impl VpodStatus {
         Self {
             phase,
             blank: phase == Phase::Pending && !reported && !has_copy(status),
-            conditions: status.get("conditions").map(ToString::to_string).unwrap_or_default().into(),
+            conditions: PackedConditions::of(status.get("conditions")),
             hashes: status_hash::of_fields(status),
         }
     }
@@ -386,14 +361,14 @@ impl Ppod {
     pub(super) fn parse(wire: PpodWire) -> Self {
         let PpodWire { metadata, spec, status } = wire;
         Self {
-            key: ObjectKey::new(metadata.namespace.unwrap_or_default(), metadata.name.unwrap_or_default()),
-            uid: metadata.uid.unwrap_or_default().into(),
-            resource_version: metadata.resource_version.unwrap_or_default().into(),
+            key: ObjectKey::new(metadata.namespace, metadata.name),
+            uid: metadata.uid.into(),
+            resource_version: metadata.resource_version.into(),
             created: metadata.creation_timestamp.map(|time| time.0),
             scheduled: spec.node_name.as_ref().is_some_and(|node| !node.is_empty()),
             deletion: deletion(metadata.deletion_timestamp.as_ref(), metadata.deletion_grace_period_seconds),
-            labels: metadata.labels.into(),
-            annotations: metadata.annotations.into(),
+            labels: metadata.labels,
+            annotations: metadata.annotations,
             active_deadline_seconds: spec.active_deadline_seconds,
             ephemeral_containers: spec.ephemeral_containers.into_iter().map(|named| named.name).collect(),
             status: PpodStatus::parse(status),
@@ -435,7 +410,7 @@ impl PpodStatus {
                 .filter(|message| !message.is_empty())
                 .map(Into::into),
             hash: status_hash::of_fields(&status).total(),
-            fields: Some(Value::Object(status).to_string().into()),
+            fields: Some(with_json_text(&status, |text| text.into())),
         }
     }
 }
@@ -458,25 +433,4 @@ fn is_set(value: Option<&Value>) -> bool {
 
 fn non_empty<'a>(metadata: &'a PackedTexts, key: &str) -> Option<&'a str> {
     metadata.get(key).filter(|value| !value.is_empty())
-}
-
-fn list<'a>(value: &'a Value, field: &str) -> impl Iterator<Item = &'a Value> {
-    value.get(field).and_then(Value::as_array).into_iter().flatten()
-}
-
-fn strings(spec: &Value, field: &str, member: &str) -> Vec<Box<str>> {
-    list(spec, field).filter_map(|item| item.get(member)?.as_str()).map(Into::into).collect()
-}
-
-/// Whether a pod may stay under a taint `key=true:NoExecute`: by the rules of Kubernetes, or because it names the key at
-/// all, as the original has it (BU-807).
-fn tolerates(spec: &Value, key: &str) -> bool {
-    let text =
-        |item: &Value, field: &str| item.get(field).and_then(Value::as_str).unwrap_or_default().to_owned();
-    list(spec, "tolerations").any(|item| {
-        let exists = text(item, "operator") == "Exists";
-        let named = text(item, "key");
-        let all = named.is_empty() && exists && matches!(&*text(item, "effect"), "" | "NoExecute");
-        named == key || all
-    })
 }

@@ -105,7 +105,7 @@ impl PodSync {
         reason: &str,
         message: &str,
     ) -> Result<(), ApplyError> {
-        let mut conditions = status::parse_conditions(&vpod.status.conditions);
+        let mut conditions = vpod.status.conditions.list();
         if status::set_condition(&mut conditions, kind, status, reason, message, self.clock.now()) {
             let patch = json!({
                 "metadata": preconditions(&vpod.uid, &vpod.resource_version),

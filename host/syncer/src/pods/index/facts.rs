@@ -69,7 +69,7 @@ impl PodStore {
                     deleting: vpod.deletion.is_some(),
                     daemonset: vpod.daemonset,
                     system: is_never_mapped(&scope, &vpod.key),
-                    tolerates_out_of_window: vpod.tolerates_out_of_window,
+                    tolerates_out_of_window: vpod.spec.tolerates_out_of_window,
                 }
             })
             .collect()

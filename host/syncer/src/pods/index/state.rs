@@ -143,7 +143,7 @@ impl Index {
         let wanted = self.our_vnodes.contains(&vpod.node)
             && !vpod.status.phase.is_terminal()
             && is_creatable(scope, vpod)
-            && vpod.references.is_mapped();
+            && vpod.spec.references.is_mapped();
         let lives = |copy: &ObjectKey| self.ppods.get(copy).is_some_and(|it| !it.status.phase.is_terminal());
         wanted || self.by_back_reference.get(&vpod.key).into_iter().flatten().any(lives)
     }
@@ -171,7 +171,8 @@ impl Index {
         if let Some(old) = &kept {
             self.unlink(&old.vpod);
         }
-        let references_changed = kept.as_ref().is_none_or(|old| old.vpod.references != vpod.references);
+        let references_changed =
+            kept.as_ref().is_none_or(|old| old.vpod.spec.references != vpod.spec.references);
         let vpod = Arc::new(vpod);
         self.by_vnode.entry(vpod.node.clone()).or_default().insert(key.clone());
         for object in objects(&vpod) {
@@ -339,7 +340,11 @@ pub(super) fn owner_of(ppod: &Ppod) -> Option<VpodIdentity> {
 }
 
 pub(super) fn objects(vpod: &Vpod) -> Vec<ObjectRef> {
-    vpod.references.objects().map(|(kind, name, _)| ObjectRef::new(kind, &vpod.key.namespace, name)).collect()
+    vpod.spec
+        .references
+        .objects()
+        .map(|(kind, name, _)| ObjectRef::new(kind, &vpod.key.namespace, name))
+        .collect()
 }
 
 pub(super) fn remove_from<K: std::hash::Hash + Eq>(

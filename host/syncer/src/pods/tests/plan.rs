@@ -220,11 +220,11 @@ fn a_confirmed_loss_fails_the_pod() {
     recorded().set(&["spec", "ephemeralContainers"], json!([{"name": "debug"}])), ppod(), &["debug"]
 )]
 #[case::spec_as_brought_down(
-    recorded(), ppod().annotate(annotation::EXPECTED_SPEC, &recorded().vpod().mutable_spec), &[]
+    recorded(), ppod().annotate(annotation::EXPECTED_SPEC, &recorded().vpod().spec.mutable), &[]
 )]
 #[case::changed_image(
     recorded().set(&["spec", "containers"], json!([{"name": "main", "image": "app:2"}])),
-    ppod().annotate(annotation::EXPECTED_SPEC, &recorded().vpod().mutable_spec),
+    ppod().annotate(annotation::EXPECTED_SPEC, &recorded().vpod().spec.mutable),
     &["follow-spec"]
 )]
 #[case::copy_of_the_original_is_not_followed_in_its_spec(
