@@ -30,6 +30,9 @@ use super::{
 /// Least time between two status writes that are not urgent, and how long the first one waits for a second: a kubelet
 /// reports several times while a pod starts.
 pub const STATUS_INTERVAL: Duration = Duration::from_secs(1);
+/// How long a ppod may report nothing before the vpod tells that there is one. A kubelet reports sooner, and then that is
+/// one write less; a ppod that goes unseen meanwhile has started nothing, and is made again.
+pub const MARK_AFTER: Duration = Duration::from_secs(5);
 
 /// Event reason of TD-804.
 pub const EVENT_FAILED_SCHEDULING: &str = "FailedSchedulingPod";
@@ -289,7 +292,9 @@ pub(super) fn plan_mirror(snapshot: &PodSnapshot, vpod: &Vpod, ppod: &Ppod, mut 
     // The worker's clock may be ahead of ours.
     let created = ppod.created.filter(|created| *created <= snapshot.now);
     let last = snapshot.status_written.max(created).unwrap_or(Timestamp::MIN);
-    let due = last.saturating_add(STATUS_INTERVAL).unwrap_or(Timestamp::MAX);
+    let silent = !ppod.status.started && ppod.status.unscheduled_message.is_none();
+    let interval = if silent { MARK_AFTER } else { STATUS_INTERVAL };
+    let due = last.saturating_add(interval).unwrap_or(Timestamp::MAX);
     if !urgent && snapshot.now < due {
         plan.wake = match plan.wake {
             Wake::At(other) => Wake::At(other.min(due)),

@@ -340,6 +340,24 @@ fn small_news_wait_for_a_second_and_important_ones_do_not() {
     check_words(&snapshot, &["report"]);
 }
 
+#[rstest]
+#[case::nothing(ppod(), 3)]
+#[case::no_place(
+    ppod().set(&["status", "conditions"], json!([{"type": "PodScheduled", "status": "False", "message": "full"}])), -1
+)]
+#[case::a_container(ppod().set(&["status", "hostIP"], "10.1.0.1"), -1)]
+fn that_there_is_a_ppod_is_told_at_once_only_with_what_it_reports(#[case] ppod: Pod, #[case] due_in: i64) {
+    let ppod = ppod.set(&["metadata", "creationTimestamp"], "2026-01-05T11:59:58Z");
+    let snapshot = snapshot(Some(&mapped()), Some(&ppod));
+    let plan = plan_pod(&snapshot);
+    if due_in > 0 {
+        let due = now() + jiff::SignedDuration::from_secs(due_in);
+        assert_eq!((words(&plan), plan.wake), (vec![], Wake::At(due)));
+    } else {
+        assert_eq!(words(&plan), ["report"]);
+    }
+}
+
 #[test]
 fn a_dropped_status_is_read_again_when_somebody_changes_the_vpod() {
     let pod = recorded().running();
