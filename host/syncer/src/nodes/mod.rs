@@ -8,6 +8,8 @@
 
 pub mod action;
 pub mod apply;
+mod bodies;
+mod changes;
 pub mod compare;
 pub mod conditions;
 pub mod decide;
@@ -15,6 +17,7 @@ pub mod decision;
 pub mod drift;
 pub mod host_ports;
 pub mod index;
+mod lease_event;
 pub mod loss;
 pub mod measured;
 pub mod measuring;
@@ -29,6 +32,7 @@ pub mod snapshot;
 pub mod store;
 #[cfg(test)]
 pub(crate) mod tests;
+mod undecided;
 pub mod view;
 pub mod vnode;
 pub mod watch;

@@ -3,30 +3,23 @@
 //! Pure: no clock, client or logging. In: [`NodeInput`], a snapshot of one key. Out: [`NodePlan`]: actions in an order
 //! for which every prefix is repairable, and when to look again without an event.
 
-use std::{collections::BTreeMap, fmt, net::IpAddr};
+use std::{fmt, net::IpAddr};
 
 use jiff::Timestamp;
-use kubeocean_api::{
-    keys::{annotation, condition_type, finalizer, label, taint},
-    quantity::Rounding,
-    resource::{floor_to_granularity, from_base_units, to_base_units},
-    vnode::missing_marks,
-};
+use kubeocean_api::keys::{annotation, condition_type, label, taint};
 
 use super::{
-    action::{Action, NodeChanges, PodDeletion, Shown, VnodeEvent},
+    action::{Action, PodDeletion, Shown, VnodeEvent},
+    changes::changes,
     compare::{Difference, difference},
-    conditions::{mirrored_conditions, proxier_condition, reachable_condition, stated},
-    decision::{Decision, Verdict},
+    decision::Decision,
+    lease_event::{LEASE_CHANGED, lease_event},
     loss::WorkerLoss,
-    metadata::{ExpectedMetadata, same_taints, stale_keys},
     reclaim::{LeaseState, Observed, Reclaiming, reclaiming},
     snapshot::Amounts,
-    view::{NodeAddress, NodeCondition, NodeView, Taint},
-    vnode::{
-        BindingView, Content, GoverningPolicy, Ingredients, Settings, Written, address, addresses, content,
-        evicts, unreachable_taint,
-    },
+    undecided::{addresses_of, mark_anew, mark_reachability, mirror, told},
+    view::{NodeAddress, NodeView},
+    vnode::{BindingView, Content, GoverningPolicy, Ingredients, Settings, Written, content, evicts},
     withdraw::{Cause, PodOnVnode, Withdrawal, begins, withdraw},
 };
 
@@ -326,87 +319,8 @@ fn strangers(ours: &[NodeAddress], vnode: &NodeView) -> bool {
     shown.len() > ours.len() || shown.iter().any(|other| !ours.iter().any(|one| one.type_ == other.type_))
 }
 
-/// What the status endpoint does not take, taints, cordon, finalizer, and keys of ours that are wanted no more. The start
-/// of a reclaim is written together with its taint.
-fn changes(vnode: &NodeView, wanted: &Content) -> NodeChanges {
-    let mut changes = NodeChanges::of(vnode);
-    let before = ExpectedMetadata::decode(vnode.annotation(annotation::EXPECTED_METADATA));
-    for key in stale_keys(&before.labels, &wanted.labels, &vnode.labels) {
-        changes.labels.insert(key, None);
-    }
-    for key in stale_keys(&before.annotations, &wanted.annotations, &vnode.annotations) {
-        changes.annotations.insert(key, None);
-    }
-    if !same_taints(&wanted.taints, &vnode.spec.taints) {
-        changes.taints = Some(wanted.taints.clone());
-        // Known as ours from this write on: if it is the last one, they must not pass for a user's.
-        let ours = ExpectedMetadata::decode(
-            wanted.annotations.get(annotation::EXPECTED_METADATA).map(String::as_str),
-        );
-        know_taints(&mut changes, &before, &ours.taints);
-        let since = wanted.annotations.get(annotation::RECLAIM_SINCE);
-        if let Some(since) = since
-            && vnode.annotation(annotation::RECLAIM_SINCE) != Some(since)
-        {
-            changes.annotations.insert(annotation::RECLAIM_SINCE.to_owned(), Some(since.clone()));
-        }
-    }
-    // A cordon by a user stays; ours is known by the time we left with it.
-    if vnode.spec.unschedulable && vnode.annotation(annotation::DELETION_TAINT_TIME).is_some() {
-        changes.unschedulable = Some(false);
-    }
-    let finalizers = &vnode.metadata.finalizers;
-    if !finalizers.iter().any(|name| name == finalizer::VNODE) {
-        let ours = std::iter::once(finalizer::VNODE.to_owned());
-        changes.finalizers = Some(finalizers.iter().cloned().chain(ours).collect());
-    }
-    changes
-}
-
-/// Taints that are set are remembered as ours by the same write.
-fn know_taints(changes: &mut NodeChanges, before: &ExpectedMetadata, ours: &[Taint]) {
-    if let Some(known) = before.with_taints(ours) {
-        changes.annotations.insert(annotation::EXPECTED_METADATA.to_owned(), Some(known.encode()));
-    }
-}
-
 /// Shortest time between the opening of a lease and its next closing (BU section 20).
 const REST: jiff::SignedDuration = jiff::SignedDuration::from_secs(10);
-
-const LEASE_CHANGED: &str = "LeaseChanged";
-/// Shortest time between two events about changed amounts of a vnode (PO-1503).
-const LEASE_CHANGED_PERIOD: jiff::SignedDuration = jiff::SignedDuration::from_mins(5);
-
-fn lease_event(
-    input: &NodeInput<'_>,
-    decision: &Decision,
-    vnode: &NodeView,
-    wanted: &Content,
-    reclaiming: &Reclaiming,
-    difference: Difference,
-) -> Option<VnodeEvent> {
-    let shown = vnode.condition(condition_type::LEASE).map(|condition| condition.status.as_str())?;
-    let normal = |reason, message: String| Some(VnodeEvent { warning: false, reason, message });
-    let why = decision.reason.as_ref().map_or_else(String::new, |reason| format!(" ({})", reason.code));
-    let was_evicting =
-        vnode.taint(taint::OUT_OF_TIME_WINDOWS).is_some_and(|t| t.effect == super::view::NO_EXECUTE);
-    if evicts(reclaiming.state) && !was_evicting {
-        let message = format!("the lease ended{why}, pods are evicted");
-        return Some(VnodeEvent { warning: true, reason: "LeaseReclaimed", message });
-    }
-    match (shown, wanted.lease_status()) {
-        ("True", "False") => normal("LeaseClosed", format!("no new pods{why}")),
-        ("False", "True") => normal("LeaseOpened", "the node is leased again".to_owned()),
-        _ if difference == (Difference::Now { amounts: true }) && decision.verdict == Verdict::Offer => {
-            let quiet = input
-                .written
-                .and_then(|written| written.event_at)
-                .is_some_and(|at| input.now.duration_since(at) < LEASE_CHANGED_PERIOD);
-            if quiet { None } else { normal(LEASE_CHANGED, format!("leased amounts changed{why}")) }
-        }
-        _ => None,
-    }
-}
 
 fn label_worker_node(input: &NodeInput<'_>, pnode: &NodeView, policy: &str, actions: &mut Vec<Action>) {
     let value = kubeocean_api::name::fit_label_value(policy);
@@ -432,89 +346,4 @@ fn evict(pods: &[PodOnVnode], actions: &mut Vec<Action>) {
         uid: pod.uid.clone(),
         why: PodDeletion::Reclaimed,
     }));
-}
-
-/// Nothing new is decided: conditions and addresses are kept current, and nothing is offered that others took (BU-906).
-fn mirror(input: &NodeInput<'_>) -> Vec<Action> {
-    let (Some(vnode), Some(pnode)) = (input.vnode, input.pnode) else { return Vec::new() };
-    let (wanted, addresses) = (told(input, Some(pnode), vnode), addresses_of(input, vnode));
-    let taints = reachability_taint(vnode, input.loss.is_some());
-    let written = Written::conditions_of(pnode, input.written);
-    let shown = Shown {
-        conditions: &wanted,
-        addresses: Some(&addresses),
-        lowered: lowered(vnode, input.available),
-        written: Some(written),
-        ..Shown::default()
-    };
-    let status = Action::show(vnode, shown);
-    // One of the two per round: both carry the version this was computed from.
-    let shown = taints.map(Action::PatchVnode).or(status);
-    mark_anew(input, vnode).into_iter().chain(shown).collect()
-}
-
-/// The labels it is watched by, where no other write brings them back.
-fn mark_anew(input: &NodeInput<'_>, vnode: &NodeView) -> Option<Action> {
-    let labels = missing_marks(|key| vnode.label(key), &input.binding.name);
-    (!labels.is_empty()).then(|| Action::PatchVnode(NodeChanges { labels, ..NodeChanges::of(vnode) }))
-}
-
-/// Published quantities that others no longer leave, as they are to be published.
-fn lowered(vnode: &NodeView, available: &Amounts) -> BTreeMap<String, String> {
-    let mut lowered = BTreeMap::new();
-    for (resource, text) in vnode.status.allocatable.iter().chain(vnode.status.capacity.iter()) {
-        let left = floor_to_granularity(resource, available.get(resource).copied().unwrap_or(0));
-        // What cannot be read is replaced.
-        if to_base_units(resource, text, Rounding::Up).map_or(true, |published| published > left) {
-            lowered.insert(resource.to_owned(), from_base_units(resource, left).to_string());
-        }
-    }
-    lowered
-}
-
-/// What is told of a vnode whatever is decided: the conditions of its node, if there is one, and who can be reached.
-fn told(input: &NodeInput<'_>, pnode: Option<&NodeView>, vnode: &NodeView) -> Vec<NodeCondition> {
-    let mirrored = pnode.map(|pnode| mirrored_conditions(pnode, Some(vnode), input.written));
-    let ours = [reachable_condition(input.loss), proxier_condition(input.proxier)];
-    let ours = ours.map(|condition| stated(Some(vnode), condition, input.now));
-    mirrored.into_iter().flatten().chain(ours).collect()
-}
-
-fn addresses_of(input: &NodeInput<'_>, vnode: &NodeView) -> Vec<NodeAddress> {
-    addresses(input.vnode_name, address(input.vnode_name, Some(vnode), input.proxier))
-}
-
-/// Nothing is known about the worker: only whether it can be reached is shown.
-fn mark_reachability(input: &NodeInput<'_>) -> Vec<Action> {
-    let Some(vnode) = input.vnode.filter(|vnode| !vnode.terminating()) else { return Vec::new() };
-    if input.loss.is_none() {
-        return Vec::new();
-    }
-    let wanted = stated(Some(vnode), reachable_condition(input.loss), input.now);
-    let taints = reachability_taint(vnode, true);
-    taints
-        .map(Action::PatchVnode)
-        .or_else(|| Action::show(vnode, Shown { conditions: &[wanted], ..Shown::default() }))
-        .into_iter()
-        .collect()
-}
-
-fn reachability_taint(vnode: &NodeView, unreachable: bool) -> Option<NodeChanges> {
-    let marked = vnode.taint(taint::WORKER_UNREACHABLE).is_some();
-    if marked == unreachable {
-        return None;
-    }
-    let mut taints = vnode.spec.taints.to_vec();
-    let mut changes = NodeChanges::of(vnode);
-    if unreachable {
-        taints.push(unreachable_taint());
-        // Known as ours from this write on, also to an earlier program.
-        if let Some(before) = ExpectedMetadata::readable(vnode.annotation(annotation::EXPECTED_METADATA)) {
-            know_taints(&mut changes, &before, &[unreachable_taint()]);
-        }
-    } else {
-        taints.retain(|t| t.key != taint::WORKER_UNREACHABLE);
-    }
-    changes.taints = Some(taints);
-    Some(changes)
 }
