@@ -1,6 +1,6 @@
 //! What is particular to claims and volumes.
 
-use super::*;
+use super::{world::claim_uid, *};
 
 const CLAIM: ObjectKind = ObjectKind::PersistentVolumeClaim;
 const VOLUME: ObjectKind = ObjectKind::PersistentVolume;
