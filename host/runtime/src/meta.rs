@@ -151,8 +151,8 @@ pub struct PackedMeta {
     pub deletion_timestamp: Option<Time>,
     /// How long its containers may take to end.
     pub deletion_grace_period_seconds: Option<i64>,
-    #[serde(deserialize_with = "absent_is_empty")]
     /// All labels.
+    #[serde(deserialize_with = "absent_is_empty")]
     pub labels: PackedTexts,
     /// All annotations but kubectl's copy of the manifest.
     #[serde(deserialize_with = "without_last_applied")]

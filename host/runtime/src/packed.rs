@@ -140,7 +140,7 @@ impl Packing {
         packing.text.clear();
         packing.ends.clear();
         let result = work(&mut packing);
-        if packing.text.capacity() <= KEPT {
+        if packing.text.capacity().max(size_of::<u32>() * packing.ends.capacity()) <= KEPT {
             PACKING.set(packing);
         }
         result

@@ -1,7 +1,7 @@
 //! What the worker says about pods, by the pod's UID; the watch writes, the loop reads.
 //!
 //! Synchronous; no lock is held across an await. Bounded: by the events of the mount namespace, which live an hour, by
-//! `STORIES` kinds of news per pod, and what concerns nobody here is forgotten.
+//! `ALL_STORIES` kinds of news per pod, and what concerns nobody here is forgotten.
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
@@ -20,8 +20,11 @@ use super::{
     view::{News, Seen, WorkerEvent},
 };
 
-/// Kinds of news per pod; more are not told.
+/// Kinds of news per pod that are told apart by their words. A probe may say something else each time; what comes then is
+/// told apart by its reason, so that a volume that does not mount is heard of all the same.
 const STORIES: usize = 16;
+/// Kinds of news per pod in all.
+const ALL_STORIES: usize = 32;
 
 /// UID of a ppod.
 pub type PodUid = Arc<str>;
@@ -171,12 +174,25 @@ impl EventStore {
     }
 }
 
+impl PodNews {
+    /// Where news belong; `None` if there is no room.
+    fn place_for(&self, news: &News) -> Option<StoryId> {
+        let known = |id: &StoryId| self.stories.contains_key(id);
+        let id = story_id(news);
+        if known(&id) || self.stories.len() < STORIES {
+            return Some(id);
+        }
+        let by_reason = story_by_reason(news);
+        (known(&by_reason) || self.stories.len() < ALL_STORIES).then_some(by_reason)
+    }
+}
+
 impl State {
     /// Takes an event; returns the pod to look at, if it was news.
     fn put(&mut self, event: WorkerEvent, now: Timestamp) -> Option<PodUid> {
         let WorkerEvent { name, pod, pod_uid, news, seen } = event;
         let pod_uid: PodUid = pod_uid.into();
-        let id = story_id(&news);
+        let id = self.pods.get(&pod_uid).map_or_else(|| Some(story_id(&news)), |pod| pod.place_for(&news))?;
         let place = (Arc::clone(&pod_uid), id.clone());
         if self.by_event.get(&name).is_some_and(|old| *old != place) {
             self.remove(&name);
@@ -187,9 +203,6 @@ impl State {
             budget: Budget::default(),
             stories: BTreeMap::new(),
         });
-        if !of_pod.stories.contains_key(&id) && of_pod.stories.len() >= STORIES {
-            return None;
-        }
         let kept = of_pod.stories.entry(id).or_insert_with(|| Kept {
             news: news.clone(),
             latest: (seen.last, name.clone()),
@@ -225,6 +238,12 @@ impl State {
             self.pods.remove(&pod);
         }
     }
+}
+
+/// One for all words that come with a reason.
+fn story_by_reason(news: &News) -> StoryId {
+    let News { severity, reason, field_path, .. } = news;
+    StoryId(format!("{severity:?}/{reason}/{field_path}").into())
 }
 
 fn story_id(news: &News) -> StoryId {

@@ -283,7 +283,20 @@ fn many_kinds_of_news_are_cut_off() {
             format!("{kind:03}").bytes().map(|digit| char::from(digit - b'0' + b'a')).collect();
         see(&store, &event(&word, &word, 1, after(1)));
     }
-    assert_eq!(store.stories(POD).unwrap().stories.len(), 16);
+    let stories = || store.stories(POD).unwrap().stories;
+    assert_eq!(stories().len(), 17, "16 by their words, and one of those that come later");
+    assert_eq!(stories().iter().map(|story| story.seen.count).sum::<i64>(), 100);
+    // What a pod says of itself does not hide what is said of it.
+    let mut failed = event("mount", "no such volume", 1, after(2));
+    failed["reason"] = "FailedMount".into();
+    see(&store, &failed);
+    assert!(stories().iter().any(|story| *story.news.reason == *"FailedMount"));
+    for reason in 'a'..='z' {
+        let mut event = event(&format!("of-{reason}"), "words", 1, after(3));
+        event["reason"] = format!("Reason-{reason}").into();
+        see(&store, &event);
+    }
+    assert_eq!(stories().len(), 32);
 }
 
 #[test]

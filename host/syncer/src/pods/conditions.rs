@@ -19,7 +19,7 @@ const PHRASES: [&str; 25] = [
     r#""status":"False","type":""#,
     r#","message":""#,
     r#"","reason":""#,
-    r#"containers with unready status: ["#,
+    "containers with unready status: [",
     "ContainersNotReady",
     r#"PodReadyToStartContainers"},"#,
     r#"PodReadyToStartContainers"}"#,
@@ -98,7 +98,7 @@ mod tests {
     fn what_a_running_pod_shows_is_short() {
         let kinds = ["PodReadyToStartContainers", "Initialized", "Ready", "ContainersReady", "PodScheduled"];
         for (more, most) in [(json!({}), 125), (json!({"observedGeneration": 1}), 125)] {
-            let conditions = Value::from_iter(kinds.map(|kind| condition(kind, &more)));
+            let conditions: Value = kinds.map(|kind| condition(kind, &more)).into_iter().collect();
             let packed = PackedConditions::of(Some(&conditions));
             assert!(packed.0.len() <= most, "{} bytes of {}", packed.0.len(), conditions.to_string().len());
             assert_eq!(Value::Array(packed.list()), conditions);
@@ -130,7 +130,7 @@ mod tests {
         #[test]
         fn any_list_comes_back(parts in proptest::collection::vec((0_usize..PHRASES.len(), ".{0,8}"), 0..12)) {
             let text = parts.iter().map(|(phrase, more)| format!("{}{more}", PHRASES[*phrase]));
-            let conditions = Value::from_iter(text.map(|text| condition(&text, &json!({"message": text}))));
+            let conditions: Value = text.map(|text| condition(&text, &json!({"message": text}))).collect();
             prop_assert_eq!(Value::Array(PackedConditions::of(Some(&conditions)).list()), conditions);
         }
     }

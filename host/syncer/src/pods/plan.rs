@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use kubeocean_api::{
-    keys::{annotation, label, namespace},
+    keys::{annotation, condition_type, label, namespace},
     name::ObjectKey,
 };
 
@@ -31,7 +31,8 @@ use super::{
 /// reports several times while a pod starts.
 pub const STATUS_INTERVAL: Duration = Duration::from_secs(1);
 /// How long a ppod may report nothing before the vpod tells that there is one. A kubelet reports sooner, and then that is
-/// one write less; a ppod that goes unseen meanwhile has started nothing, and is made again.
+/// one write less. A ppod that goes while no Syncer looks, less than this after it was made, is made again, whatever it
+/// did meanwhile.
 pub const MARK_AFTER: Duration = Duration::from_secs(5);
 
 /// Event reason of TD-804.
@@ -292,8 +293,8 @@ pub(super) fn plan_mirror(snapshot: &PodSnapshot, vpod: &Vpod, ppod: &Ppod, mut 
     // The worker's clock may be ahead of ours.
     let created = ppod.created.filter(|created| *created <= snapshot.now);
     let last = snapshot.status_written.max(created).unwrap_or(Timestamp::MIN);
-    let silent = !ppod.status.started && ppod.status.unscheduled_message.is_none();
-    let interval = if silent { MARK_AFTER } else { STATUS_INTERVAL };
+    let interval =
+        if tells_only_that_it_is_there(vpod, ppod, &change) { MARK_AFTER } else { STATUS_INTERVAL };
     let due = last.saturating_add(interval).unwrap_or(Timestamp::MAX);
     if !urgent && snapshot.now < due {
         plan.wake = match plan.wake {
@@ -309,6 +310,17 @@ pub(super) fn plan_mirror(snapshot: &PodSnapshot, vpod: &Vpod, ppod: &Ppod, mut 
         change,
     });
     plan
+}
+
+/// Whether the ppod has reported nothing, and nothing else has to be told or taken back.
+fn tells_only_that_it_is_there(vpod: &Vpod, ppod: &Ppod, change: &MetadataChange) -> bool {
+    let refused =
+        || vpod.status.conditions.list().iter().any(|it| it["type"] == condition_type::WORKER_POD_CREATED);
+    !ppod.status.started
+        && ppod.status.unscheduled_message.is_none()
+        && change.labels.is_empty()
+        && change.annotations.keys().all(|key| key == annotation::PHYSICAL_POD_UID)
+        && !refused()
 }
 
 /// The worker's edits, and the mapping as it should be: a tenant may have changed it.

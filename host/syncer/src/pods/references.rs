@@ -34,6 +34,9 @@ impl References {
         self.unsupported.is_empty()
     }
 
+    /// As many objects as a pod may name: each costs requests before the pod is made.
+    const MAX: usize = 1000;
+
     /// What keeps a pod from being mapped, for its owner; `None` when nothing does.
     pub fn not_mapped(&self) -> Option<String> {
         let features = &self.unsupported;
@@ -142,6 +145,13 @@ pub fn references(pod: &str, spec: &Value) -> References {
     }
     for claim in ephemeral_claims(pod, spec) {
         found.add(ObjectKind::PersistentVolumeClaim, &claim, Need::Required);
+    }
+    let count = found.names.len();
+    if count > References::MAX {
+        found
+            .unsupported
+            .push(format!("{count} ConfigMaps, Secrets and claims (at most {})", References::MAX));
+        found.names.clear();
     }
     found
 }

@@ -3,7 +3,8 @@
 //! A vpod (computing cluster) and a ppod (its copy in the worker cluster) arrive as partial objects from a watch or
 //! from the answer of a write, and become [`Vpod`] and [`Ppod`]: what the planners ask for, and nothing else. Of a
 //! vpod's status only hashes per field and the conditions remain; a ppod's status is kept until it was mirrored.
-//! Called by the index. Invariant: parsing never fails; a malformed field counts as absent.
+//! Called by the index. Types are those that API servers keep to; what is only read, in a spec or a status, counts as
+//! absent when it is malformed.
 
 use std::{cell::LazyCell, sync::Arc};
 

@@ -5,7 +5,6 @@
 //! The table of what is in memory holds nothing alive.
 
 use std::{
-    borrow::Cow,
     collections::HashMap,
     hash::{BuildHasher, RandomState},
     sync::{Arc, LazyLock, Weak},
@@ -59,12 +58,11 @@ impl VpodSpec {
 pub(super) fn vnode_in(spec: &str) -> Option<Box<str>> {
     #[derive(Deserialize)]
     #[serde(rename_all = "camelCase")]
-    struct Bound<'a> {
-        #[serde(borrow)]
-        node_name: Option<Cow<'a, str>>,
+    struct Bound {
+        node_name: Option<Box<str>>,
     }
-    let node = serde_json::from_str::<Bound<'_>>(spec).ok()?.node_name?;
-    node.starts_with(VNODE_PREFIX).then(|| node.into())
+    let node = serde_json::from_str::<Bound>(spec).ok()?.node_name?;
+    node.starts_with(VNODE_PREFIX).then_some(node)
 }
 
 /// Specs of the vpods in memory, by UID.
@@ -82,9 +80,12 @@ struct Table {
     alive: usize,
 }
 
+/// A watch and the answer of a write spell the same spec differently: the members of one are in the order of the API's
+/// types, those of the other sorted.
 #[derive(Debug)]
 struct Known {
-    digest: u64,
+    latest: u64,
+    before: Option<u64>,
     spec: Weak<VpodSpec>,
 }
 
@@ -106,19 +107,36 @@ impl KnownSpecs {
         read: impl FnOnce() -> VpodSpec,
     ) -> (Arc<str>, Arc<VpodSpec>) {
         let digest = self.digests.hash_one(spec);
-        if let Some((uid, known)) = self.table.lock().known.get_key_value(&uid)
-            && known.digest == digest
-            && let Some(spec) = known.spec.upgrade()
+        let known = self.table.lock().of(&uid);
+        let (uid, known) = known.map_or((uid, None), |(uid, known)| (uid, Some(known)));
+        let alive = known.and_then(|known| Some((known.spec.upgrade()?, known)));
+        if let Some((spec, known)) = &alive
+            && (known.latest == digest || known.before == Some(digest))
         {
-            return (Arc::clone(uid), spec);
+            return (uid, Arc::clone(spec));
         }
-        let spec = Arc::new(read());
-        self.table.lock().insert(Arc::clone(&uid), Known { digest, spec: Arc::downgrade(&spec) });
+        let read = read();
+        let (spec, before) = match alive {
+            Some((spec, known)) if *spec == read => (spec, Some(known.latest)),
+            _ => (Arc::new(read), None),
+        };
+        let known = Known { latest: digest, before, spec: Arc::downgrade(&spec) };
+        self.table.lock().insert(Arc::clone(&uid), known);
         (uid, spec)
+    }
+
+    /// The vpod of this UID is gone.
+    pub(super) fn forget(&self, uid: &str) {
+        self.table.lock().known.remove(uid);
     }
 }
 
 impl Table {
+    fn of(&self, uid: &str) -> Option<(Arc<str>, Known)> {
+        let (uid, known) = self.known.get_key_value(uid)?;
+        Some((Arc::clone(uid), Known { spec: Weak::clone(&known.spec), ..*known }))
+    }
+
     fn insert(&mut self, uid: Arc<str>, known: Known) {
         if self.known.len() >= KnownSpecs::FEW.max(2 * self.alive) {
             self.known.retain(|_, known| known.spec.strong_count() > 0);
@@ -189,11 +207,26 @@ mod tests {
         assert!(!Arc::ptr_eq(&changed, &another), "names of claims depend on the pod");
         drop((before, same, changed, another));
         let mut reads = 0;
-        let (_, _again) = known.of("u".into(), second, || {
+        let (_, again) = known.of("u".into(), second, || {
             reads += 1;
             read(second)
         });
         assert_eq!(reads, 1, "what nobody uses is not kept");
+        known.forget("u");
+        assert!(!Arc::ptr_eq(&again, &known.of("u".into(), second, || read(second)).1));
+    }
+
+    #[test]
+    fn two_spellings_of_a_spec_are_one() {
+        let as_watched = r#"{"nodeName":"vnode-a","activeDeadlineSeconds":1}"#;
+        let as_answered = r#"{"activeDeadlineSeconds":1,"nodeName":"vnode-a"}"#;
+        let known = KnownSpecs::default();
+        let (_, first) = known.of("u".into(), as_watched, || read(as_watched));
+        let (_, second) = known.of("u".into(), as_answered, || read(as_answered));
+        assert!(Arc::ptr_eq(&first, &second));
+        for spelling in [as_watched, as_answered, as_watched] {
+            assert!(Arc::ptr_eq(&first, &known.of("u".into(), spelling, never).1));
+        }
     }
 
     #[test]

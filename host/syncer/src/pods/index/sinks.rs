@@ -92,7 +92,9 @@ impl Sink<PpodObject> for PodStore {
             let (key, vpod) = {
                 let mut index = self.index.lock();
                 self.queue.add_all(index.refused.get(&ppod.key).cloned());
-                let Some(key) = index.forget_ppod(&ppod.key) else { continue };
+                // What was seen of it may be more than its vpod shows yet.
+                let gone = index.remove_ppod(&ppod.key, &ppod.uid, None, Proof::NotShown);
+                let Some(key) = gone else { continue };
                 let vpod = index.vpods.get(&key).map(|entry| entry.vpod.clone());
                 (key, vpod)
             };

@@ -20,6 +20,7 @@ use crate::{
         snapshot::{Absence, LostPpod, PodScope},
         view::{BackReference, Ppod, PpodStatus, Vpod},
         vpod_identity::VpodIdentity,
+        vpod_spec::KnownSpecs,
     },
 };
 
@@ -203,6 +204,7 @@ impl Index {
             self.refused.remove(place);
         }
         self.unlink(&entry.vpod);
+        KnownSpecs::of_process().forget(uid);
         Some(entry.vpod)
     }
 
@@ -314,7 +316,7 @@ impl Index {
     }
 
     /// A ppod is not shown any more, for whatever reason.
-    pub(super) fn forget_ppod(&mut self, key: &ObjectKey) -> Option<ObjectKey> {
+    fn forget_ppod(&mut self, key: &ObjectKey) -> Option<ObjectKey> {
         let ppod = self.ppods.remove(key)?;
         self.unscheduled.remove(key);
         let BackReference { key: vpod, uid } = ppod.back_reference()?;

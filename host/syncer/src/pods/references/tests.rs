@@ -175,3 +175,18 @@ fn plant(value: &mut Value, path: &[&str], field: &str, name: &str) {
         }
     }
 }
+
+#[test]
+fn a_pod_that_names_more_than_a_thousand_objects_is_refused_before_anything_is_copied() {
+    let naming = |count: usize| {
+        let from: Vec<_> = (0..count)
+            .map(|n| json!({"configMapRef": {"name": format!("m-{n}"), "optional": true}}))
+            .collect();
+        references("web", &json!({"containers": [{"name": "a", "envFrom": from}]}))
+    };
+    assert!(naming(1000).is_mapped());
+    let refused = naming(1001);
+    assert_eq!(refused.objects().count(), 0);
+    let why = refused.not_mapped().expect("it is too much");
+    assert!(why.contains("1001 ConfigMaps, Secrets and claims (at most 1000)"), "{why}");
+}

@@ -18,8 +18,8 @@ use crate::{
     objects::{ObjectKind, ObjectRef, PodDirectory},
     pods::{
         index::PodStore,
-        snapshot::{PodScope, VnodeState},
-        view::{PpodObject, VpodObject},
+        snapshot::{Absence, PodScope, VnodeState},
+        view::{Phase, PpodObject, VpodObject},
         vpod_identity::VpodIdentity,
     },
 };
@@ -46,6 +46,18 @@ fn store(vpods: &[Pod], ppods: &[Pod]) -> Arc<PodStore> {
 #[case::of_another_binding(ppod().label(label::CLUSTER_BINDING, "west"), 0)]
 fn only_ppods_that_will_be_ended_here_are_counted(#[case] copy: Pod, #[case] expected: usize) {
     assert_eq!(store(&[vpod()], &[copy]).ppod_count(), expected);
+}
+
+/// What a list does not show any more may have ended well meanwhile, which its vpod does not say yet (TD-805).
+#[rstest]
+#[case::ended_well(ppod().running().phase("Succeeded"), Phase::Succeeded)]
+#[case::started(ppod().running(), Phase::Running)]
+fn what_was_seen_of_a_ppod_is_known_when_a_list_misses_it(#[case] copy: Pod, #[case] seen: Phase) {
+    let store = store(&[recorded()], &[copy]);
+    store.reset(Vec::<PpodObject>::new());
+    let snapshot = store.snapshot(&key(), jiff::Timestamp::UNIX_EPOCH, |_| VnodeState::Missing);
+    let Absence::Witnessed(lost) = snapshot.absence else { panic!("{:?}", snapshot.absence) };
+    assert_eq!((lost.status.phase, lost.certain), (seen, false), "a list alone is no proof");
 }
 
 /// Pods that wait for the worker's scheduler have all their time anew when it was out of reach (TD-804).

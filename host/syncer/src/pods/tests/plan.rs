@@ -341,14 +341,22 @@ fn small_news_wait_for_a_second_and_important_ones_do_not() {
 }
 
 #[rstest]
-#[case::nothing(ppod(), 3)]
+#[case::nothing(mapped(), ppod(), 3)]
 #[case::no_place(
-    ppod().set(&["status", "conditions"], json!([{"type": "PodScheduled", "status": "False", "message": "full"}])), -1
+    mapped(), ppod().set(&["status", "conditions"], json!([{"type": "PodScheduled", "status": "False", "message": "full"}])), -1
 )]
-#[case::a_container(ppod().set(&["status", "hostIP"], "10.1.0.1"), -1)]
-fn that_there_is_a_ppod_is_told_at_once_only_with_what_it_reports(#[case] ppod: Pod, #[case] due_in: i64) {
+#[case::a_container(mapped(), ppod().set(&["status", "hostIP"], "10.1.0.1"), -1)]
+#[case::refused_before(
+    mapped().set(&["status", "conditions"], json!([{"type": "WorkerPodCreated", "status": "False", "reason": "DependencyMissing"}])), ppod(), -1
+)]
+#[case::a_label_of_the_worker(mapped(), ppod().label("zone", "a"), -1)]
+fn that_there_is_a_ppod_is_told_at_once_only_with_something_else(
+    #[case] vpod: Pod,
+    #[case] ppod: Pod,
+    #[case] due_in: i64,
+) {
     let ppod = ppod.set(&["metadata", "creationTimestamp"], "2026-01-05T11:59:58Z");
-    let snapshot = snapshot(Some(&mapped()), Some(&ppod));
+    let snapshot = snapshot(Some(&vpod), Some(&ppod));
     let plan = plan_pod(&snapshot);
     if due_in > 0 {
         let due = now() + jiff::SignedDuration::from_secs(due_in);

@@ -13,7 +13,10 @@ use super::{
     secret::{Found, TokenSecret, Unstamped},
 };
 use crate::objects::Pods;
-use kubeocean_runtime::{clock::Clock, queue::Queue};
+use kubeocean_runtime::{
+    clock::Clock,
+    queue::{Queue, flow_of},
+};
 
 #[derive(Debug)]
 struct Held {
@@ -71,7 +74,12 @@ pub(super) enum Look {
 impl TokenStore {
     /// An empty store.
     pub fn new(pods: Pods, clock: Arc<dyn Clock>) -> Self {
-        Self { pods, queue: Queue::new("tokens"), clock, state: Mutex::default() }
+        Self {
+            pods,
+            queue: Queue::with_flows("tokens", |owner: &TokenOwner| flow_of(&owner.key.namespace)),
+            clock,
+            state: Mutex::default(),
+        }
     }
 
     /// A Secret was seen in the mount namespace.
