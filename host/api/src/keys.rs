@@ -146,6 +146,9 @@ pub mod annotation {
     pub const RUNNING_DAEMONSET: &str = "kubeocean.io/running-daemonset";
     /// `true`, set by users on a binding whose worker is gone for ever.
     pub const FORCE_DETACH: &str = "kubeocean.io/force-detach";
+    /// On a binding: UID of the worker cluster's namespace `kube-system`, from the first connection. Users remove it when
+    /// the binding is to move to another cluster.
+    pub const WORKER_CLUSTER_UID: &str = "kubeocean.io/worker-cluster-uid";
     /// `true`, set by users on a binding: the Proxier serves with the Secret named by the next two.
     pub const LOGS_PROXY_ENABLED: &str = "kubeocean.io/logs-proxy-enabled";
     /// Secret with `tls.crt` and `tls.key`, set by users on a binding.
@@ -355,6 +358,7 @@ mod tests {
             (annotation::POLICY_ENDPOINT, "policy-endpoint"),
             (annotation::RENDERED_HASH, "rendered-hash"),
             (annotation::FORCE_DETACH, "force-detach"),
+            (annotation::WORKER_CLUSTER_UID, "worker-cluster-uid"),
             (annotation::TOKEN_ROTATION, "token-rotation"),
             (annotation::SYNCER_RESOURCES, "syncer-resources"),
             (annotation::PROXIER_RESOURCES, "proxier-resources"),

@@ -2,13 +2,13 @@
 //!
 //! While there is no worker, vnodes are only told that it cannot be reached.
 
-use std::sync::Arc;
+use std::sync::{Arc, atomic::Ordering};
 
 use crate::{
     bindings::deletion,
     leader::Leader,
     nodes::{decide::run as run_nodes, loss::WorkerLoss, store::Readiness},
-    session,
+    session, worker_identity,
 };
 use kubeocean_api::binding::SecretRef;
 use kubeocean_runtime::{
@@ -79,6 +79,15 @@ impl Connection {
                 worker = connect => worker,
                 () = self.moved() => None,
             };
+            let worker = match worker {
+                Some(worker) => tokio::select! {
+                    () = worker_identity::recognized(&leader, &worker) => Some(worker.clone()),
+                    _ = secrets.changed() => None,
+                    () = self.moved() => None,
+                    () = cancel.cancelled() => None,
+                },
+                None => None,
+            };
             waiting.cancel();
             worker
         };
@@ -125,7 +134,11 @@ async fn without_worker(leader: &Leader, cancel: &CancellationToken) {
             tokio::select! {
                 () = cancel.cancelled() => return,
                 _ = ticks.tick() => {
-                    let loss = WorkerLoss::judge(leader.stores.worker.is_lost(), []);
+                    let loss = if leader.stores.other_worker.load(Ordering::Relaxed) {
+                        Some(WorkerLoss::OtherCluster)
+                    } else {
+                        WorkerLoss::judge(leader.stores.worker.is_lost(), [])
+                    };
                     leader.stores.nodes.set_loss(loss);
                     deletion::wait_for_worker(leader);
                 }

@@ -30,3 +30,4 @@ pub mod session;
 mod simulation;
 pub mod stores;
 mod tombstones;
+mod worker_identity;

@@ -1,6 +1,6 @@
 //! Everything known of both clusters, kept across connections to the worker, and who hears of whose changes.
 
-use std::sync::Arc;
+use std::sync::{Arc, atomic::AtomicBool};
 
 use kubeocean_engine::{BindingFacts, Engine, PolicyHost, zone_name};
 use kubeocean_runtime::{binding::Binding, probe::Reachability, queue::QueueNumbers, watch::WatchHealth};
@@ -53,6 +53,8 @@ pub struct Stores {
     pub strays_found: Arc<SetOnce<()>>,
     /// When the worker answered last.
     pub worker: Reachability,
+    /// The kubeconfig leads to a cluster that is not the binding's.
+    pub(crate) other_worker: Arc<AtomicBool>,
     /// How many nodes may lose their lease per minute.
     pub pace: Arc<Pace>,
     pub(crate) workloads: Arc<Workloads>,
@@ -151,6 +153,7 @@ impl Stores {
             vnodes_listed: Arc::default(),
             strays_found: Arc::default(),
             worker: Reachability::default(),
+            other_worker: Arc::default(),
             pace: Arc::new(Pace::new(config.reclaim_max_nodes_per_minute)),
             workloads: Workloads::new(),
             something_went,

@@ -3,12 +3,15 @@
 use std::process::{Command, Output};
 use std::time::{Duration, Instant};
 
-use kubeocean_api::{keys::label, name::vnode_name};
+use kubeocean_api::{
+    keys::{annotation, condition_type, label},
+    name::vnode_name,
+};
 use kubeocean_e2e::pods::Objects;
 use kubeocean_harness::program::kubeocean_binary;
 use kubeocean_harness::site::SYSTEM_NAMESPACE;
 use kubeocean_harness::{
-    Binding, BindingSpec, NodeShape, Program, ProgramSpec, shared, shared_site, wait_until,
+    Binding, BindingSpec, Cluster, NodeShape, Program, ProgramSpec, shared, shared_site, wait_until,
 };
 use serde_json::json;
 
@@ -123,6 +126,69 @@ async fn a_wrong_kubeconfig_is_told_and_mending_it_is_enough() {
     println!("stopped within {:?}", stopping.elapsed());
     assert!(status.success(), "{status}");
     assert!(stopping.elapsed() < 5 * PROMISE, "{:?}", stopping.elapsed());
+}
+
+/// BU-1802: the right kubeconfig of the wrong cluster takes no vnode away.
+#[tokio::test]
+async fn another_cluster_behind_the_kubeconfig_is_not_touched_until_that_is_meant() {
+    let binding = bind("moving").await;
+    let computing = Objects::of(binding.computing()).await;
+    let uid = async |cluster: &Cluster| {
+        let namespace =
+            Objects::of(cluster).await.get("/api/v1/namespaces/kube-system").await.expect("it is there");
+        namespace["metadata"]["uid"].as_str().expect("a UID").to_owned()
+    };
+    let (worker_uid, other_uid) = (uid(binding.worker()).await, uid(binding.computing()).await);
+    let recorded = async |expected: &str| {
+        let path = format!("/apis/cloud.tencent.com/v1beta1/clusterbindings/{}", binding.name());
+        computing
+            .wait("the worker's UID on the binding", &path, |object| {
+                (object["metadata"]["annotations"][annotation::WORKER_CLUSTER_UID] == *expected).then_some(())
+            })
+            .await;
+    };
+    let good = binding
+        .worker()
+        .service_account_kubeconfig(binding.mount_namespace(), "kubeocean-syncer")
+        .await
+        .expect("a kubeconfig");
+    let mut syncer = binding.syncer(&[]).await.expect("a Syncer");
+    let vnode = node(&binding, "moving-a").await;
+    wait_vnode(&computing, &vnode).await;
+    recorded(&worker_uid).await;
+    let before = computing.get(&vnode).await.expect("it is there");
+
+    binding.write_kubeconfig(binding.computing().kubeconfig()).await.expect("the Secret");
+    wait_told(&computing, &binding, &mut syncer, "leads to another worker cluster than before").await;
+    let told = computing
+        .wait("the vnode to tell it", &vnode, |vnode| {
+            let all = vnode["status"]["conditions"].as_array()?;
+            let reachable = all.iter().find(|it| it["type"] == condition_type::WORKER_REACHABLE)?;
+            (reachable["reason"] == "OtherCluster").then(|| vnode.clone())
+        })
+        .await;
+    assert_eq!(told["metadata"]["uid"], before["metadata"]["uid"]);
+    assert_eq!(told["metadata"].get("deletionTimestamp"), None, "{told}");
+    assert_eq!(told["spec"].get("unschedulable"), None, "it is not withdrawn: {told}");
+    recorded(&worker_uid).await;
+
+    binding.write_kubeconfig(&good).await.expect("the Secret");
+    let next = node(&binding, "moving-b").await;
+    wait_vnode(&computing, &next).await;
+    let after = computing.get(&vnode).await.expect("it is there");
+    assert_eq!(after["metadata"]["uid"], before["metadata"]["uid"]);
+
+    binding.write_kubeconfig(binding.computing().kubeconfig()).await.expect("the Secret");
+    wait_until("the other cluster to be told of again", DEADLINE, async || {
+        let told = syncer.log().matches("leads to another worker cluster than before").count();
+        if told > 1 { Ok(()) } else { Err(told) }
+    })
+    .await;
+    let path = format!("/apis/cloud.tencent.com/v1beta1/clusterbindings/{}", binding.name());
+    let meant = json!({"metadata": {"annotations": {(annotation::WORKER_CLUSTER_UID): null}}});
+    computing.merge(&path, &meant).await;
+    recorded(&other_uid).await;
+    syncer.stop().await.expect("an end");
 }
 
 #[tokio::test]

@@ -17,6 +17,8 @@ pub struct Binding {
     pub has_finalizer: bool,
     /// Whether a user gave the worker up: the Syncer then makes no further write (BU section 14).
     pub force_detach: bool,
+    /// Which cluster it was connected to: the UID of its namespace `kube-system`.
+    pub worker_cluster_uid: Option<String>,
     /// `spec.clusterID`.
     pub cluster_id: String,
     /// The whole spec.
@@ -27,9 +29,8 @@ impl Binding {
     /// The view of a stored object.
     pub fn of(object: &ClusterBinding) -> Self {
         let meta = &object.metadata;
-        let annotated = |key: &str| {
-            meta.annotations.as_ref().and_then(|all| all.get(key)).is_some_and(|value| value == "true")
-        };
+        let annotation = |key: &str| meta.annotations.as_ref().and_then(|all| all.get(key));
+        let annotated = |key: &str| annotation(key).is_some_and(|value| value == "true");
         Self {
             name: meta.name.clone().unwrap_or_default(),
             uid: meta.uid.clone().unwrap_or_default(),
@@ -40,6 +41,7 @@ impl Binding {
                 .as_ref()
                 .is_some_and(|all| all.iter().any(|one| one == finalizer::BINDING_SYNCER)),
             force_detach: meta.deletion_timestamp.is_some() && annotated(annotation::FORCE_DETACH),
+            worker_cluster_uid: annotation(annotation::WORKER_CLUSTER_UID).cloned(),
             cluster_id: object.spec.cluster_id.clone(),
             spec: object.spec.clone(),
         }

@@ -9,6 +9,8 @@ use kubeocean_runtime::{sink::Denial, watch::WatchFailure};
 /// See the module documentation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum WorkerLoss {
+    /// The kubeconfig leads to another cluster than before.
+    OtherCluster,
     /// Its API does not answer.
     Silent,
     /// A watch of this kind, in the plural, is of no use.
@@ -36,6 +38,7 @@ impl WorkerLoss {
     /// Reason of condition `WorkerReachable`.
     pub fn reason(self) -> &'static str {
         match self {
+            Self::OtherCluster => "OtherCluster",
             Self::Silent => "NoWorkerWatch",
             Self::Watch(..) => "WatchFailed",
         }
@@ -43,8 +46,16 @@ impl WorkerLoss {
 
     /// Message of condition `WorkerReachable`: what fails, and what would help.
     pub fn message(self) -> String {
-        let Self::Watch(kind, failure) = self else {
-            return "the API of the worker cluster has not answered for 60 seconds".to_owned();
+        let (kind, failure) = match self {
+            Self::OtherCluster => {
+                return "the binding's kubeconfig leads to another cluster than before; an event on the ClusterBinding \
+                        tells what to do"
+                    .to_owned();
+            }
+            Self::Silent => {
+                return "the API of the worker cluster has not answered for 60 seconds".to_owned();
+            }
+            Self::Watch(kind, failure) => (kind, failure),
         };
         let why = match failure {
             WatchFailure::Denied(Denial::Unauthorized) => {
