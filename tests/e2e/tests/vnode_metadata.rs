@@ -321,7 +321,7 @@ async fn refuse_changes(leasing: &Leasing, vnode: &str) {
 /// BU-906: the amounts are written last; whoever refuses what comes before them does not keep them up.
 #[tokio::test]
 async fn a_refused_change_does_not_keep_amounts_up() {
-    let mut leasing = Leasing::start("vnode-refusal", 1, &NodeShape::new("8", "16Gi"), share(100)).await;
+    let leasing = Leasing::start("vnode-refusal", 1, &NodeShape::new("8", "16Gi"), share(100)).await;
     let node = leasing.nodes[0].clone();
     leasing.one(&node, "an open vnode", is_offered).await;
     refuse_changes(&leasing, &leasing.vnode_name(&node)).await;
