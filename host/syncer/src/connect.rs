@@ -5,10 +5,10 @@
 use std::sync::{Arc, atomic::Ordering};
 
 use crate::{
-    bindings::deletion,
+    bindings::{deletion, worker_identity},
     leader::Leader,
     nodes::{decide::run as run_nodes, loss::WorkerLoss, store::Readiness},
-    session, worker_identity,
+    session,
 };
 use kubeocean_api::binding::SecretRef;
 use kubeocean_runtime::{

@@ -30,4 +30,3 @@ pub mod session;
 mod simulation;
 pub mod stores;
 mod tombstones;
-mod worker_identity;

@@ -4,3 +4,4 @@ pub(crate) mod deletion;
 pub(crate) mod finalizer;
 pub(crate) mod status;
 pub(crate) mod strays;
+pub(crate) mod worker_identity;
