@@ -10,14 +10,14 @@ use kubeocean_api::keys::{annotation, condition_type, label, taint};
 
 use super::{
     action::{Action, PodDeletion, Shown, VnodeEvent},
-    changes::changes,
+    changes::{admits_pods, changes},
     compare::{Difference, difference},
     decision::Decision,
     lease_event::{LEASE_CHANGED, lease_event},
     loss::WorkerLoss,
     reclaim::{LeaseState, Observed, Reclaiming, reclaiming},
     snapshot::Amounts,
-    undecided::{addresses_of, mark_anew, mark_reachability, mirror, told},
+    undecided::{addresses_of, lowered, mark_anew, mark_reachability, mirror, told},
     view::{NodeAddress, NodeView},
     vnode::{BindingView, Content, GoverningPolicy, Ingredients, Settings, Written, content, evicts},
     withdraw::{Cause, PodOnVnode, Withdrawal, begins, withdraw},
@@ -284,6 +284,11 @@ fn update(
 ) -> Option<Timestamp> {
     let changes = changes(vnode, wanted);
     if !changes.is_empty() {
+        if admits_pods(&changes, vnode) {
+            // Whoever waits for that is placed by the amounts of that moment.
+            let lowered = lowered(vnode, &wanted.amounts);
+            actions.extend(Action::show(vnode, Shown { lowered, ..Shown::default() }));
+        }
         actions.push(Action::PatchVnode(changes));
     }
     let gone: Vec<&str> =
