@@ -70,7 +70,7 @@ impl From<ApplyError> for Stop {
 
 /// Performs `actions`. Ok: everything urgent is done, with a delay if something is to be tried again. A pod that cannot be
 /// deleted holds up neither the others nor what follows; it is tried again afterwards. `decided_by`: the changes of
-/// policies that led to the plan; no pod is deleted once there are more.
+/// policies that led to the plan; neither a pod nor the vnode is deleted once there are more.
 pub(super) async fn perform(
     runtime: &NodeRuntime,
     vnode: &str,
@@ -90,7 +90,7 @@ pub(super) async fn perform(
         let text = action.to_string();
         let (notable, counter) = (is_notable(&action), counter(&runtime.store.counters, &action));
         let (deletes_pod, names_policy) = (matches!(action, Action::DeletePod { .. }), action.names_policy());
-        if deletes_pod && outdated() {
+        if (deletes_pod || matches!(action, Action::DeleteVnode { .. })) && outdated() {
             return Err(Outcome::Stale);
         }
         match one(runtime, vnode, snapshot, action, &mut version).await {

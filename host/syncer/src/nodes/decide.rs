@@ -342,7 +342,7 @@ pub(super) fn consider(
     };
     let mut plan = plan_node(&input);
     // What an owner corrects while an answer waits for its turn must not end a lease.
-    let ends = plan.ends_lease || work.decision.as_ref().is_some_and(|decision| decision.withheld);
+    let ends = plan.hangs_on_policies || work.decision.as_ref().is_some_and(|decision| decision.withheld);
     if ends && policies.is_some_and(|policies| policies.changes() != work.policies) {
         return Err(later(Outcome::Stale));
     }

@@ -91,6 +91,9 @@ pub struct NodePlan {
     pub leased_by: Option<String>,
     /// The plan begins a withdrawal for no other reason than a policy or a selector; such are paced.
     pub ends_lease: bool,
+    /// The plan closes or deletes a vnode for no other reason than a policy or a selector: it holds as long as the policies
+    /// stay as they are.
+    pub hangs_on_policies: bool,
 }
 
 impl fmt::Display for NodePlan {
@@ -165,7 +168,12 @@ fn plan_withdrawal(input: &NodeInput<'_>, cause: Cause) -> NodePlan {
         Knowledge::Decided(decision) => decision.wake_at.and_then(|at| Timestamp::from_second(at).ok()),
         _ => None,
     };
+    let closes = |action: &Action| match action {
+        Action::PatchVnode(changes) => changes.taints.is_some(),
+        action => matches!(action, Action::DeleteVnode { .. }),
+    };
     NodePlan {
+        hangs_on_policies: cause.ends_lease() && actions.iter().any(closes),
         actions,
         next_wake: earliest(next_wake, decided),
         leased_by: None,
@@ -197,7 +205,7 @@ fn plan_lease(input: &NodeInput<'_>, decision: &Decision) -> NodePlan {
             actions: mirror(input),
             next_wake: earliest(Some(until), wake),
             leased_by: Some(policy.name.clone()),
-            ends_lease: false,
+            ..NodePlan::default()
         };
     }
     let wanted = content(&Ingredients {

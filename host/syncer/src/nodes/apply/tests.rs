@@ -137,6 +137,30 @@ async fn a_write_that_nobody_answered_is_not_counted_and_to_be_looked_up() {
     assert!(runtime.store.is_unsettled(VNODE), "it could not be read either");
 }
 
+/// A policy that came back meanwhile may govern the node.
+#[tokio::test]
+async fn nothing_is_deleted_by_policies_that_are_no_longer_so() {
+    let (runtime, policies) = runtime();
+    let decided_by = Some(policies.changes());
+    let delete = || {
+        let pod = Action::DeletePod {
+            key: kubeocean_api::name::ObjectKey::new("team", "a"),
+            uid: "u".into(),
+            why: PodDeletion::Drained,
+        };
+        [vec![pod], vec![Action::DeleteVnode { name: VNODE.into(), uid: "u".into() }]]
+    };
+    for actions in delete() {
+        let done = perform(&runtime, VNODE, &Snapshot::default(), actions, decided_by).await;
+        assert_eq!(done, Err(Outcome::Unanswered), "it was tried");
+    }
+    policies.apply(policy(false));
+    for actions in delete() {
+        let done = perform(&runtime, VNODE, &Snapshot::default(), actions, decided_by).await;
+        assert_eq!(done, Err(Outcome::Stale));
+    }
+}
+
 /// New vnodes do not wait for labels (BU-408); alone, the write would have been tried, and failed.
 #[tokio::test(start_paused = true)]
 async fn a_label_waits_while_many_nodes_are_looked_at() {
