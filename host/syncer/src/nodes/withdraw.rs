@@ -127,7 +127,9 @@ pub fn withdraw(input: &Withdrawal<'_>, actions: &mut Vec<Action>) -> Option<Tim
     let tainted_since = draining_since(vnode);
     let Some(since) = tainted_since else {
         actions.push(Action::PatchVnode(begin(input)));
-        actions.push(Action::Event(VnodeEvent::draining(input.cause)));
+        if begins(vnode) {
+            actions.push(Action::Event(VnodeEvent::draining(input.cause)));
+        }
         return match grace(input) {
             Some(grace) => input.now.checked_add(grace).ok(),
             None => None,
@@ -143,9 +145,14 @@ pub fn withdraw(input: &Withdrawal<'_>, actions: &mut Vec<Action>) -> Option<Tim
     None
 }
 
-/// Whether a withdrawal of this vnode would begin now.
+/// Whether a withdrawal of this vnode would begin now. One that began goes on, whichever of its other marks somebody took
+/// off: they come back without a turn.
 pub fn begins(vnode: &NodeView) -> bool {
-    !vnode.terminating() && draining_since(vnode).is_none()
+    !vnode.terminating() && recorded_start(vnode).is_none()
+}
+
+fn recorded_start(vnode: &NodeView) -> Option<Timestamp> {
+    vnode.annotation(annotation::DELETION_TAINT_TIME).and_then(parse_rfc3339)
 }
 
 /// When the drain began; `None` while one of its marks is missing.
@@ -153,8 +160,7 @@ fn draining_since(vnode: &NodeView) -> Option<Timestamp> {
     let marked = vnode.taint(taint::VNODE_DELETING).is_some()
         && vnode.spec.unschedulable
         && vnode.annotation(annotation::POLICIES_APPLIED).is_none_or(str::is_empty);
-    let since = vnode.annotation(annotation::DELETION_TAINT_TIME).and_then(parse_rfc3339)?;
-    marked.then_some(since)
+    recorded_start(vnode).filter(|_| marked)
 }
 
 /// The grace period that the lost policy announced.

@@ -2,7 +2,7 @@
 
 use kubeocean_api::keys::{annotation, condition_type, label, taint};
 use rstest::rstest;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::model::{Model, at, pod};
 use crate::nodes::{decision::Reclaim, withdraw::PodOnVnode};
@@ -23,6 +23,25 @@ fn only_the_beginning_of_a_lost_lease_is_paced(#[case] lose: impl Fn(&mut Model)
     if model.vnode.is_some() {
         assert!(!model.plan().ends_lease, "what has begun is not paced again");
     }
+}
+
+/// A withdrawal that has begun waits for no turn, whatever of its marks a user takes off: the vnode would be open meanwhile.
+#[rstest]
+#[case::uncordoned(|vnode: &mut Value| vnode["spec"]["unschedulable"] = false.into())]
+#[case::untainted(|vnode: &mut Value| vnode["spec"]["taints"] = json!([]))]
+#[case::policy_named_again(|vnode: &mut Value| vnode["metadata"]["annotations"][annotation::POLICIES_APPLIED] = "p".into())]
+fn a_mark_that_a_user_took_off_comes_back_without_a_turn(#[case] edit: impl Fn(&mut Value)) {
+    let mut model = Model::new();
+    model.decision.as_mut().unwrap().reclaim = Reclaim::Graceful(60);
+    model.settle();
+    model.decision.as_mut().unwrap().governed_by = None;
+    model.settle();
+    model.now = 30;
+    edit(model.vnode.as_mut().unwrap());
+    assert!(!model.plan().ends_lease);
+    assert_eq!(model.settle(), ["patch taints, cordon, metadata of vnode vnode-cls-a-n1"]);
+    assert!(model.vnode().spec.unschedulable && model.taint(taint::VNODE_DELETING).is_some());
+    assert_eq!(model.plan().next_wake, Some(at(60)), "what was promised counts from the beginning");
 }
 
 #[rstest]
