@@ -169,6 +169,9 @@ async fn one(
             let path = format!("{}?fieldManager={}", paths::node(&changes.name), manager::SYNCER);
             let answer = merge_patch_as(computing, &path, &changes.patch()).await?;
             *version = Some(saw(runtime, answer));
+            if let Some(terms) = changes.terms {
+                runtime.store.set_terms(&changes.name, terms);
+            }
         }
         Action::UpdateVnode { name, mut patch, written } => {
             if let Some(version) = version.as_ref() {

@@ -29,12 +29,12 @@ pub(super) fn changes(vnode: &NodeView, wanted: &Content) -> NodeChanges {
             wanted.annotations.get(annotation::EXPECTED_METADATA).map(String::as_str),
         );
         know_taints(&mut changes, &before, &ours.taints);
-        let since = wanted.annotations.get(annotation::RECLAIM_SINCE);
-        if let Some(since) = since
-            && vnode.annotation(annotation::RECLAIM_SINCE) != Some(since)
-        {
-            changes.annotations.insert(annotation::RECLAIM_SINCE.to_owned(), Some(since.clone()));
-        }
+    }
+    let since = wanted.annotations.get(annotation::RECLAIM_SINCE);
+    if let Some(since) = since
+        && vnode.annotation(annotation::RECLAIM_SINCE) != Some(since)
+    {
+        changes.annotations.insert(annotation::RECLAIM_SINCE.to_owned(), Some(since.clone()));
     }
     // A cordon by a user stays; ours is known by the time we left with it.
     if vnode.spec.unschedulable && vnode.annotation(annotation::DELETION_TAINT_TIME).is_some() {

@@ -338,6 +338,7 @@ pub(super) fn consider(
         proxier: &surroundings.proxier,
         loss: surroundings.loss,
         written: snapshot.written.as_ref(),
+        terms: snapshot.terms,
         pods: &pods,
     };
     let mut plan = plan_node(&input);
@@ -351,6 +352,9 @@ pub(super) fn consider(
     {
         let plan = NodePlan { actions: plan_waiting(&input), ..NodePlan::default() };
         return Ok(Considered { plan, wait: Some(wait) });
+    }
+    if let Some(terms) = plan.terms.filter(|terms| *terms != snapshot.terms) {
+        store.set_terms(&work.key, terms);
     }
     if plan.leased_by.is_some() {
         match port {

@@ -273,7 +273,9 @@ fn edit_vnode(clusters: &mut Clusters, random: &mut Random, vnode: &str, keys: &
         }
         4 => clusters.edit(Kind::Vnode, vnode, |node| node["metadata"]["labels"]["zone"] = "edited".into()),
         5 => clusters.edit(Kind::Vnode, vnode, |node| {
-            let key = random.pick(&[taint::VNODE, taint::VNODE_DELETING, taint::WORKER_UNREACHABLE]);
+            let ours =
+                [taint::VNODE, taint::VNODE_DELETING, taint::OUT_OF_TIME_WINDOWS, taint::WORKER_UNREACHABLE];
+            let key = random.pick(&ours);
             node["spec"]["taints"].as_array_mut().unwrap().retain(|taint| taint["key"] != key);
         }),
         6 => clusters.edit(Kind::Vnode, vnode, |node| {

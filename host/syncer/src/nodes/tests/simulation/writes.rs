@@ -253,6 +253,7 @@ impl World {
                 let evicts =
                     taints.clone().any(|it| it.key == taint::OUT_OF_TIME_WINDOWS && it.effect == "NoExecute");
                 let before = self.clusters.get(Kind::Vnode, key).cloned();
+                let terms = changes.terms;
                 let answer = self.clusters.patch(Kind::Vnode, key, &changes.patch())?;
                 let before = before.unwrap();
                 if takes_pods(&answer) && !takes_pods(&before) {
@@ -273,6 +274,9 @@ impl World {
                     self.check_grace(&answer, lease);
                 }
                 self.answer(key, None, version)?;
+                if let Some(terms) = terms {
+                    self.syncer.store.set_terms(key, terms);
+                }
             }
             Action::UpdateVnode { mut patch, written, .. } => {
                 let lease = lease.unwrap_or_else(|| panic!("{key} is updated without a lease"));
@@ -496,8 +500,9 @@ impl World {
 
 /// Neither cordoned nor tainted, but for the taint that pods of a vnode tolerate.
 fn takes_pods(vnode: &Value) -> bool {
-    let keeps_away =
-        |it: &Value| it["key"] != taint::VNODE && (it["effect"] == "NoSchedule" || it["effect"] == "NoExecute");
+    let keeps_away = |it: &Value| {
+        it["key"] != taint::VNODE && (it["effect"] == "NoSchedule" || it["effect"] == "NoExecute")
+    };
     vnode["spec"]["unschedulable"] != true
         && !vnode["spec"]["taints"].as_array().is_some_and(|all| all.iter().any(keeps_away))
 }
