@@ -19,11 +19,13 @@ use kubeocean_api::{
 use serde_json::{Value, json};
 
 use super::{
-    action::{Action, PodDeletion, VnodeEvent, status_patch},
+    action::{Action, PodDeletion, Shown, VnodeEvent, status_patch},
     decide::NodeRuntime,
     index::Snapshot,
     metadata::ExpectedMetadata,
+    snapshot::{available, base},
     store::{NodeCounters, NodeStore},
+    undecided::lowered,
     view::NodeView,
 };
 use crate::policies::apply::Hold;
@@ -90,6 +92,7 @@ pub(super) async fn perform(
         let text = action.to_string();
         let (notable, counter) = (is_notable(&action), counter(&runtime.store.counters, &action));
         let (deletes_pod, names_policy) = (matches!(action, Action::DeletePod { .. }), action.names_policy());
+        let precedes_amounts = precedes_amounts(&action);
         if (deletes_pod || matches!(action, Action::DeleteVnode { .. })) && outdated() {
             return Err(Outcome::Stale);
         }
@@ -108,6 +111,9 @@ pub(super) async fn perform(
                 if deletes_pod {
                     refused = Some(error.log(vnode, &text));
                     continue;
+                }
+                if precedes_amounts && is_refused(&error) {
+                    lower_amounts(runtime, vnode).await;
                 }
                 if names_policy && error.may_be_done() {
                     runtime.store.not_answered(vnode);
@@ -139,6 +145,34 @@ fn is_notable(action: &Action) -> bool {
         | Action::PatchStatus { .. }
         | Action::LabelWorkerNode { .. }
         | Action::Event(_) => false,
+    }
+}
+
+/// Whether amounts are written with the action, or after it.
+fn precedes_amounts(action: &Action) -> bool {
+    matches!(action, Action::HoldPolicy { .. } | Action::PatchVnode(_) | Action::UpdateVnode { .. })
+}
+
+/// Whether the server, or a webhook it asks, will say no again. Webhooks answer as if the role did not allow it.
+fn is_refused(error: &ApplyError) -> bool {
+    matches!(error, ApplyError::Forbidden { .. } | ApplyError::Rejected { .. })
+}
+
+/// Whatever somebody refuses, no more is offered than others leave (BU-906).
+async fn lower_amounts(runtime: &NodeRuntime, vnode: &str) {
+    let snapshot = runtime.store.snapshot(vnode);
+    let (Some(pnode), Some(there)) = (&snapshot.pnode, &snapshot.vnode) else { return };
+    let left = available(&base(pnode), &snapshot.usage.others);
+    let shown = Shown { lowered: lowered(there, &left), ..Shown::default() };
+    let Some(lowers) = Action::show(there, shown) else { return };
+    match one(runtime, vnode, &snapshot, lowers, &mut None).await {
+        Ok(_) => {
+            runtime.store.counters.status.fetch_add(1, Ordering::Relaxed);
+        }
+        Err(Stop::Error(error)) => {
+            tracing::warn!(vnode, error = error.chain(), "amounts not lowered");
+        }
+        Err(Stop::Later(_)) => {}
     }
 }
 
