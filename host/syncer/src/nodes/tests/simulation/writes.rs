@@ -248,10 +248,7 @@ impl World {
                 if let Some(version) = version.as_ref() {
                     changes.resource_version.clone_from(version);
                 }
-                let taints = changes.taints.iter().flatten();
-                let begins = taints.clone().any(|it| it.key == taint::VNODE_DELETING);
-                let evicts =
-                    taints.clone().any(|it| it.key == taint::OUT_OF_TIME_WINDOWS && it.effect == "NoExecute");
+                let begins = changes.taints.iter().flatten().any(|it| it.key == taint::VNODE_DELETING);
                 let before = self.clusters.get(Kind::Vnode, key).cloned();
                 let terms = changes.terms;
                 let answer = self.clusters.patch(Kind::Vnode, key, &changes.patch())?;
@@ -269,7 +266,7 @@ impl World {
                 if !begins && has_taint(&before, taint::VNODE_DELETING) && changes.taints.is_some() {
                     self.met.called_off += 1;
                 }
-                if evicts && !begins {
+                if evicts(&answer) && !evicts(&before) {
                     self.met.evicting += 1;
                     self.check_grace(&answer, lease);
                 }
@@ -505,6 +502,11 @@ fn takes_pods(vnode: &Value) -> bool {
     };
     vnode["spec"]["unschedulable"] != true
         && !vnode["spec"]["taints"].as_array().is_some_and(|all| all.iter().any(keeps_away))
+}
+
+fn evicts(vnode: &Value) -> bool {
+    let evicting = |it: &Value| it["key"] == taint::OUT_OF_TIME_WINDOWS && it["effect"] == "NoExecute";
+    vnode["spec"]["taints"].as_array().is_some_and(|all| all.iter().any(evicting))
 }
 
 pub(super) fn has_taint(vnode: &Value, key: &str) -> bool {
