@@ -3,20 +3,16 @@
 
 use std::sync::atomic::AtomicBool;
 
-use axum::{Router, body::to_bytes, extract::Request, http::StatusCode};
 use jiff::tz::TimeZone;
 use kube::Config;
 use kubeocean_engine::{BindingFacts, PolicyHost};
 use kubeocean_runtime::{client::client, clock::SystemClock, events::EventRecorder, sink::Sink};
-use parking_lot::Mutex;
 use rstest::rstest;
-use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use super::*;
 use crate::{
     nodes::{
-        action::NodeChanges,
         decide::{PodsOnVnode, WorkerSide},
         index::Identity,
         pace::Pace,
@@ -40,12 +36,7 @@ const VNODE: &str = "vnode-cls-a-n1";
 
 /// Both clusters are out of reach: nobody listens on the discard port of this machine.
 fn runtime() -> (NodeRuntime, Arc<PolicyStore>) {
-    runtime_of("http://127.0.0.1:9")
-}
-
-/// Both clusters are this server.
-fn runtime_of(server: &str) -> (NodeRuntime, Arc<PolicyStore>) {
-    let clusters = client(Config::new(server.parse().unwrap()), None).unwrap();
+    let clusters = client(Config::new("http://127.0.0.1:9".parse().unwrap()), None).unwrap();
     let identity =
         Identity { binding: "dc-east".into(), cluster_id: "cls-a".into(), computing_uid: "c-1".into() };
     let clock: Arc<dyn kubeocean_runtime::clock::Clock> = Arc::new(SystemClock);
@@ -189,69 +180,6 @@ async fn a_label_waits_while_many_nodes_are_looked_at() {
     let gone = vec![Action::LabelWorkerNode { node: "n1".into(), policy: None }];
     let removed = perform(&runtime, VNODE, &Snapshot::default(), gone, None).await;
     assert_eq!(removed, Ok(Some(SOFT_RETRY)), "the removal comes first in a withdrawal");
-}
-
-fn vnode() -> Value {
-    json!({
-        "metadata": {"name": VNODE, "uid": "u", "resourceVersion": "7", "labels": {
-            label::MANAGED_BY: label::MANAGED_BY_VALUE, label::CLUSTER_BINDING: "dc-east",
-        }},
-        "status": {"allocatable": {"cpu": "8"}, "capacity": {"cpu": "8"}},
-    })
-}
-
-/// A server that takes the status of a vnode, and refuses every other write with `code`. Tells what it took.
-async fn refusing_server(code: u16) -> (String, Arc<Mutex<Vec<Value>>>) {
-    let taken = Arc::<Mutex<Vec<Value>>>::default();
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = format!("http://{}", listener.local_addr().unwrap());
-    let answers = Arc::clone(&taken);
-    let answer = move |request: Request| {
-        let taken = Arc::clone(&answers);
-        async move {
-            let path = request.uri().path().to_owned();
-            let body = to_bytes(request.into_body(), 1 << 20).await.unwrap();
-            let patch: Value = serde_json::from_slice(&body).unwrap();
-            let metadata = &patch["metadata"];
-            if path.ends_with("/status") && metadata["annotations"].is_null() {
-                taken.lock().push(patch["status"].clone());
-                return (StatusCode::OK, vnode().to_string());
-            }
-            let refusal = json!({
-                "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure", "code": code,
-                "reason": "Refused", "message": "a webhook says no",
-            });
-            (StatusCode::from_u16(code).unwrap(), refusal.to_string())
-        }
-    };
-    tokio::spawn(async move { axum::serve(listener, Router::new().fallback(answer)).await });
-    (address, taken)
-}
-
-/// The amounts come last in a plan: whoever refuses what comes before them must not keep them up.
-#[rstest]
-#[case::hold_policy(hold())]
-#[case::patch_vnode(Action::PatchVnode(NodeChanges { name: VNODE.into(), ..NodeChanges::default() }))]
-#[case::update_vnode(Action::UpdateVnode {
-    name: VNODE.into(),
-    patch: json!({"metadata": {"annotations": {"a": "b"}}, "status": {"allocatable": {"cpu": "3"}, "capacity": {"cpu": "3"}}}),
-    written: Written::default(),
-})]
-#[tokio::test]
-async fn amounts_are_lowered_whatever_is_refused(#[case] action: Action, #[values(403, 422)] code: u16) {
-    let (server, taken) = refusing_server(code).await;
-    let (runtime, policies) = runtime_of(&server);
-    policies.apply(policy(false));
-    let pnode = json!({"metadata": {"name": "n1", "uid": "p"}, "status": {"allocatable": {"cpu": "3"}}});
-    let pnode = serde_json::from_value(pnode).unwrap();
-    runtime.store.change(|index| index.set_pnode(pnode).into_iter().collect());
-    runtime.store.saw_vnode(serde_json::from_value(vnode()).unwrap());
-    let snapshot = runtime.store.snapshot(VNODE);
-    assert!(snapshot.pnode.is_some() && snapshot.vnode.is_some());
-    let done = perform(&runtime, VNODE, &snapshot, vec![action], None).await;
-    assert!(done.is_err(), "{done:?}");
-    let taken = taken.lock();
-    assert!(taken.iter().any(|status| status["allocatable"]["cpu"] == "3"), "{taken:?}");
 }
 
 #[rstest]
