@@ -19,11 +19,13 @@ pub(crate) struct Tombstones {
 }
 
 impl Tombstones {
-    /// The object of this UID left at this version.
+    /// The object of this UID left at this version. A watch may tell late that it left earlier.
     pub(crate) fn add(&mut self, uid: &str, at: u64) {
-        if self.left.insert(uid.into(), at).is_some() {
+        if let Some(left) = self.left.get_mut(uid) {
+            *left = at.max(*left);
             return;
         }
+        self.left.insert(uid.into(), at);
         self.order.push_back(uid.into());
         if self.order.len() > REMEMBERED
             && let Some(oldest) = self.order.pop_front()
@@ -94,6 +96,15 @@ mod tests {
         assert!(!graves.cover(&object("a", 7)), "it only lost a label");
         assert!(!graves.cover(&object("a", 8)), "and has it again");
         assert!(!graves.cover(&object("b", 1)));
+    }
+
+    /// It lost a label, got it back, went, and the watch tells the first of that last.
+    #[test]
+    fn what_is_gone_is_not_brought_back_by_late_news() {
+        let mut graves = Tombstones::default();
+        graves.add("a", u64::MAX);
+        graves.add("a", 7);
+        assert!(graves.cover(&object("a", 8)));
     }
 
     #[test]

@@ -8,6 +8,7 @@ use serde_json::{Map, Value, json};
 
 use super::{
     conditions::with_conditions,
+    terms::Terms,
     view::{NodeAddress, NodeCondition, NodeView, Taint},
     vnode::Written,
     withdraw::Cause,
@@ -130,6 +131,9 @@ pub struct NodeChanges {
     pub unschedulable: Option<bool>,
     /// The whole list.
     pub finalizers: Option<Vec<String>>,
+    /// What is known of the end of the lease once it is written, if that changes.
+    #[serde(skip)]
+    pub terms: Option<Terms>,
 }
 
 impl NodeChanges {

@@ -19,11 +19,13 @@ use kubeocean_api::{
 use serde_json::{Value, json};
 
 use super::{
-    action::{Action, PodDeletion, VnodeEvent, status_patch},
+    action::{Action, PodDeletion, Shown, VnodeEvent, status_patch},
     decide::NodeRuntime,
     index::Snapshot,
     metadata::ExpectedMetadata,
+    snapshot::{available, base},
     store::{NodeCounters, NodeStore},
+    undecided::lowered,
     view::NodeView,
 };
 use crate::policies::apply::Hold;
@@ -70,7 +72,7 @@ impl From<ApplyError> for Stop {
 
 /// Performs `actions`. Ok: everything urgent is done, with a delay if something is to be tried again. A pod that cannot be
 /// deleted holds up neither the others nor what follows; it is tried again afterwards. `decided_by`: the changes of
-/// policies that led to the plan; no pod is deleted once there are more.
+/// policies that led to the plan; neither a pod nor the vnode is deleted once there are more.
 pub(super) async fn perform(
     runtime: &NodeRuntime,
     vnode: &str,
@@ -90,7 +92,8 @@ pub(super) async fn perform(
         let text = action.to_string();
         let (notable, counter) = (is_notable(&action), counter(&runtime.store.counters, &action));
         let (deletes_pod, names_policy) = (matches!(action, Action::DeletePod { .. }), action.names_policy());
-        if deletes_pod && outdated() {
+        let precedes_amounts = precedes_amounts(&action);
+        if (deletes_pod || matches!(action, Action::DeleteVnode { .. })) && outdated() {
             return Err(Outcome::Stale);
         }
         match one(runtime, vnode, snapshot, action, &mut version).await {
@@ -108,6 +111,9 @@ pub(super) async fn perform(
                 if deletes_pod {
                     refused = Some(error.log(vnode, &text));
                     continue;
+                }
+                if precedes_amounts && is_refused(&error) {
+                    lower_amounts(runtime, vnode).await;
                 }
                 if names_policy && error.may_be_done() {
                     runtime.store.not_answered(vnode);
@@ -142,6 +148,34 @@ fn is_notable(action: &Action) -> bool {
     }
 }
 
+/// Whether amounts are written with the action, or after it.
+fn precedes_amounts(action: &Action) -> bool {
+    matches!(action, Action::HoldPolicy { .. } | Action::PatchVnode(_) | Action::UpdateVnode { .. })
+}
+
+/// Whether the server, or a webhook it asks, will say no again. Webhooks answer as if the role did not allow it.
+fn is_refused(error: &ApplyError) -> bool {
+    matches!(error, ApplyError::Forbidden { .. } | ApplyError::Rejected { .. })
+}
+
+/// Whatever somebody refuses, no more is offered than others leave (BU-906).
+async fn lower_amounts(runtime: &NodeRuntime, vnode: &str) {
+    let snapshot = runtime.store.snapshot(vnode);
+    let (Some(pnode), Some(there)) = (&snapshot.pnode, &snapshot.vnode) else { return };
+    let left = available(&base(pnode), &snapshot.usage.others);
+    let shown = Shown { lowered: lowered(there, &left), ..Shown::default() };
+    let Some(lowers) = Action::show(there, shown) else { return };
+    match one(runtime, vnode, &snapshot, lowers, &mut None).await {
+        Ok(_) => {
+            runtime.store.counters.status.fetch_add(1, Ordering::Relaxed);
+        }
+        Err(Stop::Error(error)) => {
+            tracing::warn!(vnode, error = error.chain(), "amounts not lowered");
+        }
+        Err(Stop::Later(_)) => {}
+    }
+}
+
 /// One action.
 async fn one(
     runtime: &NodeRuntime,
@@ -169,6 +203,9 @@ async fn one(
             let path = format!("{}?fieldManager={}", paths::node(&changes.name), manager::SYNCER);
             let answer = merge_patch_as(computing, &path, &changes.patch()).await?;
             *version = Some(saw(runtime, answer));
+            if let Some(terms) = changes.terms {
+                runtime.store.set_terms(&changes.name, terms);
+            }
         }
         Action::UpdateVnode { name, mut patch, written } => {
             if let Some(version) = version.as_ref() {

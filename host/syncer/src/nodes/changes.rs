@@ -7,7 +7,7 @@ use kubeocean_api::keys::{annotation, finalizer};
 use super::{
     action::NodeChanges,
     metadata::{ExpectedMetadata, same_taints, stale_keys},
-    view::{NodeView, Taint},
+    view::{NO_EXECUTE, NO_SCHEDULE, NodeView, Taint},
     vnode::Content,
 };
 
@@ -29,12 +29,12 @@ pub(super) fn changes(vnode: &NodeView, wanted: &Content) -> NodeChanges {
             wanted.annotations.get(annotation::EXPECTED_METADATA).map(String::as_str),
         );
         know_taints(&mut changes, &before, &ours.taints);
-        let since = wanted.annotations.get(annotation::RECLAIM_SINCE);
-        if let Some(since) = since
-            && vnode.annotation(annotation::RECLAIM_SINCE) != Some(since)
-        {
-            changes.annotations.insert(annotation::RECLAIM_SINCE.to_owned(), Some(since.clone()));
-        }
+    }
+    let since = wanted.annotations.get(annotation::RECLAIM_SINCE);
+    if let Some(since) = since
+        && vnode.annotation(annotation::RECLAIM_SINCE) != Some(since)
+    {
+        changes.annotations.insert(annotation::RECLAIM_SINCE.to_owned(), Some(since.clone()));
     }
     // A cordon by a user stays; ours is known by the time we left with it.
     if vnode.spec.unschedulable && vnode.annotation(annotation::DELETION_TAINT_TIME).is_some() {
@@ -46,6 +46,16 @@ pub(super) fn changes(vnode: &NodeView, wanted: &Content) -> NodeChanges {
         changes.finalizers = Some(finalizers.iter().cloned().chain(ours).collect());
     }
     changes
+}
+
+/// Whether the vnode would take pods after the changes that it does not take now.
+pub(super) fn admits_pods(changes: &NodeChanges, vnode: &NodeView) -> bool {
+    let keeps_away = |taint: &&Taint| matches!(taint.effect.as_str(), NO_SCHEDULE | NO_EXECUTE);
+    let opens = |taints: &Vec<Taint>| {
+        let stays = |key: &str| taints.iter().filter(keeps_away).any(|taint| taint.key == key);
+        vnode.spec.taints.iter().filter(keeps_away).any(|taint| !stays(&taint.key))
+    };
+    changes.unschedulable == Some(false) || changes.taints.as_ref().is_some_and(opens)
 }
 
 /// Taints that are set are remembered as ours by the same write.

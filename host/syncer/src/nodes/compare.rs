@@ -5,7 +5,6 @@
 
 use jiff::{SignedDuration, Timestamp};
 use kubeocean_api::{
-    keys::annotation,
     quantity::Quantity,
     resource::{CPU, MEMORY, to_base_units},
 };
@@ -54,7 +53,9 @@ pub fn difference(
     if !metadata_fits(content, vnode) || !status_fits(content, vnode) || heartbeat_due(pnode, vnode) {
         return Difference::Now { amounts: amounts.is_some() };
     }
-    match (amounts, written.and_then(|written| written.amounts_at)) {
+    // A clock that was set back holds nothing up.
+    let written_at = written.and_then(|written| written.amounts_at).filter(|at| *at <= now);
+    match (amounts, written_at) {
         (None, _) => Difference::None,
         (Some(Change::SmallGrow), Some(last)) => {
             let due = last.saturating_add(SMALL_GROW_PERIOD).unwrap_or(now);
@@ -136,12 +137,11 @@ fn is_small_grow(resource: &str, before: i64, after: i64) -> bool {
     grow > 0 && grow < limit && i128::from(grow) * 100 < i128::from(before) * SMALL_PERCENT
 }
 
-/// The worker node sent a heartbeat and the last one passed on is old.
+/// The worker node sent a heartbeat and the last one passed on is old, both by its own clock.
 fn heartbeat_due(pnode: &NodeView, vnode: &NodeView) -> bool {
     let beat = |node: &NodeView| -> Option<Timestamp> {
         node.condition(READY)?.last_heartbeat_time.as_deref().and_then(parse_rfc3339)
     };
-    let synced: Option<Timestamp> = vnode.annotation(annotation::LAST_SYNC_TIME).and_then(parse_rfc3339);
     let (Some(beat), Some(shown)) = (beat(pnode), beat(vnode)) else { return false };
-    pnode.ready() && beat.duration_since(shown.max(synced.unwrap_or(shown))) >= HEARTBEAT
+    pnode.ready() && beat.duration_since(shown) >= HEARTBEAT
 }

@@ -338,11 +338,12 @@ pub(super) fn consider(
         proxier: &surroundings.proxier,
         loss: surroundings.loss,
         written: snapshot.written.as_ref(),
+        terms: snapshot.terms,
         pods: &pods,
     };
     let mut plan = plan_node(&input);
     // What an owner corrects while an answer waits for its turn must not end a lease.
-    let ends = plan.ends_lease || work.decision.as_ref().is_some_and(|decision| decision.withheld);
+    let ends = plan.hangs_on_policies || work.decision.as_ref().is_some_and(|decision| decision.withheld);
     if ends && policies.is_some_and(|policies| policies.changes() != work.policies) {
         return Err(later(Outcome::Stale));
     }
@@ -351,6 +352,9 @@ pub(super) fn consider(
     {
         let plan = NodePlan { actions: plan_waiting(&input), ..NodePlan::default() };
         return Ok(Considered { plan, wait: Some(wait) });
+    }
+    if let Some(terms) = plan.terms.filter(|terms| *terms != snapshot.terms) {
+        store.set_terms(&work.key, terms);
     }
     if plan.leased_by.is_some() {
         match port {

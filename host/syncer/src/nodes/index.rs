@@ -22,6 +22,7 @@ use super::{
     conditions::set_by_lifecycle_controller,
     host_ports::HeldPorts,
     snapshot::{Amounts, Usage},
+    terms::Terms,
     view::{NodeView, READY},
     vnode::Written,
 };
@@ -65,6 +66,8 @@ pub struct Index {
     /// Vnodes of whose nodes only what leased pods ask for has changed.
     leased_news: BTreeSet<VnodeName>,
     written: HashMap<VnodeName, Written>,
+    /// Of vnodes that exist.
+    terms: HashMap<VnodeName, Terms>,
     decided: HashMap<VnodeName, Decided>,
     /// Vnodes that have to be read before anything is decided about them, with the version a read must have reached:
     /// nobody said what became of the last write that names a policy, or the watch shows them no more.
@@ -84,6 +87,8 @@ pub struct Snapshot {
     pub usage: Usage,
     /// What was last written.
     pub written: Option<Written>,
+    /// What is known of the end of its lease.
+    pub terms: Terms,
 }
 
 impl Index {
@@ -103,6 +108,7 @@ impl Index {
             port_news: BTreeSet::new(),
             leased_news: BTreeSet::new(),
             written: HashMap::new(),
+            terms: HashMap::new(),
             decided: HashMap::new(),
             unsettled: BTreeMap::new(),
             left: Tombstones::default(),
@@ -167,6 +173,7 @@ impl Index {
         }
         if self.vnodes.get(&name).is_some_and(|known| known.uid() != vnode.uid()) {
             self.written.remove(&name);
+            self.terms.remove(&name);
         }
         self.vnodes.insert(Arc::clone(&name), Arc::new(vnode));
         Some(name)
@@ -202,6 +209,7 @@ impl Index {
         let key = Arc::clone(key);
         self.vnodes.remove(&key);
         self.written.remove(&key);
+        self.terms.remove(&key);
         Some(key)
     }
 
@@ -217,6 +225,7 @@ impl Index {
             (old, _) => old.is_none(),
         };
         self.written.retain(|name, _| !replaced(name));
+        self.terms.retain(|name, _| !replaced(name));
         for (name, missed) in before {
             if !self.vnodes.contains_key(&name) {
                 self.unsettled.insert(Arc::clone(&name), missed.version());
@@ -243,6 +252,7 @@ impl Index {
             pnode,
             vnode: self.vnodes.get(vnode).cloned(),
             written: self.written.get(vnode).cloned(),
+            terms: self.terms.get(vnode).copied().unwrap_or_default(),
         }
     }
 
@@ -274,6 +284,13 @@ impl Index {
     pub fn set_written(&mut self, vnode: &str, written: Written) {
         if let Some((name, _)) = self.vnodes.get_key_value(vnode) {
             self.written.insert(Arc::clone(name), written);
+        }
+    }
+
+    /// Remembers on which terms the lease of a vnode ends.
+    pub fn set_terms(&mut self, vnode: &str, terms: Terms) {
+        if let Some((name, _)) = self.vnodes.get_key_value(vnode) {
+            self.terms.insert(Arc::clone(name), terms);
         }
     }
 

@@ -3,7 +3,7 @@
 //! `watch` feeds the [`index`], which keeps the sums of requests and the held host ports per node, and a queue of dirty
 //! vnodes. `decide` takes batches from the queue, asks the policy engine about them ([`snapshot`]) and hands each node
 //! to the planner.
-//! [`plan`] is pure and knows the order of steps; [`vnode`], [`reclaim`], [`withdraw`], [`metadata`] and [`compare`]
+//! [`plan`] is pure and knows the order of steps; [`vnode`], [`reclaim`], [`withdraw`], [`terms`], [`metadata`] and [`compare`]
 //! are its parts. `apply` performs the actions.
 
 pub mod action;
@@ -30,6 +30,7 @@ pub mod reclaim;
 pub mod requests;
 pub mod snapshot;
 pub mod store;
+pub mod terms;
 #[cfg(test)]
 pub(crate) mod tests;
 mod undecided;

@@ -10,17 +10,18 @@ use kubeocean_api::keys::{annotation, condition_type, label, taint};
 
 use super::{
     action::{Action, PodDeletion, Shown, VnodeEvent},
-    changes::changes,
+    changes::{admits_pods, changes},
     compare::{Difference, difference},
     decision::Decision,
     lease_event::{LEASE_CHANGED, lease_event},
     loss::WorkerLoss,
     reclaim::{LeaseState, Observed, Reclaiming, reclaiming},
     snapshot::Amounts,
-    undecided::{addresses_of, mark_anew, mark_reachability, mirror, told},
+    terms::{Terms, terms_while_leased},
+    undecided::{addresses_of, lowered, mark_anew, mark_reachability, mirror, told},
     view::{NodeAddress, NodeView},
     vnode::{BindingView, Content, GoverningPolicy, Ingredients, Settings, Written, content, evicts},
-    withdraw::{Cause, PodOnVnode, Withdrawal, begins, withdraw},
+    withdraw::{Cause, PodOnVnode, Withdrawal, begins, withdraw, withdrawal_since},
 };
 
 /// How much is known about a node.
@@ -76,6 +77,8 @@ pub struct NodeInput<'a> {
     pub loss: Option<WorkerLoss>,
     /// What this process wrote before.
     pub written: Option<&'a Written>,
+    /// What this process knows of the end of the lease.
+    pub terms: Terms,
     /// Pods on the vnode.
     pub pods: &'a [PodOnVnode],
 }
@@ -91,6 +94,11 @@ pub struct NodePlan {
     pub leased_by: Option<String>,
     /// The plan begins a withdrawal for no other reason than a policy or a selector; such are paced.
     pub ends_lease: bool,
+    /// The plan closes or deletes a vnode for no other reason than a policy or a selector: it holds as long as the policies
+    /// stay as they are.
+    pub hangs_on_policies: bool,
+    /// What is known of the end of the lease from now on, whatever becomes of the writes; `None`: what was known.
+    pub terms: Option<Terms>,
 }
 
 impl fmt::Display for NodePlan {
@@ -151,10 +159,13 @@ fn plan_withdrawal(input: &NodeInput<'_>, cause: Cause) -> NodePlan {
     let Some(vnode) = input.vnode else { return NodePlan { actions, ..NodePlan::default() } };
     actions.extend(mark_anew(input, vnode));
     let pnode = input.pnode.filter(|_| cause != Cause::NodeReplaced);
+    let since = withdrawal_since(vnode, &input.terms, input.now);
     let withdrawal = Withdrawal {
         now: input.now,
         cause,
         vnode,
+        since,
+        terms: input.terms,
         pods: input.pods,
         conditions: &told(input, pnode, vnode),
         addresses: &addresses_of(input, vnode),
@@ -165,11 +176,17 @@ fn plan_withdrawal(input: &NodeInput<'_>, cause: Cause) -> NodePlan {
         Knowledge::Decided(decision) => decision.wake_at.and_then(|at| Timestamp::from_second(at).ok()),
         _ => None,
     };
+    let closes = |action: &Action| match action {
+        Action::PatchVnode(changes) => changes.taints.is_some(),
+        action => matches!(action, Action::DeleteVnode { .. }),
+    };
     NodePlan {
+        hangs_on_policies: cause.ends_lease() && actions.iter().any(closes),
         actions,
         next_wake: earliest(next_wake, decided),
         leased_by: None,
-        ends_lease: cause.ends_lease() && begins(vnode),
+        ends_lease: cause.ends_lease() && begins(vnode, since),
+        terms: Some(Terms { withdrawal_since: since, ..input.terms }),
     }
 }
 
@@ -191,13 +208,13 @@ fn plan_lease(input: &NodeInput<'_>, decision: &Decision) -> NodePlan {
         let actions = unlabel_worker_node(input).into_iter().collect();
         return NodePlan { actions, next_wake: wake, ..NodePlan::default() };
     }
-    let reclaiming = reclaiming(decision, &Observed::of(input.vnode), input.now);
+    let reclaiming = reclaiming(decision, &Observed::of(input.vnode, &input.terms, input.now), input.now);
     if let Some(until) = rests_until(input, &reclaiming) {
         return NodePlan {
             actions: mirror(input),
             next_wake: earliest(Some(until), wake),
             leased_by: Some(policy.name.clone()),
-            ends_lease: false,
+            ..NodePlan::default()
         };
     }
     let wanted = content(&Ingredients {
@@ -216,7 +233,13 @@ fn plan_lease(input: &NodeInput<'_>, decision: &Decision) -> NodePlan {
         loss: input.loss,
         written: input.written,
     });
-    let mut plan = NodePlan { leased_by: Some(policy.name.clone()), next_wake: wake, ..NodePlan::default() };
+    let terms = terms_while_leased(input, decision, &reclaiming);
+    let mut plan = NodePlan {
+        leased_by: Some(policy.name.clone()),
+        next_wake: wake,
+        terms: Some(terms),
+        ..NodePlan::default()
+    };
     if !policy.held {
         plan.actions.push(Action::HoldPolicy { policy: policy.name.clone() });
     }
@@ -282,8 +305,17 @@ fn update(
     reclaiming: &Reclaiming,
     actions: &mut Vec<Action>,
 ) -> Option<Timestamp> {
-    let changes = changes(vnode, wanted);
+    let mut changes = changes(vnode, wanted);
     if !changes.is_empty() {
+        if changes.annotations.contains_key(annotation::RECLAIM_SINCE) {
+            let known = terms_while_leased(input, decision, reclaiming);
+            changes.terms = Some(Terms { reclaim_since: reclaiming.since, ..known });
+        }
+        if admits_pods(&changes, vnode) {
+            // Whoever waits for that is placed by the amounts of that moment.
+            let lowered = lowered(vnode, &wanted.amounts);
+            actions.extend(Action::show(vnode, Shown { lowered, ..Shown::default() }));
+        }
         actions.push(Action::PatchVnode(changes));
     }
     let gone: Vec<&str> =

@@ -10,6 +10,7 @@ use kubeocean_api::keys::{annotation, taint};
 
 use super::{
     decision::{Decision, Reclaim, Standing, Verdict},
+    terms::{Terms, earlier, unless_to_come},
     view::{NO_EXECUTE, NO_SCHEDULE, NodeView, Taint},
 };
 use kubeocean_runtime::clock::{parse_rfc3339, rfc3339};
@@ -58,34 +59,31 @@ pub struct Reclaiming {
 /// What the vnode tells about a reclaim.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Observed {
-    /// Its out-of-window taint.
-    taint: Option<Taint>,
-    /// When that was set.
+    /// When its out-of-window taint was set.
     added: Option<Timestamp>,
-    /// Recorded start of a forced reclaim.
+    /// Start of a forced reclaim that runs already.
     since: Option<Timestamp>,
     /// Announced by the last good decision.
     announced: Option<Reclaim>,
 }
 
 impl Observed {
-    /// Reads a vnode. What a user broke is read as absent.
-    pub fn of(vnode: Option<&NodeView>) -> Self {
+    /// Reads a vnode. What a user broke is read as absent, and what is known beside it counts where it is stricter.
+    pub fn of(vnode: Option<&NodeView>, known: &Terms, now: Timestamp) -> Self {
         let Some(vnode) = vnode else { return Self::default() };
-        let taint = vnode.taint(taint::OUT_OF_TIME_WINDOWS).cloned();
-        let added = taint.as_ref().and_then(|taint| parse_rfc3339(taint.time_added.as_deref()?));
+        let taint = vnode.taint(taint::OUT_OF_TIME_WINDOWS);
+        let added = taint.and_then(|taint| parse_rfc3339(taint.time_added.as_deref()?));
+        let added = unless_to_come(added, now);
+        // With the taint both go in one write, so it counts also where a user took the taint off. The original records no
+        // start and marks it by the taint's effect.
+        let recorded = vnode.annotation(annotation::RECLAIM_SINCE).and_then(parse_rfc3339);
+        let marked = taint.filter(|taint| taint.effect == NO_EXECUTE).and(added);
+        let announced = vnode.annotation(annotation::RECLAIM).and_then(parse_reclaim);
         Self {
-            taint,
             added,
-            since: vnode.annotation(annotation::RECLAIM_SINCE).and_then(parse_rfc3339),
-            announced: vnode.annotation(annotation::RECLAIM).and_then(parse_reclaim),
+            since: earlier(unless_to_come(recorded, now).or(marked), known.reclaim_since),
+            announced: [announced, known.announced].into_iter().flatten().reduce(Reclaim::stricter),
         }
-    }
-
-    /// Start of a forced reclaim that runs already. The original records none and marks it by the taint's effect.
-    fn running_since(&self) -> Option<Timestamp> {
-        let taint = self.taint.as_ref()?;
-        self.since.or_else(|| (taint.effect == NO_EXECUTE).then_some(self.added).flatten())
     }
 }
 
@@ -96,7 +94,7 @@ pub fn reclaiming(decision: &Decision, observed: &Observed, now: Timestamp) -> R
         return Reclaiming { state, taint: None, since: None };
     }
     let resting = if decision.verdict == Verdict::Held { LeaseState::Held } else { LeaseState::Withheld };
-    let (mode, since) = match observed.running_since() {
+    let (mode, since) = match observed.since {
         _ if decision.policy_invalid => (Reclaim::Keep, None),
         Some(since) => (decision.reclaim.stricter(standing(decision, observed)), Some(since)),
         None => (decision.reclaim, None),
@@ -162,7 +160,7 @@ pub fn parse_reclaim(text: &str) -> Option<Reclaim> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::nodes::decision::DecisionReason;
+    use crate::nodes::{decision::DecisionReason, view::NodeSpec};
     use rstest::rstest;
 
     fn at(second: i64) -> Timestamp {
@@ -188,7 +186,6 @@ mod tests {
     fn written(reclaiming: &Reclaiming, announced: Reclaim) -> Observed {
         Observed {
             added: reclaiming.taint.as_ref().and_then(|t| parse_rfc3339(t.time_added.as_deref()?)),
-            taint: reclaiming.taint.clone(),
             since: reclaiming.since,
             announced: Some(announced),
         }
@@ -256,7 +253,11 @@ mod tests {
             time_added: Some(rfc3339(at(0))),
             ..Taint::new(taint::OUT_OF_TIME_WINDOWS, Some("true"), NO_EXECUTE)
         };
-        let vnode = Observed { added: Some(at(0)), taint: Some(taint), ..Observed::default() };
+        let vnode = NodeView {
+            spec: NodeSpec { taints: [taint].into(), ..NodeSpec::default() },
+            ..NodeView::default()
+        };
+        let vnode = Observed::of(Some(&vnode), &Terms::default(), at(30));
         let answer = reclaiming(&closed(Reclaim::Graceful(60)), &vnode, at(30));
         assert_eq!(answer.state, LeaseState::Closing { until: at(60) });
     }

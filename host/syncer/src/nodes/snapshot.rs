@@ -79,17 +79,20 @@ pub fn facts(pnode: &NodeView, vnode_name: &str, vnode: Option<&NodeView>, usage
     }
 }
 
-/// What a vnode publishes.
+/// What a vnode publishes. A closed lease does not open because somebody took its taint off: it is told by what was decided
+/// and by a reclaim that runs as well.
 pub fn published(vnode: &NodeView) -> Published {
-    let valid_until = vnode
+    let decision = vnode
         .annotation(annotation::POLICY_DECISION)
         .and_then(|text| serde_json::from_str::<Value>(text).ok())
-        .and_then(|decision| decision.get("validUntil")?.as_str()?.parse::<jiff::Timestamp>().ok())
-        .map(jiff::Timestamp::as_second);
+        .unwrap_or_default();
+    let valid_until = decision["validUntil"].as_str().and_then(|text| text.parse::<jiff::Timestamp>().ok());
     Published {
         amounts: in_base_units(&vnode.status.allocatable, Rounding::Down),
-        offered: vnode.taint(taint::OUT_OF_TIME_WINDOWS).is_none(),
-        valid_until,
+        offered: vnode.taint(taint::OUT_OF_TIME_WINDOWS).is_none()
+            && vnode.annotation(annotation::RECLAIM_SINCE).is_none()
+            && decision["verdict"] != "withhold",
+        valid_until: valid_until.map(jiff::Timestamp::as_second),
     }
 }
 
@@ -111,6 +114,9 @@ pub(crate) fn taints(taints: &[Taint]) -> Texts {
 
 #[cfg(test)]
 mod tests {
+    use rstest::rstest;
+    use serde_json::json;
+
     use super::*;
 
     #[test]
@@ -150,5 +156,23 @@ mod tests {
         assert_eq!(published.amounts["cpu"], 1500);
         assert!(!published.offered);
         assert_eq!(published.valid_until, Some(1_800_000_000));
+    }
+
+    /// Whatever a user takes off, one of what says that the lease is closed is enough.
+    #[rstest]
+    #[case::open(json!({annotation::POLICY_DECISION: "{\"verdict\":\"offer\"}"}), json!([]), true)]
+    #[case::nothing_said(json!({}), json!([]), true)]
+    #[case::broken(json!({annotation::POLICY_DECISION: "x"}), json!([]), true)]
+    #[case::the_taint(json!({}), json!([{"key": taint::OUT_OF_TIME_WINDOWS, "effect": "NoSchedule"}]), false)]
+    #[case::what_was_decided(json!({annotation::POLICY_DECISION: "{\"verdict\":\"withhold\"}"}), json!([]), false)]
+    #[case::a_reclaim(json!({annotation::RECLAIM_SINCE: "2027-01-15T08:00:00Z"}), json!([]), false)]
+    fn what_says_that_a_lease_is_closed(
+        #[case] annotations: Value,
+        #[case] taints: Value,
+        #[case] offered: bool,
+    ) {
+        let vnode =
+            json!({"metadata": {"name": "v", "annotations": annotations}, "spec": {"taints": taints}});
+        assert_eq!(published(&serde_json::from_value(vnode).unwrap()).offered, offered);
     }
 }

@@ -35,6 +35,7 @@ use super::{
     loss::WorkerLoss,
     ports::Ports,
     snapshot::{Amounts, facts},
+    terms::Terms,
     view::NodeView,
     vnode::{BindingView, Written},
 };
@@ -384,6 +385,10 @@ impl NodeStore {
 
     pub(super) fn set_written(&self, vnode: &str, written: Written) {
         self.state.lock().index.set_written(vnode, written);
+    }
+
+    pub(super) fn set_terms(&self, vnode: &str, terms: Terms) {
+        self.state.lock().index.set_terms(vnode, terms);
     }
 
     pub(super) fn set_decided(&self, vnode: &VnodeName, decided: Option<Decided>) {

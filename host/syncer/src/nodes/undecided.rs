@@ -13,7 +13,7 @@ use kubeocean_api::{
 
 use super::{
     action::{Action, NodeChanges, Shown},
-    changes::know_taints,
+    changes::{admits_pods, know_taints},
     conditions::{mirrored_conditions, proxier_condition, reachable_condition, stated},
     metadata::ExpectedMetadata,
     plan::NodeInput,
@@ -35,9 +35,13 @@ pub(super) fn mirror(input: &NodeInput<'_>) -> Vec<Action> {
         written: Some(written),
         ..Shown::default()
     };
+    let lowers = !shown.lowered.is_empty();
     let status = Action::show(vnode, shown);
-    // One of the two per round: both carry the version this was computed from.
-    let shown = taints.map(Action::PatchVnode).or(status);
+    // One of the two per round: both carry the version this was computed from. Whoever waits for the taint to go is placed
+    // by the amounts of that moment.
+    let admits = taints.as_ref().is_some_and(|changes| admits_pods(changes, vnode));
+    let taints = taints.map(Action::PatchVnode);
+    let shown = if admits && lowers { status } else { taints.or(status) };
     mark_anew(input, vnode).into_iter().chain(shown).collect()
 }
 
@@ -47,14 +51,14 @@ pub(super) fn mark_anew(input: &NodeInput<'_>, vnode: &NodeView) -> Option<Actio
     (!labels.is_empty()).then(|| Action::PatchVnode(NodeChanges { labels, ..NodeChanges::of(vnode) }))
 }
 
-/// Published quantities that others no longer leave, as they are to be published.
-fn lowered(vnode: &NodeView, available: &Amounts) -> BTreeMap<String, String> {
+/// Published quantities that are above these amounts, as they are to be published.
+pub(super) fn lowered(vnode: &NodeView, amounts: &Amounts) -> BTreeMap<String, String> {
     let mut lowered = BTreeMap::new();
     for (resource, text) in vnode.status.allocatable.iter().chain(vnode.status.capacity.iter()) {
-        let left = floor_to_granularity(resource, available.get(resource).copied().unwrap_or(0));
+        let amount = floor_to_granularity(resource, amounts.get(resource).copied().unwrap_or(0));
         // What cannot be read is replaced.
-        if to_base_units(resource, text, Rounding::Up).map_or(true, |published| published > left) {
-            lowered.insert(resource.to_owned(), from_base_units(resource, left).to_string());
+        if to_base_units(resource, text, Rounding::Up).map_or(true, |published| published > amount) {
+            lowered.insert(resource.to_owned(), from_base_units(resource, amount).to_string());
         }
     }
     lowered

@@ -13,6 +13,7 @@ use super::{
     conditions::{condition, stated},
     decision::Reclaim,
     reclaim::parse_reclaim,
+    terms::{Terms, earlier, unless_to_come},
     view::{NO_SCHEDULE, NodeAddress, NodeCondition, NodeView, Taint},
     vnode::Written,
 };
@@ -107,6 +108,10 @@ pub struct Withdrawal<'a> {
     pub cause: Cause,
     /// The vnode.
     pub vnode: &'a NodeView,
+    /// When it began; `None`: not yet.
+    pub since: Option<Timestamp>,
+    /// What this process knows of the end of the lease.
+    pub terms: Terms,
     /// Pods on it.
     pub pods: &'a [PodOnVnode],
     /// The vnode's conditions as they shall appear, but for the progress.
@@ -124,18 +129,16 @@ pub fn withdraw(input: &Withdrawal<'_>, actions: &mut Vec<Action>) -> Option<Tim
         drain(input, actions);
         return None;
     }
-    let tainted_since = draining_since(vnode);
-    let Some(since) = tainted_since else {
-        actions.push(Action::PatchVnode(begin(input)));
-        actions.push(Action::Event(VnodeEvent::draining(input.cause)));
-        return match grace(input) {
-            Some(grace) => input.now.checked_add(grace).ok(),
-            None => None,
-        };
-    };
-    if let Some(until) = grace(input).and_then(|grace| since.checked_add(grace).ok())
-        && until > input.now
-    {
+    let since = input.since.unwrap_or(input.now);
+    let until = grace(input).map(|grace| since.saturating_add(grace).unwrap_or(Timestamp::MAX));
+    if !is_marked(vnode, input.since) {
+        actions.push(Action::PatchVnode(begin(input, since)));
+        if begins(vnode, input.since) {
+            actions.push(Action::Event(VnodeEvent::draining(input.cause)));
+        }
+        return until;
+    }
+    if let Some(until) = until.filter(|until| *until > input.now) {
         show_progress(input, actions);
         return Some(until);
     }
@@ -143,33 +146,45 @@ pub fn withdraw(input: &Withdrawal<'_>, actions: &mut Vec<Action>) -> Option<Tim
     None
 }
 
-/// Whether a withdrawal of this vnode would begin now.
-pub fn begins(vnode: &NodeView) -> bool {
-    !vnode.terminating() && draining_since(vnode).is_none()
+/// Whether a withdrawal of this vnode would begin now. One that began goes on, whichever of its marks somebody took off:
+/// they come back without a turn.
+pub fn begins(vnode: &NodeView, since: Option<Timestamp>) -> bool {
+    !vnode.terminating() && since.is_none()
 }
 
-/// When the drain began; `None` while one of its marks is missing.
-fn draining_since(vnode: &NodeView) -> Option<Timestamp> {
-    let marked = vnode.taint(taint::VNODE_DELETING).is_some()
+/// When the withdrawal of a vnode began: as it is recorded, unless this process knows better.
+pub fn withdrawal_since(vnode: &NodeView, known: &Terms, now: Timestamp) -> Option<Timestamp> {
+    earlier(unless_to_come(recorded_start(vnode), now), known.withdrawal_since)
+}
+
+fn recorded_start(vnode: &NodeView) -> Option<Timestamp> {
+    vnode.annotation(annotation::DELETION_TAINT_TIME).and_then(parse_rfc3339)
+}
+
+/// Whether nothing of what the drain began with is missing.
+fn is_marked(vnode: &NodeView, since: Option<Timestamp>) -> bool {
+    let shown = recorded_start(vnode);
+    vnode.taint(taint::VNODE_DELETING).is_some()
         && vnode.spec.unschedulable
-        && vnode.annotation(annotation::POLICIES_APPLIED).is_none_or(str::is_empty);
-    let since = vnode.annotation(annotation::DELETION_TAINT_TIME).and_then(parse_rfc3339)?;
-    marked.then_some(since)
+        && vnode.annotation(annotation::POLICIES_APPLIED).is_none_or(str::is_empty)
+        // Written times have whole seconds.
+        && shown.is_some()
+        && shown.map(Timestamp::as_second) == since.map(Timestamp::as_second)
 }
 
-/// The grace period that the lost policy announced.
+/// The grace period that the lost policy announced: the shorter one, where the vnode says another than is known.
 fn grace(input: &Withdrawal<'_>) -> Option<SignedDuration> {
-    let announced = input.vnode.annotation(annotation::RECLAIM).and_then(parse_reclaim);
-    match announced {
-        Some(Reclaim::Graceful(seconds)) if input.cause.ends_lease() => {
-            Some(SignedDuration::from_secs(i64::from(seconds)))
-        }
-        _ => None,
-    }
+    let seconds = |announced: Reclaim| match announced {
+        Reclaim::Graceful(seconds) => seconds,
+        Reclaim::Force | Reclaim::Keep => 0,
+    };
+    let shown = input.vnode.annotation(annotation::RECLAIM).and_then(parse_reclaim).map(seconds)?;
+    let grace = input.terms.announced.map_or(shown, |known| shown.min(seconds(known)));
+    (grace > 0 && input.cause.ends_lease()).then(|| SignedDuration::from_secs(i64::from(grace)))
 }
 
 /// Taint, cordon and time in one write. The policy's name goes, so that its finalizer waits for nobody.
-fn begin(input: &Withdrawal<'_>) -> NodeChanges {
+fn begin(input: &Withdrawal<'_>, since: Timestamp) -> NodeChanges {
     let vnode = input.vnode;
     let mut taints: Vec<Taint> =
         vnode.spec.taints.iter().filter(|taint| taint.key != taint::VNODE_DELETING).cloned().collect();
@@ -177,13 +192,12 @@ fn begin(input: &Withdrawal<'_>) -> NodeChanges {
         time_added: Some(rfc3339(input.now)),
         ..Taint::new(taint::VNODE_DELETING, Some("true"), NO_SCHEDULE)
     });
-    let kept = vnode.annotation(annotation::DELETION_TAINT_TIME).filter(|text| parse_rfc3339(text).is_some());
-    let since = kept.map_or_else(|| rfc3339(input.now), str::to_owned);
     let mut changes = NodeChanges::of(vnode);
     changes.taints = Some(taints);
     changes.unschedulable = Some(true);
-    changes.annotations.insert(annotation::DELETION_TAINT_TIME.to_owned(), Some(since));
+    changes.annotations.insert(annotation::DELETION_TAINT_TIME.to_owned(), Some(rfc3339(since)));
     changes.annotations.insert(annotation::POLICIES_APPLIED.to_owned(), Some(String::new()));
+    changes.terms = Some(Terms { withdrawal_since: Some(since), ..input.terms });
     changes
 }
 

@@ -36,20 +36,20 @@ const VNODE: &str = "vnode-cls-a-n1";
 
 /// Both clusters are out of reach: nobody listens on the discard port of this machine.
 fn runtime() -> (NodeRuntime, Arc<PolicyStore>) {
-    let nowhere = client(Config::new("http://127.0.0.1:9".parse().unwrap()), None).unwrap();
+    let clusters = client(Config::new("http://127.0.0.1:9".parse().unwrap()), None).unwrap();
     let identity =
         Identity { binding: "dc-east".into(), cluster_id: "cls-a".into(), computing_uid: "c-1".into() };
     let clock: Arc<dyn kubeocean_runtime::clock::Clock> = Arc::new(SystemClock);
     let cancel = CancellationToken::new();
-    let (events, _) = EventRecorder::new(nowhere.clone(), "test".into(), Arc::clone(&clock), cancel.clone());
+    let (events, _) = EventRecorder::new(clusters.clone(), "test".into(), Arc::clone(&clock), cancel.clone());
     let places = ModulePlaces { default: "policies".into(), mount: "mount".into(), files: false };
     let policies = PolicyStore::new(identity.clone(), places);
     let facts = BindingFacts { name: "dc-east".into(), cluster_id: "cls-a".into() };
     let runtime = NodeRuntime {
         store: NodeStore::new(identity, BindingView::default(), Arc::default()),
-        computing: nowhere.clone(),
+        computing: clusters.clone(),
         worker: Some(WorkerSide {
-            client: nowhere,
+            client: clusters,
             policies: Arc::clone(&policies),
             host: Arc::new(PolicyHost::new(engine(), facts, TimeZone::UTC, Box::new(|| {}))),
             labels_off: Arc::new(AtomicBool::new(false)),
@@ -135,6 +135,30 @@ async fn a_write_that_nobody_answered_is_not_counted_and_to_be_looked_up() {
     assert!(runtime.store.is_unsettled(VNODE));
     assert_eq!(settle(&runtime, VNODE).await, Outcome::Unanswered);
     assert!(runtime.store.is_unsettled(VNODE), "it could not be read either");
+}
+
+/// A policy that came back meanwhile may govern the node.
+#[tokio::test]
+async fn nothing_is_deleted_by_policies_that_are_no_longer_so() {
+    let (runtime, policies) = runtime();
+    let decided_by = Some(policies.changes());
+    let delete = || {
+        let pod = Action::DeletePod {
+            key: kubeocean_api::name::ObjectKey::new("team", "a"),
+            uid: "u".into(),
+            why: PodDeletion::Drained,
+        };
+        [vec![pod], vec![Action::DeleteVnode { name: VNODE.into(), uid: "u".into() }]]
+    };
+    for actions in delete() {
+        let done = perform(&runtime, VNODE, &Snapshot::default(), actions, decided_by).await;
+        assert_eq!(done, Err(Outcome::Unanswered), "it was tried");
+    }
+    policies.apply(policy(false));
+    for actions in delete() {
+        let done = perform(&runtime, VNODE, &Snapshot::default(), actions, decided_by).await;
+        assert_eq!(done, Err(Outcome::Stale));
+    }
 }
 
 /// New vnodes do not wait for labels (BU-408); alone, the write would have been tried, and failed.

@@ -45,7 +45,7 @@ fn a_crash_between_any_two_writes_ends_the_same(
     for stop in 0..writes {
         let mut model = begin();
         model.perform(stop);
-        model.written = None;
+        model.restart();
         model.settle();
         let parts = |m: &Model| (timeless(m.vnode.as_ref()), m.pnode.clone(), m.pods.clone());
         assert_eq!(parts(&model), parts(&whole), "stopped after {stop} of {writes} writes");

@@ -43,6 +43,7 @@ fn the_policy_is_held_before_its_first_vnode() {
 #[case::nothing_changes(|_: &mut Model| {}, &[])]
 #[case::heartbeats_within_five_minutes(|m: &mut Model| m.pnode.as_mut().unwrap()["status"]["conditions"][0]["lastHeartbeatTime"] = "2027-01-15T08:04:59Z".into(), &[])]
 #[case::a_late_heartbeat(|m: &mut Model| m.pnode.as_mut().unwrap()["status"]["conditions"][0]["lastHeartbeatTime"] = "2027-01-15T08:05:00Z".into(), &["update vnode vnode-cls-a-n1"])]
+#[case::a_late_heartbeat_of_a_slow_clock(|m: &mut Model| { m.pnode.as_mut().unwrap()["status"]["conditions"][0]["lastHeartbeatTime"] = "2027-01-15T08:05:00Z".into(); m.vnode.as_mut().unwrap()["metadata"]["annotations"][annotation::LAST_SYNC_TIME] = "2027-01-15T09:00:00Z".into(); }, &["update vnode vnode-cls-a-n1"])]
 #[case::usage_of_others(|m: &mut Model| { m.used.insert("cpu".into(), 1000); }, &["update vnode vnode-cls-a-n1", "event LeaseChanged: leased amounts changed"])]
 #[case::a_users_label(|m: &mut Model| m.vnode.as_mut().unwrap()["metadata"]["labels"]["users"] = "1".into(), &[])]
 #[case::a_users_taint(|m: &mut Model| m.vnode.as_mut().unwrap()["spec"]["taints"].as_array_mut().unwrap().push(json!({"key": "kubeocean.io/vnode", "effect": "NoExecute"})), &[])]
@@ -228,6 +229,17 @@ fn small_grows_wait_and_shrinks_do_not() {
     model.now = 30;
     assert_eq!(model.settle()[0], "update vnode vnode-cls-a-n1");
     model.used.insert("cpu".into(), 1);
+    assert_eq!(model.settle()[0], "update vnode vnode-cls-a-n1");
+}
+
+#[test]
+fn a_clock_that_was_set_back_holds_no_small_grow_up() {
+    let mut model = Model::new();
+    model.now = 10_000;
+    model.used.insert("cpu".into(), 20);
+    model.settle();
+    model.now = 10;
+    model.used.insert("cpu".into(), 0);
     assert_eq!(model.settle()[0], "update vnode vnode-cls-a-n1");
 }
 

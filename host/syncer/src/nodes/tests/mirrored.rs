@@ -4,9 +4,10 @@ use kubeocean_api::keys::{annotation, label, taint};
 use rstest::rstest;
 use serde_json::{Value, json};
 
-use super::model::{Model, offer, pod};
+use super::model::{Model, offer, pod, withhold};
 use crate::nodes::{
     decision::Reclaim,
+    loss::WorkerLoss,
     metadata::ExpectedMetadata,
     plan::plan_waiting,
     snapshot::published,
@@ -235,6 +236,46 @@ fn nothing_is_offered_that_others_took(
     assert_eq!(amounts(&model)["pods"], 0);
     model.used.clear();
     assert_eq!(act(&mut model), Vec::<String>::new(), "what is free again waits for a decision");
+}
+
+/// Whoever waits for a taint to go is placed by the amounts of that moment: what others took meanwhile is taken off first.
+#[rstest]
+#[case::the_worker_is_back(|m: &mut Model| m.loss = Some(WorkerLoss::Silent), |m: &mut Model| m.loss = None, Model::settle)]
+#[case::and_policies_load(
+    |m: &mut Model| m.loss = Some(WorkerLoss::Silent),
+    |m: &mut Model| { m.loss = None; m.decision = None; },
+    Model::settle
+)]
+#[case::and_a_withdrawal_waits(
+    |m: &mut Model| m.loss = Some(WorkerLoss::Silent),
+    |m: &mut Model| { m.loss = None; m.decision.as_mut().unwrap().governed_by = None; },
+    |m: &mut Model| [m.wait(), m.wait()].concat()
+)]
+#[case::a_window_opens(
+    |m: &mut Model| m.decision = Some(withhold(Reclaim::Keep)),
+    |m: &mut Model| m.decision = Some(offer(&[("cpu", 2500)])),
+    Model::settle
+)]
+#[case::a_withdrawal_is_called_off(
+    |m: &mut Model| { m.decision.as_mut().unwrap().reclaim = Reclaim::Graceful(600); m.settle(); m.decision.as_mut().unwrap().governed_by = None; },
+    |m: &mut Model| m.decision = Some(offer(&[])),
+    Model::settle
+)]
+fn amounts_that_fell_are_lowered_before_pods_come(
+    #[case] close: impl Fn(&mut Model),
+    #[case] open: impl Fn(&mut Model),
+    #[case] act: impl Fn(&mut Model) -> Vec<String>,
+) {
+    let mut model = Model::leased();
+    close(&mut model);
+    model.settle();
+    open(&mut model);
+    model.used.insert("cpu".to_owned(), 1500);
+    let lines = act(&mut model);
+    let opens = lines.iter().position(|line| line.starts_with("patch taints")).unwrap();
+    let lowers = lines.iter().position(|line| line.starts_with("lower amounts"));
+    assert!(lowers.is_some_and(|at| at < opens), "{lines:?}");
+    assert_eq!(published(&model.vnode()).amounts["cpu"], 2500);
 }
 
 impl Model {

@@ -13,6 +13,7 @@ use crate::nodes::{
     loss::WorkerLoss,
     plan::{Knowledge, LabelOwner, NodeInput, NodePlan, plan_node},
     snapshot::{Amounts, available, base},
+    terms::Terms,
     view::NodeView,
     vnode::{BindingView, GoverningPolicy, Settings, Written},
     withdraw::PodOnVnode,
@@ -45,6 +46,7 @@ pub(super) struct Model {
     pub(super) proxier: Vec<IpAddr>,
     pub(super) loss: Option<WorkerLoss>,
     pub(super) written: Option<Written>,
+    pub(super) terms: Terms,
     pub(super) pods: Vec<PodOnVnode>,
 }
 
@@ -78,6 +80,7 @@ impl Model {
             proxier: vec!["192.0.2.1".parse().unwrap()],
             loss: None,
             written: None,
+            terms: Terms::default(),
             pods: Vec::new(),
         }
     }
@@ -123,6 +126,7 @@ impl Model {
             proxier: &self.proxier,
             loss: self.loss,
             written: self.written.as_ref(),
+            terms: self.terms,
             pods: &self.pods,
         })
     }
@@ -136,6 +140,7 @@ impl Model {
         let mut lines = Vec::new();
         for _ in 0..8 {
             let plan = self.plan();
+            self.terms = plan.terms.unwrap_or(self.terms);
             if plan.actions.is_empty() {
                 return lines;
             }
@@ -151,7 +156,8 @@ impl Model {
     pub(super) fn perform(&mut self, writes: usize) {
         let mut left = writes;
         while left > 0 {
-            let actions = self.plan().actions;
+            let NodePlan { actions, terms, .. } = self.plan();
+            self.terms = terms.unwrap_or(self.terms);
             let some = actions.len().min(left);
             left -= some;
             actions.into_iter().take(some).for_each(|action| self.apply(action));
@@ -167,7 +173,10 @@ impl Model {
                 self.vnode = Some(vnode);
                 self.written = Some(written);
             }
-            Action::PatchVnode(changes) => merge(self.vnode.as_mut().unwrap(), &changes.patch()),
+            Action::PatchVnode(changes) => {
+                merge(self.vnode.as_mut().unwrap(), &changes.patch());
+                self.terms = changes.terms.unwrap_or(self.terms);
+            }
             Action::UpdateVnode { mut patch, written, .. } => {
                 patch["metadata"].as_object_mut().unwrap().remove("resourceVersion");
                 merge(self.vnode.as_mut().unwrap(), &patch);
@@ -189,6 +198,11 @@ impl Model {
             Action::ReleaseVnode { .. } => self.vnode = None,
             Action::Event(_) => {}
         }
+    }
+
+    /// A new process knows nothing of what the one before wrote.
+    pub(super) fn restart(&mut self) {
+        (self.written, self.terms) = (None, Terms::default());
     }
 
     pub(super) fn vnode(&self) -> NodeView {

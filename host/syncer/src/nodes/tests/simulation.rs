@@ -4,8 +4,8 @@
 //!
 //! Grammar ([`users`]): worker nodes come, change, go and return with another UID; pods of four kinds of owners come, end
 //! and go on them; policies of every kind of window, limit and reclaim appear, change and go; pods come and go on
-//! vnodes; users edit and delete vnodes; the binding's selector changes, and at the end the binding goes. Withdrawals
-//! are paced in half of the runs.
+//! vnodes; users edit and delete vnodes; the binding's selector changes, and at the end the binding goes. The worker
+//! is lost and comes back. Withdrawals are paced in half of the runs.
 //! Only time and events make the Syncer look at a node: a forgotten wake-up is a wrong end.
 //!
 //! Invariants of every write ([`writes`]) are judged by what the Syncer may know, computed by an [`oracle`] from plain
@@ -35,7 +35,10 @@ use syncer::Syncer;
 use users::UserKeys;
 use writes::Met;
 
-use super::super::decide::{NoPlan, look_again};
+use super::super::{
+    decide::{NoPlan, look_again},
+    loss::WorkerLoss,
+};
 use crate::{
     policies::finalizer::{FinalizerChange, release},
     simulation::{Random, sweep, trace},
@@ -183,8 +186,11 @@ impl World {
                     }
                 }
                 let next = look_again([soft, considered.wait], considered.plan.next_wake, self.now());
-                if failed.is_none() && soft.is_none() {
-                    self.check_offer(&work);
+                if failed.is_none()
+                    && soft.is_none()
+                    && let Some(vnode) = self.syncer.store.snapshot(&work.key).vnode
+                {
+                    self.check_offer(&work, &vnode);
                 }
                 failed.unwrap_or(next)
             }
@@ -224,6 +230,7 @@ impl World {
     /// Faults stop and nobody acts any more: watches catch up, kubelets end what was deleted, time passes.
     async fn settle(&mut self) {
         self.faults = false;
+        self.syncer.store.set_loss(None);
         let end = Instant::now() + REST;
         let mut rounds = 0;
         loop {
@@ -274,6 +281,10 @@ impl World {
                     let seconds = self.random.pick(&[1, 5, 30, 61, 300]);
                     tokio::time::advance(Duration::from_secs(seconds)).await;
                     self.release_policies();
+                    if self.random.once_in(3) {
+                        let lost = self.random.once_in(2).then_some(WorkerLoss::Silent);
+                        self.met.lost += usize::from(self.syncer.store.set_loss(lost));
+                    }
                 }
                 _ => drop(self.work().await),
             }

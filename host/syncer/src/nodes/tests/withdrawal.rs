@@ -2,9 +2,9 @@
 
 use kubeocean_api::keys::{annotation, condition_type, label, taint};
 use rstest::rstest;
-use serde_json::Value;
+use serde_json::{Value, json};
 
-use super::model::{Model, at, pod};
+use super::model::{Model, at, merge, pod};
 use crate::nodes::{decision::Reclaim, withdraw::PodOnVnode};
 
 #[rstest]
@@ -23,6 +23,62 @@ fn only_the_beginning_of_a_lost_lease_is_paced(#[case] lose: impl Fn(&mut Model)
     if model.vnode.is_some() {
         assert!(!model.plan().ends_lease, "what has begun is not paced again");
     }
+}
+
+/// A withdrawal that has begun waits for no turn, whatever of its marks a user takes off: the vnode would be open meanwhile.
+#[rstest]
+#[case::uncordoned(|vnode: &mut Value| vnode["spec"]["unschedulable"] = false.into())]
+#[case::untainted(|vnode: &mut Value| vnode["spec"]["taints"] = json!([]))]
+#[case::policy_named_again(|vnode: &mut Value| vnode["metadata"]["annotations"][annotation::POLICIES_APPLIED] = "p".into())]
+fn a_mark_that_a_user_took_off_comes_back_without_a_turn(#[case] edit: impl Fn(&mut Value)) {
+    let mut model = Model::new();
+    model.decision.as_mut().unwrap().reclaim = Reclaim::Graceful(60);
+    model.settle();
+    model.decision.as_mut().unwrap().governed_by = None;
+    model.settle();
+    model.now = 30;
+    edit(model.vnode.as_mut().unwrap());
+    assert!(!model.plan().ends_lease);
+    assert_eq!(model.settle(), ["patch taints, cordon, metadata of vnode vnode-cls-a-n1"]);
+    assert!(model.vnode().spec.unschedulable && model.taint(taint::VNODE_DELETING).is_some());
+    assert_eq!(model.plan().next_wake, Some(at(60)), "what was promised counts from the beginning");
+}
+
+/// BU-909: whoever may edit nodes of the computing cluster puts no withdrawal off.
+#[rstest]
+#[case::to_come(annotation::DELETION_TAINT_TIME, "2099-01-01T00:00:00Z".into())]
+#[case::a_little_later(annotation::DELETION_TAINT_TIME, "2027-01-15T08:00:50Z".into())]
+#[case::removed(annotation::DELETION_TAINT_TIME, Value::Null)]
+#[case::another_grace(annotation::RECLAIM, "graceful:2147483647".into())]
+fn a_user_puts_no_withdrawal_off(#[case] key: &str, #[case] value: Value) {
+    let mut model = Model::new();
+    model.decision.as_mut().unwrap().reclaim = Reclaim::Graceful(60);
+    model.settle();
+    model.decision.as_mut().unwrap().governed_by = None;
+    model.settle();
+    model.now = 30;
+    merge(model.vnode.as_mut().unwrap(), &json!({"metadata": {"annotations": {key: value}}}));
+    assert!(!model.plan().ends_lease);
+    model.settle();
+    assert_eq!(model.plan().next_wake, Some(at(60)));
+    model.now = 60;
+    assert_eq!(model.plan().to_string(), "delete vnode vnode-cls-a-n1");
+}
+
+/// A process that did not see the beginning believes no time that is to come.
+#[test]
+fn after_a_restart_a_withdrawal_begins_now_at_the_latest() {
+    let mut model = Model::new();
+    model.decision.as_mut().unwrap().reclaim = Reclaim::Graceful(60);
+    model.settle();
+    model.decision.as_mut().unwrap().governed_by = None;
+    model.settle();
+    let annotations = &mut model.vnode.as_mut().unwrap()["metadata"]["annotations"];
+    annotations[annotation::DELETION_TAINT_TIME] = "2099-01-01T00:00:00Z".into();
+    model.now = 30;
+    model.restart();
+    model.settle();
+    assert_eq!(model.plan().next_wake, Some(at(90)));
 }
 
 #[rstest]

@@ -158,6 +158,37 @@ fn an_answer_that_ends_a_lease_is_not_carried_out_once_a_policy_was_edited() {
     });
 }
 
+/// An owner puts a deleted policy back while the grace period it announced ends: the vnode is not deleted by what was
+/// decided before.
+#[test]
+fn a_vnode_is_not_deleted_once_its_policy_is_back() {
+    super::clock().block_on(async {
+        let mut world = leased().await;
+        world.clusters.edit(Kind::Policy, "younger", |policy| {
+            policy["metadata"]["generation"] = 2.into();
+            policy["spec"]["forceReclaim"] = true.into();
+            policy["spec"]["gracefulReclaimPeriodSeconds"] = 60.into();
+        });
+        show(&mut world, Kind::Policy);
+        while world.work().await {}
+        world.clusters.delete(Kind::Policy, "younger", None).unwrap();
+        show(&mut world, Kind::Policy);
+        while world.work().await {}
+        let over = world.now() + jiff::SignedDuration::from_secs(60);
+        let (work, considered) = world.syncer.consider(VNODE.into(), over);
+        let plan = considered.map(|considered| considered.plan.to_string());
+        assert_eq!(plan, Ok(format!("delete vnode {VNODE}")));
+        policy(&mut world, "back", "2026-03-02T12:01:00Z");
+        while let Some(change) = world.clusters.events.get_mut(&Kind::Policy).unwrap().pop_front() {
+            world.syncer.deliver(Kind::Policy, &change);
+        }
+        assert_eq!(world.syncer.plan(&work, over).err(), Some(NoPlan::Later(Outcome::Stale)));
+        world.syncer.feed();
+        while world.work().await {}
+        assert_eq!(named(&world), "back");
+    });
+}
+
 /// Without its labels no watch tells what others do to a vnode: it is read again before it is written.
 #[test]
 fn a_vnode_that_is_not_watched_is_withdrawn_whatever_others_do_to_it() {

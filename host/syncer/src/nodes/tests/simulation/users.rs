@@ -273,9 +273,14 @@ fn edit_vnode(clusters: &mut Clusters, random: &mut Random, vnode: &str, keys: &
         }
         4 => clusters.edit(Kind::Vnode, vnode, |node| node["metadata"]["labels"]["zone"] = "edited".into()),
         5 => clusters.edit(Kind::Vnode, vnode, |node| {
-            node["spec"]["taints"].as_array_mut().unwrap().retain(|taint| taint["key"] != taint::VNODE);
+            let ours =
+                [taint::VNODE, taint::VNODE_DELETING, taint::OUT_OF_TIME_WINDOWS, taint::WORKER_UNREACHABLE];
+            let key = random.pick(&ours);
+            node["spec"]["taints"].as_array_mut().unwrap().retain(|taint| taint["key"] != key);
         }),
-        6 => clusters.edit(Kind::Vnode, vnode, |node| node["spec"]["unschedulable"] = true.into()),
+        6 => clusters.edit(Kind::Vnode, vnode, |node| {
+            node["spec"]["unschedulable"] = (node["spec"]["unschedulable"] != true).into();
+        }),
         _ => clusters.edit(Kind::Vnode, vnode, |node| {
             node["metadata"]["labels"].as_object_mut().unwrap().remove(label::PHYSICAL_NODE_NAME);
             node["status"]["allocatable"]["cpu"] = "64".into();

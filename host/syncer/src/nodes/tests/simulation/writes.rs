@@ -41,10 +41,12 @@ pub(super) struct Met {
     pub(super) held: usize,
     pub(super) lowered: usize,
     pub(super) settled: usize,
+    pub(super) opened: usize,
+    pub(super) lost: usize,
 }
 
 impl Met {
-    fn counts(&self) -> [usize; 14] {
+    fn counts(&self) -> [usize; 16] {
         [
             self.created,
             self.updated,
@@ -60,6 +62,8 @@ impl Met {
             self.held,
             self.lowered,
             self.settled,
+            self.opened,
+            self.lost,
         ]
     }
 
@@ -83,6 +87,8 @@ impl Met {
             held,
             lowered,
             settled,
+            opened,
+            lost,
         ] = std::array::from_fn(|at| self.counts()[at] + more.counts()[at]);
         *self = Self {
             created,
@@ -99,6 +105,8 @@ impl Met {
             held,
             lowered,
             settled,
+            opened,
+            lost,
         };
     }
 }
@@ -240,13 +248,15 @@ impl World {
                 if let Some(version) = version.as_ref() {
                     changes.resource_version.clone_from(version);
                 }
-                let taints = changes.taints.iter().flatten();
-                let begins = taints.clone().any(|it| it.key == taint::VNODE_DELETING);
-                let evicts =
-                    taints.clone().any(|it| it.key == taint::OUT_OF_TIME_WINDOWS && it.effect == "NoExecute");
+                let begins = changes.taints.iter().flatten().any(|it| it.key == taint::VNODE_DELETING);
                 let before = self.clusters.get(Kind::Vnode, key).cloned();
+                let terms = changes.terms;
                 let answer = self.clusters.patch(Kind::Vnode, key, &changes.patch())?;
                 let before = before.unwrap();
+                if takes_pods(&answer) && !takes_pods(&before) {
+                    self.met.opened += 1;
+                    self.check_offer(work, &serde_json::from_value(answer.clone()).unwrap());
+                }
                 if begins && !has_taint(&before, taint::VNODE_DELETING) {
                     assert!(
                         Self::may_withdraw(work, lease),
@@ -256,11 +266,14 @@ impl World {
                 if !begins && has_taint(&before, taint::VNODE_DELETING) && changes.taints.is_some() {
                     self.met.called_off += 1;
                 }
-                if evicts && !begins {
+                if evicts(&answer) && !evicts(&before) {
                     self.met.evicting += 1;
                     self.check_grace(&answer, lease);
                 }
                 self.answer(key, None, version)?;
+                if let Some(terms) = terms {
+                    self.syncer.store.set_terms(key, terms);
+                }
             }
             Action::UpdateVnode { mut patch, written, .. } => {
                 let lease = lease.unwrap_or_else(|| panic!("{key} is updated without a lease"));
@@ -381,20 +394,19 @@ impl World {
         Ok(())
     }
 
-    /// After a plan that was carried out, a vnode that takes pods offers no more than what others leave, as far as the
-    /// Syncer may know: whether it is leased, held, or waits for its turn to be withdrawn.
-    pub(super) fn check_offer(&self, work: &Work) {
+    /// A vnode that begins to take pods, or takes some after a plan that was carried out, offers no more than what others
+    /// leave, as far as the Syncer may know: whether it is leased, held, or waits for its turn to be withdrawn.
+    pub(super) fn check_offer(&self, work: &Work, vnode: &NodeView) {
         let node = work.key.strip_prefix("vnode-cls-a-").unwrap();
         let view = self.syncer.view();
         let Some(pnode) = view.pnodes.get(node).filter(|_| self.syncer.unlisted.is_empty()) else { return };
-        let Some(vnode) = self.syncer.store.snapshot(&work.key).vnode else { return };
         let uid = pnode["metadata"]["uid"].as_str();
         let replaced = vnode.annotation_or_label(annotation::PHYSICAL_NODE_UID) != uid;
         if replaced || vnode.terminating() || vnode.taint(taint::VNODE_DELETING).is_some() {
             return;
         }
         let available = oracle::available(&view, node);
-        for (resource, amount) in published(&vnode).amounts {
+        for (resource, amount) in published(vnode).amounts {
             let left = available[&resource];
             assert!(amount <= left, "{resource} {amount} is offered where {left} are left: {vnode:?}");
         }
@@ -481,6 +493,20 @@ impl World {
             }
         }
     }
+}
+
+/// Neither cordoned nor tainted, but for the taint that pods of a vnode tolerate.
+fn takes_pods(vnode: &Value) -> bool {
+    let keeps_away = |it: &Value| {
+        it["key"] != taint::VNODE && (it["effect"] == "NoSchedule" || it["effect"] == "NoExecute")
+    };
+    vnode["spec"]["unschedulable"] != true
+        && !vnode["spec"]["taints"].as_array().is_some_and(|all| all.iter().any(keeps_away))
+}
+
+fn evicts(vnode: &Value) -> bool {
+    let evicting = |it: &Value| it["key"] == taint::OUT_OF_TIME_WINDOWS && it["effect"] == "NoExecute";
+    vnode["spec"]["taints"].as_array().is_some_and(|all| all.iter().any(evicting))
 }
 
 pub(super) fn has_taint(vnode: &Value, key: &str) -> bool {
