@@ -9,7 +9,7 @@ use jiff::tz::TimeZone;
 
 use crate::entry::slot::Slot;
 use crate::facts::PolicyFacts;
-use crate::legacy::{EntrySpec, OnError};
+use crate::legacy::{Decision, EntrySpec, OnError};
 
 /// What an entry is beside an ordinary one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,11 +34,15 @@ impl Entry {
         self.spec.on_error
     }
 
-    /// It runs code from elsewhere that has not shown lately that it answers in time.
-    pub(crate) fn may_take_long(&self, now: i64) -> bool {
-        self.slot
-            .running()
-            .is_some_and(|running| !running.digest.is_builtin() && !running.health.lock().is_proven(now))
+    /// It runs code from elsewhere that has not shown lately that it answers about this in time.
+    pub(crate) fn may_take_long(&self, decision: Decision, now: i64) -> bool {
+        self.slot.running().is_some_and(|running| {
+            let unproven = match decision {
+                Decision::Lease => running.lease && !running.lease_health.lock().is_proven(now),
+                Decision::Place => running.place && !running.place_health.lock().is_proven(now),
+            };
+            unproven && !running.digest.is_builtin()
+        })
     }
 }
 
@@ -64,7 +68,7 @@ pub(crate) struct Policy {
 impl Policy {
     /// Its nodes are decided apart from those of other policies.
     pub(crate) fn may_take_long(&self, now: i64) -> bool {
-        self.enforce.iter().chain(&self.audit).any(|entry| entry.may_take_long(now))
+        self.enforce.iter().chain(&self.audit).any(|entry| entry.may_take_long(Decision::Lease, now))
     }
 }
 

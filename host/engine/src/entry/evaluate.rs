@@ -11,7 +11,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use super::counters::add;
-use super::health::{MAX_FAULTS, Permission};
+use super::health::{Failure, MAX_FAULTS, Patient, Permission};
 use super::memo::{Lookup, Memo};
 use super::running::Running;
 use super::slot::Slot;
@@ -106,13 +106,13 @@ pub(crate) fn evaluate(
         return nobody(&not_running(slot));
     };
     let Some(first) = asks.first() else { return Vec::new() };
-    let permission = running.health.lock().ask(now.unix());
+    let permission = running.lease_health.lock().ask(now.unix());
     match permission {
         Permission::Call => {}
-        Permission::Stay => return nobody(&quarantined(running)),
+        Permission::Stay => return nobody(&quarantined(&running.lease_health)),
         Permission::Probe => {
             if !probe(slot, running, facts, now, first, work) {
-                return nobody(&quarantined(running));
+                return nobody(&quarantined(&running.lease_health));
             }
         }
     }
@@ -268,25 +268,24 @@ fn probe(
     row(running, facts, now, first, &mut key);
     match call(slot, running, now, &[RowKey::from(key)]) {
         Ok(_) => {
-            running.health.lock().recover();
+            running.lease_health.lock().recover();
             tracing::info!(entry = &*slot.label, "policy entry left quarantine");
             work.changed = true;
             true
         }
         Err(error) => {
-            failed(slot, running, now, &error, work);
+            failed(slot, &running.lease_health, now, &error, work);
             false
         }
     }
 }
 
-pub(crate) fn quarantined(running: &Running) -> NoAnswer {
-    let retry_at = running.health.lock().next_probe();
+pub(crate) fn quarantined(health: &impl Patient) -> NoAnswer {
     NoAnswer {
         text: "Quarantined: the module failed too often".into(),
         loading: false,
         pending: false,
-        retry_at,
+        retry_at: health.next_probe(),
     }
 }
 
@@ -305,10 +304,10 @@ fn batch(
         }
         Err(error) => error,
     };
-    failed(slot, running, now, &error, work);
+    failed(slot, &running.lease_health, now, &error, work);
     // The module's own `Err` speaks about all rows, and one row alone would fault again: it gets the same input.
     if matches!(error, CallError::Policy(_)) || keys.len() == 1 || !has_time(work.lane, &error) {
-        return keys.iter().map(|_| Err(no_answer(running, now, &error))).collect();
+        return keys.iter().map(|_| Err(no_answer(&running.lease_health, now, &error))).collect();
     }
     let lane = work.lane;
     row_by_row(
@@ -316,8 +315,8 @@ fn batch(
         error,
         |last| has_time(lane, last),
         |row| call(slot, running, now, keys.get(row..=row).unwrap_or_default()),
-        |error| failed(slot, running, now, error, work),
-        |error| no_answer(running, now, error),
+        |error| failed(slot, &running.lease_health, now, error, work),
+        |error| no_answer(&running.lease_health, now, error),
     )
 }
 
@@ -357,26 +356,21 @@ pub(crate) fn has_time(lane: Lane, error: &CallError) -> bool {
     lane == Lane::Apart || !matches!(error, CallError::Fault(fault) if fault.kind == FaultKind::Timeout)
 }
 
-pub(crate) fn no_answer(running: &Running, now: &Instant, error: &CallError) -> NoAnswer {
-    let retry_at = Some(running.health.lock().retry_at(now.unix()));
+pub(crate) fn no_answer(health: &impl Patient, now: &Instant, error: &CallError) -> NoAnswer {
+    let retry_at = Some(health.retry_at(now.unix()));
     NoAnswer { text: error.to_string().into(), loading: false, pending: false, retry_at }
 }
 
 /// Notes a failed call.
-pub(crate) fn failed(slot: &Slot, running: &Running, now: &Instant, error: &CallError, work: &mut Work) {
+pub(crate) fn failed(slot: &Slot, health: &impl Patient, now: &Instant, error: &CallError, work: &mut Work) {
     match error {
         CallError::Policy(text) => {
-            running.health.lock().failed();
+            health.failed(Failure::Err, now.unix());
             slot.note_error(format!("Err: {text}"), now.at);
         }
         CallError::Fault(fault) => {
             slot.note_fault(fault, now.at);
-            let mut health = running.health.lock();
-            health.failed();
-            if fault.kind == FaultKind::Timeout {
-                health.timed_out(now.unix());
-            }
-            if health.fault(now.unix()) {
+            if health.failed(Failure::Fault(fault.kind), now.unix()) {
                 tracing::warn!(entry = &*slot.label, %fault, "policy entry is quarantined");
                 work.changed = true;
             }
@@ -393,13 +387,13 @@ fn call(
 ) -> Result<Vec<Arc<Answer>>, CallError> {
     let span = tracing::trace_span!("policy_unit", entry = &*slot.label, digest = %running.digest, rows = keys.len());
     let _in_span = span.enter();
-    measured(running, |took| slot.counters.call(took), || running.run(now.civil, keys))
+    measured(&running.lease_health, |took| slot.counters.call(took), || running.run(now.civil, keys))
 }
 
 /// Runs a work unit, and notes how long it took and that it answered. A panic here would be wasmtime's or ours; it counts as
 /// a trap of this entry.
 pub(crate) fn measured<A>(
-    running: &Running,
+    health: &impl Patient,
     note: impl FnOnce(Duration),
     run: impl FnOnce() -> Result<A, CallError>,
 ) -> Result<A, CallError> {
@@ -409,7 +403,7 @@ pub(crate) fn measured<A>(
     });
     note(started.elapsed());
     if answers.is_ok() {
-        running.health.lock().answered();
+        health.answered();
     }
     answers
 }

@@ -1,8 +1,12 @@
 //! Quarantine (PO-802): an entry that keeps failing is not called, but probed with growing intervals.
 //!
-//! Pure: time is a parameter.
+//! Pure: time is a parameter. Leases have one [`Health`], placement one per namespace of pods (`place::health`).
 
 use std::collections::VecDeque;
+
+use parking_lot::Mutex;
+
+use crate::fault::FaultKind;
 
 /// Faults within [`WINDOW_SECONDS`] that lead to quarantine; also the faults one work unit may have (PO-801).
 pub(crate) const MAX_FAULTS: usize = 3;
@@ -34,10 +38,66 @@ struct Quarantine {
     wait_seconds: i64,
 }
 
+/// How a call failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Failure {
+    /// By the module's own `Err`, which is no step towards quarantine (PO-206).
+    Err,
+    /// By a fault.
+    Fault(FaultKind),
+}
+
+/// Where work units of one kind note how they ended.
+pub(crate) trait Patient {
+    /// A call answered.
+    fn answered(&self);
+    /// A call failed. True when that led to quarantine.
+    fn failed(&self, failure: Failure, now: i64) -> bool;
+    /// When what has no answer is asked again.
+    fn retry_at(&self, now: i64) -> i64;
+    /// When the next probe is due; `None`: not in quarantine.
+    fn next_probe(&self) -> Option<i64>;
+}
+
+impl Patient for Mutex<Health> {
+    fn answered(&self) {
+        self.lock().answered();
+    }
+
+    fn failed(&self, failure: Failure, now: i64) -> bool {
+        let mut health = self.lock();
+        health.failed();
+        match failure {
+            Failure::Err => false,
+            Failure::Fault(kind) => {
+                if kind == FaultKind::Timeout {
+                    health.timed_out(now);
+                }
+                health.fault(now, None)
+            }
+        }
+    }
+
+    fn retry_at(&self, now: i64) -> i64 {
+        self.lock().retry_at(now)
+    }
+
+    fn next_probe(&self) -> Option<i64> {
+        self.lock().next_probe()
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct CountedFault {
+    at: i64,
+    /// Faults about the same one count once; `None`: about nobody in particular.
+    about: Option<Box<str>>,
+}
+
 /// Faults of one running version.
 #[derive(Debug, Default)]
 pub(crate) struct Health {
-    faults: VecDeque<i64>,
+    faults: VecDeque<CountedFault>,
     quarantine: Option<Quarantine>,
     /// Failed calls since the last one that answered, the module's own `Err` included.
     failed_in_a_row: u32,
@@ -86,10 +146,11 @@ impl Health {
         self.next_probe().unwrap_or(now + wait.min(LAST_RETRY_SECONDS))
     }
 
-    /// One fault at `now`. True when it led to quarantine.
-    pub(crate) fn fault(&mut self, now: i64) -> bool {
-        self.faults.push_back(now);
-        self.faults.retain(|at| *at > now - WINDOW_SECONDS && *at <= now);
+    /// One fault at `now`; of those about the same one only the latest counts. True when it led to quarantine.
+    pub(crate) fn fault(&mut self, now: i64, about: Option<&str>) -> bool {
+        let recent = |fault: &CountedFault| fault.at > now - WINDOW_SECONDS && fault.at <= now;
+        self.faults.retain(|fault| recent(fault) && (about.is_none() || fault.about.as_deref() != about));
+        self.faults.push_back(CountedFault { at: now, about: about.map(Into::into) });
         if self.quarantine.is_some() || self.faults.len() < MAX_FAULTS {
             return false;
         }
@@ -101,6 +162,13 @@ impl Health {
     /// The probe answered: back to work.
     pub(crate) fn recover(&mut self) {
         *self = Self { timed_out: self.timed_out, ..Self::default() };
+    }
+
+    /// Nothing is left that a later call would have to know.
+    pub(crate) fn is_over(&self, now: i64) -> bool {
+        let probed_lately = |at: i64| now < at.saturating_add(LAST_PROBE_SECONDS);
+        let recent = |fault: &CountedFault| fault.at > now - WINDOW_SECONDS;
+        !self.next_probe().is_some_and(probed_lately) && !self.faults.iter().any(recent)
     }
 
     pub(crate) fn is_quarantined(&self) -> bool {
@@ -120,21 +188,32 @@ mod tests {
     #[test]
     fn three_faults_in_a_minute_quarantine_and_probes_double_up_to_ten_minutes() {
         let mut health = Health::default();
-        assert!(!health.fault(0));
-        assert!(!health.fault(59));
-        assert!(!health.fault(61), "the first fault is too old to count");
-        assert!(health.fault(62));
+        assert!(!health.fault(0, None));
+        assert!(!health.fault(59, None));
+        assert!(!health.fault(61, None), "the first fault is too old to count");
+        assert!(health.fault(62, None));
         assert_eq!(health.ask(91), Permission::Stay);
         let mut at = 92;
         for wait in [60, 120, 240, 480, 600, 600] {
             assert_eq!(health.ask(at), Permission::Probe);
             assert_eq!(health.ask(at), Permission::Stay, "one probe at a time");
-            assert!(!health.fault(at));
+            assert!(!health.fault(at, None));
             assert_eq!(health.next_probe(), Some(at + wait));
             at += wait;
         }
         health.recover();
         assert_eq!(health.ask(at), Permission::Call);
+    }
+
+    #[test]
+    fn faults_about_the_same_pod_count_once() {
+        let mut health = Health::default();
+        for at in 0..10 {
+            assert!(!health.fault(at, Some("a")));
+        }
+        assert!(!health.fault(10, Some("b")));
+        assert!(!health.fault(69, Some("c")), "the last about a is too old to count");
+        assert!(health.fault(69, Some("d")));
     }
 
     #[test]
@@ -150,7 +229,7 @@ mod tests {
         health.failed();
         assert_eq!(health.retry_at(1000), 1002, "a good answer begins anew");
         for _ in 0..3 {
-            health.fault(0);
+            health.fault(0, None);
         }
         assert_eq!(health.retry_at(1), 30, "a quarantined entry is probed");
     }

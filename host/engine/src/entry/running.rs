@@ -12,6 +12,7 @@ use crate::fault::{CallError, Fault};
 use crate::frame::{FrameBuffers, Needs};
 use crate::load::cache::Digest;
 use crate::place::answer::PlaceAnswer;
+use crate::place::health::PlaceHealth;
 use crate::place::needs::PlaceNeeds;
 use crate::wasm::bindings::types;
 use crate::wasm::unit::{Caller, Description, LeaseUnit, Prepared};
@@ -32,7 +33,10 @@ pub(crate) struct Running {
     pub(crate) memo: Mutex<Memo<Answer>>,
     /// Answers about pods that wait for their admission (PO-1003).
     pub(crate) place_memo: Mutex<Memo<PlaceAnswer>>,
-    pub(crate) health: Mutex<Health>,
+    /// Of calls about leases.
+    pub(crate) lease_health: Mutex<Health>,
+    /// Of calls about pods.
+    pub(crate) place_health: Mutex<PlaceHealth>,
     dropped_lines: AtomicU64,
 }
 
@@ -66,7 +70,8 @@ impl Running {
             place,
             memo: Mutex::default(),
             place_memo: Mutex::default(),
-            health: Mutex::default(),
+            lease_health: Mutex::default(),
+            place_health: Mutex::default(),
             dropped_lines: AtomicU64::new(0),
         }
     }
@@ -100,6 +105,11 @@ impl Running {
         );
         let output = unit.lease(now, buffers.frame())?;
         Ok(check_output(&output, keys.len(), now.unix_seconds, &self.needs.caps)?)
+    }
+
+    /// It is not called for leases, or not for the pods of some namespace.
+    pub(crate) fn is_quarantined(&self) -> bool {
+        self.lease_health.lock().is_quarantined() || self.place_health.lock().is_quarantined()
     }
 
     /// Names of all facts it reads, about nodes first, each once.

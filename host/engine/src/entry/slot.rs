@@ -230,7 +230,7 @@ impl Slot {
         let running = self.running();
         let state = self.state.lock();
         match (&running, &state.failure) {
-            (Some(running), _) if running.health.lock().is_quarantined() => EntryState::Quarantined,
+            (Some(running), _) if running.is_quarantined() => EntryState::Quarantined,
             (Some(_), Some(_)) => EntryState::Degraded,
             (Some(_), None) => EntryState::Active,
             (None, Some(failure)) if !failure.passing => EntryState::Invalid,

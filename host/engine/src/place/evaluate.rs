@@ -20,6 +20,7 @@ use crate::facts::{NodeFacts, PolicyFacts};
 use crate::fault::{CallError, Fault, FaultKind};
 use crate::place::answer::{PlaceAnswer, Stage, check_output};
 use crate::place::facts::PodFacts;
+use crate::place::health::PodHealth;
 use crate::place::needs::PlaceRows;
 use crate::wasm::bindings::types;
 use crate::wasm::place_unit::PlaceUnit;
@@ -36,6 +37,10 @@ pub(crate) struct Question {
 impl Question {
     fn is_over(&self) -> bool {
         crate::clock::stopwatch() >= self.deadline
+    }
+
+    fn health<'q>(&'q self, running: &'q Running) -> PodHealth<'q> {
+        PodHealth { all: &running.place_health, pod: &self.pod }
     }
 }
 
@@ -59,16 +64,18 @@ pub(crate) fn evaluate(
     let nodes = question.nodes.iter().map(AsRef::as_ref);
     let offset = now.civil.utc_offset_seconds;
     let rows = PlaceRows::project(&running.place_needs, facts, &question.pod, nodes, offset);
-    let permission = running.health.lock().ask(now.unix());
+    let health = question.health(running);
+    work.changed |= health.forget_old(now.unix());
+    let permission = health.ask(now.unix());
     match permission {
         Permission::Call => {}
-        Permission::Stay => return nobody(&quarantined(running)),
+        Permission::Stay => return nobody(&quarantined(&health)),
         Permission::Probe => {
-            if let Err(error) = call(slot, running, now, question.stage, &rows.only(std::iter::once(0))) {
-                failed(slot, running, now, &error, work);
-                return nobody(&quarantined(running));
+            if let Err(error) = call(slot, running, now, question, &rows.only(std::iter::once(0))) {
+                failed(slot, &health, now, &error, work);
+                return nobody(&quarantined(&health));
             }
-            running.health.lock().recover();
+            health.recover();
             tracing::info!(entry = &*slot.label, "policy entry left quarantine");
             work.changed = true;
         }
@@ -169,11 +176,12 @@ fn batch(
         }
         Err(error) => error,
     };
-    failed(slot, running, now, &error, work);
+    let health = question.health(running);
+    failed(slot, &health, now, &error, work);
     // A lost time limit is lost for every row: the scheduler does not wait for three of them.
     let timeless = |error: &CallError| !has_time(Lane::Common, error);
     if matches!(error, CallError::Policy(_)) || rows.len() == 1 || timeless(&error) {
-        let none = no_answer(running, now, &error);
+        let none = no_answer(&health, now, &error);
         return (0..rows.len()).map(|_| Err(none.clone())).collect();
     }
     row_by_row(
@@ -181,8 +189,8 @@ fn batch(
         error,
         |last| !timeless(last) && !question.is_over(),
         |row| asked(slot, running, now, question, &rows.only(std::iter::once(row))),
-        |error| failed(slot, running, now, error, work),
-        |error| no_answer(running, now, error),
+        |error| failed(slot, &health, now, error, work),
+        |error| no_answer(&health, now, error),
     )
 }
 
@@ -194,7 +202,7 @@ fn asked(
     question: &Question,
     rows: &PlaceRows,
 ) -> Result<Vec<Arc<PlaceAnswer>>, CallError> {
-    let answers = call(slot, running, now, question.stage, rows)?;
+    let answers = call(slot, running, now, question, rows)?;
     slot.recorder.place.record(slot, running, now, question, rows, &answers);
     Ok(answers)
 }
@@ -204,13 +212,14 @@ fn call(
     slot: &Slot,
     running: &Running,
     now: &Instant,
-    stage: Stage,
+    question: &Question,
     rows: &PlaceRows,
 ) -> Result<Vec<Arc<PlaceAnswer>>, CallError> {
     let span =
         tracing::trace_span!("place_unit", entry = &*slot.label, digest = %running.digest, rows = rows.len());
     let _in_span = span.enter();
-    measured(running, |took| slot.counters.place.call(took), || run(running, stage, now.civil, rows))
+    let note = |took| slot.counters.place.call(took);
+    measured(&question.health(running), note, || run(running, question.stage, now.civil, rows))
 }
 
 /// One work unit: fresh instance, one call, output checked.

@@ -154,7 +154,8 @@ impl PolicyHost {
         for (place, (entry, _)) in entries.iter().enumerate().filter(|_| policy.invalid.is_none()) {
             let (slot, facts) = (Arc::clone(&entry.slot), Arc::clone(&policy.facts));
             let (question, sender, host) = (Arc::clone(question), sender.clone(), Arc::clone(&self.inner));
-            let lane = if entry.may_take_long(at.unix()) { Lane::Apart } else { Lane::Common };
+            let lane =
+                if entry.may_take_long(Decision::Place, at.unix()) { Lane::Apart } else { Lane::Common };
             let job = move || {
                 let mut work = Work { lane, ..Work::default() };
                 let running = slot.running();

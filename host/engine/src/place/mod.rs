@@ -14,6 +14,7 @@ pub(crate) mod counters;
 pub(crate) mod evaluate;
 pub(crate) mod explain;
 pub(crate) mod facts;
+pub(crate) mod health;
 pub(crate) mod host;
 pub(crate) mod module;
 pub(crate) mod needs;

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use kubeocean_engine::{
     EntryState, Fit, ModuleLimits, NodeFacts, OnError, PlaceNode, PlaceRecord, PlaceRequest, Placement,
-    PodFacts, PolicySpec, Recorded, Stage,
+    PodFacts, PolicySpec, Recorded, Stage, Verdict,
 };
 use kubeocean_hostile_policies::{digest, guest, place_guest};
 use serde_json::json;
@@ -37,6 +37,19 @@ fn vnode(name: &str, answers: &[(char, i64, i64)]) -> PlaceNode {
         ..NodeFacts::default()
     };
     PlaceNode { facts: Arc::new(facts), policy: Some("p".into()) }
+}
+
+/// As [`pod`], by another name.
+fn pod_named(namespace: &str, name: &str, priority: i64) -> Arc<PodFacts> {
+    let named =
+        PodFacts { namespace: namespace.into(), name: name.into(), ..PodFacts::clone(&pod(priority)) };
+    Arc::new(named)
+}
+
+fn ask_about(host: &Host, at: i64, stage: Stage, pod: &Arc<PodFacts>, nodes: &[PlaceNode]) -> Vec<Placement> {
+    let deadline = Instant::now() + PATIENCE;
+    let request = PlaceRequest { stage, pod: Arc::clone(pod), nodes: nodes.to_vec(), deadline };
+    host.host.place(seconds(at), &request)
 }
 
 fn ask_within(host: &Host, at: i64, stage: Stage, nodes: &[PlaceNode], time: Duration) -> Vec<Placement> {
@@ -259,8 +272,8 @@ fn a_looping_entry_costs_its_time_limit_and_soon_nothing_and_nobody_waits_beyond
     assert_eq!(over, 0, "{took:?}: it waits for the deadline, not for the module");
     assert!(!strict() || took < Duration::from_millis(450), "{took:?}");
     assert_eq!((answers[0].score, answers[1].fit), (10, Fit::Reject), "the others have answered");
-    for at in 1..=2 {
-        ask(&host, at, Stage::Schedule, &nodes);
+    for (at, name) in [(1, "web-1"), (2, "web-2")] {
+        ask_about(&host, at, Stage::Schedule, &pod_named("shop", name, 0), &nodes);
     }
     host.wait(|host| host.metrics().iter().any(|entry| entry.state == EntryState::Quarantined));
     let calls = host.numbers("p/loops").counters.place.calls;
@@ -270,6 +283,34 @@ fn a_looping_entry_costs_its_time_limit_and_soon_nothing_and_nobody_waits_beyond
     let healthy = [vnode("n", &[])];
     ask(&host, 60, Stage::Schedule, &healthy);
     assert_eq!(host.state("loops"), EntryState::Active, "a good probe");
+}
+
+/// Whoever may write a pod may write one on which a module fails.
+#[test]
+fn a_pod_on_which_a_module_traps_takes_the_module_from_nobody_else() {
+    let trap_for_a_priority =
+        "(if (i64.eq (call $priority (local.get $args)) (i64.const 7)) (then (unreachable)))";
+    let picky = place_guest('a').leasing().with("PLACE", trap_for_a_priority).bytes();
+    let host = host(vec![policy(json!({"cluster": "b"})).module("picky", &picky, json!({}))]);
+    let nodes: Vec<PlaceNode> = (0..5).map(|i| vnode(&i.to_string(), &[])).collect();
+    let fits = |at, pod: &Arc<PodFacts>| -> Vec<Fit> {
+        ask_about(&host, at, Stage::Schedule, pod, &nodes).iter().map(|answer| answer.fit).collect()
+    };
+    for at in 0..5 {
+        assert_eq!(fits(at, &pod_named("shop", "poisoned", 7)), [Fit::Reject; 5]);
+    }
+    assert_eq!(host.state("picky"), EntryState::Active);
+    assert_eq!(fits(5, &pod_named("shop", "good", 0)), [Fit::Accept; 5]);
+    for at in 6..9 {
+        fits(at, &pod_named("shop", &format!("poisoned-{at}"), 7));
+    }
+    assert_eq!(host.state("picky"), EntryState::Quarantined);
+    assert_eq!(fits(9, &pod_named("shop", "good", 0)), [Fit::Reject; 5], "three pods of its namespace");
+    assert_eq!(fits(9, &pod_named("bank", "good", 0)), [Fit::Accept; 5]);
+    let lease = host.one(seconds(9), node("n"));
+    assert_eq!((lease.verdict, cpu(&lease)), (Verdict::Offer, 11_800), "a lease does not read pods");
+    assert_eq!(fits(40, &pod_named("shop", "good", 0)), [Fit::Accept; 5], "a good probe");
+    assert_eq!(host.state("picky"), EntryState::Active);
 }
 
 #[test]

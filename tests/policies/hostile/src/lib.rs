@@ -1,7 +1,7 @@
 //! Policy modules that want to do harm, each in exactly one way.
 //!
 //! All are made from `guest.wat` and `place.wat`, a complete and well-behaved lease and place policy in WebAssembly text,
-//! by replacing marked parts. Callers: the tests of the engine, and those on real clusters.
+//! by replacing marked parts; `lease_exports.wat` is what the second one needs to lease as well. Callers: the tests of the engine, and those on real clusters.
 
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
@@ -10,12 +10,17 @@ use sha2::Digest as _;
 
 const SOURCE: &str = include_str!("guest.wat");
 const PLACE: &str = include_str!("place.wat");
+const LEASE_IMPORTS: &str = r#"(import "[export]kubeocean:policy/lease@1.0.0" "[resource-new]lease-evaluator"
+    (func $lease_resource_new (param i32) (result i32)))"#;
+const LEASE_EXPORTS: &str = include_str!("lease_exports.wat");
 
 /// A module under construction.
 #[derive(Clone, Debug, Default)]
 pub struct Guest {
     /// Letter of a place policy; a lease policy has none.
     place: Option<char>,
+    /// A place policy that leases as well.
+    leases: bool,
     parts: Vec<(String, String)>,
 }
 
@@ -27,7 +32,7 @@ pub fn guest() -> Guest {
 /// A place policy that does what its candidates say by the extended resources `<letter>.test/fit` and
 /// `<letter>.test/score`; `place.wat` tells their values.
 pub fn place_guest(letter: char) -> Guest {
-    Guest { place: Some(letter), parts: Vec::new() }
+    Guest { place: Some(letter), ..Guest::default() }
 }
 
 impl Guest {
@@ -42,6 +47,13 @@ impl Guest {
     #[must_use]
     pub fn cap(self, cpu: i64) -> Self {
         self.with("LEASE", &format!("(call $cap_all (local.get $args) (i64.const {cpu}))"))
+    }
+
+    /// Of a place policy: it also offers every node.
+    #[must_use]
+    pub fn leasing(self) -> Self {
+        let this = self.with("LEASE_IMPORTS", LEASE_IMPORTS).with("LEASE_EXPORTS", LEASE_EXPORTS);
+        Self { leases: true, ..this }
     }
 
     /// The core module without the section that names its world.
@@ -82,7 +94,11 @@ impl Guest {
     pub fn bytes(&self) -> Arc<[u8]> {
         let mut module = self.core();
         let (resolve, worlds) = worlds();
-        let world = if self.place.is_some() { &worlds.1 } else { &worlds.0 };
+        let world = match (self.place, self.leases) {
+            (None, _) => &worlds.lease,
+            (Some(_), false) => &worlds.place,
+            (Some(_), true) => &worlds.both,
+        };
         let encoding = wit_component::StringEncoding::UTF8;
         wit_component::embed_component_metadata(&mut module, resolve, *world, encoding)
             .expect("the world fits the module");
@@ -90,8 +106,12 @@ impl Guest {
     }
 }
 
-/// The worlds of lease and of place policies.
-type Worlds = (wit_parser::WorldId, wit_parser::WorldId);
+/// The worlds of policies by what they decide.
+struct Worlds {
+    lease: wit_parser::WorldId,
+    place: wit_parser::WorldId,
+    both: wit_parser::WorldId,
+}
 
 fn worlds() -> &'static (wit_parser::Resolve, Worlds) {
     static WORLDS: OnceLock<(wit_parser::Resolve, Worlds)> = OnceLock::new();
@@ -100,7 +120,8 @@ fn worlds() -> &'static (wit_parser::Resolve, Worlds) {
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../policy-sdk/wit");
         let (package, _) = resolve.push_path(path).expect("the interface parses");
         let world = |name| resolve.select_world(&[package], Some(name)).expect("the world is there");
-        let worlds = (world("lease-policy"), world("place-policy"));
+        let worlds =
+            Worlds { lease: world("lease-policy"), place: world("place-policy"), both: world("policy") };
         (resolve, worlds)
     })
 }

@@ -4,6 +4,7 @@
 (module
   (import "[export]kubeocean:policy/place@1.0.0" "[resource-new]place-evaluator"
     (func $resource_new (param i32) (result i32)))
+  ;;LEASE_IMPORTS
   (import "kubeocean:policy/host@1.0.0" "log" (func $log (param i32 i32 i32)))
   (memory (export "memory") 16)
   (global $top (mut i32) (i32.const 65536))
@@ -79,6 +80,8 @@
         (local.set $row (i32.add (local.get $row) (i32.const 1)))
         (br $next)))
     (i32.const 272))
+
+  ;;LEASE_EXPORTS
 
   (func $forever (loop $again (br $again)))
 )
