@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use kubeocean_engine::{
     BindingFacts, Engine, EngineConfig, EngineError, EntryState, FaultKind, ModuleFetch, NodeFacts,
-    PolicyHost, Verdict, builtin,
+    PolicyHost, Verdict, builtin, finished_component,
 };
 use rstest::rstest;
 use serde_json::json;
@@ -171,6 +171,20 @@ fn what_is_no_policy_is_refused() {
 )]
 fn a_component_of_another_world_is_refused(#[case] text: &str, #[case] error: &str) {
     refused(&wat::parse_str(text).unwrap().into(), error);
+}
+
+/// What a minor version adds this module does not use, so nothing is missing here.
+#[test]
+fn a_module_of_a_later_minor_version_that_only_leases_runs() {
+    let core = guest().cap(7).of_version("1.1.0").bytes();
+    let component: Arc<[u8]> = finished_component(&core).unwrap().into();
+    for (form, bytes) in [("core module", core), ("component", component)] {
+        let named = b"kubeocean:policy/lease@1.1.0";
+        assert!(bytes.windows(named.len()).any(|part| part == named), "{form}");
+        let host = host(vec![policy(json!({})).module("later", &bytes, json!({}))]);
+        assert_eq!(host.state("later"), EntryState::Active, "{form}: {}", host.error("later"));
+        assert_eq!(cpu(&host.one(noon(), node("n"))), 7, "{form}");
+    }
 }
 
 #[rstest]

@@ -3,13 +3,15 @@
 //! All are made from `guest.wat` and `place.wat`, a complete and well-behaved lease and place policy in WebAssembly text,
 //! by replacing marked parts; `lease_exports.wat` is what the second one needs to lease as well. Callers: the tests of the engine, and those on real clusters.
 
-use std::path::Path;
 use std::sync::{Arc, OnceLock};
 
 use sha2::Digest as _;
 
 const SOURCE: &str = include_str!("guest.wat");
 const PLACE: &str = include_str!("place.wat");
+const WIT: &str = include_str!("../../../../policy-sdk/wit/policy.wit");
+/// The version in all of them.
+const SDK_VERSION: &str = "@1.0.0";
 const LEASE_IMPORTS: &str = r#"(import "[export]kubeocean:policy/lease@1.0.0" "[resource-new]lease-evaluator"
     (func $lease_resource_new (param i32) (result i32)))"#;
 const LEASE_EXPORTS: &str = include_str!("lease_exports.wat");
@@ -21,6 +23,8 @@ pub struct Guest {
     place: Option<char>,
     /// A place policy that leases as well.
     leases: bool,
+    /// Version of the interface it is made for; `None` is the one of the SDK.
+    version: Option<String>,
     parts: Vec<(String, String)>,
 }
 
@@ -56,6 +60,12 @@ impl Guest {
         Self { leases: true, ..this }
     }
 
+    /// Makes it for another version of the interface, which says nothing new about what it uses.
+    #[must_use]
+    pub fn of_version(self, version: &str) -> Self {
+        Self { version: Some(version.to_owned()), ..self }
+    }
+
     /// The core module without the section that names its world.
     ///
     /// # Panics
@@ -79,6 +89,9 @@ impl Guest {
                 .collect::<Vec<_>>()
                 .join("\n");
         }
+        if let Some(version) = &self.version {
+            text = text.replace(SDK_VERSION, &format!("@{version}"));
+        }
         wat::parse_str(&text).unwrap_or_else(|error| {
             #[expect(clippy::panic, reason = "a module that cannot be made is a wrong test")]
             {
@@ -93,7 +106,8 @@ impl Guest {
     /// As [`Self::core`].
     pub fn bytes(&self) -> Arc<[u8]> {
         let mut module = self.core();
-        let (resolve, worlds) = worlds();
+        let other = self.version.as_deref().map(worlds_of);
+        let (resolve, worlds) = other.as_ref().unwrap_or_else(|| sdk_worlds());
         let world = match (self.place, self.leases) {
             (None, _) => &worlds.lease,
             (Some(_), false) => &worlds.place,
@@ -113,17 +127,18 @@ struct Worlds {
     both: wit_parser::WorldId,
 }
 
-fn worlds() -> &'static (wit_parser::Resolve, Worlds) {
+fn sdk_worlds() -> &'static (wit_parser::Resolve, Worlds) {
     static WORLDS: OnceLock<(wit_parser::Resolve, Worlds)> = OnceLock::new();
-    WORLDS.get_or_init(|| {
-        let mut resolve = wit_parser::Resolve::default();
-        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../policy-sdk/wit");
-        let (package, _) = resolve.push_path(path).expect("the interface parses");
-        let world = |name| resolve.select_world(&[package], Some(name)).expect("the world is there");
-        let worlds =
-            Worlds { lease: world("lease-policy"), place: world("place-policy"), both: world("policy") };
-        (resolve, worlds)
-    })
+    WORLDS.get_or_init(|| worlds_of(SDK_VERSION.trim_start_matches('@')))
+}
+
+fn worlds_of(version: &str) -> (wit_parser::Resolve, Worlds) {
+    let mut resolve = wit_parser::Resolve::default();
+    let text = WIT.replace(SDK_VERSION, &format!("@{version}"));
+    let package = resolve.push_str("policy.wit", &text).expect("the interface parses");
+    let world = |name| resolve.select_world(&[package], Some(name)).expect("the world is there");
+    let worlds = Worlds { lease: world("lease-policy"), place: world("place-policy"), both: world("policy") };
+    (resolve, worlds)
 }
 
 /// `sha256:<hex>` of a module, as a policy pins it.
