@@ -13,6 +13,10 @@ use crate::row::{Node, Pod};
 use crate::settings;
 
 /// A policy that says which pods may go to a vnode, and how good a place it is.
+///
+/// It may look at the clock: an answer about a bound pod that waits is remembered for its minute at most. A rejected pod is
+/// asked about again when it, its vnode or a policy changes, and else after some five minutes; who knows the time better
+/// says `later`.
 pub trait PlacePolicy: DeserializeOwned + JsonSchema + 'static {
     /// Makes the policy from an owner's JSON; as [`crate::LeasePolicy::parse_settings`].
     fn parse_settings(settings: &str) -> Result<Self, String> {
@@ -47,7 +51,7 @@ pub(crate) enum FitKind {
     Later(u32),
 }
 
-/// The answer for one candidate.
+/// The answer for one candidate. It holds for the moment: nothing remembers it beyond the minute it was given in.
 #[derive(Clone, Debug)]
 pub struct Fit {
     pub(crate) kind: FitKind,

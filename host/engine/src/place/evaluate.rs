@@ -98,6 +98,13 @@ fn too_late() -> NoAnswer {
     }
 }
 
+/// The start of the next minute of the local clock: a module may look at the clock, and no more closely than that
+/// without a *later*.
+fn next_minute(now: &Instant) -> i64 {
+    let local = now.unix() + i64::from(now.civil.utc_offset_seconds);
+    now.unix() + 60 - local.rem_euclid(60)
+}
+
 /// A waiting pod is asked about again and again, mostly with the same facts (PO-1003).
 fn remembered(
     slot: &Slot,
@@ -127,10 +134,13 @@ fn remembered(
     }
     if !missing.is_empty() {
         let asked = ask(slot, running, now, question, &rows.only(missing.iter().copied()), work);
+        let minute = next_minute(now);
         let mut memo = running.place_memo.lock();
         for (row, outcome) in missing.into_iter().zip(asked) {
             if let Ok(answer) = &outcome {
-                memo.store(&rows.key(row), answer, now.unix(), rows.len());
+                let until = answer.valid_until.map_or(minute, |until| until.min(minute));
+                let kept = PlaceAnswer { valid_until: Some(until), ..PlaceAnswer::clone(answer) };
+                memo.store(&rows.key(row), &kept, now.unix(), rows.len());
             }
             if let Some(place) = answers.get_mut(row) {
                 *place = Some(outcome);

@@ -8,6 +8,7 @@
 use std::{
     collections::HashMap,
     fmt,
+    hash::{DefaultHasher, Hash, Hasher},
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -37,6 +38,10 @@ use kubeocean_runtime::clock::Clock;
 
 /// How long an admission waits for its entries: longer than the longest call.
 const ADMISSION_WAIT: Duration = Duration::from_secs(5);
+/// After how long a pod that policies reject is asked about again though nothing has changed: a module may look at the clock.
+const REJECTED_AGAIN: Duration = Duration::from_mins(5);
+/// Longest further wait, so that pods rejected together are not asked about together.
+const REJECTED_SPREAD: Duration = Duration::from_mins(1);
 
 /// One vnode's answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -151,7 +156,7 @@ impl PlaceDesk {
         let (host, now) = (Arc::clone(&self.host), self.clock.now());
         let asking = tokio::task::spawn_blocking(move || host.place(now, &request).pop());
         match asking.await {
-            Ok(Some(placement)) => admission(placement),
+            Ok(Some(placement)) => admission(placement, &vpod.uid),
             Ok(None) | Err(_) => Admission::Wait(Some(Duration::from_secs(1))),
         }
     }
@@ -235,11 +240,18 @@ impl PlaceDesk {
     }
 }
 
-fn admission(placement: Placement) -> Admission {
+/// When a rejected pod is asked about again by itself; the same for one pod, so that a denial told again is no other one.
+fn rejected_again(uid: &str) -> Duration {
+    let mut hasher = DefaultHasher::new();
+    uid.hash(&mut hasher);
+    REJECTED_AGAIN + Duration::from_secs(hasher.finish() % REJECTED_SPREAD.as_secs())
+}
+
+pub(super) fn admission(placement: Placement, uid: &str) -> Admission {
     let retry = match placement.fit {
         Fit::Accept => return Admission::Granted,
         Fit::Later(seconds) => Some(Duration::from_secs(seconds.into())),
-        Fit::Reject => None,
+        Fit::Reject => Some(rejected_again(uid)),
     };
     let (code, message) = match placement.reason {
         Some(said) => (said.reason.code.clone(), format!("{} (policy {})", said.reason.message, said.entry)),

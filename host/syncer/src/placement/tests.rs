@@ -1,18 +1,19 @@
 //! What the engine is told about pods and vnodes.
 
 use std::{
+    collections::BTreeSet,
     sync::Arc,
     time::{Duration, Instant},
 };
 
 use jiff::tz::TimeZone;
-use kubeocean_engine::{BindingFacts, Engine, EngineConfig, PodFacts, PolicyHost, Stage};
+use kubeocean_engine::{BindingFacts, Engine, EngineConfig, Fit, Placement, PodFacts, PolicyHost, Stage};
 use kubeocean_runtime::clock::{Clock, SystemClock};
 use kubeocean_runtime::meta::PackedMeta;
 use serde_json::json;
 
 use super::{
-    desk::PlaceDesk,
+    desk::{PlaceDesk, admission},
     facts::{pod_facts, vnode_facts},
 };
 use crate::{
@@ -22,7 +23,11 @@ use crate::{
         view::NodeView,
         vnode::BindingView,
     },
-    pods::{index::PodStore, tests::builders},
+    pods::{
+        admission::{Admission, Denial},
+        index::PodStore,
+        tests::builders,
+    },
 };
 
 #[test]
@@ -80,6 +85,22 @@ fn facts_of_a_vnode_are_what_it_publishes() {
     assert_eq!(facts.usage["cpu"], 300, "of the worker node");
     assert_eq!((facts.taints["k"].as_str(), facts.arch.as_str()), ("v:NoSchedule", "arm64"));
     assert_eq!((facts.ready, facts.schedulable), (true, false));
+}
+
+/// A module that looks at the clock may change its mind without any event.
+#[test]
+fn a_rejected_pod_is_asked_about_again_within_six_minutes() {
+    let waits: BTreeSet<Duration> = (0..100)
+        .map(|number| {
+            let rejected = Placement { fit: Fit::Reject, ..Placement::default() };
+            match admission(rejected, &format!("uid-{number}")) {
+                Admission::Denied(Denial { retry: Some(retry), .. }) => retry,
+                other => panic!("{other:?}"),
+            }
+        })
+        .collect();
+    assert!(waits.first() >= Some(&Duration::from_mins(5)) && waits.last() < Some(&Duration::from_mins(6)));
+    assert!(waits.len() > 10, "not all together");
 }
 
 /// Whoever asks too early must not take a vnode for a node of somebody else, where every pod may go.
