@@ -13,7 +13,9 @@ use std::{
 
 use jiff::Timestamp;
 use kubeocean_api::name::fit_label_value;
-use kubeocean_engine::{LoadCode, LoadError, ModuleFetch, PolicySpec, PolicyStatus};
+use kubeocean_engine::{
+    LoadCode, LoadError, MAX_ENTRIES, MAX_EVALUATORS, ModuleFetch, PolicySpec, PolicyStatus,
+};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
@@ -194,12 +196,17 @@ impl PolicyStore {
             .collect()
     }
 
-    /// Modules that policies of ours name and that are fetched, with the digests they are pinned to.
+    /// Modules that policies of ours name and that are fetched, with the digests they are pinned to. Those of entries that
+    /// the engine refuses as too many are left out: nobody runs them, and their bytes would fill memory.
     pub fn wanted(&self) -> BTreeMap<ModuleKey, Vec<String>> {
         let state = self.state.lock();
         let mut wanted: BTreeMap<ModuleKey, Vec<String>> = BTreeMap::new();
         let ours = state.policies.values().filter(|policy| self.is_ours(policy) && !policy.deleting());
-        for entry in ours.flat_map(|policy| &policy.spec.spec.policies) {
+        let mut ours: Vec<&Arc<PolicyView>> = ours.collect();
+        // The engine's order (PO-541).
+        ours.sort_by(|a, b| (a.created_unix(), a.name()).cmp(&(b.created_unix(), b.name())));
+        let entries = ours.into_iter().flat_map(|policy| policy.spec.spec.policies.iter().take(MAX_ENTRIES));
+        for entry in entries.take(MAX_EVALUATORS) {
             if let Source::Fetched(key) = source(entry, &self.places) {
                 wanted.entry(key).or_default().extend(entry.module.digest.clone());
             }
@@ -212,6 +219,7 @@ impl PolicyStore {
         let digests = self.wanted().remove(key).unwrap_or_default();
         let mut state = self.state.lock();
         let fetch = keep_good(key, state.modules.get(key), fetch, &digests);
+        let fetch = shared(fetch, &state.modules);
         let same = match (state.modules.get(key), &fetch) {
             (Some(ModuleFetch::Ready(old)), ModuleFetch::Ready(new)) => old == new,
             (
@@ -381,6 +389,20 @@ impl PolicyStore {
         }
         self.changed(name);
     }
+}
+
+/// The same bytes under several names are kept once.
+fn shared(mut fetch: ModuleFetch, known: &BTreeMap<ModuleKey, ModuleFetch>) -> ModuleFetch {
+    if let ModuleFetch::Ready(module) = &mut fetch {
+        let same = known.values().find_map(|known| match known {
+            ModuleFetch::Ready(known) if known.bytes == module.bytes => Some(&known.bytes),
+            _ => None,
+        });
+        if let Some(bytes) = same {
+            module.bytes = Arc::clone(bytes);
+        }
+    }
+    fetch
 }
 
 /// Everything but status, labels and finalizers. The finalizer counts when it vanishes: nodes put it back.

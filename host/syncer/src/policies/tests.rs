@@ -1,12 +1,14 @@
 //! Planners of the policy concern, in tables.
 
+use std::sync::Arc;
+
 use jiff::Timestamp;
 use kubeocean_api::{
     ResourceLeasingPolicyStatus,
     keys::{annotation, finalizer as keys},
 };
 use kubeocean_engine::{
-    Enforcement, EntryCounters, EntryState, EntryStatus, LoadCode, LoadError, PolicyStatus,
+    Enforcement, EntryCounters, EntryState, EntryStatus, LoadCode, LoadError, ModuleFetch, PolicyStatus,
 };
 use rstest::rstest;
 use serde_json::{Value, json};
@@ -14,7 +16,7 @@ use serde_json::{Value, json};
 use super::{
     apply::speaks_of,
     finalizer::{FinalizerChange, hold, release},
-    modules::ModulePlaces,
+    modules::{ModuleKey, ModulePlaces},
     news::{News, news},
     status::plan_status,
     store::PolicyStore,
@@ -393,6 +395,47 @@ fn named(name: &str, cluster: &str, holder: Option<&str>) -> PolicyView {
     policy.metadata.name = Some(name.into());
     policy.spec.spec.cluster = cluster.into();
     policy
+}
+
+/// Whoever writes policies must not fill the Syncer's memory with modules that never run.
+#[test]
+fn modules_beyond_what_the_engine_takes_are_not_fetched() {
+    let store = store();
+    for (number, age) in [(0, 1), (1, 5), (2, 4), (3, 3), (4, 2)] {
+        let entries: Vec<Value> = (0..16)
+            .map(|entry| json!({"name": format!("e{entry}"), "module": {"configMap": {"name": format!("m{number}-{entry}")}}}))
+            .collect();
+        let mut metadata =
+            json!({"name": format!("p{number}"), "uid": format!("u{number}"), "resourceVersion": "1"});
+        metadata["creationTimestamp"] = at(-age).to_string().into();
+        let spec = json!({"cluster": us().binding, "policies": entries});
+        store.apply(serde_json::from_value(json!({"metadata": metadata, "spec": spec})).unwrap());
+    }
+    let wanted = store.wanted();
+    assert_eq!(wanted.len(), 64);
+    let of_youngest =
+        |key: &ModuleKey| matches!(key, ModuleKey::ConfigMap(key) if key.name.starts_with("m0-"));
+    assert!(!wanted.keys().any(of_youngest), "the youngest policy goes without");
+    store.delete(store.get("p1").map(|policy| PolicyView::clone(&policy)).unwrap());
+    assert!(store.wanted().keys().any(of_youngest), "there is room again");
+}
+
+#[test]
+fn the_same_bytes_under_two_names_are_kept_once() {
+    let store = store();
+    let entry = |name: &str| json!({"name": name, "module": {"configMap": {"name": name}}});
+    let metadata = json!({"name": "p", "uid": "u", "resourceVersion": "1"});
+    let spec = json!({"cluster": us().binding, "policies": [entry("a"), entry("b")]});
+    store.apply(serde_json::from_value(json!({"metadata": metadata, "spec": spec})).unwrap());
+    for key in store.wanted().into_keys() {
+        store.fetched(&key, ModuleFetch::Ready(Arc::<[u8]>::from(*b"module").into()));
+    }
+    let modules = store.engine_list().remove(0).modules;
+    let bytes = |name: &str| match &modules[name] {
+        ModuleFetch::Ready(module) => Arc::clone(&module.bytes),
+        other => panic!("{name}: {other:?}"),
+    };
+    assert!(Arc::ptr_eq(&bytes("a"), &bytes("b")));
 }
 
 #[test]
