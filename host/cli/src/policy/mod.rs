@@ -15,6 +15,7 @@ mod module;
 mod moment;
 mod new;
 mod policy_file;
+mod policy_schema;
 mod publish;
 mod pull;
 mod push;

@@ -5,6 +5,8 @@
 use kubeocean_api::{policy::ResourceLeasingPolicySpec, validate};
 use serde_json::Value;
 
+use super::policy_schema;
+
 /// One policy of a file.
 #[derive(Clone, Debug)]
 pub(super) struct FilePolicy {
@@ -37,10 +39,11 @@ pub(super) fn only_policy(text: &str) -> Result<FilePolicy, String> {
 
 fn policy(mut document: Value) -> Result<FilePolicy, String> {
     let name = document.pointer("/metadata/name").and_then(Value::as_str).unwrap_or("policy").to_owned();
+    policy_schema::check(&document).map_err(|error| format!("{name}: {error}"))?;
     let spec = document.get_mut("spec").map(Value::take).unwrap_or_default();
     let spec: ResourceLeasingPolicySpec =
         serde_json::from_value(spec).map_err(|error| format!("{name}: spec: {error}"))?;
-    validate::policy(&spec).map_err(|error| format!("{name}: {error}"))?;
+    validate::new_policy(&name, &spec).map_err(|error| format!("{name}: spec: {error}"))?;
     Ok(FilePolicy { name, spec })
 }
 
@@ -57,7 +60,9 @@ mod tests {
         assert!(only_policy(text).unwrap_err().contains("several"));
         assert!(policies("kind: Pod\n").unwrap_err().contains("no ResourceLeasingPolicy"));
         assert!(
-            policies("kind: ResourceLeasingPolicy\nspec: {timeZone: Mars}\n").unwrap_err().contains("Mars")
+            policies("kind: ResourceLeasingPolicy\nspec: {cluster: c, timeZone: Mars}\n")
+                .unwrap_err()
+                .contains("Mars")
         );
     }
 }

@@ -229,7 +229,7 @@ mod tests {
 
     #[test]
     fn an_invalid_policy_is_refused() {
-        let text = "kind: ResourceLeasingPolicy\nspec: {timeZone: Mars}\n";
+        let text = "kind: ResourceLeasingPolicy\nspec: {cluster: c, timeZone: Mars}\n";
         assert!(of_file(text, "m", &outline(), None).unwrap_err().contains("Mars"));
         assert!(
             of_file("kind: Pod\n", "m", &outline(), None).unwrap_err().contains("no ResourceLeasingPolicy")
