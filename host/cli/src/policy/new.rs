@@ -137,6 +137,11 @@ fn local_sdk(path: &Path) -> anyhow::Result<String> {
 
 /// Path within the project and content.
 fn files(name: &str, kind: Kind, sdk: &str) -> Vec<(&'static str, String)> {
+    let decisions = match kind {
+        Kind::Lease => "[lease]",
+        Kind::Place => "[place]",
+        Kind::Both => "[lease, place]",
+    };
     let (description, settings, source, tests, cases) = match kind {
         Kind::Lease => (
             "Leases a share of the free CPU at certain hours.",
@@ -168,6 +173,7 @@ fn files(name: &str, kind: Kind, sdk: &str) -> Vec<(&'static str, String)> {
         ("@ENTRY@", entry.to_owned()),
         ("@DESCRIPTION@", description.to_owned()),
         ("@SETTINGS@", settings.to_owned()),
+        ("@DECISIONS@", decisions.to_owned()),
         ("@SDK@", sdk.to_owned()),
         ("@RUST@", toolchain().to_owned()),
     ];
@@ -321,6 +327,17 @@ mod tests {
         let files = files("night-gpu-of-the-long-name", Kind::Lease, "x");
         let rlp = &files.iter().find(|(path, _)| *path == "rlp.yaml").unwrap().1;
         assert!(rlp.contains("- name: night-gpu-of-the\n"), "{rlp}");
+    }
+
+    /// Without `decisions` a module that was never loaded counts as one that places.
+    #[rstest]
+    #[case(Kind::Lease, "    decisions: [lease]\n")]
+    #[case(Kind::Place, "    decisions: [place]\n")]
+    #[case(Kind::Both, "    decisions: [lease, place]\n")]
+    fn the_policy_says_what_the_module_decides(#[case] kind: Kind, #[case] line: &str) {
+        let files = files("night-gpu", kind, "x");
+        let rlp = &files.iter().find(|(path, _)| *path == "rlp.yaml").unwrap().1;
+        assert!(rlp.contains(line), "{rlp}");
     }
 
     #[test]
