@@ -136,8 +136,9 @@ fn packaged_sdk() -> PathBuf {
 #[tokio::test]
 async fn a_new_policy_builds_with_the_sdk_that_is_published() {
     let directory = tempfile::tempdir().unwrap();
-    let folder = directory.path().join("cheap-nights");
-    let (code, _, error) = said(&["policy", "new", "cheap-nights", "--path", folder.to_str().unwrap()]);
+    // A name of its own: projects are built in one folder, and another test builds cheap-nights.
+    let folder = directory.path().join("shared-nights");
+    let (code, _, error) = said(&["policy", "new", "shared-nights", "--path", folder.to_str().unwrap()]);
     assert_eq!(code, 0, "{error}");
     let manifest = std::fs::read_to_string(folder.join("Cargo.toml")).unwrap();
     let named = concat!("kubeocean-policy-sdk = \"", env!("CARGO_PKG_VERSION"), "\"");
@@ -146,8 +147,8 @@ async fn a_new_policy_builds_with_the_sdk_that_is_published() {
     let patch = format!("[patch.crates-io]\nkubeocean-policy-sdk = {{ path = {:?} }}\n", packaged_sdk());
     std::fs::create_dir(folder.join(".cargo")).unwrap();
     std::fs::write(folder.join(".cargo/config.toml"), patch).unwrap();
-    std::fs::write(folder.join("Cargo.lock"), lock_of_new("cheap-nights").unwrap()).unwrap();
-    let project = PolicyProject::in_folder("cheap-nights", &folder);
+    std::fs::write(folder.join("Cargo.lock"), lock_of_new("shared-nights").unwrap()).unwrap();
+    let project = PolicyProject::in_folder("shared-nights", &folder);
     let tests = project.test().await.unwrap();
     assert!(tests.contains("3 passed"), "{tests}");
     let module = project.build().await.unwrap();
