@@ -195,7 +195,7 @@ fn a_tenant_gets_its_own_account_and_namespace() {
         assert!(identities.contains(wanted), "{wanted} is missing");
     }
     let rights = rights(&objects);
-    assert!(rights.contains("namespaces [kubeocean-worker team-b]: get"));
+    assert!(rights.contains("namespaces [kubeocean-worker team-b kube-system]: get"));
     assert!(rights.contains("serviceaccounts/token [lessee kubeocean-metrics]: create"));
     assert!(rights.contains("RoleBinding team-b/kubeocean-syncer -> kubeocean-syncer\n  team-b/lessee\n"));
 
