@@ -331,7 +331,8 @@ async fn a_snapshot_records_what_the_syncer_decides_from_and_a_simulation_decide
         assert_eq!(last(&lines, &node, member), Some(&told["facts"][member]), "{member}");
     }
 
-    let rlp = json!({"kind": "ResourceLeasingPolicy", "metadata": {"name": "tool-snap"}, "spec": policy});
+    let mut rlp = json!({"kind": "ResourceLeasingPolicy", "metadata": {"name": "tool-snap"}, "spec": policy});
+    rlp["spec"]["cluster"] = "tool-snap".into();
     let policy = directory.path().join("rlp.yaml");
     std::fs::write(&policy, rlp.to_string()).unwrap();
     let simulate = [
