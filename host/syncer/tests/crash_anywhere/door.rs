@@ -186,7 +186,7 @@ impl Way {
     }
 }
 
-/// `computing APPLY nodes/status`: cluster, method, resource.
+/// `computing PATCH nodes/status`: cluster, method, resource.
 fn kind(server: &str, request: &Request) -> String {
     let applies = |value: &http::HeaderValue| value.as_bytes().starts_with(b"application/apply-patch");
     let method = match request.headers().get(header::CONTENT_TYPE) {

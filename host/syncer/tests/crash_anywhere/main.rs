@@ -57,7 +57,7 @@ async fn a_write_without_an_answer_is_looked_up() {
     let scenario = Lease::new("unanswered".to_owned()).await;
     let vnode = paths::node(&scenario.vnode);
     let run = run(&scenario, Trouble::FirstAnswersLost, Some(&whole.pictures)).await;
-    for lost in ["lost computing POST nodes", "lost computing APPLY nodes/status"] {
+    for lost in ["lost computing POST nodes", "lost computing PATCH nodes/status"] {
         let mut after = run.told.iter().skip_while(|told| *told != lost);
         assert!(after.next().is_some(), "{lost}: {:?}", run.told);
         let make = format!("POST {}", paths::nodes());

@@ -13,9 +13,8 @@ use crate::life::{Place, Run, Story, delete};
 const GRACE: u32 = 2;
 
 /// Every kind of write a lease and its pods need, but for a namespace that only the first Syncer of a cluster makes.
-const KINDS: [&str; 25] = [
+const KINDS: [&str; 24] = [
     "computing APPLY clusterbindings/status",
-    "computing APPLY nodes/status",
     "computing DELETE csinodes",
     "computing DELETE nodes",
     "computing DELETE pods",
