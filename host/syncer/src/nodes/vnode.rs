@@ -1,6 +1,6 @@
 //! What a vnode shall say (BU section 6): labels, annotations, taints, amounts, conditions, addresses.
 //!
-//! Pure. In: worker node, decision, reclaim state, where the Proxier is. Out: [`Content`]; [`super::bodies`] write it.
+//! Pure. In: worker node, decision, reclaim state, where the Proxier is. Out: [`Content`]; `bodies` write it.
 //! Nothing in it changes with the clock alone, so that a converged vnode is not written.
 
 use std::{collections::BTreeMap, net::IpAddr};
