@@ -52,6 +52,13 @@ pub fn cluster_binding() -> Value {
     })
 }
 
+/// The name of an entry of `spec.policies` that the short form takes for itself.
+pub const RESERVED_ENTRY: &str = "binding-selector";
+/// How further such names begin.
+pub const RESERVED_ENTRY_PREFIX: &str = "legacy-";
+/// Where the module of an entry may come from.
+pub const MODULE_SOURCES: [&str; 4] = ["builtin", "configMap", "oci", "file"];
+
 /// The CRD of [`crate::ResourceLeasingPolicy`].
 pub fn resource_leasing_policy() -> Value {
     let mut spec = structural::<ResourceLeasingPolicySpec>();
@@ -64,11 +71,11 @@ pub fn resource_leasing_policy() -> Value {
     ]);
     let entry = &mut spec["properties"]["policies"]["items"];
     entry["properties"]["name"]["x-kubernetes-validations"] = json!([{
-        "rule": "self != 'binding-selector' && !self.startsWith('legacy-')",
-        "message": "the names binding-selector and legacy-* are reserved",
+        "rule": format!("self != '{RESERVED_ENTRY}' && !self.startsWith('{RESERVED_ENTRY_PREFIX}')"),
+        "message": format!("the names {RESERVED_ENTRY} and {RESERVED_ENTRY_PREFIX}* are reserved"),
     }]);
     entry["properties"]["module"]["x-kubernetes-validations"] = json!([{
-        "rule": "[has(self.builtin), has(self.configMap), has(self.oci), has(self.file)].filter(x, x).size() == 1",
+        "rule": format!("[{}].filter(x, x).size() == 1", MODULE_SOURCES.map(|source| format!("has(self.{source})")).join(", ")),
         "message": "exactly one of builtin, configMap, oci and file is required",
     }]);
     definition(&Kind {

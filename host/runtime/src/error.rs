@@ -187,6 +187,11 @@ impl ApplyError {
         }
     }
 
+    /// Whether the server, or a webhook it asks, will say no again. Webhooks answer as if the role did not allow it.
+    pub fn is_refusal(&self) -> bool {
+        matches!(self, Self::Forbidden { .. } | Self::Rejected { .. })
+    }
+
     /// Whether a write that ended so may have been done all the same: nobody refused it, only its answer is missing.
     pub fn may_be_done(&self) -> bool {
         matches!(self, Self::Api { .. } | Self::Timeout { .. })

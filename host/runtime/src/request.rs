@@ -174,6 +174,12 @@ pub async fn is_permitted(client: &Client, right: &Right<'_>) -> Result<bool, Ap
     Ok(answer.pointer("/status/allowed") == Some(&Value::Bool(true)))
 }
 
+/// Which cluster this is: the UID of its namespace `kube-system`; `None` if it has none.
+pub async fn cluster_uid(client: &Client) -> Result<Option<String>, ApplyError> {
+    let namespace = get_json(client, &paths::namespace("kube-system")).await?;
+    Ok(namespace.and_then(|namespace| namespace.pointer("/metadata/uid")?.as_str().map(str::to_owned)))
+}
+
 /// JSON merge patch. Put `metadata.uid` and `metadata.resourceVersion` into the patch as preconditions.
 pub async fn merge_patch(client: &Client, path: &str, patch: &Value) -> Result<Value, ApplyError> {
     merge_patch_as(client, path, patch).await

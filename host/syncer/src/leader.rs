@@ -44,7 +44,7 @@ use kubeocean_runtime::{
     events::{Event, EventRecorder, Regarding, Severity},
     health::{Health, PULSE},
     probe::probe,
-    request::{get_json, paths},
+    request::cluster_uid,
     tasks::{TaskEnded, Tasks},
     watch::WatchHealth,
 };
@@ -236,13 +236,8 @@ impl Office {
     async fn computing_uid(&self, cancel: &CancellationToken) -> Option<String> {
         loop {
             self.surroundings.health.progress();
-            match get_json(&self.computing, &paths::namespace("kube-system")).await {
-                Ok(Some(namespace)) => {
-                    if let Some(uid) = namespace.pointer("/metadata/uid").and_then(serde_json::Value::as_str)
-                    {
-                        return Some(uid.to_owned());
-                    }
-                }
+            match cluster_uid(&self.computing).await {
+                Ok(Some(uid)) => return Some(uid),
                 Ok(None) => tracing::warn!("the computing cluster has no namespace kube-system, retrying"),
                 Err(error) => {
                     tracing::warn!(error = error.chain(), "cannot read namespace kube-system, retrying");

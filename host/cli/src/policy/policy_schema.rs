@@ -7,14 +7,11 @@
 use std::{collections::BTreeSet, sync::OnceLock};
 
 use jsonschema::{ValidationError, Validator, error::ValidationErrorKind};
-use kubeocean_api::{GROUP, VERSION, crd::resource_leasing_policy};
+use kubeocean_api::{
+    GROUP, VERSION,
+    crd::{MODULE_SOURCES, RESERVED_ENTRY, RESERVED_ENTRY_PREFIX, resource_leasing_policy},
+};
 use serde_json::{Value, json};
-
-/// Names of entries that the short form takes for itself.
-const RESERVED_NAME: &str = "binding-selector";
-const RESERVED_PREFIX: &str = "legacy-";
-/// Sources of a module.
-const SOURCES: [&str; 4] = ["builtin", "configMap", "oci", "file"];
 
 /// The first problem of an object of this kind.
 pub(super) fn check(object: &Value) -> Result<(), String> {
@@ -37,17 +34,20 @@ pub(super) fn check(object: &Value) -> Result<(), String> {
 /// The rules of the CRD that a schema cannot say.
 fn check_entry<'e>(entry: &'e Value, names: &mut BTreeSet<&'e str>) -> Result<(), (&'static str, String)> {
     let name = entry["name"].as_str().unwrap_or_default();
-    if name == RESERVED_NAME || name.starts_with(RESERVED_PREFIX) {
-        return Err(("name", format!("{name:?} is reserved, as are {RESERVED_NAME} and {RESERVED_PREFIX}*")));
+    if name == RESERVED_ENTRY || name.starts_with(RESERVED_ENTRY_PREFIX) {
+        return Err((
+            "name",
+            format!("{name:?} is reserved, as are {RESERVED_ENTRY} and {RESERVED_ENTRY_PREFIX}*"),
+        ));
     }
     if !names.insert(name) {
         return Err(("name", format!("{name:?} is the name of an earlier entry, give each its own")));
     }
-    let sources = SOURCES.iter().filter(|source| entry["module"].get(**source).is_some()).count();
+    let sources = MODULE_SOURCES.iter().filter(|source| entry["module"].get(**source).is_some()).count();
     if sources != 1 {
         return Err((
             "module",
-            format!("it names {sources} sources, exactly one of {} is required", SOURCES.join(", ")),
+            format!("it names {sources} sources, exactly one of {} is required", MODULE_SOURCES.join(", ")),
         ));
     }
     Ok(())

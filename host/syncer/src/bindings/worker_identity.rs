@@ -14,7 +14,7 @@ use kubeocean_runtime::{
     binding::Binding,
     error::ApplyError,
     events::{Event, Regarding, Severity},
-    request::{get_json, merge_patch, paths},
+    request::{cluster_uid, merge_patch, paths},
 };
 use serde_json::json;
 use tokio::sync::watch;
@@ -91,8 +91,8 @@ async fn identify(
     worker: &Client,
     binding: &Binding,
 ) -> Result<(Verdict, String), ApplyError> {
-    let found = match get_json(worker, &paths::namespace("kube-system")).await {
-        Ok(namespace) => namespace.and_then(|it| it.pointer("/metadata/uid")?.as_str().map(str::to_owned)),
+    let found = match cluster_uid(worker).await {
+        Ok(found) => found,
         // A chart of before: nothing can be said against the cluster.
         Err(ApplyError::Forbidden { .. }) => None,
         Err(error) => return Err(error),

@@ -155,8 +155,7 @@ impl HostPortSync {
 
     /// What the namespace refuses (a quota, Pod Security, admission) is for its administrator to allow.
     fn tell(&self, snapshot: &Snapshot, error: &ApplyError) {
-        let refused = matches!(error, ApplyError::Forbidden { .. } | ApplyError::Rejected { .. });
-        if let Some(vnode) = snapshot.vnode.as_ref().filter(|_| refused) {
+        if let Some(vnode) = snapshot.vnode.as_ref().filter(|_| error.is_refusal()) {
             self.events.publish(Event {
                 regarding: Regarding::node(&vnode.name, &vnode.uid),
                 severity: Severity::Warning,

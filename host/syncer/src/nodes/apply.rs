@@ -112,7 +112,7 @@ pub(super) async fn perform(
                     refused = Some(error.log(vnode, &text));
                     continue;
                 }
-                if precedes_amounts && is_refused(&error) {
+                if precedes_amounts && error.is_refusal() {
                     lower_amounts(runtime, vnode).await;
                 }
                 if names_policy && error.may_be_done() {
@@ -151,11 +151,6 @@ fn is_notable(action: &Action) -> bool {
 /// Whether amounts are written with the action, or after it.
 fn precedes_amounts(action: &Action) -> bool {
     matches!(action, Action::HoldPolicy { .. } | Action::PatchVnode(_) | Action::UpdateVnode { .. })
-}
-
-/// Whether the server, or a webhook it asks, will say no again. Webhooks answer as if the role did not allow it.
-fn is_refused(error: &ApplyError) -> bool {
-    matches!(error, ApplyError::Forbidden { .. } | ApplyError::Rejected { .. })
 }
 
 /// Whatever somebody refuses, no more is offered than others leave (BU-906).

@@ -1,7 +1,7 @@
 //! The conditions of a vpod as they stay in memory.
 //!
 //! Every running pod has the same five conditions, 600 bytes of JSON that differ in a few times. Phrases that API
-//! servers and kubelets write are kept as one byte each: 150 bytes are left. Any list comes back as it was.
+//! servers and kubelets write are kept as one byte each: 125 bytes are left. Any list comes back as it was.
 
 use kubeocean_runtime::packed::with_json_text;
 use serde_json::Value;

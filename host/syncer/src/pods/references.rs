@@ -223,7 +223,7 @@ fn names_a_secret(attribute: &str) -> bool {
     attribute.to_ascii_lowercase().contains("secret")
 }
 
-fn list<'a>(holder: &'a Value, field: &str) -> impl Iterator<Item = &'a Value> {
+pub(super) fn list<'a>(holder: &'a Value, field: &str) -> impl Iterator<Item = &'a Value> {
     holder.get(field).and_then(Value::as_array).into_iter().flatten()
 }
 

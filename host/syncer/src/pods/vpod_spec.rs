@@ -17,7 +17,7 @@ use serde_json::Value;
 
 use super::{
     in_place::Mutable,
-    references::{References, references},
+    references::{References, list, references},
 };
 
 /// What every vnode's name starts with (BU-301); pods elsewhere are dropped while they are decoded.
@@ -145,10 +145,6 @@ impl Table {
         }
         self.known.insert(uid, known);
     }
-}
-
-fn list<'a>(value: &'a Value, field: &str) -> impl Iterator<Item = &'a Value> {
-    value.get(field).and_then(Value::as_array).into_iter().flatten()
 }
 
 fn strings(spec: &Value, field: &str, member: &str) -> Vec<Box<str>> {

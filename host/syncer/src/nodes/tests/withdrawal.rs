@@ -25,17 +25,23 @@ fn only_the_beginning_of_a_lost_lease_is_paced(#[case] lose: impl Fn(&mut Model)
     }
 }
 
+/// A vnode whose policy went at second 0, with a minute for its pods.
+fn withdrawing() -> Model {
+    let mut model = Model::new();
+    model.decision.as_mut().unwrap().reclaim = Reclaim::Graceful(60);
+    model.settle();
+    model.decision.as_mut().unwrap().governed_by = None;
+    model.settle();
+    model
+}
+
 /// A withdrawal that has begun waits for no turn, whatever of its marks a user takes off: the vnode would be open meanwhile.
 #[rstest]
 #[case::uncordoned(|vnode: &mut Value| vnode["spec"]["unschedulable"] = false.into())]
 #[case::untainted(|vnode: &mut Value| vnode["spec"]["taints"] = json!([]))]
 #[case::policy_named_again(|vnode: &mut Value| vnode["metadata"]["annotations"][annotation::POLICIES_APPLIED] = "p".into())]
 fn a_mark_that_a_user_took_off_comes_back_without_a_turn(#[case] edit: impl Fn(&mut Value)) {
-    let mut model = Model::new();
-    model.decision.as_mut().unwrap().reclaim = Reclaim::Graceful(60);
-    model.settle();
-    model.decision.as_mut().unwrap().governed_by = None;
-    model.settle();
+    let mut model = withdrawing();
     model.now = 30;
     edit(model.vnode.as_mut().unwrap());
     assert!(!model.plan().ends_lease);
@@ -51,11 +57,7 @@ fn a_mark_that_a_user_took_off_comes_back_without_a_turn(#[case] edit: impl Fn(&
 #[case::removed(annotation::DELETION_TAINT_TIME, Value::Null)]
 #[case::another_grace(annotation::RECLAIM, "graceful:2147483647".into())]
 fn a_user_puts_no_withdrawal_off(#[case] key: &str, #[case] value: Value) {
-    let mut model = Model::new();
-    model.decision.as_mut().unwrap().reclaim = Reclaim::Graceful(60);
-    model.settle();
-    model.decision.as_mut().unwrap().governed_by = None;
-    model.settle();
+    let mut model = withdrawing();
     model.now = 30;
     merge(model.vnode.as_mut().unwrap(), &json!({"metadata": {"annotations": {key: value}}}));
     assert!(!model.plan().ends_lease);
@@ -68,11 +70,7 @@ fn a_user_puts_no_withdrawal_off(#[case] key: &str, #[case] value: Value) {
 /// A process that did not see the beginning believes no time that is to come.
 #[test]
 fn after_a_restart_a_withdrawal_begins_now_at_the_latest() {
-    let mut model = Model::new();
-    model.decision.as_mut().unwrap().reclaim = Reclaim::Graceful(60);
-    model.settle();
-    model.decision.as_mut().unwrap().governed_by = None;
-    model.settle();
+    let mut model = withdrawing();
     let annotations = &mut model.vnode.as_mut().unwrap()["metadata"]["annotations"];
     annotations[annotation::DELETION_TAINT_TIME] = "2099-01-01T00:00:00Z".into();
     model.now = 30;

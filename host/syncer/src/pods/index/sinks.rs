@@ -7,7 +7,7 @@ use kubeocean_api::name::ObjectKey;
 
 use super::{
     PodStore,
-    state::{Map, Origin, Proof, owner_of},
+    state::{Map, Origin, Proof},
 };
 use crate::pods::view::{Deletion, PpodObject, VpodObject};
 use kubeocean_runtime::sink::Sink;
@@ -89,20 +89,8 @@ impl Sink<PpodObject> for PodStore {
             index.ppods.values().filter(|ppod| !listed.contains(&ppod.key)).cloned().collect()
         };
         for ppod in vanished {
-            let (key, vpod) = {
-                let mut index = self.index.lock();
-                self.queue.add_all(index.refused.get(&ppod.key).cloned());
-                // What was seen of it may be more than its vpod shows yet.
-                let gone = index.remove_ppod(&ppod.key, &ppod.uid, None, Proof::NotShown);
-                let Some(key) = gone else { continue };
-                let vpod = index.vpods.get(&key).map(|entry| entry.vpod.clone());
-                (key, vpod)
-            };
-            self.queue.add(key);
-            self.tell_copy_gone(owner_of(&ppod));
-            if let Some(vpod) = vpod {
-                self.tell_ended(&vpod);
-            }
+            // What was seen of it may be more than its vpod shows yet.
+            self.remove_ppod(&ppod.key, &ppod.uid, None, Proof::NotShown);
         }
     }
 }
