@@ -365,8 +365,9 @@ async fn of_two_bindings_with_one_cluster_id_the_older_is_served() {
     wait_ready(&computing, older.name()).await;
     assert_eq!(uids(&computing.list(&vnodes_path(older.name())).await), vnodes);
 
-    // Who waited for the clusterID gets it when its owner goes.
-    let heir = site.bind(BindingSpec::new("twin-heir").cluster_id("twin")).await.expect("a binding");
+    // Who waited for the clusterID gets it when its owner goes. All of this may happen within one second, and of two
+    // bindings made in one second the smaller name is served (API-108): the heir's is the greater.
+    let heir = site.bind(BindingSpec::new("twin-then-heir").cluster_id("twin")).await.expect("a binding");
     wait_condition(&computing, heir.name(), "SpecValid", "False/ClusterIDConflict").await;
     computing.delete(&binding_path(older.name()), None).await;
     computing.wait_gone(&binding_path(older.name())).await;
