@@ -5,13 +5,13 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Weak};
-use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use jiff::tz::TimeZone;
 use kubeocean_api::validate;
 use parking_lot::Mutex;
 
+use crate::behind::{Behind, Due};
 use crate::civil::civil_now;
 use crate::config::{MAX_ENTRIES, MAX_EVALUATORS};
 use crate::engine::Engine;
@@ -46,13 +46,7 @@ pub(crate) struct Inner {
     pub(crate) recorder: Arc<Recorder>,
     /// Digests of fetched modules that somebody still holds: every edit of a policy passes all of them again.
     pub(crate) digests: Mutex<Vec<(Weak<[u8]>, Digest)>>,
-}
-
-/// A load that is due.
-pub(crate) struct Due {
-    pub(crate) slot: Arc<Slot>,
-    pub(crate) generation: u64,
-    pub(crate) input: LoadInput,
+    pub(crate) behind: Mutex<Behind>,
 }
 
 impl Inner {
@@ -184,30 +178,7 @@ impl Inner {
         self.engine.inner.units.run_all(jobs);
         self.drop_unused_slots(&pipelines);
         self.pipelines.store(Arc::new(pipelines));
-        for due in later {
-            let host = Arc::downgrade(self);
-            self.engine.inner.loads.submit(move || Self::load_behind(&host, due));
-        }
-    }
-
-    /// One more attempt after a while.
-    fn load_later(self: &Arc<Self>, wait: Duration, due: Due) {
-        let host = Arc::downgrade(self);
-        self.engine.inner.loads.submit_later(wait, move || Self::load_behind(&host, due));
-    }
-
-    /// A load in the background: decisions change with its result.
-    fn load_behind(host: &Weak<Self>, due: Due) {
-        let Some(host) = host.upgrade() else { return };
-        if !due.slot.wants(due.generation) {
-            return;
-        }
-        match host.load(&due) {
-            Loaded::Outdated => return,
-            Loaded::Taken => {}
-            Loaded::Again(wait) => host.load_later(wait, due),
-        }
-        (host.changed)();
+        self.load_behind(later);
     }
 
     fn drop_unused_slots(&self, pipelines: &Pipelines) {
@@ -218,24 +189,6 @@ impl Inner {
             .map(|entry| (entry.slot.policy.to_string(), entry.slot.entry.to_string()))
             .collect();
         self.slots.lock().retain(|key, _| used.contains(key));
-    }
-
-    /// One load.
-    fn load(&self, due: &Due) -> Loaded {
-        let started = crate::clock::stopwatch();
-        let loader = self.engine.loader();
-        let samples: Vec<Arc<NodeFacts>> = self.samples.lock().iter().cloned().collect();
-        let load = || loader.load(&due.input, &samples);
-        let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(load))
-            .unwrap_or_else(|_| Err(LoadError::new(LoadCode::CompileFailed, "loading failed in the host")));
-        let entry = &*due.slot.label;
-        match &result {
-            Ok(running) => {
-                tracing::info!(entry, digest = %running.digest, took = ?started.elapsed(), "policy entry loaded");
-            }
-            Err(error) => tracing::warn!(entry, %error, "policy entry did not load"),
-        }
-        due.slot.loaded(due.generation, result, crate::clock::now())
     }
 
     /// Real nodes for trial calls.

@@ -140,6 +140,7 @@ impl PolicyHost {
                 samples: Mutex::default(),
                 recorder: Arc::default(),
                 digests: Mutex::default(),
+                behind: Mutex::default(),
             }),
         }
     }

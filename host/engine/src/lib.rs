@@ -13,6 +13,7 @@
 
 mod answer;
 mod assemble;
+mod behind;
 mod civil;
 mod clock;
 mod compose;

@@ -33,8 +33,9 @@ fn main() -> ExitCode {
     entries_stay_within_their_memory(&engine);
     a_compile_bomb_kills_only_the_child(&engine);
     a_compiler_that_cannot_start_is_tried_again();
+    the_modules_of_one_worker_do_not_hold_up_those_of_another();
     what_was_compiled_once_is_loaded();
-    println!("compile_child: 10 checks passed");
+    println!("compile_child: 11 checks passed");
     ExitCode::SUCCESS
 }
 
@@ -245,16 +246,7 @@ fn a_compiler_that_cannot_start_is_tried_again() {
         let _ = sender.send(());
     });
     let host = PolicyHost::new(&engine, BindingFacts::default(), TimeZone::UTC, on_change);
-    let bytes = guest().bytes();
-    let entry = json!({"name": "x", "module": {"configMap": {"name": "m"}, "digest": module_digest(&bytes)}});
-    host.set_policies(vec![PolicySpec {
-        name: "p".into(),
-        uid: "u".into(),
-        created_unix: 0,
-        generation: 1,
-        spec: serde_json::from_value(json!({"cluster": "c", "policies": [entry]})).unwrap(),
-        modules: [("x".to_owned(), ModuleFetch::Ready(bytes.into()))].into(),
-    }]);
+    host.set_policies(vec![policy_of(&[guest().bytes()])]);
     let entry = || host.status(Timestamp::UNIX_EPOCH).remove(0).entries.remove(0);
     let wait = || changes.recv_timeout(Duration::from_mins(1)).unwrap();
     wait();
@@ -269,6 +261,55 @@ fn a_compiler_that_cannot_start_is_tried_again() {
     let healed = entry();
     assert_eq!((healed.state, healed.failure), (EntryState::Active, None));
     std::fs::remove_dir_all(&folder).unwrap();
+}
+
+/// A policy with an entry for each of these modules.
+fn policy_of(modules: &[Arc<[u8]>]) -> PolicySpec {
+    let named = || modules.iter().enumerate().map(|(index, bytes)| (format!("x{index}"), bytes));
+    let entries: Vec<_> = named()
+        .map(|(name, bytes)| {
+            json!({"name": name, "module": {"configMap": {"name": "m"}, "digest": module_digest(bytes)}})
+        })
+        .collect();
+    PolicySpec {
+        name: "p".into(),
+        uid: "u".into(),
+        created_unix: 0,
+        generation: 1,
+        spec: serde_json::from_value(json!({"cluster": "c", "policies": entries})).unwrap(),
+        modules: named().map(|(name, bytes)| (name, ModuleFetch::Ready(Arc::clone(bytes).into()))).collect(),
+    }
+}
+
+/// PO-906: one process serves the bindings of several workers, and has one compiler for what their owners bring.
+fn the_modules_of_one_worker_do_not_hold_up_those_of_another() {
+    let folder = tempfile::tempdir().unwrap();
+    let gate = folder.path().join("gate");
+    // Compiles nothing, and that not before the gate opens.
+    let script = format!(
+        "/bin/cat >/dev/null; while [ ! -e '{}' ]; do /bin/sleep 0.01; done; printf '\\003no'",
+        gate.display()
+    );
+    let compile = CompileMode::Child { program: "/bin/sh".into(), args: vec!["-c".to_owned(), script] };
+    let engine = Engine::start(EngineConfig { compile, threads: 1, ..EngineConfig::default() }).unwrap();
+    let (sender, ends) = std::sync::mpsc::channel();
+    let host = |name: &'static str| {
+        let sender = sender.clone();
+        let on_change = Box::new(move || {
+            // The test may be over.
+            let _ = sender.send(name);
+        });
+        PolicyHost::new(&engine, BindingFacts::default(), TimeZone::UTC, on_change)
+    };
+    let module = |index| guest().with("START", &format!("(func (result i32) (i32.const {index}))")).bytes();
+    let (greedy, modest) = (host("greedy"), host("modest"));
+    greedy.set_policies(vec![policy_of(&(0..8).map(module).collect::<Vec<_>>())]);
+    modest.set_policies(vec![policy_of(&[module(8)])]);
+    std::fs::write(&gate, "").unwrap();
+    let order: Vec<&str> =
+        (0..9).map(|_| ends.recv_timeout(Duration::from_mins(1)).expect("a load ends")).collect();
+    let place = order.iter().position(|name| *name == "modest").expect("its load ended");
+    assert!(place <= 3, "{order:?}");
 }
 
 /// PO-905: a process compiles nothing that one before it compiled, and nothing it cannot trust is loaded.

@@ -375,6 +375,32 @@ async fn an_unused_copy_goes_and_a_foreign_object_stays() {
     world.ensure(&optional, "hopes").await.unwrap();
 }
 
+/// TD section 16: the Syncer that claimed it ended before it made the copy, and the pod that wanted it is gone.
+#[tokio::test]
+async fn an_object_that_was_claimed_and_never_copied_is_let_go() {
+    let world = World::new("claimed", None).await;
+    world.create(ObjectKind::ConfigMap, "used", json!({"data": {"a": "1"}})).await;
+    world.ensure(&world.refer(&config_map_volume("used")), "web").await.unwrap();
+    let mut left = world.original(ObjectKind::ConfigMap, "used").await.unwrap()["metadata"].clone();
+    left.as_object_mut()
+        .unwrap()
+        .retain(|member, _| ["labels", "annotations", "finalizers"].contains(&member.as_str()));
+    assert!(left["finalizers"].is_array(), "{left}");
+    let copy = phys_name("left", &world.namespace);
+    left["name"] = "left".into();
+    let left = left.to_string().replace(&phys_name("used", &world.namespace), &copy);
+    let left: Value = serde_json::from_str(&left).unwrap();
+    world.create(ObjectKind::ConfigMap, "left", json!({"metadata": left, "data": {"a": "1"}})).await;
+    wait_until("the object to be free", DEADLINE, async || {
+        let metadata = world.original(ObjectKind::ConfigMap, "left").await.unwrap()["metadata"].clone();
+        let free =
+            ["labels", "annotations", "finalizers"].iter().all(|member| metadata.get(*member).is_none());
+        if free { Ok(()) } else { Err(metadata) }
+    })
+    .await;
+    assert_eq!(world.copy(ObjectKind::ConfigMap, "left").await, None);
+}
+
 #[tokio::test]
 async fn a_copy_that_somebody_takes_over_is_told_and_tried_again() {
     let world = World::new("taken", None).await;

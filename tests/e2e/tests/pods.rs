@@ -595,39 +595,81 @@ async fn a_pod_waits_for_the_priority_class_its_binding_names() {
 }
 
 /// Row 5 of TD section 5: the copy is of an earlier pod of the name, and nobody saw that one go.
+/// TD section 16: what a Syncer finds that was away while pods and copies came and went.
 #[tokio::test]
-async fn a_pod_that_is_made_anew_while_nobody_looks_has_a_copy_of_its_own() {
+async fn what_happens_to_pods_while_nobody_looks_is_made_good() {
     let mut stage = Stage::start(BindingSpec::new("anew"), 1).await;
+    let with_token = json!({"automountServiceAccountToken": true});
     let scene = stage.scene("anew-users").await;
-    let (_, stale) = scene.run_pod("web", json!({"automountServiceAccountToken": true})).await;
+    let mut copies = BTreeMap::new();
+    for name in ["web", "gone", "neither", "lost", "unmapped"] {
+        copies.insert(name, scene.run_pod(name, with_token.clone()).await.1);
+    }
+    let recorded = |vpod: &Value| vpod["metadata"]["annotations"][annotation::PHYSICAL_POD_UID].is_string();
+    for name in copies.keys() {
+        let known = |vpod: &Value| recorded(vpod).then_some(());
+        scene.computing.wait("a pod that names its copy", &scene.vpod(name), known).await;
+    }
     drop(scene);
     stage.syncer.kill();
+
     let scene = stage.scene("anew-users").await;
-    scene.computing.delete(&scene.vpod("web"), Some(0)).await;
-    scene.computing.wait_gone(&scene.vpod("web")).await;
-    let anew = scene.create_pod(&scene.pod("web", json!({"automountServiceAccountToken": true}))).await;
-    let kept = scene.worker.get(&scene.ppod("web")).await.expect("nobody has taken the copy away");
-    assert_eq!(kept["metadata"]["uid"], stale["metadata"]["uid"]);
+    for name in ["web", "gone", "neither"] {
+        scene.computing.delete(&scene.vpod(name), Some(0)).await;
+        scene.computing.wait_gone(&scene.vpod(name)).await;
+    }
+    let anew = scene.create_pod(&scene.pod("web", with_token)).await;
+    for name in ["neither", "lost"] {
+        scene.worker.delete(&scene.ppod(name), Some(0)).await;
+        scene.worker.wait_gone(&scene.ppod(name)).await;
+    }
+    let names =
+        [annotation::PHYSICAL_POD_NAMESPACE, annotation::PHYSICAL_POD_NAME, annotation::PHYSICAL_POD_UID];
+    let nothing: Value = names.iter().map(|name| ((*name).to_owned(), Value::Null)).collect();
+    let unmapped = json!({"metadata": {"annotations": nothing}});
+    let before = scene.computing.merge(&scene.vpod("unmapped"), &unmapped).await;
+    assert!(!recorded(&before));
+    for name in ["web", "gone", "unmapped"] {
+        let kept = scene.worker.get(&scene.ppod(name)).await.expect("nobody has taken the copy away");
+        assert_eq!(kept["metadata"]["uid"], copies[name]["metadata"]["uid"]);
+    }
     drop(scene);
     stage.syncer.restart().expect("a restart");
     stage.syncer.wait_ready().await;
+
     let scene = stage.scene("anew-users").await;
     let (vpod, ppod) = scene.wait_running("web").await;
     assert_eq!(vpod["metadata"]["uid"], anew["metadata"]["uid"]);
     assert_eq!(ppod["metadata"]["annotations"][annotation::VIRTUAL_POD_UID], anew["metadata"]["uid"]);
-    assert_ne!(ppod["metadata"]["uid"], stale["metadata"]["uid"]);
+    assert_ne!(ppod["metadata"]["uid"], copies["web"]["metadata"]["uid"]);
     assert_eq!(vpod["metadata"]["annotations"][annotation::PHYSICAL_POD_UID], ppod["metadata"]["uid"]);
-    // The token of the earlier one goes with it.
+
+    scene.worker.wait_gone(&scene.ppod("gone")).await;
+    let failed = |vpod: &Value| (vpod["status"]["phase"] == "Failed").then(|| vpod.clone());
+    let lost = scene.computing.wait("a pod that has lost its copy", &scene.vpod("lost"), failed).await;
+    assert_eq!(lost["status"]["reason"], "PhysicalPodLost");
+    let again = |vpod: &Value| recorded(vpod).then(|| vpod.clone());
+    let adopted = scene.computing.wait("the copy to be known again", &scene.vpod("unmapped"), again).await;
+    let ppod = scene.worker.get(&scene.ppod("unmapped")).await.expect("its copy");
+    assert_eq!(ppod["metadata"]["uid"], copies["unmapped"]["metadata"]["uid"], "it is the same copy");
+    for (name, is) in names.into_iter().zip(["namespace", "name", "uid"]) {
+        assert_eq!(adopted["metadata"]["annotations"][name], ppod["metadata"][is], "{name}");
+    }
+
+    // The tokens of those that are gone go with them.
+    scene.computing.delete(&scene.vpod("lost"), Some(0)).await;
     let tokens = async || {
         let tokens = scene.copies("secrets").await;
         let of =
             |token: &Value| text(&token["metadata"]["annotations"][annotation::VIRTUAL_POD_UID]).to_owned();
-        tokens.iter().map(of).collect::<Vec<_>>()
+        tokens.iter().map(of).collect::<std::collections::BTreeSet<_>>()
     };
-    wait_until("the earlier token to go", DEADLINE, async || {
+    let mine = [&anew, &adopted].map(|vpod| text(&vpod["metadata"]["uid"]).to_owned()).into();
+    wait_until("the earlier tokens to go", DEADLINE, async || {
         let tokens = tokens().await;
-        if tokens == [text(&anew["metadata"]["uid"])] { Ok(()) } else { Err(format!("{tokens:?}")) }
+        if tokens == mine { Ok(()) } else { Err(format!("{tokens:?} instead of {mine:?}")) }
     })
     .await;
+    assert!(scene.worker.get(&scene.ppod("lost")).await.is_none(), "a lost copy is not made again");
     assert_rights(&stage.binding);
 }

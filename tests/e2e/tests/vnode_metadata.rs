@@ -183,7 +183,7 @@ async fn a_node_of_somebody_else_is_left_alone(leasing: &Leasing, shape: &NodeSh
 /// TD-1401: without a flag, a vnode has the address of a Proxier that serves, and keeps it while none does.
 #[tokio::test]
 async fn a_vnode_has_the_address_of_a_ready_proxier() {
-    let leasing = Leasing::start("vnode-proxier", 1, &NodeShape::new("8", "16Gi"), share(50)).await;
+    let mut leasing = Leasing::start("vnode-proxier", 1, &NodeShape::new("8", "16Gi"), share(50)).await;
     let node = leasing.nodes[0].clone();
     let address = |vnode: &Node| {
         let status = vnode.status.as_ref()?;
@@ -230,10 +230,21 @@ async fn a_vnode_has_the_address_of_a_ready_proxier() {
     leasing.one(&node, "the last address", |v| has(v, "192.0.2.12") && proxied(v, "False")).await;
     serve("vnode-proxier-1", "192.0.2.11", "True").await;
     leasing.one(&node, "the address that serves", |v| has(v, "192.0.2.11") && proxied(v, "True")).await;
+
+    // TD section 16: another one serves, elsewhere, when the Syncer comes back.
+    leasing.syncer.kill();
+    serve("vnode-proxier-1", "192.0.2.11", "False").await;
+    serve("vnode-proxier-2", "192.0.2.22", "True").await;
+    leasing.syncer.restart().expect("a restart");
+    leasing.syncer.wait_ready().await;
+    let moved = leasing.one(&node, "the new address", |v| has(v, "192.0.2.22") && proxied(v, "True")).await;
+    let url = format!("192.0.2.22:9006/{}", leasing.vnode_name(&node));
+    assert_eq!(moved.annotations()[annotation::PROMETHEUS_URL], url);
+
     let now = DeleteParams::default().grace_period(0);
-    pods.delete("vnode-proxier-1", &now).await.unwrap();
-    leasing.one(&node, "its last address", |v| has(v, "192.0.2.11") && proxied(v, "False")).await;
-    for name in ["vnode-proxier-2", "vnode-proxier-other"] {
+    pods.delete("vnode-proxier-2", &now).await.unwrap();
+    leasing.one(&node, "its last address", |v| has(v, "192.0.2.22") && proxied(v, "False")).await;
+    for name in ["vnode-proxier-1", "vnode-proxier-other"] {
         pods.delete(name, &now).await.unwrap();
     }
     assert_rights(&leasing.binding);

@@ -145,6 +145,9 @@ fn a_copy_of_the_original_system_is_adopted() {
 #[rstest]
 #[case::another_clusters_object_of_the_name(json!({"finalizers": null, "labels": null}), false)]
 #[case::ours(json!({}), true)]
+#[case::of_a_binding_whose_deletion_was_begun(
+    json!({"finalizers": null, "labels": null, "annotations": {"kubeocean.io/deleting-east": "true"}}), true
+)]
 fn an_unstamped_copy_is_ours_only_if_the_object_has_our_marks(#[case] change: Value, #[case] ours: bool) {
     for purpose in [Purpose::Keep, Purpose::Release] {
         let mut world = World::held(&east());
@@ -159,6 +162,9 @@ fn an_unstamped_copy_is_ours_only_if_the_object_has_our_marks(#[case] change: Va
             ours || verdict != Verdict::Ready,
             "and no marks are put on it, which would be a proof next time"
         );
+        if purpose == Purpose::Release {
+            assert_eq!(world.original_meta()["annotations"].get("kubeocean.io/deleting-east"), None);
+        }
     }
 }
 

@@ -31,6 +31,7 @@ fn a_taint_that_was_the_last_write_is_no_users() {
 #[case::worker_changes(|m: &mut Model| { m.pnode.as_mut().unwrap()["metadata"]["labels"] = json!({}); m.pnode.as_mut().unwrap()["status"]["conditions"] = json!([{"type": "Ready", "status": "False", "reason": "R"}]); })]
 #[case::withdrawn(|m: &mut Model| { m.decision.as_mut().unwrap().governed_by = None; m.pods = vec![pod("a"), PodOnVnode { daemonset: true, ..pod("daemon") }]; })]
 #[case::node_gone(|m: &mut Model| { m.pnode = None; m.pods = vec![pod("a")]; })]
+#[case::binding_deleted(|m: &mut Model| { m.binding.deleting = true; m.pods = vec![pod("a")]; })]
 fn a_crash_between_any_two_writes_ends_the_same(
     #[case] change: impl Fn(&mut Model),
     #[values(false, true)] leased_before: bool,

@@ -301,3 +301,15 @@ fn a_taint_of_the_worker_is_passed_on_as_it_is() {
     assert_eq!(vnode.spec.taints.first(), Some(&expected));
     assert_eq!(vnode.spec.taints.last().map(|taint| taint.key.as_str()), Some(taint::VNODE));
 }
+
+/// TD section 16: a Syncer that was away for so long that its vnodes' Leases ended. Without that its first renewal would
+/// wait for a vnode that is Ready, and nobody would make it so.
+#[test]
+fn a_vnode_that_was_given_up_while_the_syncer_was_away_is_ready_again() {
+    let mut model = Model::leased();
+    expire(&mut model);
+    model.restart();
+    model.settle();
+    assert!(model.vnode().ready());
+    assert!(model.written.as_ref().unwrap().ready);
+}

@@ -116,8 +116,9 @@ fn a_withdrawal_drains_in_order(#[case] lose: impl Fn(&mut Model), #[case] reaso
     assert_eq!(plan.to_string(), "delete pod team/daemon (Drained); release vnode vnode-cls-a-n1");
 }
 
-#[test]
-fn a_withdrawal_that_is_called_off_leaves_no_trace() {
+/// BU section 18: also by a Syncer that did not begin it.
+#[rstest]
+fn a_withdrawal_that_is_called_off_leaves_no_trace(#[values(false, true)] restarted: bool) {
     let mut model = Model::new();
     model.decision.as_mut().unwrap().reclaim = Reclaim::Graceful(600);
     model.settle();
@@ -125,6 +126,9 @@ fn a_withdrawal_that_is_called_off_leaves_no_trace() {
     model.decision.as_mut().unwrap().governed_by = None;
     model.settle();
     assert!(model.vnode().spec.unschedulable);
+    if restarted {
+        model.restart();
+    }
     model.decision.as_mut().unwrap().governed_by = Some("p".into());
     model.settle();
     let strip = |mut vnode: Value| {

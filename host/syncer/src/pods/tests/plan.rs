@@ -208,6 +208,7 @@ fn a_confirmed_loss_fails_the_pod() {
 #[rstest]
 #[case::status_and_uid_in_one_write(mapped(), ppod().running(), &["report"])]
 #[case::uid_alone_after_a_second(mapped(), ppod(), &["report"])]
+#[case::a_mapping_that_was_taken_off_comes_back(vpod(), ppod(), &["report"])]
 #[case::forged_uid_is_repaired(recorded().annotate(annotation::PHYSICAL_POD_UID, "x"), ppod(), &["report"])]
 #[case::label_goes_down(recorded().label("tier", "front"), ppod(), &["follow"])]
 #[case::empty_label_goes_down(recorded().label("tier", ""), ppod(), &["follow"])]

@@ -463,8 +463,14 @@ impl World {
             if fits && !terminal {
                 let copy = copy.unwrap();
                 assert_eq!(pod["status"]["phase"], copy["status"]["phase"], "{key} is not mirrored");
-                let recorded = &pod["metadata"]["annotations"][annotation::PHYSICAL_POD_UID];
-                assert_eq!(*recorded, copy["metadata"]["uid"], "{key} does not name its copy");
+                let recorded = &pod["metadata"]["annotations"];
+                for (member, name) in [
+                    ("uid", annotation::PHYSICAL_POD_UID),
+                    ("namespace", annotation::PHYSICAL_POD_NAMESPACE),
+                    ("name", annotation::PHYSICAL_POD_NAME),
+                ] {
+                    assert_eq!(recorded[name], copy["metadata"][member], "{key} does not name its copy");
+                }
             }
         }
         for pod in self.ppods.values().filter(|pod| pod["metadata"]["uid"] != "foreign") {

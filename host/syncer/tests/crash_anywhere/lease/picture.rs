@@ -45,6 +45,10 @@ pub(crate) async fn picture(scenario: &Place) -> Value {
         "ppods": pods(&list(worker, &paths::pods(&scenario.mount)).await),
         "copies": names(&list(worker, &copies("configmaps")).await),
         "secrets": names(&list(worker, &copies("secrets")).await),
+        "originals": [
+            marks(&get(computing, &paths::core("configmaps", &scenario.namespace, "settings")).await),
+            marks(&get(computing, &paths::core("secrets", &scenario.namespace, "settings")).await),
+        ],
         "csinode": csi_node(&get(computing, &paths::csi_node(&scenario.vnode)).await),
         "reserved": reserved(&list(computing, &paths::pods(namespace::FAKE)).await, &scenario.vnode),
     });
@@ -60,6 +64,12 @@ pub(crate) fn texts(texts: &Value) -> Value {
         texts.retain(|key, _| !VOLATILE.contains(&key.as_str()) && key != label::PROXIER_PORT);
     }
     texts
+}
+
+/// What an object of a user says about its copy.
+fn marks(original: &Value) -> Value {
+    let metadata = &original["metadata"];
+    json!([metadata["finalizers"], texts(&metadata["labels"]), texts(&metadata["annotations"])])
 }
 
 fn node(vnode: &Value) -> Value {
