@@ -84,6 +84,7 @@ pub fn accept(
     trust: &Trust,
     demands: Demands,
 ) -> Result<Accepted, Refusal> {
+    trust.permits(reference).map_err(Refusal::Signature)?;
     let not_a_policy = |error: ArtifactError| Refusal::NotAPolicy(error.to_string());
     let artifact = parse_manifest(&bundle.manifest).map_err(not_a_policy)?;
     let (bytes, limit) = (bundle.module.len() as u64, demands.max_bytes);
@@ -212,6 +213,13 @@ mod tests {
         assert_eq!(of(pinned(Digest::of(b"x"))).unwrap_err(), Refusal::OtherModule { got });
         let small = Demands { max_bytes: 7, ..LIMIT };
         assert_eq!(of(small).unwrap_err(), Refusal::TooLarge { bytes: 8, limit: 7 });
+    }
+
+    #[test]
+    fn nothing_is_accepted_from_where_no_rule_allows_it() {
+        let trust = Trust::parse("{rules: [], others: refuse}", |_| Err(String::new())).unwrap();
+        let refused = accept(&reference(), &bundle(MODULE), &trust, LIMIT).unwrap_err();
+        assert!(matches!(refused, Refusal::Signature(_)), "{refused}");
     }
 
     #[test]

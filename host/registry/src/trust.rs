@@ -42,6 +42,19 @@ pub enum TrustError {
 #[serde(deny_unknown_fields)]
 struct File {
     rules: Vec<FileRule>,
+    #[serde(default)]
+    others: Others,
+}
+
+/// What becomes of images that no rule is for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Others {
+    /// Their digest decides.
+    #[default]
+    Accept,
+    /// No registry is asked for them: whoever writes a policy does not choose whom a Syncer talks to.
+    Refuse,
 }
 
 #[derive(Debug, Deserialize)]
@@ -81,12 +94,13 @@ impl TrustRule {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Trust {
     rules: Vec<TrustRule>,
+    others: Others,
 }
 
 impl Trust {
-    /// These rules.
+    /// These rules; an image that none is for needs no signature.
     pub fn new(rules: Vec<TrustRule>) -> Self {
-        Self { rules }
+        Self { rules, others: Others::Accept }
     }
 
     /// From the text of `trust.yaml` and the files it names.
@@ -126,7 +140,15 @@ impl Trust {
             }
             rules.push(TrustRule { prefix, keys, required: rule.required });
         }
-        Ok(Self { rules })
+        Ok(Self { rules, others: file.others })
+    }
+
+    /// Whether a registry may be asked for an image, and what came from it loaded; if not, the reason in words.
+    pub fn permits(&self, reference: &Reference) -> Result<(), String> {
+        if self.others == Others::Refuse && self.rule(reference).is_none() {
+            return Err(format!("no rule of trust.yaml is for {}, and others are refused", reference.name()));
+        }
+        Ok(())
     }
 
     /// The rule for an artifact: the one with the longest prefix.
@@ -180,6 +202,22 @@ mod tests {
     }
 
     #[rstest]
+    #[case("", true, true)]
+    #[case("others: accept\n", true, true)]
+    #[case("others: refuse\n", true, false)]
+    fn images_that_no_rule_is_for(#[case] others: &str, #[case] named: bool, #[case] unnamed: bool) {
+        let trust = parsed(&format!("{others}rules: [{{prefix: r.example/p, keys: [a.pem]}}]")).unwrap();
+        let permitted = |image: &str| trust.permits(&image.parse().unwrap());
+        assert_eq!(permitted("r.example/p/x").is_ok(), named);
+        assert_eq!(permitted("r.example/q/x").is_ok(), unnamed);
+        assert!(
+            permitted("r.example/q/x").is_ok()
+                || permitted("r.example/q/x").unwrap_err().contains("r.example/q/x")
+        );
+    }
+
+    #[rstest]
+    #[case("others: maybe\nrules: []", "maybe")]
     #[case("rules: [{prefix: r.example, keys: [b.pem]}]", "b.pem: gone")]
     #[case("rules: [{prefix: r.example, keys: [../a.pem]}]", "not the name of a file")]
     #[case("rules: [{prefix: r.example, keys: []}]", "names no key")]

@@ -240,11 +240,21 @@ fn a_published_crate_holds_what_its_users_need_and_no_more() {
     }
 }
 
-/// The tables of the specifications that say which test makes which acceptance check.
+/// First cells of the rows of the first table in a section of a specification.
+fn first_cells(text: &str) -> impl Iterator<Item = &str> {
+    let table =
+        text.lines().skip_while(|line| !line.starts_with('|')).take_while(|line| line.starts_with('|'));
+    table.skip(2).filter_map(|row| row.trim_start_matches('|').split('|').next()).map(str::trim)
+}
+
+/// The tables of the specifications that say which test makes which acceptance check, and which one a row of the recovery
+/// matrix.
 #[test]
 fn acceptance_checks_name_tests_that_exist() {
     let (mut files, mut tests) = (0, 0);
-    for name in ["bottomup", "topdown", "policy"] {
+    for (name, recovery) in
+        [("bottomup", Some("18. Recovery")), ("topdown", Some("16. Recovery")), ("policy", None)]
+    {
         let path = format!("docs/spec/{name}.md");
         let text = std::fs::read_to_string(root().join(&path)).unwrap();
         let (checks, table) = text.split_once("Where the acceptance checks are made").expect("its table");
@@ -253,6 +263,16 @@ fn acceptance_checks_name_tests_that_exist() {
         assert!(numbers.len() > 10, "{path}: {numbers:?}");
         for number in numbers {
             assert!(table.contains(&format!("\n| {number} | ")), "{path}: check {number} names no test");
+        }
+        if let Some(recovery) = recovery {
+            let (_, matrix) = text.split_once(recovery).expect("its recovery matrix");
+            let (_, made) = table.split_once("| Row of section").expect("the tests of its rows");
+            let rows: Vec<&str> = first_cells(matrix).collect();
+            assert!(rows.len() >= 10, "{path}: {rows:?}");
+            for row in rows {
+                let named = |line: &str| line.starts_with(&format!("| {row}")) && line.contains(".rs");
+                assert!(made.lines().any(named), "{path}: nothing tests the recovery from {row:?}");
+            }
         }
         let mut file = String::new();
         for named in table.split('`').skip(1).step_by(2) {

@@ -295,6 +295,35 @@ async fn where_a_signature_is_required_only_a_signed_module_decides() {
     assert_rights(&leasing.binding);
 }
 
+/// PO-1204: where the rules say so, whoever writes a policy does not choose whom the Syncer talks to.
+#[tokio::test]
+async fn a_host_that_no_rule_names_is_not_asked() {
+    let home = tempfile::tempdir().unwrap();
+    let rules = |text: &str| std::fs::write(home.path().join("trust.yaml"), text).unwrap();
+    rules("rules: []\nothers: refuse\n");
+    let somebody = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let image = |name| format!("{}/policies/{name}:1", somebody.local_addr().unwrap());
+    let module =
+        |name| json!({"oci": {"image": image(name)}, "digest": format!("sha256:{}", "0".repeat(64))});
+    let flag = format!("--policy-trust-dir={}", home.path().display());
+    let shape = NodeShape::new("32", "64Gi");
+    let name = "reg-unnamed";
+    let leasing = Leasing::start_as(BindingSpec::new(name), 1, &shape, half(&module("a")), &[&flag]).await;
+    let policy = fails(&leasing, "Invalid", "SignatureRejected").await;
+    let error = entry(&policy, "half")["lastError"].as_str().unwrap();
+    assert!(
+        error
+            .contains(&format!("no rule of trust.yaml is for {}/policies/a", somebody.local_addr().unwrap()))
+    );
+    let asked = tokio::time::timeout(Duration::ZERO, somebody.accept()).await;
+    assert!(asked.is_err(), "{asked:?}");
+    // Without that line it is.
+    rules("rules: []\n");
+    leasing.edit(half(&module("b"))).await;
+    tokio::time::timeout(DEADLINE, somebody.accept()).await.expect("it is asked").unwrap();
+    assert_rights(&leasing.binding);
+}
+
 #[tokio::test]
 async fn a_registry_that_answers_wrongly_is_asked_again() {
     let Some(scene) = Scene::start().await else { return };

@@ -234,16 +234,15 @@ async fn a_vnode_has_the_address_of_a_ready_proxier() {
     // TD section 16: another one serves, elsewhere, when the Syncer comes back.
     leasing.syncer.kill();
     serve("vnode-proxier-1", "192.0.2.11", "False").await;
-    serve("vnode-proxier-2", "192.0.2.22", "True").await;
+    serve("vnode-proxier-2", "192.0.2.12", "True").await;
     leasing.syncer.restart().expect("a restart");
     leasing.syncer.wait_ready().await;
-    let moved = leasing.one(&node, "the new address", |v| has(v, "192.0.2.22") && proxied(v, "True")).await;
-    let url = format!("192.0.2.22:9006/{}", leasing.vnode_name(&node));
+    let moved = leasing.one(&node, "the new address", |v| has(v, "192.0.2.12") && proxied(v, "True")).await;
     assert_eq!(moved.annotations()[annotation::PROMETHEUS_URL], url);
 
     let now = DeleteParams::default().grace_period(0);
     pods.delete("vnode-proxier-2", &now).await.unwrap();
-    leasing.one(&node, "its last address", |v| has(v, "192.0.2.22") && proxied(v, "False")).await;
+    leasing.one(&node, "its last address", |v| has(v, "192.0.2.12") && proxied(v, "False")).await;
     for name in ["vnode-proxier-1", "vnode-proxier-other"] {
         pods.delete(name, &now).await.unwrap();
     }

@@ -64,6 +64,7 @@ impl Registries {
 
     async fn obtain(&self, key: &OciKey) -> Result<(Accepted, Freshness), Failure> {
         let trust = self.trust().await?;
+        trust.permits(&key.image).map_err(|message| (LoadCode::SignatureRejected, message))?;
         let demands = Demands { digest: key.digest, max_bytes: self.max_module_bytes };
         let kept = self.kept(key).await;
         let good = kept.as_ref().and_then(|bundle| accept(&key.image, bundle, &trust, demands).ok());

@@ -52,9 +52,15 @@ pub(crate) async fn picture(scenario: &Place) -> Value {
         "csinode": csi_node(&get(computing, &paths::csi_node(&scenario.vnode)).await),
         "reserved": reserved(&list(computing, &paths::pods(namespace::FAKE)).await, &scenario.vnode),
     });
-    let copy = phys_name("web", &scenario.namespace);
-    let text = picture.to_string().replace(&copy, "COPY").replace(&scenario.mount, "MOUNT");
-    let text = text.replace(name.as_str(), "NAME");
+    let mut text = picture.to_string();
+    for (own, common) in [
+        (phys_name("web", &scenario.namespace), "COPY"),
+        (phys_name("settings", &scenario.namespace), "SETTINGS"),
+        (scenario.mount.clone(), "MOUNT"),
+        (name.clone(), "NAME"),
+    ] {
+        text = text.replace(&own, common);
+    }
     serde_json::from_str(&text).unwrap()
 }
 
