@@ -136,6 +136,14 @@ async fn a_signature_is_made_and_checked_with_a_pair_of_keys() {
     std::fs::write(person.path("trust/trust.yaml"), rules).unwrap();
     assert_eq!(person.does(&["verify", &image, "--trust-dir", "trust"])["signedBy"], "second.pem");
     assert_eq!(inspected(&["--trust-dir", "trust"])["signedBy"], json!(["second.pem"]));
+    // Where no rule is for an image, its registry is not even asked.
+    std::fs::create_dir(person.path("closed")).unwrap();
+    std::fs::write(person.path("closed/trust.yaml"), "rules: []\nothers: refuse\n").unwrap();
+    let (code, _, error) = person.said(&["verify", "127.0.0.1:1/nobody/x:1", "--trust-dir", "closed"]);
+    assert!(
+        code == 1 && error.contains("no rule of trust.yaml is for 127.0.0.1:1/nobody/x"),
+        "{code}: {error}"
+    );
     // Another module under the tag has no signature of its own.
     person.does(&["push", "builtin:time-windows", &image]);
     assert_eq!(person.said(&["verify", &image, "--trust-dir", "trust"]).0, 1);

@@ -188,7 +188,13 @@ impl Inner {
             .chain(pipelines.policies.iter().flat_map(|policy| policy.enforce.iter().chain(&policy.listed)))
             .map(|entry| (entry.slot.policy.to_string(), entry.slot.entry.to_string()))
             .collect();
-        self.slots.lock().retain(|key, _| used.contains(key));
+        self.slots.lock().retain(|key, slot| {
+            let kept = used.contains(key);
+            if !kept {
+                slot.abandon();
+            }
+            kept
+        });
     }
 
     /// Real nodes for trial calls.

@@ -14,16 +14,20 @@ use crate::wasm::runtime::{Ticker, start};
 
 /// Threads for policies with a module that may take long: four that loop, and one that answers (policy spec section 14).
 const APART_THREADS: usize = 5;
-/// Threads that load modules, apart from those that decide: a slow compilation must not delay a decision.
+/// Threads that load modules whose code is at hand, and at first the built-in ones.
 const LOADER_THREADS: usize = 2;
-/// Loads that may wait.
-const LOADER_QUEUE: usize = 256;
+/// The thread that waits for the compiler of other modules, of which there is one at a time: a slow compilation must delay
+/// neither a decision nor what was compiled before.
+const COMPILE_THREADS: usize = 1;
+/// The built-in modules; all other loads take turns without a bound of their own.
+const LOADER_QUEUE: usize = BUILTINS.len();
 
 pub(crate) struct Inner {
     // Field order is drop order: threads end before the clock that could still stop a guest on one of them.
     pub(crate) units: Pool,
     pub(crate) apart: Pool,
     pub(crate) loads: Pool,
+    pub(crate) compiles: Pool,
     pub(crate) cache: Arc<ModuleCache>,
     pub(crate) wasm: wasmtime::Engine,
     pub(crate) config: EngineConfig,
@@ -53,6 +57,7 @@ impl Engine {
             units: Pool::start("policy", config.threads, QUEUE_UNITS)?,
             apart: Pool::start("policy-apart", APART_THREADS, QUEUE_UNITS)?,
             loads: Pool::start("policy-load", LOADER_THREADS, LOADER_QUEUE)?,
+            compiles: Pool::start("policy-compile", COMPILE_THREADS, LOADER_QUEUE)?,
             cache: Arc::new(ModuleCache::new(CodeCache::open(&config.code_folders, &wasm))),
             wasm,
             config,

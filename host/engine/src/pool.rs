@@ -16,7 +16,7 @@ type Job = Box<dyn FnOnce() + Send>;
 #[derive(Default)]
 struct Queue {
     jobs: VecDeque<Job>,
-    /// Jobs that are not due yet, unordered: there are a handful.
+    /// Jobs that are not due yet, in the order in which they came: there are a handful.
     later: Vec<(Instant, Job)>,
     closed: bool,
 }
@@ -88,7 +88,7 @@ impl Pool {
         true
     }
 
-    /// Queues a job after a while, without a bound: the caller has one such job per thing it waits for.
+    /// Queues a job after a while, which may be none, without a bound: the caller has one such job per thing it waits for.
     pub(crate) fn submit_later(&self, wait: Duration, job: impl FnOnce() + Send + 'static) {
         self.shared.queue.lock().later.push((crate::clock::stopwatch() + wait, Box::new(job)));
         self.shared.added.notify_one();

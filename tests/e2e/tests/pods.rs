@@ -595,7 +595,7 @@ async fn a_pod_waits_for_the_priority_class_its_binding_names() {
 }
 
 /// Row 5 of TD section 5: the copy is of an earlier pod of the name, and nobody saw that one go.
-/// TD section 16: what a Syncer finds that was away while pods and copies came and went.
+/// TD section 16: pods and copies come and go while there is no Syncer; the next one finds them so.
 #[tokio::test]
 async fn what_happens_to_pods_while_nobody_looks_is_made_good() {
     let mut stage = Stage::start(BindingSpec::new("anew"), 1).await;
@@ -656,6 +656,8 @@ async fn what_happens_to_pods_while_nobody_looks_is_made_good() {
         assert_eq!(adopted["metadata"]["annotations"][name], ppod["metadata"][is], "{name}");
     }
 
+    assert!(scene.worker.get(&scene.ppod("lost")).await.is_none(), "a lost copy is not made again");
+
     // The tokens of those that are gone go with them.
     scene.computing.delete(&scene.vpod("lost"), Some(0)).await;
     let tokens = async || {
@@ -670,6 +672,5 @@ async fn what_happens_to_pods_while_nobody_looks_is_made_good() {
         if tokens == mine { Ok(()) } else { Err(format!("{tokens:?} instead of {mine:?}")) }
     })
     .await;
-    assert!(scene.worker.get(&scene.ppod("lost")).await.is_none(), "a lost copy is not made again");
     assert_rights(&stage.binding);
 }

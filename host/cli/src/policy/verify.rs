@@ -22,7 +22,8 @@ use crate::{
   kubeocean policy verify registry.example.com/policies/night-gpu:1.2.0 --key release.pem
   kubeocean policy verify registry.example.com/policies/night-gpu:1.2.0 --trust-dir /etc/kubeocean/trust
 
-Exit code 1: no signature holds. With --trust-dir a module that no rule is for is accepted as it is, as by a Syncer.")]
+Exit code 1: no signature holds. With --trust-dir a module that no rule is for is accepted as it is, as by a
+Syncer, unless trust.yaml says `others: refuse`.")]
 pub(crate) struct Args {
     #[command(flatten)]
     artifact: Artifact,
@@ -50,10 +51,12 @@ struct Report {
 pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     let trust = trust(args)?;
     let Artifact { image, login } = &args.artifact;
+    let rejected = |text: String| Failure::failed(format!("SignatureRejected: {text}"));
+    trust.permits(image).map_err(rejected)?;
     let bundle = block_on(registry::pull(login, image, None, Signatures::Fetch))?;
     let demands = Demands { digest: None, max_bytes: registry::max_bytes() };
     let accepted = accept(image, &bundle, &trust, demands).map_err(|refusal| match refusal {
-        Refusal::Signature(text) => Failure::failed(format!("SignatureRejected: {text}")),
+        Refusal::Signature(text) => rejected(text),
         other => Failure::unusable(format!("{image}: {other}")),
     })?;
     let report = report(args, accepted);

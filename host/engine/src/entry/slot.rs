@@ -181,6 +181,11 @@ impl Slot {
         self.state.lock().generation == generation
     }
 
+    /// Nothing is wanted any more: a load that waits is forgotten, and one that is under way changes nothing.
+    pub(crate) fn abandon(&self) {
+        self.state.lock().generation += 1;
+    }
+
     /// Takes the result of a load.
     pub(crate) fn loaded(
         &self,

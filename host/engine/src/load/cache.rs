@@ -93,6 +93,12 @@ impl ModuleCache {
         prepared
     }
 
+    /// Whether a module seems to be there without a compiler, or is known to be none.
+    pub(crate) fn at_hand(&self, digest: Digest) -> bool {
+        let known = |(of, slot): &(Digest, Slot)| *of == digest && slot.get().is_some();
+        self.slots.lock().iter().any(known) || self.kept.as_ref().is_some_and(|kept| kept.has(digest))
+    }
+
     /// What is on disk of this module, if it is of use.
     fn kept(&self, engine: &wasmtime::Engine, digest: Digest) -> Option<Component> {
         let cache = self.kept.as_ref()?;

@@ -37,6 +37,11 @@ impl CodeCache {
         Some(Self { folder, fingerprint: fingerprint(engine) })
     }
 
+    /// Whether there seems to be code of a module.
+    pub(crate) fn has(&self, module: Digest) -> bool {
+        self.folder.path(&self.name(module)).is_file()
+    }
+
     /// The code of a module.
     pub(crate) fn get(&self, module: Digest) -> Option<Vec<u8>> {
         self.folder.read(&self.name(module), MAX_CACHE_BYTES)
@@ -94,7 +99,9 @@ mod tests {
         let folders = [home.path().join("code")];
         let open = |metered: bool| CodeCache::open(&folders, &start(false, metered).unwrap()).unwrap();
         let module = Digest::of(b"m");
+        assert!(!open(false).has(module));
         open(false).put(module, b"code");
+        assert!(open(false).has(module) && !open(true).has(module));
         assert_eq!(open(false).get(module).as_deref(), Some(&b"code"[..]));
         assert_eq!(open(true).get(module), None, "that code would not count fuel");
         assert_eq!(open(false).get(Digest::of(b"n")), None);
