@@ -15,7 +15,7 @@ use crate::behind::{Behind, Due};
 use crate::civil::civil_now;
 use crate::config::{MAX_ENTRIES, MAX_EVALUATORS};
 use crate::engine::Engine;
-use crate::entry::slot::{Loaded, Slot, Wanted, Wish};
+use crate::entry::slot::{Slot, Wanted, Wish};
 use crate::facts::{NodeFacts, PolicyFacts};
 use crate::host::{ModuleClaims, ModuleFetch, OnChange, PolicySpec};
 use crate::legacy::{self, Enforcement, EntrySpec, LEGACY_NODE_SELECTOR, ModuleSource, from_entry};
@@ -168,9 +168,8 @@ impl Inner {
             .map(|due| {
                 let host = Arc::clone(self);
                 let job: Box<dyn FnOnce() + Send> = Box::new(move || {
-                    if let Loaded::Again(wait) = host.load(&due) {
-                        host.load_later(wait, due);
-                    }
+                    // Whoever commits decides anew in any case.
+                    host.attempt(due);
                 });
                 job
             })

@@ -101,7 +101,7 @@ impl Inner {
     }
 
     /// One more attempt after a while.
-    pub(crate) fn load_later(self: &Arc<Self>, wait: Duration, due: Due) {
+    fn load_later(self: &Arc<Self>, wait: Duration, due: Due) {
         self.on_a_loader(Lane::Compiled, wait, move |host| host.load_behind([due]));
     }
 
@@ -132,15 +132,15 @@ impl Inner {
     fn load_next(self: &Arc<Self>, lane: Lane) {
         let turn = Turn { host: self, lane };
         let next = self.behind.lock().line(lane).next();
-        let news = next.is_some_and(|due| self.load_and_tell(due));
+        let news = next.is_some_and(|due| self.attempt(due));
         drop(turn);
         if news {
             (self.changed)();
         }
     }
 
-    /// Whether decisions change with it.
-    fn load_and_tell(self: &Arc<Self>, due: Due) -> bool {
+    /// One load, and another one after a while where that may help. Whether decisions change with it.
+    pub(crate) fn attempt(self: &Arc<Self>, due: Due) -> bool {
         match self.load(&due) {
             Loaded::Outdated => return false,
             Loaded::Taken => {}
@@ -150,7 +150,7 @@ impl Inner {
     }
 
     /// One load.
-    pub(crate) fn load(&self, due: &Due) -> Loaded {
+    fn load(&self, due: &Due) -> Loaded {
         let started = crate::clock::stopwatch();
         let loader = self.engine.loader();
         let samples: Vec<Arc<NodeFacts>> = self.samples.lock().iter().cloned().collect();

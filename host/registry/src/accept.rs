@@ -1,7 +1,7 @@
 //! Whether what came from a registry, or from a disk that kept it, may be loaded (PO-703, PO-1204).
 //!
-//! Pure. Steps in the order of PO-703, after the name: size, digest, signature, form. In: a name, everything a registry said about it,
-//! and the rules. Out: the module, or the first reason against it.
+//! Pure. Steps in the order of PO-703, after the name: size, digest, signature, form. In: a name, everything a registry
+//! said about it, and the rules. Out: the module, or the first reason against it.
 
 use std::sync::Arc;
 
