@@ -2,10 +2,10 @@
 //!
 //! One heap for all threads: the C library would give each thread one of its own, and what one thread freed would be of no
 //! use to the others; a program that mostly waits has no use for heaps side by side. What was needed for a moment, by the
-//! start or a burst, lies between what stays and would never go back by itself: every ten seconds it does. Once a minute
-//! code goes too: the start touches most of it once (flags, schemas, TLS, the compiler of modules), each touch maps pages
-//! around it, and they stay mapped, which is what a memory limit counts. Pages of the program and its libraries are let
-//! go, to be mapped again where they are needed.
+//! start or a burst, lies between what stays and would never go back by itself: every ten seconds it does. Code goes too:
+//! the start touches most of it once (flags, schemas, TLS, the compiler of modules), a burst much of it, each touch maps
+//! pages around it, and they stay mapped, which is what a memory limit counts. Pages of the program and its libraries are
+//! let go, to be mapped again where they are needed.
 
 #![allow(unsafe_code, reason = "no safe call gives pages or free heap back")]
 
@@ -15,12 +15,9 @@ use std::time::Duration;
 #[cfg(target_os = "linux")]
 use tokio::time::MissedTickBehavior;
 
-/// To look through a heap of 20 MiB takes about a millisecond.
+/// To look through a heap of 20 MiB takes about a millisecond; whoever works maps again what code it needs in less.
 #[cfg(target_os = "linux")]
 const PAUSE: Duration = Duration::from_secs(10);
-/// Code is let go each so many times. What runs in a minute maps again what it needs in well under a millisecond.
-#[cfg(target_os = "linux")]
-const CODE_EACH: u32 = 6;
 
 /// One heap for all threads that are yet to begin.
 pub(crate) fn share_one_heap() {
@@ -34,13 +31,13 @@ pub(crate) async fn keep_small() {
     let files = code::files();
     let mut ticks = tokio::time::interval_at(tokio::time::Instant::now() + PAUSE, PAUSE);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    for round in (1..=CODE_EACH).cycle() {
-        ticks.tick().await;
+    ticks.tick().await;
+    let code = code::unchanged_pages(&files);
+    loop {
         #[cfg(target_env = "gnu")]
         heap::trim();
-        if round == CODE_EACH {
-            code::let_go(&files);
-        }
+        code::let_go(&code);
+        ticks.tick().await;
     }
 }
 
@@ -116,10 +113,15 @@ mod code {
         code.map(|mapping| mapping.path.to_owned()).collect()
     }
 
-    /// Lets go of all pages of these files that are as the files have them.
-    pub(super) fn let_go(files: &BTreeSet<String>) {
-        let Ok(maps) = fs::read_to_string("/proc/self/smaps") else { return };
-        for pages in unchanged(&maps, files) {
+    /// Pages of these files that are as the files have them, and will be for ever: nobody can write them. To be asked once,
+    /// the answer takes milliseconds.
+    pub(super) fn unchanged_pages(files: &BTreeSet<String>) -> Vec<Range<usize>> {
+        fs::read_to_string("/proc/self/smaps").map(|maps| unchanged(&maps, files)).unwrap_or_default()
+    }
+
+    /// Lets go of pages that [`unchanged_pages`] found.
+    pub(super) fn let_go(code: &[Range<usize>]) {
+        for pages in code {
             let start = std::ptr::without_provenance_mut::<c_void>(pages.start);
             // SAFETY: the mapping cannot be written and has no page of its own, so each page comes back from the file
             // with the same content when it is touched. Nothing unmaps or changes mappings of these files.
@@ -151,7 +153,7 @@ mod code {
 
     /// Addresses of the mappings of some files in `/proc/self/smaps` that cannot be written and have no changed page:
     /// pages that the dynamic linker wrote, and then protected, exist in memory alone.
-    pub(super) fn unchanged(maps: &str, files: &BTreeSet<String>) -> Vec<Range<usize>> {
+    fn unchanged(maps: &str, files: &BTreeSet<String>) -> Vec<Range<usize>> {
         let mut found = Vec::new();
         let mut candidate = None;
         for line in maps.lines() {
@@ -218,7 +220,7 @@ Anonymous:             0 kB
                 kib
             };
             let before = resident();
-            let_go(&files);
+            let_go(&unchanged_pages(&files));
             let after = resident();
             assert!(after < before, "{before} KiB of code before, {after} KiB after");
         }

@@ -24,6 +24,7 @@ pub mod queue;
 pub mod rate;
 pub mod request;
 pub mod server;
+pub mod shared;
 pub mod sink;
 pub mod tasks;
 pub mod tls;

@@ -1,12 +1,14 @@
 //! Labels, annotations, quantities and verbatim parts of objects that stay in memory.
 //!
 //! A process keeps thousands of such maps, of mostly a handful of entries, for as long as it runs. A `BTreeMap` takes
-//! some 550 bytes for its first entry and two allocations for each; [`PackedTexts`] takes two allocations in all.
+//! some 550 bytes for its first entry and two allocations for each; [`PackedTexts`] takes one allocation in all, and a byte
+//! or two for each of the keys that most objects have.
+
+mod known_keys;
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::fmt;
-use std::ops::Range;
 
 use serde::de::{DeserializeSeed, Deserializer, MapAccess, Visitor};
 use serde::{Deserialize, Serialize, Serializer, ser::SerializeMap};
@@ -21,26 +23,17 @@ use serde_json::{Map, Value};
 /// assert_eq!(labels.iter().next(), Some(("app", "shop")));
 /// ```
 #[derive(Clone, Default, PartialEq, Eq, Hash)]
-pub struct PackedTexts {
-    /// All keys and values, one after the other: key, value, key, value.
-    text: Box<str>,
-    /// Where each of them ends.
-    ends: Box<[u32]>,
-}
+pub struct PackedTexts(
+    /// Entries one after the other: a number, the key unless the number says which one it is, the length of the value, the
+    /// value. See [`number`].
+    Box<str>,
+);
 
 impl PackedTexts {
     /// The value of a key.
     pub fn get(&self, key: &str) -> Option<&str> {
-        let (mut low, mut high) = (0, self.len());
-        while low < high {
-            let middle = low.midpoint(high);
-            match self.text(2 * middle).cmp(key) {
-                std::cmp::Ordering::Less => low = middle + 1,
-                std::cmp::Ordering::Greater => high = middle,
-                std::cmp::Ordering::Equal => return Some(self.text(2 * middle + 1)),
-            }
-        }
-        None
+        let mut entries = self.entries();
+        entries.find_map(|(known, value)| (known == key).then_some(value))
     }
 
     /// Whether there is such a key.
@@ -50,17 +43,17 @@ impl PackedTexts {
 
     /// How many entries there are.
     pub fn len(&self) -> usize {
-        self.ends.len() / 2
+        self.entries().count()
     }
 
     /// Whether there is none.
     pub fn is_empty(&self) -> bool {
-        self.ends.is_empty()
+        self.0.is_empty()
     }
 
     /// All entries, sorted by key.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
-        (0..self.len()).map(|entry| (self.text(2 * entry), self.text(2 * entry + 1)))
+        self.entries()
     }
 
     /// All keys, sorted.
@@ -85,14 +78,70 @@ impl PackedTexts {
         self.iter().chain([(key, value)]).collect()
     }
 
-    fn text(&self, number: usize) -> &str {
-        self.range(number).and_then(|range| self.text.get(range)).unwrap_or_default()
+    fn entries(&self) -> Entries<'_> {
+        Entries(&self.0)
+    }
+}
+
+/// The entries of packed texts that are yet to come.
+struct Entries<'a>(&'a str);
+
+impl<'a> Entries<'a> {
+    fn number(&mut self) -> Option<usize> {
+        let (number, rest) = number::read(self.0)?;
+        self.0 = rest;
+        Some(number)
     }
 
-    fn range(&self, number: usize) -> Option<Range<usize>> {
-        let end = |number: usize| self.ends.get(number).and_then(|end| usize::try_from(*end).ok());
-        let start = number.checked_sub(1).map_or(Some(0), end)?;
-        Some(start..end(number)?)
+    fn text(&mut self, length: usize) -> Option<&'a str> {
+        let (text, rest) = self.0.split_at_checked(length)?;
+        self.0 = rest;
+        Some(text)
+    }
+}
+
+impl<'a> Iterator for Entries<'a> {
+    type Item = (&'a str, &'a str);
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let key = self.number()?;
+        let key = match known_keys::of_number(key) {
+            Ok(known) => known,
+            Err(length) => self.text(length)?,
+        };
+        let length = self.number()?;
+        Some((key, self.text(length)?))
+    }
+}
+
+mod number {
+    //! Numbers within a text: six bits in each ASCII character, the lowest first, and one that says that more follow.
+
+    const BITS: u32 = 6;
+    const MORE: u8 = 1 << BITS;
+
+    pub(super) fn write(mut number: usize, text: &mut String) {
+        loop {
+            let low = u8::try_from(number % usize::from(MORE)).unwrap_or_default();
+            number >>= BITS;
+            text.push(char::from(if number == 0 { low } else { low | MORE }));
+            if number == 0 {
+                return;
+            }
+        }
+    }
+
+    /// The number at the start of a text, and the rest of it.
+    pub(super) fn read(text: &str) -> Option<(usize, &str)> {
+        let mut number = 0;
+        for (place, byte) in text.bytes().enumerate() {
+            let shift = BITS * u32::try_from(place).ok()?;
+            number |= usize::from(byte & (MORE - 1)).checked_shl(shift)?;
+            if byte & MORE == 0 {
+                return Some((number, text.get(place + 1..)?));
+            }
+        }
+        None
     }
 }
 
@@ -102,8 +151,8 @@ impl<'a> FromIterator<(&'a str, &'a str)> for PackedTexts {
         let sorted: BTreeMap<&str, &str> = entries.into_iter().collect();
         Packing::with(|packing| {
             for (key, value) in sorted {
-                packing.push(key);
-                packing.push(value);
+                packing.push_key(key);
+                packing.push_value(value);
             }
             packing.packed()
         })
@@ -114,8 +163,8 @@ impl From<&BTreeMap<String, String>> for PackedTexts {
     fn from(map: &BTreeMap<String, String>) -> Self {
         Packing::with(|packing| {
             for (key, value) in map {
-                packing.push(key);
-                packing.push(value);
+                packing.push_key(key);
+                packing.push_value(value);
             }
             packing.packed()
         })
@@ -125,10 +174,7 @@ impl From<&BTreeMap<String, String>> for PackedTexts {
 /// Where texts are put together before it is known how long they are. Each thread has one that it uses again and again:
 /// what stays is allocated once, in its size.
 #[derive(Debug, Default)]
-struct Packing {
-    text: String,
-    ends: Vec<u32>,
-}
+struct Packing(String);
 
 /// No longer text is kept by a thread for the next time, in bytes.
 const KEPT: usize = 64 << 10;
@@ -137,37 +183,45 @@ impl Packing {
     fn with<T>(work: impl FnOnce(&mut Self) -> T) -> T {
         thread_local!(static PACKING: RefCell<Packing> = RefCell::default());
         let mut packing = PACKING.take();
-        packing.text.clear();
-        packing.ends.clear();
+        packing.0.clear();
         let result = work(&mut packing);
-        if packing.text.capacity().max(size_of::<u32>() * packing.ends.capacity()) <= KEPT {
+        if packing.0.capacity() <= KEPT {
             PACKING.set(packing);
         }
         result
     }
 
-    fn push(&mut self, text: &str) {
-        self.text.push_str(text);
-        // An object is at most 1.5 MiB (etcd's limit); what does not fit is no API object.
-        self.ends.push(u32::try_from(self.text.len()).unwrap_or(u32::MAX));
+    fn push_key(&mut self, key: &str) {
+        match known_keys::number_of(key) {
+            Ok(known) => number::write(known, &mut self.0),
+            Err(unknown) => {
+                number::write(unknown, &mut self.0);
+                self.0.push_str(key);
+            }
+        }
     }
 
-    /// What was pushed, key, value, key, value; the keys in ascending order.
+    fn push_value(&mut self, value: &str) {
+        number::write(value.len(), &mut self.0);
+        self.0.push_str(value);
+    }
+
+    /// What was pushed: key, value, key, value; the keys in ascending order.
     fn packed(&self) -> PackedTexts {
-        PackedTexts { text: self.text.as_str().into(), ends: self.ends.as_slice().into() }
+        PackedTexts(self.0.as_str().into())
     }
 }
 
 /// Entries as they come off the wire, without a copy of each in between. API servers sort them.
 impl<'de> Deserialize<'de> for PackedTexts {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_map(Entries)
+        deserializer.deserialize_map(TextsVisitor)
     }
 }
 
-struct Entries;
+struct TextsVisitor;
 
-impl<'de> Visitor<'de> for Entries {
+impl<'de> Visitor<'de> for TextsVisitor {
     type Value = PackedTexts;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -176,8 +230,8 @@ impl<'de> Visitor<'de> for Entries {
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<PackedTexts, A::Error> {
         Packing::with(|packing| {
-            while map.next_key_seed(Pushed(packing))?.is_some() {
-                map.next_value_seed(Pushed(packing))?;
+            while map.next_key_seed(Pushed(packing, Packing::push_key))?.is_some() {
+                map.next_value_seed(Pushed(packing, Packing::push_value))?;
             }
             let packed = packing.packed();
             let sorted = packed.keys().zip(packed.keys().skip(1)).all(|(one, next)| one < next);
@@ -186,8 +240,8 @@ impl<'de> Visitor<'de> for Entries {
     }
 }
 
-/// A text that is decoded to the end of the others.
-struct Pushed<'a>(&'a mut Packing);
+/// A key or a value that is decoded to the end of the others.
+struct Pushed<'a>(&'a mut Packing, fn(&mut Packing, &str));
 
 impl<'de> DeserializeSeed<'de> for Pushed<'_> {
     type Value = ();
@@ -205,7 +259,8 @@ impl Visitor<'_> for Pushed<'_> {
     }
 
     fn visit_str<E>(self, text: &str) -> Result<(), E> {
-        self.0.push(text);
+        let Self(packing, push) = self;
+        push(packing, text);
         Ok(())
     }
 }

@@ -77,7 +77,7 @@ pub(super) fn set_by_lifecycle_controller(condition: &NodeCondition) -> bool {
 /// Types of the conditions that are mirrored, sorted.
 pub(super) fn mirrored_types(pnode: &NodeView) -> Vec<String> {
     let mirrored = pnode.status.conditions.iter().filter(|condition| !is_ours(condition));
-    let mut types: Vec<String> = mirrored.map(|condition| condition.type_.clone()).collect();
+    let mut types: Vec<String> = mirrored.map(|condition| condition.type_.to_string()).collect();
     types.sort();
     types
 }
@@ -99,7 +99,7 @@ pub fn stated(vnode: Option<&NodeView>, condition: NodeCondition, now: Timestamp
         .and_then(|vnode| vnode.condition(&condition.type_))
         .filter(|shown| shown.status == condition.status)
         .and_then(|shown| shown.last_transition_time.clone());
-    NodeCondition { last_transition_time: Some(since.unwrap_or_else(|| rfc3339(now))), ..condition }
+    NodeCondition { last_transition_time: Some(since.unwrap_or_else(|| rfc3339(now).into())), ..condition }
 }
 
 pub(super) fn lease_condition(decision: &Decision, reclaiming: &Reclaiming) -> NodeCondition {
@@ -142,10 +142,10 @@ pub fn proxier_condition(proxier: &[IpAddr]) -> NodeCondition {
 /// A condition without times.
 pub fn condition(type_: &str, status: &str, reason: &str, message: &str) -> NodeCondition {
     NodeCondition {
-        type_: type_.to_owned(),
-        status: status.to_owned(),
-        reason: reason.to_owned(),
-        message: message.to_owned(),
+        type_: type_.into(),
+        status: status.into(),
+        reason: reason.into(),
+        message: message.into(),
         last_heartbeat_time: None,
         last_transition_time: None,
     }

@@ -127,7 +127,7 @@ fn standing(decision: &Decision, observed: &Observed) -> Reclaim {
 /// The taint, with the time it was first set.
 fn withholding(effect: &str, observed: &Observed, now: Timestamp) -> Taint {
     let time_added = observed.added.map_or_else(|| rfc3339(now), rfc3339);
-    Taint { time_added: Some(time_added), ..Taint::new(taint::OUT_OF_TIME_WINDOWS, Some("true"), effect) }
+    Taint { time_added: Some(time_added.into()), ..Taint::new(taint::OUT_OF_TIME_WINDOWS, Some("true"), effect) }
 }
 
 /// Grace of a mode that evicts.
@@ -250,7 +250,7 @@ mod tests {
     #[test]
     fn an_original_vnode_under_forced_reclaim_keeps_its_start() {
         let taint = Taint {
-            time_added: Some(rfc3339(at(0))),
+            time_added: Some(rfc3339(at(0)).into()),
             ..Taint::new(taint::OUT_OF_TIME_WINDOWS, Some("true"), NO_EXECUTE)
         };
         let vnode = NodeView {

@@ -5,24 +5,20 @@
 //! request replaces the aggregate for cpu, memory and huge pages. A resized container counts with the larger of what
 //! it asks for and what it still has.
 
-use std::{
-    collections::{BTreeMap, HashSet},
-    sync::{Arc, LazyLock},
-};
+use std::{collections::BTreeMap, sync::Arc};
 
 use kubeocean_api::{
     quantity::Rounding,
     resource::{CPU, HUGEPAGES_PREFIX, MEMORY, to_base_units},
 };
-use parking_lot::Mutex;
 use serde::Deserialize;
 
 use super::{host_ports::WirePort, view::Texts};
-use kubeocean_runtime::meta::PackedMeta;
+use kubeocean_runtime::{meta::PackedMeta, shared::Shared};
 
-/// Requested base units by resource, sorted by name, without zeros.
+/// Requested base units by resource, sorted by name, without zeros. Most pods ask for what many others ask for.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Requests(Box<[(Arc<str>, i64)]>);
+pub struct Requests(Arc<[(Arc<str>, i64)]>);
 
 impl Requests {
     /// Resource and amount.
@@ -38,42 +34,18 @@ impl Requests {
 
 impl<S: AsRef<str>> FromIterator<(S, i64)> for Requests {
     fn from_iter<I: IntoIterator<Item = (S, i64)>>(amounts: I) -> Self {
+        static REQUESTS: Shared<[(Arc<str>, i64)]> = Shared::new();
         let sorted: BTreeMap<Arc<str>, i64> =
             amounts.into_iter().map(|(resource, amount)| (intern(resource.as_ref()), amount)).collect();
-        Self(sorted.into_iter().filter(|(_, amount)| *amount != 0).collect())
+        let amounts: Vec<_> = sorted.into_iter().filter(|(_, amount)| *amount != 0).collect();
+        Self(REQUESTS.get(amounts.as_slice()))
     }
 }
 
 /// One `Arc` per resource name of the process: there are a handful of names and very many pods.
 pub(crate) fn intern(resource: &str) -> Arc<str> {
-    static NAMES: LazyLock<Mutex<Names>> = LazyLock::new(Mutex::default);
-    NAMES.lock().get(resource)
-}
-
-/// Names in use. Anybody who makes pods makes names, so those that nobody uses any more go.
-#[derive(Debug, Default)]
-struct Names {
-    known: HashSet<Arc<str>>,
-    /// How many were in use when that was last looked at.
-    used: usize,
-}
-
-impl Names {
-    /// So many names are not worth a look.
-    const FEW: usize = 256;
-
-    fn get(&mut self, name: &str) -> Arc<str> {
-        if let Some(known) = self.known.get(name) {
-            return Arc::clone(known);
-        }
-        if self.known.len() >= Self::FEW.max(2 * self.used) {
-            self.known.retain(|name| Arc::strong_count(name) > 1);
-            self.used = self.known.len();
-        }
-        let name: Arc<str> = name.into();
-        self.known.insert(Arc::clone(&name));
-        name
-    }
+    static NAMES: Shared<str> = Shared::new();
+    NAMES.get(resource)
 }
 
 /// The used part of a pod.
@@ -273,16 +245,9 @@ mod tests {
     }
 
     #[test]
-    fn equal_names_share_their_memory() {
+    fn equal_names_and_requests_share_their_memory() {
         assert!(Arc::ptr_eq(&intern("example.com/one"), &intern("example.com/one")));
-    }
-
-    #[test]
-    fn names_that_nobody_uses_go() {
-        let mut names = Names::default();
-        let kept: Vec<_> = (0..1000).map(|n| names.get(&format!("example.com/kept-{n}"))).collect();
-        (0..10_000).for_each(|n| drop(names.get(&format!("example.com/{n}"))));
-        assert!(names.known.len() <= 2 * kept.len(), "{}", names.known.len());
-        assert!(Arc::ptr_eq(&kept[0], &names.get("example.com/kept-0")));
+        let [one, other] = [(); 2].map(|()| Requests::from_iter([("cpu", 250), ("memory", 1 << 20)]));
+        assert!(Arc::ptr_eq(&one.0, &other.0));
     }
 }

@@ -101,7 +101,7 @@ pub(crate) fn taints(taints: &[Taint]) -> Texts {
     let mut by_key: BTreeMap<String, Vec<String>> = BTreeMap::new();
     for taint in taints {
         let text = format!("{}:{}", taint.value.as_deref().unwrap_or_default(), taint.effect);
-        by_key.entry(taint.key.clone()).or_default().push(text);
+        by_key.entry(taint.key.to_string()).or_default().push(text);
     }
     by_key
         .into_iter()

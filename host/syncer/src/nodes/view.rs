@@ -19,6 +19,7 @@ use kubeocean_runtime::{
     meta::PackedMeta,
     packed::{PackedObject, PackedTexts},
     partial_resource,
+    shared::SharedText,
 };
 
 /// Text by key: labels, annotations, quantities by resource.
@@ -102,24 +103,24 @@ pub struct NodeSpec {
 #[serde(rename_all = "camelCase")]
 pub struct Taint {
     /// Key.
-    pub key: String,
+    pub key: SharedText,
     /// Value, mostly absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub value: Option<String>,
+    pub value: Option<SharedText>,
     /// `NoSchedule`, `PreferNoSchedule` or `NoExecute`.
-    pub effect: String,
+    pub effect: SharedText,
     /// RFC 3339.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub time_added: Option<String>,
+    pub time_added: Option<SharedText>,
 }
 
 impl Taint {
     /// A taint without a time.
     pub fn new(key: &str, value: Option<&str>, effect: &str) -> Self {
         Self {
-            key: key.to_owned(),
-            value: value.map(str::to_owned),
-            effect: effect.to_owned(),
+            key: key.into(),
+            value: value.map(Into::into),
+            effect: effect.into(),
             time_added: None,
         }
     }
@@ -185,21 +186,21 @@ pub struct DaemonEndpoint {
 pub struct NodeCondition {
     /// Type.
     #[serde(rename = "type")]
-    pub type_: String,
+    pub type_: SharedText,
     /// `True`, `False` or `Unknown`.
-    pub status: String,
+    pub status: SharedText,
     /// UpperCamelCase.
-    #[serde(skip_serializing_if = "String::is_empty")]
-    pub reason: String,
+    #[serde(skip_serializing_if = "str::is_empty")]
+    pub reason: SharedText,
     /// For people.
-    #[serde(skip_serializing_if = "String::is_empty")]
-    pub message: String,
+    #[serde(skip_serializing_if = "str::is_empty")]
+    pub message: SharedText,
     /// RFC 3339.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub last_heartbeat_time: Option<String>,
+    pub last_heartbeat_time: Option<SharedText>,
     /// RFC 3339.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub last_transition_time: Option<String>,
+    pub last_transition_time: Option<SharedText>,
 }
 
 impl NodeCondition {
@@ -217,7 +218,7 @@ impl NodeCondition {
 pub struct NodeAddress {
     /// `InternalIP`, `Hostname`, ...
     #[serde(rename = "type")]
-    pub type_: String,
+    pub type_: SharedText,
     /// The address.
     pub address: String,
 }

@@ -303,7 +303,7 @@ fn taints(from: &Ingredients<'_>) -> Vec<Taint> {
         match taint.key.as_str() {
             taint::OUT_OF_TIME_WINDOWS | taint::VNODE_DELETING | taint::WORKER_UNREACHABLE => {}
             taint::NODE_UNSCHEDULABLE => wanted.push(Taint {
-                key: taint::PHYSICAL_NODE_UNSCHEDULABLE.to_owned(),
+                key: taint::PHYSICAL_NODE_UNSCHEDULABLE.into(),
                 time_added: None,
                 ..taint.clone()
             }),
@@ -421,7 +421,7 @@ pub fn address(name: &str, vnode: Option<&NodeView>, proxier: &[IpAddr]) -> Opti
 
 /// The address list of a vnode.
 pub fn addresses(name: &str, address: Option<String>) -> Vec<NodeAddress> {
-    let entry = |type_: &str, address: String| NodeAddress { type_: type_.to_owned(), address };
+    let entry = |type_: &str, address: String| NodeAddress { type_: type_.into(), address };
     address.map(|ip| entry(INTERNAL_IP, ip)).into_iter().chain([entry(HOSTNAME, name.to_owned())]).collect()
 }
 

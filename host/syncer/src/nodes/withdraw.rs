@@ -189,7 +189,7 @@ fn begin(input: &Withdrawal<'_>, since: Timestamp) -> NodeChanges {
     let mut taints: Vec<Taint> =
         vnode.spec.taints.iter().filter(|taint| taint.key != taint::VNODE_DELETING).cloned().collect();
     taints.push(Taint {
-        time_added: Some(rfc3339(input.now)),
+        time_added: Some(rfc3339(input.now).into()),
         ..Taint::new(taint::VNODE_DELETING, Some("true"), NO_SCHEDULE)
     });
     let mut changes = NodeChanges::of(vnode);

@@ -11,6 +11,7 @@ use std::{
 };
 
 use kubeocean_api::keys::taint;
+use kubeocean_runtime::shared::Shared;
 use parking_lot::Mutex;
 use serde::Deserialize;
 use serde_json::Value;
@@ -28,8 +29,8 @@ const VNODE_PREFIX: &str = "vnode-";
 pub struct VpodSpec {
     /// `spec.activeDeadlineSeconds`.
     pub active_deadline_seconds: Option<i64>,
-    /// Digests of what of it may change, as annotation `expected-spec` holds them.
-    pub mutable: Box<str>,
+    /// Digests of what of it may change, as annotation `expected-spec` holds them. Pods of one template have the same.
+    pub mutable: Arc<str>,
     /// Names of the debug containers.
     pub ephemeral_containers: Vec<Box<str>>,
     /// Condition types of `spec.readinessGates`.
@@ -43,9 +44,10 @@ pub struct VpodSpec {
 impl VpodSpec {
     /// Reads the spec of the pod of this name.
     pub(super) fn read(pod: &str, spec: &Value) -> Self {
+        static DIGESTS: Shared<str> = Shared::new();
         Self {
             active_deadline_seconds: spec.get("activeDeadlineSeconds").and_then(Value::as_i64),
-            mutable: Mutable::of(spec).encode().into(),
+            mutable: DIGESTS.get(&Mutable::of(spec).encode()),
             ephemeral_containers: strings(spec, "ephemeralContainers", "name"),
             readiness_gates: strings(spec, "readinessGates", "conditionType"),
             tolerates_out_of_window: tolerates(spec, taint::OUT_OF_TIME_WINDOWS),

@@ -3,7 +3,7 @@
 //! Invariant: the sums and the held host ports of a node equal a recount of its pods.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
+    collections::{BTreeSet, HashMap, HashSet},
     sync::Arc,
 };
 
@@ -25,8 +25,36 @@ pub(super) struct Pod {
     host_ports: Box<[HostPort]>,
 }
 
-/// Base units by resource. Wider than an amount, so that nothing is lost on the way up and down again.
-pub(super) type Totals = BTreeMap<Arc<str>, i128>;
+/// Base units by resource, sorted by name, without zeros. Wider than an amount, so that nothing is lost on the way up and
+/// down again.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Totals(Vec<(Arc<str>, i128)>);
+
+impl Totals {
+    fn add(&mut self, resource: &Arc<str>, amount: i128) {
+        match self.0.binary_search_by(|(known, _)| known.cmp(resource)) {
+            Ok(place) => {
+                self.0[place].1 += amount;
+                if self.0[place].1 == 0 {
+                    self.0.remove(place);
+                }
+            }
+            Err(place) => {
+                // A node has a handful of resources, and there are thousands of nodes.
+                self.0.reserve_exact(1);
+                self.0.insert(place, (Arc::clone(resource), amount));
+            }
+        }
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = (&Arc<str>, i128)> {
+        self.0.iter().map(|(resource, total)| (resource, *total))
+    }
+}
 
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Sums {
@@ -157,11 +185,7 @@ impl Index {
         let pods = intern(PODS);
         let amounts = pod.requests.iter().filter(|(resource, _)| ***resource != *PODS);
         for (resource, amount) in amounts.chain(std::iter::once((&pods, 1))) {
-            let total = side.entry(Arc::clone(resource)).or_default();
-            *total += i128::from(sign) * i128::from(amount);
-            if *total == 0 {
-                side.remove(resource);
-            }
+            side.add(resource, i128::from(sign) * i128::from(amount));
         }
         if sums.own.is_empty() && sums.others.is_empty() {
             self.sums.remove(&pod.node);
@@ -172,7 +196,7 @@ impl Index {
     pub fn usage(&self, node: &str) -> Usage {
         let plain = |side: &Totals| {
             let amount = |total: i128| i64::try_from(total).unwrap_or(i64::MAX);
-            side.iter().map(|(resource, total)| (resource.to_string(), amount(*total))).collect()
+            side.iter().map(|(resource, total)| (resource.to_string(), amount(total))).collect()
         };
         let sums = self.sums.get(node);
         Usage {
@@ -185,8 +209,8 @@ impl Index {
     /// A defect as [`Index::recount`] looks for: sums of a node as if a pod of its own users had more CPU.
     #[cfg(test)]
     pub(in crate::nodes) fn miscount(&mut self, node: &str) {
-        if let Some(cpu) = self.sums.get_mut(node).and_then(|sums| sums.others.get_mut("cpu")) {
-            *cpu += 600;
+        if let Some(sums) = self.sums.get_mut(node) {
+            sums.others.add(&intern("cpu"), 600);
         }
     }
 

@@ -94,7 +94,7 @@ fn taints_of_the_worker_that_are_also_ours_appear_once() {
     ]);
     model.settle();
     let shown: Vec<_> = model.vnode().spec.taints.iter().map(|t| (t.key.clone(), t.effect.clone())).collect();
-    let pair = |key: &str, effect: &str| (key.to_owned(), effect.to_owned());
+    let pair = |key: &str, effect: &str| (key.into(), effect.into());
     assert_eq!(
         shown,
         [

@@ -210,7 +210,7 @@ impl Model {
     }
 
     pub(super) fn taint(&self, key: &str) -> Option<String> {
-        self.vnode().taint(key).map(|taint| taint.effect.clone())
+        self.vnode().taint(key).map(|taint| taint.effect.to_string())
     }
 }
 

@@ -149,7 +149,14 @@ impl Index {
         wanted || self.by_back_reference.get(&vpod.key).into_iter().flatten().any(lives)
     }
 
-    pub(super) fn put_vpod(&mut self, vpod: Vpod) -> Put {
+    pub(super) fn put_vpod(&mut self, mut vpod: Vpod) -> Put {
+        // Whatever names a pod or vnode shares one name.
+        if let Some((known, _)) = self.vpods.get_key_value(&vpod.key) {
+            vpod.key = known.clone();
+        }
+        if let Some(known) = self.our_vnodes.get(&vpod.node) {
+            vpod.node = Arc::clone(known);
+        }
         let key = vpod.key.clone();
         let mut replaced = None;
         let kept = match self.vpods.get(&key) {
@@ -238,10 +245,14 @@ impl Index {
 
     /// Takes a version of a ppod; returns the vpod to look at, if it was news.
     pub(super) fn put_ppod(&mut self, mut ppod: Ppod, origin: Origin) -> Option<ObjectKey> {
+        if let Some((known, _)) = self.ppods.get_key_value(&ppod.key) {
+            ppod.key = known.clone();
+        }
         let key = ppod.key.clone();
         let mut news_of_status = true;
         if let Some(old) = self.ppods.get(&key) {
             if old.uid == ppod.uid {
+                ppod.uid = Arc::clone(&old.uid);
                 let reread = origin == Origin::Read && ppod.resource_version == old.resource_version;
                 if !is_newer(&ppod.resource_version, &old.resource_version) && !reread {
                     return None;
@@ -265,8 +276,9 @@ impl Index {
             self.unlink_copy(&old.key, &key);
         }
         if let Some(BackReference { key: vpod, uid }) = &reference {
+            let vpod = self.vpods.get_key_value(vpod).map_or(vpod, |(known, _)| known).clone();
             self.by_back_reference.entry(vpod.clone()).or_default().insert(key.clone());
-            if let Some(entry) = self.vpods.get_mut(vpod) {
+            if let Some(entry) = self.vpods.get_mut(&vpod) {
                 entry.absence = Absence::Unproven;
                 if *entry.vpod.uid == **uid
                     && let Some(place) = entry.refused.take()

@@ -1,0 +1,193 @@
+//! Values that very many objects have alike, such as a namespace's name: kept once, for all that have it.
+//!
+//! Anybody who makes objects makes such values, so those that nobody uses any more go.
+
+use std::borrow::Borrow;
+use std::collections::HashSet;
+use std::fmt;
+use std::hash::Hash;
+use std::ops::Deref;
+use std::sync::{Arc, LazyLock};
+
+use parking_lot::Mutex;
+use serde::de::{Deserializer, Visitor};
+use serde::{Deserialize, Serialize, Serializer};
+
+/// One `Arc` for each value that is in use.
+///
+/// ```
+/// # use std::sync::Arc;
+/// # use kubeocean_runtime::shared::Shared;
+/// static ZONES: Shared<str> = Shared::new();
+/// assert!(Arc::ptr_eq(&ZONES.get("north"), &ZONES.get("north")));
+/// ```
+#[derive(Debug)]
+pub struct Shared<T: ?Sized + Eq + Hash>(LazyLock<Mutex<Known<T>>>);
+
+impl<T: ?Sized + Eq + Hash> Shared<T> {
+    /// None in use yet.
+    #[expect(clippy::new_without_default, reason = "it is made for statics")]
+    pub const fn new() -> Self {
+        Self(LazyLock::new(Mutex::default))
+    }
+
+    /// This value.
+    pub fn get<'a>(&self, value: &'a T) -> Arc<T>
+    where
+        Arc<T>: From<&'a T>,
+    {
+        self.0.lock().get(value)
+    }
+}
+
+/// The namespace of this name, for keys of objects.
+pub fn namespace(name: &str) -> Arc<str> {
+    static NAMESPACES: Shared<str> = Shared::new();
+    NAMESPACES.get(name)
+}
+
+/// A text that very many objects have alike, such as the message of a condition.
+///
+/// ```
+/// # use kubeocean_runtime::shared::SharedText;
+/// let status = SharedText::from("True");
+/// assert!(status == "True" && status.len() == 4);
+/// ```
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct SharedText(Arc<str>);
+
+impl SharedText {
+    /// The text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl From<&str> for SharedText {
+    fn from(text: &str) -> Self {
+        static TEXTS: Shared<str> = Shared::new();
+        Self(TEXTS.get(text))
+    }
+}
+
+impl From<String> for SharedText {
+    fn from(text: String) -> Self {
+        text.as_str().into()
+    }
+}
+
+impl Default for SharedText {
+    fn default() -> Self {
+        "".into()
+    }
+}
+
+impl Deref for SharedText {
+    type Target = str;
+
+    fn deref(&self) -> &str {
+        self.as_str()
+    }
+}
+
+impl PartialEq<str> for SharedText {
+    fn eq(&self, other: &str) -> bool {
+        self.as_str() == other
+    }
+}
+
+impl PartialEq<&str> for SharedText {
+    fn eq(&self, other: &&str) -> bool {
+        self.as_str() == *other
+    }
+}
+
+impl fmt::Debug for SharedText {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(self.as_str(), f)
+    }
+}
+
+impl fmt::Display for SharedText {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self)
+    }
+}
+
+impl Serialize for SharedText {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for SharedText {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_str(TextVisitor)
+    }
+}
+
+struct TextVisitor;
+
+impl Visitor<'_> for TextVisitor {
+    type Value = SharedText;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a text")
+    }
+
+    fn visit_str<E>(self, text: &str) -> Result<SharedText, E> {
+        Ok(text.into())
+    }
+}
+
+#[derive(Debug)]
+struct Known<T: ?Sized> {
+    values: HashSet<Arc<T>>,
+    /// How many were in use when that was last looked at.
+    used: usize,
+}
+
+impl<T: ?Sized + Eq + Hash> Default for Known<T> {
+    fn default() -> Self {
+        Self { values: HashSet::new(), used: 0 }
+    }
+}
+
+/// So many values are not worth a look.
+const FEW: usize = 256;
+
+impl<T: ?Sized + Eq + Hash> Known<T> {
+    fn get<'a>(&mut self, value: &'a T) -> Arc<T>
+    where
+        Arc<T>: From<&'a T> + Borrow<T>,
+    {
+        if let Some(known) = self.values.get(value) {
+            return Arc::clone(known);
+        }
+        if self.values.len() >= FEW.max(2 * self.used) {
+            self.values.retain(|value| Arc::strong_count(value) > 1);
+            self.used = self.values.len();
+        }
+        let value: Arc<T> = value.into();
+        self.values.insert(Arc::clone(&value));
+        value
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_in_use_is_kept_once_and_what_is_not_goes() {
+        let mut known = Known::<str>::default();
+        let used: Vec<Arc<str>> = (0..10).map(|number| known.get(&format!("used {number}"))).collect();
+        for number in 0..10_000 {
+            known.get(&number.to_string());
+        }
+        assert!(known.values.len() <= FEW, "{} are kept", known.values.len());
+        for (number, value) in used.iter().enumerate() {
+            assert!(Arc::ptr_eq(value, &known.get(&format!("used {number}"))));
+        }
+    }
+}
