@@ -98,14 +98,14 @@ impl<P: LeasePolicy> LeaseEvaluator<P> {
     }
 
     fn write_caps(&self, answer: &Lease, cells: &mut [i64]) {
-        for (key, amount) in answer.caps() {
+        answer.caps().for_each(|(key, amount)| {
             let column = match key {
                 CapName::Column(column) => column.0,
                 CapName::Name(name) => cap_column(&self.needs, name),
             };
             let cell = &mut cells[column];
             *cell = if *cell == NO_CAP { amount } else { (*cell).min(amount) };
-        }
+        });
     }
 }
 

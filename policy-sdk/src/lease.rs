@@ -96,12 +96,35 @@ impl CapKey {
     }
 }
 
+/// One cap that owns nothing.
+#[derive(Clone, Copy, Debug)]
+struct Cap {
+    name: CapName<'static>,
+    amount: i64,
+}
+
+impl Cap {
+    /// What stands in a place that is not used. Were it all zeros, it would be filled by a call out of the sandbox.
+    const NONE: Self = Self { name: CapName::Column(CapColumn(0)), amount: -1 };
+}
+
 /// What is inside owns nothing, so that dropping an answer is a look at `more`.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 struct Caps {
-    inline: [Option<(CapName<'static>, i64)>; INLINE_CAPS],
-    used: usize,
-    more: Vec<(CapKey, i64)>,
+    inline: [Cap; INLINE_CAPS],
+    used: u8,
+    more: Option<Box<MoreCaps>>,
+}
+
+/// Caps that have no place inside, apart: an answer is moved for each node, and they are rare.
+#[derive(Clone, Debug, Default)]
+struct MoreCaps(Vec<(CapKey, i64)>);
+
+impl Default for Caps {
+    #[inline]
+    fn default() -> Self {
+        Self { inline: [Cap::NONE; INLINE_CAPS], used: 0, more: None }
+    }
 }
 
 impl Caps {
@@ -110,21 +133,27 @@ impl Caps {
         let name = match key {
             CapKey::Column(column) => CapName::Column(column),
             CapKey::Name(Cow::Borrowed(name)) => CapName::Name(name),
-            CapKey::Name(Cow::Owned(_)) => return self.more.push((key, amount)),
+            CapKey::Name(Cow::Owned(_)) => return self.push_more(key, amount),
         };
-        match self.inline.get_mut(self.used) {
-            Some(slot) => {
-                *slot = Some((name, amount));
+        match self.inline.get_mut(usize::from(self.used)) {
+            Some(place) => {
+                *place = Cap { name, amount };
                 self.used += 1;
             }
-            None => self.more.push((key, amount)),
+            None => self.push_more(key, amount),
         }
+    }
+
+    #[cold]
+    fn push_more(&mut self, key: CapKey, amount: i64) {
+        self.more.get_or_insert_default().0.push((key, amount));
     }
 
     #[inline]
     fn iter(&self) -> impl Iterator<Item = (CapName<'_>, i64)> {
-        let inline = self.inline.iter().take(self.used).flatten().copied();
-        inline.chain(self.more.iter().map(|(key, amount)| (key.borrowed(), *amount)))
+        let inline = self.inline.iter().take(self.used.into()).map(|cap| (cap.name, cap.amount));
+        let more = self.more.iter().flat_map(|more| more.0.iter());
+        inline.chain(more.map(|(key, amount)| (key.borrowed(), *amount)))
     }
 }
 
