@@ -69,7 +69,7 @@ pub use load::cache::module_digest;
 pub use load::child::compile_child_main;
 pub use load::error::{LoadCode, LoadError};
 pub use load::settings::accepted_settings;
-pub use module::{CallFailed, Module, ModuleDescription, ModuleLimits, OpenModule, RowAnswer, Rows};
+pub use module::{CallFailed, Frame, Module, ModuleDescription, ModuleLimits, OpenModule, RowAnswer, Rows};
 pub use numbers::{COMPILE_BUCKETS_MS, EngineNumbers};
 pub use place::answer::{Fit, Stage};
 pub use place::compose::{PlaceReason, Placement};

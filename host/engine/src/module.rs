@@ -17,10 +17,11 @@ use crate::engine::Engine;
 use crate::entry::running::Running;
 use crate::facts::{NodeFacts, PolicyFacts};
 use crate::fault::CallError;
-use crate::frame::{RowKey, project};
+use crate::frame::{FrameBuffers, RowKey, project};
 use crate::load::cache::Digest;
 use crate::load::error::LoadError;
 use crate::load::prepare::{Bytes, LoadInput};
+use crate::wasm::bindings::lease_abi;
 use crate::wasm::unit::{CallLimits, Caller, LeaseUnit};
 
 /// Limits of one call of a module.
@@ -236,6 +237,22 @@ impl OpenModule {
         Ok(answers.iter().filter(|answer| answer.verdict == EntryVerdict::Offer).count())
     }
 
+    /// The frame of projected rows, which [`OpenModule::count_offers_of`] takes: lets a bench leave it out.
+    pub fn frame<'r>(&self, rows: &'r Rows) -> Frame<'r> {
+        Frame(self.running.frame(&rows.0))
+    }
+
+    /// One call with a frame, whose output is not checked: the guest, and the way in and out.
+    pub fn count_offers_of(
+        &mut self,
+        now: Timestamp,
+        zone: &TimeZone,
+        frame: &Frame<'_>,
+    ) -> Result<usize, CallFailed> {
+        let output = self.unit.lease(civil_now(now, zone), frame.0.frame())?;
+        Ok(output.rows.iter().filter(|row| row.verdict == lease_abi::Verdict::Offer).count())
+    }
+
     fn call(&mut self, now: Timestamp, zone: &TimeZone, rows: &Rows) -> Result<Vec<Arc<Answer>>, CallError> {
         let running = Arc::clone(&self.running);
         running.call(&mut self.unit, civil_now(now, zone), &rows.0)
@@ -245,3 +262,7 @@ impl OpenModule {
 /// Nodes as one module sees them.
 #[derive(Clone, Debug)]
 pub struct Rows(Vec<RowKey>);
+
+/// [`Rows`] as they enter a sandbox.
+#[derive(Debug)]
+pub struct Frame<'r>(FrameBuffers<'r>);

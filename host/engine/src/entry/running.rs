@@ -98,13 +98,17 @@ impl Running {
         now: types::Now,
         keys: &[K],
     ) -> Result<Vec<Arc<Answer>>, CallError> {
-        let buffers = FrameBuffers::of_rows(
+        let output = unit.lease(now, self.frame(keys).frame())?;
+        Ok(check_output(&output, keys.len(), now.unix_seconds, &self.needs.caps)?)
+    }
+
+    /// Rows as it reads them.
+    pub(crate) fn frame<'k, K: AsRef<[u8]>>(&self, keys: &'k [K]) -> FrameBuffers<'k> {
+        FrameBuffers::of_rows(
             self.needs.texts.len(),
             self.needs.numbers.len(),
             keys.iter().map(AsRef::as_ref),
-        );
-        let output = unit.lease(now, buffers.frame())?;
-        Ok(check_output(&output, keys.len(), now.unix_seconds, &self.needs.caps)?)
+        )
     }
 
     /// It is not called for leases, or not for the pods of some namespace.
