@@ -356,9 +356,18 @@ mod tests {
         );
     }
 
+    fn key() -> impl Strategy<Value = String> {
+        prop_oneof![".{0,8}", "(app|job-name|kubernetes\\.io/(os|arch|hostname)|kubeocean\\.io/virtual-pod-uid)"]
+    }
+
+    /// Also texts whose length takes two and three characters.
+    fn value() -> impl Strategy<Value = String> {
+        prop_oneof![4 => ".{0,20}", 1 => "x{60,70}", 1 => "ä{2040,2060}"]
+    }
+
     proptest! {
         #[test]
-        fn it_is_a_map(map in proptest::collection::btree_map(".{0,8}", ".{0,20}", 0..20), other in ".{0,8}") {
+        fn it_is_a_map(map in proptest::collection::btree_map(key(), value(), 0..20), other in key()) {
             let packed = PackedTexts::from(&map);
             prop_assert_eq!(packed.to_map(), map.clone());
             prop_assert_eq!(packed.len(), map.len());

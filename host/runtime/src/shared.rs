@@ -190,4 +190,17 @@ mod tests {
             assert!(Arc::ptr_eq(value, &known.get(&format!("used {number}"))));
         }
     }
+
+    #[test]
+    fn a_shared_text_is_a_text_on_the_wire() {
+        let text: SharedText = serde_json::from_str(r#""Tru\u0065""#).expect("a text");
+        assert_eq!(text, "True");
+        assert!(Arc::ptr_eq(&text.0, &SharedText::from("True".to_owned()).0));
+        assert_eq!(serde_json::to_string(&text).expect("JSON"), r#""True""#);
+        assert_eq!((format!("{text:>5}"), format!("{text:?}")), (" True".to_owned(), r#""True""#.to_owned()));
+        assert_eq!(SharedText::default(), "");
+        for bad in ["1", "null", "{}"] {
+            assert!(serde_json::from_str::<SharedText>(bad).is_err(), "{bad}");
+        }
+    }
 }
