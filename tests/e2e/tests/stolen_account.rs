@@ -1,5 +1,5 @@
-//! What somebody can do with the credentials of a Syncer in the worker cluster, beyond what its role says: the admission
-//! policies of the worker's chart.
+//! What somebody can do with the credentials of a Syncer, beyond what its role says: the admission policies of the worker's
+//! chart, and of the computing cluster's for nodes.
 //!
 //! In: a binding without a program; its account, used by hand. Out: what the API server refuses, and that it permits what a
 //! Syncer needs.
@@ -12,11 +12,13 @@ use kubeocean_e2e::logconfigs;
 use kubeocean_e2e::pods::{DEADLINE, Objects};
 use kubeocean_e2e::volumes::{MODES, VOLUMES, volume_path};
 use kubeocean_harness::chart::{Chart, helm_template};
-use kubeocean_harness::site::{MOUNT_NAMESPACE, SYNCER_ACCOUNT};
+use kubeocean_harness::site::{MOUNT_NAMESPACE, SYNCER_ACCOUNT, SYSTEM_NAMESPACE};
 use kubeocean_harness::{Binding, BindingSpec, shared_site, wait_until};
 use serde_json::{Value, json};
 
 const POLICIES: &str = "/apis/cloud.tencent.com/v1beta1/resourceleasingpolicies";
+const NODES: &str = "/api/v1/nodes";
+const CSINODES: &str = "/apis/storage.k8s.io/v1/csinodes";
 const CLASSES: &str = "/apis/scheduling.k8s.io/v1/priorityclasses";
 
 /// The account of one mount namespace.
@@ -339,4 +341,66 @@ async fn it_collects_logs_of_its_own_pods_only() {
         thief.permitted(Method::DELETE, &logconfigs::path(name), &Value::Null).await;
     }
     worker.delete(&logconfigs::path("thief-others"), None).await;
+}
+
+/// In the computing cluster: the label by which vnodes are passed over does not open other nodes.
+#[tokio::test]
+async fn it_writes_no_node_but_vnodes() {
+    let computing = shared_site().await.computing();
+    let owner = Objects::of(computing).await;
+    let kubeconfig = computing.service_account_kubeconfig(SYSTEM_NAMESPACE, SYNCER_ACCOUNT).await;
+    let thief = Thief(Objects::with(&kubeconfig.expect("a kubeconfig")).await);
+    let why = "starts with vnode-";
+    let ours = json!({label::MANAGED_BY: label::MANAGED_BY_VALUE});
+    let node = |name: &str, labels: &Value| {
+        json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": name, "labels": labels}})
+    };
+    let csinode = |name: &str, labels: &Value| {
+        json!({
+            "apiVersion": "storage.k8s.io/v1", "kind": "CSINode", "metadata": {"name": name, "labels": labels},
+            "spec": {"drivers": []},
+        })
+    };
+    owner.create(NODES, &node("thief-owners", &json!({}))).await;
+    owner.create(CSINODES, &csinode("thief-owners", &json!({}))).await;
+    wait_until("the admission policies to be in force", DEADLINE, async || {
+        let dry = format!("{NODES}?dryRun=All");
+        let made = thief.0.attempt(Method::POST, &dry, &node("thief-dry", &ours)).await;
+        let patch = json!({"metadata": {"labels": {"team": "thief"}}});
+        let written = thief.0.attempt(Method::PATCH, &format!("{NODES}/thief-owners?dryRun=All"), &patch).await;
+        (made.is_err() && written.is_err()).then_some(()).ok_or("not refused")
+    })
+    .await;
+
+    let labelled = json!({"metadata": {"labels": ours}});
+    let cordoned = json!({"metadata": {"labels": ours}, "spec": {"unschedulable": true}});
+    let emptied = json!({"metadata": {"labels": ours}, "status": {"allocatable": {"cpu": "0"}}});
+    for labels in [&json!({}), &ours] {
+        thief.refused(Method::POST, NODES, &node("thief-made", labels), why).await;
+        thief.refused(Method::POST, CSINODES, &csinode("thief-made", labels), why).await;
+    }
+    let (real, csi) = (format!("{NODES}/thief-owners"), format!("{CSINODES}/thief-owners"));
+    for (path, patch) in
+        [(&real, &labelled), (&real, &cordoned), (&format!("{real}/status"), &emptied), (&csi, &labelled)]
+    {
+        thief.refused(Method::PATCH, path, patch, why).await;
+    }
+    for path in [&real, &csi] {
+        thief.refused(Method::DELETE, path, &Value::Null, why).await;
+        let left = owner.get(path).await.expect("it is still there");
+        assert_eq!(left["metadata"]["labels"], Value::Null, "{left}");
+    }
+
+    // What a Syncer does with a vnode, also with one that lost the label.
+    let vnode = format!("{NODES}/vnode-thief-own");
+    thief.permitted(Method::POST, NODES, &node("vnode-thief-own", &ours)).await;
+    let unlabelled = json!({"metadata": {"labels": {label::MANAGED_BY: null}}});
+    for patch in [&cordoned, &unlabelled, &labelled] {
+        thief.permitted(Method::PATCH, &vnode, patch).await;
+    }
+    thief.permitted(Method::PATCH, &format!("{vnode}/status"), &emptied).await;
+    thief.permitted(Method::DELETE, &vnode, &Value::Null).await;
+    for path in [real, csi] {
+        owner.delete(&path, None).await;
+    }
 }
