@@ -98,6 +98,7 @@ impl<P: LeasePolicy> LeaseEvaluator<P> {
     }
 
     fn write_caps(&self, answer: &Lease, cells: &mut [i64]) {
+        // Not a `for` loop: each step would ask again in which of the two lists it is.
         answer.caps().for_each(|(key, amount)| {
             let column = match key {
                 CapName::Column(column) => column.0,

@@ -113,8 +113,8 @@ mod code {
         code.map(|mapping| mapping.path.to_owned()).collect()
     }
 
-    /// Pages of these files that are as the files have them, and will be for ever: nobody can write them. To be asked once,
-    /// the answer takes milliseconds.
+    /// Pages of these files that are as the files have them, and will be as long as nobody traces the process (a breakpoint is
+    /// a changed page, and would go): the process itself cannot write them. To be asked once, the answer takes milliseconds.
     pub(super) fn unchanged_pages(files: &BTreeSet<String>) -> Vec<Range<usize>> {
         fs::read_to_string("/proc/self/smaps").map(|maps| unchanged(&maps, files)).unwrap_or_default()
     }
@@ -151,8 +151,13 @@ mod code {
         Some(Mapping { pages, rights, path: words.nth(3).unwrap_or_default().trim_start() })
     }
 
-    /// Addresses of the mappings of some files in `/proc/self/smaps` that cannot be written and have no changed page:
-    /// pages that the dynamic linker wrote, and then protected, exist in memory alone.
+    fn is_zero(line: &str) -> bool {
+        line.split_ascii_whitespace().skip(1).eq(["0", "kB"])
+    }
+
+    /// Addresses of the mappings of some files in `/proc/self/smaps` that cannot be written and have no changed page, in
+    /// memory or swapped out: pages that the dynamic linker wrote, and then protected, exist there alone. In a paragraph
+    /// swapped pages come after those in memory.
     fn unchanged(maps: &str, files: &BTreeSet<String>) -> Vec<Range<usize>> {
         let mut found = Vec::new();
         let mut candidate = None;
@@ -163,7 +168,9 @@ mod code {
                     && !mapping.rights.contains('w')
                     && files.contains(mapping.path);
                 candidate = of_a_file.then_some(mapping.pages);
-            } else if line.split_ascii_whitespace().eq(["Anonymous:", "0", "kB"]) {
+            } else if line.starts_with("Anonymous:") && !is_zero(line) {
+                candidate = None;
+            } else if line.starts_with("Swap:") && is_zero(line) {
                 found.extend(candidate.take());
             }
         }
@@ -178,17 +185,27 @@ mod code {
 55d000000000-55d000100000 r--p 00000000 fe:00 42                         /usr/bin/kube ocean
 Rss:                 900 kB
 Anonymous:             0 kB
+Swap:                  0 kB
+SwapPss:               0 kB
 VmFlags: rd mr mw me sd
 55d000100000-55d000900000 r-xp 00100000 fe:00 42                         /usr/bin/kube ocean
 Anonymous:             0 kB
-55d000900000-55d000a00000 r--p 00900000 fe:00 42                         /usr/bin/kube ocean
+Swap:                  0 kB
+55d000900000-55d0009f0000 r--p 00900000 fe:00 42                         /usr/bin/kube ocean
 Anonymous:            64 kB
+Swap:                  0 kB
+55d0009f0000-55d000a00000 r--p 009f0000 fe:00 42                         /usr/bin/kube ocean
+Anonymous:             0 kB
+Swap:                 64 kB
 55d000a00000-55d000b00000 rw-p 00a00000 fe:00 42                         /usr/bin/kube ocean
 Anonymous:             0 kB
+Swap:                  0 kB
 55d000b00000-55d000c00000 rw-p 00000000 00:00 0 
 Anonymous:             0 kB
+Swap:                  0 kB
 7f0000000000-7f0000100000 r-xp 00000000 fe:00 43                         /usr/lib/libc.so.6
 Anonymous:             0 kB
+Swap:                  0 kB
 ";
 
         #[test]

@@ -9,6 +9,7 @@ mod known_keys;
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::fmt;
+use std::iter::Peekable;
 
 use serde::de::{DeserializeSeed, Deserializer, MapAccess, Visitor};
 use serde::{Deserialize, Serialize, Serializer, ser::SerializeMap};
@@ -30,10 +31,14 @@ pub struct PackedTexts(
 );
 
 impl PackedTexts {
-    /// The value of a key.
+    /// The value of a key. Looks at all smaller keys: whoever has many to ask for takes [`PackedTexts::ascending`].
     pub fn get(&self, key: &str) -> Option<&str> {
-        let mut entries = self.entries();
-        entries.find_map(|(known, value)| (known == key).then_some(value))
+        self.ascending().get(key)
+    }
+
+    /// Answers for many keys, in ascending order, in one pass.
+    pub fn ascending(&self) -> Ascending<'_> {
+        Ascending(self.entries().peekable())
     }
 
     /// Whether there is such a key.
@@ -80,6 +85,23 @@ impl PackedTexts {
 
     fn entries(&self) -> Entries<'_> {
         Entries(&self.0)
+    }
+}
+
+/// See [`PackedTexts::ascending`].
+pub struct Ascending<'a>(Peekable<Entries<'a>>);
+
+impl<'a> Ascending<'a> {
+    /// The value of a key that is not smaller than the one before.
+    pub fn get(&mut self, key: &str) -> Option<&'a str> {
+        while self.0.next_if(|(known, _)| *known < key).is_some() {}
+        self.0.peek().filter(|(known, _)| *known == key).map(|(_, value)| *value)
+    }
+}
+
+impl fmt::Debug for Ascending<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Ascending").finish_non_exhaustive()
     }
 }
 
@@ -357,7 +379,12 @@ mod tests {
     }
 
     fn key() -> impl Strategy<Value = String> {
-        prop_oneof![".{0,8}", "(app|job-name|kubernetes\\.io/(os|arch|hostname)|kubeocean\\.io/virtual-pod-uid)"]
+        prop_oneof![
+            ".{0,8}",
+            "[a-b]{31,33}",
+            "c{317}|d{2048}",
+            "(app|job-name|kubernetes\\.io/(os|arch|hostname)|kubeocean\\.io/virtual-pod-uid)"
+        ]
     }
 
     /// Also texts whose length takes two and three characters.
@@ -374,6 +401,13 @@ mod tests {
             prop_assert_eq!(packed.is_empty(), map.is_empty());
             for key in map.keys().chain([&other]) {
                 prop_assert_eq!(packed.get(key), map.get(key).map(String::as_str));
+            }
+            let asked: std::collections::BTreeSet<&String> = map.keys().chain([&other]).collect();
+            let mut ascending = packed.ascending();
+            for key in asked {
+                for _ in 0..2 {
+                    prop_assert_eq!(ascending.get(key), map.get(key).map(String::as_str));
+                }
             }
             let mut fewer = map.clone();
             fewer.remove(&other);

@@ -1,8 +1,8 @@
 //! Values that very many objects have alike, such as a namespace's name: kept once, for all that have it.
 //!
-//! Anybody who makes objects makes such values, so those that nobody uses any more go.
+//! Anybody who makes objects makes such values, so those that nobody uses any more go, and a long one is not shared: what is
+//! kept for a while without a user is at most [`FEW`] values, or as many as are in use, of [`LONGEST`] bytes each.
 
-use std::borrow::Borrow;
 use std::collections::HashSet;
 use std::fmt;
 use std::hash::Hash;
@@ -155,18 +155,24 @@ impl<T: ?Sized + Eq + Hash> Default for Known<T> {
 
 /// So many values are not worth a look.
 const FEW: usize = 256;
+/// In bytes. What many objects have alike is shorter; a condition's message may be as long as an object.
+const LONGEST: usize = 1024;
 
 impl<T: ?Sized + Eq + Hash> Known<T> {
     fn get<'a>(&mut self, value: &'a T) -> Arc<T>
     where
-        Arc<T>: From<&'a T> + Borrow<T>,
+        Arc<T>: From<&'a T>,
     {
+        if size_of_val(value) > LONGEST {
+            return value.into();
+        }
         if let Some(known) = self.values.get(value) {
             return Arc::clone(known);
         }
         if self.values.len() >= FEW.max(2 * self.used) {
             self.values.retain(|value| Arc::strong_count(value) > 1);
             self.used = self.values.len();
+            self.values.shrink_to(2 * self.used);
         }
         let value: Arc<T> = value.into();
         self.values.insert(Arc::clone(&value));
@@ -180,15 +186,27 @@ mod tests {
 
     #[test]
     fn what_is_in_use_is_kept_once_and_what_is_not_goes() {
+        for used in [10, 1000] {
+            let mut known = Known::<str>::default();
+            let used: Vec<Arc<str>> = (0..used).map(|number| known.get(&format!("used {number}"))).collect();
+            for number in 0..10_000 {
+                known.get(&number.to_string());
+            }
+            let kept = known.values.len();
+            assert!(kept <= FEW.max(2 * used.len()), "{kept} are kept of {} in use", used.len());
+            for (number, value) in used.iter().enumerate() {
+                assert!(Arc::ptr_eq(value, &known.get(&format!("used {number}"))));
+            }
+        }
+    }
+
+    #[test]
+    fn a_long_value_goes_with_its_owner() {
         let mut known = Known::<str>::default();
-        let used: Vec<Arc<str>> = (0..10).map(|number| known.get(&format!("used {number}"))).collect();
-        for number in 0..10_000 {
-            known.get(&number.to_string());
-        }
-        assert!(known.values.len() <= FEW, "{} are kept", known.values.len());
-        for (number, value) in used.iter().enumerate() {
-            assert!(Arc::ptr_eq(value, &known.get(&format!("used {number}"))));
-        }
+        let (longest, longer) = ("x".repeat(LONGEST), "x".repeat(LONGEST + 1));
+        assert!(Arc::ptr_eq(&known.get(&longest), &known.get(&longest)));
+        assert_eq!(&*known.get(&longer), longer);
+        assert_eq!(known.values.len(), 1);
     }
 
     #[test]

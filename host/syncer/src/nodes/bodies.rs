@@ -62,6 +62,7 @@ impl Content {
     /// of the types `gone` go. Lists are replaced as a whole, so it holds for the version it was computed from.
     pub fn update(&self, vnode: &NodeView, gone: &[&str], now: Timestamp) -> Value {
         let differing = |wanted: &Texts, there: &PackedTexts| -> Texts {
+            let mut there = there.ascending();
             let differs = |(key, value): &(&String, &String)| there.get(key) != Some(value.as_str());
             let wanted = wanted.iter().filter(differs);
             wanted.map(|(key, value)| (key.clone(), value.clone())).collect()

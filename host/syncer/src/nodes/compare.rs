@@ -70,6 +70,7 @@ fn metadata_fits(content: &Content, vnode: &NodeView) -> bool {
 }
 
 fn contains(there: &PackedTexts, wanted: &Texts) -> bool {
+    let mut there = there.ascending();
     wanted.iter().all(|(key, value)| there.get(key) == Some(value))
 }
 

@@ -127,7 +127,10 @@ fn standing(decision: &Decision, observed: &Observed) -> Reclaim {
 /// The taint, with the time it was first set.
 fn withholding(effect: &str, observed: &Observed, now: Timestamp) -> Taint {
     let time_added = observed.added.map_or_else(|| rfc3339(now), rfc3339);
-    Taint { time_added: Some(time_added.into()), ..Taint::new(taint::OUT_OF_TIME_WINDOWS, Some("true"), effect) }
+    Taint {
+        time_added: Some(time_added.into()),
+        ..Taint::new(taint::OUT_OF_TIME_WINDOWS, Some("true"), effect)
+    }
 }
 
 /// Grace of a mode that evicts.

@@ -117,12 +117,7 @@ pub struct Taint {
 impl Taint {
     /// A taint without a time.
     pub fn new(key: &str, value: Option<&str>, effect: &str) -> Self {
-        Self {
-            key: key.into(),
-            value: value.map(Into::into),
-            effect: effect.into(),
-            time_added: None,
-        }
+        Self { key: key.into(), value: value.map(Into::into), effect: effect.into(), time_added: None }
     }
 
     /// Same (key, effect).

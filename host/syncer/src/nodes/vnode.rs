@@ -198,8 +198,8 @@ fn size(annotations: &Texts) -> usize {
 }
 
 fn largest_mirrored(annotations: &Texts, pnode: &NodeView) -> Option<String> {
-    let mirrored =
-        annotations.iter().filter(|(key, _)| pnode.annotation(key).is_some() && !keys::is_internal(key));
+    let mut there = pnode.annotations.ascending();
+    let mirrored = annotations.iter().filter(|(key, _)| there.get(key).is_some() && !keys::is_internal(key));
     mirrored.max_by_key(|(_, value)| value.len()).map(|(key, _)| key.clone())
 }
 

@@ -134,13 +134,15 @@ fn previous(ppod: &Ppod) -> Option<Expected> {
 
 fn down(previous: &Texts, current: &Texts, copy: &PackedTexts) -> KeyChanges {
     let mut changes = KeyChanges::new();
+    let mut there = copy.ascending();
     for (key, value) in current {
-        if previous.get(key) != Some(value) && copy.get(key) != Some(value.as_str()) {
+        if previous.get(key) != Some(value) && there.get(key) != Some(value.as_str()) {
             changes.insert(key.clone(), Some(value.clone()));
         }
     }
+    let mut there = copy.ascending();
     for key in previous.keys().filter(|key| travels_down(key)) {
-        if !current.contains_key(key) && copy.contains_key(key) {
+        if !current.contains_key(key) && there.get(key).is_some() {
             changes.insert(key.clone(), None);
         }
     }
@@ -148,6 +150,7 @@ fn down(previous: &Texts, current: &Texts, copy: &PackedTexts) -> KeyChanges {
 }
 
 fn up(previous: &Texts, original: &PackedTexts, copy: &PackedTexts, deny: &[String]) -> KeyChanges {
+    let mut original = original.ascending();
     copy.iter()
         .filter(|(key, value)| {
             let pushed = previous.get(*key).map(String::as_str);

@@ -121,7 +121,7 @@ pub(crate) fn figures() -> anyhow::Result<Vec<Figure>> {
         Figure::new("fresh unit, create, 1 row, p99", at(&fresh, 99), "us").budget(90.0),
         Figure::new("warm call, 1 row", at(&warm, 50) / 1000.0, "us").budget(2.0),
         Figure::new("256 rows, guest call, a row", guest, "us").budget(0.1),
-        Figure::new("the same with its frame, and the output checked", checked, "us"),
+        Figure::new("the same with its frame, and the output checked", checked, "us").budget(0.25),
         Figure::new("256 rows with the frame, beside native Rust", at(&whole, 50) / at(&native, 50), "x")
             .budget(3.0),
     ])

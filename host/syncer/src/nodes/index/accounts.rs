@@ -30,21 +30,26 @@ pub(super) struct Pod {
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Totals(Vec<(Arc<str>, i128)>);
 
+/// Up to so many places are taken one by one.
+const FEW: usize = 32;
+
 impl Totals {
-    fn add(&mut self, resource: &Arc<str>, amount: i128) {
-        match self.0.binary_search_by(|(known, _)| known.cmp(resource)) {
-            Ok(place) => {
-                self.0[place].1 += amount;
-                if self.0[place].1 == 0 {
-                    self.0.remove(place);
+    /// Adds, or takes away with a `sign` of -1, amounts of resources.
+    fn add<'a>(&mut self, amounts: impl Iterator<Item = (&'a Arc<str>, i64)>, sign: i64) {
+        for (resource, amount) in amounts {
+            let amount = i128::from(sign) * i128::from(amount);
+            match self.0.binary_search_by(|(known, _)| known.cmp(resource)) {
+                Ok(place) => self.0[place].1 += amount,
+                Err(place) => {
+                    // A node has a handful of resources, and there are thousands of nodes.
+                    if self.0.len() < FEW {
+                        self.0.reserve_exact(1);
+                    }
+                    self.0.insert(place, (Arc::clone(resource), amount));
                 }
             }
-            Err(place) => {
-                // A node has a handful of resources, and there are thousands of nodes.
-                self.0.reserve_exact(1);
-                self.0.insert(place, (Arc::clone(resource), amount));
-            }
         }
+        self.0.retain(|(_, total)| *total != 0);
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -184,9 +189,7 @@ impl Index {
         let side = if pod.own { &mut sums.own } else { &mut sums.others };
         let pods = intern(PODS);
         let amounts = pod.requests.iter().filter(|(resource, _)| ***resource != *PODS);
-        for (resource, amount) in amounts.chain(std::iter::once((&pods, 1))) {
-            side.add(resource, i128::from(sign) * i128::from(amount));
-        }
+        side.add(amounts.chain(std::iter::once((&pods, 1))), sign);
         if sums.own.is_empty() && sums.others.is_empty() {
             self.sums.remove(&pod.node);
         }
@@ -210,7 +213,7 @@ impl Index {
     #[cfg(test)]
     pub(in crate::nodes) fn miscount(&mut self, node: &str) {
         if let Some(sums) = self.sums.get_mut(node) {
-            sums.others.add(&intern("cpu"), 600);
+            sums.others.add(std::iter::once((&intern("cpu"), 600)), 1);
         }
     }
 

@@ -48,6 +48,37 @@ fn only_ppods_that_will_be_ended_here_are_counted(#[case] copy: Pod, #[case] exp
     assert_eq!(store(&[vpod()], &[copy]).ppod_count(), expected);
 }
 
+/// There are thousands of them, and each has several versions.
+#[test]
+fn versions_of_a_pod_share_what_names_it() {
+    let store = store(&[vpod()], &[ppod()]);
+    let seen = || {
+        let snapshot = store.snapshot(&key(), jiff::Timestamp::UNIX_EPOCH, |_| VnodeState::Missing);
+        (snapshot.vpod.expect("a vpod"), snapshot.ppod.expect("a ppod"))
+    };
+    let (vpod_before, ppod_before) = seen();
+    let (mut vpod_after, mut ppod_after) = (vpod(), ppod());
+    for pod in [&mut vpod_after, &mut ppod_after] {
+        pod.0["metadata"]["resourceVersion"] = json!("900");
+    }
+    store.apply(VpodObject::deserialize(&vpod_after.0).unwrap());
+    store.apply(PpodObject::deserialize(&ppod_after.0).unwrap());
+    let (vpod, ppod) = seen();
+    assert_eq!((&*vpod.resource_version, &*ppod.resource_version), ("900", "900"));
+    let names = [
+        (&vpod.key.name, &vpod_before.key.name),
+        (&vpod.key.namespace, &vpod_before.key.namespace),
+        (&vpod.node, &vpod_before.node),
+        (&vpod.uid, &vpod_before.uid),
+        (&ppod.key.name, &ppod_before.key.name),
+        (&ppod.key.namespace, &ppod_before.key.namespace),
+        (&ppod.uid, &ppod_before.uid),
+    ];
+    for (name, before) in names {
+        assert!(Arc::ptr_eq(name, before), "{name} is there twice");
+    }
+}
+
 /// What a list does not show any more may have ended well meanwhile, which its vpod does not say yet (TD-805).
 #[rstest]
 #[case::ended_well(ppod().running().phase("Succeeded"), Phase::Succeeded)]
