@@ -27,6 +27,9 @@ const STRATEGIC_PATCH: &str = "application/strategic-merge-patch+json";
 /// JSON is YAML, so a JSON body is a valid apply configuration.
 const APPLY_PATCH: &str = "application/apply-patch+yaml";
 
+/// Fields that a server does not know it drops in any case. To warn of them, which nobody would read, it decodes each object
+/// that is written in a slower way.
+const UNKNOWN_FIELDS: &str = "fieldValidation=Ignore";
 /// A list of which only the objects' metadata is sent.
 const METADATA_LIST: &str = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1";
 /// Objects asked for at a time where a list may be long.
@@ -118,9 +121,13 @@ struct Item {
     metadata: ObjectMeta,
 }
 
-fn page_path(path: &str, page: usize, next: &str) -> String {
+fn with_query(path: &str, parameter: &str) -> String {
     let sign = if path.contains('?') { '&' } else { '?' };
-    let mut at = format!("{path}{sign}limit={page}");
+    format!("{path}{sign}{parameter}")
+}
+
+fn page_path(path: &str, page: usize, next: &str) -> String {
+    let mut at = with_query(path, &format!("limit={page}"));
     if !next.is_empty() {
         at.push_str("&continue=");
         at.push_str(next);
@@ -301,7 +308,11 @@ async fn send<T: DeserializeOwned>(
     body: Option<&Value>,
 ) -> Result<T, ApplyError> {
     let body = body.map(|value| value.to_string().into_bytes()).unwrap_or_default();
-    let request = Request::builder().method(method).uri(path).header(CONTENT_TYPE, content_type);
+    let uri = match verb {
+        Verb::Create | Verb::Patch => with_query(path, UNKNOWN_FIELDS),
+        _ => path.to_owned(),
+    };
+    let request = Request::builder().method(method).uri(uri).header(CONTENT_TYPE, content_type);
     perform(client, verb, path, request, body).await
 }
 

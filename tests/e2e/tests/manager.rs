@@ -328,7 +328,7 @@ async fn delete(computing: &Objects, cluster: &Cluster, gone: &Binding<'_>, stay
         .expect("an audit log")
         .into_iter()
         .filter(|event| event.verb == "patch" && event.uri.starts_with(&format!("{path}?")))
-        .filter_map(|event| event.uri.split("fieldManager=").nth(1).map(str::to_owned))
+        .filter_map(|event| event.uri.split("fieldManager=").nth(1)?.split('&').next().map(str::to_owned))
         .collect();
     assert_eq!(wrote, ["kubeocean-syncer", "kubeocean-manager"]);
     for reason in ["WaitingSyncerCleanup", "Cleanup", "Deleted"] {
