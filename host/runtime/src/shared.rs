@@ -1,7 +1,7 @@
 //! Values that very many objects have alike, such as a namespace's name: kept once, for all that have it.
 //!
 //! Anybody who makes objects makes such values, so those that nobody uses any more go, and a long one is not shared: what is
-//! kept for a while without a user is at most [`FEW`] values, or as many as are in use, of [`LONGEST`] bytes each.
+//! kept for a while without a user is at most 256 values, or as many as are in use, of 1 KiB each.
 
 use std::collections::HashSet;
 use std::fmt;
