@@ -171,25 +171,13 @@ mod number {
 impl<'a> FromIterator<(&'a str, &'a str)> for PackedTexts {
     fn from_iter<I: IntoIterator<Item = (&'a str, &'a str)>>(entries: I) -> Self {
         let sorted: BTreeMap<&str, &str> = entries.into_iter().collect();
-        Packing::with(|packing| {
-            for (key, value) in sorted {
-                packing.push_key(key);
-                packing.push_value(value);
-            }
-            packing.packed()
-        })
+        Packing::of(sorted.into_iter())
     }
 }
 
 impl From<&BTreeMap<String, String>> for PackedTexts {
     fn from(map: &BTreeMap<String, String>) -> Self {
-        Packing::with(|packing| {
-            for (key, value) in map {
-                packing.push_key(key);
-                packing.push_value(value);
-            }
-            packing.packed()
-        })
+        Packing::of(map.iter().map(|(key, value)| (key.as_str(), value.as_str())))
     }
 }
 
@@ -211,6 +199,17 @@ impl Packing {
             PACKING.set(packing);
         }
         result
+    }
+
+    /// Entries in ascending order of their keys.
+    fn of<'a>(entries: impl Iterator<Item = (&'a str, &'a str)>) -> PackedTexts {
+        Self::with(|packing| {
+            for (key, value) in entries {
+                packing.push_key(key);
+                packing.push_value(value);
+            }
+            packing.packed()
+        })
     }
 
     fn push_key(&mut self, key: &str) {

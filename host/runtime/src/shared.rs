@@ -40,13 +40,13 @@ impl<T: ?Sized + Eq + Hash> Shared<T> {
     }
 }
 
-/// The namespace of this name, for keys of objects.
-pub fn namespace(name: &str) -> Arc<str> {
-    static NAMESPACES: Shared<str> = Shared::new();
-    NAMESPACES.get(name)
+/// A text that very many objects have alike: a namespace, the name of a resource.
+pub fn text(text: &str) -> Arc<str> {
+    static TEXTS: Shared<str> = Shared::new();
+    TEXTS.get(text)
 }
 
-/// A text that very many objects have alike, such as the message of a condition.
+/// The same as a type that is a text on the wire, such as the message of a condition.
 ///
 /// ```
 /// # use kubeocean_runtime::shared::SharedText;
@@ -64,9 +64,8 @@ impl SharedText {
 }
 
 impl From<&str> for SharedText {
-    fn from(text: &str) -> Self {
-        static TEXTS: Shared<str> = Shared::new();
-        Self(TEXTS.get(text))
+    fn from(value: &str) -> Self {
+        Self(text(value))
     }
 }
 

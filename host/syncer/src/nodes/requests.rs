@@ -14,7 +14,10 @@ use kubeocean_api::{
 use serde::Deserialize;
 
 use super::{host_ports::WirePort, view::Texts};
-use kubeocean_runtime::{meta::PackedMeta, shared::Shared};
+use kubeocean_runtime::{
+    meta::PackedMeta,
+    shared::{self, Shared},
+};
 
 /// Requested base units by resource, sorted by name, without zeros. Most pods ask for what many others ask for.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -36,16 +39,10 @@ impl<S: AsRef<str>> FromIterator<(S, i64)> for Requests {
     fn from_iter<I: IntoIterator<Item = (S, i64)>>(amounts: I) -> Self {
         static REQUESTS: Shared<[(Arc<str>, i64)]> = Shared::new();
         let sorted: BTreeMap<Arc<str>, i64> =
-            amounts.into_iter().map(|(resource, amount)| (intern(resource.as_ref()), amount)).collect();
+            amounts.into_iter().map(|(resource, amount)| (shared::text(resource.as_ref()), amount)).collect();
         let amounts: Vec<_> = sorted.into_iter().filter(|(_, amount)| *amount != 0).collect();
         Self(REQUESTS.get(amounts.as_slice()))
     }
-}
-
-/// One `Arc` per resource name of the process: there are a handful of names and very many pods.
-pub(crate) fn intern(resource: &str) -> Arc<str> {
-    static NAMES: Shared<str> = Shared::new();
-    NAMES.get(resource)
 }
 
 /// The used part of a pod.
@@ -246,7 +243,7 @@ mod tests {
 
     #[test]
     fn equal_names_and_requests_share_their_memory() {
-        assert!(Arc::ptr_eq(&intern("example.com/one"), &intern("example.com/one")));
+        assert!(Arc::ptr_eq(&shared::text("example.com/one"), &shared::text("example.com/one")));
         let [one, other] = [(); 2].map(|()| Requests::from_iter([("cpu", 250), ("memory", 1 << 20)]));
         assert!(Arc::ptr_eq(&one.0, &other.0));
     }

@@ -304,7 +304,7 @@ impl Vpod {
                 uid: owner.uid.into(),
             }),
             status,
-            key: ObjectKey::new(shared::namespace(&metadata.namespace), metadata.name),
+            key: ObjectKey::new(shared::text(&metadata.namespace), metadata.name),
             resource_version: metadata.resource_version.into(),
         })
     }
@@ -362,7 +362,7 @@ impl Ppod {
     pub(super) fn parse(wire: PpodWire) -> Self {
         let PpodWire { metadata, spec, status } = wire;
         Self {
-            key: ObjectKey::new(shared::namespace(&metadata.namespace), metadata.name),
+            key: ObjectKey::new(shared::text(&metadata.namespace), metadata.name),
             uid: metadata.uid.into(),
             resource_version: metadata.resource_version.into(),
             created: metadata.creation_timestamp.map(|time| time.0),
@@ -385,7 +385,7 @@ impl Ppod {
     pub fn back_reference(&self) -> Option<BackReference> {
         Some(BackReference {
             key: ObjectKey::new(
-                shared::namespace(self.annotation(annotation::VIRTUAL_POD_NAMESPACE)?),
+                shared::text(self.annotation(annotation::VIRTUAL_POD_NAMESPACE)?),
                 self.annotation(annotation::VIRTUAL_POD_NAME)?,
             ),
             uid: self.annotation(annotation::VIRTUAL_POD_UID).unwrap_or_default().into(),

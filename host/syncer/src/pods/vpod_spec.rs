@@ -11,7 +11,7 @@ use std::{
 };
 
 use kubeocean_api::keys::taint;
-use kubeocean_runtime::shared::Shared;
+use kubeocean_runtime::shared;
 use parking_lot::Mutex;
 use serde::Deserialize;
 use serde_json::Value;
@@ -44,10 +44,9 @@ pub struct VpodSpec {
 impl VpodSpec {
     /// Reads the spec of the pod of this name.
     pub(super) fn read(pod: &str, spec: &Value) -> Self {
-        static DIGESTS: Shared<str> = Shared::new();
         Self {
             active_deadline_seconds: spec.get("activeDeadlineSeconds").and_then(Value::as_i64),
-            mutable: DIGESTS.get(&Mutable::of(spec).encode()),
+            mutable: shared::text(&Mutable::of(spec).encode()),
             ephemeral_containers: strings(spec, "ephemeralContainers", "name"),
             readiness_gates: strings(spec, "readinessGates", "conditionType"),
             tolerates_out_of_window: tolerates(spec, taint::OUT_OF_TIME_WINDOWS),

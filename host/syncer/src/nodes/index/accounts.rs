@@ -8,11 +8,12 @@ use std::{
 };
 
 use kubeocean_api::resource::PODS;
+use kubeocean_runtime::shared;
 
 use super::{Index, VnodeName};
 use crate::nodes::{
     host_ports::{HeldPorts, HostPort},
-    requests::{Requests, intern},
+    requests::Requests,
     snapshot::Usage,
     view::{Stamp, WorkerPod},
 };
@@ -187,7 +188,7 @@ impl Index {
     fn count(&mut self, pod: &Pod, sign: i64) {
         let sums = self.sums.entry(Arc::clone(&pod.node)).or_default();
         let side = if pod.own { &mut sums.own } else { &mut sums.others };
-        let pods = intern(PODS);
+        let pods = shared::text(PODS);
         let amounts = pod.requests.iter().filter(|(resource, _)| ***resource != *PODS);
         side.add(amounts.chain(std::iter::once((&pods, 1))), sign);
         if sums.own.is_empty() && sums.others.is_empty() {
@@ -213,7 +214,7 @@ impl Index {
     #[cfg(test)]
     pub(in crate::nodes) fn miscount(&mut self, node: &str) {
         if let Some(sums) = self.sums.get_mut(node) {
-            sums.others.add(std::iter::once((&intern("cpu"), 600)), 1);
+            sums.others.add(std::iter::once((&shared::text("cpu"), 600)), 1);
         }
     }
 

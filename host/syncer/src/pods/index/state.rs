@@ -151,15 +151,16 @@ impl Index {
 
     pub(super) fn put_vpod(&mut self, mut vpod: Vpod) -> Put {
         // Whatever names a pod or vnode shares one name.
-        if let Some((known, _)) = self.vpods.get_key_value(&vpod.key) {
-            vpod.key = known.clone();
+        let known = self.vpods.get_key_value(&vpod.key);
+        if let Some((key, _)) = known {
+            vpod.key = key.clone();
         }
-        if let Some(known) = self.our_vnodes.get(&vpod.node) {
-            vpod.node = Arc::clone(known);
+        if let Some(node) = self.our_vnodes.get(&vpod.node) {
+            vpod.node = Arc::clone(node);
         }
         let key = vpod.key.clone();
         let mut replaced = None;
-        let kept = match self.vpods.get(&key) {
+        let kept = match known.map(|(_, entry)| entry) {
             Some(old) if old.vpod.uid == vpod.uid => {
                 if !is_newer(&vpod.resource_version, &old.vpod.resource_version) {
                     return Put::Old;
@@ -245,12 +246,13 @@ impl Index {
 
     /// Takes a version of a ppod; returns the vpod to look at, if it was news.
     pub(super) fn put_ppod(&mut self, mut ppod: Ppod, origin: Origin) -> Option<ObjectKey> {
-        if let Some((known, _)) = self.ppods.get_key_value(&ppod.key) {
-            ppod.key = known.clone();
+        let known = self.ppods.get_key_value(&ppod.key);
+        if let Some((key, _)) = known {
+            ppod.key = key.clone();
         }
         let key = ppod.key.clone();
         let mut news_of_status = true;
-        if let Some(old) = self.ppods.get(&key) {
+        if let Some((_, old)) = known {
             if old.uid == ppod.uid {
                 ppod.uid = Arc::clone(&old.uid);
                 let reread = origin == Origin::Read && ppod.resource_version == old.resource_version;
