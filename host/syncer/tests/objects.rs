@@ -224,21 +224,21 @@ async fn a_hundred_pods_that_share_an_object_cause_one_write_in_each_cluster() {
     .await
     .unwrap();
     world.wait_copy("the change", "settings", |copy| copy["data"] == json!({"a": "1", "b": "2"})).await;
-    let writes = |cluster: &kubeocean_harness::Cluster, mark, namespace: &str| {
-        let events = cluster.audit_events_since(mark).unwrap();
-        let mine = |event: &&kubeocean_harness::AuditEvent| {
+    let writes = async |cluster: &kubeocean_harness::Cluster, mark, namespace: &str| {
+        let mine = |event: &kubeocean_harness::AuditEvent| {
             event.object_ref.namespace == namespace
                 && event.is_write()
                 && event.object_ref.name != "kube-root-ca.crt"
         };
-        events.iter().filter(mine).map(|event| event.verb.clone()).collect::<Vec<_>>()
+        let events = cluster.audit_events_until(mark, 2, mine).await.unwrap();
+        events.into_iter().map(|event| event.verb).collect::<Vec<_>>()
     };
     assert_eq!(
-        writes(computing, marks.0, &world.namespace),
+        writes(computing, marks.0, &world.namespace).await,
         ["patch", "patch"],
         "our claim and the test's change"
     );
-    assert_eq!(writes(worker, marks.1, &world.clusters.scope.mount_namespace), ["create", "patch"]);
+    assert_eq!(writes(worker, marks.1, &world.clusters.scope.mount_namespace).await, ["create", "patch"]);
 }
 
 #[tokio::test]

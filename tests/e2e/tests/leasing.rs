@@ -213,11 +213,14 @@ async fn of_a_hundred_and_fifty_nodes_each_names_its_policy_once() {
     println!("150 vnodes Ready {:?} after the start of the Syncer", leasing.started.elapsed());
     marked_with(&leasing, "lease-many").await;
     println!("150 worker nodes labelled {:?} after the start of the Syncer", leasing.started.elapsed());
-    let events = leasing.binding.worker().audit_events_since(mark).unwrap();
     let account = format!("system:serviceaccount:{}:", leasing.binding.mount_namespace());
-    let labels = events.iter().filter(|event| event.verb == "patch" && event.object_ref.resource == "nodes");
-    let ours = labels.filter(|event| event.user.username.starts_with(&account)).count();
-    assert_eq!(ours, 150, "patches of worker nodes");
+    let labels = |event: &AuditEvent| {
+        event.verb == "patch"
+            && event.object_ref.resource == "nodes"
+            && event.user.username.starts_with(&account)
+    };
+    let ours = leasing.binding.worker().audit_events_until(mark, 150, labels).await.unwrap();
+    assert_eq!(ours.len(), 150, "patches of worker nodes");
 }
 
 /// Labels and taints of users on a vnode stay, ours come back.

@@ -324,10 +324,12 @@ async fn delete(computing: &Objects, cluster: &Cluster, gone: &Binding<'_>, stay
     // The Syncer's finalizer went before the Manager's.
     let path = binding_path(gone.name());
     let wrote: Vec<String> = cluster
-        .audit_events_since(mark)
+        .audit_events_until(mark, 2, |event| {
+            event.verb == "patch" && event.uri.starts_with(&format!("{path}?"))
+        })
+        .await
         .expect("an audit log")
         .into_iter()
-        .filter(|event| event.verb == "patch" && event.uri.starts_with(&format!("{path}?")))
         .filter_map(|event| event.uri.split("fieldManager=").nth(1)?.split('&').next().map(str::to_owned))
         .collect();
     assert_eq!(wrote, ["kubeocean-syncer", "kubeocean-manager"]);

@@ -8,7 +8,7 @@ use kubeocean_api::name::phys_name;
 use kubeocean_e2e::pods::{Objects, Scene, Stage, condition, text};
 use kubeocean_e2e::rights::{LimitedAccount, assert_rights};
 use kubeocean_e2e::volumes::{CLAIMS, MODES, create_claim, create_volume, user_of, volume_copy, volume_path};
-use kubeocean_harness::BindingSpec;
+use kubeocean_harness::{AuditEvent, BindingSpec};
 use serde_json::{Value, json};
 
 fn is_bound(object: &Value) -> Option<Value> {
@@ -134,12 +134,9 @@ async fn a_syncer_that_starts_knows_whose_volume_is_used() {
     // What is idle goes; nothing else did meanwhile.
     scene.worker.wait_gone(&scene.copy("configmaps", "idle")).await;
     let account = format!("system:serviceaccount:{}:kubeocean-syncer", stage.binding.mount_namespace());
-    let events = stage.binding.worker().audit_events_since(mark).expect("an audit log");
-    let deleted: Vec<_> = events
-        .iter()
-        .filter(|event| event.user.username == account && event.verb == "delete")
-        .map(|event| event.object_ref.resource.clone())
-        .collect();
+    let deletes = |event: &AuditEvent| event.user.username == account && event.verb == "delete";
+    let events = stage.binding.worker().audit_events_until(mark, 2, deletes).await.expect("an audit log");
+    let deleted: Vec<_> = events.into_iter().map(|event| event.object_ref.resource).collect();
     assert_eq!(deleted, ["pods", "configmaps"]);
 
     // And what the pod leaves goes to the last, though it was not this Syncer that made it.

@@ -6,10 +6,16 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
 
+use std::time::Duration;
+
 use anyhow::{Context, Result};
 use serde::Deserialize;
 
 use crate::cluster::Cluster;
+use crate::wait::try_wait_until;
+
+/// How long after its effect a request is in the log at the latest, on a busy machine.
+const LOGGED_WITHIN: Duration = Duration::from_secs(10);
 
 /// A place in the audit log, to read from later.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -107,6 +113,29 @@ impl Cluster {
         let mut text = String::new();
         file.read_to_string(&mut text).context("reading the audit log")?;
         parse(&text)
+    }
+
+    /// Of the requests that were logged after `mark` those that `picked` picks, as soon as there are `expected`. Others
+    /// see what a request did before it is logged, so a test that saw it waits here. Fewer are returned after ten
+    /// seconds: the caller knows what is wrong with them.
+    ///
+    /// # Errors
+    /// As [`Cluster::audit_events`].
+    pub async fn audit_events_until(
+        &self,
+        mark: AuditMark,
+        expected: usize,
+        picked: impl Fn(&AuditEvent) -> bool,
+    ) -> Result<Vec<AuditEvent>> {
+        let read = || {
+            let events = self.audit_events_since(mark)?;
+            anyhow::Ok(events.into_iter().filter(|event| picked(event)).collect::<Vec<_>>())
+        };
+        let found = try_wait_until("requests in the audit log", LOGGED_WITHIN, async || match read() {
+            Ok(events) if events.len() < expected => Err(events.len()),
+            settled => Ok(settled),
+        });
+        found.await.unwrap_or_else(|_| read())
     }
 }
 
