@@ -22,6 +22,7 @@ use crate::{NAME, NODE_CPU};
 const SINGLE_PODS: usize = 21;
 const BURST: &str = "bench-burst";
 const SINGLE: &str = "bench-single";
+const DIRECTLY: &str = "the same directly in the worker cluster";
 
 /// The policy before and after the change, in percent.
 const LEASED: (i64, i64) = (50, 25);
@@ -143,18 +144,8 @@ impl<'a> Run<'a> {
         let (computing, worker) = (self.binding.computing(), self.binding.worker());
         let marks = (computing.audit_mark()?, worker.audit_mark()?);
         let (other, _) = self.pods(SINGLE).await?;
-        let running = Running::start(pods.clone(), count);
-        let over = Arc::new(AtomicBool::new(false));
-        let others = tokio::spawn({
-            let (other, over) = (other.clone(), Arc::clone(&over));
-            async move { pods::one_by_one(&other, |_| !over.load(Ordering::Relaxed)).await }
-        });
-        let (cpu, started) = (self.cpu()?, Instant::now());
-        pods::create_many(&pods, count).await?;
-        let times = running.reached().await?;
-        let took = times.all.saturating_duration_since(started);
-        over.store(true, Ordering::Relaxed);
-        let others = others.await.context("running pods of another namespace")??;
+        let cpu = self.cpu()?;
+        let Burst { took, each, others } = Burst::run(&pods, count, &other).await?;
         let created = self.cpu()? - cpu;
         let peak = self.syncer.process().peak_rss_kib()?;
         let [resident, own] = self.resident(format!("RSS with {count} pods Running"), Some(35.0)).await?;
@@ -179,53 +170,50 @@ impl<'a> Run<'a> {
         let directly = self.directly().await?;
 
         let all = count + u32::try_from(others.len())?;
-        let each = |amount: f64| amount / f64::from(all);
+        let a_pod = |amount: f64| amount / f64::from(all);
         let through = took.as_secs_f64();
-        Ok(vec![
+        let direct = directly.took.as_secs_f64();
+        let mut figures = vec![
             Figure::new(format!("{count} pods Running from creation"), through, "s"),
-            Figure::new("the same directly in the worker cluster", directly.all, "s"),
-            Figure::new("so many times as long on vnodes", through / directly.all, "").budget(3.0),
-            Figure::new(
-                "scheduled -> Running, one pod of another namespace during it, p50",
-                quantile(&others, 0.5),
-                "s",
-            )
-            .budget(0.1),
-            Figure::new("the same, p99", quantile(&others, 0.99), "s").budget(0.5),
-            Figure::new("scheduled -> Running of the burst's own pods, p50", quantile(&times.each, 0.5), "s"),
-            Figure::new("the same, p99", quantile(&times.each, 0.99), "s"),
-            Figure::new("the same directly in the worker cluster, p50", directly.p50, "s"),
-            Figure::new("the same directly in the worker cluster, p99", directly.p99, "s"),
-            Figure::new("CPU a pod until Running", each(created * 1000.0), "ms").budget(2.5),
+            Figure::new(DIRECTLY, direct, "s"),
+            Figure::new("so many times as long on vnodes", through / direct, "").budget(3.0),
+        ];
+        let what = "scheduled -> Running, one pod of another namespace during it";
+        let [p50, p99] = latencies(what, &others);
+        figures.extend([p50.budget(0.1), p99.budget(0.5)]);
+        figures.extend(latencies(DIRECTLY, &directly.others));
+        figures.extend(latencies("scheduled -> Running of the burst's own pods", &each));
+        figures.extend(latencies(DIRECTLY, &directly.each));
+        figures.extend([
+            Figure::new("CPU a pod until Running", a_pod(created * 1000.0), "ms").budget(2.5),
             resident,
             own,
             Figure::new("RSS at its peak until then", mebibytes(peak)?, "MiB"),
             Figure::new(format!("{count} pods gone from deletion"), deleted.as_secs_f64(), "s"),
             Figure::new("CPU a pod for its deletion", (gone - running) * 1000.0 / f64::from(count), "ms")
                 .budget(1.5),
-            Figure::new("API requests a pod, create to delete", each(f64::from(requests.total())), "")
+            Figure::new("API requests a pod, create to delete", a_pod(f64::from(requests.total())), "")
                 .budget(6.0),
-        ])
+        ]);
+        Ok(figures)
     }
 
     /// The same burst without us, on the worker's own nodes: what this machine and its clusters need for it.
-    async fn directly(&mut self) -> Result<Directly> {
+    async fn directly(&mut self) -> Result<Burst> {
         self.quiet().await?;
         let count = self.scale.pods;
         eprintln!("creating {count} pods directly in the worker cluster");
         let worker = self.binding.worker();
-        worker.create_namespace(BURST).await?;
-        let pods: Api<Pod> = Api::namespaced(worker.client().await?, BURST);
-        let running = Running::start(pods.clone(), count);
-        let started = Instant::now();
-        pods::create_many(&pods, count).await?;
-        let times = running.reached().await?;
+        for namespace in [BURST, SINGLE] {
+            worker.create_namespace(namespace).await?;
+        }
+        let client = worker.client().await?;
+        let pods = Api::namespaced(client.clone(), BURST);
+        let other = Api::namespaced(client, SINGLE);
+        let burst = Burst::run(&pods, count, &other).await?;
+        pods::delete_all(&other, &other).await?;
         pods::delete_all(&pods, &pods).await?;
-        Ok(Directly {
-            all: times.all.saturating_duration_since(started).as_secs_f64(),
-            p50: quantile(&times.each, 0.5),
-            p99: quantile(&times.each, 0.99),
-        })
+        Ok(burst)
     }
 
     /// The user's pods and their copies.
@@ -268,13 +256,31 @@ impl<'a> Run<'a> {
     }
 }
 
-/// A burst on the worker's own nodes, in seconds.
-struct Directly {
-    /// Until all pods run.
-    all: f64,
-    /// From the scheduler's choice to Running.
-    p50: f64,
-    p99: f64,
+/// Many pods at once, and meanwhile pods of somebody else, one after the other.
+struct Burst {
+    /// From the first creation until all pods ran.
+    took: Duration,
+    /// From the scheduler's choice to Running, of each; sorted.
+    each: Vec<Duration>,
+    /// The same of the pods of somebody else.
+    others: Vec<Duration>,
+}
+
+impl Burst {
+    async fn run(pods: &Api<Pod>, count: u32, other: &Api<Pod>) -> Result<Self> {
+        let running = Running::start(pods.clone(), count);
+        let over = Arc::new(AtomicBool::new(false));
+        let others = tokio::spawn({
+            let (other, over) = (other.clone(), Arc::clone(&over));
+            async move { pods::one_by_one(&other, |_| !over.load(Ordering::Relaxed)).await }
+        });
+        let started = Instant::now();
+        pods::create_many(pods, count).await?;
+        let times = running.reached().await?;
+        over.store(true, Ordering::Relaxed);
+        let others = others.await.context("running pods of another namespace")??;
+        Ok(Self { took: times.all.saturating_duration_since(started), each: times.each, others })
+    }
 }
 
 /// The names of the Syncer's accounts in both clusters.
@@ -286,6 +292,12 @@ impl Run<'_> {
     pub(crate) fn worker_account(&self) -> String {
         account(self.binding.mount_namespace())
     }
+}
+
+/// Half of these times are not above the first, one in a hundred is above the second.
+fn latencies(what: &str, sorted: &[Duration]) -> [Figure; 2] {
+    [("p50", 0.5), ("p99", 0.99)]
+        .map(|(name, part)| Figure::new(format!("{what}, {name}"), quantile(sorted, part), "s"))
 }
 
 async fn lease(binding: &Binding<'_>, percent: i64) -> Result<()> {
