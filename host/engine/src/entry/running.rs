@@ -12,6 +12,7 @@ use crate::fault::{CallError, Fault};
 use crate::frame::{FrameBuffers, Needs};
 use crate::load::cache::Digest;
 use crate::place::answer::PlaceAnswer;
+use crate::place::earlier::Earlier;
 use crate::place::health::PlaceHealth;
 use crate::place::needs::PlaceNeeds;
 use crate::wasm::bindings::types;
@@ -33,6 +34,8 @@ pub(crate) struct Running {
     pub(crate) memo: Mutex<Memo<Answer>>,
     /// Answers about pods that wait for their admission (PO-1003).
     pub(crate) place_memo: Mutex<Memo<PlaceAnswer>>,
+    /// The last question of a scheduler, whose rows the next one mostly shares.
+    pub(crate) place_earlier: Mutex<Option<Arc<Earlier>>>,
     /// Of calls about leases.
     pub(crate) lease_health: Mutex<Health>,
     /// Of calls about pods.
@@ -70,6 +73,7 @@ impl Running {
             place,
             memo: Mutex::default(),
             place_memo: Mutex::default(),
+            place_earlier: Mutex::default(),
             lease_health: Mutex::default(),
             place_health: Mutex::default(),
             dropped_lines: AtomicU64::new(0),

@@ -19,6 +19,7 @@ use crate::entry::slot::Slot;
 use crate::facts::{NodeFacts, PolicyFacts};
 use crate::fault::{CallError, Fault, FaultKind};
 use crate::place::answer::{PlaceAnswer, Stage, check_output};
+use crate::place::earlier::Earlier;
 use crate::place::facts::PodFacts;
 use crate::place::health::PodHealth;
 use crate::place::needs::PlaceRows;
@@ -26,6 +27,7 @@ use crate::wasm::bindings::types;
 use crate::wasm::place_unit::PlaceUnit;
 
 /// One pod and its candidates.
+#[derive(Debug)]
 pub(crate) struct Question {
     pub(crate) stage: Stage,
     pub(crate) pod: Arc<PodFacts>,
@@ -51,9 +53,9 @@ pub(crate) type PlaceOutcome = Result<Arc<PlaceAnswer>, NoAnswer>;
 pub(crate) fn evaluate(
     slot: &Slot,
     running: Option<&Arc<Running>>,
-    facts: &PolicyFacts,
+    facts: &Arc<PolicyFacts>,
     now: &Instant,
-    question: &Question,
+    question: &Arc<Question>,
     work: &mut Work,
 ) -> Vec<PlaceOutcome> {
     let nobody = |none: &NoAnswer| question.nodes.iter().map(|_| Err(none.clone())).collect();
@@ -61,9 +63,7 @@ pub(crate) fn evaluate(
     if question.is_over() {
         return nobody(&too_late());
     }
-    let nodes = question.nodes.iter().map(AsRef::as_ref);
-    let offset = now.civil.utc_offset_seconds;
-    let rows = PlaceRows::project(&running.place_needs, facts, &question.pod, nodes, offset);
+    let rows = rows_of(running, facts, now.civil.utc_offset_seconds, question);
     let health = question.health(running);
     work.changed |= health.forget_old(now.unix());
     let permission = health.ask(now.unix());
@@ -87,6 +87,23 @@ pub(crate) fn evaluate(
     slot.counters.place.rows(answers.iter().flatten().map(|answer| answer.fit));
     add(&slot.counters.place.errors, answers.iter().filter(|answer| answer.is_err()).count());
     answers
+}
+
+/// What the entry sees of a question. For a scheduler it is kept, unless that adds nothing to what is kept.
+fn rows_of(
+    running: &Running,
+    facts: &Arc<PolicyFacts>,
+    offset: i32,
+    question: &Arc<Question>,
+) -> Arc<PlaceRows> {
+    let earlier = running.place_earlier.lock().clone();
+    let mut search = earlier.as_ref().and_then(|earlier| earlier.search(facts, offset));
+    let rows = PlaceRows::of_question(&running.place_needs, facts, question, offset, search.as_mut());
+    let rows = Arc::new(rows);
+    if question.stage == Stage::Schedule && search.is_none_or(|search| search.missed() > 0) {
+        *running.place_earlier.lock() = Earlier::new(question, facts, offset, &rows).map(Arc::new);
+    }
+    rows
 }
 
 fn too_late() -> NoAnswer {

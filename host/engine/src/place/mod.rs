@@ -11,6 +11,7 @@
 pub(crate) mod answer;
 pub(crate) mod compose;
 pub(crate) mod counters;
+pub(crate) mod earlier;
 pub(crate) mod evaluate;
 pub(crate) mod explain;
 pub(crate) mod facts;

@@ -5,6 +5,8 @@
 
 use crate::facts::{NodeFacts, PolicyFacts, TextFact, UnknownFact};
 use crate::frame::{FrameBuffers, MAX_FACTS, Needs, distinct, project, put_text};
+use crate::place::earlier::Search;
+use crate::place::evaluate::Question;
 use crate::place::facts::{PodFacts, PodNumber, PodText, node_number};
 use crate::wasm::bindings::place_abi;
 
@@ -66,21 +68,59 @@ impl PlaceRows {
         nodes: impl Iterator<Item = &'n NodeFacts>,
         utc_offset: i32,
     ) -> Self {
-        let count = nodes.size_hint().0;
+        let mut rows = Self::of_pod(needs, pod, nodes.size_hint().0);
+        for node in nodes {
+            rows.push_node(needs, facts, node, utc_offset);
+        }
+        rows
+    }
+
+    /// The same of a question; rows that an earlier one had are taken from there.
+    pub(crate) fn of_question(
+        needs: &PlaceNeeds,
+        facts: &PolicyFacts,
+        question: &Question,
+        utc_offset: i32,
+        mut earlier: Option<&mut Search<'_>>,
+    ) -> Self {
+        let mut rows = Self::of_pod(needs, &question.pod, question.nodes.len());
+        for node in &question.nodes {
+            match earlier.as_mut().and_then(|earlier| earlier.row(node)) {
+                Some(row) => {
+                    rows.nodes.extend_from_slice(row);
+                    rows.end_row();
+                }
+                None => rows.push_node(needs, facts, node, utc_offset),
+            }
+        }
+        rows
+    }
+
+    fn of_pod(needs: &PlaceNeeds, pod: &PodFacts, nodes: usize) -> Self {
         let mut rows =
-            Self { ends: Vec::with_capacity(count), of: Vec::with_capacity(count), ..Self::default() };
+            Self { ends: Vec::with_capacity(nodes), of: Vec::with_capacity(nodes), ..Self::default() };
         for fact in &needs.pod_texts {
             put_text(fact.read(pod), &mut rows.pod);
         }
         for fact in &needs.pod_numbers {
             rows.pod.extend_from_slice(&fact.read(pod).to_le_bytes());
         }
-        for node in nodes {
-            project(&needs.node, node, facts, &|r| node.available(r), utc_offset, &mut rows.nodes);
-            rows.of.push(rows.ends.len());
-            rows.ends.push(rows.nodes.len());
-        }
         rows
+    }
+
+    fn push_node(&mut self, needs: &PlaceNeeds, facts: &PolicyFacts, node: &NodeFacts, utc_offset: i32) {
+        project(&needs.node, node, facts, &|r| node.available(r), utc_offset, &mut self.nodes);
+        self.end_row();
+    }
+
+    fn end_row(&mut self) {
+        self.of.push(self.ends.len());
+        self.ends.push(self.nodes.len());
+    }
+
+    /// Of all node rows.
+    pub(crate) fn bytes(&self) -> usize {
+        self.nodes.len()
     }
 
     pub(crate) fn len(&self) -> usize {
