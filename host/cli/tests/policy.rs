@@ -337,6 +337,50 @@ fn a_bad_module_fails_at_its_step_with_its_code(
     assert_eq!((&last["ok"], &last["step"]), (&false.into(), &step.into()));
 }
 
+/// What only a policy with raised limits, or a Syncer with another bound, can run is work for an author like any other.
+#[test]
+fn a_module_that_needs_more_than_usual_is_checked_with_the_limits_of_its_entry() {
+    let directory = tempfile::tempdir().unwrap();
+    let pages = r#"(memory (export "memory") 1024)"#;
+    let module = module_file(&directory, &guest().with("MEMORY", pages));
+    let (code, out, error) = said(&["policy", "check", &module]);
+    assert_eq!(code, 2, "{out}");
+    assert!(error.contains("Memory: ") && error.contains("--limits"), "{error}");
+    let limits = "{memoryMiB: 128}";
+    for command in ["check", "bench"] {
+        let (code, out, error) = said(&["policy", command, &module, "--limits", limits]);
+        assert_eq!(code, 0, "{command}: {out}{error}");
+    }
+    let entry = format!(
+        "{{name: large, module: {{configMap: {{name: m, key: m}}, digest: {}}}, limits: {limits}}}",
+        digest(&std::fs::read(&module).unwrap())
+    );
+    let policy = format!(
+        "{{apiVersion: cloud.tencent.com/v1beta1, kind: ResourceLeasingPolicy, metadata: {{name: p}}, \
+         spec: {{cluster: c, policies: [{entry}]}}}}"
+    );
+    let policy = file(&directory, "rlp.yaml", policy.as_bytes());
+    let (code, out, error) = said(&["policy", "check", &module, "-f", &policy]);
+    assert_eq!(code, 0, "{out}{error}");
+    let (code, out, error) = said(&["policy", "inspect", &module]);
+    assert_eq!(code, 0, "{out}{error}");
+    let (code, _, error) = said(&["policy", "check", &module, "--limits", "{memoryMiB: 129}"]);
+    assert!(code == 2 && error.contains("memoryMiB is 1 to 128"), "{error}");
+
+    // A custom section of 9 MiB, whose length takes four bytes.
+    let length = 9_u32 << 20;
+    let leb = [length & 127 | 128, length >> 7 & 127 | 128, length >> 14 & 127 | 128, length >> 21];
+    let mut large = guest().bytes().to_vec();
+    large.push(0);
+    large.extend(leb.map(|byte| u8::try_from(byte).unwrap()));
+    large.extend([1, b'n']);
+    large.resize(large.len() + (9 << 20) - 2, 0);
+    let large = file(&directory, "large.wasm", &large);
+    let (code, out, error) = said(&["policy", "check", &large]);
+    assert_eq!(code, 0, "{out}{error}");
+    assert!(out.contains("--policy-max-module-size"), "{out}");
+}
+
 #[test]
 fn bad_settings_are_refused_by_member() {
     let settings = r#"{"limits": [{"resource": "cpu", "percent": 150}]}"#;

@@ -3,7 +3,7 @@
 mod binary;
 
 use binary::{file, json, said};
-use kubeocean_hostile_policies::guest;
+use kubeocean_hostile_policies::{guest, place_guest};
 
 const LIMITS: &str = "{limits: [{resource: cpu, percent: 50}]}";
 
@@ -51,6 +51,37 @@ fn a_module_is_measured_and_held_against_what_it_was() {
     assert_eq!(code, 0, "{out}");
     let (code, out, _) = said(&[&bench[..], &["--baseline", baseline, "--max-slowdown", "100000%"]].concat());
     assert_eq!(code, 0, "{out}");
+}
+
+/// Also a module that only places has figures that are the same on every machine.
+#[test]
+fn a_module_that_places_is_held_against_what_it_was() {
+    let directory = tempfile::tempdir().unwrap();
+    let accepts =
+        |work: &str| place_guest('a').with("PLACE", &format!("{work}(return (i32.const 272))")).bytes();
+    let module = file(&directory, "m.wasm", &accepts(""));
+    let baseline = directory.path().join("baseline.json");
+    let baseline = baseline.to_str().unwrap();
+    let (code, out, error) = said(&["policy", "bench", &module, "--save", baseline]);
+    assert_eq!(code, 0, "{error}");
+    assert!(out.contains("fuel/candidate "), "{out}");
+    let (code, report) = json(&["policy", "bench", &module, "--baseline", baseline, "-o", "json"]);
+    assert_eq!(code, 0, "{report:#}");
+    let exact: Vec<_> = report["compared"].as_array().unwrap().iter().take(4).collect();
+    let names: Vec<_> = exact.iter().map(|one| one["figure"].as_str().unwrap()).collect();
+    assert_eq!(names, ["fuel/candidate", "place fuel fresh", "place memory", "size"]);
+    assert!(exact.iter().all(|one| one["change"] == 0.0), "{report:#}");
+    assert!(report["place"]["fuelPerCandidate"].as_u64() > Some(10), "{report:#}");
+
+    // One that counts to a hundred for each candidate.
+    let counts =
+        "(local.set $score (i64.mul (i64.const 100) (i64.extend_i32_u (call $rows (local.get $args)))))
+        (loop $count
+          (local.set $score (i64.sub (local.get $score) (i64.const 1)))
+          (br_if $count (i64.ne (local.get $score) (i64.const 0))))";
+    let slow = file(&directory, "slow.wasm", &accepts(counts));
+    let (code, out, error) = said(&["policy", "bench", &slow, "--baseline", baseline]);
+    assert!(code == 1 && error.contains("fuel/candidate"), "{code}: {out}{error}");
 }
 
 #[test]

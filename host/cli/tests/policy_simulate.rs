@@ -106,10 +106,15 @@ async fn a_week_is_simulated_drawn_and_summed_up() {
     assert_eq!(report["atEnd"]["node-63"]["limitedBy"]["nvidia.com/gpu"], "night-gpu");
 
     let svg = directory.path().join("week.svg");
-    let plot = format!("--plot={}", svg.display());
-    let (code, out, _) = said(&[&simulate[..], &[&plot, "--resource", "nvidia.com/gpu,cpu"]].concat());
+    let file = svg.to_str().unwrap();
+    let plot = ["--plot", file, "--resource", "nvidia.com/gpu,cpu"];
+    let (code, out, _) = said(&[&simulate[..], &plot].concat());
     assert_eq!((code, out.lines().count()), (0, 1), "{out}");
-    let picture = std::fs::read_to_string(svg).unwrap();
+    let picture = std::fs::read_to_string(&svg).unwrap();
+    std::fs::remove_file(&svg).unwrap();
+    let joined = format!("--plot={file}");
+    let (code, ..) = said(&[&simulate[..], &[&joined, "--resource", "nvidia.com/gpu,cpu"]].concat());
+    assert_eq!((code, std::fs::read_to_string(&svg).unwrap().as_str()), (0, picture.as_str()));
     assert!(picture.starts_with("<svg") && picture.contains("nvidia.com/gpu of 64 nodes"), "{picture}");
     assert_eq!(picture.matches("left by others").count(), 2, "one chart per resource");
 }

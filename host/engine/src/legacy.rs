@@ -11,7 +11,8 @@ use kubeocean_api::{NodeSelector, ResourceLeasingPolicySpec};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use crate::config::{BUILTIN_TIMEOUT_MS, MEMORY_MIB, TIMEOUT_MS};
+use crate::config::{BUILTIN_TIMEOUT_MS, MEMORY_MIB};
+use crate::module::ModuleLimits;
 
 /// Name of the implicit first entry of every pipeline (PO-532).
 pub const BINDING_SELECTOR: &str = "binding-selector";
@@ -204,11 +205,7 @@ pub fn from_entry(entry: &PolicyEntry) -> EntrySpec {
         (None, None, None, Some(_)) => ModuleSource::Fetched { digest, must_pin: false },
         _ => ModuleSource::Missing,
     };
-    let limit = |value: Option<i32>, default: u32, max: u32| {
-        let value = value.and_then(|value| u32::try_from(value).ok());
-        value.filter(|value| (1..=max).contains(value)).unwrap_or(default)
-    };
-    let limits = entry.limits.clone().unwrap_or_default();
+    let limits = entry.limits.as_ref().map(ModuleLimits::of_entry).unwrap_or_default();
     let decisions: Vec<Decision> = entry
         .decisions
         .iter()
@@ -237,8 +234,8 @@ pub fn from_entry(entry: &PolicyEntry) -> EntrySpec {
             .filter(|w| (1..=100).contains(w))
             .and_then(|w| u8::try_from(w).ok())
             .unwrap_or(1),
-        timeout_ms: limit(limits.timeout_milliseconds, TIMEOUT_MS, 1000).max(10),
-        memory_mib: limit(limits.memory_mib, MEMORY_MIB, 128),
+        timeout_ms: limits.timeout_ms,
+        memory_mib: limits.memory_mib,
     }
 }
 

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
+use kubeocean_api::policy::EntryLimits;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -31,6 +32,26 @@ pub struct ModuleLimits {
     pub timeout_ms: u32,
     /// Linear memory in MiB.
     pub memory_mib: u32,
+}
+
+impl ModuleLimits {
+    /// The most a policy may ask for (PO-710). Tools that look at a module of a policy they do not know use it.
+    pub const GREATEST: Self = Self { timeout_ms: 1000, memory_mib: 128 };
+    /// The shortest time a policy may ask for, in milliseconds.
+    pub const LEAST_TIMEOUT_MS: u32 = 10;
+
+    /// Of an entry. Values the CRD refuses read as the default, because an object may have been stored under an older CRD.
+    pub fn of_entry(limits: &EntryLimits) -> Self {
+        let within = |value: Option<i32>, default: u32, most: u32| {
+            let value = value.and_then(|value| u32::try_from(value).ok());
+            value.filter(|value| (1..=most).contains(value)).unwrap_or(default)
+        };
+        let timeout_ms = within(limits.timeout_milliseconds, TIMEOUT_MS, Self::GREATEST.timeout_ms);
+        Self {
+            timeout_ms: timeout_ms.max(Self::LEAST_TIMEOUT_MS),
+            memory_mib: within(limits.memory_mib, MEMORY_MIB, Self::GREATEST.memory_mib),
+        }
+    }
 }
 
 impl Default for ModuleLimits {

@@ -2,7 +2,10 @@
 
 mod measure;
 
-use std::path::{Path, PathBuf};
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+};
 
 use clap::Args as ClapArgs;
 use kubeocean_engine::ModuleLimits;
@@ -30,6 +33,9 @@ pub(crate) struct Args {
     /// File with settings
     #[arg(long, value_name = "FILE", conflicts_with = "settings")]
     settings_file: Option<PathBuf>,
+    /// Limits of one call as an entry has them, for example '{memoryMiB: 64}'
+    #[arg(long, value_name = "JSON", value_parser = module::limits)]
+    limits: Option<ModuleLimits>,
     /// Keep the numbers here, to compare with later
     #[arg(long, value_name = "FILE")]
     save: Option<PathBuf>,
@@ -74,8 +80,8 @@ struct Figures {
     cached_load: f64,
     /// Of a module that leases.
     lease: Option<LeaseFigures>,
-    /// A fresh sandbox that says where of 5,000 candidates a pod may go; of a module that places.
-    place_5000: Option<f64>,
+    /// Of a module that places.
+    place: Option<PlaceFigures>,
 }
 
 /// What lease decisions cost.
@@ -93,6 +99,20 @@ struct LeaseFigures {
     /// Instructions of a fresh sandbox with one row.
     fuel_fresh: u64,
     /// Linear memory after 256 rows.
+    memory_bytes: usize,
+}
+
+/// What it costs to say where of 5,000 candidates a pod may go.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct PlaceFigures {
+    /// A fresh sandbox, `create`, and one call.
+    whole: f64,
+    /// Instructions of one of the candidates.
+    fuel_per_candidate: u64,
+    /// Instructions of a fresh sandbox with one candidate.
+    fuel_fresh: u64,
+    /// Linear memory after all candidates.
     memory_bytes: usize,
 }
 
@@ -126,7 +146,7 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
         (None, None) => Value::Object(serde_json::Map::new()),
     };
     let baseline = args.baseline.as_deref().map(read_baseline).transpose()?;
-    let figures = measure::figures(&bytes, &settings, ModuleLimits::default(), args.seed)?;
+    let figures = measure::figures(&bytes, &settings, args.limits.unwrap_or_default(), args.seed)?;
     if let Some(file) = &args.save {
         let text = serde_json::to_string_pretty(&figures).unwrap_or_default() + "\n";
         std::fs::write(file, text)
@@ -153,31 +173,52 @@ fn read_baseline(file: &Path) -> Result<Figures, Failure> {
         .map_err(|error| Failure::unusable(format!("{} was not made by --save: {error}", file.display())))
 }
 
+/// The exact figures of a module, by name.
+#[expect(clippy::cast_precision_loss, reason = "compared in percent")]
+fn exact(figures: &Figures) -> Vec<(&'static str, f64)> {
+    let mut all = Vec::new();
+    if let Some(lease) = &figures.lease {
+        all.extend([
+            ("fuel/row", lease.fuel_per_row as f64),
+            ("fuel fresh", lease.fuel_fresh as f64),
+            ("memory", lease.memory_bytes as f64),
+        ]);
+    }
+    if let Some(place) = &figures.place {
+        all.extend([
+            ("fuel/candidate", place.fuel_per_candidate as f64),
+            ("place fuel fresh", place.fuel_fresh as f64),
+            ("place memory", place.memory_bytes as f64),
+        ]);
+    }
+    all.push(("size", figures.size_bytes as f64));
+    all
+}
+
+/// Its times.
+fn times(figures: &Figures) -> Vec<(&'static str, f64)> {
+    let mut all = vec![("compile", figures.compile), ("cached load", figures.cached_load)];
+    if let Some(lease) = &figures.lease {
+        all.extend([("fresh unit", lease.fresh), ("1 row", lease.warm_row), ("256 rows", lease.batch_row)]);
+    }
+    all.extend(figures.place.as_ref().map(|place| ("place", place.whole)));
+    all
+}
+
+/// What both have, side by side. A module that decides something else than before is another module: what only one of them
+/// has is no better and no worse.
 fn compare(kept: &Figures, now: &Figures, max_regression: f64, max_slowdown: Option<f64>) -> Vec<Compared> {
-    let (old, new) = (kept.lease.clone().unwrap_or_default(), now.lease.clone().unwrap_or_default());
-    #[expect(clippy::cast_precision_loss, reason = "compared in percent")]
-    let exact = [
-        ("fuel/row", old.fuel_per_row as f64, new.fuel_per_row as f64),
-        ("fuel fresh", old.fuel_fresh as f64, new.fuel_fresh as f64),
-        ("memory", old.memory_bytes as f64, new.memory_bytes as f64),
-        ("size", kept.size_bytes as f64, now.size_bytes as f64),
-    ];
-    let times = [
-        ("compile", kept.compile, now.compile),
-        ("cached load", kept.cached_load, now.cached_load),
-        ("fresh unit", old.fresh, new.fresh),
-        ("1 row", old.warm_row, new.warm_row),
-        ("256 rows", old.batch_row, new.batch_row),
-        ("place", kept.place_5000.unwrap_or(0.0), now.place_5000.unwrap_or(0.0)),
-    ];
+    let beside = |old: Vec<(&'static str, f64)>, new: Vec<(&'static str, f64)>| {
+        let old: BTreeMap<&str, f64> = old.into_iter().collect();
+        new.into_iter().filter_map(move |(figure, now)| Some((figure, *old.get(figure)?, now)))
+    };
     let one = |(figure, baseline, now): (&'static str, f64, f64), most: Option<f64>| {
         let change = if baseline > 0.0 { (now - baseline) / baseline * 100.0 } else { 0.0 };
         Compared { figure, baseline, now, change, ok: most.is_none_or(|most| change <= most) }
     };
-    exact
-        .into_iter()
+    beside(exact(kept), exact(now))
         .map(|figure| one(figure, Some(max_regression)))
-        .chain(times.into_iter().map(|figure| one(figure, max_slowdown)))
+        .chain(beside(times(kept), times(now)).map(|figure| one(figure, max_slowdown)))
         .collect()
 }
 
@@ -190,21 +231,27 @@ fn text(report: &Report) -> String {
         time(figures.cached_load),
     );
     if let Some(lease) = &figures.lease {
-        #[expect(clippy::cast_precision_loss, reason = "shown with one digit")]
-        let mib = lease.memory_bytes as f64 / f64::from(1 << 20);
         out.extend([format!(
-            "   fresh unit {}\nlease 1 row {}   256 rows {}/row   fuel/row {}   memory {mib:.1} MiB",
+            "   fresh unit {}\nlease 1 row {}   256 rows {}/row   fuel/row {}   memory {}",
             time(lease.fresh),
             time(lease.warm_row),
             time(lease.batch_row),
             lease.fuel_per_row,
+            memory(lease.memory_bytes),
         )]);
     } else {
         out.push_str("\nlease -");
     }
-    let place =
-        figures.place_5000.map_or_else(|| "-".to_owned(), |us| format!("5000 candidates {}", time(us)));
-    out.extend([format!("   place {place}\n")]);
+    if let Some(place) = &figures.place {
+        out.extend([format!(
+            "   place 5000 candidates {}   fuel/candidate {}   memory {}\n",
+            time(place.whole),
+            place.fuel_per_candidate,
+            memory(place.memory_bytes),
+        )]);
+    } else {
+        out.push_str("   place -\n");
+    }
     let rows: Vec<Vec<String>> = report
         .compared
         .iter()
@@ -221,6 +268,12 @@ fn text(report: &Report) -> String {
         .collect();
     out.push_str(&crate::output::columns(&rows));
     out
+}
+
+/// Bytes of linear memory for people.
+#[expect(clippy::cast_precision_loss, reason = "shown with one digit")]
+fn memory(bytes: usize) -> String {
+    format!("{:.1} MiB", bytes as f64 / f64::from(1 << 20))
 }
 
 /// Microseconds for people.
@@ -267,13 +320,17 @@ mod tests {
         assert!(
             compare(&figures, &slower, 25.0, Some(25.0)).iter().any(|one| one.figure == "1 row" && !one.ok)
         );
-        insta::assert_snapshot!(text(&Report { figures, compared: compared[..2].to_vec() }), @r"
+        insta::assert_snapshot!(text(&Report { figures: figures.clone(), compared: compared[..2].to_vec() }), @r"
         size 71 KiB   compile 98 ms   cached load 400 us   fresh unit 52 us
         lease 1 row 1.9 us   256 rows 0.21 us/row   fuel/row 412   memory 1.1 MiB   place -
         FAIL  fuel/row    +21.4 %  412 -> 500
         ok    fuel fresh  +0.0 %   0.00 -> 0.00
         ");
         assert_eq!((percent("10%"), percent("2.5")), (Ok(10.0), Ok(2.5)));
+        // It leases no more: nothing became better, or worse.
+        let other = Figures { lease: None, place: Some(PlaceFigures::default()), ..figures.clone() };
+        let names: Vec<_> = compare(&figures, &other, 10.0, None).iter().map(|one| one.figure).collect();
+        assert_eq!(names, ["size", "compile", "cached load"]);
         assert!(percent("-1%").is_err() && percent("x").is_err());
     }
 }

@@ -9,7 +9,9 @@ mod trials;
 use std::{path::PathBuf, sync::Arc};
 
 use clap::Args as ClapArgs;
-use kubeocean_engine::{Decision, Engine, LoadCode, Module, ModuleLimits, ModuleOutline};
+use kubeocean_engine::{
+    DEFAULT_MAX_MODULE_BYTES, Decision, Engine, LoadCode, LoadError, Module, ModuleLimits, ModuleOutline,
+};
 use serde::Serialize;
 use serde_json::Value;
 
@@ -41,6 +43,9 @@ pub(crate) struct Args {
     /// Settings as JSON or YAML, instead of a file
     #[arg(long, value_name = "JSON", conflicts_with = "file", value_parser = module::settings)]
     settings: Option<Value>,
+    /// Limits of one call as an entry has them, for example '{memoryMiB: 64}', instead of a file
+    #[arg(long, value_name = "JSON", conflicts_with = "file", value_parser = module::limits)]
+    limits: Option<ModuleLimits>,
     /// Start of the random nodes and pods; the same number gives the same ones
     #[arg(long, default_value_t = 1)]
     seed: u64,
@@ -92,7 +97,7 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
 
 fn check(args: &Args, bytes: &Arc<[u8]>, report: &mut Report) -> Result<(), Failure> {
     let engine = module::engine()?;
-    let outline = match engine.outline(bytes, ModuleLimits::default()) {
+    let outline = match engine.outline(bytes, ModuleLimits::GREATEST) {
         Ok(outline) => outline,
         Err(error) => {
             report.fail("module", error.to_string());
@@ -104,6 +109,12 @@ fn check(args: &Args, bytes: &Arc<[u8]>, report: &mut Report) -> Result<(), Fail
     let decisions: Vec<String> = outline.decisions.iter().map(ToString::to_string).collect();
     report.ok("world", format!("{}; imports {}", decisions.join(", "), outline.imports.join(", ")));
     report.ok("schema", "a schema of settings that this version understands");
+    if outline.size_bytes > DEFAULT_MAX_MODULE_BYTES {
+        report.notes.push(format!(
+            "larger than {}: a Syncer takes it only with --policy-max-module-size",
+            module::size(DEFAULT_MAX_MODULE_BYTES)
+        ));
+    }
     let cases = match &args.file {
         Some(file) => {
             let text = std::fs::read_to_string(file)
@@ -112,13 +123,23 @@ fn check(args: &Args, bytes: &Arc<[u8]>, report: &mut Report) -> Result<(), Fail
             cases::of_file(&text, &args.module, &outline, named)
                 .map_err(|why| Failure::unusable(format!("{}: {why}", file.display())))?
         }
-        None => vec![Case::of_settings(args.settings.clone())],
+        None => vec![Case::of_settings(args.settings.clone(), args.limits.unwrap_or_default())],
     };
     report.module = Some(outline);
     for case in &cases {
         check_case(args, &engine, bytes, case, report)?;
     }
     Ok(())
+}
+
+/// What its author can do about a module that does not load.
+fn remedy(error: &LoadError, case: &Case) -> &'static str {
+    match (error.message.starts_with("Memory: "), &case.entry) {
+        (true, Some(_)) => "; the entry's limits.memoryMiB can be up to 128",
+        (true, None) => "; give it more with --limits '{memoryMiB: 128}'",
+        (false, _) if case.assumed => "; give its settings with -f rlp.yaml or --settings",
+        (false, _) => "",
+    }
 }
 
 fn check_case(
@@ -145,7 +166,7 @@ fn check_case(
                 LoadCode::UnknownFact => "facts",
                 _ => "trial",
             };
-            let remedy = if case.assumed { "; give its settings with -f rlp.yaml or --settings" } else { "" };
+            let remedy = remedy(&error, case);
             report.fail(named(step), format!("{error}{remedy}"));
             return Err(Failure::unusable(format!("{error}{remedy}")));
         }

@@ -88,7 +88,7 @@ struct Report {
 pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     let (bytes, signatures) = read(args)?;
     let engine = module::engine()?;
-    let limits = ModuleLimits::default();
+    let limits = ModuleLimits::GREATEST;
     let outline = engine.outline(&bytes, limits).map_err(|error| module::load_failure(&error))?;
     let settings = args.settings.clone().unwrap_or_else(|| Value::Object(serde_json::Map::new()));
     let loaded = engine.load_module(&bytes, &settings, limits, &[]);

@@ -3,8 +3,9 @@
 use std::{path::Path, sync::Arc};
 
 use anyhow::Context;
-use kubeocean_engine::{BUILTINS, Engine, EngineConfig, LoadError, builtin};
+use kubeocean_engine::{BUILTINS, Engine, EngineConfig, LoadError, MAX_MODULE_BYTES, ModuleLimits, builtin};
 use kubeocean_registry::{Reference, Signatures};
+use serde::Deserialize;
 use serde_json::Value;
 
 use crate::{
@@ -52,9 +53,41 @@ pub(super) fn settings(text: &str) -> Result<Value, String> {
     }
 }
 
-/// An engine for one short command: memory is reserved when it is used.
+/// Limits of one call, as an entry has them; what a policy could not ask for is refused.
+pub(super) fn limits(text: &str) -> Result<ModuleLimits, String> {
+    let asked: Limits = serde_saphyr::from_str(text).map_err(|error| error.to_string())?;
+    let most = ModuleLimits::GREATEST;
+    let within = |name: &str, value: Option<u32>, least: u32, most: u32| match value {
+        Some(value) if !(least..=most).contains(&value) => Err(format!("{name} is {least} to {most}")),
+        value => Ok(value),
+    };
+    let least = ModuleLimits::LEAST_TIMEOUT_MS;
+    let usual = ModuleLimits::default();
+    Ok(ModuleLimits {
+        timeout_ms: within("timeoutMilliseconds", asked.timeout_milliseconds, least, most.timeout_ms)?
+            .unwrap_or(usual.timeout_ms),
+        memory_mib: within("memoryMiB", asked.memory_mib, 1, most.memory_mib)?.unwrap_or(usual.memory_mib),
+    })
+}
+
+/// What a person writes; unlike in a policy nothing else is passed over.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct Limits {
+    timeout_milliseconds: Option<u32>,
+    #[serde(rename = "memoryMiB")]
+    memory_mib: Option<u32>,
+}
+
+/// An engine for one short command: memory is reserved when it is used. It takes any module that some Syncer may be
+/// configured to take.
 pub(super) fn engine() -> Result<Engine, Failure> {
-    let config = EngineConfig { pooling: false, threads: 2, ..EngineConfig::default() };
+    let config = EngineConfig {
+        pooling: false,
+        threads: 2,
+        max_module_bytes: MAX_MODULE_BYTES,
+        ..EngineConfig::default()
+    };
     Engine::start(config).context("cannot start the policy engine").or_unusable()
 }
 
@@ -79,6 +112,17 @@ mod tests {
         assert_eq!(settings("percent: 50\nfrom: 22\n"), Ok(json!({"percent": 50, "from": 22})));
         assert_eq!(settings(""), Ok(json!({})));
         assert!(settings("[1]").is_err() && settings("{").is_err());
+    }
+
+    #[test]
+    fn limits_are_those_of_an_entry_and_nothing_else() {
+        assert_eq!(limits("{}"), Ok(ModuleLimits::default()));
+        let asked = limits("{memoryMiB: 128, timeoutMilliseconds: 1000}");
+        assert_eq!(asked, Ok(ModuleLimits::GREATEST));
+        assert_eq!(limits("{memoryMiB: 129}").unwrap_err(), "memoryMiB is 1 to 128");
+        assert_eq!(limits("{timeoutMilliseconds: 9}").unwrap_err(), "timeoutMilliseconds is 10 to 1000");
+        assert!(limits("{memoryMib: 64}").unwrap_err().contains("memoryMib"));
+        assert!(limits("64").is_err());
     }
 
     #[test]

@@ -52,7 +52,7 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     let accepted = accept(image, &bundle, &Trust::default(), demands)
         .map_err(|refusal| Failure::unusable(format!("{image}: {refusal}")))?;
     let outline = module::engine()?
-        .outline(&accepted.module, ModuleLimits::default())
+        .outline(&accepted.module, ModuleLimits::GREATEST)
         .map_err(|error| module::load_failure(&error))?;
     let claims = ModuleClaims { name: accepted.title, version: accepted.version };
     claims

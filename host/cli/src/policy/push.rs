@@ -70,7 +70,7 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     let finished: Arc<[u8]> =
         finished_component(&bytes).map_err(|error| module::load_failure(&error))?.into();
     let outline = module::engine()?
-        .outline(&finished, ModuleLimits::default())
+        .outline(&finished, ModuleLimits::GREATEST)
         .map_err(|error| module::load_failure(&error))?;
     let packed = package(&finished, &labels(args, &outline)?);
     block_on(async {

@@ -45,7 +45,7 @@ pub(crate) struct Args {
     #[command(flatten)]
     span: SpanFlags,
     /// Draw what was offered; with a file as SVG
-    #[arg(long, value_name = "FILE.svg", num_args = 0..=1, require_equals = true)]
+    #[arg(long, value_name = "FILE.svg", num_args = 0..=1)]
     #[expect(clippy::option_option, reason = "the flag, and its value")]
     plot: Option<Option<PathBuf>>,
     /// Resources to draw [default: those that some policy limits]

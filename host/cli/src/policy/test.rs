@@ -16,7 +16,8 @@ use clap::Args as ClapArgs;
 use jiff::{Timestamp, tz::TimeZone};
 use kubeocean_api::policy::PolicyEntry;
 use kubeocean_engine::{
-    BindingFacts, Engine, Explanation, FaultKind, PlaceNode, PlaceRequest, Placement, PolicySpec,
+    BindingFacts, Engine, Explanation, FaultKind, ModuleLimits, PlaceNode, PlaceRequest, Placement,
+    PolicySpec,
 };
 use serde::Serialize;
 
@@ -169,7 +170,7 @@ impl Setup {
             Tested::Module { module, entry } => {
                 let path = beside(&module);
                 let bytes = module::read(&path, login)?;
-                let outline = engine.outline(&bytes, kubeocean_engine::ModuleLimits::default());
+                let outline = engine.outline(&bytes, ModuleLimits::GREATEST);
                 let name = outline.map_or_else(|_| short(&module), |outline| outline.name);
                 let entry = PolicyEntry { name: ENTRY.to_owned(), module: from_file(&path), ..*entry };
                 (name, vec![one_entry(&bytes, entry, time_zone.map(str::to_owned), POLICY)])

@@ -7,11 +7,12 @@ use std::{
 
 use jiff::{Timestamp, tz::TimeZone};
 use kubeocean_engine::{
-    BUILTINS, Decision, Engine, EngineConfig, Module, ModuleLimits, NodeFacts, PodFacts, Stage,
+    BUILTINS, Decision, Engine, EngineConfig, MAX_MODULE_BYTES, Module, ModuleLimits, NodeFacts, PodFacts,
+    Stage, UnitCost,
 };
 use serde_json::Value;
 
-use super::{Figures, LeaseFigures};
+use super::{Figures, LeaseFigures, PlaceFigures};
 use crate::{
     failure::Failure,
     policy::{
@@ -57,7 +58,8 @@ pub(super) fn figures(
     });
     let place = said.decisions.contains(&Decision::Place).then(|| {
         let candidates = nodes(&mut random, &vocabulary, CANDIDATES).into_iter().map(Arc::new);
-        place(&module, &candidates.collect::<Vec<_>>())
+        let candidates: Vec<_> = candidates.collect();
+        place(&module, &candidates, || place_fuel(bytes, settings, limits, &candidates))
     });
     #[expect(clippy::cast_precision_loss, reason = "shown with three digits")]
     let compile = compile as f64;
@@ -69,14 +71,14 @@ pub(super) fn figures(
         compile: if compile > 0.0 { compile } else { compile_again(bytes, limits)? },
         cached_load,
         lease: lease.transpose()?,
-        place_5000: place.transpose()?,
+        place: place.transpose()?,
     })
 }
 
 fn lease(
     module: &Module,
     rows: &[NodeFacts],
-    fuel: impl FnOnce() -> Result<(u64, u64, usize), Failure>,
+    fuel: impl FnOnce() -> Result<Exact, Failure>,
 ) -> Result<LeaseFigures, Failure> {
     let (at, utc) = (now(), TimeZone::UTC);
     let one = rows.first().map(std::slice::from_ref).unwrap_or_default();
@@ -85,15 +87,26 @@ fn lease(
     let (single, many) = (open.rows(at, &utc, one), open.rows(at, &utc, rows));
     let warm_row = median(100, || answers(open.count_offers(at, &utc, &single)))?;
     let batch = median(1, || answers(open.count_offers(at, &utc, &many)))?;
-    let (fuel_fresh, fuel_per_row, memory_bytes) = fuel()?;
+    let Exact { fuel_fresh, fuel_each, memory_bytes } = fuel()?;
     #[expect(clippy::cast_precision_loss, reason = "a small constant")]
     let batch_row = batch / BATCH as f64;
-    Ok(LeaseFigures { fresh, warm_row, batch_row, fuel_per_row, fuel_fresh, memory_bytes })
+    Ok(LeaseFigures { fresh, warm_row, batch_row, fuel_per_row: fuel_each, fuel_fresh, memory_bytes })
 }
 
-fn place(module: &Module, candidates: &[Arc<NodeFacts>]) -> Result<f64, Failure> {
-    let pod = PodFacts { name: "pod".into(), namespace: "default".into(), ..PodFacts::default() };
-    median(1, || answers(module.place(Stage::Schedule, now(), &TimeZone::UTC, &pod, candidates)))
+fn place(
+    module: &Module,
+    candidates: &[Arc<NodeFacts>],
+    fuel: impl FnOnce() -> Result<Exact, Failure>,
+) -> Result<PlaceFigures, Failure> {
+    let pod = pod();
+    let whole =
+        median(1, || answers(module.place(Stage::Schedule, now(), &TimeZone::UTC, &pod, candidates)))?;
+    let Exact { fuel_fresh, fuel_each, memory_bytes } = fuel()?;
+    Ok(PlaceFigures { whole, fuel_per_candidate: fuel_each, fuel_fresh, memory_bytes })
+}
+
+fn pod() -> PodFacts {
+    PodFacts { name: "pod".into(), namespace: "default".into(), ..PodFacts::default() }
 }
 
 fn answers<T>(result: Result<T, kubeocean_engine::CallFailed>) -> Result<(), Failure> {
@@ -101,7 +114,7 @@ fn answers<T>(result: Result<T, kubeocean_engine::CallFailed>) -> Result<(), Fai
 }
 
 fn start(config: EngineConfig) -> Result<Engine, Failure> {
-    Engine::start(config)
+    Engine::start(EngineConfig { max_module_bytes: MAX_MODULE_BYTES, ..config })
         .map_err(|error| Failure::unusable(format!("cannot start the policy engine: {error}")))
 }
 
@@ -124,28 +137,74 @@ fn compile_again(bytes: &Arc<[u8]>, limits: ModuleLimits) -> Result<f64, Failure
     Ok(took)
 }
 
-/// Instructions of a fresh unit with one row, of one of many rows, and memory.
+/// What is the same on every machine.
+struct Exact {
+    /// Instructions of a fresh unit with one row.
+    fuel_fresh: u64,
+    /// Instructions of one of many rows.
+    fuel_each: u64,
+    /// Linear memory after all.
+    memory_bytes: usize,
+}
+
+impl Exact {
+    /// After a call with one row, and one with `rows`.
+    fn new(one: UnitCost, all: UnitCost, rows: usize) -> Self {
+        let (fresh, fuel) = (one.fuel.unwrap_or(0), all.fuel.unwrap_or(0));
+        let rows = u64::try_from(rows).unwrap_or(1).max(1);
+        Self {
+            fuel_fresh: fresh,
+            fuel_each: fuel.saturating_sub(fresh).div_ceil(rows),
+            memory_bytes: all.memory_bytes,
+        }
+    }
+}
+
+/// The module in an engine that counts.
+fn metered(bytes: &Arc<[u8]>, settings: &Value, limits: ModuleLimits) -> Result<Module, Failure> {
+    let engine =
+        start(EngineConfig { threads: 1, pooling: false, metered: true, ..EngineConfig::default() })?;
+    engine.load_module(bytes, settings, limits, &[]).map_err(|error| load_failure(&error))
+}
+
+#[expect(clippy::needless_pass_by_value, reason = "called by map_err")]
+fn failed(error: kubeocean_engine::CallFailed) -> Failure {
+    Failure::failed(error.to_string())
+}
+
+fn place_fuel(
+    bytes: &Arc<[u8]>,
+    settings: &Value,
+    limits: ModuleLimits,
+    candidates: &[Arc<NodeFacts>],
+) -> Result<Exact, Failure> {
+    let module = metered(bytes, settings, limits)?;
+    let mut open = module.open_place().map_err(failed)?;
+    let pod = pod();
+    let mut ask = |candidates: &[Arc<NodeFacts>]| {
+        open.place(Stage::Schedule, now(), &TimeZone::UTC, &pod, candidates).map_err(failed)?;
+        Ok::<_, Failure>(open.cost())
+    };
+    let one = ask(candidates.get(..1).unwrap_or_default())?;
+    let all = ask(candidates)?;
+    Ok(Exact::new(one, all, candidates.len()))
+}
+
 fn fuel(
     bytes: &Arc<[u8]>,
     settings: &Value,
     limits: ModuleLimits,
     rows: &[NodeFacts],
-) -> Result<(u64, u64, usize), Failure> {
-    let engine =
-        start(EngineConfig { threads: 1, pooling: false, metered: true, ..EngineConfig::default() })?;
-    let module: Module =
-        engine.load_module(bytes, settings, limits, &[]).map_err(|error| load_failure(&error))?;
-    let failed = |error: kubeocean_engine::CallFailed| Failure::failed(error.to_string());
+) -> Result<Exact, Failure> {
+    let module = metered(bytes, settings, limits)?;
     let (at, utc) = (now(), TimeZone::UTC);
     let mut open = module.open().map_err(failed)?;
     let one = open.rows(at, &utc, rows.first().map(std::slice::from_ref).unwrap_or_default());
     open.count_offers(at, &utc, &one).map_err(failed)?;
-    let fresh = open.cost().fuel.unwrap_or(0);
+    let fresh = open.cost();
     let many = open.rows(at, &utc, rows);
     open.count_offers(at, &utc, &many).map_err(failed)?;
-    let cost = open.cost();
-    let count = u64::try_from(rows.len()).unwrap_or(1).max(1);
-    Ok((fresh, (cost.fuel.unwrap_or(0) - fresh).div_ceil(count), cost.memory_bytes))
+    Ok(Exact::new(fresh, open.cost(), rows.len()))
 }
 
 /// Median of many measurements in microseconds; `times` calls make one.

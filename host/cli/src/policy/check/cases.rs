@@ -27,12 +27,12 @@ pub(super) struct Case {
 }
 
 impl Case {
-    pub(super) fn of_settings(settings: Option<Value>) -> Self {
+    pub(super) fn of_settings(settings: Option<Value>, limits: ModuleLimits) -> Self {
         Self {
             entry: None,
             assumed: settings.is_none(),
             settings: settings.unwrap_or_else(|| Value::Object(serde_json::Map::new())),
-            limits: ModuleLimits::default(),
+            limits,
             decisions: None,
             zone: TimeZone::UTC,
             refused: None,

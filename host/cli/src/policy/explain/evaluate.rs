@@ -7,7 +7,7 @@ use jiff::{Timestamp, tz::TimeZone};
 use kube::Client;
 use kubeocean_api::name::vnode_name;
 use kubeocean_engine::{
-    BindingFacts, DEFAULT_MAX_MODULE_BYTES, Engine, Explanation, NodeDecision, NodeFacts, PolicySpec, Step,
+    BindingFacts, Engine, Explanation, MAX_MODULE_BYTES, NodeDecision, NodeFacts, PolicySpec, Step,
 };
 use kubeocean_syncer::{
     config::PolicySources,
@@ -102,7 +102,7 @@ impl Evaluation<'_> {
             files: self.sources.dev_folder.is_some(),
         };
         let store = PolicyStore::new(identity.clone(), places);
-        let sources = Sources::new(self.client.clone(), self.sources, DEFAULT_MAX_MODULE_BYTES);
+        let sources = Sources::new(self.client.clone(), self.sources, MAX_MODULE_BYTES);
         for policy in &self.worker.policies {
             store.saw(policy.clone());
         }
