@@ -1,4 +1,5 @@
-//! A version of an entry that passed loading. Immutable but for its memo and its health, which die with it.
+//! A version of an entry that passed loading. Immutable but for what it remembers and its health, which die
+//! with it.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -12,8 +13,8 @@ use crate::fault::{CallError, Fault};
 use crate::frame::{FrameBuffers, Needs};
 use crate::load::cache::Digest;
 use crate::place::answer::PlaceAnswer;
-use crate::place::earlier::Earlier;
 use crate::place::health::PlaceHealth;
+use crate::place::known_rows::KnownRows;
 use crate::place::needs::PlaceNeeds;
 use crate::wasm::bindings::types;
 use crate::wasm::unit::{Caller, Description, LeaseUnit, Prepared};
@@ -34,8 +35,8 @@ pub(crate) struct Running {
     pub(crate) memo: Mutex<Memo<Answer>>,
     /// Answers about pods that wait for their admission (PO-1003).
     pub(crate) place_memo: Mutex<Memo<PlaceAnswer>>,
-    /// The last question of a scheduler, whose rows the next one mostly shares.
-    pub(crate) place_earlier: Mutex<Option<Arc<Earlier>>>,
+    /// Rows of vnodes that schedulers asked about.
+    pub(crate) place_known: Mutex<KnownRows>,
     /// Of calls about leases.
     pub(crate) lease_health: Mutex<Health>,
     /// Of calls about pods.
@@ -73,7 +74,7 @@ impl Running {
             place,
             memo: Mutex::default(),
             place_memo: Mutex::default(),
-            place_earlier: Mutex::default(),
+            place_known: Mutex::default(),
             lease_health: Mutex::default(),
             place_health: Mutex::default(),
             dropped_lines: AtomicU64::new(0),

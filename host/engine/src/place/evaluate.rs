@@ -19,7 +19,6 @@ use crate::entry::slot::Slot;
 use crate::facts::{NodeFacts, PolicyFacts};
 use crate::fault::{CallError, Fault, FaultKind};
 use crate::place::answer::{PlaceAnswer, Stage, check_output};
-use crate::place::earlier::Earlier;
 use crate::place::facts::PodFacts;
 use crate::place::health::PodHealth;
 use crate::place::needs::PlaceRows;
@@ -27,7 +26,6 @@ use crate::wasm::bindings::types;
 use crate::wasm::place_unit::PlaceUnit;
 
 /// One pod and its candidates.
-#[derive(Debug)]
 pub(crate) struct Question {
     pub(crate) stage: Stage,
     pub(crate) pod: Arc<PodFacts>,
@@ -55,7 +53,7 @@ pub(crate) fn evaluate(
     running: Option<&Arc<Running>>,
     facts: &Arc<PolicyFacts>,
     now: &Instant,
-    question: &Arc<Question>,
+    question: &Question,
     work: &mut Work,
 ) -> Vec<PlaceOutcome> {
     let nobody = |none: &NoAnswer| question.nodes.iter().map(|_| Err(none.clone())).collect();
@@ -89,20 +87,22 @@ pub(crate) fn evaluate(
     answers
 }
 
-/// What the entry sees of a question. For a scheduler it is kept, unless that adds nothing to what is kept.
-fn rows_of(
-    running: &Running,
-    facts: &Arc<PolicyFacts>,
-    offset: i32,
-    question: &Arc<Question>,
-) -> Arc<PlaceRows> {
-    let earlier = running.place_earlier.lock().clone();
-    let mut search = earlier.as_ref().and_then(|earlier| earlier.search(facts, offset));
-    let rows = PlaceRows::of_question(&running.place_needs, facts, question, offset, search.as_mut());
-    let rows = Arc::new(rows);
-    if question.stage == Stage::Schedule && search.is_none_or(|search| search.missed() > 0) {
-        *running.place_earlier.lock() = Earlier::new(question, facts, offset, &rows).map(Arc::new);
+/// What the entry sees of a question. Facts for an admission are made for it alone, so that nothing of them is known.
+fn rows_of(running: &Running, facts: &Arc<PolicyFacts>, offset: i32, question: &Question) -> PlaceRows {
+    let (needs, pod) = (&running.place_needs, &question.pod);
+    if question.stage == Stage::Admit {
+        return PlaceRows::project(needs, facts, pod, question.nodes.iter().map(AsRef::as_ref), offset);
     }
+    // Whoever asks at the same time finds nothing known, and waits for nobody.
+    let mut known = std::mem::take(&mut *running.place_known.lock());
+    known.begin(facts, offset, question.nodes.len());
+    let rows = PlaceRows::knowing(needs, facts, pod, &question.nodes, offset, &mut known);
+    let mut place = running.place_known.lock();
+    if place.len() < known.len() {
+        std::mem::swap(&mut *place, &mut known);
+    }
+    // What is dropped is dropped without the lock.
+    drop(place);
     rows
 }
 

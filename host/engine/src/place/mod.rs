@@ -11,12 +11,12 @@
 pub(crate) mod answer;
 pub(crate) mod compose;
 pub(crate) mod counters;
-pub(crate) mod earlier;
 pub(crate) mod evaluate;
 pub(crate) mod explain;
 pub(crate) mod facts;
 pub(crate) mod health;
 pub(crate) mod host;
+pub(crate) mod known_rows;
 pub(crate) mod module;
 pub(crate) mod needs;
 pub(crate) mod record;

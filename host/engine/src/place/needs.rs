@@ -3,11 +3,12 @@
 //! One pod row and many node rows, projected like those of a lease: what is remembered of a question is exactly what
 //! the guest saw (PO-1003).
 
+use std::sync::Arc;
+
 use crate::facts::{NodeFacts, PolicyFacts, TextFact, UnknownFact};
 use crate::frame::{FrameBuffers, MAX_FACTS, Needs, distinct, project, put_text};
-use crate::place::earlier::Search;
-use crate::place::evaluate::Question;
 use crate::place::facts::{PodFacts, PodNumber, PodText, node_number};
+use crate::place::known_rows::KnownRows;
 use crate::wasm::bindings::place_abi;
 
 /// See the module documentation. Names are resolved.
@@ -41,7 +42,7 @@ impl PlaceNeeds {
             node: Needs {
                 texts: said.texts.iter().map(|n| TextFact::parse(n)).collect::<Result<_, _>>()?,
                 numbers: said.numbers.iter().map(|n| node_number(n)).collect::<Result<_, _>>()?,
-                caps: std::sync::Arc::default(),
+                caps: Arc::default(),
                 names: said.texts.iter().chain(&said.numbers).cloned().collect(),
             },
             pod_names: said.pod_texts.iter().chain(&said.pod_numbers).cloned().collect(),
@@ -75,22 +76,23 @@ impl PlaceRows {
         rows
     }
 
-    /// The same of a question; rows that an earlier one had are taken from there.
-    pub(crate) fn of_question(
+    /// The same; rows that are known are not projected, and the others are known afterwards.
+    pub(crate) fn knowing(
         needs: &PlaceNeeds,
         facts: &PolicyFacts,
-        question: &Question,
+        pod: &PodFacts,
+        nodes: &[Arc<NodeFacts>],
         utc_offset: i32,
-        mut earlier: Option<&mut Search<'_>>,
+        known: &mut KnownRows,
     ) -> Self {
-        let mut rows = Self::of_pod(needs, &question.pod, question.nodes.len());
-        for node in &question.nodes {
-            match earlier.as_mut().and_then(|earlier| earlier.row(node)) {
-                Some(row) => {
-                    rows.nodes.extend_from_slice(row);
-                    rows.end_row();
-                }
-                None => rows.push_node(needs, facts, node, utc_offset),
+        let mut rows = Self::of_pod(needs, pod, nodes.len());
+        for node in nodes {
+            if let Some(row) = known.row(node) {
+                rows.nodes.extend_from_slice(row);
+                rows.end_row();
+            } else {
+                rows.push_node(needs, facts, node, utc_offset);
+                known.keep(node, rows.node(rows.len() - 1));
             }
         }
         rows
@@ -116,11 +118,6 @@ impl PlaceRows {
     fn end_row(&mut self) {
         self.of.push(self.ends.len());
         self.ends.push(self.nodes.len());
-    }
-
-    /// Of all node rows.
-    pub(crate) fn bytes(&self) -> usize {
-        self.nodes.len()
     }
 
     pub(crate) fn len(&self) -> usize {

@@ -68,6 +68,8 @@ struct Kept {
     now: Now,
     rows: PlaceRows,
     answers: Vec<Arc<PlaceAnswer>>,
+    /// Rows before this one are too old to be told.
+    first: usize,
 }
 
 /// Ring of the last answers of one host.
@@ -103,13 +105,22 @@ impl PlaceRecorder {
             now: now.civil,
             answers: last.iter().filter_map(|row| answers.get(*row).cloned()).collect(),
             rows: rows.only(last.iter().copied()),
+            first: 0,
         };
         let mut ring = self.ring.lock();
         ring.answers += kept.answers.len();
         ring.questions.push_back(kept);
         while ring.answers > KEPT {
-            let Some(oldest) = ring.questions.pop_front() else { break };
-            ring.answers -= oldest.answers.len();
+            let over = ring.answers - KEPT;
+            let Some(oldest) = ring.questions.front_mut() else { break };
+            let told = oldest.answers.len() - oldest.first;
+            if told <= over {
+                ring.questions.pop_front();
+                ring.answers -= told;
+            } else {
+                oldest.first += over;
+                ring.answers -= over;
+            }
         }
     }
 
@@ -126,7 +137,7 @@ impl Kept {
         let about = move |facts: &NodeFacts| {
             node.is_none_or(|node| node == facts.node_name || node == facts.vnode_name)
         };
-        let rows = self.nodes.iter().zip(&self.answers).enumerate();
+        let rows = self.nodes.iter().zip(&self.answers).enumerate().skip(self.first);
         rows.filter(move |(_, (node, _))| about(node)).map(move |(row, (node, answer))| PlaceRecord {
             entry: self.entry.to_string(),
             digest: self.running.digest.to_string(),

@@ -6,8 +6,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use kubeocean_engine::{
-    BindingFacts, Engine, EngineConfig, EngineError, EntryState, FaultKind, ModuleFetch, NodeFacts,
-    PolicyHost, Verdict, builtin, finished_component,
+    Engine, EngineConfig, EngineError, EntryState, FaultKind, ModuleFetch, NodeFacts, Verdict, builtin,
+    finished_component,
 };
 use rstest::rstest;
 use serde_json::json;
@@ -414,32 +414,17 @@ fn a_module_that_looks_at_the_order_of_rows_is_reported(#[case] code: &str, #[ca
         "(call $cap_all (local.get $args) (i64.const 9)) (if (i64.lt_u (i64.sub (call $number (local.get $args) (i32.const 0)) (i64.const 1)) (i64.const 99)) (then {code}))"
     );
     let bytes = guest().with("LEASE", &code).bytes();
-    let engine = Engine::start(EngineConfig {
-        threads: 1,
-        recheck_every: 2,
-        pooling: false,
-        ..EngineConfig::default()
-    })
-    .unwrap();
-    let (sender, changes) = std::sync::mpsc::channel();
-    let on_change = Box::new(move || {
-        // The test may be over.
-        let _ = sender.send(());
-    });
-    let host = PolicyHost::new(&engine, BindingFacts::default(), jiff::tz::TimeZone::UTC, on_change);
-    host.set_policies(vec![policy(json!({})).module("x", &bytes, json!({}))]);
-    while !host.ready() {
-        changes.recv_timeout(Duration::from_mins(1)).unwrap();
-    }
+    let engine = rechecking_engine();
+    let host = host_of(&engine, vec![policy(json!({})).module("x", &bytes, json!({}))]);
     let batch = |first: i64| {
         let nodes: Vec<Arc<NodeFacts>> = (first..first + 2)
             .map(|created| Arc::new(NodeFacts { created_unix: created, ..node(&format!("n{created}")) }))
             .collect();
-        host.decide(noon(), &nodes);
+        host.host.decide(noon(), &nodes);
     };
-    let counted = || host.metrics()[0].counters.impure;
+    let counted = || host.numbers("p/x").counters.impure;
     batch(1);
-    host.decide(noon(), &[Arc::new(NodeFacts { created_unix: 50, ..node("alone") })]);
+    host.host.decide(noon(), &[Arc::new(NodeFacts { created_unix: 50, ..node("alone") })]);
     assert_eq!(counted(), 0, "the first batch is not run again, and a single row is none");
     batch(3);
     assert_eq!(counted(), impure);

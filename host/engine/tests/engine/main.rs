@@ -8,6 +8,7 @@ mod builtins;
 mod frozen;
 mod fuel;
 mod fuzz;
+mod guest_log;
 mod hostile;
 mod legacy_table;
 mod on_error;

@@ -4,10 +4,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use kubeocean_engine::{
-    EntryState, Fit, ModuleLimits, NodeFacts, OnError, PlaceNode, PlaceRecord, PlaceRequest, Placement,
-    PodFacts, PolicySpec, Recorded, Stage, Verdict,
+    EntryState, FaultKind, Fit, ModuleLimits, NodeFacts, OnError, PlaceNode, PlaceRecord, PlaceRequest,
+    Placement, PodFacts, PolicySpec, Recorded, Stage, Verdict,
 };
 use kubeocean_hostile_policies::{digest, guest, place_guest};
+use rstest::rstest;
 use serde_json::json;
 
 use crate::support::*;
@@ -155,28 +156,62 @@ fn the_text_of_an_err_is_short_and_of_one_line() {
     }
 }
 
-#[test]
-fn what_stands_for_a_missing_answer_follows_on_error_and_stage() {
-    let trap = place_guest('a').with("POISONED", "(unreachable)").bytes();
-    for (on_error, schedule, admit, whole) in [
-        ("Deny", Fit::Reject, Fit::Later(30), OnError::Deny),
-        ("LastKnown", Fit::Reject, Fit::Later(30), OnError::Deny),
-        ("Ignore", Fit::Accept, Fit::Accept, OnError::Ignore),
+/// PO-801, PO-803. A module's own `Err` and a lost time limit leave all rows of the call without an answer, any other
+/// fault only the row that causes it.
+#[rstest]
+#[case::trap("(unreachable)", 1000, Some(FaultKind::Trap), false)]
+#[case::memory(
+    "(loop $again (drop (memory.grow (i32.const 64))) (br $again))",
+    1000,
+    Some(FaultKind::Memory),
+    false
+)]
+#[case::invalid("(i32.store (i32.const 280) (i32.const 0))", 1000, Some(FaultKind::Invalid), false)]
+#[case::endless_loop("(call $forever)", 200, Some(FaultKind::Timeout), true)]
+#[case::its_own_err(
+    "(i32.store8 (i32.const 272) (i32.const 1)) (i32.store (i32.const 276) (i32.const 1184)) (i32.store (i32.const 280) (i32.const 7)) (return (i32.const 272))",
+    1000,
+    None,
+    true
+)]
+fn what_stands_for_a_missing_answer_follows_on_error_and_stage(
+    #[case] code: &str,
+    #[case] timeout: u32,
+    #[case] fault: Option<FaultKind>,
+    #[case] all_rows: bool,
+    #[values(Stage::Schedule, Stage::Admit)] stage: Stage,
+) {
+    let bytes = place_guest('a').with("POISONED", code).bytes();
+    let nodes = [vnode("good", &[]), vnode("bad", &[('a', 666, 0)]), vnode("good2", &[('a', 1, 0)])];
+    let denied = if stage == Stage::Schedule { Fit::Reject } else { Fit::Later(30) };
+    for (on_error, stands, whole) in [
+        ("Deny", denied, OnError::Deny),
+        ("LastKnown", denied, OnError::Deny),
+        ("Ignore", Fit::Accept, OnError::Ignore),
     ] {
-        let host =
-            host(vec![policy(json!({"cluster": "b"})).module("x", &trap, json!({"onError": on_error}))]);
+        let more = json!({"onError": on_error, "limits": {"timeoutMilliseconds": timeout}});
+        let host = host(vec![policy(json!({"cluster": "b"})).module("x", &bytes, more)]);
         assert_eq!(host.host.place_on_error(), whole);
-        let nodes = [vnode("good", &[]), vnode("bad", &[('a', 666, 0)]), vnode("good2", &[('a', 1, 0)])];
-        for (stage, stands) in [(Stage::Schedule, schedule), (Stage::Admit, admit)] {
-            let fits: Vec<Fit> = ask(&host, 0, stage, &nodes).iter().map(|answer| answer.fit).collect();
-            assert_eq!(
-                fits,
-                [Fit::Accept, stands, Fit::Reject],
-                "{on_error}: only the row without an answer"
+        let answers = ask(&host, 0, stage, &nodes);
+        let fits: Vec<Fit> = answers.iter().map(|answer| answer.fit).collect();
+        let others = if all_rows { [stands; 2] } else { [Fit::Accept, Fit::Reject] };
+        assert_eq!(fits, [others[0], stands, others[1]], "{on_error}");
+        let kind = fault.map_or("Err", FaultKind::as_str);
+        assert!(host.error("x").starts_with(&format!("{kind}: ")), "{on_error}: {}", host.error("x"));
+        if stands == Fit::Accept {
+            assert_eq!(answers[1].reason, None, "{on_error}");
+        } else {
+            let text = reason(&answers[1]);
+            assert!(
+                text.starts_with(&format!("ModuleFailed: {kind}: ")) && text.ends_with(" (p/x)"),
+                "{text}"
             );
-            host.host.set_policies(vec![]);
-            host.set(vec![policy(json!({"cluster": "b"})).module("x", &trap, json!({"onError": on_error}))]);
         }
+        let faults = host.numbers("p/x").counters.faults;
+        for (counted, of_kind) in faults.into_iter().zip(FaultKind::ALL) {
+            assert_eq!(counted > 0, Some(of_kind) == fault, "{on_error}: {of_kind}: {faults:?}");
+        }
+        assert_eq!(host.state("x"), EntryState::Active, "{on_error}: all about one pod");
     }
 }
 
@@ -350,6 +385,47 @@ fn a_module_with_state_in_its_answers_does_not_load_for_placement() {
     assert!(host.error("x").starts_with("NotPure"), "{}", host.error("x"));
 }
 
+/// Rejects the first of several candidates. Loading asks about two, so it cannot notice.
+const REJECTS_THE_FIRST_OF_MANY: &str = "(if (i32.gt_u (call $rows (local.get $args)) (i32.const 2)) \
+    (then (i32.store8 (local.get $at) (i32.const 1)) (i32.store8 offset=12 (local.get $at) (i32.const 1)))) \
+    (local.set $row (call $rows (local.get $args)))";
+
+/// PO-1005: one in so many batches of several candidates is run again with them reversed, and nothing else comes of it.
+#[rstest]
+#[case::answers_by_position(REJECTS_THE_FIRST_OF_MANY, [Fit::Reject, Fit::Accept, Fit::Accept], 1)]
+#[case::a_pure_one("", [Fit::Accept, Fit::Later(7), Fit::Reject], 0)]
+fn a_module_that_looks_at_the_order_of_candidates_is_reported(
+    #[case] code: &str,
+    #[case] fits: [Fit; 3],
+    #[case] impure: u64,
+    #[values(Stage::Schedule, Stage::Admit)] stage: Stage,
+) {
+    let bytes = place_guest('a').with("PLACE", code).bytes();
+    let engine = rechecking_engine();
+    let host = host_of(&engine, vec![policy(json!({"cluster": "b"})).module("x", &bytes, json!({}))]);
+    assert_eq!(host.state("x"), EntryState::Active, "loading sees nothing: {}", host.error("x"));
+    let counted = || host.numbers("p/x").counters.impure;
+    // Others each time: what is remembered is not asked again.
+    let batch = |number: usize| {
+        let nodes = [("a", 0), ("b", 7), ("c", 1)]
+            .map(|(name, fit)| vnode(&format!("{name}{number}"), &[('a', fit, 0)]));
+        let answers: Vec<Fit> = ask(&host, 0, stage, &nodes).iter().map(|answer| answer.fit).collect();
+        assert_eq!(answers, fits, "batch {number}");
+    };
+    batch(1);
+    ask(&host, 0, stage, &[vnode("alone", &[])]);
+    assert_eq!(counted(), 0, "the first batch is not run again, and a single candidate is none");
+    batch(2);
+    assert_eq!(counted(), impure);
+    batch(3);
+    assert_eq!(counted(), impure, "only every second one");
+    batch(4);
+    assert_eq!(counted(), 2 * impure);
+    assert_eq!(host.error("x").starts_with("NotPure: "), impure > 0, "{}", host.error("x"));
+    assert_eq!(host.state("x"), EntryState::Active);
+    assert_eq!(host.numbers("p/x").counters.errors, 0);
+}
+
 #[test]
 fn answers_are_recorded_and_replay_bit_for_bit() {
     let trap = place_guest('b').with("POISONED", "(unreachable)").bytes();
@@ -420,6 +496,18 @@ fn the_last_thousand_answers_are_kept_and_more_cost_no_more() {
     assert_eq!(kept.len(), 1000);
     assert!(matches!(&kept[0], Recorded::Place(record) if record.vnode == "vnode-n500"));
     assert!(host.host.decisions(Some("n499")).is_empty());
+    // One answer more takes the place of one.
+    ask(&host, 0, Stage::Schedule, &nodes[..1]);
+    let kept = host.host.decisions(None);
+    assert_eq!(kept.len(), 1000);
+    let vnode_of = |recorded: &Recorded| match recorded {
+        Recorded::Place(record) => record.vnode.clone(),
+        Recorded::Lease(_) => String::new(),
+    };
+    assert_eq!([&kept[0], &kept[998], &kept[999]].map(vnode_of), ["vnode-n501", "vnode-n1499", "vnode-n0"]);
+    ask(&host, 0, Stage::Schedule, &nodes[..999]);
+    let kept = host.host.decisions(None);
+    assert_eq!([&kept[0], &kept[1], &kept[999]].map(vnode_of), ["vnode-n0", "vnode-n0", "vnode-n998"]);
 }
 
 #[test]

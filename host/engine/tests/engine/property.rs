@@ -1,10 +1,14 @@
 //! Properties over random pipelines, and built-in modules against their native twins, all through the sandbox.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use jiff::tz::TimeZone;
-use kubeocean_engine::{EntryVerdict, ModuleLimits, NodeFacts, PolicySpec, builtin};
+use kubeocean_engine::{
+    EntryState, EntryVerdict, ModuleFetch, ModuleLimits, NodeDecision, NodeFacts, PolicySpec, Published,
+    Reclaim, Verdict, builtin,
+};
+use kubeocean_hostile_policies::{digest, guest};
 use kubeocean_policy_twins::{Clock, cpu_percentage, node_labels, time_windows};
 use proptest::prelude::*;
 use serde_json::{Value, json};
@@ -47,10 +51,186 @@ fn facts() -> impl Strategy<Value = NodeFacts> {
     })
 }
 
-fn pipeline(entries: &[Value]) -> PolicySpec {
-    entries.iter().enumerate().fold(policy(json!({})), |policy, (index, settings)| {
-        policy.builtin(&format!("e{index}"), "cpu-percentage", settings.clone())
+/// What a guest does at the poisoned node; it offers any other.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Act {
+    Offers(Reclaim),
+    Withholds(Reclaim),
+    Traps,
+    SaysErr,
+    AnswersNoRow,
+}
+
+const ACTS: [Act; 8] = [
+    Act::Offers(Reclaim::Force),
+    Act::Withholds(Reclaim::Keep),
+    Act::Withholds(Reclaim::Graceful(60)),
+    Act::Withholds(Reclaim::Graceful(600)),
+    Act::Withholds(Reclaim::Force),
+    Act::Traps,
+    Act::SaysErr,
+    Act::AnswersNoRow,
+];
+
+impl Act {
+    fn code(self) -> String {
+        let row = |verdict: u8, reclaim: Reclaim| {
+            let (reclaim, seconds) = match reclaim {
+                Reclaim::Keep => (0, 0),
+                Reclaim::Graceful(seconds) => (1, seconds),
+                Reclaim::Force => (2, 0),
+            };
+            [(0, verdict.into()), (4, reclaim), (8, seconds), (32, 1)]
+                .map(|(at, value)| {
+                    format!("(i32.store offset={at} (i32.load (i32.const 276)) (i32.const {value}))")
+                })
+                .concat()
+        };
+        match self {
+            Self::Offers(reclaim) => row(0, reclaim),
+            Self::Withholds(reclaim) => row(1, reclaim),
+            Self::Traps => "(unreachable)".to_owned(),
+            Self::SaysErr => "(i32.store8 (i32.const 272) (i32.const 1)) (i32.store (i32.const 276) (i32.const 1120)) (i32.store (i32.const 280) (i32.const 7))".to_owned(),
+            Self::AnswersNoRow => "(i32.store (i32.const 280) (i32.const 0))".to_owned(),
+        }
+    }
+
+    fn bytes(self) -> &'static Arc<[u8]> {
+        static BYTES: LazyLock<[Arc<[u8]>; ACTS.len()]> =
+            LazyLock::new(|| ACTS.map(|act| guest().with("POISONED", &act.code()).bytes()));
+        &BYTES[ACTS.iter().position(|act| *act == self).unwrap()]
+    }
+}
+
+/// An entry of a random pipeline.
+#[derive(Clone, Debug)]
+enum Entry {
+    /// Settings of `cpu-percentage`.
+    Share(Value),
+    /// Settings of `time-windows`, and the reclaim they name.
+    Windows(Value, Reclaim),
+    /// A module and its `onError`.
+    ByFact(Act, &'static str),
+}
+
+impl Entry {
+    /// The reclaim of an entry that withholds at noon by a good answer.
+    fn withholds(&self, poisoned: bool) -> Option<Reclaim> {
+        let noon = Clock { weekday: 1, minute_of_day: 12 * 60 };
+        match self {
+            Self::Windows(settings, reclaim) => (!time_windows(settings, noon).offer).then_some(*reclaim),
+            Self::ByFact(Act::Withholds(reclaim), _) => poisoned.then_some(*reclaim),
+            Self::Share(_) | Self::ByFact(..) => None,
+        }
+    }
+
+    /// The `onError` that stands for the entry.
+    fn fails(&self, poisoned: bool) -> Option<&'static str> {
+        match self {
+            Self::ByFact(Act::Traps | Act::SaysErr | Act::AnswersNoRow, on_error) => {
+                poisoned.then_some(*on_error)
+            }
+            Self::Share(_) | Self::Windows(..) | Self::ByFact(..) => None,
+        }
+    }
+}
+
+fn windows() -> impl Strategy<Value = Entry> {
+    let window = prop::sample::select(vec![
+        ("00:00", "12:00"),
+        ("11:00", "12:01"),
+        ("12:00", "13:00"),
+        ("18:00", "08:00"),
+        ("20:00", "12:30"),
+    ]);
+    let reclaim = prop::sample::select(vec![
+        Reclaim::Keep,
+        Reclaim::Graceful(30),
+        Reclaim::Graceful(300),
+        Reclaim::Force,
+    ]);
+    (prop::collection::vec(window, 0..3), reclaim).prop_map(|(windows, reclaim)| {
+        let windows: Vec<Value> =
+            windows.iter().map(|(start, end)| json!({"start": start, "end": end})).collect();
+        let mode = match reclaim {
+            Reclaim::Keep => json!({"mode": "Keep"}),
+            Reclaim::Graceful(seconds) => json!({"mode": "Graceful", "graceSeconds": seconds}),
+            Reclaim::Force => json!({"mode": "Force"}),
+        };
+        Entry::Windows(json!({"windows": windows, "reclaim": mode}), reclaim)
     })
+}
+
+fn entry() -> impl Strategy<Value = Entry> {
+    let on_error = prop::sample::select(vec!["LastKnown", "Deny", "Ignore"]);
+    prop_oneof![
+        1 => settings().prop_map(Entry::Share),
+        1 => windows(),
+        2 => (prop::sample::select(&ACTS[..]), on_error).prop_map(|(act, on_error)| Entry::ByFact(act, on_error)),
+    ]
+}
+
+/// A node with or without a vnode; at every second one guests act.
+fn governed() -> impl Strategy<Value = NodeFacts> {
+    let published = (0..20_000_i64, 0..9_i64, any::<bool>());
+    (facts(), any::<bool>(), prop::option::of(published)).prop_map(|(mut node, acts, published)| {
+        node.vnode_exists = published.is_some();
+        node.published = published.map(|(cpu, gpu, offered)| {
+            let amounts = [("cpu".to_owned(), cpu), ("nvidia.com/gpu".to_owned(), gpu)].into();
+            Published { amounts, offered, valid_until: None }
+        });
+        if acts { poisoned(node) } else { node }
+    })
+}
+
+/// The decisions are compared, not how long a busy machine takes for them.
+fn pipeline(entries: &[Entry]) -> PolicySpec {
+    let limits = json!({"timeoutMilliseconds": 1000});
+    entries.iter().enumerate().fold(policy(json!({})), |policy, (index, entry)| {
+        let name = format!("e{index}");
+        let built_in = |module: &str, settings: &Value| {
+            json!({"name": name, "module": {"builtin": module}, "settings": settings, "limits": limits})
+        };
+        match entry {
+            Entry::Share(settings) => policy.raw(built_in("cpu-percentage", settings), None),
+            Entry::Windows(settings, _) => policy.raw(built_in("time-windows", settings), None),
+            Entry::ByFact(act, on_error) => {
+                let bytes = act.bytes();
+                let module = json!({"configMap": {"name": "m"}, "digest": digest(bytes)});
+                let entry = json!({"name": name, "module": module, "onError": on_error, "limits": limits});
+                policy.raw(entry, Some(ModuleFetch::Ready(Arc::clone(bytes).into())))
+            }
+        }
+    })
+}
+
+fn decide(entries: &[Entry], node: &NodeFacts) -> NodeDecision {
+    let host = host(vec![pipeline(entries)]);
+    let decision = host.one(noon(), node.clone());
+    for entry in host.host.metrics() {
+        assert_eq!(entry.state, EntryState::Active, "{}", entry.entry);
+    }
+    decision
+}
+
+/// What does not depend on the order of entries.
+fn outcome(decision: &NodeDecision) -> (Verdict, bool, Reclaim, bool, bool, &BTreeMap<String, i64>) {
+    let NodeDecision { verdict, withheld, reclaim, announce, may_create, amounts, .. } = decision;
+    (*verdict, *withheld, *reclaim, *announce, *may_create, amounts)
+}
+
+/// How much a verdict takes away.
+fn severity(verdict: Verdict) -> u8 {
+    match verdict {
+        Verdict::Offer => 0,
+        Verdict::Held => 1,
+        Verdict::Withhold => 2,
+    }
+}
+
+/// What evicts pods of a node that is withheld; one that is offered only announces it.
+fn evicts(decision: &NodeDecision) -> Reclaim {
+    if decision.withheld { decision.reclaim } else { Reclaim::Keep }
 }
 
 fn available(node: &NodeFacts) -> BTreeMap<String, i64> {
@@ -60,27 +240,53 @@ fn available(node: &NodeFacts) -> BTreeMap<String, i64> {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(1000))]
 
-    /// Monotone: at most what each entry allows and what is free; one entry more never raises anything; the order
-    /// of entries that read only `available` does not matter.
+    /// Monotone: at most what each entry allows and what is free; one entry more never raises an amount, opens what was
+    /// withheld or held, or makes reclaim milder; an error evicts nobody; the order of entries that read only `available`
+    /// does not matter.
     #[test]
-    fn pipelines_only_shrink(entries in prop::collection::vec(settings(), 1..4), node in facts()) {
-        let decide = |entries: &[Value]| host(vec![pipeline(entries)]).one(noon(), node.clone()).amounts;
-        let all = decide(&entries);
+    fn pipelines_only_shrink(
+        entries in prop::collection::vec(entry(), 1..5),
+        node in governed(),
+        left_out in any::<prop::sample::Index>(),
+    ) {
+        let poisoned = node.created_unix == 666;
+        let all = decide(&entries, &node);
         let free = available(&node);
-        for (resource, amount) in &all {
+        for (resource, amount) in &all.amounts {
             prop_assert!((0..=free[resource]).contains(amount));
         }
-        for settings in &entries {
-            let caps = cpu_percentage(settings, &free, &node.allocatable);
-            for (resource, amount) in &all {
-                prop_assert!(caps.get(resource).is_none_or(|cap| amount <= cap), "{resource}: {amount} {caps:?}");
+        for entry in &entries {
+            if let Entry::Share(settings) = entry {
+                let caps = cpu_percentage(settings, &free, &node.allocatable);
+                for (resource, amount) in &all.amounts {
+                    prop_assert!(caps.get(resource).is_none_or(|cap| amount <= cap), "{resource}: {amount} {caps:?}");
+                }
             }
+            let withholds = entry.withholds(poisoned).is_some();
+            let fails = entry.fails(poisoned).filter(|on_error| *on_error != "Ignore");
+            prop_assert!(!withholds || (all.withheld && all.verdict == Verdict::Withhold), "{entry:?}: {all:?}");
+            prop_assert!(fails.is_none() || (all.verdict != Verdict::Offer && !all.announce), "{entry:?}: {all:?}");
         }
-        let fewer = decide(&entries[1..]);
-        prop_assert!(all.iter().all(|(resource, amount)| *amount <= fewer[resource]));
+        let strictest = entries.iter().filter_map(|entry| entry.withholds(poisoned)).reduce(Reclaim::stricter);
+        prop_assert_eq!(evicts(&all), strictest.unwrap_or_default(), "{:?}", all);
+
+        let mut fewer = entries.clone();
+        fewer.remove(left_out.index(entries.len()));
+        let before = decide(&fewer, &node);
+        prop_assert!(all.amounts.iter().all(|(resource, amount)| *amount <= before.amounts[resource]));
+        prop_assert!(all.withheld || !before.withheld, "{before:?} is opened: {all:?}");
+        prop_assert!(severity(all.verdict) >= severity(before.verdict), "{before:?} is opened: {all:?}");
+        prop_assert!(before.may_create || !all.may_create, "{before:?} gets a vnode: {all:?}");
+        prop_assert!(before.announce || !all.announce, "{before:?} is announced: {all:?}");
+        prop_assert_eq!(evicts(&all).stricter(evicts(&before)), evicts(&all), "milder than {:?}", before);
+        if all.withheld == before.withheld {
+            prop_assert_eq!(all.reclaim.stricter(before.reclaim), all.reclaim, "milder than {:?}", before);
+        }
+
         let mut reversed = entries;
         reversed.reverse();
-        prop_assert_eq!(decide(&reversed), all);
+        let reversed = decide(&reversed, &node);
+        prop_assert_eq!(outcome(&reversed), outcome(&all));
     }
 }
 

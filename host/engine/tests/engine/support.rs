@@ -47,15 +47,26 @@ pub(crate) struct Host {
     changes: Receiver<()>,
 }
 
+/// An engine that runs every second batch of several rows again (PO-1005).
+pub(crate) fn rechecking_engine() -> Engine {
+    let config = EngineConfig { threads: 1, recheck_every: 2, pooling: false, ..EngineConfig::default() };
+    Engine::start(config).unwrap()
+}
+
 /// A host with these policies, everything loaded or failed.
 pub(crate) fn host(policies: Vec<PolicySpec>) -> Host {
+    host_of(engine(), policies)
+}
+
+/// As [`host`], with an engine of its own.
+pub(crate) fn host_of(engine: &Engine, policies: Vec<PolicySpec>) -> Host {
     let (sender, changes) = channel();
     let binding = BindingFacts { name: "binding".into(), cluster_id: "c1".into() };
     let on_change = Box::new(move || {
         // A host may outlive the test that waits for it.
         let _ = sender.send(());
     });
-    let host = PolicyHost::new(engine(), binding, TimeZone::UTC, on_change);
+    let host = PolicyHost::new(engine, binding, TimeZone::UTC, on_change);
     let this = Host { host, changes };
     this.set(policies);
     this

@@ -5,7 +5,7 @@
 use std::{
     collections::HashMap,
     net::{IpAddr, Ipv4Addr, SocketAddr},
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -28,7 +28,7 @@ use kubeocean_syncer::placement::{desk::PlaceRow, facts_of_pod};
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
-use crate::host::{NODES, placing_host};
+use crate::host::{NODES, as_asked_next, bound, placing_host};
 use crate::module::{at, nodes, now};
 
 const CLUSTER: &str = "c1";
@@ -42,7 +42,7 @@ const TIMEOUT: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 struct OneSyncer {
     host: Arc<PolicyHost>,
-    vnodes: HashMap<String, PlaceNode>,
+    vnodes: Mutex<HashMap<String, PlaceNode>>,
 }
 
 impl Syncers for OneSyncer {
@@ -57,7 +57,10 @@ impl Syncers for OneSyncer {
         deadline: Instant,
     ) -> BoxFuture<'static, Option<Answer>> {
         let host = Arc::clone(&self.host);
-        let nodes = question.nodes.iter().filter_map(|name| self.vnodes.get(name).cloned()).collect();
+        let nodes = {
+            let vnodes = self.vnodes.lock().unwrap_or_else(PoisonError::into_inner);
+            question.nodes.iter().filter_map(|name| vnodes.get(name).cloned()).collect()
+        };
         let asking = tokio::task::spawn_blocking(move || {
             let pod = Arc::new(facts_of_pod(&question.pod));
             let placements =
@@ -86,20 +89,31 @@ fn pod(number: usize) -> Value {
 
 /// Sorted milliseconds of filter and prioritize about some pods.
 async fn ask(host: PolicyHost, vnodes: &[(String, PlaceNode)], pods: usize) -> anyhow::Result<Vec<f64>> {
-    let syncers = Arc::new(OneSyncer { host: Arc::new(host), vnodes: vnodes.iter().cloned().collect() });
+    let known = Mutex::new(vnodes.iter().cloned().collect());
+    let syncers = Arc::new(OneSyncer { host: Arc::new(host), vnodes: known });
     let here = IpAddr::V4(Ipv4Addr::LOCALHOST);
     let listener = tokio::net::TcpListener::bind(SocketAddr::new(here, 0)).await?;
     let address = listener.local_addr()?;
     let tls = Arc::new(server_config(&CertificateFiles::default(), here)?);
     let stop = CancellationToken::new();
-    let serving = tokio::spawn(serve(listener, tls, Arc::new(Places::new(syncers)), TIMEOUT, stop.clone()));
+    let serving = tokio::spawn(serve(
+        listener,
+        tls,
+        Arc::new(Places::new(Arc::clone(&syncers) as Arc<dyn Syncers>)),
+        TIMEOUT,
+        stop.clone(),
+    ));
 
     let mut config = Config::new(format!("https://{address}").parse()?);
     config.accept_invalid_certs = true;
     let client = Client::try_from(config)?;
-    let names: Vec<&String> = vnodes.iter().map(|(name, _)| name).collect();
+    let mut names: Vec<&String> = vnodes.iter().map(|(name, _)| name).collect();
     let mut times = Vec::new();
     for number in 0..pods {
+        as_asked_next(&mut names, number, |name| {
+            let mut vnodes = syncers.vnodes.lock().unwrap_or_else(PoisonError::into_inner);
+            vnodes.get_mut(*name).into_iter().for_each(bound);
+        });
         let question = serde_json::to_vec(&json!({"Pod": pod(number), "NodeNames": names}))?;
         for verb in ["filter", "prioritize"] {
             let request = http::Request::post(format!("/scheduler/{verb}"))

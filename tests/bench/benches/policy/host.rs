@@ -204,9 +204,28 @@ fn decide_in_parts(host: &PolicyHost, nodes: &[Arc<NodeFacts>]) {
     }
 }
 
+/// What a scheduler's next question is like: several of its threads look for candidates, so they come in another order each
+/// time, and a pod that was bound has changed one of them.
+pub(crate) fn as_asked_next<T>(candidates: &mut [T], round: usize, change: impl FnOnce(&mut T)) {
+    let count = candidates.len();
+    for place in 0..count {
+        candidates.swap(place, (place * 7919 + round) % count);
+    }
+    if let Some(one) = candidates.first_mut() {
+        change(one);
+    }
+}
+
+/// A bound pod is a change of amounts: other facts.
+pub(crate) fn bound(node: &mut PlaceNode) {
+    let mut facts = NodeFacts::clone(&node.facts);
+    *facts.used.entry("cpu".to_owned()).or_default() += 1;
+    node.facts = Arc::new(facts);
+}
+
 /// Where of 5,000 candidates a pod may go: three texts and three numbers of a node, one entry and three.
 fn place(engine: &Engine, nodes: &[Arc<NodeFacts>]) -> anyhow::Result<Vec<Figure>> {
-    let candidates: Vec<PlaceNode> = nodes
+    let mut candidates: Vec<PlaceNode> = nodes
         .iter()
         .map(|node| PlaceNode { facts: Arc::clone(node), policy: Some(Arc::from("p")) })
         .collect();
@@ -214,7 +233,8 @@ fn place(engine: &Engine, nodes: &[Arc<NodeFacts>]) -> anyhow::Result<Vec<Figure
     for (entries, budget) in [(1, 1.5), (3, 5.0)] {
         let host = placing_host(engine, &vec![place_guest('a'); entries])?;
         let mut times = Vec::new();
-        for _ in 0..40 {
+        for round in 0..40 {
+            as_asked_next(&mut candidates, round, bound);
             let begun = Instant::now();
             let request = PlaceRequest {
                 stage: Stage::Schedule,
