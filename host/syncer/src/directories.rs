@@ -2,13 +2,20 @@
 
 use std::sync::Arc;
 
+use serde_json::Value;
+
 use crate::{
     nodes::{
         decide::PodsOnVnode,
         store::{NodeStore, Readiness},
         withdraw::PodOnVnode,
     },
-    pods::{apply::VnodeDirectory, index::PodStore, snapshot::VnodeState, view::Phase},
+    pods::{
+        apply::VnodeDirectory,
+        index::PodStore,
+        snapshot::VnodeState,
+        view::{Phase, Vpod},
+    },
 };
 
 /// The pods of a vnode as the node planner wants them.
@@ -27,6 +34,12 @@ impl PodsOnVnode for PodsByVnode {
             tolerates_reclaim: pod.tolerates_out_of_window,
         };
         self.0.on_vnode(vnode).into_iter().map(view).collect()
+    }
+
+    fn saw(&self, pod: &Value) {
+        if let Some(vpod) = Vpod::from_json(pod) {
+            self.0.feed_vpod(vpod);
+        }
     }
 }
 

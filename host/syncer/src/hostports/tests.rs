@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use super::{
     index::HostPortStore,
-    plan::{Action, Input, plan},
+    plan::{Action, Input, fake_namespace, plan},
     view::FakePod,
 };
 use crate::nodes::{
@@ -94,6 +94,23 @@ fn a_reservation_holds_each_port_once_runs_nowhere_and_goes_with_its_vnode() {
         },
     });
     assert_eq!(*body, expected);
+}
+
+/// Pod Security of a cluster whose default is stricter would refuse host ports.
+#[test]
+fn the_namespace_of_reservations_takes_pods_with_host_ports() {
+    let expected = json!({
+        "apiVersion": "v1",
+        "kind": "Namespace",
+        "metadata": {
+            "name": "kubeocean-fake",
+            "labels": {
+                "kubeocean.io/managed-by": "kubeocean",
+                "pod-security.kubernetes.io/enforce": "privileged",
+            },
+        },
+    });
+    assert_eq!(fake_namespace(), expected);
 }
 
 fn with(mut pod: Value, pointer: &str, value: Value) -> Value {

@@ -229,4 +229,28 @@ mod tests {
         assert!(late);
         assert!(wheel.next_due().unwrap() <= s(26));
     }
+
+    /// Only turns that end in a renewal are counted, so that each gap counts once however often it was tried.
+    #[test]
+    fn a_gap_between_two_renewals_counts_as_late_once() {
+        for (outage, expected) in [(0, 0), (10, 0), (20, 0), (21, 1), (300, 1)] {
+            let mut wheel = Wheel::default();
+            wheel.set_targets(targets(1), s(0));
+            let (target, late) = wheel.take(s(0)).unwrap();
+            assert!(!late, "the first renewal follows none");
+            wheel.renewed(&target.vnode, s(0));
+            let mut counted = 0;
+            for second in 1..outage + 60 {
+                while let Some((target, late)) = wheel.take(s(second)) {
+                    if second < outage {
+                        wheel.retry(&target.vnode, s(second + 1));
+                    } else {
+                        wheel.renewed(&target.vnode, s(second));
+                        counted += usize::from(late);
+                    }
+                }
+            }
+            assert_eq!(counted, expected, "after {outage} s without a renewal");
+        }
+    }
 }

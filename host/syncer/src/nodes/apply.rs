@@ -34,7 +34,7 @@ use kubeocean_runtime::{
     events::{Event, Regarding, Severity},
     queue::Outcome,
     request::{
-        DeleteOptions, Deletion, PAGE, any_listed, create_as, delete_answered, delete_json, get_json,
+        DeleteOptions, PAGE, Right, any_listed, create_as, delete_answered, get_json, is_permitted,
         merge_patch_as, paths,
     },
 };
@@ -53,6 +53,8 @@ const LABEL_LATEST: Duration = Duration::from_secs(30);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Done {
     Now,
+    /// There was nothing to do, so nothing is counted.
+    Already,
     /// Not done, and not urgent.
     After(Duration),
 }
@@ -105,6 +107,7 @@ pub(super) async fn perform(
                     tracing::info!(vnode, "{text}");
                 }
             }
+            Ok(Done::Already) => {}
             Ok(Done::After(delay)) => retry = retry.into_iter().chain([delay]).min(),
             Err(Stop::Later(outcome)) => return Err(outcome),
             Err(Stop::Error(error)) => {
@@ -248,8 +251,12 @@ async fn one(
         }
         Action::DeletePod { key, uid, why } => {
             let options = DeleteOptions { uid: Some(uid.clone()), grace_seconds: None };
-            let done = delete_json(computing, &paths::pod(&key.namespace, &key.name), &options).await?;
-            if why == PodDeletion::Reclaimed && done == Deletion::Started {
+            let path = paths::pod(&key.namespace, &key.name);
+            let Some(pod) = delete_answered(computing, &path, &options).await? else {
+                return Ok(Done::Already);
+            };
+            runtime.pods.saw(&pod);
+            if why == PodDeletion::Reclaimed {
                 let message = format!("the lease of node {vnode} ended");
                 runtime.events.publish(Event {
                     regarding: Regarding::pod(&key.namespace, &key.name, &uid),
@@ -393,6 +400,13 @@ fn is_ours(runtime: &NodeRuntime, snapshot: &Snapshot, live: &NodeView) -> bool 
     labelled || same_node
 }
 
+/// Whether the role allows to label worker nodes. Admission refuses a single node with the same answer as a missing right
+/// refuses all; while nobody can say which it is, it is taken for the former.
+async fn may_label(worker: &Client) -> bool {
+    let right = Right { verb: "patch", resource: "nodes", subresource: "", namespace: "" };
+    is_permitted(worker, &right).await.unwrap_or(true)
+}
+
 /// Sets or removes `policy-applied`. It is information for people: a failure delays nothing, and where the role does not
 /// allow it, the feature is off.
 async fn set_label(runtime: &NodeRuntime, node: &str, policy: Option<&str>) -> bool {
@@ -408,7 +422,7 @@ async fn set_label(runtime: &NodeRuntime, node: &str, policy: Option<&str>) -> b
             }
             true
         }
-        Err(error @ ApplyError::Forbidden { .. }) => {
+        Err(error @ ApplyError::Forbidden { .. }) if !may_label(&worker.client).await => {
             if !worker.labels_off.swap(true, Ordering::Relaxed) {
                 let text = error.chain();
                 tracing::warn!(error = text, "worker nodes are not labelled from now on");

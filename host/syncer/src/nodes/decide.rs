@@ -12,6 +12,7 @@ use std::{
 use jiff::Timestamp;
 use kube::Client;
 use kubeocean_engine::{NodeFacts, PolicyHost};
+use serde_json::Value;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
@@ -51,6 +52,8 @@ const REFRESH: Duration = Duration::from_mins(10);
 pub trait PodsOnVnode: Send + Sync + 'static {
     /// All pods bound to `vnode`.
     fn on_vnode(&self, vnode: &str) -> Vec<PodOnVnode>;
+    /// Takes the answer to a deletion: the pod as it is now. Before its event it must not be deleted, and counted, again.
+    fn saw(&self, pod: &Value);
 }
 
 /// The worker cluster as this concern needs it.

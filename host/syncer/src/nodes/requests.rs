@@ -223,6 +223,12 @@ mod tests {
     #[case::a_pod_level_request_replaces_the_sum(
         "{spec: {resources: {requests: {cpu: 3, memory: 2Gi, example.com/dongle: 9}}, overhead: {cpu: 100m}, containers: [{name: a, resources: {requests: {cpu: 1, example.com/dongle: 2}}}]}}",
         &[("cpu", 3100), ("example.com/dongle", 2), ("memory", 2 << 30)])]
+    #[case::a_pod_level_request_of_huge_pages_replaces_their_sum(
+        "{spec: {resources: {requests: {hugepages-2Mi: 8Mi}}, containers: [{name: a, resources: {requests: {cpu: 1, hugepages-2Mi: 2Mi, hugepages-1Gi: 1Gi}}}, {name: b, resources: {requests: {hugepages-2Mi: 4Mi}}}]}}",
+        &[("cpu", 1000), ("hugepages-1Gi", 1 << 30), ("hugepages-2Mi", 8 << 20)])]
+    #[case::a_pod_level_request_of_volumes_does_not_count(
+        "{spec: {resources: {requests: {attachable-volumes-x: 8}}, containers: [{name: a, resources: {requests: {attachable-volumes-x: 2}}}]}}",
+        &[("attachable-volumes-x", 2)])]
     #[case::a_shrinking_container_counts_with_what_it_still_has(
         "{spec: {containers: [{name: a, resources: {requests: {cpu: 1, memory: 1Gi}}}]}, status: {containerStatuses: [{name: a, allocatedResources: {cpu: 2, memory: 512Mi}}]}}",
         &[("cpu", 2000), ("memory", 1 << 30)])]

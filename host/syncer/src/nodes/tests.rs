@@ -1,9 +1,11 @@
 //! Planner tests: a plan is applied to a model in memory, so that what follows can be planned as well.
 
+mod amounts;
 mod crash;
 mod lease;
 mod mirrored;
 pub(super) mod model;
+mod policy_decision;
 mod reclaim;
 mod simulation;
 mod week;

@@ -57,6 +57,14 @@ fn condition(vpod: &Vpod) -> Option<Value> {
         .find(|condition| condition["type"] == condition_type::POLICY_ADMITTED)
 }
 
+/// Whether a pod's owner does not know the reason yet, by the condition `before`: that is worth an event, other words
+/// for the same code are not (PO-606).
+fn is_news(before: Option<&Value>, denial: Option<&Denial>) -> bool {
+    let Some(denial) = denial else { return false };
+    let known = before.is_some_and(|it| it["status"] == "False" && it["reason"] == *denial.code);
+    !known
+}
+
 /// What to do instead of making the copy; `None` lets it be made, after `actions`.
 pub(super) fn plan_admission(
     snapshot: &PodSnapshot,
@@ -113,12 +121,35 @@ impl PodSync {
             None => ("True", REASON_ADMITTED, String::new()),
         };
         self.state(vpod, condition_type::POLICY_ADMITTED, status, reason, &message).await?;
-        let known = before.is_some_and(|it| it["status"] == "False" && it["reason"] == *reason);
-        if denial.is_some() && !known {
+        if is_news(before.as_ref(), denial) {
             tracing::info!(vpod = %snapshot.key, reason, message, "policies do not admit the pod");
             let text = format!("{reason}: {message}");
             self.publish(&snapshot.key, &vpod.uid, Severity::Warning, EVENT_DENIED, cut(&text));
         }
         Ok(Step::Replan)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rstest::rstest;
+    use serde_json::json;
+
+    use super::*;
+
+    #[rstest]
+    #[case::the_first_time(None, Some("Full"), true)]
+    #[case::the_same(Some(json!({"status": "False", "reason": "Full", "message": "no"})), Some("Full"), false)]
+    #[case::other_words(Some(json!({"status": "False", "reason": "Full", "message": "3 of 4"})), Some("Full"), false)]
+    #[case::another_code(Some(json!({"status": "False", "reason": "Night", "message": "no"})), Some("Full"), true)]
+    #[case::admitted_in_between(Some(json!({"status": "True", "reason": REASON_ADMITTED, "message": ""})), Some("Full"), true)]
+    #[case::a_code_like_the_word_for_admitted(Some(json!({"status": "True", "reason": REASON_ADMITTED, "message": ""})), Some(REASON_ADMITTED), true)]
+    #[case::a_condition_without_a_reason(Some(json!({"status": "False"})), Some("Full"), true)]
+    #[case::never_denied(None, None, false)]
+    #[case::admitted_after_a_denial(Some(json!({"status": "False", "reason": "Full", "message": "no"})), None, false)]
+    #[case::still_admitted(Some(json!({"status": "True", "reason": REASON_ADMITTED, "message": ""})), None, false)]
+    fn a_denial_is_news(#[case] before: Option<Value>, #[case] code: Option<&str>, #[case] expected: bool) {
+        let denial = code.map(|code| Denial { code: code.into(), message: "no".into(), retry: None });
+        assert_eq!(is_news(before.as_ref(), denial.as_ref()), expected);
     }
 }

@@ -243,7 +243,7 @@ impl PodStore {
     }
 
     /// The answer of a write on a vpod, or a live read.
-    pub(super) fn feed_vpod(&self, vpod: Vpod) {
+    pub(crate) fn feed_vpod(&self, vpod: Vpod) {
         let gone = self.index.lock().gone_vpods.contains(&vpod.uid);
         if !gone && self.is_ours(&vpod) {
             self.put_vpod(vpod);

@@ -30,6 +30,8 @@ impl PodsOnVnode for NoPods {
     fn on_vnode(&self, _: &str) -> Vec<PodOnVnode> {
         Vec::new()
     }
+
+    fn saw(&self, _: &Value) {}
 }
 
 const VNODE: &str = "vnode-cls-a-n1";

@@ -61,6 +61,7 @@ fn the_policy_is_held_before_its_first_vnode() {
 #[case::another_policy_takes_over(|m: &mut Model| { m.policy = Some(GoverningPolicy { name: "q".into(), held: false, ..GoverningPolicy::default() }); m.decision.as_mut().unwrap().governed_by = Some("q".into()); }, &["hold policy q", "update vnode vnode-cls-a-n1", "label node n1 with q"])]
 #[case::the_label_of_another_binding_stays(|m: &mut Model| { m.owner = LabelOwner::Other; m.pnode.as_mut().unwrap()["metadata"]["labels"][label::POLICY_APPLIED] = "theirs".into(); }, &[])]
 #[case::a_window_closes(|m: &mut Model| m.decision = Some(withhold(Reclaim::Keep)), &["patch taints of vnode vnode-cls-a-n1", "update vnode vnode-cls-a-n1", "event LeaseClosed: no new pods (OutsideTimeWindow)"])]
+#[case::a_window_opens(|m: &mut Model| { m.decision = Some(withhold(Reclaim::Keep)); m.settle(); m.decision = Some(offer(&[])); }, &["patch taints of vnode vnode-cls-a-n1", "update vnode vnode-cls-a-n1", "event LeaseOpened: the node is leased again"])]
 #[case::an_invalid_policy(|m: &mut Model| m.decision = Some(held("PolicyInvalid", true)), &["patch taints of vnode vnode-cls-a-n1", "update vnode vnode-cls-a-n1"])]
 #[case::policies_load(|m: &mut Model| m.decision = None, &[])]
 #[case::policies_load_and_the_proxier_moves(|m: &mut Model| { m.decision = None; m.proxier.clear(); }, &["patch conditions of vnode vnode-cls-a-n1"])]

@@ -9,7 +9,8 @@
 //! Only time and events make the Syncer look at a node: a forgotten wake-up is a wrong end.
 //!
 //! Invariants of every write ([`writes`]) are judged by what the Syncer may know, computed by an [`oracle`] from plain
-//! objects. At rest, everything is as the oracle computes it from what is, and another round writes nothing.
+//! objects. At rest, everything is as the oracle computes it from what is, and another round writes nothing, nor does
+//! time alone.
 //! A failure prints its seed and can be replayed (see [`crate::simulation`]).
 
 mod clusters;
@@ -37,6 +38,7 @@ use writes::Met;
 
 use super::super::{
     decide::{NoPlan, look_again},
+    index::VnodeName,
     loss::WorkerLoss,
 };
 use crate::{
@@ -65,6 +67,8 @@ struct World {
     faults: bool,
     /// The next answer about a vnode is lost.
     loses_next: bool,
+    /// What was written for which vnode, events included, since somebody emptied it.
+    actions: Vec<(VnodeName, String)>,
     met: Met,
 }
 
@@ -83,6 +87,7 @@ impl World {
             began: Instant::now(),
             faults: true,
             loses_next: false,
+            actions: Vec::new(),
             met: Met::default(),
         };
         world.restart();
@@ -231,7 +236,12 @@ impl World {
     async fn settle(&mut self) {
         self.faults = false;
         self.syncer.store.set_loss(None);
-        let end = Instant::now() + REST;
+        self.rest(REST).await;
+    }
+
+    /// This time passes, and everything that time and events ask for is done.
+    async fn rest(&mut self, time: Duration) {
+        let end = Instant::now() + time;
         let mut rounds = 0;
         loop {
             while !self.syncer.unlisted.is_empty() || self.clusters.events.values().any(|it| !it.is_empty()) {
@@ -291,6 +301,7 @@ impl World {
         }
         self.settle().await;
         self.check_end().await;
+        self.check_quiet().await;
         self.clusters.edit(Kind::Binding, BINDING, |binding| binding["deleting"] = true.into());
         self.settle().await;
         assert!(self.clusters.all(Kind::Vnode).is_empty(), "the binding left vnodes behind");

@@ -177,6 +177,40 @@ fn a_pod_on_a_vnode_of_another_binding_uses_nothing_here() {
     assert_eq!(told.load(Ordering::Relaxed), 2);
 }
 
+/// BU-1601: pods that are, or are to be, copied.
+#[rstest]
+#[case::of_a_user(vpod(), 1)]
+#[case::of_the_system(vpod().set(&["metadata", "namespace"], "kube-system"), 0)]
+#[case::of_the_components(vpod().set(&["metadata", "namespace"], "ocean"), 0)]
+#[case::that_only_reserves_host_ports(vpod().set(&["metadata", "namespace"], "kubeocean-fake"), 0)]
+#[case::of_a_daemonset(of_a_daemonset(), 0)]
+#[case::of_a_daemonset_that_ended(of_a_daemonset().phase("Failed"), 0)]
+#[case::of_a_daemonset_that_is_run(of_a_daemonset().annotate(annotation::RUNNING_DAEMONSET, "true"), 1)]
+fn a_pod_is_counted_by_phase(#[case] pod: Pod, #[case] expected: usize) {
+    let ended = pod.0["status"]["phase"] == "Failed";
+    let (vpods, ppods) = store(&[pod], &[]).by_phase();
+    let phase = if ended { Phase::Failed } else { Phase::Pending };
+    assert_eq!(vpods.get(&phase).copied().unwrap_or_default(), expected);
+    assert_eq!(vpods.values().sum::<usize>(), expected);
+    assert_eq!(ppods.values().sum::<usize>(), 0);
+}
+
+/// Whoever asks for all DaemonSets to be run has their pods counted (TD-404).
+#[test]
+fn pods_of_daemonsets_count_where_they_are_run_by_default() {
+    let store = store(&[of_a_daemonset()], &[]);
+    assert_eq!(store.by_phase().0.values().sum::<usize>(), 0);
+    store.set_scope(PodScope { running_daemonset_by_default: true, ..scope() });
+    assert_eq!(store.by_phase().0.values().sum::<usize>(), 1);
+}
+
+fn of_a_daemonset() -> Pod {
+    vpod().set(
+        &["metadata", "ownerReferences"],
+        json!([{"apiVersion": "apps/v1", "kind": "DaemonSet", "name": "agent", "uid": "d"}]),
+    )
+}
+
 /// BU-807: by the rules of Kubernetes, or by naming the key at all.
 #[rstest]
 #[case::none(json!([]), false)]

@@ -1,5 +1,7 @@
 //! What must be when nobody acts any more and nothing fails.
 
+use std::{collections::BTreeMap, time::Duration};
+
 use jiff::Timestamp;
 use kubeocean_api::keys::{annotation, label, taint};
 use serde_json::Value;
@@ -7,10 +9,16 @@ use serde_json::Value;
 use super::{
     World,
     clusters::{BINDING, Kind, is_held},
-    oracle::{self, Lease},
+    oracle::{self, Lease, Objects},
     writes::has_taint,
 };
 use crate::nodes::{snapshot::published, view::NodeView};
+
+/// Longer than the time after which everything is decided again.
+const QUIET_MINUTES: usize = 11;
+
+/// What time alone may change of a vnode: its lease, and the effect of the taint that a reclaim set.
+type Course = Option<(Lease, Option<&'static str>)>;
 
 impl World {
     /// Compares everything with the oracle, then looks at every node once more.
@@ -39,6 +47,55 @@ impl World {
         for (kind, objects) in before {
             assert_eq!(&objects, self.clusters.all(kind), "another round still writes: {kind:?}");
         }
+    }
+
+    /// Time passes, the worker says nothing new, and everything is decided again each minute: nothing is written, and no
+    /// event is sent, for a node whose windows neither open nor close and whose grace period does not end meanwhile.
+    pub(super) async fn check_quiet(&mut self) {
+        let vnodes = self.clusters.all(Kind::Vnode).clone();
+        let before = self.clusters.objects.clone();
+        let at_first = self.courses(&vnodes);
+        let mut quiet = at_first.clone();
+        self.actions.clear();
+        for _ in 0..QUIET_MINUTES {
+            self.syncer.store.wake_all();
+            self.rest(Duration::from_mins(1)).await;
+            let now = self.courses(&vnodes);
+            quiet.retain(|vnode, course| now[vnode] == *course);
+        }
+        let moved = |vnode: &str| at_first.contains_key(vnode) && !quiet.contains_key(vnode);
+        let written = self.actions.iter().find(|(vnode, _)| !moved(vnode));
+        assert!(written.is_none(), "time alone writes at {}: {written:?}", self.now());
+        for (kind, objects) in before {
+            let of = |name: &str, object: &Value| match kind {
+                Kind::Vnode => moved(name),
+                Kind::Vpod => object["spec"]["nodeName"].as_str().is_some_and(moved),
+                _ => false,
+            };
+            let standing = |all: &Objects| -> Objects {
+                let standing = all.iter().filter(|(name, object)| !of(name, object));
+                standing.map(|(name, object)| (name.clone(), object.clone())).collect()
+            };
+            assert_eq!(standing(&objects), standing(self.clusters.all(kind)), "time alone changes: {kind:?}");
+        }
+        self.met.quiet += quiet.values().flatten().filter(|(lease, _)| lease.open).count();
+        self.met.quietly_closed += quiet.values().flatten().filter(|(lease, _)| !lease.open).count();
+    }
+
+    /// By vnode, for every worker node; the vnodes are as they were when nothing had happened yet.
+    fn courses(&self, vnodes: &Objects) -> BTreeMap<String, Course> {
+        let course = |node: &String| {
+            let name = format!("vnode-cls-a-{node}");
+            let lease = oracle::lease(&self.clusters.truth(), node, self.now()).zip(vnodes.get(&name));
+            let course = lease.map(|(lease, vnode)| {
+                // A window that closes while time passes is a change anyway.
+                let counts = lease.reclaims().is_none() || effect(vnode).is_some();
+                let effect = counts.then(|| self.wanted_effect(&lease, vnode)).flatten();
+                (lease, effect)
+            });
+            (name, course)
+        };
+        self.clusters.all(Kind::Pnode).keys().map(course).collect()
     }
 
     fn check_node(&self, node: &str, lease: Option<&Lease>) {

@@ -21,7 +21,7 @@ pub(super) struct View<'a> {
 }
 
 /// What is leased of a node.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub(super) struct Lease {
     pub(super) policy: String,
     /// An invalid policy holds what is there and changes nothing else.

@@ -49,7 +49,7 @@ fn worker_node(clusters: &mut Clusters, random: &mut Random, node: &str) {
                 "spec": {},
                 "status": {
                     "allocatable": {"cpu": format!("{cpu}000m"), "memory": "8192Mi", "pods": "110"},
-                    "conditions": [{"type": "Ready", "status": "True", "reason": "KubeletReady"}],
+                    "conditions": [{"type": "Ready", "status": "True", "reason": "KubeletReady", "lastHeartbeatTime": "2026-03-02T12:00:00Z"}],
                     "addresses": [{"type": "InternalIP", "address": "10.0.0.7"}],
                     "nodeInfo": {"architecture": "amd64", "operatingSystem": "linux"},
                 },

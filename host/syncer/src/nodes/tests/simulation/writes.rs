@@ -43,10 +43,12 @@ pub(super) struct Met {
     pub(super) settled: usize,
     pub(super) opened: usize,
     pub(super) lost: usize,
+    pub(super) quiet: usize,
+    pub(super) quietly_closed: usize,
 }
 
 impl Met {
-    fn counts(&self) -> [usize; 16] {
+    fn counts(&self) -> [usize; 18] {
         [
             self.created,
             self.updated,
@@ -64,6 +66,8 @@ impl Met {
             self.settled,
             self.opened,
             self.lost,
+            self.quiet,
+            self.quietly_closed,
         ]
     }
 
@@ -89,6 +93,8 @@ impl Met {
             settled,
             opened,
             lost,
+            quiet,
+            quietly_closed,
         ] = std::array::from_fn(|at| self.counts()[at] + more.counts()[at]);
         *self = Self {
             created,
@@ -107,6 +113,8 @@ impl Met {
             settled,
             opened,
             lost,
+            quiet,
+            quietly_closed,
         };
     }
 }
@@ -156,6 +164,7 @@ impl World {
             return Err(Outcome::Retry);
         }
         let text = action.to_string();
+        self.actions.push((work.key.clone(), text.clone()));
         let done = self.write(work, lease, action, version);
         trace(|| format!("{} {}: {text} -> {done:?}", self.now(), work.key));
         self.check_vnode(work, lease, &text);
