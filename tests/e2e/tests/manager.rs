@@ -322,13 +322,14 @@ async fn delete(computing: &Objects, cluster: &Cluster, gone: &Binding<'_>, stay
         assert_eq!(applied, &Value::Null, "{}", node["metadata"]["name"]);
     }
     // The Syncer's finalizer went before the Manager's.
-    let path = binding_path(gone.name());
-    let wrote: Vec<String> = cluster
-        .audit_events_until(mark, 2, |event| {
-            event.verb == "patch" && event.uri.starts_with(&format!("{path}?"))
-        })
+    let path = format!("{}?", binding_path(gone.name()));
+    let mut wrote = cluster
+        .audit_events_until(mark, 2, |event| event.verb == "patch" && event.uri.starts_with(&path))
         .await
-        .expect("an audit log")
+        .expect("an audit log");
+    // The Manager acts on what the Syncer did, not on its entry in the log.
+    wrote.sort_by(|one, other| one.request_received_timestamp.cmp(&other.request_received_timestamp));
+    let wrote: Vec<String> = wrote
         .into_iter()
         .filter_map(|event| event.uri.split("fieldManager=").nth(1)?.split('&').next().map(str::to_owned))
         .collect();

@@ -7,16 +7,17 @@ use std::time::{Duration, Instant};
 
 use jiff::{Timestamp, ToSpan, tz::TimeZone};
 use k8s_openapi::api::coordination::v1::Lease;
-use k8s_openapi::api::core::v1::{Node, Pod};
-use kube::api::DeleteParams;
+use k8s_openapi::api::core::v1::{Namespace, Node, Pod};
+use kube::api::{DeleteParams, PostParams};
 use kube::{Api, ResourceExt};
 use kubeocean_api::keys::{annotation, condition_type, finalizer, label, namespace, taint};
+use kubeocean_e2e::exposition::Page;
 use kubeocean_e2e::leasing::{
     DEADLINE, Leasing, amount, condition, generous, is_offered, is_withheld_gently, merge, percent, taint_of,
 };
 use kubeocean_e2e::rights::assert_rights;
 use kubeocean_e2e::users::{Users, told};
-use kubeocean_harness::{BindingSpec, NodeShape, second_computing, shared_site};
+use kubeocean_harness::{BindingSpec, Cluster, NodeShape, second_computing, shared_site, wait_until};
 use serde_json::{Value, json};
 
 /// Half of the cpu, with what is said besides.
@@ -40,6 +41,13 @@ fn closed(grace: Option<u32>) -> Value {
 
 fn effect<'n>(vnode: &'n Node, key: &str) -> Option<&'n str> {
     taint_of(vnode, key).map(|taint| taint.effect.as_str())
+}
+
+/// Pods that the Syncer's process took from their vnodes, in one mode.
+async fn reclaimed_pods(leasing: &Leasing, mode: &str) -> Option<f64> {
+    let page = Page::parse(&leasing.syncer.metrics().await.unwrap());
+    let labels = [("clusterbinding", leasing.binding.name()), ("mode", mode)];
+    page.value("kubeocean_syncer_reclaim_pods_total", &labels)
 }
 
 #[tokio::test]
@@ -98,9 +106,9 @@ async fn a_forced_reclaim_waits_for_its_grace_and_spares_what_tolerates_it() {
     leasing.one(&node, "a closed vnode", execute).await;
     users.gone("batch").await;
     assert!(users.stays("patient", &patient).await);
-    let page = leasing.syncer.metrics().await.unwrap();
-    let evicted = page.lines().find(|line| line.contains("reclaim_pods_total") && line.contains("reclaimed"));
-    assert!(evicted.is_some_and(|line| !line.ends_with(" 0")), "{page}");
+    // Of the process that was started within the grace period: `batch` twice, and nobody else.
+    assert_eq!(reclaimed_pods(&leasing, "reclaimed").await, Some(2.0));
+    assert_eq!(reclaimed_pods(&leasing, "drained").await, Some(0.0));
     assert_rights(&leasing.binding);
 }
 
@@ -196,6 +204,7 @@ async fn a_withdrawal_drains_is_called_off_and_ends() {
     // A user deletes the vnode: its pods end, it goes, and it comes back because the node is still leased.
     leasing.binding.computing().kubectl_text(&["delete", "node", "--wait=false", &vnode]).await.unwrap();
     users.gone("batch").await;
+    assert_eq!(reclaimed_pods(&leasing, "drained").await, Some(1.0));
     let second =
         leasing.one(&node, "a new vnode", |vnode| vnode.uid() != first.uid() && is_offered(vnode)).await;
 
@@ -215,6 +224,8 @@ async fn a_withdrawal_drains_is_called_off_and_ends() {
             !workers.get(&node).await.unwrap().labels().contains_key(label::POLICY_APPLIED)
         })
         .await;
+    assert_eq!(reclaimed_pods(&leasing, "drained").await, Some(1.0), "nobody else ran there");
+    assert_eq!(reclaimed_pods(&leasing, "reclaimed").await, Some(0.0));
     let log = leasing.syncer.log();
     for line in ["create vnode", "patch taints", "delete vnode", "release vnode"] {
         assert!(log.contains(line), "the log names what was done: {line}");
@@ -237,6 +248,70 @@ async fn renewed_since(leasing: &Leasing, node: &str, since: Timestamp) -> Lease
             if at.is_some_and(|at| at > since) { Ok(lease) } else { Err("not renewed") }
         })
         .await
+}
+
+/// Puts a Lease of this name there that is somebody else's, in place of one that may be there.
+async fn plant_lease(computing: &Cluster, vnode: &str) -> Lease {
+    let client = computing.client().await.unwrap();
+    let namespaces: Api<Namespace> = Api::all(client.clone());
+    // An owner that lives: the garbage collector leaves the Lease alone.
+    let owner = namespaces.get(namespace::NODE_LEASE).await.unwrap();
+    let foreign: Lease = serde_json::from_value(json!({
+        "metadata": {"name": vnode, "ownerReferences": [
+            {"apiVersion": "v1", "kind": "Namespace", "name": owner.name_any(), "uid": owner.uid()},
+        ]},
+        "spec": {"holderIdentity": "somebody-else", "leaseDurationSeconds": 3600},
+    }))
+    .unwrap();
+    let leases: Api<Lease> = Api::namespaced(client, namespace::NODE_LEASE);
+    wait_until("a Lease of somebody else", DEADLINE, async || {
+        match leases.delete(vnode, &DeleteParams::default()).await {
+            Err(kube::Error::Api(status)) if !status.is_not_found() => return Err(status.to_string()),
+            _ => {}
+        }
+        leases.create(&PostParams::default(), &foreign).await.map_err(|error| error.to_string())
+    })
+    .await
+}
+
+/// Waits until a planted Lease names its vnode as the holder, and looks whether it is wholly the vnode's.
+async fn taken_over(leasing: &Leasing, vnode: &Node, planted: &Lease) {
+    let held = leasing
+        .until("the Lease to be held by the vnode", DEADLINE, async || {
+            let held = lease(leasing, &leasing.nodes[0]).await.ok_or(None)?;
+            let holder = held.spec.as_ref().and_then(|spec| spec.holder_identity.clone());
+            if holder == vnode.metadata.name { Ok(held) } else { Err(holder) }
+        })
+        .await;
+    assert_eq!(held.uid(), planted.uid(), "put right, not made anew");
+    let spec = held.spec.unwrap();
+    assert_eq!(spec.lease_duration_seconds, Some(40));
+    assert!(spec.renew_time.is_some());
+    let owner = json!({"apiVersion": "v1", "kind": "Node", "name": vnode.name_any(), "uid": vnode.uid()});
+    assert_eq!(json!(held.metadata.owner_references), json!([owner]));
+}
+
+/// BU section 10: with another's owner a Lease would go with that one, or at once if that one is gone.
+#[tokio::test]
+async fn a_lease_of_somebody_else_becomes_the_vnodes() {
+    let (shape, all) = (NodeShape::new("8", "16Gi"), json!({"resourceLimits": [percent("cpu", 100)]}));
+    let vnode = "vnode-reclaim-lease-reclaim-lease-0";
+    let planted = plant_lease(shared_site().await.computing(), vnode).await;
+    let leasing = Leasing::start("reclaim-lease", 1, &shape, all).await;
+    let node = leasing.nodes[0].clone();
+    assert_eq!(leasing.vnode_name(&node), vnode);
+    let first = leasing.one(&node, "an open vnode", is_offered).await;
+    taken_over(&leasing, &first, &planted).await;
+
+    // The same Syncer knows the Lease of the vnode's first life when it finds another one in the second.
+    leasing.worker_nodes().await.delete(&node, &DeleteParams::default()).await.unwrap();
+    leasing.withdrawn(&node).await;
+    let planted = plant_lease(leasing.binding.computing(), vnode).await;
+    leasing.binding.worker().create_nodes("reclaim-lease", 1, &shape).await.unwrap();
+    let second = leasing.one(&node, "a vnode of the new node", is_offered).await;
+    assert_ne!(second.uid(), first.uid());
+    taken_over(&leasing, &second, &planted).await;
+    assert_rights(&leasing.binding);
 }
 
 #[tokio::test]

@@ -132,6 +132,15 @@ async fn the_last_pod_decides(leasing: &Leasing) {
     let copies: Api<Pod> = Api::namespaced(worker, leasing.binding.mount_namespace());
     let of_the_node = ListParams::default().fields(&format!("spec.nodeName={node}"));
     copies.delete_collection(&DeleteParams::default().grace_period(0), &of_the_node).await.unwrap();
+    // A refused deletion counts nothing, and one that is asked for again nothing more; the DaemonSet's pod waits.
+    leasing
+        .until("two drained pods", DEADLINE, async || {
+            let page = Page::parse(&leasing.syncer.metrics().await.unwrap());
+            let labels = [("clusterbinding", "withdraw"), ("mode", "drained")];
+            let drained = page.value("kubeocean_syncer_reclaim_pods_total", &labels);
+            if drained == Some(2.0) { Ok(()) } else { Err(drained) }
+        })
+        .await;
     let free = json!({"metadata": {"finalizers": null}});
     users.pods.patch("batch", &PatchParams::default(), &Patch::Merge(&free)).await.unwrap();
     leasing.withdrawn(&node).await;

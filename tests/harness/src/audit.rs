@@ -5,8 +5,7 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
-
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use serde::Deserialize;
@@ -16,6 +15,8 @@ use crate::wait::try_wait_until;
 
 /// How long after its effect a request is in the log at the latest, on a busy machine.
 const LOGGED_WITHIN: Duration = Duration::from_secs(10);
+/// How long a request too many has to show.
+const SURPLUS_WITHIN: Duration = Duration::from_millis(200);
 
 /// A place in the audit log, to read from later.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -115,9 +116,9 @@ impl Cluster {
         parse(&text)
     }
 
-    /// Of the requests that were logged after `mark` those that `picked` picks, as soon as there are `expected`. Others
-    /// see what a request did before it is logged, so a test that saw it waits here. Fewer are returned after ten
-    /// seconds: the caller knows what is wrong with them.
+    /// Of the requests that were logged after `mark` those that `picked` picks, once there are `expected` and a moment has
+    /// passed in which there could be more. Others see what a request did before it is logged, so a test that saw it waits
+    /// here. Fewer are returned after ten seconds: the caller knows what is wrong with them.
     ///
     /// # Errors
     /// As [`Cluster::audit_events`].
@@ -131,11 +132,15 @@ impl Cluster {
             let events = self.audit_events_since(mark)?;
             anyhow::Ok(events.into_iter().filter(|event| picked(event)).collect::<Vec<_>>())
         };
-        let found = try_wait_until("requests in the audit log", LOGGED_WITHIN, async || match read() {
+        let mut enough = None;
+        let settled = try_wait_until("requests in the audit log", LOGGED_WITHIN, async || match read() {
             Ok(events) if events.len() < expected => Err(events.len()),
+            Ok(events) if enough.get_or_insert_with(Instant::now).elapsed() < SURPLUS_WITHIN => {
+                Err(events.len())
+            }
             settled => Ok(settled),
         });
-        found.await.unwrap_or_else(|_| read())
+        settled.await.unwrap_or_else(|_| read())
     }
 }
 
