@@ -30,6 +30,7 @@ use super::{
     view::{Deletion, Ppod, PpodStatus, Vpod},
     vpod_identity::VpodIdentity,
 };
+use crate::objects::PodDirectory;
 use kubeocean_runtime::queue::{Queue, flow_of};
 
 type VnodeListener = Box<dyn Fn(&str) + Send + Sync>;
@@ -107,7 +108,7 @@ impl PodStore {
         self.reference_listeners.write().push(Box::new(listener));
     }
 
-    /// Registers who wants to know that a vpod's ppod is gone.
+    /// Registers who wants to know that a vpod's ppod is gone, or that a vpod has ended that has none.
     pub fn on_copy_gone(&self, listener: impl Fn(&VpodIdentity) + Send + Sync + 'static) {
         self.copy_listeners.write().push(Box::new(listener));
     }
@@ -361,6 +362,9 @@ impl PodStore {
             (put, index.vpods.get(&key).map(|entry| entry.vpod.clone()), need_changed)
         };
         let Put::News { references_changed, replaced } = put else { return false };
+        if let Some(ended) = present.as_ref().filter(|vpod| vpod.status.phase.is_terminal()) {
+            self.tell_ended_without_copy(&key, &ended.uid);
+        }
         if let Some(replaced) = replaced {
             self.tell_references(&replaced);
         }
@@ -378,6 +382,7 @@ impl PodStore {
             (index.remove_vpod(key, uid), index.by_back_reference.contains_key(key))
         };
         self.tell_vpod_gone(key);
+        self.tell_ended_without_copy(key, uid);
         if removed.is_some() || has_copies {
             self.queue.add(key.clone());
         }
@@ -421,6 +426,14 @@ impl PodStore {
     fn tell_copy_gone(&self, owner: Option<VpodIdentity>) {
         if let Some(owner) = owner {
             self.copy_listeners.read().iter().for_each(|listener| listener(&owner));
+        }
+    }
+
+    /// A copy that went while nobody looked has no end of its own that could be told.
+    fn tell_ended_without_copy(&self, key: &ObjectKey, uid: &str) {
+        let vpod = VpodIdentity { key: key.clone(), uid: uid.to_owned() };
+        if !PodDirectory::has_copy(self, &vpod) {
+            self.tell_copy_gone(Some(vpod));
         }
     }
 

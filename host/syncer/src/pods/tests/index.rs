@@ -353,3 +353,24 @@ fn the_end_of_a_copy_is_told_with_the_pod_it_was_of() {
     assert_eq!(*told.lock(), ["v0"]);
     assert!(!store.has_copy(&owner("v0")));
 }
+
+/// Its tokens are looked at again then: of a copy that went while nobody watched there is no event.
+#[test]
+fn the_end_of_a_pod_without_a_copy_is_told_too() {
+    let store = store(&[vpod()], &[]);
+    let told = Arc::new(parking_lot::Mutex::new(Vec::new()));
+    let ears = Arc::clone(&told);
+    store.on_copy_gone(move |pod| ears.lock().push(pod.uid.clone()));
+    let uid = vpod().0["metadata"]["uid"].as_str().unwrap().to_owned();
+    let failed = vpod().set(&["metadata", "resourceVersion"], "100").set(&["status", "phase"], "Failed");
+    store.apply(VpodObject::deserialize(&failed.0).unwrap());
+    assert_eq!(*told.lock(), [uid.clone()]);
+    store.delete(VpodObject::deserialize(&failed.0).unwrap());
+    assert_eq!(*told.lock(), [uid.clone(), uid]);
+
+    let copied = self::store(&[vpod()], &[ppod()]);
+    let ears = Arc::clone(&told);
+    copied.on_copy_gone(move |pod| ears.lock().push(pod.uid.clone()));
+    copied.apply(VpodObject::deserialize(&failed.0).unwrap());
+    assert_eq!(told.lock().len(), 2, "its copy still runs");
+}
