@@ -364,7 +364,7 @@ fn the_end_of_a_pod_without_a_copy_is_told_too() {
     let uid = vpod().0["metadata"]["uid"].as_str().unwrap().to_owned();
     let failed = vpod().set(&["metadata", "resourceVersion"], "100").set(&["status", "phase"], "Failed");
     store.apply(VpodObject::deserialize(&failed.0).unwrap());
-    assert_eq!(*told.lock(), [uid.clone()]);
+    assert_eq!(told.lock().as_slice(), std::slice::from_ref(&uid));
     store.delete(VpodObject::deserialize(&failed.0).unwrap());
     assert_eq!(*told.lock(), [uid.clone(), uid]);
 
