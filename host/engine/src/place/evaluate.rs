@@ -95,7 +95,7 @@ fn rows_of(running: &Running, facts: &Arc<PolicyFacts>, offset: i32, question: &
     }
     // Whoever asks at the same time finds nothing known, and waits for nobody.
     let mut known = std::mem::take(&mut *running.place_known.lock());
-    known.begin(facts, offset, question.nodes.len());
+    known.begin(facts, offset);
     let rows = PlaceRows::knowing(needs, facts, pod, &question.nodes, offset, &mut known);
     let mut place = running.place_known.lock();
     if place.len() < known.len() {

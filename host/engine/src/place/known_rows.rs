@@ -23,6 +23,8 @@ pub(crate) struct KnownRows {
     utc_offset: i32,
     places: HashTable<Place>,
     bytes: Vec<u8>,
+    /// Rows at which facts that nobody has any more are looked for: twice as many as were left the last time.
+    sweep_at: usize,
 }
 
 /// Where the row of some facts is.
@@ -45,13 +47,14 @@ impl Place {
 }
 
 impl KnownRows {
-    /// Prepares for a question about so many candidates: forgets what was projected from something else, and facts that
-    /// nobody has any more once they are the most.
-    pub(crate) fn begin(&mut self, policy: &Arc<PolicyFacts>, utc_offset: i32, candidates: usize) {
+    /// Prepares for a question: forgets what was projected from something else, and from time to time facts that nobody has
+    /// any more.
+    pub(crate) fn begin(&mut self, policy: &Arc<PolicyFacts>, utc_offset: i32) {
         if self.policy.as_ptr() != Arc::as_ptr(policy) || self.utc_offset != utc_offset {
             *self = Self { policy: Arc::downgrade(policy), utc_offset, ..Self::default() };
-        } else if self.places.len() > FEW.max(2 * candidates) {
+        } else if self.places.len() > FEW.max(self.sweep_at) {
             self.forget_dead();
+            self.sweep_at = 2 * self.places.len();
         }
     }
 
@@ -132,7 +135,7 @@ mod tests {
     }
 
     fn ask(known: &mut KnownRows, policy: &Arc<PolicyFacts>, nodes: &[Arc<NodeFacts>]) -> PlaceRows {
-        known.begin(policy, 0, nodes.len());
+        known.begin(policy, 0);
         PlaceRows::knowing(&needs(), policy, &pod("p"), nodes, 0, known)
     }
 
@@ -172,12 +175,12 @@ mod tests {
         let nodes = [node(0, 1)];
         let mut known = KnownRows::default();
         ask(&mut known, &policy, &nodes);
-        known.begin(&policy, 0, 1);
+        known.begin(&policy, 0);
         assert!(known.row(&nodes[0]).is_some());
-        known.begin(&policy, 3600, 1);
+        known.begin(&policy, 3600);
         assert!(known.row(&nodes[0]).is_none());
         known.keep(&nodes[0], b"row");
-        known.begin(&Arc::new(PolicyFacts::default()), 3600, 1);
+        known.begin(&Arc::new(PolicyFacts::default()), 3600);
         assert!(known.row(&nodes[0]).is_none());
     }
 
@@ -185,7 +188,7 @@ mod tests {
     fn rows_are_bounded_in_bytes() {
         let policy = Arc::new(PolicyFacts::default());
         let mut known = KnownRows::default();
-        known.begin(&policy, 0, 3);
+        known.begin(&policy, 0);
         let nodes: Vec<_> = (0..3).map(|name| node(name, 1)).collect();
         for node in &nodes[..2] {
             known.keep(node, &vec![0; KEPT_BYTES / 2 + 1]);
@@ -208,7 +211,7 @@ mod tests {
             for (number, places) in questions.iter().enumerate() {
                 let nodes: Vec<_> = places.iter().map(|place| Arc::clone(&all[*place])).collect();
                 let pod = pod(&format!("pod-{number}"));
-                known.begin(&policy, 0, nodes.len());
+                known.begin(&policy, 0);
                 let again = PlaceRows::knowing(&needs(), &policy, &pod, &nodes, 0, &mut known);
                 let fresh =
                     PlaceRows::project(&needs(), &policy, &pod, nodes.iter().map(AsRef::as_ref), 0);
