@@ -38,7 +38,7 @@ impl PodsOnVnode for PodsByVnode {
 
     fn saw(&self, pod: &Value) {
         if let Some(vpod) = Vpod::from_json(pod) {
-            self.0.feed_vpod(vpod);
+            self.0.saw_vpod(vpod);
         }
     }
 }
@@ -72,7 +72,10 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::nodes::{index::Identity, vnode::BindingView, watch::WorkerNodes};
+    use crate::{
+        nodes::{index::Identity, vnode::BindingView, watch::WorkerNodes},
+        pods::tests::builders::scope,
+    };
 
     /// The end of a pod waits for a kubelet as long as there may be one (TD section 9).
     #[rstest]
@@ -96,5 +99,20 @@ mod tests {
         assert!(!vnodes.node_is_dead("vnode-cls-a-n1"), "before the first lists nothing is known");
         nodes.set_readiness(Readiness::Ready);
         assert_eq!(vnodes.node_is_dead("vnode-cls-a-n1"), dead);
+    }
+
+    /// A pod that the node tasks delete is ended by the pod tasks, whichever of answer and event comes first.
+    #[test]
+    fn the_answer_to_an_eviction_wakes_the_tasks_of_pods() {
+        let store = PodStore::new("cls-a", scope());
+        let pods = PodsByVnode(Arc::clone(&store));
+        let metadata = json!({
+            "namespace": "default", "name": "web-0", "uid": "v-1", "resourceVersion": "7",
+            "deletionTimestamp": "2026-01-05T12:00:30Z", "deletionGracePeriodSeconds": 30,
+        });
+        pods.saw(&json!({"metadata": metadata, "spec": {"nodeName": "vnode-cls-a-n1"}, "status": {}}));
+        assert_eq!(store.queue().len(), 1);
+        let seen: Vec<bool> = pods.on_vnode("vnode-cls-a-n1").iter().map(|pod| pod.deleting).collect();
+        assert_eq!(seen, [true]);
     }
 }

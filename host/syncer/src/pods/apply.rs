@@ -252,7 +252,7 @@ impl PodSync {
         };
         let Some(vpod) = Vpod::from_json(&whole_vpod) else { return Ok(Step::Stop(Outcome::Done)) };
         let stale = *vpod.uid != *uid || vpod.deletion.is_some();
-        self.store.feed_vpod(vpod.clone());
+        self.store.saw_vpod(vpod.clone());
         if stale {
             return Ok(Step::Replan);
         }
@@ -271,7 +271,7 @@ impl PodSync {
                 Ok(Step::Next)
             }
             Err(CreateError::Occupied(ppod)) => {
-                self.store.feed_ppod(*ppod);
+                self.store.saw_ppod(*ppod);
                 Ok(Step::Replan)
             }
             Err(CreateError::Refused(refusal)) => {

@@ -70,7 +70,7 @@ impl PodSync {
             match strategic_patch(&self.clusters.worker, &path, &patch).await {
                 Ok(answer) => {
                     tracing::info!(vpod = %key, ppod = %place, "ppod follows the spec of its vpod");
-                    self.feed(&answer);
+                    self.saw(&answer);
                 }
                 Err(error @ (ApplyError::Rejected { .. } | ApplyError::Forbidden { .. })) => {
                     self.tell_refused(key, uid, "the change of the pod", &error);
@@ -81,7 +81,7 @@ impl PodSync {
         }
         // The planner compares with the view, which may be older than what was read.
         if let Some(vpod) = Vpod::from_json(&vpod) {
-            self.store.feed_vpod(vpod);
+            self.store.saw_vpod(vpod);
         }
         Ok(if refused { Step::Refused } else { Step::Next })
     }
@@ -109,7 +109,7 @@ impl PodSync {
         let path = paths::pod_resize(&place.namespace, &place.name);
         match strategic_patch(&self.clusters.worker, &path, &patch).await {
             Ok(answer) => {
-                self.feed(&answer);
+                self.saw(&answer);
                 Ok(Resized::Done(answer["metadata"]["resourceVersion"].clone()))
             }
             // The pod is gone, or the API server is one of before 1.33, which has no such subresource.
@@ -143,9 +143,9 @@ impl PodSync {
         is_permitted(&self.clusters.worker, &right).await
     }
 
-    fn feed(&self, answer: &Value) {
+    fn saw(&self, answer: &Value) {
         if let Some(ppod) = managed_ppod(answer) {
-            self.store.feed_ppod(ppod);
+            self.store.saw_ppod(ppod);
         }
     }
 

@@ -243,20 +243,39 @@ impl PodStore {
         self.queue.add_all(keys);
     }
 
-    /// The answer of a write on a vpod, or a live read.
-    pub(crate) fn feed_vpod(&self, vpod: Vpod) {
-        let gone = self.index.lock().gone_vpods.contains(&vpod.uid);
-        if !gone && self.is_ours(&vpod) {
-            self.put_vpod(vpod);
+    /// The answer of a write on the version that was known: nothing but what was written is new, so nobody is woken.
+    pub(super) fn feed_vpod(&self, vpod: Vpod) {
+        self.take_vpod(vpod);
+    }
+
+    /// A live read, or the answer of a write on whatever version there was. What it tells is told once: its event is no
+    /// news any more and wakes nobody.
+    pub(crate) fn saw_vpod(&self, vpod: Vpod) {
+        let key = vpod.key.clone();
+        if self.take_vpod(vpod) {
+            self.queue.add(key);
         }
     }
 
-    /// The answer of a write on a ppod, or a live read.
+    fn take_vpod(&self, vpod: Vpod) -> bool {
+        let gone = self.index.lock().gone_vpods.contains(&vpod.uid);
+        !gone && self.is_ours(&vpod) && self.put_vpod(vpod)
+    }
+
+    /// Like [`Self::feed_vpod`].
     pub(super) fn feed_ppod(&self, ppod: Ppod) {
+        self.take_ppod(ppod);
+    }
+
+    /// Like [`Self::saw_vpod`].
+    pub(super) fn saw_ppod(&self, ppod: Ppod) {
+        self.queue.add_all(self.take_ppod(ppod));
+    }
+
+    /// The vpod it names, if there is something to tell.
+    fn take_ppod(&self, ppod: Ppod) -> Option<ObjectKey> {
         let mut index = self.index.lock();
-        if !index.gone_ppods.contains(&ppod.uid) {
-            index.put_ppod(ppod, Origin::Event);
-        }
+        if index.gone_ppods.contains(&ppod.uid) { None } else { index.put_ppod(ppod, Origin::Event) }
     }
 
     /// A ppod that was read because its status had been dropped.

@@ -24,7 +24,7 @@ impl PodSync {
         let live = read_pod(&self.clusters.computing, key).await?;
         self.store.confirm_vpod_gone(key, live.as_ref().and_then(uid_of));
         if let Some(vpod) = live.as_ref().and_then(Vpod::from_json) {
-            self.store.feed_vpod(vpod);
+            self.store.saw_vpod(vpod);
         }
         Ok(Step::Replan)
     }
@@ -37,7 +37,7 @@ impl PodSync {
             return Ok(Step::Replan);
         };
         if is_managed(&ppod) {
-            self.store.feed_ppod(ppod);
+            self.store.saw_ppod(ppod);
             return Ok(Step::Replan);
         }
         match ownership::lost_label(&ppod, &snapshot.scope.stamp, snapshot.claim()) {
@@ -80,7 +80,7 @@ impl PodSync {
         match managed_ppod(&live) {
             Some(live) if *live.uid == *ppod.uid() && !live.scheduled => Ok(Step::Next),
             Some(live) => {
-                self.store.feed_ppod(live);
+                self.store.saw_ppod(live);
                 Ok(Step::Replan)
             }
             // It has lost its label, and the watch will say so.

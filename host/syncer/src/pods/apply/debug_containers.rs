@@ -85,7 +85,7 @@ impl PodSync {
         match self.append_debug_containers(ppod, containers).await {
             Ok(ppod) => {
                 if let Some(ppod) = ppod {
-                    self.store.feed_ppod(ppod);
+                    self.store.saw_ppod(ppod);
                 }
                 Ok(Added::All)
             }

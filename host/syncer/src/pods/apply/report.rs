@@ -68,7 +68,7 @@ impl PodSync {
         };
         let fields = status::lost_fields(&live["status"], message, self.clock.now());
         if let Some(vpod) = Vpod::from_json(&live) {
-            self.store.feed_vpod(vpod);
+            self.store.saw_vpod(vpod);
         }
         let Some(fields) = fields else { return Ok(Step::Next) };
         let resource_version = live["metadata"]["resourceVersion"].as_str().unwrap_or_default();

@@ -19,7 +19,7 @@ use crate::{
     pods::{
         index::PodStore,
         snapshot::{Absence, PodScope, VnodeState},
-        view::{Phase, PpodObject, VpodObject},
+        view::{Phase, Ppod, PpodObject, Vpod, VpodObject},
         vpod_identity::VpodIdentity,
     },
 };
@@ -373,4 +373,42 @@ fn the_end_of_a_pod_without_a_copy_is_told_too() {
     copied.on_copy_gone(move |pod| ears.lock().push(pod.uid.clone()));
     copied.apply(VpodObject::deserialize(&failed.0).unwrap());
     assert_eq!(told.lock().len(), 2, "its copy still runs");
+}
+
+/// What the node tasks' deletion of a pod answers may be here before its event, which is no news then.
+#[tokio::test]
+async fn what_somebody_elses_write_or_a_read_tells_wakes_its_pod_once() {
+    let store = store(&[vpod()], &[ppod()]);
+    drain(&store).await;
+
+    let evicted = vpod()
+        .set(&["metadata", "resourceVersion"], "100")
+        .set(&["metadata", "deletionTimestamp"], NOW)
+        .set(&["metadata", "deletionGracePeriodSeconds"], 30);
+    store.saw_vpod(Vpod::from_json(&evicted.0).unwrap());
+    assert_eq!(drain(&store).await, 1);
+    store.apply(VpodObject::deserialize(&evicted.0).unwrap());
+    assert_eq!(drain(&store).await, 0, "its event tells nothing new");
+
+    let running = ppod().running().set(&["metadata", "resourceVersion"], "101");
+    store.saw_ppod(Ppod::from_json(&running.0).unwrap());
+    assert_eq!(drain(&store).await, 1);
+    store.apply(PpodObject::deserialize(&running.0).unwrap());
+    assert_eq!(drain(&store).await, 0, "its event tells nothing new");
+}
+
+/// Whoever wrote on the version it knew goes on by itself.
+#[tokio::test]
+async fn a_pods_own_writes_wake_nobody() {
+    let store = store(&[vpod()], &[ppod()]);
+    drain(&store).await;
+    let (vpod, ppod) = (
+        vpod().set(&["metadata", "resourceVersion"], "100").running(),
+        ppod().set(&["metadata", "resourceVersion"], "101"),
+    );
+    store.feed_vpod(Vpod::from_json(&vpod.0).unwrap());
+    store.feed_ppod(Ppod::from_json(&ppod.0).unwrap());
+    store.apply(VpodObject::deserialize(&vpod.0).unwrap());
+    store.apply(PpodObject::deserialize(&ppod.0).unwrap());
+    assert_eq!(drain(&store).await, 0);
 }

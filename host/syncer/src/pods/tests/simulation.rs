@@ -1,8 +1,10 @@
 //! Both clusters in one loop: the real store and planner against a model of two API servers, with events that arrive
-//! late, writes that lose their answer, and a Syncer that stops between any two actions.
+//! late, writes that lose their answer, and a Syncer that stops between any two actions. It looks at a pod when the store's
+//! queue says so, or again after a failure, and at no other time.
 //!
-//! Grammar: users create, delete (with grace or by force) and re-create vpods; the worker schedules, starts, ends and
-//! deletes ppods; the Syncer gets events, reconciles, crashes. Invariants, checked after every step: at most one ppod
+//! Grammar: users create, delete (with grace or by force) and re-create vpods; the Syncer's own node tasks evict them, of
+//! which the answer may come before the event; the worker schedules, starts, ends and deletes ppods; the Syncer gets
+//! events, reconciles, crashes. Invariants, checked after every step: at most one ppod
 //! per vpod name; no ppod is made twice for a vpod whose status says that it ran; foreign pods are never touched;
 //! a terminal phase never changes. At the end, when everything was delivered: nothing leaks and nothing hangs.
 //! A failure prints its seed and can be replayed (see [`crate::simulation`]).
@@ -12,6 +14,7 @@ use std::{
     sync::Arc,
 };
 
+use futures::FutureExt;
 use kubeocean_api::{
     keys::{annotation, label},
     name::{ObjectKey, phys_name},
@@ -21,7 +24,7 @@ use serde_json::{Value, json};
 
 use super::builders::{MOUNT, VNODE, now, scope};
 use crate::pods::{
-    action::PodAction,
+    action::{PodAction, Wake},
     index::PodStore,
     metadata::{Expected, KeyChanges},
     plan::plan_pod,
@@ -30,7 +33,7 @@ use crate::pods::{
     view::{Deletion, Ppod, PpodObject, Vpod, VpodObject},
 };
 use crate::simulation::{Random, sweep};
-use kubeocean_runtime::sink::Sink;
+use kubeocean_runtime::{queue::Outcome, sink::Sink};
 
 const STEPS: usize = 120;
 const NAMES: [&str; 3] = ["web-0", "web-1", "web-2"];
@@ -56,12 +59,15 @@ struct World {
     ppods: BTreeMap<ObjectKey, Value>,
     events: VecDeque<Event>,
     store: Arc<PodStore>,
+    /// What it did not bring to an end.
+    retries: BTreeSet<ObjectKey>,
     /// Vpod UIDs whose ppod was created, with how often after the vpod had shown a status.
     created: BTreeMap<String, usize>,
     ran: BTreeSet<String>,
     ended: BTreeMap<String, String>,
     crashes: usize,
     lost_answers: usize,
+    evicted: usize,
 }
 
 /// What the model answers to a write.
@@ -80,11 +86,13 @@ impl World {
             ppods: BTreeMap::new(),
             events: VecDeque::new(),
             store: PodStore::new("cls-a", scope()),
+            retries: BTreeSet::new(),
             created: BTreeMap::new(),
             ran: BTreeSet::new(),
             ended: BTreeMap::new(),
             crashes: 0,
             lost_answers: 0,
+            evicted: 0,
         };
         let foreign = json!({"metadata": {"namespace": MOUNT, "name": phys_name("web-2", "default"), "uid": "foreign",
             "labels": {label::MANAGED_BY: "kubeocean", label::CLUSTER_BINDING: "west"},
@@ -153,7 +161,11 @@ impl World {
                 if let Some(mut pod) = self.vpods.get(&key).cloned() {
                     pod["metadata"]["deletionTimestamp"] = "2026-01-05T12:00:30Z".into();
                     pod["metadata"]["deletionGracePeriodSeconds"] = 30.into();
-                    self.put_vpod(pod);
+                    let answer = self.put_vpod(pod);
+                    if self.random.once_in(2) {
+                        self.store.saw_vpod(Vpod::from_json(&answer).unwrap());
+                        self.evicted += 1;
+                    }
                 }
             }
             3 => self.remove_vpod(&key),
@@ -204,6 +216,7 @@ impl World {
     /// The Syncer starts anew: all it knows are two lists.
     fn restart(&mut self) {
         self.events.clear();
+        self.retries.clear();
         self.store = PodStore::new("cls-a", scope());
         self.store.vnode_changed(VNODE, true);
         self.store
@@ -219,8 +232,22 @@ impl World {
         self.store.snapshot(key, now, |_| ours)
     }
 
-    /// One reconcile, as `apply.rs` does it; `crash_after` actions it stops. Says whether there was nothing to do.
-    fn reconcile(&mut self, key: &ObjectKey, mut crash_after: usize) -> bool {
+    /// Looks at the next pod of the queue; `crash_after` actions it stops. `None`: no pod waits. Says whether there was
+    /// nothing to do.
+    fn work(&mut self, crash_after: usize) -> Option<bool> {
+        let queue = Arc::clone(self.store.queue());
+        let key = if queue.is_empty() { None } else { queue.next().now_or_never() }?;
+        self.retries.remove(&key);
+        let (idle, ended) = self.reconcile(&key, crash_after);
+        queue.done(&key, Outcome::Done);
+        if !ended {
+            self.retries.insert(key);
+        }
+        Some(idle)
+    }
+
+    /// One reconcile, as `apply.rs` does it. Says whether there was nothing to do, and whether the next event will do.
+    fn reconcile(&mut self, key: &ObjectKey, mut crash_after: usize) -> (bool, bool) {
         let mut idle = true;
         for _ in 0..6 {
             let snapshot = self.snapshot(key);
@@ -229,27 +256,27 @@ impl World {
                 self.mark(&snapshot);
             }
             if plan.actions.is_empty() {
-                return idle;
+                return (idle, plan.wake == Wake::OnEvent);
             }
             if matches!(&*plan.actions, [PodAction::Refuse(_)]) {
-                return idle;
+                return (idle, false);
             }
             idle = false;
             for action in plan.actions {
                 if crash_after == 0 {
                     self.crashes += 1;
                     self.restart();
-                    return false;
+                    return (false, true);
                 }
                 crash_after -= 1;
                 match self.perform(&snapshot, action) {
                     Answer::Done => {}
                     Answer::Replan => break,
-                    Answer::Failed => return false,
+                    Answer::Failed => return (false, false),
                 }
             }
         }
-        idle
+        (idle, false)
     }
 
     fn mark(&self, snapshot: &PodSnapshot) {
@@ -282,13 +309,13 @@ impl World {
                 let uid = live.as_ref().and_then(|pod| pod["metadata"]["uid"].as_str());
                 self.store.confirm_vpod_gone(key, uid);
                 if let Some(vpod) = live.as_ref().and_then(Vpod::from_json) {
-                    self.store.feed_vpod(vpod);
+                    self.store.saw_vpod(vpod);
                 }
                 return Ok(Answer::Replan);
             }
             PodAction::ConfirmPpodGone => {
                 match self.ppods.get(&place).and_then(Ppod::from_json) {
-                    Some(ppod) => self.store.feed_ppod(ppod),
+                    Some(ppod) => self.store.saw_ppod(ppod),
                     None => self.store.confirm_ppod_gone(key),
                 }
                 return Ok(Answer::Replan);
@@ -304,7 +331,7 @@ impl World {
             PodAction::ConfirmUnscheduled { ppod } => {
                 match self.ppods.get(ppod.key()).and_then(Ppod::from_json) {
                     Some(live) if !live.scheduled && *live.uid == *ppod.uid() => return Ok(Answer::Done),
-                    Some(live) => self.store.feed_ppod(live),
+                    Some(live) => self.store.saw_ppod(live),
                     None => self.store.ppod_gone(ppod.key(), ppod.uid()),
                 }
                 return Ok(Answer::Replan);
@@ -345,6 +372,7 @@ impl World {
             }
             PodAction::FailVpod { uid, message, .. } => {
                 let mut pod = self.vpod_at(key, &uid, None)?;
+                self.store.saw_vpod(Vpod::from_json(&pod).unwrap());
                 if let Some(fields) = lost_fields(&pod["status"], &message, now()) {
                     for (field, value) in fields {
                         pod["status"][field.as_str()] = value;
@@ -391,12 +419,12 @@ impl World {
         let original = self.vpod_at(&snapshot.key, uid, None)?;
         let vpod = Vpod::from_json(&original).unwrap();
         let deleting = vpod.deletion.is_some();
-        self.store.feed_vpod(vpod);
+        self.store.saw_vpod(vpod);
         if deleting {
             return Ok(Answer::Replan);
         }
         if let Some(found) = self.ppods.get(place) {
-            self.store.feed_ppod(Ppod::from_json(found).unwrap());
+            self.store.saw_ppod(Ppod::from_json(found).unwrap());
             return Ok(Answer::Replan);
         }
         assert!(!self.ran.contains(uid), "{uid} ran already");
@@ -441,8 +469,12 @@ impl World {
             for key in &going {
                 self.remove_ppod(key);
             }
-            let idle = NAMES.map(|name| self.reconcile(&ObjectKey::new("default", name), usize::MAX));
-            if idle == [true; 3] && self.events.is_empty() {
+            self.store.queue().add_all(std::mem::take(&mut self.retries));
+            let mut idle = true;
+            while let Some(nothing) = self.work(usize::MAX) {
+                idle &= nothing;
+            }
+            if idle && self.events.is_empty() {
                 return;
             }
         }
@@ -512,9 +544,12 @@ fn run(seed: u64) -> Seen {
             3..=5 => world.deliver(),
             6 if world.random.below(4) == 0 => world.restart(),
             _ => {
-                let name = NAMES[world.random.below(NAMES.len())];
+                if world.random.once_in(8) {
+                    let retries = std::mem::take(&mut world.retries);
+                    world.store.queue().add_all(retries);
+                }
                 let crash_after = if world.random.below(3) == 0 { world.random.below(4) } else { usize::MAX };
-                world.reconcile(&ObjectKey::new("default", name), crash_after);
+                world.work(crash_after);
             }
         }
     }
@@ -528,6 +563,7 @@ fn run(seed: u64) -> Seen {
         lost: ended("Failed"),
         crashes: world.crashes,
         lost_answers: world.lost_answers,
+        evicted: world.evicted,
     }
 }
 
@@ -535,7 +571,8 @@ fn run(seed: u64) -> Seen {
 fn any_order_of_events_writes_and_crashes_converges() {
     let Some(seen) = sweep(run, |seen: &mut Seen, met| seen.add(&met)) else { return };
     // A sweep that never meets a case proves nothing about it.
-    let all = [seen.created, seen.created_again, seen.succeeded, seen.lost, seen.crashes, seen.lost_answers];
+    let Seen { created, created_again, succeeded, lost, crashes, lost_answers, evicted } = seen;
+    let all = [created, created_again, succeeded, lost, crashes, lost_answers, evicted];
     assert!(all.iter().all(|count| *count > 0), "{seen:?}");
 }
 
@@ -548,6 +585,7 @@ struct Seen {
     lost: usize,
     crashes: usize,
     lost_answers: usize,
+    evicted: usize,
 }
 
 impl Seen {
@@ -558,6 +596,7 @@ impl Seen {
         self.lost += other.lost;
         self.crashes += other.crashes;
         self.lost_answers += other.lost_answers;
+        self.evicted += other.evicted;
     }
 }
 
@@ -584,7 +623,7 @@ fn a_hundred_pods_are_created_once_each_however_often_the_syncer_is_killed() {
             while !world.events.is_empty() {
                 world.deliver();
             }
-            if world.reconcile(key, usize::MAX) && world.events.is_empty() {
+            if world.reconcile(key, usize::MAX).0 && world.events.is_empty() {
                 break;
             }
         }
