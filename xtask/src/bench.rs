@@ -13,7 +13,7 @@ pub(crate) struct Args {
     /// Which table
     #[arg(value_enum, default_value = "cluster")]
     table: Table,
-    /// Fail where a figure of `policy` is more than so many times its target
+    /// Fail where a figure is more than so many times its budget
     #[arg(long, value_name = "TIMES")]
     allow: Option<f64>,
     #[command(flatten)]

@@ -25,13 +25,8 @@ impl Figure {
         self
     }
 
-    /// What was measured.
-    pub fn work(&self) -> &str {
-        &self.work
-    }
-
     /// More than so many times the budget.
-    pub fn exceeds(&self, times: f64) -> bool {
+    fn exceeds(&self, times: f64) -> bool {
         self.budget.is_some_and(|budget| self.value > budget * times)
     }
 
@@ -42,6 +37,18 @@ impl Figure {
             None => "",
         }
     }
+}
+
+/// Fails where figures are more than so many times their budget (`KUBEOCEAN_BENCH_ALLOW`); without it nothing fails.
+///
+/// # Errors
+/// It is no number, or some are: the error names them.
+pub fn check_allowed(figures: &[Figure], times: Option<&str>) -> Result<(), String> {
+    let Some(times) = times else { return Ok(()) };
+    let times: f64 = times.parse().map_err(|error| format!("KUBEOCEAN_BENCH_ALLOW is {times:?}: {error}"))?;
+    let over: Vec<&str> =
+        figures.iter().filter(|figure| figure.exceeds(times)).map(|figure| figure.work.as_str()).collect();
+    if over.is_empty() { Ok(()) } else { Err(format!("over {times} times the budget: {}", over.join("; "))) }
 }
 
 /// All figures as a table for a terminal.
@@ -87,6 +94,16 @@ mod tests {
         assert_eq!(Figure::new("w", 3.0, "s").verdict(), "");
         assert!(figure(6.1).exceeds(2.0) && !figure(6.0).exceeds(2.0));
         assert!(!Figure::new("w", 3.0, "s").exceeds(0.0), "without a budget nothing is too much");
+    }
+
+    #[test]
+    fn a_run_fails_for_what_is_over_when_it_was_asked_to() {
+        let figures =
+            [Figure::new("slow", 3.0, "s").budget(1.0), Figure::new("within", 1.0, "s").budget(1.0)];
+        assert_eq!(check_allowed(&figures, None), Ok(()));
+        assert_eq!(check_allowed(&figures, Some("3")), Ok(()));
+        assert_eq!(check_allowed(&figures, Some("1.5")), Err("over 1.5 times the budget: slow".to_owned()));
+        assert!(check_allowed(&[], Some("much")).is_err());
     }
 
     #[test]

@@ -9,7 +9,7 @@ pub mod requests;
 pub mod scale;
 pub mod traffic;
 
-pub use figure::{Figure, table};
+pub use figure::{Figure, check_allowed, table};
 pub use leases::Renewals;
 pub use requests::RequestCount;
 pub use scale::Scale;

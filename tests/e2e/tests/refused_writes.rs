@@ -10,52 +10,76 @@ use http::Method;
 use k8s_openapi::api::core::v1::Node;
 use kube::api::{Patch, PatchParams};
 use kube::{Api, ResourceExt};
-use kubeocean_api::keys::{label, namespace, taint};
-use kubeocean_e2e::leasing::{DEADLINE, Leasing, amount, is_offered, merge, percent, taint_of};
+use kubeocean_api::keys::{annotation, label, namespace, taint};
+use kubeocean_api::{GROUP, VERSION};
+use kubeocean_e2e::leasing::{
+    DEADLINE, Leasing, amount, condition, is_offered, is_ready, merge, percent, taint_of,
+};
 use kubeocean_e2e::pods::Objects;
 use kubeocean_e2e::users::told;
 use kubeocean_harness::{AuditEvent, BindingSpec, Cluster, NodeShape, shared_site, wait_until};
 use serde_json::{Value, json};
 
-const REFUSAL: &str = "vnode-refused";
-
-/// Lets the API server refuse every change of a node beside its status where `condition` holds, as a webhook would, and
-/// waits until it does: `nodes` are those of whoever it refuses.
-async fn refuse_changes(cluster: &Cluster, name: &str, condition: &str, nodes: &Api<Node>, node: &str) {
-    let policy = json!({
-        "apiVersion": "admissionregistration.k8s.io/v1", "kind": "ValidatingAdmissionPolicy",
-        "metadata": {"name": name},
-        "spec": {
-            "matchConstraints": {"resourceRules": [
-                {"apiGroups": [""], "apiVersions": ["v1"], "operations": ["UPDATE"], "resources": ["nodes"]},
-            ]},
-            "matchConditions": [{"name": "one", "expression": condition}],
-            "validations": [{"expression": "false", "message": "change freeze", "reason": "Forbidden"}],
-        },
-    });
-    let binding = json!({
-        "apiVersion": "admissionregistration.k8s.io/v1", "kind": "ValidatingAdmissionPolicyBinding",
-        "metadata": {"name": name},
-        "spec": {"policyName": name, "validationActions": ["Deny"]},
-    });
-    cluster.apply_objects(vec![policy, binding]).await.unwrap();
-    wait_until("changes of the node to be refused", DEADLINE, async || {
-        try_change(nodes, node).await.is_err()
-    })
-    .await;
+/// Admission that refuses changes of nodes or policies, as a webhook would.
+struct Freeze<'a> {
+    cluster: &'a Cluster,
+    name: &'a str,
+    /// API group and version, and the resource.
+    of: [&'a str; 3],
+    /// Which changes it looks at, as a CEL expression.
+    condition: &'a str,
+    /// Which of these it lets pass.
+    allowed: &'a str,
+    /// `Forbidden` is a 403, `Invalid` a 422.
+    reason: &'a str,
 }
 
-async fn allow_changes(cluster: &Cluster, name: &str) {
-    let refusal = format!("validatingadmissionpolicybinding/{name}");
-    cluster.kubectl_text(&["delete", &refusal]).await.unwrap();
+impl<'a> Freeze<'a> {
+    /// All changes of a node but for its status.
+    fn of_nodes(cluster: &'a Cluster, name: &'a str, condition: &'a str) -> Self {
+        Self { cluster, name, of: ["", "v1", "nodes"], condition, allowed: "false", reason: "Forbidden" }
+    }
+
+    /// Begins, and waits until what is tried is refused.
+    async fn begin<T>(&self, mut try_change: impl AsyncFnMut() -> kube::Result<T>) {
+        let Self { cluster, name, of: [group, version, resource], .. } = self;
+        let rule = json!({
+            "apiGroups": [group], "apiVersions": [version], "operations": ["UPDATE"], "resources": [resource],
+        });
+        let policy = json!({
+            "apiVersion": "admissionregistration.k8s.io/v1", "kind": "ValidatingAdmissionPolicy",
+            "metadata": {"name": name},
+            "spec": {
+                "matchConstraints": {"resourceRules": [rule]},
+                "matchConditions": [{"name": "one", "expression": self.condition}],
+                "validations": [{
+                    "expression": self.allowed, "message": "change freeze", "reason": self.reason,
+                }],
+            },
+        });
+        let binding = json!({
+            "apiVersion": "admissionregistration.k8s.io/v1", "kind": "ValidatingAdmissionPolicyBinding",
+            "metadata": {"name": name},
+            "spec": {"policyName": name, "validationActions": ["Deny"]},
+        });
+        cluster.apply_objects(vec![policy, binding]).await.unwrap();
+        wait_until("changes to be refused", DEADLINE, async || try_change().await.is_err()).await;
+    }
+
+    async fn end(&self) {
+        let binding = format!("validatingadmissionpolicybinding/{}", self.name);
+        self.cluster.kubectl_text(&["delete", &binding]).await.unwrap();
+    }
+}
+
+fn dry_run() -> PatchParams {
+    PatchParams { dry_run: true, ..PatchParams::default() }
 }
 
 /// The only change of a worker node that the charts let a Syncer make, without making it.
 async fn try_change(nodes: &Api<Node>, node: &str) -> kube::Result<Node> {
-    let dry = PatchParams { dry_run: true, ..PatchParams::default() };
-    nodes
-        .patch(node, &dry, &Patch::Merge(&json!({"metadata": {"labels": {label::POLICY_APPLIED: "tried"}}})))
-        .await
+    let change = json!({"metadata": {"labels": {label::POLICY_APPLIED: "tried"}}});
+    nodes.patch(node, &dry_run(), &Patch::Merge(&change)).await
 }
 
 /// BU-906: the amounts are written last; whoever refuses what comes before them does not keep them up.
@@ -72,7 +96,9 @@ async fn a_refused_change_does_not_keep_amounts_up() {
     leasing.one(&node, "an open vnode", is_offered).await;
     let (computing, vnode) = (leasing.binding.computing(), leasing.vnode_name(&node));
     let this = format!("object.metadata.name == '{vnode}'");
-    refuse_changes(computing, REFUSAL, &this, &leasing.virtual_nodes().await, &vnode).await;
+    let freeze = Freeze::of_nodes(computing, "vnode-refusal", &this);
+    let vnodes = leasing.virtual_nodes().await;
+    freeze.begin(async || try_change(&vnodes, &vnode).await).await;
     // A taint that cannot be shown comes before each of the amounts that follow.
     merge(&leasing.worker_nodes().await, &node, json!({"spec": {"unschedulable": true}})).await;
     leasing.syncer.wait_log("change freeze", DEADLINE).await;
@@ -80,10 +106,83 @@ async fn a_refused_change_does_not_keep_amounts_up() {
     let vnode =
         leasing.one(&node, "what the foreign pod leaves", |vnode| amount(vnode, "cpu") == Some("5")).await;
     assert_eq!(taint_of(&vnode, taint::PHYSICAL_NODE_UNSCHEDULABLE), None, "it is refused");
-    allow_changes(computing, REFUSAL).await;
+    freeze.end().await;
     leasing
         .one(&node, "the cordon", |vnode| taint_of(vnode, taint::PHYSICAL_NODE_UNSCHEDULABLE).is_some())
         .await;
+}
+
+/// BU-908: a policy that may not be held governs nothing yet, and what others take counts nevertheless.
+#[tokio::test]
+async fn a_refused_change_of_the_policy_does_not_keep_amounts_up() {
+    const NEXT: &str = "policy-refusal-next";
+    let lease = json!({"resourceLimits": [percent("cpu", 100)]});
+    let leasing = Leasing::start("policy-refusal", 1, &NodeShape::new("8", "16Gi"), lease.clone()).await;
+    let node = leasing.nodes[0].clone();
+    leasing.one(&node, "an open vnode", is_offered).await;
+    let governed_by =
+        |vnode: &Node| vnode.annotations().get(annotation::POLICIES_APPLIED).cloned().unwrap_or_default();
+
+    let this = format!("object.metadata.name == '{NEXT}'");
+    let freeze = Freeze {
+        cluster: leasing.binding.worker(),
+        name: "policy-refusal",
+        of: [GROUP, VERSION, "resourceleasingpolicies"],
+        condition: &this,
+        allowed: "false",
+        reason: "Forbidden",
+    };
+    leasing.binding.policy(NEXT, lease).await.unwrap();
+    let policies = leasing.policies().await;
+    let change = json!({"metadata": {"annotations": {"example.com/tried": "yes"}}});
+    freeze.begin(async || policies.patch(NEXT, &dry_run(), &Patch::Merge(&change)).await).await;
+    leasing.delete_policy("policy-refusal").await;
+    leasing.syncer.wait_log("change freeze", DEADLINE).await;
+    leasing.foreign_pod(&node, "3").await;
+    let vnode =
+        leasing.one(&node, "what the foreign pod leaves", |vnode| amount(vnode, "cpu") == Some("5")).await;
+    assert!(!governed_by(&vnode).contains(NEXT), "it is not held");
+    freeze.end().await;
+    leasing.one(&node, "the next policy", |vnode| governed_by(vnode).contains(NEXT)).await;
+}
+
+/// BU-908: whatever is wrong with a vnode's metadata, a worker node that is not ready must not look ready.
+#[tokio::test]
+async fn refused_metadata_does_not_keep_the_status_back() {
+    let lease = json!({"resourceLimits": [percent("cpu", 100)]});
+    let leasing = Leasing::start("metadata-refusal", 1, &NodeShape::new("8", "16Gi"), lease).await;
+    let node = leasing.nodes[0].clone();
+    leasing.one(&node, "an open vnode", |vnode| is_offered(vnode) && is_ready(vnode)).await;
+    let vnode = leasing.vnode_name(&node);
+    let this = format!("object.metadata.name == '{vnode}'");
+    let freeze = Freeze {
+        cluster: leasing.binding.computing(),
+        name: "metadata-refusal",
+        of: ["", "v1", "nodes/status"],
+        condition: &this,
+        allowed: "object.metadata.labels == oldObject.metadata.labels",
+        reason: "Invalid",
+    };
+    let vnodes = leasing.virtual_nodes().await;
+    let change = json!({"metadata": {"labels": {"example.com/tried": "yes"}}});
+    freeze.begin(async || vnodes.patch_status(&vnode, &dry_run(), &Patch::Merge(&change)).await).await;
+
+    let workers = leasing.worker_nodes().await;
+    // From now on nobody but this test says how the node is.
+    let colour = json!({"metadata": {
+        "annotations": {"kwok.x-k8s.io/node": null}, "labels": {"example.com/colour": "red"},
+    }});
+    merge(&workers, &node, colour).await;
+    leasing.syncer.wait_log("change freeze", DEADLINE).await;
+    let ready = json!({"type": "Ready", "status": "False", "reason": "Test", "message": "told by the test"});
+    let patch = json!({"status": {"conditions": [ready]}});
+    workers.patch_status(&node, &PatchParams::default(), &Patch::Strategic(&patch)).await.unwrap();
+    let coloured = |vnode: &Node| vnode.labels().contains_key("example.com/colour");
+    let shown =
+        leasing.one(&node, "Ready=False", |vnode| condition(vnode, "Ready") == Some(("False", "Test"))).await;
+    assert!(!coloured(&shown), "it is refused");
+    freeze.end().await;
+    leasing.one(&node, "the label", coloured).await;
 }
 
 /// BU-408: what admission refuses for one node looks like a missing right, and is none.
@@ -98,7 +197,8 @@ async fn a_node_whose_label_is_refused_keeps_no_other_from_its_own() {
     let as_syncer: Api<Node> =
         Api::all(worker.service_account_client(mount, "kubeocean-syncer").await.unwrap());
     let this = format!("object.metadata.name == '{frozen}' && request.userInfo.username == '{account}'");
-    refuse_changes(worker, NAME, &this, &as_syncer, &frozen).await;
+    let freeze = Freeze::of_nodes(worker, NAME, &this);
+    freeze.begin(async || try_change(&as_syncer, &frozen).await).await;
     try_change(&as_syncer, &other).await.unwrap();
 
     let mark = worker.audit_mark().unwrap();
@@ -141,7 +241,7 @@ async fn a_node_whose_label_is_refused_keeps_no_other_from_its_own() {
     assert_eq!(shown(&frozen).await, None);
 
     // Once it may, the node gets its own without anything else that happens.
-    allow_changes(worker, NAME).await;
+    freeze.end().await;
     labelled(&frozen).await;
     let path = format!(
         "/api/v1/namespaces/default/events?fieldSelector=involvedObject.name%3D{NAME},reason%3DFeatureDisabled"

@@ -5,8 +5,8 @@
 //! Progress goes to standard error, the table to standard output. Everything it starts ends with it.
 //!
 //! `KUBEOCEAN_BENCH_NODES`, `KUBEOCEAN_BENCH_FOREIGN`, `KUBEOCEAN_BENCH_PODS` and `KUBEOCEAN_BENCH_IDLE_SECONDS` make
-//! another run, `KUBEOCEAN_BENCH_JSON` names a file for the figures, `KUBEOCEAN_BIN` measures another program than this
-//! workspace's release build.
+//! another run, `KUBEOCEAN_BENCH_JSON` names a file for the figures, `KUBEOCEAN_BENCH_ALLOW` how many times the budget a
+//! figure may be before the run fails, `KUBEOCEAN_BIN` measures another program than this workspace's release build.
 
 mod foreign;
 mod goal;
@@ -17,7 +17,7 @@ mod run;
 mod running;
 
 use anyhow::{Context, Result, anyhow};
-use kubeocean_bench::{Scale, table};
+use kubeocean_bench::{Scale, check_allowed, table};
 use kubeocean_harness::program::kubeocean_binary;
 use kubeocean_harness::{BindingSpec, Fleet, NodeShape, Site};
 use serde_json::json;
@@ -70,7 +70,9 @@ async fn main() -> Result<()> {
         }))?;
         std::fs::write(&path, text).with_context(|| format!("writing {}", path.display()))?;
     }
-    stopped
+    stopped?;
+    let allowed = std::env::var("KUBEOCEAN_BENCH_ALLOW").ok();
+    check_allowed(&figures, allowed.as_deref()).map_err(anyhow::Error::msg)
 }
 
 /// `cargo bench` calls every bench with `--bench` and passes a filter on; `cargo test --all-targets` does not.
