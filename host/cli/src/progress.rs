@@ -2,6 +2,8 @@
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
+use crate::output::Format;
+
 /// Steps below which nobody waits long enough to wonder.
 const LONG: usize = 50;
 
@@ -23,11 +25,28 @@ impl Steps {
         Self { bar: Some(bar(verb, end)) }
     }
 
+    /// Shown from now on, beside text: who asks for JSON may read both outputs as one.
+    pub(crate) fn beside(self, output: Format) -> Self {
+        if let Some(bar) = &self.bar {
+            match output {
+                Format::Text => bar.tick(),
+                Format::Json => bar.set_draw_target(ProgressDrawTarget::hidden()),
+            }
+        }
+        self
+    }
+
     /// One step is done.
     pub(crate) fn step(&self) {
         if let Some(bar) = &self.bar {
             bar.inc(1);
         }
+    }
+
+    /// One step is done; what came of it.
+    pub(crate) fn after<T>(&self, result: T) -> T {
+        self.step();
+        result
     }
 
     /// So far.

@@ -6,9 +6,9 @@ use kubeocean_api::policy::{AuditStatus, PolicyEntryStatus};
 use crate::answer::EntryVerdict;
 use crate::civil::{civil_now, zone_name};
 use crate::entry::counters::EntryCounters;
-use crate::entry::evaluate::{Ask, Instant, Work, evaluate};
+use crate::entry::evaluate::Instant;
+use crate::entry::nodeless::answer_without_node;
 use crate::entry::slot::{EntryState, Slot};
-use crate::facts::NodeFacts;
 use crate::legacy::{
     Decision, Enforcement, LEGACY_NODE_SELECTOR, LEGACY_RESOURCE_LIMITS, LEGACY_TIME_WINDOWS,
 };
@@ -130,19 +130,15 @@ pub struct EntryMetrics {
 /// Status of one policy; may call time-windows modules.
 pub(crate) fn policy_status(policy: &Policy, now: Timestamp) -> PolicyStatus {
     let at = Instant { at: now, civil: civil_now(now, &policy.zone) };
-    let node = NodeFacts::default();
     let (mut active, mut next_change) = (policy.invalid.is_none(), None);
     for entry in policy.enforce.iter().filter(|e| e.role == Role::TimeWindows && policy.invalid.is_none()) {
-        let asks = [Ask { node: &node, amounts: &[] }];
         let running = entry.slot.running();
-        let outcome =
-            evaluate(&entry.slot, running.as_ref(), &policy.facts, &at, &asks, &mut Work::default()).pop();
-        match outcome {
-            Some(Ok(said)) => {
-                active &= said.answer.verdict == EntryVerdict::Offer;
-                next_change = [next_change, said.answer.valid_until].into_iter().flatten().min();
+        match running.and_then(|running| answer_without_node(&running, &policy.facts, &at)) {
+            Some(answer) => {
+                active &= answer.verdict == EntryVerdict::Offer;
+                next_change = [next_change, answer.valid_until].into_iter().flatten().min();
             }
-            _ => active = false,
+            None => active = false,
         }
     }
     let slots = || policy.enforce.iter().map(|entry| &entry.slot);

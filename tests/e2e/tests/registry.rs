@@ -10,12 +10,15 @@ use std::time::Duration;
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use k8s_openapi::api::core::v1::Node;
-use kubeocean_api::keys::namespace;
+use kube::ResourceExt;
+use kubeocean_api::keys::{condition_type, label, namespace, taint};
 use kubeocean_e2e::leasing::{
-    DEADLINE, Leasing, amount, entry, entry_error, entry_state, is_offered, is_ready, merge, policy_condition,
+    DEADLINE, Leasing, amount, condition, entry, entry_error, entry_state, is_offered, is_ready,
+    is_withheld_gently, merge, policy_condition, summary, taint_of,
 };
 use kubeocean_e2e::rights::assert_rights;
 use kubeocean_engine::builtin;
+use kubeocean_harness::nodes::NODE_SET;
 use kubeocean_harness::program::kubeocean_binary;
 use kubeocean_harness::registry::{PASSWORD, Registry, Tls, Trick, docker_config};
 use kubeocean_harness::{BindingSpec, Cluster, NodeShape};
@@ -76,14 +79,24 @@ impl Scene {
 
     /// A binding with one node and a Syncer that knows the registry.
     async fn lease(&self, name: &str, policy: Value, flags: &[String]) -> Leasing {
+        self.lease_nodes(name, 1, policy, flags).await
+    }
+
+    /// The same with more nodes.
+    async fn lease_nodes(&self, name: &str, nodes: usize, policy: Value, flags: &[String]) -> Leasing {
         let mut all = vec![
             format!("--registry-ca={}", self.registry.authority().display()),
             format!("--policy-cache-dir={}", self.path("cache").display()),
         ];
         all.extend_from_slice(flags);
         let flags: Vec<&str> = all.iter().map(String::as_str).collect();
-        Leasing::start_as(BindingSpec::new(name), 1, &NodeShape::new("32", "64Gi"), policy, &flags).await
+        Leasing::start_as(BindingSpec::new(name), nodes, &shape(), policy, &flags).await
     }
+}
+
+/// Every node of these tests.
+fn shape() -> NodeShape {
+    NodeShape::new("32", "64Gi")
 }
 
 /// A Secret as `kubectl create secret docker-registry` makes it.
@@ -181,6 +194,82 @@ async fn a_pushed_module_decides_and_neither_its_tag_nor_its_registry_takes_it_a
     };
     kubeocean_harness::wait_until("the module from the disk", DEADLINE, loaded).await;
     runs(&leasing, &first).await;
+    assert_rights(&leasing.binding);
+}
+
+/// Nodes of which this label has one of these values.
+fn selecting(label: &str, values: &[String]) -> Value {
+    let expression = json!({"key": label, "operator": "In", "values": values});
+    json!({"nodeSelectorTerms": [{"matchExpressions": [expression]}]})
+}
+
+/// PO-803: nobody remembers an answer any more, neither the registry nor the disk gives a module, and `onError` says what holds.
+#[tokio::test]
+async fn after_a_restart_without_registry_and_disk_on_error_decides() {
+    let Some(mut scene) = Scene::start().await else { return };
+    let image = scene.image("half:1");
+    let digest = scene.push(&image, 1).await;
+    // A policy for one node that is there, and for one that comes when nothing can be asked.
+    let names = ["reg-lost", "reg-lost-deny", "reg-lost-ignore"];
+    let policy_of = |index: usize, on_error: &str| {
+        let mut policy = half(&pinned(&image, names[0], &digest));
+        policy["policies"][0]["onError"] = json!(on_error);
+        let nodes = [format!("reg-lost-{index}"), format!("reg-lost-late-{index}")];
+        policy["nodeSelector"] = selecting(label::HOSTNAME, &nodes);
+        policy
+    };
+    let mut leasing = scene.lease_nodes(names[0], 3, policy_of(0, "LastKnown"), &[]).await;
+    leasing.binding.policy(names[1], policy_of(1, "Deny")).await.unwrap();
+    leasing.binding.policy(names[2], policy_of(2, "Ignore")).await.unwrap();
+    pull_secret(leasing.binding.worker(), names[0], &scene.registry.host(), PASSWORD).await;
+    leasing.all("half of three nodes", DEADLINE, is_half).await;
+
+    let recording = leasing.record().await;
+    scene.registry.stop();
+    leasing.syncer.kill();
+    std::fs::remove_dir_all(scene.path("cache")).unwrap();
+    leasing.syncer.restart().unwrap();
+    leasing.syncer.wait_ready().await;
+    for name in names {
+        leasing
+            .policy_until(name, "no module to be had", |policy| {
+                (entry_state(policy, "half"), entry_error(policy, "half")) == ("Loading", "FetchFailed")
+            })
+            .await;
+    }
+    let [published, denied, whole] = [0, 1, 2].map(|index| leasing.nodes[index].clone());
+    let is_open = |vnode: &Node| taint_of(vnode, taint::OUT_OF_TIME_WINDOWS).is_none();
+    let stands = |vnode: &Node| is_open(vnode) && amount(vnode, "cpu") == Some("16");
+    let undecided = Some(("Unknown", "PoliciesLoading"));
+    leasing
+        .one(&published, "what it published", |vnode| {
+            stands(vnode) && condition(vnode, condition_type::LEASE) == undecided
+        })
+        .await;
+    leasing
+        .one(&denied, "a closed vnode", |vnode| {
+            is_withheld_gently(vnode) && amount(vnode, "cpu") == Some("16")
+        })
+        .await;
+    let is_whole = |vnode: &Node| is_offered(vnode) && amount(vnode, "cpu") == Some("32");
+    leasing.one(&whole, "all of the node", is_whole).await;
+    let sets = selecting(NODE_SET, &["reg-lost", "reg-lost-late"].map(str::to_owned));
+    merge(&leasing.bindings().await, names[0], json!({"spec": {"nodeSelector": sets}})).await;
+    let late = leasing.binding.worker().create_nodes("reg-lost-late", 3, &shape()).await;
+    leasing.nodes.extend(late.unwrap());
+    leasing.one("reg-lost-late-2", "all of the late node", is_whole).await;
+    for node in ["reg-lost-late-0", "reg-lost-late-1"] {
+        assert!(leasing.vnode(node).await.is_none(), "nobody said what of {node} is leased");
+    }
+
+    scene.registry.restart().await;
+    leasing.all("half of all nodes", DEADLINE, is_half).await;
+    // In between as well, nobody was asked to go, and what stands stood.
+    let published = leasing.vnode_name(&published);
+    for vnode in recording.states() {
+        assert!(is_open(&vnode) || is_withheld_gently(&vnode), "{}", summary(&vnode));
+        assert!(vnode.name_any() != published || stands(&vnode), "{}", summary(&vnode));
+    }
     assert_rights(&leasing.binding);
 }
 
@@ -306,9 +395,8 @@ async fn a_host_that_no_rule_names_is_not_asked() {
     let module =
         |name| json!({"oci": {"image": image(name)}, "digest": format!("sha256:{}", "0".repeat(64))});
     let flag = format!("--policy-trust-dir={}", home.path().display());
-    let shape = NodeShape::new("32", "64Gi");
     let name = "reg-unnamed";
-    let leasing = Leasing::start_as(BindingSpec::new(name), 1, &shape, half(&module("a")), &[&flag]).await;
+    let leasing = Leasing::start_as(BindingSpec::new(name), 1, &shape(), half(&module("a")), &[&flag]).await;
     let policy = fails(&leasing, "Invalid", "SignatureRejected").await;
     let error = entry(&policy, "half")["lastError"].as_str().unwrap();
     assert!(
@@ -357,8 +445,7 @@ async fn a_file_of_the_development_folder_is_followed() {
     };
     let module = json!({"file": {"path": "half.wasm"}});
     let flag = format!("--policy-dev-dir={}", home.path().display());
-    let shape = NodeShape::new("32", "64Gi");
-    let leasing = Leasing::start_as(BindingSpec::new("reg-file"), 1, &shape, half(&module), &[&flag]).await;
+    let leasing = Leasing::start_as(BindingSpec::new("reg-file"), 1, &shape(), half(&module), &[&flag]).await;
     fails(&leasing, "Loading", "ModuleNotFound").await;
     for mark in [1, 2] {
         let digest = write(mark);

@@ -12,6 +12,7 @@ use kubeocean_engine::ModuleLimits;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use self::measure::Subject;
 use super::module::{self, MODULE_HELP};
 use crate::{failure::Failure, output::Format, registry::Login};
 
@@ -146,7 +147,8 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
         (None, None) => Value::Object(serde_json::Map::new()),
     };
     let baseline = args.baseline.as_deref().map(read_baseline).transpose()?;
-    let figures = measure::figures(&bytes, &settings, args.limits.unwrap_or_default(), args.seed)?;
+    let subject = Subject { bytes: &bytes, settings: &settings, limits: args.limits.unwrap_or_default() };
+    let figures = measure::figures(&subject, args.seed, args.output)?;
     if let Some(file) = &args.save {
         let text = serde_json::to_string_pretty(&figures).unwrap_or_default() + "\n";
         std::fs::write(file, text)

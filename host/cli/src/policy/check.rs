@@ -10,16 +10,17 @@ use std::{path::PathBuf, sync::Arc};
 
 use clap::Args as ClapArgs;
 use kubeocean_engine::{
-    DEFAULT_MAX_MODULE_BYTES, Decision, Engine, LoadCode, LoadError, Module, ModuleLimits, ModuleOutline,
+    DEFAULT_MAX_MODULE_BYTES, Decision, Engine, LoadCode, LoadError, ModuleLimits, ModuleOutline,
 };
 use serde::Serialize;
 use serde_json::Value;
 
-use self::cases::Case;
+use self::{cases::Case, trials::Trial};
 use super::module::{self, MODULE_HELP};
 use crate::{
     failure::Failure,
     output::{Format, columns},
+    progress::Steps,
     registry::Login,
 };
 
@@ -97,7 +98,10 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
 
 fn check(args: &Args, bytes: &Arc<[u8]>, report: &mut Report) -> Result<(), Failure> {
     let engine = module::engine()?;
-    let outline = match engine.outline(bytes, ModuleLimits::GREATEST) {
+    let bar = Steps::long("compiling", 1).beside(args.output);
+    let outline = engine.outline(bytes, ModuleLimits::GREATEST);
+    bar.end();
+    let outline = match outline {
         Ok(outline) => outline,
         Err(error) => {
             report.fail("module", error.to_string());
@@ -173,22 +177,27 @@ fn check_case(
     };
     let said = module.describe();
     report.ok(named("settings"), serde_json::to_string(&case.settings).unwrap_or_default());
-    let tried = |decision| said.decisions.contains(&decision) && case.asks(decision);
+    let [leasing, placing] = [Decision::Lease, Decision::Place]
+        .map(|decision| said.decisions.contains(&decision) && case.asks(decision));
+    let steps = usize::from(leasing) * trials::STEPS + usize::from(placing) * places::STEPS;
+    let bar = Steps::new("checking", steps).beside(args.output);
+    let trial = Trial { module: &module, zone: &case.zone, bar: &bar };
     let list = |names: &[String]| if names.is_empty() { "none".to_owned() } else { names.join(", ") };
     let mut result = Ok(());
-    if tried(Decision::Lease) {
+    if leasing {
         report.ok(named("facts"), format!("reads {}; caps {}", list(&said.facts), list(&said.caps)));
-        result = try_leases(args.seed, &module, case, &said.facts, &said.caps, |step, detail| {
+        let vocabulary = rows::Vocabulary::new(&said.facts, &said.caps, &case.settings);
+        result = try_leases(&trial, &vocabulary, args.seed, |step, detail| {
             report.ok(named(step), detail);
         });
     }
-    if result.is_ok() && tried(Decision::Place) {
+    if result.is_ok() && placing {
         let (of_vnodes, of_pods) = module.place_facts();
         report.ok(
             named("facts"),
             format!("placing reads {} of vnodes, {} of pods", list(of_vnodes), list(of_pods)),
         );
-        result = match places::purity(&module, &case.zone, &case.settings, args.seed) {
+        result = match places::purity(&trial, &case.settings, args.seed) {
             Ok(pods) => {
                 let rows = places::ROWS;
                 let how = "at both stages, together, in another order and alone";
@@ -198,6 +207,7 @@ fn check_case(
             Err(found) => Err(("purity", found)),
         };
     }
+    bar.end();
     result.map_err(|(step, found)| {
         let text = format!("{}: {}", found.code, found.message);
         report.fail(named(step), text.clone());
@@ -207,21 +217,16 @@ fn check_case(
 
 /// Purity, then promises.
 fn try_leases(
+    trial: &Trial<'_>,
+    vocabulary: &rows::Vocabulary,
     seed: u64,
-    module: &Module,
-    case: &Case,
-    facts: &[String],
-    caps: &[String],
     mut passed: impl FnMut(&str, String),
 ) -> Result<(), (&'static str, trials::Misbehaviour)> {
     let mut random = rows::Random::new(seed);
-    let vocabulary = rows::Vocabulary::new(facts, caps, &case.settings);
-    let nodes = rows::nodes(&mut random, &vocabulary, trials::ROWS);
-    let decided =
-        trials::purity(module, &case.zone, &mut random, &nodes).map_err(|found| ("purity", found))?;
+    let nodes = rows::nodes(&mut random, vocabulary, trials::ROWS);
+    let decided = trial.purity(&mut random, &nodes).map_err(|found| ("purity", found))?;
     passed("purity", format!("{} random nodes, together, in another order and alone", decided.len()));
-    let asked =
-        trials::promises(module, &case.zone, &mut random, &decided).map_err(|found| ("promises", found))?;
+    let asked = trial.promises(&mut random, &decided).map_err(|found| ("promises", found))?;
     passed("promises", format!("asked again {asked} times before an answer's end"));
     Ok(())
 }

@@ -3,7 +3,7 @@
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a step that fails is a failed test")]
 #![allow(dead_code, reason = "each test file uses what it needs")]
 
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 
 use serde_json::Value;
 use tempfile::TempDir;
@@ -14,6 +14,21 @@ pub(crate) fn kubeocean(args: &[&str]) -> Output {
         .env("KUBECONFIG", "/nowhere/kubeconfig")
         .output()
         .expect("the binary runs")
+}
+
+/// What a person sees of standard error, which is a terminal; standard output goes elsewhere.
+pub(crate) fn seen_on_a_terminal(args: &[&str]) -> String {
+    let quoted = |arg: &&str| format!("'{arg}'");
+    let words: Vec<String> = [env!("CARGO_BIN_EXE_kubeocean")].iter().chain(args).map(quoted).collect();
+    let output = Command::new("script")
+        .args(["--quiet", "--return", "--command", &format!("{} >/dev/null", words.join(" ")), "/dev/null"])
+        .env("TERM", "xterm")
+        .stdin(Stdio::null())
+        .output()
+        .expect("script, of util-linux, which lends a terminal");
+    let seen = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(output.status.success(), "{args:?}: {seen}");
+    seen
 }
 
 /// Exit code, standard output and standard error.

@@ -230,7 +230,7 @@ fn look_up(
 }
 
 /// Writes the row of one node to `key`.
-fn row(running: &Running, facts: &PolicyFacts, now: &Instant, ask: &Ask<'_>, key: &mut Vec<u8>) {
+pub(super) fn row(running: &Running, facts: &PolicyFacts, now: &Instant, ask: &Ask<'_>, key: &mut Vec<u8>) {
     key.clear();
     let proposed = |resource: &str| Amount::proposed_of(ask.amounts, resource);
     project(&running.needs, ask.node, facts, &proposed, now.civil.utc_offset_seconds, key);
@@ -390,22 +390,26 @@ fn call(
     measured(&running.lease_health, |took| slot.counters.call(took), || running.run(now.civil, keys))
 }
 
-/// Runs a work unit, and notes how long it took and that it answered. A panic here would be wasmtime's or ours; it counts as
-/// a trap of this entry.
+/// Runs a work unit, and notes how long it took and that it answered.
 pub(crate) fn measured<A>(
     health: &impl Patient,
     note: impl FnOnce(Duration),
     run: impl FnOnce() -> Result<A, CallError>,
 ) -> Result<A, CallError> {
     let started = crate::clock::stopwatch();
-    let answers = std::panic::catch_unwind(std::panic::AssertUnwindSafe(run)).unwrap_or_else(|_| {
-        Err(Fault::new(FaultKind::Trap, "the host failed while it ran the module").into())
-    });
+    let answers = contained(run);
     note(started.elapsed());
     if answers.is_ok() {
         health.answered();
     }
     answers
+}
+
+/// Runs a work unit. A panic here would be wasmtime's or ours; it counts as a trap of this entry.
+pub(super) fn contained<A>(run: impl FnOnce() -> Result<A, CallError>) -> Result<A, CallError> {
+    std::panic::catch_unwind(std::panic::AssertUnwindSafe(run)).unwrap_or_else(|_| {
+        Err(Fault::new(FaultKind::Trap, "the host failed while it ran the module").into())
+    })
 }
 
 /// Runs one in so many batches of several rows again with the rows reversed. Reports, changes nothing (PO-1005).

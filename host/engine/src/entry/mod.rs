@@ -10,6 +10,7 @@ pub(crate) mod health;
 mod interned;
 pub(crate) mod last_known;
 pub(crate) mod memo;
+pub(crate) mod nodeless;
 pub(crate) mod packed;
 pub(crate) mod running;
 pub(crate) mod slot;

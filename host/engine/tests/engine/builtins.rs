@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use jiff::Timestamp;
 use kubeocean_engine::{
     EntryState, EntryVerdict, FetchedModule, MAX_EVALUATORS, ModuleClaims, ModuleFetch, NodeFacts, Reclaim,
     Recorded, Verdict, builtin,
@@ -152,6 +153,30 @@ fn the_published_example_has_no_gap_at_the_weekend(
     }
     let status = &host.host.status(at(now))[0];
     assert_eq!((status.active, status.next_change), (offered, Some(at(until).as_second())));
+}
+
+/// The status asks about no node, so what is counted, recorded and remembered is about decisions alone.
+#[test]
+fn a_look_at_the_status_leaves_no_trace() {
+    let host = host(vec![policy(json!({"timeWindows": [{"start": "09:00", "end": "17:00"}]}))]);
+    let seen = || (host.host.metrics(), host.host.decisions(None));
+    let active_without_a_trace = |now: Timestamp| {
+        let before = seen();
+        let status = host.host.status(now);
+        assert_eq!(seen(), before, "at {now}");
+        status[0].active
+    };
+    assert!(active_without_a_trace(noon()), "nothing was ever decided");
+    host.one(noon(), node("a"));
+    assert!(active_without_a_trace(noon()), "the node's answer is at hand");
+    assert!(active_without_a_trace(seconds(601)), "it would be asked anew for a decision");
+    let evening = at("2026-03-02T20:00:00Z");
+    assert!(!active_without_a_trace(evening), "it holds no more");
+    let calls = || host.numbers("p/legacy-time-windows").counters.calls;
+    let before = calls();
+    assert!(host.one(evening, node("a")).withheld);
+    assert_eq!(calls(), before + 1, "the status remembered nothing for the node");
+    assert_eq!(host.host.records().last().unwrap().nodes, ["a"]);
 }
 
 #[test]

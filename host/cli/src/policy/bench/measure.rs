@@ -15,10 +15,12 @@ use serde_json::Value;
 use super::{Figures, LeaseFigures, PlaceFigures};
 use crate::{
     failure::Failure,
+    output::Format,
     policy::{
         check::rows::{Random, Vocabulary, nodes},
         module::load_failure,
     },
+    progress::Steps,
 };
 
 /// Rows of one call of a lease policy.
@@ -32,62 +34,85 @@ const LEAST: usize = 20;
 /// 2026-03-07T12:00:00Z: always the same instant, so that fuel is always the same.
 const AT: i64 = 1_772_884_800;
 
-/// All figures.
-pub(super) fn figures(
-    bytes: &Arc<[u8]>,
-    settings: &Value,
-    limits: ModuleLimits,
-    seed: u64,
-) -> Result<Figures, Failure> {
+/// What is measured of every module: loading it when it is compiled.
+const LOAD_STEPS: u64 = 1;
+/// Of one that leases: three times, and what is exact.
+const LEASE_STEPS: u64 = 4;
+/// Of one that places: a time, and what is exact.
+const PLACE_STEPS: u64 = 2;
+
+/// What is measured.
+pub(super) struct Subject<'s> {
+    pub(super) bytes: &'s Arc<[u8]>,
+    pub(super) settings: &'s Value,
+    pub(super) limits: ModuleLimits,
+}
+
+/// All figures. The progress moves only between two of them, so that no figure contains it.
+pub(super) fn figures(subject: &Subject<'_>, seed: u64, output: Format) -> Result<Figures, Failure> {
+    let Subject { bytes, settings, limits } = *subject;
     let engine = start(EngineConfig { threads: 1, ..EngineConfig::default() })?;
     // The built-in modules are compiled in the background when an engine starts.
     for (_, builtin) in BUILTINS {
         engine.outline(&Arc::from(builtin), limits).map_err(|error| load_failure(&error))?;
     }
     let before = engine.numbers().compile_us;
-    let load = || engine.load_module(bytes, settings, limits, &[]).map_err(|error| load_failure(&error));
-    let module = load()?;
+    let bar = Steps::long("compiling", 1).beside(output);
+    let module = subject.load(&engine);
+    bar.end();
+    let module = module?;
     let compile = engine.numbers().compile_us - before;
     let said = module.describe();
+    let [leasing, placing] =
+        [Decision::Lease, Decision::Place].map(|decision| said.decisions.contains(&decision));
+    let steps = LOAD_STEPS
+        + u64::from(leasing) * LEASE_STEPS
+        + u64::from(placing) * PLACE_STEPS
+        + u64::from(compile == 0);
+    let bar = Steps::long("measuring", steps).beside(output);
     let mut random = Random::new(seed);
     let vocabulary = Vocabulary::new(&said.facts, &said.caps, settings);
-    let cached_load = median(1, || load().map(drop))?;
-    let lease = said.decisions.contains(&Decision::Lease).then(|| {
+    let cached_load = bar.after(median(1, || subject.load(&engine).map(drop)))?;
+    let lease = leasing.then(|| {
         let rows = nodes(&mut random, &vocabulary, BATCH);
-        lease(&module, &rows, || fuel(bytes, settings, limits, &rows))
+        lease(&module, &rows, &bar, || fuel(subject, &rows))
     });
-    let place = said.decisions.contains(&Decision::Place).then(|| {
+    let place = placing.then(|| {
         let candidates = nodes(&mut random, &vocabulary, CANDIDATES).into_iter().map(Arc::new);
         let candidates: Vec<_> = candidates.collect();
-        place(&module, &candidates, || place_fuel(bytes, settings, limits, &candidates))
+        place(&module, &candidates, &bar, || place_fuel(subject, &candidates))
     });
+    let compile = if compile > 0 { compile } else { bar.after(compile_again(bytes, limits))? };
     #[expect(clippy::cast_precision_loss, reason = "shown with three digits")]
     let compile = compile as f64;
-    Ok(Figures {
+    let figures = Figures {
         module: said.name,
         version: said.version,
         digest: said.digest,
         size_bytes: bytes.len(),
-        compile: if compile > 0.0 { compile } else { compile_again(bytes, limits)? },
+        compile,
         cached_load,
         lease: lease.transpose()?,
         place: place.transpose()?,
-    })
+    };
+    bar.end();
+    Ok(figures)
 }
 
 fn lease(
     module: &Module,
     rows: &[NodeFacts],
+    bar: &Steps,
     fuel: impl FnOnce() -> Result<Exact, Failure>,
 ) -> Result<LeaseFigures, Failure> {
     let (at, utc) = (now(), TimeZone::UTC);
     let one = rows.first().map(std::slice::from_ref).unwrap_or_default();
-    let fresh = median(1, || answers(module.lease(at, &utc, one)))?;
-    let mut open = module.open().map_err(|error| Failure::failed(error.to_string()))?;
+    let fresh = bar.after(median(1, || answers(module.lease(at, &utc, one))))?;
+    let mut open = module.open().map_err(failed)?;
     let (single, many) = (open.rows(at, &utc, one), open.rows(at, &utc, rows));
-    let warm_row = median(100, || answers(open.count_offers(at, &utc, &single)))?;
-    let batch = median(1, || answers(open.count_offers(at, &utc, &many)))?;
-    let Exact { fuel_fresh, fuel_each, memory_bytes } = fuel()?;
+    let warm_row = bar.after(median(100, || answers(open.count_offers(at, &utc, &single))))?;
+    let batch = bar.after(median(1, || answers(open.count_offers(at, &utc, &many))))?;
+    let Exact { fuel_fresh, fuel_each, memory_bytes } = bar.after(fuel())?;
     #[expect(clippy::cast_precision_loss, reason = "a small constant")]
     let batch_row = batch / BATCH as f64;
     Ok(LeaseFigures { fresh, warm_row, batch_row, fuel_per_row: fuel_each, fuel_fresh, memory_bytes })
@@ -96,12 +121,13 @@ fn lease(
 fn place(
     module: &Module,
     candidates: &[Arc<NodeFacts>],
+    bar: &Steps,
     fuel: impl FnOnce() -> Result<Exact, Failure>,
 ) -> Result<PlaceFigures, Failure> {
     let pod = pod();
-    let whole =
-        median(1, || answers(module.place(Stage::Schedule, now(), &TimeZone::UTC, &pod, candidates)))?;
-    let Exact { fuel_fresh, fuel_each, memory_bytes } = fuel()?;
+    let ask = || answers(module.place(Stage::Schedule, now(), &TimeZone::UTC, &pod, candidates));
+    let whole = bar.after(median(1, ask))?;
+    let Exact { fuel_fresh, fuel_each, memory_bytes } = bar.after(fuel())?;
     Ok(PlaceFigures { whole, fuel_per_candidate: fuel_each, fuel_fresh, memory_bytes })
 }
 
@@ -123,7 +149,7 @@ fn now() -> Timestamp {
 }
 
 /// A built-in module was compiled before it could be measured: other bytes that mean the same are compiled anew.
-fn compile_again(bytes: &Arc<[u8]>, limits: ModuleLimits) -> Result<f64, Failure> {
+fn compile_again(bytes: &Arc<[u8]>, limits: ModuleLimits) -> Result<u64, Failure> {
     let engine = start(EngineConfig { threads: 1, ..EngineConfig::default() })?;
     for (_, builtin) in BUILTINS {
         engine.outline(&Arc::from(builtin), limits).map_err(|error| load_failure(&error))?;
@@ -132,9 +158,7 @@ fn compile_again(bytes: &Arc<[u8]>, limits: ModuleLimits) -> Result<f64, Failure
     // An empty custom section, of a name of one letter.
     let other: Arc<[u8]> = [bytes.as_ref(), &[0, 2, 1, b'n']].concat().into();
     engine.outline(&other, limits).map_err(|error| load_failure(&error))?;
-    #[expect(clippy::cast_precision_loss, reason = "shown with three digits")]
-    let took = (engine.numbers().compile_us - before) as f64;
-    Ok(took)
+    Ok(engine.numbers().compile_us - before)
 }
 
 /// What is the same on every machine.
@@ -160,11 +184,16 @@ impl Exact {
     }
 }
 
-/// The module in an engine that counts.
-fn metered(bytes: &Arc<[u8]>, settings: &Value, limits: ModuleLimits) -> Result<Module, Failure> {
-    let engine =
-        start(EngineConfig { threads: 1, pooling: false, metered: true, ..EngineConfig::default() })?;
-    engine.load_module(bytes, settings, limits, &[]).map_err(|error| load_failure(&error))
+impl Subject<'_> {
+    fn load(&self, engine: &Engine) -> Result<Module, Failure> {
+        engine.load_module(self.bytes, self.settings, self.limits, &[]).map_err(|error| load_failure(&error))
+    }
+
+    /// In an engine that counts.
+    fn metered(&self) -> Result<Module, Failure> {
+        let counting = EngineConfig { threads: 1, pooling: false, metered: true, ..EngineConfig::default() };
+        self.load(&start(counting)?)
+    }
 }
 
 #[expect(clippy::needless_pass_by_value, reason = "called by map_err")]
@@ -172,13 +201,8 @@ fn failed(error: kubeocean_engine::CallFailed) -> Failure {
     Failure::failed(error.to_string())
 }
 
-fn place_fuel(
-    bytes: &Arc<[u8]>,
-    settings: &Value,
-    limits: ModuleLimits,
-    candidates: &[Arc<NodeFacts>],
-) -> Result<Exact, Failure> {
-    let module = metered(bytes, settings, limits)?;
+fn place_fuel(subject: &Subject<'_>, candidates: &[Arc<NodeFacts>]) -> Result<Exact, Failure> {
+    let module = subject.metered()?;
     let mut open = module.open_place().map_err(failed)?;
     let pod = pod();
     let mut ask = |candidates: &[Arc<NodeFacts>]| {
@@ -190,13 +214,8 @@ fn place_fuel(
     Ok(Exact::new(one, all, candidates.len()))
 }
 
-fn fuel(
-    bytes: &Arc<[u8]>,
-    settings: &Value,
-    limits: ModuleLimits,
-    rows: &[NodeFacts],
-) -> Result<Exact, Failure> {
-    let module = metered(bytes, settings, limits)?;
+fn fuel(subject: &Subject<'_>, rows: &[NodeFacts]) -> Result<Exact, Failure> {
+    let module = subject.metered()?;
     let (at, utc) = (now(), TimeZone::UTC);
     let mut open = module.open().map_err(failed)?;
     let one = open.rows(at, &utc, rows.first().map(std::slice::from_ref).unwrap_or_default());

@@ -4,25 +4,27 @@
 
 use std::sync::Arc;
 
-use jiff::{Timestamp, tz::TimeZone};
-use kubeocean_engine::{Module, NodeFacts, PlaceRowAnswer, PodFacts, Stage};
+use jiff::Timestamp;
+use kubeocean_engine::{NodeFacts, PlaceRowAnswer, PodFacts, Stage};
 use serde_json::Value;
 
 use super::{
     pods::{PodVocabulary, pod},
     rows::{Random, Vocabulary, nodes},
-    trials::{DAY, FIRST_MOMENT, Misbehaviour, attempted, json, local, moment},
+    trials::{DAY, FIRST_MOMENT, Misbehaviour, Trial, attempted, json, local, moment},
 };
 
 /// Vnodes each module is tried on, over all pods.
 pub(super) const ROWS: usize = 1000;
+const STAGES: [Stage; 2] = [Stage::Schedule, Stage::Admit];
+/// Each vnode is a step of both stages.
+pub(super) const STEPS: usize = STAGES.len() * ROWS;
 /// Candidates of one pod.
 const CANDIDATES: usize = 25;
 
 /// A pod at a moment.
 struct Question<'q> {
-    module: &'q Module,
-    zone: &'q TimeZone,
+    trial: &'q Trial<'q>,
     at: Timestamp,
     stage: Stage,
     pod: &'q PodFacts,
@@ -30,14 +32,9 @@ struct Question<'q> {
 
 /// Asks about some vnodes for each of many pods at both stages, again in another order and about each vnode alone.
 /// Returns how many pods there were.
-pub(super) fn purity(
-    module: &Module,
-    zone: &TimeZone,
-    settings: &Value,
-    seed: u64,
-) -> Result<usize, Misbehaviour> {
+pub(super) fn purity(trial: &Trial<'_>, settings: &Value, seed: u64) -> Result<usize, Misbehaviour> {
     let mut random = Random::new(seed);
-    let (of_vnodes, of_pods) = module.place_facts();
+    let (of_vnodes, of_pods) = trial.module.place_facts();
     let of_pods = PodVocabulary::new(of_pods, settings);
     let vnodes: Vec<Arc<NodeFacts>> = nodes(&mut random, &Vocabulary::new(of_vnodes, &[], settings), ROWS)
         .into_iter()
@@ -47,8 +44,8 @@ pub(super) fn purity(
     for candidates in vnodes.chunks(CANDIDATES) {
         let pod = pod(&mut random, &of_pods, asked);
         let at = moment(FIRST_MOMENT + random.below(365 * DAY));
-        for stage in [Stage::Schedule, Stage::Admit] {
-            Question { module, zone, at, stage, pod: &pod }.purity(candidates)?;
+        for stage in STAGES {
+            Question { trial, at, stage, pod: &pod }.purity(candidates)?;
         }
         asked += 1;
     }
@@ -67,12 +64,13 @@ impl Question<'_> {
             if let Some(alone) = alone.first() {
                 self.compare(vnode, answer, alone, "alone")?;
             }
+            self.trial.bar.step();
         }
         Ok(())
     }
 
     fn ask(&self, candidates: &[Arc<NodeFacts>]) -> Result<Vec<PlaceRowAnswer>, Misbehaviour> {
-        let Self { module, zone, at, stage, pod } = *self;
+        let Self { trial: Trial { module, zone, .. }, at, stage, pod } = *self;
         attempted(
             || module.place(stage, at, zone, pod, candidates),
             || {
@@ -109,7 +107,7 @@ impl Question<'_> {
             Stage::Schedule => "schedule",
             Stage::Admit => "admit",
         };
-        format!("at {} at stage {stage}", local(self.zone, self.at))
+        format!("at {} at stage {stage}", local(self.trial.zone, self.at))
     }
 }
 

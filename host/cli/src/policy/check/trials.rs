@@ -4,9 +4,12 @@ use jiff::{Timestamp, tz::TimeZone};
 use kubeocean_engine::{CallFailed, FaultKind, LEASE_ROWS, Module, NodeFacts, RowAnswer};
 
 use super::rows::Random;
+use crate::progress::Steps;
 
 /// Nodes each module is tried on.
 pub(super) const ROWS: usize = 1000;
+/// Each node is a step of both trials.
+pub(super) const STEPS: usize = 2 * ROWS;
 /// Attempts at a call.
 const ATTEMPTS: u32 = 5;
 /// Moments of a year the nodes are spread over.
@@ -35,81 +38,84 @@ pub(super) struct Case {
     answer: RowAnswer,
 }
 
-/// Decides about all nodes, each at one of some moments of a year, and again in another order and each node alone.
-pub(super) fn purity(
-    module: &Module,
-    zone: &TimeZone,
-    random: &mut Random,
-    nodes: &[NodeFacts],
-) -> Result<Vec<Case>, Misbehaviour> {
-    let moments: Vec<Timestamp> =
-        (0..MOMENTS).map(|_| moment(FIRST_MOMENT + random.below(365 * DAY))).collect();
-    let share = nodes.len().div_ceil(moments.len()).clamp(1, LEASE_ROWS);
-    let mut cases = Vec::with_capacity(nodes.len());
-    for (chunk, at) in nodes.chunks(share).zip(moments.iter().cycle()) {
-        let forwards = ask(module, zone, *at, chunk)?;
-        let reversed: Vec<NodeFacts> = chunk.iter().rev().cloned().collect();
-        let mut backwards = ask(module, zone, *at, &reversed)?;
-        backwards.reverse();
-        for ((node, answer), again) in chunk.iter().zip(forwards).zip(backwards) {
-            compare(zone, *at, node, &answer, &again, "in another order")?;
-            let alone = ask(module, zone, *at, std::slice::from_ref(node))?;
-            if let Some(alone) = alone.first() {
-                compare(zone, *at, node, &answer, alone, "alone")?;
-            }
-            cases.push(Case { at: *at, node: node.clone(), answer });
-        }
-    }
-    Ok(cases)
+/// A module under trial.
+pub(super) struct Trial<'t> {
+    pub(super) module: &'t Module,
+    pub(super) zone: &'t TimeZone,
+    /// Counts questions: [`STEPS`] of leases, [`super::places::STEPS`] of places.
+    pub(super) bar: &'t Steps,
 }
 
-/// Asks again at a random moment before each answer's end and in its last second. Returns how many were asked.
-pub(super) fn promises(
-    module: &Module,
-    zone: &TimeZone,
-    random: &mut Random,
-    cases: &[Case],
-) -> Result<usize, Misbehaviour> {
-    let mut asked = 0;
-    for case in cases {
-        let start = case.at.as_second();
-        let end = case.answer.valid_until.unwrap_or(i64::MAX);
-        let last = end.min(start + HORIZON) - 1;
-        for later in [start + random.below(last - start + 1), last] {
-            if later <= start {
-                continue;
-            }
-            asked += 1;
-            let answers = ask(module, zone, moment(later), std::slice::from_ref(&case.node))?;
-            let Some(again) = answers.first() else { continue };
-            if !same_decision(&case.answer, again) {
-                return Err(Misbehaviour {
-                    code: "NotPure",
-                    message: format!(
-                        "the answer given at {} was to hold {}, but at {} it is another: {}; {}",
-                        local(zone, case.at),
-                        case.answer.valid_until.map_or("for ever".to_owned(), |end| format!(
-                            "until {}",
-                            local(zone, moment(end))
-                        )),
-                        local(zone, moment(later)),
-                        difference(&case.answer, again),
-                        json(&case.node)
-                    ),
-                });
+impl Trial<'_> {
+    /// Decides about all nodes, each at one of some moments of a year, and again in another order and each node alone.
+    pub(super) fn purity(&self, random: &mut Random, nodes: &[NodeFacts]) -> Result<Vec<Case>, Misbehaviour> {
+        let moments: Vec<Timestamp> =
+            (0..MOMENTS).map(|_| moment(FIRST_MOMENT + random.below(365 * DAY))).collect();
+        let share = nodes.len().div_ceil(moments.len()).clamp(1, LEASE_ROWS);
+        let mut cases = Vec::with_capacity(nodes.len());
+        for (chunk, at) in nodes.chunks(share).zip(moments.iter().cycle()) {
+            let forwards = self.ask(*at, chunk)?;
+            let reversed: Vec<NodeFacts> = chunk.iter().rev().cloned().collect();
+            let mut backwards = self.ask(*at, &reversed)?;
+            backwards.reverse();
+            for ((node, answer), again) in chunk.iter().zip(forwards).zip(backwards) {
+                compare(self.zone, *at, node, &answer, &again, "in another order")?;
+                let alone = self.ask(*at, std::slice::from_ref(node))?;
+                if let Some(alone) = alone.first() {
+                    compare(self.zone, *at, node, &answer, alone, "alone")?;
+                }
+                cases.push(Case { at: *at, node: node.clone(), answer });
+                self.bar.step();
             }
         }
+        Ok(cases)
     }
-    Ok(asked)
-}
 
-fn ask(
-    module: &Module,
-    zone: &TimeZone,
-    at: Timestamp,
-    nodes: &[NodeFacts],
-) -> Result<Vec<RowAnswer>, Misbehaviour> {
-    attempted(|| module.lease(at, zone, nodes), || format!("at {} for {}", local(zone, at), json(nodes)))
+    /// Asks again at a random moment before each answer's end and in its last second. Returns how many were asked.
+    pub(super) fn promises(&self, random: &mut Random, cases: &[Case]) -> Result<usize, Misbehaviour> {
+        let mut asked = 0;
+        for case in cases {
+            let start = case.at.as_second();
+            let end = case.answer.valid_until.unwrap_or(i64::MAX);
+            let last = end.min(start + HORIZON) - 1;
+            for later in [start + random.below(last - start + 1), last] {
+                if later <= start {
+                    continue;
+                }
+                asked += 1;
+                let later = moment(later);
+                let answers = self.ask(later, std::slice::from_ref(&case.node))?;
+                let Some(again) = answers.first() else { continue };
+                if !same_decision(&case.answer, again) {
+                    return Err(self.broken(case, later, again));
+                }
+            }
+            self.bar.step();
+        }
+        Ok(asked)
+    }
+
+    fn ask(&self, at: Timestamp, nodes: &[NodeFacts]) -> Result<Vec<RowAnswer>, Misbehaviour> {
+        let Self { module, zone, .. } = *self;
+        attempted(|| module.lease(at, zone, nodes), || format!("at {} for {}", local(zone, at), json(nodes)))
+    }
+
+    /// The answer of `case` was to hold, but `later` it is another.
+    fn broken(&self, case: &Case, later: Timestamp, again: &RowAnswer) -> Misbehaviour {
+        let local = |at| local(self.zone, at);
+        let end = case.answer.valid_until;
+        Misbehaviour {
+            code: "NotPure",
+            message: format!(
+                "the answer given at {} was to hold {}, but at {} it is another: {}; {}",
+                local(case.at),
+                end.map_or("for ever".to_owned(), |end| format!("until {}", local(moment(end)))),
+                local(later),
+                difference(&case.answer, again),
+                json(&case.node)
+            ),
+        }
+    }
 }
 
 /// A call that takes too long is made again: the limit is of real time, and the machine may have had other things to do.
@@ -208,9 +214,10 @@ mod tests {
         let zone = TimeZone::get("Europe/Rome").unwrap();
         let mut random = Random::new(1);
         let nodes = rows::nodes(&mut random, &rows::Vocabulary::new(&said.facts, &said.caps, settings), ROWS);
-        let cases = purity(&module, &zone, &mut random, &nodes)?;
+        let trial = Trial { module: &module, zone: &zone, bar: &Steps::new("checking", 0) };
+        let cases = trial.purity(&mut random, &nodes)?;
         assert_eq!(cases.len(), ROWS);
-        promises(&module, &zone, &mut random, &cases)
+        trial.promises(&mut random, &cases)
     }
 
     #[test]
