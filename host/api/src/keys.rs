@@ -287,7 +287,7 @@ pub fn syncer_manager(cluster_id: &str) -> String {
 /// Whether a label or annotation key is Kubeocean's own bookkeeping, which never travels between the clusters
 /// (TD section 8 *Do better*, BU section 6). Keys meant for users, such as `kubeocean.io/role`, are not internal.
 pub fn is_internal(key: &str) -> bool {
-    const EXACT: [&str; 22] = [
+    const EXACT: [&str; 26] = [
         "managed-by",
         "cluster-binding",
         "last-sync-time",
@@ -310,6 +310,10 @@ pub fn is_internal(key: &str) -> bool {
         "reclaim",
         "reclaim-since",
         "rendered-hash",
+        "component",
+        "cluster-id",
+        "node-name",
+        "renewal-reason",
     ];
     const FAMILIES: [&str; 6] =
         ["physical-", "virtual-", "workload-", "synced-by-", "deleting-", "certificate-"];

@@ -12,7 +12,9 @@ use clap::{Args as ClapArgs, ValueEnum};
 use kubeocean_engine::MAX_MODULE_BYTES;
 use kubeocean_runtime::{binding::KubeconfigRules, rate::RequestRate, server::listen};
 use kubeocean_syncer::{
-    config::{HOSTPORT_IMAGE, LogConfigs, PodEvents, PolicySources, StatusMessages, SyncerConfig},
+    config::{
+        CLUSTER_DOMAIN, HOSTPORT_IMAGE, LogConfigs, PodEvents, PolicySources, StatusMessages, SyncerConfig,
+    },
     policy_server::serve::PolicyListener,
     process::{LeaseName, ProcessConfig},
 };
@@ -90,6 +92,9 @@ pub(crate) struct SyncerFlags {
     /// Which events appear on pods
     #[arg(long, default_value = "warning")]
     pod_events: Events,
+    /// Domain of the computing cluster, in which its pods look up names
+    #[arg(long, default_value = CLUSTER_DOMAIN, value_parser = domain)]
+    cluster_domain: String,
     /// Whether LogConfigs are mapped: while both clusters serve them, or never
     #[arg(long = "logconfig", default_value = "auto")]
     log_configs: LogConfigMapping,
@@ -229,6 +234,7 @@ impl SyncerFlags {
                 Events::Warning => PodEvents::Warning,
                 Events::All => PodEvents::All,
             },
+            cluster_domain: self.cluster_domain.clone(),
             log_configs: match self.log_configs {
                 LogConfigMapping::Auto => LogConfigs::Auto,
                 LogConfigMapping::Off => LogConfigs::Off,
@@ -268,6 +274,24 @@ fn default_cache_folders() -> Vec<PathBuf> {
     parents.into_iter().flatten().map(|parent| parent.join("kubeocean")).collect()
 }
 
+/// A domain as a kubelet's `clusterDomain`.
+fn domain(text: &str) -> Result<String, String> {
+    let is_label = |label: &str| {
+        let allowed = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
+        (1..=63).contains(&label.len())
+            && label.chars().all(allowed)
+            && !label.starts_with('-')
+            && !label.ends_with('-')
+    };
+    let domain = text.strip_suffix('.').unwrap_or(text);
+    if domain.len() > 253 || !domain.split('.').all(is_label) {
+        return Err(
+            "a domain has parts of lower-case letters, digits and `-`, and `.` between them".to_owned()
+        );
+    }
+    Ok(domain.to_owned())
+}
+
 /// A size as Kubernetes quantity.
 fn bytes(text: &str) -> Result<usize, String> {
     use kubeocean_api::quantity::{Quantity, Rounding};
@@ -286,6 +310,17 @@ fn module_size(text: &str) -> Result<usize, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn domains() {
+        assert_eq!(domain("cluster.local"), Ok("cluster.local".to_owned()));
+        assert_eq!(domain("k8s-1.corp.example."), Ok("k8s-1.corp.example".to_owned()));
+        for wrong in ["", ".", "a..b", "-a", "a-", "Corp.example", "a_b", "a b"] {
+            assert!(domain(wrong).is_err(), "{wrong:?}");
+        }
+        assert!(domain(&"a".repeat(64)).is_err() && domain(&["a"; 127].join(".")).is_ok());
+        assert!(domain(&["a"; 128].join(".")).is_err());
+    }
 
     #[test]
     fn sizes() {

@@ -240,7 +240,7 @@ pub async fn delete_json(
     options: &DeleteOptions,
 ) -> Result<Deletion, ApplyError> {
     let answer = delete_as::<Kept>(client, path, options).await?;
-    let waits = answer.is_some_and(|object| object.is_kept()) && options.grace_seconds != Some(0);
+    let waits = answer.is_some_and(|object| object.metadata.is_kept(options.grace_seconds));
     Ok(if waits { Deletion::Started } else { Deletion::Gone })
 }
 
@@ -255,11 +255,14 @@ struct Kept {
 #[serde(rename_all = "camelCase")]
 struct KeptMeta {
     deletion_timestamp: Option<IgnoredAny>,
+    finalizers: Option<Vec<IgnoredAny>>,
 }
 
-impl Kept {
-    fn is_kept(&self) -> bool {
-        self.metadata.deletion_timestamp.is_some()
+impl KeptMeta {
+    /// Without a grace period only a finalizer keeps it.
+    fn is_kept(&self, grace_seconds: Option<i64>) -> bool {
+        let held = self.finalizers.as_ref().is_some_and(|finalizers| !finalizers.is_empty());
+        self.deletion_timestamp.is_some() && (grace_seconds != Some(0) || held)
     }
 }
 
@@ -337,7 +340,26 @@ pub mod paths;
 
 #[cfg(test)]
 mod tests {
+    use rstest::rstest;
+    use serde_json::json;
+
     use super::*;
+
+    #[rstest]
+    #[case::within_its_grace(json!({"metadata": {"deletionTimestamp": "t"}}), None, true)]
+    #[case::by_force(json!({"metadata": {"deletionTimestamp": "t"}}), Some(0), false)]
+    #[case::by_force_behind_a_finalizer(json!({"metadata": {"deletionTimestamp": "t", "finalizers": ["a/b"]}}), Some(0), true)]
+    #[case::by_force_behind_none(json!({"metadata": {"deletionTimestamp": "t", "finalizers": []}}), Some(0), false)]
+    #[case::at_once(json!({"metadata": {"name": "x"}}), None, false)]
+    #[case::only_a_status(json!({"kind": "Status", "status": "Success"}), None, false)]
+    fn what_keeps_a_deleted_object(
+        #[case] answer: Value,
+        #[case] grace_seconds: Option<i64>,
+        #[case] kept: bool,
+    ) {
+        let answer: Kept = serde_json::from_value(answer).unwrap();
+        assert_eq!(answer.metadata.is_kept(grace_seconds), kept);
+    }
 
     #[test]
     fn each_page_is_asked_for_with_a_limit_and_the_query_stays() {

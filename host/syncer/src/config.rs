@@ -41,6 +41,9 @@ pub const COMPILE_POLICY: &str = "compile-policy";
 /// Default of [`SyncerConfig::hostport_image`] (MC-705).
 pub const HOSTPORT_IMAGE: &str = "registry.k8s.io/pause:3.10";
 
+/// Default of [`SyncerConfig::cluster_domain`]: that of a cluster whose administrators chose no other.
+pub const CLUSTER_DOMAIN: &str = "cluster.local";
+
 /// Where modules come from that no ConfigMap holds, and whom to trust with them (PO-706, PO-708, PO-1203, PO-1204).
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct PolicySources {
@@ -73,6 +76,8 @@ pub struct SyncerConfig {
     pub pod_status_messages: StatusMessages,
     /// Which events vpods get.
     pub pod_events: PodEvents,
+    /// Domain of the computing cluster, in which pods look up names (TD-703, TD-704).
+    pub cluster_domain: String,
     /// Whether LogConfigs are mapped.
     pub log_configs: LogConfigs,
     /// How long a ppod may stay unscheduled before it is given up (TD-804).
@@ -120,6 +125,7 @@ impl SyncerConfig {
             vnode_metadata_deny: Vec::new(),
             pod_status_messages: StatusMessages::default(),
             pod_events: PodEvents::default(),
+            cluster_domain: CLUSTER_DOMAIN.to_owned(),
             log_configs: LogConfigs::default(),
             scheduling_timeout: Duration::from_mins(5),
             gc_idle_objects: Duration::from_mins(10),

@@ -29,6 +29,7 @@ use kubeocean_runtime::{
     },
 };
 use kubeocean_syncer::{
+    config::CLUSTER_DOMAIN,
     objects::{
         Clusters, EnsureError, IdleTimes, ObjectHealth, ObjectKind, ObjectRef, ObjectStore, ObjectSync,
         PodDirectory, Scope, run_objects,
@@ -118,7 +119,7 @@ impl World {
         let computing = fleet.computing.client().await.unwrap();
         let worker = fleet.worker().client().await.unwrap();
         let clusters = Arc::new(Clusters { computing, worker, scope });
-        let store = Arc::new(ObjectStore::new(clock));
+        let store = Arc::new(ObjectStore::new(clock, CLUSTER_DOMAIN));
         let directory = Arc::new(Directory::default());
         store.connect(Arc::clone(&directory) as Arc<dyn PodDirectory>);
         let cancel = CancellationToken::new();
@@ -603,6 +604,7 @@ async fn a_pod_with_tokens_is_accepted_by_the_worker_and_its_tokens_are_kept() {
         api_address: "10.0.0.1".parse().unwrap(),
         api_port: 443,
         dns_address: Some("10.0.0.53".parse().unwrap()),
+        cluster_domain: CLUSTER_DOMAIN.into(),
     };
     assert_eq!(dns_need(&vpod["spec"]), kubeocean_syncer::pods::service_environment::DnsNeed::Cluster);
     let scope = &world.clusters.scope;

@@ -564,6 +564,7 @@ async fn check_foreign_pod(scene: &Scene<'_>) {
             (condition(pod, condition_type::WORKER_POD_CREATED)["reason"] == "NameConflict").then_some(())
         };
         scene.computing.wait("the condition", &scene.vpod(name), conflict).await;
+        scene.wait_event(name, "FailedCreatePod").await;
         scene.computing.delete(&scene.vpod(name), None).await;
         scene.computing.wait_gone(&scene.vpod(name)).await;
         let untouched = scene.worker.get(&pod_path(mount, &scene.copy_name(name))).await.expect("their pod");

@@ -7,7 +7,7 @@
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
-use k8s_openapi::api::authentication::v1::SelfSubjectReview;
+use k8s_openapi::api::authentication::v1::{SelfSubjectReview, TokenReview, TokenReviewSpec};
 use kube::Api;
 use kube::api::PostParams;
 use kubeocean_api::keys::taint;
@@ -69,7 +69,7 @@ impl Leased {
             "name": "c", "image": BUSYBOX_IMAGE, "imagePullPolicy": "Never", "command": ["sh", "-c", script],
             "resources": {"requests": {"cpu": "10m"}},
         });
-        for of_container in ["volumeMounts", "env", "readinessProbe", "stdin", "stdinOnce"] {
+        for of_container in ["volumeMounts", "env", "readinessProbe", "lifecycle", "stdin", "stdinOnce"] {
             if !fields[of_container].is_null() {
                 container[of_container] = fields[of_container].take();
             }
@@ -248,10 +248,17 @@ async fn settings_secrets_and_the_token_are_files_and_the_token_is_the_computing
         "volumes": [
             {"name": "settings", "configMap": {"name": "settings"}},
             {"name": "hidden", "secret": {"secretName": "hidden"}},
+            {"name": "self", "downwardAPI": {"items": [
+                {"path": "namespace", "fieldRef": {"fieldPath": "metadata.namespace"}},
+                {"path": "cpu", "resourceFieldRef": {
+                    "containerName": "c", "resource": "requests.cpu", "divisor": "1m",
+                }},
+            ]}},
         ],
         "volumeMounts": [
             {"name": "settings", "mountPath": "/settings"},
             {"name": "hidden", "mountPath": "/hidden"},
+            {"name": "self", "mountPath": "/self"},
         ],
         "env": [
             {"name": "WORD", "valueFrom": {"secretKeyRef": {"name": "hidden", "key": "word"}}},
@@ -263,9 +270,17 @@ async fn settings_secrets_and_the_token_are_files_and_the_token_is_the_computing
     let (files, words) = said.trim_end().split_once(' ').unwrap();
     assert_eq!(files, "bluesesame");
     assert_eq!(words, "sesame p", "the pod's own name, not its copy's");
+    let account = "/var/run/secrets/kubernetes.io/serviceaccount";
+    let of_itself = leased.sh("mounts", &format!("cat /self/namespace {account}/namespace /self/cpu")).await;
+    assert_eq!(of_itself, "mountsmounts10", "the pod's own namespace, not its copy's");
 
     // The token in the container is one of the computing cluster, for its ServiceAccount.
-    let token = leased.sh("mounts", "cat /var/run/secrets/kubernetes.io/serviceaccount/token").await;
+    let token = leased.sh("mounts", &format!("cat {account}/token")).await;
+    let reviews: Api<TokenReview> = Api::all(leased.computing.client().await.unwrap());
+    let spec = TokenReviewSpec { token: Some(token.trim().to_owned()), ..TokenReviewSpec::default() };
+    let asked = TokenReview { spec, ..TokenReview::default() };
+    let review = reviews.create(&PostParams::default(), &asked).await.unwrap().status.unwrap();
+    assert_eq!((review.authenticated, review.error), (Some(true), None));
     let admin: Value = serde_saphyr::from_str(leased.computing.kubeconfig()).unwrap();
     let kubeconfig = json!({
         "apiVersion": "v1", "kind": "Config", "current-context": "c", "clusters": admin["clusters"],
@@ -276,7 +291,7 @@ async fn settings_secrets_and_the_token_are_files_and_the_token_is_the_computing
     let review = api.create(&PostParams::default(), &SelfSubjectReview::default()).await.unwrap();
     let user = review.status.and_then(|status| status.user_info).and_then(|user| user.username);
     assert_eq!(user.as_deref(), Some("system:serviceaccount:mounts:default"));
-    let authority = leased.sh("mounts", "cat /var/run/secrets/kubernetes.io/serviceaccount/ca.crt").await;
+    let authority = leased.sh("mounts", &format!("cat {account}/ca.crt")).await;
     assert!(authority.starts_with("-----BEGIN CERTIFICATE-----"), "{authority}");
     assert_manager_rights(leased.computing);
 }
@@ -333,7 +348,9 @@ async fn a_probe_decides_whether_the_pod_is_ready() {
 async fn a_deleted_pod_has_its_grace_and_is_followed_to_its_end() {
     let Some(leased) = leased().await else { return };
     let script = "trap 'echo bye; sleep 1; exit 0' TERM; echo up; while :; do sleep 0.1; done";
-    leased.run("graceful", script, json!({"terminationGracePeriodSeconds": 300})).await;
+    let before =
+        json!({"preStop": {"exec": {"command": ["sh", "-c", "echo stopping >/proc/1/fd/1; sleep 1"]}}});
+    leased.run("graceful", script, json!({"terminationGracePeriodSeconds": 300, "lifecycle": before})).await;
     let mut follow =
         leased.computing.kubectl_command(&["logs", "-f", "p", "-n", "graceful"]).unwrap().spawn().unwrap();
     let mut log = BufReader::new(follow.stdout.take().unwrap());
@@ -343,9 +360,9 @@ async fn a_deleted_pod_has_its_grace_and_is_followed_to_its_end() {
     let started = Instant::now();
     leased.computing.kubectl_text(&["delete", "pod", "p", "-n", "graceful", "--wait"]).await.unwrap();
     println!("deleted in {:?}", started.elapsed());
-    assert!(started.elapsed() >= Duration::from_secs(1), "it had its time: {:?}", started.elapsed());
+    assert!(started.elapsed() >= Duration::from_secs(2), "it had its time: {:?}", started.elapsed());
     let mut rest = String::new();
     log.read_to_string(&mut rest).await.unwrap();
-    assert_eq!(rest, "bye\n");
+    assert_eq!(rest, "stopping\nbye\n");
     assert_manager_rights(leased.computing);
 }

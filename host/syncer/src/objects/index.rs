@@ -151,12 +151,12 @@ impl Entry {
 }
 
 impl ObjectStore {
-    /// An empty store.
-    pub fn new(clock: Arc<dyn Clock>) -> Self {
+    /// An empty store. `cluster_domain` is the computing cluster's, as in the names of its Services.
+    pub fn new(clock: Arc<dyn Clock>, cluster_domain: &str) -> Self {
         let pods = Pods::default();
         Self {
             tokens: Arc::new(TokenStore::new(pods.clone(), Arc::clone(&clock))),
-            services: Arc::new(ServiceStore::new(pods.clone())),
+            services: Arc::new(ServiceStore::new(pods.clone(), cluster_domain)),
             pods,
             clock,
             queue: Queue::with_flows("objects", |object: &ObjectRef| flow_of(&object.key.namespace)),

@@ -16,6 +16,7 @@ use super::{
     plan::{Purpose, Verdict},
 };
 use kubeocean_runtime::{
+    error::ApplyError,
     events::{Event, EventRecorder, Regarding, Severity},
     health::Health,
     queue::Outcome,
@@ -91,7 +92,7 @@ impl ObjectSync {
         match store.converge(&self.clusters, object, purpose).await {
             Ok(Settled { verdict: Verdict::Foreign { owner }, object }) => {
                 tracing::warn!(%object, owner, "somebody else has the name of the copy");
-                self.tell_users(&object);
+                self.tell_taken(&object);
                 Outcome::Retry
             }
             Ok(settled) => {
@@ -103,6 +104,9 @@ impl ObjectSync {
                 Outcome::Done
             }
             Err(error) => {
+                if error.is_refusal() && usage == Usage::Used && store.is_known(object) {
+                    self.tell_refused(object, &error);
+                }
                 tracing::debug!(%object, error = error.chain(), "object not converged");
                 error.outcome()
             }
@@ -133,15 +137,30 @@ impl ObjectSync {
     }
 
     /// Whose object is in the way, is for those who run the worker cluster.
-    fn tell_users(&self, object: &ObjectRef) {
+    fn tell_taken(&self, object: &ObjectRef) {
+        let why = "the name of its copy is taken in the worker cluster; the object must be removed there";
+        self.tell_users(object, "NameConflict", why);
+    }
+
+    /// The words of the worker cluster are for those who run it.
+    fn tell_refused(&self, object: &ObjectRef, error: &ApplyError) {
+        tracing::warn!(%object, error = error.chain(), "the worker cluster refuses a copy, trying again");
+        let why = format!(
+            "the worker cluster does not accept them: {}; ask whoever runs it, the Syncer's log has the words of its API \
+             server",
+            error.reason()
+        );
+        self.tell_users(object, "FailedUpdatePod", &why);
+    }
+
+    fn tell_users(&self, object: &ObjectRef, reason: &'static str, why: &str) {
         for pod in self.store.users(object, TOLD) {
             self.events.publish(Event {
                 regarding: Regarding::pod(&pod.key.namespace, &pod.key.name, &pod.uid),
                 severity: Severity::Warning,
-                reason: "NameConflict",
+                reason,
                 message: format!(
-                    "changes of {} {:?} do not reach the pod: the name of its copy is taken in the worker cluster; the \
-                     object must be removed there",
+                    "changes of {} {:?} do not reach the pod: {why}",
                     object.kind, object.key.name
                 ),
             });

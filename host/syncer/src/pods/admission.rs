@@ -4,7 +4,7 @@
 //! at again when the pod, its vnode or the policies change, and when a policy said "later". Pods that have, or had, a copy
 //! never come here.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use jiff::Timestamp;
 use kubeocean_api::keys::condition_type;
@@ -65,6 +65,15 @@ fn is_news(before: Option<&Value>, denial: Option<&Denial>) -> bool {
     !known
 }
 
+/// Whether the vpod is about to get a copy.
+fn is_asked_about(snapshot: &PodSnapshot, vpod: &Vpod) -> bool {
+    vpod.place.is_some()
+        && vpod.deletion.is_none()
+        && snapshot.ppod.is_none()
+        && matches!(snapshot.vnode, VnodeState::Ours { .. })
+        && super::plan::is_creatable(&snapshot.scope, vpod)
+}
+
 /// What to do instead of making the copy; `None` lets it be made, after `actions`.
 pub(super) fn plan_admission(
     snapshot: &PodSnapshot,
@@ -94,17 +103,24 @@ pub(super) fn plan_admission(
     }
 }
 
+/// What policies said of a vpod, by its UID: in the rounds of one reconcile they are asked once.
+pub(super) type Asked = Option<(Arc<str>, Admission)>;
+
 impl PodSync {
-    /// Asks policies about a pod that is about to get a copy; one that has, had or will not have any is not asked about.
-    pub(super) async fn admission(&self, snapshot: &PodSnapshot) -> Admission {
+    /// Asks policies about a pod that is about to get a copy. One that has, had or will not have any is not asked about,
+    /// and nothing is remembered of it: a round later it may be without the copy that was in its place.
+    pub(super) async fn admission(&self, snapshot: &PodSnapshot, asked: &mut Asked) -> Admission {
         let (Some(desk), Some(vpod)) = (&self.placement, &snapshot.vpod) else { return Admission::Granted };
-        let concerned = vpod.place.is_some()
-            && vpod.deletion.is_none()
-            && snapshot.ppod.is_none()
-            && matches!(snapshot.vnode, VnodeState::Ours { .. })
-            && super::plan::is_creatable(&snapshot.scope, vpod);
-        let admission = if concerned { desk.admit(vpod).await } else { Admission::Granted };
+        if !is_asked_about(snapshot, vpod) {
+            self.store.set_denied(&snapshot.key, false);
+            return Admission::Granted;
+        }
+        if let Some((_, known)) = asked.as_ref().filter(|(of, _)| *of == vpod.uid) {
+            return known.clone();
+        }
+        let admission = desk.admit(vpod).await;
         self.store.set_denied(&snapshot.key, admission != Admission::Granted);
+        *asked = Some((Arc::clone(&vpod.uid), admission.clone()));
         admission
     }
 

@@ -25,7 +25,7 @@ use self::{
 };
 use super::{
     action::{PodAction, PodPlan, Wake},
-    admission::Admission,
+    admission::Asked,
     create::{CreateError, rejection},
     deletion,
     features::Features,
@@ -113,21 +113,17 @@ pub(super) enum Step {
 impl PodSync {
     /// Brings one vpod and its ppod to where they belong.
     pub async fn reconcile(&self, key: ObjectKey) -> Outcome {
-        let mut asked: Option<(Arc<str>, Admission)> = None;
+        let mut asked = Asked::default();
         for _ in 0..ROUNDS {
             let now = self.clock.now();
             let mut snapshot = self.store.snapshot(&key, now, |vnode| self.vnodes.vnode(vnode));
             let node = snapshot.ppod.as_ref().filter(|ppod| deletion::is_overdue(ppod, now));
             let node = node.and_then(|ppod| ppod.annotation(annotation::VIRTUAL_NODE_NAME));
             snapshot.node_is_dead = node.is_some_and(|vnode| self.vnodes.node_is_dead(vnode));
-            let uid = snapshot.vpod.as_ref().map(|vpod| Arc::clone(&vpod.uid)).unwrap_or_default();
-            if asked.as_ref().is_none_or(|(of, _)| *of != uid) {
-                asked = Some((uid, self.admission(&snapshot).await));
-            }
-            snapshot.admission = asked.as_ref().map(|(_, admission)| admission.clone()).unwrap_or_default();
+            snapshot.admission = self.admission(&snapshot, &mut asked).await;
             let plan = plan_pod(&snapshot);
-            if plan.mirrored {
-                self.mark_mirrored(&snapshot);
+            if let Some(vpod) = snapshot.vpod.as_ref().filter(|_| plan.mirrored) {
+                self.mark_mirrored(&snapshot, vpod.status.hashes.total());
             }
             if plan.actions.is_empty() {
                 return outcome(plan.wake, now);
@@ -203,7 +199,8 @@ impl PodSync {
                 self.patch_ppod(&ppod, &change, active_deadline_seconds).await
             }
             PodAction::AddEphemeralContainers { ppod, names } => {
-                self.add_debug_containers(&snapshot.key, &ppod, &names).await
+                let uid = snapshot.vpod.as_ref().map(|vpod| &*vpod.uid).unwrap_or_default();
+                self.add_debug_containers(&snapshot.key, uid, &ppod, &names).await
             }
             PodAction::FollowSpec { uid, ppod, expected } => {
                 let Some(expected) = Mutable::decode(&expected) else { return Ok(Step::Next) };
@@ -326,13 +323,13 @@ impl PodSync {
         }
     }
 
-    /// Writes to a vpod. False: it is gone.
-    async fn patch_vpod(&self, key: &ObjectKey, uid: &str, patch: &Value) -> Result<bool, ApplyError> {
-        let Some(answer) = self.patch_status(key, uid, patch).await? else { return Ok(false) };
-        if let Some(vpod) = Vpod::parse(answer) {
-            self.store.feed_vpod(vpod);
-        }
-        Ok(true)
+    /// Writes to a vpod that is as it was known. The hash of its status now, or `None`: it is gone.
+    async fn patch_vpod(&self, key: &ObjectKey, uid: &str, patch: &Value) -> Result<Option<u64>, ApplyError> {
+        let Some(answer) = self.patch_status(key, uid, patch).await? else { return Ok(None) };
+        let Some(vpod) = Vpod::parse(answer) else { return Ok(None) };
+        let status = vpod.status.hashes.total();
+        self.store.feed_vpod(vpod);
+        Ok(Some(status))
     }
 
     /// Writes to a vpod through its status, where metadata is accepted too (TD-504). `None`: it is gone.

@@ -56,6 +56,7 @@ impl PodSync {
                     version = now;
                     noted.take_resources(&wanted);
                 }
+                Resized::Off => {}
                 Resized::Refused => refused = true,
             }
         }
@@ -102,7 +103,7 @@ impl PodSync {
         }
         if self.features.is_off(Feature::Resize) {
             self.tell_no_resize(key, uid);
-            return Ok(Resized::Refused);
+            return Ok(Resized::Off);
         }
         let place = ppod.key();
         let patch = json!({"metadata": {"uid": ppod.uid(), "resourceVersion": version}, "spec": change});
@@ -121,12 +122,12 @@ impl PodSync {
                 }
                 self.features.turn_off(Feature::Resize);
                 self.tell_no_resize(key, uid);
-                Ok(Resized::Refused)
+                Ok(Resized::Off)
             }
             Err(ApplyError::Forbidden { .. }) if !self.may_resize().await? => {
                 self.features.turn_off(Feature::Resize);
                 self.tell_no_resize(key, uid);
-                Ok(Resized::Refused)
+                Ok(Resized::Off)
             }
             Err(error @ (ApplyError::Rejected { .. } | ApplyError::Forbidden { .. })) => {
                 self.tell_refused(key, uid, "the change of resources", &error);
@@ -163,6 +164,8 @@ impl PodSync {
 enum Resized {
     /// Accepted, or there already; the ppod's version now.
     Done(Value),
+    /// Not by this worker cluster, as long as we are connected: trying again would change nothing.
+    Off,
     /// Not now.
     Refused,
     /// There is no such ppod any more.

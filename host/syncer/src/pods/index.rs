@@ -347,15 +347,16 @@ impl PodStore {
         }
     }
 
-    /// The vpod shows what `ppod` reported; its copy here is dropped unless it has changed since.
-    pub(super) fn mirrored(&self, key: &ObjectKey, vpod_uid: &str, ppod: &Ppod) {
+    /// A vpod with a status of this hash shows what `ppod` reported, whose copy here is dropped unless it has changed since.
+    /// By now somebody else may have written another status: that is to be compared.
+    pub(super) fn mirrored(&self, key: &ObjectKey, vpod_uid: &str, status: u64, ppod: &Ppod) {
         let index = &mut *self.index.lock();
         let Some(entry) = index.vpods.get_mut(key).filter(|entry| *entry.vpod.uid == *vpod_uid) else {
             return;
         };
         let Some(present) = index.ppods.get_mut(&ppod.key) else { return };
         if present.uid == ppod.uid && present.status.hash == ppod.status.hash {
-            entry.mirrored = Some(entry.vpod.status.hashes.total());
+            entry.mirrored = Some(status);
             if present.status.fields.is_some() {
                 Arc::make_mut(present).status.fields = None;
             }

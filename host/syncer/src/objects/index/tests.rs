@@ -1,4 +1,5 @@
 use super::*;
+use crate::config::CLUSTER_DOMAIN;
 use crate::objects::PodDirectory;
 use crate::pods::vpod_identity::VpodIdentity;
 use kubeocean_runtime::clock::SystemClock;
@@ -25,7 +26,7 @@ impl PodDirectory for Woken {
 }
 
 fn store() -> (ObjectStore, Arc<Woken>) {
-    let store = ObjectStore::new(Arc::new(SystemClock));
+    let store = ObjectStore::new(Arc::new(SystemClock), CLUSTER_DOMAIN);
     let woken = Arc::new(Woken::default());
     store.connect(woken.clone());
     (store, woken)
@@ -156,7 +157,7 @@ async fn a_pod_that_is_gone_waits_for_nothing() {
 
 #[test]
 fn nothing_is_unused_before_the_pods_are_connected() {
-    let store = ObjectStore::new(Arc::new(SystemClock));
+    let store = ObjectStore::new(Arc::new(SystemClock), CLUSTER_DOMAIN);
     assert!(store.pods.uses(&settings()));
     assert!(store.pods.runs(&ObjectKey::new("team-a", "web"), "uid"));
 }
@@ -187,7 +188,7 @@ async fn what_a_used_claim_needs_is_used_and_what_it_may_need_is_not_let_go() {
     let volume = ObjectRef::volume("pv");
     let keys = ObjectRef::new(ObjectKind::Secret, "vault", "keys");
     let other = ObjectRef::new(ObjectKind::ConfigMap, "team-a", "settings");
-    let store = ObjectStore::new(Arc::new(SystemClock));
+    let store = ObjectStore::new(Arc::new(SystemClock), CLUSTER_DOMAIN);
     store.connect(Arc::new(Users(vec![claim.clone()])));
     let usage = || [&claim, &volume, &keys, &other].map(|object| store.usage(object));
 

@@ -33,18 +33,23 @@ impl PodSync {
     pub(super) async fn add_debug_containers(
         &self,
         key: &ObjectKey,
+        uid: &str,
         ppod: &Owned,
         names: &[Box<str>],
     ) -> Result<Step, ApplyError> {
         if self.features.is_off(Feature::DebugContainers) {
-            self.tell_no_debug_containers(key);
-            return Ok(Step::Refused);
+            return Ok(self.no_debug_containers(key));
         }
         let whole = read_pod(&self.clusters.computing, key).await?;
         let Some((whole, vpod)) = whole.and_then(|whole| Vpod::from_json(&whole).map(|vpod| (whole, vpod)))
         else {
             return Ok(Step::Next);
         };
+        // Another pod of this name has nothing to do with this copy.
+        if *vpod.uid != *uid {
+            self.store.saw_vpod(vpod);
+            return Ok(Step::Replan);
+        }
         if names.len() > 1 {
             match self.try_debug_containers(ppod, &vpod, &whole, names).await? {
                 Added::All => return Ok(Step::Next),
@@ -101,9 +106,10 @@ impl PodSync {
         }
     }
 
+    /// Trying again would change nothing as long as we are connected.
     fn no_debug_containers(&self, key: &ObjectKey) -> Step {
         self.tell_no_debug_containers(key);
-        Step::Refused
+        Step::Next
     }
 
     /// A refusal may also be admission's, of this pod alone.

@@ -41,16 +41,28 @@ impl PodSync {
         if !status.is_empty() {
             patch["status"] = Value::Object(status);
         }
-        if self.patch_vpod(&snapshot.key, uid, &patch).await? {
+        let (written, step) = match self.patch_vpod(&snapshot.key, uid, &patch).await {
+            // Whatever is wrong with the metadata, users learn how their pod is.
+            Err(refused @ (ApplyError::Rejected { .. } | ApplyError::Forbidden { .. }))
+                if !patch["status"].is_null() =>
+            {
+                tracing::warn!(vpod = %snapshot.key, error = refused.chain(), "the pod is told without its metadata");
+                patch["metadata"] = preconditions(uid, resource_version);
+                (self.patch_vpod(&snapshot.key, uid, &patch).await?, Step::Refused)
+            }
+            written => (written?, Step::Next),
+        };
+        if let Some(written) = written {
             self.store.status_written(&snapshot.key, uid, now);
-            self.mark_mirrored(snapshot);
+            self.mark_mirrored(snapshot, written);
         }
-        Ok(Step::Next)
+        Ok(step)
     }
 
-    pub(super) fn mark_mirrored(&self, snapshot: &PodSnapshot) {
+    /// `status` is the hash of what the vpod shows with all that the ppod reported.
+    pub(super) fn mark_mirrored(&self, snapshot: &PodSnapshot, status: u64) {
         if let (Some(vpod), Some(ppod)) = (&snapshot.vpod, &snapshot.ppod) {
-            self.store.mirrored(&snapshot.key, &vpod.uid, ppod);
+            self.store.mirrored(&snapshot.key, &vpod.uid, status, ppod);
         }
     }
 
@@ -73,10 +85,10 @@ impl PodSync {
         let Some(fields) = fields else { return Ok(Step::Next) };
         let resource_version = live["metadata"]["resourceVersion"].as_str().unwrap_or_default();
         let patch = json!({"metadata": preconditions(uid, resource_version), "status": fields});
-        if self.patch_vpod(key, uid, &patch).await? {
-            self.metrics.pod_created_failed.inc();
+        if self.patch_vpod(key, uid, &patch).await?.is_some() {
             tracing::info!(vpod = %key, reason = event.unwrap_or(status::REASON_LOST), "vpod failed");
             if let Some(reason) = event {
+                self.metrics.pod_created_failed.inc();
                 self.publish(key, uid, Severity::Warning, reason, cut(message));
             }
         }

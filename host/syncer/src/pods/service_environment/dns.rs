@@ -4,6 +4,8 @@ use std::net::IpAddr;
 
 use serde_json::{Map, Value, json};
 
+use super::ServiceEnvironment;
+
 /// The API server accepts no more name servers.
 const MAX_NAMESERVERS: usize = 3;
 /// The API server accepts no more search domains.
@@ -34,14 +36,14 @@ pub fn dns_need(spec: &Value) -> DnsNeed {
     }
 }
 
-/// Sets `dnsPolicy` and `dnsConfig` for a pod of `namespace`. `dns_address` is used by pods that need cluster DNS.
+/// Sets `dnsPolicy` and `dnsConfig` for a pod of `namespace`.
 pub(in super::super) fn set_dns(
     spec: &mut Map<String, Value>,
     namespace: &str,
     need: DnsNeed,
-    dns_address: Option<IpAddr>,
+    services: &ServiceEnvironment,
 ) {
-    match (need, dns_address) {
+    match (need, services.dns_address) {
         (DnsNeed::Own, _) | (DnsNeed::Cluster, None) => {}
         (DnsNeed::Node, _) => {
             spec.insert("dnsPolicy".to_owned(), "Default".into());
@@ -49,21 +51,17 @@ pub(in super::super) fn set_dns(
         (DnsNeed::Cluster, Some(address)) => {
             let own = spec.remove("dnsConfig").unwrap_or_default();
             spec.insert("dnsPolicy".to_owned(), "None".into());
-            spec.insert("dnsConfig".to_owned(), merged(namespace, address, own));
+            spec.insert("dnsConfig".to_owned(), merged(namespace, address, &services.cluster_domain, own));
         }
     }
 }
 
-fn merged(namespace: &str, dns_address: IpAddr, own: Value) -> Value {
+fn merged(namespace: &str, dns_address: IpAddr, domain: &str, own: Value) -> Value {
     let strings = |field: &str| -> Vec<String> {
         let items = own.get(field).and_then(Value::as_array).into_iter().flatten();
         items.filter_map(Value::as_str).map(str::to_owned).collect()
     };
-    let cluster_searches = [
-        format!("{namespace}.svc.cluster.local"),
-        "svc.cluster.local".to_owned(),
-        "cluster.local".to_owned(),
-    ];
+    let cluster_searches = [format!("{namespace}.svc.{domain}"), format!("svc.{domain}"), domain.to_owned()];
 
     let mut nameservers = unique([dns_address.to_string()].into_iter().chain(strings("nameservers")));
     nameservers.truncate(MAX_NAMESERVERS);
@@ -104,6 +102,16 @@ mod tests {
     use rstest::rstest;
 
     use super::*;
+    use crate::config::CLUSTER_DOMAIN;
+
+    fn services(cluster_domain: &str) -> ServiceEnvironment {
+        ServiceEnvironment {
+            api_address: "10.0.0.1".parse().unwrap(),
+            api_port: 443,
+            dns_address: Some("10.0.0.53".parse().unwrap()),
+            cluster_domain: cluster_domain.into(),
+        }
+    }
 
     #[rstest]
     #[case::unset_is_cluster_first(json!({}), DnsNeed::Cluster)]
@@ -120,7 +128,7 @@ mod tests {
     fn check(spec: Value, expect: Value) {
         let need = dns_need(&spec);
         let Value::Object(mut spec) = spec else { panic!("a spec is an object") };
-        set_dns(&mut spec, "team-a", need, Some("10.0.0.53".parse().unwrap()));
+        set_dns(&mut spec, "team-a", need, &services(CLUSTER_DOMAIN));
         spec.remove("hostNetwork");
         assert_eq!(Value::Object(spec), expect);
     }
@@ -134,6 +142,27 @@ mod tests {
                 "searches": ["team-a.svc.cluster.local", "svc.cluster.local", "cluster.local"],
                 "options": [{"name": "ndots", "value": "5"}],
             }}),
+        );
+    }
+
+    /// Defect 7(a): the domain is what the computing cluster's administrators chose.
+    #[test]
+    fn names_are_looked_up_in_the_domain_of_the_cluster() {
+        let mut spec = Map::new();
+        set_dns(&mut spec, "team-a", DnsNeed::Cluster, &services("corp.example"));
+        assert_eq!(
+            spec["dnsConfig"]["searches"],
+            json!(["team-a.svc.corp.example", "svc.corp.example", "corp.example"])
+        );
+        let alias = services("corp.example").host_alias();
+        assert_eq!(
+            alias["hostnames"],
+            json!([
+                "kubernetes.default.svc",
+                "kubernetes.default",
+                "kubernetes",
+                "kubernetes.default.svc.corp.example"
+            ])
         );
     }
 
@@ -157,7 +186,7 @@ mod tests {
     fn search_lists_never_exceed_what_the_server_takes() {
         let searches: Vec<String> = (0..60).map(|number| format!("{}{number}", "x".repeat(60))).collect();
         let mut spec = Map::from_iter([("dnsConfig".to_owned(), json!({"searches": searches}))]);
-        set_dns(&mut spec, "team-a", DnsNeed::Cluster, Some("10.0.0.53".parse().unwrap()));
+        set_dns(&mut spec, "team-a", DnsNeed::Cluster, &services(CLUSTER_DOMAIN));
         let kept: Vec<&str> =
             spec["dnsConfig"]["searches"].as_array().unwrap().iter().map(|v| v.as_str().unwrap()).collect();
         assert!(kept.len() <= MAX_SEARCHES && kept.join(" ").len() <= MAX_SEARCH_CHARS);

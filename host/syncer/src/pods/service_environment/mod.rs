@@ -6,7 +6,7 @@
 mod dns;
 mod watch;
 
-use std::net::IpAddr;
+use std::{net::IpAddr, sync::Arc};
 
 use serde_json::{Value, json};
 
@@ -19,9 +19,9 @@ pub const API_SERVICE: (&str, &str) = ("default", "kubernetes-intranet");
 /// Namespace and name of the Service that leads to the computing cluster's DNS (TD-105).
 pub const DNS_SERVICE: (&str, &str) = ("kube-system", "kube-dns-intranet");
 
-/// Names of the API server inside the computing cluster, in the order of the host alias (TD-703).
-const API_HOST_NAMES: [&str; 4] =
-    ["kubernetes.default.svc", "kubernetes.default", "kubernetes", "kubernetes.default.svc.cluster.local"];
+/// Names of the API server inside the computing cluster, in the order of the host alias (TD-703); one more has the cluster's
+/// domain.
+const API_HOST_NAMES: [&str; 3] = ["kubernetes.default.svc", "kubernetes.default", "kubernetes"];
 
 /// Addresses of the computing cluster's API server and DNS, as seen from the worker cluster.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -32,6 +32,8 @@ pub struct ServiceEnvironment {
     pub api_port: u16,
     /// Where DNS is reached; `None` if the pod does not need it (see [`dns_need`]).
     pub dns_address: Option<IpAddr>,
+    /// The computing cluster's domain, as [`crate::config::CLUSTER_DOMAIN`].
+    pub cluster_domain: Arc<str>,
 }
 
 /// One of the two Services is not usable yet.
@@ -74,6 +76,8 @@ impl ServiceEnvironment {
 
     /// The host alias that leads the in-cluster names of the API server to its address (TD-703).
     pub(super) fn host_alias(&self) -> Value {
-        json!({"ip": self.api_address.to_string(), "hostnames": API_HOST_NAMES})
+        let in_full = format!("kubernetes.default.svc.{}", self.cluster_domain);
+        let names: Vec<&str> = API_HOST_NAMES.into_iter().chain([in_full.as_str()]).collect();
+        json!({"ip": self.api_address.to_string(), "hostnames": names})
     }
 }

@@ -128,6 +128,7 @@ impl Known {
 #[derive(Debug)]
 pub struct ServiceStore {
     pods: Pods,
+    cluster_domain: Arc<str>,
     state: Mutex<State>,
 }
 
@@ -140,15 +141,15 @@ struct State {
 }
 
 impl ServiceStore {
-    /// A store that knows nothing yet; `pods` is woken by changes.
-    pub fn new(pods: Pods) -> Self {
+    /// A store that knows no address yet; `pods` is woken by changes.
+    pub fn new(pods: Pods, cluster_domain: &str) -> Self {
         let state = State {
             api: Known::Unknown,
             dns: Known::Unknown,
             resolved: HashMap::new(),
             waiting: BTreeSet::new(),
         };
-        Self { pods, state: Mutex::new(state) }
+        Self { pods, cluster_domain: cluster_domain.into(), state: Mutex::new(state) }
     }
 
     /// The addresses `pod` needs. While one is missing the pod is remembered and woken by the next change.
@@ -177,7 +178,8 @@ impl ServiceStore {
             Some(host) => Some(self.address(host, DNS_SERVICE).await?),
             None => None,
         };
-        Ok(ServiceEnvironment { api_address, api_port, dns_address })
+        let cluster_domain = Arc::clone(&self.cluster_domain);
+        Ok(ServiceEnvironment { api_address, api_port, dns_address, cluster_domain })
     }
 
     /// A vpod is gone: it waits for no address any more.
@@ -206,7 +208,9 @@ impl ServiceStore {
                 Ok(Ok(addresses)) => addresses.map(|address| address.ip()).min(),
                 Ok(Err(_)) | Err(_) => None,
             };
-        let Some(address) = found else {
+        // What it was told last stands while the resolver does not answer.
+        let known = || self.state.lock().resolved.get(&name).map(|(address, _)| *address);
+        let Some(address) = found.or_else(known) else {
             let problem = format!("has the host name {name:?}, which cannot be resolved");
             return Err(MissingService { namespace: service.0, name: service.1, problem });
         };
@@ -297,6 +301,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::config::CLUSTER_DOMAIN;
     use crate::objects::{ObjectRef, PodDirectory};
 
     #[derive(Default)]
@@ -334,7 +339,7 @@ mod tests {
         let pods = Pods::default();
         let woken = Arc::new(Woken::default());
         pods.connect(woken.clone());
-        let store = Arc::new(ServiceStore::new(pods));
+        let store = Arc::new(ServiceStore::new(pods, CLUSTER_DOMAIN));
         let sink = ServiceSink { store: Arc::clone(&store), which: Which::Api };
         let pod = ObjectKey::new("team-a", "web");
 
@@ -365,7 +370,7 @@ mod tests {
 
     #[tokio::test]
     async fn only_pods_that_ask_cluster_dns_wait_for_it() {
-        let store = Arc::new(ServiceStore::new(Pods::default()));
+        let store = Arc::new(ServiceStore::new(Pods::default(), CLUSTER_DOMAIN));
         ServiceSink { store: Arc::clone(&store), which: Which::Api }
             .apply(service(json!([{"ip": "fd00::1"}])));
         let pod = ObjectKey::new("team-a", "web");

@@ -39,6 +39,8 @@ const STEPS: usize = 120;
 const NAMES: [&str; 3] = ["web-0", "web-1", "web-2"];
 /// Rounds after which everything must be at rest.
 const SETTLE: usize = 200;
+/// Condition that somebody else writes on vpods.
+const GATE: &str = "corp/Gate";
 
 enum Event {
     Vpod(Change, Value),
@@ -68,6 +70,8 @@ struct World {
     crashes: usize,
     lost_answers: usize,
     evicted: usize,
+    gated: usize,
+    forced: usize,
 }
 
 /// What the model answers to a write.
@@ -93,6 +97,8 @@ impl World {
             crashes: 0,
             lost_answers: 0,
             evicted: 0,
+            gated: 0,
+            forced: 0,
         };
         let foreign = json!({"metadata": {"namespace": MOUNT, "name": phys_name("web-2", "default"), "uid": "foreign",
             "labels": {label::MANAGED_BY: "kubeocean", label::CLUSTER_BINDING: "west"},
@@ -155,7 +161,8 @@ impl World {
                 self.version += 1;
                 let uid = format!("v{}", self.version);
                 self.put_vpod(json!({"metadata": {"namespace": "default", "name": &*key.name, "uid": uid},
-                    "spec": {"nodeName": VNODE}, "status": {"phase": "Pending"}}));
+                    "spec": {"nodeName": VNODE, "readinessGates": [{"conditionType": GATE}]},
+                    "status": {"phase": "Pending"}}));
             }
             2 => {
                 if let Some(mut pod) = self.vpods.get(&key).cloned() {
@@ -168,7 +175,15 @@ impl World {
                     }
                 }
             }
-            3 => self.remove_vpod(&key),
+            3 => {
+                // By force, which the event of its end tells.
+                if let Some(pod) = self.vpods.get_mut(&key).filter(|_| self.random.once_in(2)) {
+                    pod["metadata"]["deletionTimestamp"] = "2026-01-05T12:00:00Z".into();
+                    pod["metadata"]["deletionGracePeriodSeconds"] = 0.into();
+                    self.forced += 1;
+                }
+                self.remove_vpod(&key);
+            }
             4 => {
                 if let Some(mut pod) = self.vpods.get(&key).cloned() {
                     let forged = [annotation::PHYSICAL_POD_UID, annotation::PHYSICAL_POD_NAME];
@@ -189,12 +204,33 @@ impl World {
                     6 => return self.remove_ppod(&place),
                     7 => {
                         pod["spec"]["nodeName"] = "node-1".into();
-                        pod["status"] = json!({"phase": "Running", "hostIP": "h", "podIP": "p"});
+                        let conditions = json!([
+                            {"type": "Ready", "status": "True"}, {"type": "ContainersReady", "status": "True"},
+                        ]);
+                        pod["status"] = json!({
+                            "phase": "Running", "hostIP": "h", "podIP": "p", "conditions": conditions,
+                        });
                     }
                     _ if pod["status"]["phase"] == "Running" => pod["status"]["phase"] = "Succeeded".into(),
                     _ => return,
                 }
                 self.put_ppod(pod);
+            }
+        }
+    }
+
+    /// A controller of readiness gates may answer to a status at once; its event may be here before our own answer.
+    fn gate(&mut self, key: &ObjectKey) {
+        let Some(mut pod) = self.vpods.get(key).filter(|_| self.random.once_in(4)).cloned() else { return };
+        let status = if status_of(&pod, GATE) == "True" { "False" } else { "True" };
+        let conditions = pod["status"]["conditions"].as_array().into_iter().flatten();
+        let others = conditions.filter(|it| it["type"] != GATE).cloned();
+        pod["status"]["conditions"] = others.chain([json!({"type": GATE, "status": status})]).collect();
+        self.put_vpod(pod);
+        self.gated += 1;
+        if self.random.once_in(2) {
+            while !self.events.is_empty() {
+                self.deliver();
             }
         }
     }
@@ -252,8 +288,8 @@ impl World {
         for _ in 0..6 {
             let snapshot = self.snapshot(key);
             let plan = plan_pod(&snapshot);
-            if plan.mirrored {
-                self.mark(&snapshot);
+            if let Some(vpod) = snapshot.vpod.as_ref().filter(|_| plan.mirrored) {
+                self.mark(&snapshot, vpod.status.hashes.total());
             }
             if plan.actions.is_empty() {
                 return (idle, plan.wake == Wake::OnEvent);
@@ -279,9 +315,9 @@ impl World {
         (idle, false)
     }
 
-    fn mark(&self, snapshot: &PodSnapshot) {
+    fn mark(&self, snapshot: &PodSnapshot, status: u64) {
         if let (Some(vpod), Some(ppod)) = (&snapshot.vpod, &snapshot.ppod) {
-            self.store.mirrored(&snapshot.key, &vpod.uid, ppod);
+            self.store.mirrored(&snapshot.key, &vpod.uid, status, ppod);
         }
     }
 
@@ -366,9 +402,11 @@ impl World {
                 for (field, value) in status {
                     pod["status"][field.as_str()] = value;
                 }
-                let pod = self.put_vpod(pod);
-                self.store.feed_vpod(Vpod::from_json(&pod).unwrap());
-                self.mark(snapshot);
+                let answer = Vpod::from_json(&self.put_vpod(pod)).unwrap();
+                let written = answer.status.hashes.total();
+                self.gate(key);
+                self.store.feed_vpod(answer);
+                self.mark(snapshot, written);
             }
             PodAction::FailVpod { uid, message, .. } => {
                 let mut pod = self.vpod_at(key, &uid, None)?;
@@ -381,14 +419,14 @@ impl World {
                     self.store.feed_vpod(Vpod::from_json(&pod).unwrap());
                 }
             }
-            PodAction::DeletePpod { ppod, .. } => {
+            PodAction::DeletePpod { ppod, grace_seconds, .. } => {
                 let Some(mut pod) =
                     self.ppods.get(ppod.key()).filter(|pod| pod["metadata"]["uid"] == ppod.uid()).cloned()
                 else {
                     self.store.ppod_gone(ppod.key(), ppod.uid());
                     return Ok(Answer::Done);
                 };
-                if pod["spec"]["nodeName"] == "" {
+                if pod["spec"]["nodeName"] == "" || grace_seconds == Some(0) {
                     self.remove_ppod(ppod.key());
                     self.store.ppod_gone(ppod.key(), ppod.uid());
                 } else {
@@ -495,6 +533,11 @@ impl World {
             if fits && !terminal {
                 let copy = copy.unwrap();
                 assert_eq!(pod["status"]["phase"], copy["status"]["phase"], "{key} is not mirrored");
+                let (ready, gate) = (status_of(pod, "Ready"), status_of(pod, GATE));
+                if copy["status"]["phase"] == "Running" {
+                    let expected = if gate == "True" { "True" } else { "False" };
+                    assert_eq!(ready, expected, "the gate of {key} is {gate:?}: {pod}");
+                }
                 let recorded = &pod["metadata"]["annotations"];
                 for (member, name) in [
                     ("uid", annotation::PHYSICAL_POD_UID),
@@ -531,6 +574,12 @@ fn merge(annotations: &mut Value, changes: &KeyChanges) {
     }
 }
 
+/// The status of a condition; empty without it.
+fn status_of<'p>(pod: &'p Value, of_type: &str) -> &'p str {
+    let mut conditions = pod["status"]["conditions"].as_array().into_iter().flatten();
+    conditions.find(|it| it["type"] == of_type).and_then(|it| it["status"].as_str()).unwrap_or_default()
+}
+
 fn key_of(pod: &Value) -> ObjectKey {
     let text = |member: &str| pod["metadata"][member].as_str().unwrap().to_owned();
     ObjectKey::new(text("namespace"), text("name"))
@@ -564,6 +613,8 @@ fn run(seed: u64) -> Seen {
         crashes: world.crashes,
         lost_answers: world.lost_answers,
         evicted: world.evicted,
+        gated: world.gated,
+        forced: world.forced,
     }
 }
 
@@ -571,8 +622,9 @@ fn run(seed: u64) -> Seen {
 fn any_order_of_events_writes_and_crashes_converges() {
     let Some(seen) = sweep(run, |seen: &mut Seen, met| seen.add(&met)) else { return };
     // A sweep that never meets a case proves nothing about it.
-    let Seen { created, created_again, succeeded, lost, crashes, lost_answers, evicted } = seen;
-    let all = [created, created_again, succeeded, lost, crashes, lost_answers, evicted];
+    let Seen { created, created_again, succeeded, lost, crashes, lost_answers, evicted, gated, forced } =
+        seen;
+    let all = [created, created_again, succeeded, lost, crashes, lost_answers, evicted, gated, forced];
     assert!(all.iter().all(|count| *count > 0), "{seen:?}");
 }
 
@@ -586,6 +638,8 @@ struct Seen {
     crashes: usize,
     lost_answers: usize,
     evicted: usize,
+    gated: usize,
+    forced: usize,
 }
 
 impl Seen {
@@ -597,6 +651,8 @@ impl Seen {
         self.crashes += other.crashes;
         self.lost_answers += other.lost_answers;
         self.evicted += other.evicted;
+        self.gated += other.gated;
+        self.forced += other.forced;
     }
 }
 

@@ -69,7 +69,7 @@ impl TokenStore {
         for secret in self.of_owner(owner) {
             self.remove(clusters, secret).await?;
         }
-        self.ended(owner);
+        self.needs_only(owner, &[]);
         Ok(())
     }
 
@@ -160,7 +160,7 @@ impl TokenStore {
         let copied = self.pods.has_copy(owner);
         if !running && copied {
             // Its Secrets go with its ppod, whose end brings us back here.
-            self.ended(owner);
+            self.needs_only(owner, &[]);
             return Ok(None);
         }
         let path = paths::pod(&owner.key.namespace, &owner.key.name);
@@ -173,23 +173,25 @@ impl TokenStore {
         // answer to its deletion got lost is not missed.
         if has_ended(&vpod) || is_deleted(&vpod) && !copied {
             if copied {
-                self.ended(owner);
+                self.needs_only(owner, &[]);
             } else {
                 self.remove_held(clusters, owner).await?;
             }
             return Ok(None);
         }
         if !running {
-            self.ended(owner);
+            self.needs_only(owner, &[]);
             return Ok(None);
         }
-        for volume in token_volumes(&vpod) {
+        let volumes = token_volumes(&vpod);
+        for volume in &volumes {
             if !self.held(&volume.secret).is_some_and(|(_, fresh)| fresh) {
-                self.write(clusters, &vpod, &volume).await?;
+                self.write(clusters, &vpod, volume).await?;
             }
         }
         // What is not in the pod's volumes is not renewed; it goes with the pod.
-        self.ended(owner);
+        let needed: Vec<&str> = volumes.iter().map(|volume| volume.secret.as_str()).collect();
+        self.needs_only(owner, &needed);
         Ok(match self.look(owner) {
             Look::Due(at) => Some(at),
             Look::Nothing | Look::Now => None,
@@ -235,7 +237,8 @@ impl TokenStore {
         let path = paths::core("secrets", namespace, name);
         if let Some((known, _)) = self.held(name) {
             match merge_patch(&clusters.worker, &path, &patch(manifest, &known)).await {
-                Err(ApplyError::NotFound { .. } | ApplyError::Conflict { .. }) => self.forget(name),
+                // Missed until the new one is written, whatever comes between.
+                Err(ApplyError::NotFound { .. } | ApplyError::Conflict { .. }) => self.vanished(name),
                 answer => return Ok(answer?),
             }
         }

@@ -2,7 +2,10 @@
 //!
 //! Secrets without a stamp are kept apart until their vpod tells whose they are, which is known when all lists are complete.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use jiff::{SignedDuration, Timestamp};
 use parking_lot::Mutex;
@@ -56,8 +59,8 @@ struct State {
     held: ByOwner<Held>,
     /// Those without a stamp.
     undecided: ByOwner<Unstamped>,
-    /// Owners that lost a Secret they need.
-    lost: BTreeSet<TokenOwner>,
+    /// Secrets that vanished, by name, and whose they were.
+    lost: BTreeMap<String, TokenOwner>,
 }
 
 /// What a look at one vpod's tokens finds.
@@ -147,7 +150,7 @@ impl TokenStore {
             let mut state = self.state.lock();
             state.undecided.remove(name);
             let owner = state.held.remove(name).map(|held| held.owner().clone());
-            state.lost.extend(owner.clone());
+            state.lost.extend(owner.clone().map(|owner| (name.to_owned(), owner)));
             owner
         };
         if let Some(owner) = owner {
@@ -179,7 +182,6 @@ impl TokenStore {
             // Its event may have come before the answer, and does not tell how long the tokens are good for.
             state.held.remove(secret.name());
             state.put(secret, |_| renew_at);
-            state.lost.remove(&owner);
         }
         // The queue holds the timer.
         self.queue.add(owner);
@@ -211,7 +213,7 @@ impl TokenStore {
     /// What has to be done for a vpod.
     pub(super) fn look(&self, owner: &TokenOwner) -> Look {
         let state = self.state.lock();
-        if state.lost.contains(owner) {
+        if state.lost.values().any(|of| of == owner) {
             return Look::Now;
         }
         match state.held.of(owner).map(|held| held.renew_at).min() {
@@ -221,9 +223,10 @@ impl TokenStore {
         }
     }
 
-    /// The vpod needs no tokens any more.
-    pub(super) fn ended(&self, owner: &TokenOwner) {
-        self.state.lock().lost.remove(owner);
+    /// Of its Secrets the vpod needs these and no others. One that vanished since it was looked at stays missed.
+    pub(super) fn needs_only(&self, owner: &TokenOwner, needed: &[&str]) {
+        let missed = |name: &str, of: &TokenOwner| of != owner || needed.contains(&name);
+        self.state.lock().lost.retain(|name, of| missed(name, of));
     }
 
     /// Every vpod that has a token Secret of this binding.
@@ -245,6 +248,7 @@ impl State {
             return false;
         }
         let renew_at = renew_at(&secret);
+        self.lost.remove(secret.name());
         self.held.insert(Held { secret, renew_at });
         true
     }
@@ -301,6 +305,25 @@ mod tests {
             Look::Due("2026-01-01T00:40:00Z".parse().unwrap()),
             "our own write comes back through the watch and keeps its time"
         );
+    }
+
+    #[test]
+    fn of_two_that_vanish_each_is_missed_until_it_is_there_again() {
+        let store = TokenStore::new(Pods::default(), Arc::new(At("2026-01-01T00:00:00Z".parse().unwrap())));
+        let renewal: Timestamp = "2026-01-01T00:40:00Z".parse().unwrap();
+        let [first, second] = ["a", "b"].map(|name| secret(name, "web", "2026-01-01T01:00:00Z"));
+        store.reset(vec![Found::Ours(first.clone()), Found::Ours(second.clone())]);
+        store.vanished("a");
+        store.vanished("b");
+        store.written(first.clone(), renewal);
+        assert_eq!(store.look(first.owner()), Look::Now, "the other is still missing");
+        store.needs_only(first.owner(), &["a", "b"]);
+        assert_eq!(store.look(first.owner()), Look::Now, "it is needed");
+        store.written(second, renewal);
+        assert_eq!(store.look(first.owner()), Look::Due(renewal));
+        store.vanished("b");
+        store.needs_only(first.owner(), &["a"]);
+        assert_eq!(store.look(first.owner()), Look::Due(renewal), "a volume that is no more needs none");
     }
 
     #[test]

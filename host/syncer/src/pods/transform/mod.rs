@@ -87,7 +87,7 @@ pub fn to_worker_pod(vpod: &Value, ctx: &TransformContext<'_>) -> Result<Value, 
     if need == DnsNeed::Cluster && ctx.services.dns_address.is_none() {
         return Err(Reject::Malformed { missing: "address of cluster DNS" });
     }
-    set_dns(copy, &identity.key.namespace, need, ctx.services.dns_address);
+    set_dns(copy, &identity.key.namespace, need, ctx.services);
     scheduling::rewrite(copy, ctx);
     identify(copy, &identity, ctx.services);
 

@@ -3,6 +3,7 @@ mod corpus;
 use serde_json::{Value, json};
 
 use super::*;
+use crate::config::CLUSTER_DOMAIN;
 
 const NODE: &str = "worker-node-1";
 
@@ -11,6 +12,7 @@ fn services() -> ServiceEnvironment {
         api_address: "10.0.0.1".parse().unwrap(),
         api_port: 6443,
         dns_address: Some("10.0.0.53".parse().unwrap()),
+        cluster_domain: CLUSTER_DOMAIN.into(),
     }
 }
 
