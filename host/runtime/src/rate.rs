@@ -104,19 +104,45 @@ where
     }
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
-        let wait = if request.uri().path().starts_with(EXEMPT) {
-            Duration::ZERO
-        } else {
-            self.bucket.lock().take(Instant::now())
-        };
+        let turn = (!request.uri().path().starts_with(EXEMPT)).then(|| Turn::take(&self.bucket));
         // Nothing is sent before the future is polled.
         let response = self.inner.call(request);
         Box::pin(async move {
-            if !wait.is_zero() {
-                tokio::time::sleep(wait).await;
+            if let Some(turn) = turn {
+                turn.come().await;
             }
             response.await
         })
+    }
+}
+
+/// The right of a request to be sent after a while. Who does not wait that long leaves it to others.
+#[derive(Debug)]
+struct Turn {
+    bucket: Arc<Mutex<Bucket>>,
+    wait: Duration,
+    used: bool,
+}
+
+impl Turn {
+    fn take(bucket: &Arc<Mutex<Bucket>>) -> Self {
+        let wait = bucket.lock().take(Instant::now());
+        Self { bucket: Arc::clone(bucket), wait, used: false }
+    }
+
+    async fn come(mut self) {
+        if !self.wait.is_zero() {
+            tokio::time::sleep(self.wait).await;
+        }
+        self.used = true;
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        if !self.used {
+            self.bucket.lock().tokens += 1.0;
+        }
     }
 }
 
@@ -164,6 +190,35 @@ mod tests {
         assert_eq!(paths_within(&paths, rate, Duration::from_millis(400)).await, paths[..3]);
         assert_eq!(paths_within(&paths, rate, Duration::from_millis(1100)).await, paths[..5]);
         assert_eq!(paths_within(&paths, rate, Duration::from_secs(10)).await, paths);
+    }
+
+    /// Everybody tries again: if they kept their places in the line, nobody would be served in the end.
+    #[tokio::test(start_paused = true)]
+    async fn who_gives_up_waiting_leaves_its_turn_to_others() {
+        let served = Arc::new(Mutex::new(0));
+        let count = Arc::clone(&served);
+        let layer = RateLayer::new(RequestRate::new(5.0, 10));
+        let server = service_fn(move |_: Request<()>| {
+            let count = Arc::clone(&count);
+            async move {
+                *count.lock() += 1;
+                Ok::<_, Infallible>(())
+            }
+        });
+        let mut callers = tokio::task::JoinSet::new();
+        for _ in 0..250 {
+            let mut limited = layer.layer(server.clone());
+            callers.spawn(async move {
+                loop {
+                    let request = Request::get("/api/v1/pods").body(()).expect("a request");
+                    let call = limited.ready().await.expect("it is always ready").call(request);
+                    let _ = tokio::time::timeout(Duration::from_secs(30), call).await;
+                }
+            });
+        }
+        tokio::time::sleep(Duration::from_mins(10)).await;
+        let served = *served.lock();
+        assert!((2400..=3010).contains(&served), "of 3010 in ten minutes: {served}");
     }
 
     #[tokio::test(start_paused = true)]

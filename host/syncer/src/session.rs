@@ -354,6 +354,14 @@ impl Session<'_> {
         tasks.spawn("binding finalizer", async move { keep_finalizer(&leader, cancel).await });
         let (leader, cancel) = (self.leader.clone(), self.cancel.clone());
         let clusters = Arc::clone(&self.clusters);
-        tasks.spawn("binding deletion", async move { deletion::run(&leader, &clusters, cancel).await });
+        // What is not listed yet is not gone.
+        let (pods, objects) = (Arc::clone(&self.pods), self.objects.clone());
+        let lists = async move {
+            pods.synced().await;
+            objects.synced().await;
+        };
+        tasks.spawn("binding deletion", async move {
+            deletion::run(&leader, &clusters, lists, cancel).await;
+        });
     }
 }

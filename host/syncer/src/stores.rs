@@ -94,6 +94,7 @@ impl Stores {
             PolicyHost::new(engine, facts, zone, changed)
         };
         host.set_binding_selector(binding.spec.node_selector.as_ref());
+        policies.set_binding_selector(binding.spec.node_selector.as_ref());
         {
             let (pods, store) = (Arc::clone(&pods), Arc::downgrade(&nodes));
             nodes.on_vnode_change(move |vnode| {
@@ -174,6 +175,7 @@ impl Stores {
     /// Takes a changed binding: every mutable field counts from now on (API-111).
     pub(crate) fn set_binding(&self, binding: &Binding, config: &SyncerConfig, computing_uid: &str) {
         self.host.set_binding_selector(binding.spec.node_selector.as_ref());
+        self.policies.set_binding_selector(binding.spec.node_selector.as_ref());
         self.pods.set_scope(PodScope::of(binding, config, computing_uid));
         self.nodes.set_binding(binding_view(binding));
         self.nodes.wake_all();

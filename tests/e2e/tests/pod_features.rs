@@ -399,6 +399,8 @@ async fn without_the_right_to_resize_everything_else_goes_on() {
     let of_binding = "/api/v1/namespaces/default/events?fieldSelector=involvedObject.name%3Dno-resize";
     let told = scene.computing.list(&format!("{of_binding},reason%3DFeatureDisabled")).await;
     assert_eq!(told.len(), 1, "{told:#?}");
+    let log = stage.syncer.log();
+    assert!(!log.contains("does not settle"), "{log}");
 }
 
 /// A pod that the worker's scheduler finds no place for is given up in time, with the scheduler's words (TD-804).

@@ -7,7 +7,7 @@
 use std::time::Instant;
 
 use http::Method;
-use k8s_openapi::api::core::v1::Node;
+use k8s_openapi::api::core::v1::{Node, Pod};
 use kube::api::{Patch, PatchParams};
 use kube::{Api, ResourceExt};
 use kubeocean_api::keys::{annotation, label, namespace, taint};
@@ -15,7 +15,7 @@ use kubeocean_api::{GROUP, VERSION};
 use kubeocean_e2e::leasing::{
     DEADLINE, Leasing, amount, condition, is_offered, is_ready, merge, percent, taint_of,
 };
-use kubeocean_e2e::pods::Objects;
+use kubeocean_e2e::pods::{Objects, Stage};
 use kubeocean_e2e::users::told;
 use kubeocean_harness::{AuditEvent, BindingSpec, Cluster, NodeShape, shared_site, wait_until};
 use serde_json::{Value, json};
@@ -183,6 +183,38 @@ async fn refused_metadata_does_not_keep_the_status_back() {
     assert!(!coloured(&shown), "it is refused");
     freeze.end().await;
     leasing.one(&node, "the label", coloured).await;
+}
+
+/// The same for a pod: its users learn how it is.
+#[tokio::test]
+async fn refused_metadata_of_a_pod_does_not_keep_its_status_back() {
+    const NAME: &str = "pod-metadata-refusal";
+    let stage = Stage::start(BindingSpec::new(NAME), 1).await;
+    let scene = stage.scene(NAME).await;
+    scene.run_pod("told", json!({})).await;
+    let this = format!("object.metadata.namespace == '{NAME}'");
+    let freeze = Freeze {
+        cluster: stage.binding.computing(),
+        name: NAME,
+        of: ["", "v1", "pods/status"],
+        condition: &this,
+        allowed: "!has(object.metadata.labels) || !('example.com/colour' in object.metadata.labels)",
+        reason: "Invalid",
+    };
+    let pods: Api<Pod> = Api::namespaced(stage.binding.computing().client().await.unwrap(), NAME);
+    let colour = json!({"metadata": {"labels": {"example.com/colour": "red"}}});
+    freeze.begin(async || pods.patch_status("told", &dry_run(), &Patch::Merge(&colour)).await).await;
+
+    // What the worker adds to the copy goes up to the pod, together with its status.
+    scene.worker.merge(&scene.ppod("told"), &colour).await;
+    let ended = json!({"status": {"phase": "Succeeded"}});
+    scene.worker.merge(&format!("{}/status", scene.ppod("told")), &ended).await;
+    let succeeded = |pod: &Value| (pod["status"]["phase"] == "Succeeded").then(|| pod.clone());
+    let told = scene.computing.wait("the end of the pod", &scene.vpod("told"), succeeded).await;
+    let coloured = |pod: &Value| (pod["metadata"]["labels"]["example.com/colour"] == "red").then_some(());
+    assert_eq!(coloured(&told), None, "it is refused");
+    freeze.end().await;
+    scene.computing.wait("the label", &scene.vpod("told"), coloured).await;
 }
 
 /// BU-408: what admission refuses for one node looks like a missing right, and is none.

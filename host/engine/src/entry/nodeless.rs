@@ -1,6 +1,6 @@
 //! What an entry says when no node is meant: a status tells whether time windows are open, nodes or not (PO-544).
 //!
-//! In: the version that runs. Out: its answer about absent facts. Invariant: nobody notices that it was asked. Counters,
+//! In: the version that runs. Out: its answer about absent facts. Invariant: no decision is counted or recorded. Counters,
 //! records and remembered answers are about decisions, and a node without a name has none.
 
 use std::sync::Arc;

@@ -6,8 +6,9 @@
 //! is not done. Vnodes and copies that go are events; what else there is to wait for, such as somebody's finalizer on a
 //! copy, is looked at less and less often. Progress is shown in the binding's condition `SyncerCleanup`.
 
-use std::time::Duration;
+use std::{pin::pin, time::Duration};
 
+use futures::FutureExt;
 use tokio_util::sync::CancellationToken;
 
 use super::{finalizer, status::Cleanup, strays};
@@ -24,15 +25,30 @@ use kubeocean_runtime::{binding::Binding, error::ApplyError, queue::backoff};
 const AGAIN: Duration = Duration::from_secs(1);
 /// But never later than this.
 const AT_LAST: Duration = Duration::from_secs(30);
+/// What a list does not show yet may be there.
+const WAITING_FOR_LISTS: &str = "waiting for the lists of both clusters";
 /// Vnodes and copies go in groups.
 const GATHER: Duration = Duration::from_millis(500);
 
-/// Waits for the deletion of the binding and carries out our share.
-pub(crate) async fn run(leader: &Leader, clusters: &Clusters, cancel: CancellationToken) {
+/// Waits for the deletion of the binding and carries out our share, once `lists` of all that we own are complete.
+pub(crate) async fn run(
+    leader: &Leader,
+    clusters: &Clusters,
+    lists: impl Future<Output = ()>,
+    cancel: CancellationToken,
+) {
     let mut bindings = leader.binding.clone();
     tokio::select! {
         () = cancel.cancelled() => return,
         gone = bindings.wait_for(|binding| binding.deleting) => if gone.is_err() { return },
+    }
+    let mut lists = pin!(lists);
+    if lists.as_mut().now_or_never().is_none() {
+        tell(leader, "DrainingNodes", WAITING_FOR_LISTS.to_owned());
+        tokio::select! {
+            () = cancel.cancelled() => return,
+            () = lists => {}
+        }
     }
     let mut idle = 0;
     loop {
@@ -99,7 +115,7 @@ async fn step(leader: &Leader, clusters: &Clusters, binding: &Binding) -> Result
     let stores = &leader.stores;
     let waiting = |reason, message| Ok(Progress::Waiting { reason, message });
     if stores.nodes.readiness() < Readiness::Ready {
-        return waiting("DrainingNodes", "waiting for the lists of both clusters".to_owned());
+        return waiting("DrainingNodes", WAITING_FOR_LISTS.to_owned());
     }
     let vnodes = stores.nodes.vnode_names();
     if !vnodes.is_empty() {

@@ -86,7 +86,10 @@ pub fn plan(input: &Input<'_>) -> Vec<Action> {
     };
     let mut actions = Vec::new();
     let kept = keeper.and_then(|vnode| keep(input, vnode, &mut actions));
-    let others = input.fakes.iter().filter(|fake| kept != Some(fake.uid()) && !fake.deleting());
+    let others = input
+        .fakes
+        .iter()
+        .filter(|fake| kept != Some(fake.uid()) && (!fake.deleting() || fake.waits_for_its_end()));
     actions.extend(
         others.map(|fake| Action::Delete { name: fake.name().to_owned(), uid: fake.uid().to_owned() }),
     );

@@ -123,6 +123,12 @@ fn deleting(mut pod: Value) -> Value {
     pod
 }
 
+fn deleting_within(seconds: i64, pod: Value) -> Value {
+    let mut pod = deleting(pod);
+    pod["metadata"]["deletionGracePeriodSeconds"] = seconds.into();
+    pod
+}
+
 #[rstest]
 #[case::nothing_held_nothing_there(&[], vec![], &[])]
 #[case::in_order(&[80], vec![fake("a", &[80])], &[])]
@@ -132,6 +138,8 @@ fn deleting(mut pod: Value) -> Value {
 #[case::of_two_equal_ones_one_goes(&[80], vec![fake("a", &[80]), fake("b", &[80])], &["delete port reservation b"])]
 #[case::of_two_the_equal_one_stays(&[80], vec![fake("a", &[81]), fake("b", &[80])], &["delete port reservation a"])]
 #[case::one_that_ends_does_not_count(&[80], vec![deleting(fake("a", &[80]))], &["reserve host ports"])]
+#[case::one_that_waits_for_a_kubelet_is_ended(&[], vec![deleting_within(30, fake("a", &[80]))], &["delete port reservation a"])]
+#[case::one_that_is_ended_and_held_is_left(&[], vec![deleting_within(0, fake("a", &[80]))], &[])]
 #[case::one_that_ended_does_not_count(
     &[80],
     vec![with(fake("a", &[80]), "/status/phase", json!("Failed"))],

@@ -67,6 +67,11 @@ impl FakePod {
         self.metadata.deletion_timestamp.is_some()
     }
 
+    /// A deletion is under way that waits for a kubelet, and there is none.
+    pub fn waits_for_its_end(&self) -> bool {
+        self.deleting() && self.metadata.deletion_grace_period_seconds.is_some_and(|seconds| seconds > 0)
+    }
+
     /// Whether it goes with the node of this UID.
     pub fn is_owned_by(&self, uid: &str) -> bool {
         self.metadata.owner_references.iter().flatten().any(|owner| owner.kind == "Node" && owner.uid == uid)

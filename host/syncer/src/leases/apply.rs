@@ -5,7 +5,10 @@
 
 use std::{
     collections::HashMap,
-    sync::{Arc, atomic::Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -68,6 +71,20 @@ impl std::fmt::Debug for LeaseKeeper {
     }
 }
 
+/// Whether vnodes changed since they were taken.
+#[derive(Debug, Default)]
+struct Changes {
+    pending: AtomicBool,
+    told: Notify,
+}
+
+impl Changes {
+    fn tell(&self) {
+        self.pending.store(true, Ordering::Release);
+        self.told.notify_one();
+    }
+}
+
 impl LeaseKeeper {
     /// A keeper for the vnodes of `store`.
     pub fn new(computing: Client, store: Arc<NodeStore>, clock: Arc<dyn Clock>) -> Arc<Self> {
@@ -76,19 +93,26 @@ impl LeaseKeeper {
 
     /// Runs until cancelled. Leases and vnodes stay as they are then. `heart` is told that it comes by.
     pub async fn run(self: Arc<Self>, heart: Heartbeat, cancel: CancellationToken) {
-        let changed = Arc::new(Notify::new());
+        let changes = Arc::new(Changes::default());
         {
-            let changed = Arc::clone(&changed);
-            self.store.on_vnode_change(move |_| changed.notify_one());
+            let changes = Arc::clone(&changes);
+            self.store.on_vnode_change(move |_| changes.tell());
         }
         let start = Instant::now();
         let wheel = Arc::new(Mutex::new(Wheel::default()));
         let mut workers = Workers::new(IN_FLIGHT);
         let mut pulse = tokio::time::interval(PULSE);
-        let mut stale = true;
+        changes.tell();
+        // A relist tells every vnode; the set is taken once, also while there is always a renewal due.
+        let mut gathered = Some(Instant::now());
         loop {
             heart.beat();
-            if std::mem::take(&mut stale) {
+            if gathered.is_none() && changes.pending.load(Ordering::Acquire) {
+                gathered = Some(Instant::now() + GATHER);
+            }
+            if gathered.is_some_and(|at| at <= Instant::now()) {
+                gathered = None;
+                changes.pending.store(false, Ordering::Release);
                 let targets = self.store.lease_targets(self.clock.now());
                 self.forget(&targets);
                 wheel.lock().set_targets(targets, start.elapsed());
@@ -125,15 +149,12 @@ impl LeaseKeeper {
                 continue;
             }
             let next = wheel.lock().next_due().map(|due| start + due);
+            let next = next.into_iter().chain(gathered).min();
             tokio::select! {
                 () = cancel.cancelled() => break,
                 () = workers.attend() => {}
                 _ = pulse.tick() => {}
-                () = changed.notified() => {
-                    // A relist tells every vnode; the set is taken once.
-                    tokio::time::sleep(GATHER).await;
-                    stale = true;
-                }
+                () = changes.told.notified() => {}
                 () = sleep_until(next) => {}
             }
         }

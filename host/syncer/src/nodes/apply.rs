@@ -343,7 +343,10 @@ pub(super) async fn mended<'a>(
     let Some(vnode) = snapshot.vnode.as_ref().filter(broken) else { return Ok(Cow::Borrowed(snapshot)) };
     let live = match get_json(&runtime.computing, &paths::node(vnode.name())).await {
         Ok(Some(live)) => live,
-        Ok(None) => return Err(Outcome::Stale),
+        Ok(None) => {
+            runtime.store.lost_vnode(vnode.name(), vnode.uid(), u64::MAX);
+            return Err(Outcome::Stale);
+        }
         Err(error) => {
             tracing::warn!(vnode = vnode.name(), error = error.chain(), "vnode not read");
             return Err(error.outcome());

@@ -81,7 +81,10 @@ impl Observed {
         let announced = vnode.annotation(annotation::RECLAIM).and_then(parse_reclaim);
         Self {
             added,
-            since: earlier(unless_to_come(recorded, now).or(marked), known.reclaim_since),
+            since: earlier(
+                unless_to_come(recorded, now).or(marked),
+                unless_to_come(known.reclaim_since, now),
+            ),
             announced: [announced, known.announced].into_iter().flatten().reduce(Reclaim::stricter),
         }
     }

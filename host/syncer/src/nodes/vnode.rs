@@ -160,7 +160,7 @@ pub fn content(from: &Ingredients<'_>) -> Content {
     let address = address(from.name, from.vnode, from.proxier);
     let before =
         ExpectedMetadata::decode(from.vnode.and_then(|v| v.annotation(annotation::EXPECTED_METADATA)));
-    let wanted = taints(from);
+    let wanted = taints(from, &before);
     let mut annotations = annotations(from, address.as_deref());
     let mut remembered = ExpectedMetadata::of(
         &labels,
@@ -294,11 +294,15 @@ fn decision_text(policy: &GoverningPolicy, decision: &Decision) -> String {
     }
 }
 
-/// Taints we want, users' excluded, in the order of BU-602.
-fn taints(from: &Ingredients<'_>) -> Vec<Taint> {
+/// Taints we want, users' excluded, in the order of BU-602. After a restart `before`, what the vnode remembers, tells which
+/// lifecycle taints were written.
+fn taints(from: &Ingredients<'_>, before: &ExpectedMetadata) -> Vec<Taint> {
     let mut wanted = Vec::new();
     let lifecycle = lifecycle_taints(&from.pnode.spec.taints);
-    let settled = from.written.is_some_and(|written| written.lifecycle_taints == lifecycle);
+    let settled = match from.written {
+        Some(written) => written.lifecycle_taints == lifecycle,
+        None => lifecycle_taints(&before.taints) == lifecycle,
+    };
     for taint in &from.pnode.spec.taints {
         match taint.key.as_str() {
             taint::OUT_OF_TIME_WINDOWS | taint::VNODE_DELETING | taint::WORKER_UNREACHABLE => {}

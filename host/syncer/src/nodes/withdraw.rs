@@ -154,7 +154,7 @@ pub fn begins(vnode: &NodeView, since: Option<Timestamp>) -> bool {
 
 /// When the withdrawal of a vnode began: as it is recorded, unless this process knows better.
 pub fn withdrawal_since(vnode: &NodeView, known: &Terms, now: Timestamp) -> Option<Timestamp> {
-    earlier(unless_to_come(recorded_start(vnode), now), known.withdrawal_since)
+    earlier(unless_to_come(recorded_start(vnode), now), unless_to_come(known.withdrawal_since, now))
 }
 
 fn recorded_start(vnode: &NodeView) -> Option<Timestamp> {

@@ -23,6 +23,7 @@ mod ownership;
 mod plan;
 mod pod_security;
 mod reconcile;
+mod refusal;
 #[cfg(test)]
 mod tests;
 mod view;
@@ -30,6 +31,7 @@ mod waiting;
 mod watch;
 
 pub(crate) use content::difference;
+pub(crate) use refusal::is_of_worker;
 
 pub use apply::{Clusters, EnsureError, Leftovers};
 pub use directory::{PodDirectory, Pods};

@@ -1,7 +1,8 @@
 //! What the queue of objects does with one key: keep the copy while pods use it, release it when nobody has for a while.
 //!
 //! Called for every event of either side and when the references of pods change. A copy whose place is taken by somebody
-//! else is tried again with a growing delay, since nothing tells when that object goes, and its users are told.
+//! else, or that the worker cluster refuses, is tried again with a growing delay, since nothing tells when that ends, and
+//! its users are told.
 
 use std::{sync::Arc, time::Duration};
 
@@ -14,6 +15,7 @@ use super::{
     kind::ObjectRef,
     kinds::Weight,
     plan::{Purpose, Verdict},
+    refusal::is_of_worker,
 };
 use kubeocean_runtime::{
     error::ApplyError,
@@ -104,10 +106,11 @@ impl ObjectSync {
                 Outcome::Done
             }
             Err(error) => {
-                if error.is_refusal() && usage == Usage::Used && store.is_known(object) {
+                if error.is_refusal() && usage == Usage::Used && is_of_worker(&error) {
                     self.tell_refused(object, &error);
+                } else {
+                    tracing::debug!(%object, error = error.chain(), "object not converged");
                 }
-                tracing::debug!(%object, error = error.chain(), "object not converged");
                 error.outcome()
             }
         }
@@ -144,7 +147,7 @@ impl ObjectSync {
 
     /// The words of the worker cluster are for those who run it.
     fn tell_refused(&self, object: &ObjectRef, error: &ApplyError) {
-        tracing::warn!(%object, error = error.chain(), "the worker cluster refuses a copy, trying again");
+        tracing::info!(%object, error = error.chain(), "the worker cluster refuses a copy, trying again");
         let why = format!(
             "the worker cluster does not accept them: {}; ask whoever runs it, the Syncer's log has the words of its API \
              server",
@@ -153,16 +156,17 @@ impl ObjectSync {
         self.tell_users(object, "FailedUpdatePod", &why);
     }
 
+    /// Who has no copy yet is told when none can be made.
     fn tell_users(&self, object: &ObjectRef, reason: &'static str, why: &str) {
-        for pod in self.store.users(object, TOLD) {
+        let (kind, key) = (object.kind, &object.key);
+        for pod in self.store.users(object, TOLD).into_iter().filter(|pod| self.store.pods.has_copy(pod)) {
+            let elsewhere = !key.namespace.is_empty() && key.namespace != pod.key.namespace;
+            let name = if elsewhere { key.to_string() } else { key.name.to_string() };
             self.events.publish(Event {
                 regarding: Regarding::pod(&pod.key.namespace, &pod.key.name, &pod.uid),
                 severity: Severity::Warning,
                 reason,
-                message: format!(
-                    "changes of {} {:?} do not reach the pod: {why}",
-                    object.kind, object.key.name
-                ),
+                message: format!("changes of {kind} {name:?} do not reach the pod: {why}"),
             });
         }
     }

@@ -118,8 +118,12 @@ impl PodSync {
         if let Some((_, known)) = asked.as_ref().filter(|(of, _)| *of == vpod.uid) {
             return known.clone();
         }
+        // Beforehand: what changes while they are asked is to be asked about again.
+        self.store.set_denied(&snapshot.key, true);
         let admission = desk.admit(vpod).await;
-        self.store.set_denied(&snapshot.key, admission != Admission::Granted);
+        if admission == Admission::Granted {
+            self.store.set_denied(&snapshot.key, false);
+        }
         *asked = Some((Arc::clone(&vpod.uid), admission.clone()));
         admission
     }

@@ -10,7 +10,7 @@ mod debug_containers;
 mod patches;
 mod report;
 
-use std::{fmt, sync::Arc};
+use std::{fmt, sync::Arc, time::Duration};
 
 use jiff::Timestamp;
 use kubeocean_api::{keys::annotation, name::ObjectKey};
@@ -128,11 +128,18 @@ impl PodSync {
             if plan.actions.is_empty() {
                 return outcome(plan.wake, now);
             }
-            match self.apply(&snapshot, plan).await {
-                Ok(Some(outcome)) => return outcome,
-                Ok(None) => {}
-                Err(error) => return error.log(&key.to_string(), "bring the pod to where it belongs"),
+            let wake = plan.wake;
+            let end = match self.apply(&snapshot, plan).await {
+                Ok(None) => continue,
+                Ok(Some(outcome)) => outcome,
+                Err(error) => error.log(&key.to_string(), "bring the pod to where it belongs"),
+            };
+            // What was refused and waits longer each time holds up nothing that is due before.
+            if let Wake::At(at) = wake {
+                let wait = Duration::try_from(at.duration_since(now)).unwrap_or_default();
+                self.store.queue().add_after(key, wait.max(Duration::from_secs(1)));
             }
+            return end;
         }
         tracing::warn!(vpod = %key, rounds = ROUNDS, "pod does not settle");
         Outcome::Retry
@@ -179,7 +186,7 @@ impl PodSync {
                     Ok(Some(vpod)) => vpod,
                     Ok(None) => return Ok(Step::Replan),
                     // Its annotations leave no room for ours, or admission is against them.
-                    Err(error @ ApplyError::Rejected { .. }) => {
+                    Err(error) if error.is_refusal() => {
                         self.refuse(snapshot, &rejection("the note on the pod of where its copy is", &error))
                             .await?;
                         return Ok(Step::Stop(Outcome::Retry));

@@ -19,9 +19,9 @@ use super::{
     transform::{Reject, Scheduling, TransformContext, to_worker_pod, worker_debug_containers},
     view::{Ppod, Vpod},
 };
-use crate::objects::EnsureError;
+use crate::objects::{EnsureError, is_of_worker};
 use kubeocean_runtime::{
-    error::{ApplyError, Verb},
+    error::ApplyError,
     request::{create_as, get_json, merge_patch, paths},
 };
 
@@ -104,17 +104,6 @@ fn not_permitted(right: &str, error: &ApplyError) -> Refusal {
          that, as the chart {chart} does, or its admission refused this one"
     );
     Refusal::new(RefusalReason::DependencyMissing, message).particulars(error.chain())
-}
-
-/// Whether the worker cluster answered a request about a vobj or its copy: only copies are made and deleted, and only they
-/// have names of TD-301.
-fn is_of_worker(error: &ApplyError) -> bool {
-    let ApplyError::Forbidden { verb, object, .. } = error else { return true };
-    let name = object.split('?').next().and_then(|path| path.rsplit('/').next());
-    let hash = name.and_then(|name| name.rsplit_once('-')).map(|(_, hash)| hash);
-    let is_copy =
-        hash.is_some_and(|hash| hash.len() == 32 && hash.bytes().all(|byte| byte.is_ascii_hexdigit()));
-    matches!(verb, Verb::Create | Verb::Delete) || is_copy
 }
 
 /// A refused request: reason and what would help, nothing that only those who run the worker cluster may see.
@@ -263,6 +252,7 @@ mod tests {
     use rstest::rstest;
 
     use kubeocean_api::name::phys_name;
+    use kubeocean_runtime::error::Verb;
 
     use super::*;
 

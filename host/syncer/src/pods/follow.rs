@@ -37,6 +37,9 @@ impl PodSync {
             return Ok(Step::Replan);
         };
         if vpod["metadata"]["uid"] != *uid {
+            if let Some(vpod) = Vpod::from_json(&vpod) {
+                self.store.saw_vpod(vpod);
+            }
             return Ok(Step::Replan);
         }
         let place = ppod.key();
@@ -56,7 +59,6 @@ impl PodSync {
                     version = now;
                     noted.take_resources(&wanted);
                 }
-                Resized::Off => {}
                 Resized::Refused => refused = true,
             }
         }
@@ -103,7 +105,7 @@ impl PodSync {
         }
         if self.features.is_off(Feature::Resize) {
             self.tell_no_resize(key, uid);
-            return Ok(Resized::Off);
+            return Ok(Resized::Refused);
         }
         let place = ppod.key();
         let patch = json!({"metadata": {"uid": ppod.uid(), "resourceVersion": version}, "spec": change});
@@ -122,12 +124,12 @@ impl PodSync {
                 }
                 self.features.turn_off(Feature::Resize);
                 self.tell_no_resize(key, uid);
-                Ok(Resized::Off)
+                Ok(Resized::Refused)
             }
             Err(ApplyError::Forbidden { .. }) if !self.may_resize().await? => {
                 self.features.turn_off(Feature::Resize);
                 self.tell_no_resize(key, uid);
-                Ok(Resized::Off)
+                Ok(Resized::Refused)
             }
             Err(error @ (ApplyError::Rejected { .. } | ApplyError::Forbidden { .. })) => {
                 self.tell_refused(key, uid, "the change of resources", &error);
@@ -164,8 +166,6 @@ impl PodSync {
 enum Resized {
     /// Accepted, or there already; the ppod's version now.
     Done(Value),
-    /// Not by this worker cluster, as long as we are connected: trying again would change nothing.
-    Off,
     /// Not now.
     Refused,
     /// There is no such ppod any more.

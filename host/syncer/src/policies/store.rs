@@ -12,7 +12,7 @@ use std::{
 };
 
 use jiff::Timestamp;
-use kubeocean_api::name::fit_label_value;
+use kubeocean_api::{NodeSelector, name::fit_label_value};
 use kubeocean_engine::{
     LoadCode, LoadError, MAX_ENTRIES, MAX_EVALUATORS, ModuleFetch, PolicySpec, PolicyStatus,
 };
@@ -58,6 +58,8 @@ struct State {
     written: HashMap<String, Timestamp>,
     /// Policies that went.
     left: Tombstones,
+    /// Of the binding.
+    binding_selector: Option<NodeSelector>,
 }
 
 /// Summary of all policies of a binding for its condition `PoliciesResolved` (API-802).
@@ -231,8 +233,22 @@ impl PolicyStore {
         if !same {
             state.modules.insert(key.clone(), fetch);
             drop(state);
-            self.engine_input.notify_one();
+            self.outdate();
         }
+    }
+
+    /// Takes the selector of the binding: what was decided by another one ends no lease any more.
+    pub(crate) fn set_binding_selector(&self, selector: Option<&NodeSelector>) {
+        let before = std::mem::replace(&mut self.state.lock().binding_selector, selector.cloned());
+        if before.as_ref() != selector {
+            self.outdate();
+        }
+    }
+
+    /// What was decided up to now is by other policies, modules or another selector than these.
+    fn outdate(&self) {
+        self.changes.fetch_add(1, Ordering::AcqRel);
+        self.engine_input.notify_one();
     }
 
     /// A module of a registry that its policy pins is there: nothing the registry says later is about it (PO-705).
@@ -343,10 +359,9 @@ impl PolicyStore {
     }
 
     fn changed(&self, name: &str) {
-        self.changes.fetch_add(1, Ordering::AcqRel);
+        self.outdate();
         self.resolved.notify_one();
         self.queue.add(name.into());
-        self.engine_input.notify_one();
         self.wanted_modules.notify_one();
     }
 

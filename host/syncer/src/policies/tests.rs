@@ -438,6 +438,39 @@ fn the_same_bytes_under_two_names_are_kept_once() {
     assert!(Arc::ptr_eq(&bytes("a"), &bytes("b")));
 }
 
+/// A node's withdrawal, or an eviction, that was decided before must not be carried out any more.
+#[test]
+fn another_module_or_selector_outdates_what_was_decided() {
+    let store = store();
+    let metadata = json!({"name": "p", "uid": "u", "resourceVersion": "1"});
+    let entry = json!({"name": "a", "module": {"configMap": {"name": "a"}}});
+    let spec = json!({"cluster": us().binding, "policies": [entry]});
+    store.apply(serde_json::from_value(json!({"metadata": metadata, "spec": spec})).unwrap());
+    let key = store.wanted().into_keys().next().unwrap();
+    let fetch =
+        |bytes: &'static [u8]| store.fetched(&key, ModuleFetch::Ready(Arc::<[u8]>::from(bytes).into()));
+    let selector = |role: &str| -> kubeocean_api::NodeSelector {
+        let role = json!({"key": "role", "operator": "In", "values": [role]});
+        serde_json::from_value(json!({"nodeSelectorTerms": [{"matchExpressions": [role]}]})).unwrap()
+    };
+    let select = |role: Option<&str>| store.set_binding_selector(role.map(selector).as_ref());
+    let changes: [(&str, &dyn Fn(), bool); 8] = [
+        ("a module", &|| fetch(b"module"), true),
+        ("the same module", &|| fetch(b"module"), false),
+        ("another module", &|| fetch(b"mended"), true),
+        ("no selector, as before", &|| select(None), false),
+        ("a selector", &|| select(Some("idle")), true),
+        ("the same selector", &|| select(Some("idle")), false),
+        ("another selector", &|| select(Some("worker")), true),
+        ("no selector any more", &|| select(None), true),
+    ];
+    for (what, change, news) in changes {
+        let before = store.changes();
+        change();
+        assert_eq!(store.changes() != before, news, "{what}");
+    }
+}
+
 #[test]
 fn the_engine_gets_our_policies_only() {
     let store = store();

@@ -78,8 +78,10 @@ fn what_a_leased_node_does_when(#[case] change: impl Fn(&mut Model), #[case] exp
     assert_eq!(model.settle(), expected);
 }
 
-#[test]
-fn lifecycle_taints_and_unknown_of_the_computing_cluster_stand_until_the_worker_says_something_new() {
+#[rstest]
+fn lifecycle_taints_and_unknown_of_the_computing_cluster_stand_until_the_worker_says_something_new(
+    #[values(None, Some("before"), Some("after"))] restart: Option<&str>,
+) {
     let mut model = Model::leased();
     let not_ready = json!({"type": "Ready", "status": "False", "reason": "KubeletNotReady"});
     let mirrored = json!([{"key": "node.kubernetes.io/not-ready", "effect": "NoExecute"}]);
@@ -87,6 +89,10 @@ fn lifecycle_taints_and_unknown_of_the_computing_cluster_stand_until_the_worker_
     model.pnode.as_mut().unwrap()["spec"]["taints"] = mirrored;
     model.settle();
     assert_eq!(model.taint("node.kubernetes.io/not-ready").as_deref(), Some("NoExecute"));
+    if restart == Some("before") {
+        model.restart();
+        assert_eq!(model.settle(), Vec::<String>::new());
+    }
     // The node lifecycle controller finds the Lease expired.
     let unknown = json!({"type": "Ready", "status": "Unknown", "reason": "NodeStatusUnknown"});
     let conditions = model.vnode.as_mut().unwrap()["status"]["conditions"].as_array_mut().unwrap();
@@ -95,6 +101,9 @@ fn lifecycle_taints_and_unknown_of_the_computing_cluster_stand_until_the_worker_
     model.vnode.as_mut().unwrap()["spec"]["taints"] = json!([
         {"key": "kubeocean.io/vnode", "effect": "NoSchedule"}, {"key": "node.kubernetes.io/unreachable", "effect": "NoExecute"},
     ]);
+    if restart == Some("after") {
+        model.restart();
+    }
     assert_eq!(model.settle(), Vec::<String>::new());
     model.pnode = Model::new().pnode;
     model.settle();

@@ -47,6 +47,19 @@ fn graceful_reclaim_waits_then_evicts_and_reopens() {
     assert_eq!(model.vnode().annotation(annotation::RECLAIM_SINCE), None);
 }
 
+/// What this process remembers of a start is of the same clock.
+#[test]
+fn a_clock_that_is_put_right_puts_no_reclaim_off() {
+    let mut model = Model::leased();
+    model.now = 7200;
+    model.decision = Some(withhold(Reclaim::Graceful(60)));
+    model.settle();
+    assert_eq!(model.plan().next_wake, Some(at(7260)));
+    model.now = 0;
+    model.settle();
+    assert_eq!(model.plan().next_wake, Some(at(60)));
+}
+
 const LATER: &str = "2099-01-01T00:00:00Z";
 /// Fifty seconds after the start.
 const SOON: &str = "2027-01-15T08:00:50Z";

@@ -43,7 +43,8 @@ impl PodSync {
         let whole = read_pod(&self.clusters.computing, key).await?;
         let Some((whole, vpod)) = whole.and_then(|whole| Vpod::from_json(&whole).map(|vpod| (whole, vpod)))
         else {
-            return Ok(Step::Next);
+            self.store.vpod_gone(key, uid);
+            return Ok(Step::Replan);
         };
         // Another pod of this name has nothing to do with this copy.
         if *vpod.uid != *uid {
@@ -106,10 +107,9 @@ impl PodSync {
         }
     }
 
-    /// Trying again would change nothing as long as we are connected.
     fn no_debug_containers(&self, key: &ObjectKey) -> Step {
         self.tell_no_debug_containers(key);
-        Step::Next
+        Step::Refused
     }
 
     /// A refusal may also be admission's, of this pod alone.

@@ -43,10 +43,8 @@ impl PodSync {
         }
         let (written, step) = match self.patch_vpod(&snapshot.key, uid, &patch).await {
             // Whatever is wrong with the metadata, users learn how their pod is.
-            Err(refused @ (ApplyError::Rejected { .. } | ApplyError::Forbidden { .. }))
-                if !patch["status"].is_null() =>
-            {
-                tracing::warn!(vpod = %snapshot.key, error = refused.chain(), "the pod is told without its metadata");
+            Err(refused) if refused.is_refusal() && !patch["status"].is_null() => {
+                tracing::debug!(vpod = %snapshot.key, error = refused.chain(), "the pod is told without its metadata");
                 patch["metadata"] = preconditions(uid, resource_version);
                 (self.patch_vpod(&snapshot.key, uid, &patch).await?, Step::Refused)
             }

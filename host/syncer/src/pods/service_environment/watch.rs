@@ -27,6 +27,8 @@ use kubeocean_runtime::{
 
 /// How long a resolved host name is used. Load balancers with host names change their addresses within minutes.
 const RESOLVED_FOR: Duration = Duration::from_mins(1);
+/// How long an address is used after the resolver gave it last.
+const KEPT_FOR: Duration = Duration::from_mins(10);
 /// Longest wait for the resolver.
 const RESOLVE_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -136,8 +138,25 @@ pub struct ServiceStore {
 struct State {
     api: Known,
     dns: Known,
-    resolved: HashMap<String, (IpAddr, Instant)>,
+    resolved: HashMap<String, Resolved>,
     waiting: BTreeSet<ObjectKey>,
+}
+
+/// What a host name was resolved to.
+#[derive(Clone, Copy, Debug)]
+struct Resolved {
+    address: IpAddr,
+    /// When the resolver said so last.
+    answered: Instant,
+    /// When it was asked last.
+    asked: Instant,
+}
+
+impl Resolved {
+    /// Pods need not wait for a resolver that fails for some minutes; an address may not outlive its load balancer.
+    fn may_be_used(&self) -> bool {
+        self.answered.elapsed() < KEPT_FOR
+    }
 }
 
 impl ServiceStore {
@@ -196,11 +215,9 @@ impl ServiceStore {
             Host::Address(address) => return Ok(address),
             Host::Name(name) => name,
         };
-        let fresh = |resolved: &HashMap<String, (IpAddr, Instant)>| {
-            resolved.get(&name).filter(|(_, at)| at.elapsed() < RESOLVED_FOR).map(|(address, _)| *address)
-        };
-        if let Some(address) = fresh(&self.state.lock().resolved) {
-            return Ok(address);
+        let known = self.state.lock().resolved.get(&name).copied().filter(Resolved::may_be_used);
+        if let Some(known) = known.filter(|known| known.asked.elapsed() < RESOLVED_FOR) {
+            return Ok(known.address);
         }
         let found =
             match tokio::time::timeout(RESOLVE_TIMEOUT, tokio::net::lookup_host((name.as_str(), 0))).await {
@@ -208,9 +225,9 @@ impl ServiceStore {
                 Ok(Ok(addresses)) => addresses.map(|address| address.ip()).min(),
                 Ok(Err(_)) | Err(_) => None,
             };
-        // What it was told last stands while the resolver does not answer.
-        let known = || self.state.lock().resolved.get(&name).map(|(address, _)| *address);
-        let Some(address) = found.or_else(known) else {
+        let asked = Instant::now();
+        let found = found.map(|address| Resolved { address, answered: asked, asked });
+        let Some(resolved) = found.or(known.map(|known| Resolved { asked, ..known })) else {
             let problem = format!("has the host name {name:?}, which cannot be resolved");
             return Err(MissingService { namespace: service.0, name: service.1, problem });
         };
@@ -218,8 +235,8 @@ impl ServiceStore {
         if state.resolved.len() > 8 {
             state.resolved.clear(); // two names are in use; the rest are former ones
         }
-        state.resolved.insert(name, (address, Instant::now()));
-        Ok(address)
+        state.resolved.insert(name, resolved);
+        Ok(resolved.address)
     }
 
     fn set(&self, which: Which, known: Known) {
@@ -382,5 +399,24 @@ mod tests {
         assert!(environment.dns_address.unwrap().is_loopback(), "the host name is resolved");
         let url = environment.variables().into_iter().find(|(name, _)| *name == "KUBERNETES_PORT").unwrap().1;
         assert_eq!(url, "tcp://[fd00::1]:443");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_address_stands_for_minutes_while_its_name_cannot_be_resolved() {
+        const NAME: &str = "load-balancer.invalid";
+        let store = Arc::new(ServiceStore::new(Pods::default(), CLUSTER_DOMAIN));
+        ServiceSink { store: Arc::clone(&store), which: Which::Api }
+            .apply(service(json!([{"hostname": NAME}])));
+        let pod = ObjectKey::new("team-a", "web");
+        store.environment(&pod, DnsNeed::Own).await.unwrap_err();
+
+        let (address, answered) = ("10.0.0.9".parse().unwrap(), Instant::now());
+        let resolved = Resolved { address, answered, asked: answered };
+        store.state.lock().resolved.insert(NAME.to_owned(), resolved);
+        tokio::time::advance(Duration::from_mins(9)).await;
+        assert_eq!(store.environment(&pod, DnsNeed::Own).await.unwrap().api_address, address);
+        tokio::time::advance(Duration::from_mins(1)).await;
+        let error = store.environment(&pod, DnsNeed::Own).await.unwrap_err();
+        assert!(error.to_string().contains("cannot be resolved"), "{error}");
     }
 }

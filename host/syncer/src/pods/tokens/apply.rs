@@ -69,7 +69,7 @@ impl TokenStore {
         for secret in self.of_owner(owner) {
             self.remove(clusters, secret).await?;
         }
-        self.needs_only(owner, &[]);
+        self.misses_only(owner, &[]);
         Ok(())
     }
 
@@ -160,7 +160,7 @@ impl TokenStore {
         let copied = self.pods.has_copy(owner);
         if !running && copied {
             // Its Secrets go with its ppod, whose end brings us back here.
-            self.needs_only(owner, &[]);
+            self.misses_only(owner, &[]);
             return Ok(None);
         }
         let path = paths::pod(&owner.key.namespace, &owner.key.name);
@@ -173,14 +173,14 @@ impl TokenStore {
         // answer to its deletion got lost is not missed.
         if has_ended(&vpod) || is_deleted(&vpod) && !copied {
             if copied {
-                self.needs_only(owner, &[]);
+                self.misses_only(owner, &[]);
             } else {
                 self.remove_held(clusters, owner).await?;
             }
             return Ok(None);
         }
         if !running {
-            self.needs_only(owner, &[]);
+            self.misses_only(owner, &[]);
             return Ok(None);
         }
         let volumes = token_volumes(&vpod);
@@ -191,7 +191,7 @@ impl TokenStore {
         }
         // What is not in the pod's volumes is not renewed; it goes with the pod.
         let needed: Vec<&str> = volumes.iter().map(|volume| volume.secret.as_str()).collect();
-        self.needs_only(owner, &needed);
+        self.misses_only(owner, &needed);
         Ok(match self.look(owner) {
             Look::Due(at) => Some(at),
             Look::Nothing | Look::Now => None,

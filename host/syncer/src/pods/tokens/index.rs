@@ -223,10 +223,9 @@ impl TokenStore {
         }
     }
 
-    /// Of its Secrets the vpod needs these and no others. One that vanished since it was looked at stays missed.
-    pub(super) fn needs_only(&self, owner: &TokenOwner, needed: &[&str]) {
-        let missed = |name: &str, of: &TokenOwner| of != owner || needed.contains(&name);
-        self.state.lock().lost.retain(|name, of| missed(name, of));
+    /// Of the Secrets that a vpod lost only these are still missed. One may have vanished since it was looked at.
+    pub(super) fn misses_only(&self, owner: &TokenOwner, needed: &[&str]) {
+        self.state.lock().lost.retain(|name, of| of != owner || needed.contains(&name.as_str()));
     }
 
     /// Every vpod that has a token Secret of this binding.
@@ -317,12 +316,12 @@ mod tests {
         store.vanished("b");
         store.written(first.clone(), renewal);
         assert_eq!(store.look(first.owner()), Look::Now, "the other is still missing");
-        store.needs_only(first.owner(), &["a", "b"]);
+        store.misses_only(first.owner(), &["a", "b"]);
         assert_eq!(store.look(first.owner()), Look::Now, "it is needed");
         store.written(second, renewal);
         assert_eq!(store.look(first.owner()), Look::Due(renewal));
         store.vanished("b");
-        store.needs_only(first.owner(), &["a"]);
+        store.misses_only(first.owner(), &["a"]);
         assert_eq!(store.look(first.owner()), Look::Due(renewal), "a volume that is no more needs none");
     }
 
