@@ -51,7 +51,8 @@ pub struct ClusterSpec {
     pub real_nodes: bool,
     /// Write the audit log; costs a file write a request.
     pub audit: bool,
-    /// How long a node may be silent before it is marked unknown. Long, because a busy machine makes nodes late.
+    /// How long a node may be silent before it is marked unknown. Long: kwok's nodes are heard of every ten minutes, and later
+    /// on a busy machine.
     pub node_monitor_grace: Duration,
     /// `extenders` of the scheduler's configuration.
     pub scheduler_extenders: Vec<serde_json::Value>,
@@ -70,7 +71,7 @@ impl ClusterSpec {
             port_forward: vec!["cat".to_owned()],
             real_nodes: false,
             audit: true,
-            node_monitor_grace: Duration::from_mins(10),
+            node_monitor_grace: Duration::from_mins(30),
             scheduler_extenders: Vec::new(),
             apiserver_flags: Vec::new(),
             controller_manager_flags: Vec::new(),
