@@ -358,7 +358,7 @@ impl Session<'_> {
         let (pods, objects) = (Arc::clone(&self.pods), self.objects.clone());
         let lists = async move {
             pods.synced().await;
-            objects.synced().await;
+            objects.listed().await;
         };
         tasks.spawn("binding deletion", async move {
             deletion::run(&leader, &clusters, lists, cancel).await;

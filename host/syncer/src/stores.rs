@@ -84,13 +84,16 @@ impl Stores {
         let policies = PolicyStore::new(identity.clone(), places);
         let loaded = Arc::new(watch::Sender::new(0_u64));
         let host = {
-            let loaded = Arc::clone(&loaded);
+            let (loaded, policies) = (Arc::clone(&loaded), Arc::clone(&policies));
             let facts = BindingFacts { name: binding.name.clone(), cluster_id: binding.cluster_id.clone() };
             let zone = jiff::tz::TimeZone::system();
             let name = zone_name(&zone, surroundings.clock.now());
             tracing::info!(zone = name, "time zone of policies that name none");
-            let changed: Box<dyn Fn() + Send + Sync> =
-                Box::new(move || loaded.send_modify(|changes| *changes += 1));
+            let changed: Box<dyn Fn() + Send + Sync> = Box::new(move || {
+                // What a module said that another one has replaced ends no lease.
+                policies.outdate();
+                loaded.send_modify(|changes| *changes += 1);
+            });
             PolicyHost::new(engine, facts, zone, changed)
         };
         host.set_binding_selector(binding.spec.node_selector.as_ref());

@@ -104,8 +104,8 @@ pub struct Ingredients<'a> {
 pub struct Written {
     /// Digest of the worker node's conditions, without times.
     pub conditions: u64,
-    /// The worker node's taints of [`LIFECYCLE_TAINTS`].
-    pub lifecycle_taints: Vec<Taint>,
+    /// The worker node's taints of [`LIFECYCLE_TAINTS`]; `None` while only the vnode remembers them.
+    pub lifecycle_taints: Option<Vec<Taint>>,
     /// Ready was True.
     pub ready: bool,
     /// When amounts were last written.
@@ -299,8 +299,8 @@ fn decision_text(policy: &GoverningPolicy, decision: &Decision) -> String {
 fn taints(from: &Ingredients<'_>, before: &ExpectedMetadata) -> Vec<Taint> {
     let mut wanted = Vec::new();
     let lifecycle = lifecycle_taints(&from.pnode.spec.taints);
-    let settled = match from.written {
-        Some(written) => written.lifecycle_taints == lifecycle,
+    let settled = match from.written.and_then(|written| written.lifecycle_taints.as_ref()) {
+        Some(written) => *written == lifecycle,
         None => lifecycle_taints(&before.taints) == lifecycle,
     };
     for taint in &from.pnode.spec.taints {
@@ -396,7 +396,7 @@ impl Written {
     pub fn of(pnode: &NodeView, before: Option<&Self>) -> Self {
         Self {
             conditions: statements(pnode),
-            lifecycle_taints: lifecycle_taints(&pnode.spec.taints),
+            lifecycle_taints: Some(lifecycle_taints(&pnode.spec.taints)),
             ready: pnode.ready(),
             amounts_at: before.and_then(|before| before.amounts_at),
             event_at: before.and_then(|before| before.event_at),
@@ -406,7 +406,7 @@ impl Written {
 
     /// As [`Written::of`] when conditions were written and taints were not.
     pub fn conditions_of(pnode: &NodeView, before: Option<&Self>) -> Self {
-        let lifecycle_taints = before.map(|before| before.lifecycle_taints.clone()).unwrap_or_default();
+        let lifecycle_taints = before.and_then(|before| before.lifecycle_taints.clone());
         Self { lifecycle_taints, ..Self::of(pnode, before) }
     }
 }

@@ -55,11 +55,16 @@ impl ObjectHealth {
     /// Waits until all lists are complete. A kind that the role does not show holds up nobody: whatever is written is read
     /// before, and then the pods that need it are told which right is missing.
     pub async fn synced(&self) {
-        for health in self.originals.values().chain(self.copies.values()) {
-            health.answered().await;
-        }
+        self.listed().await;
         for health in self.services.lists() {
             health.synced().await;
+        }
+    }
+
+    /// The same for all that is ours.
+    pub async fn listed(&self) {
+        for health in self.originals.values().chain(self.copies.values()) {
+            health.answered().await;
         }
     }
 }

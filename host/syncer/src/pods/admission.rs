@@ -112,18 +112,15 @@ impl PodSync {
     pub(super) async fn admission(&self, snapshot: &PodSnapshot, asked: &mut Asked) -> Admission {
         let (Some(desk), Some(vpod)) = (&self.placement, &snapshot.vpod) else { return Admission::Granted };
         if !is_asked_about(snapshot, vpod) {
-            self.store.set_denied(&snapshot.key, false);
+            self.store.end_admission(&snapshot.key, true);
             return Admission::Granted;
         }
         if let Some((_, known)) = asked.as_ref().filter(|(of, _)| *of == vpod.uid) {
             return known.clone();
         }
-        // Beforehand: what changes while they are asked is to be asked about again.
-        self.store.set_denied(&snapshot.key, true);
+        self.store.begin_admission(&snapshot.key);
         let admission = desk.admit(vpod).await;
-        if admission == Admission::Granted {
-            self.store.set_denied(&snapshot.key, false);
-        }
+        self.store.end_admission(&snapshot.key, admission == Admission::Granted);
         *asked = Some((Arc::clone(&vpod.uid), admission.clone()));
         admission
     }

@@ -220,25 +220,34 @@ impl PodStore {
         }
     }
 
-    /// Policies do not let this pod have a copy for now, or they do.
-    pub(super) fn set_denied(&self, key: &ObjectKey, denied: bool) {
+    /// Policies are asked about a pod.
+    pub(super) fn begin_admission(&self, key: &ObjectKey) {
+        self.index.lock().asking.insert(key.clone(), false);
+    }
+
+    /// Whether policies let this pod have a copy for now. What changed while they were asked is asked about again, if they do
+    /// not.
+    pub(super) fn end_admission(&self, key: &ObjectKey, granted: bool) {
         let mut index = self.index.lock();
-        if !denied {
+        let changed = index.asking.remove(key).unwrap_or_default();
+        if granted {
             index.denied.remove(key);
         } else if index.vpods.contains_key(key) {
             index.denied.insert(key.clone());
+            drop(index);
+            self.queue.add_all(changed.then(|| key.clone()));
         }
     }
 
     /// Pods without admission, of one vnode or of all, are looked at again.
     pub fn wake_denied(&self, vnode: Option<&str>) {
         let keys: Vec<ObjectKey> = {
-            let index = self.index.lock();
-            let here = |key: &&ObjectKey| {
-                vnode
-                    .is_none_or(|vnode| index.vpods.get(*key).is_some_and(|entry| *entry.vpod.node == *vnode))
+            let Index { vpods, denied, asking, .. } = &mut *self.index.lock();
+            let here = |key: &ObjectKey| {
+                vnode.is_none_or(|vnode| vpods.get(key).is_some_and(|entry| *entry.vpod.node == *vnode))
             };
-            index.denied.iter().filter(here).cloned().collect()
+            asking.iter_mut().filter(|(key, _)| here(key)).for_each(|(_, changed)| *changed = true);
+            denied.iter().filter(|key| here(key)).cloned().collect()
         };
         self.queue.add_all(keys);
     }

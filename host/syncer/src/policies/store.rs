@@ -246,7 +246,7 @@ impl PolicyStore {
     }
 
     /// What was decided up to now is by other policies, modules or another selector than these.
-    fn outdate(&self) {
+    pub(crate) fn outdate(&self) {
         self.changes.fetch_add(1, Ordering::AcqRel);
         self.engine_input.notify_one();
     }

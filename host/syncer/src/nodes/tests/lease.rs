@@ -78,9 +78,20 @@ fn what_a_leased_node_does_when(#[case] change: impl Fn(&mut Model), #[case] exp
     assert_eq!(model.settle(), expected);
 }
 
+/// When a Syncer starts anew: a node goes silent, and the node lifecycle controller says so.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Restart {
+    Never,
+    BeforeItIsSaid,
+    Afterwards,
+    /// And something is written before anything is decided.
+    AfterwardsUndecided,
+}
+
 #[rstest]
 fn lifecycle_taints_and_unknown_of_the_computing_cluster_stand_until_the_worker_says_something_new(
-    #[values(None, Some("before"), Some("after"))] restart: Option<&str>,
+    #[values(Restart::Never, Restart::BeforeItIsSaid, Restart::Afterwards, Restart::AfterwardsUndecided)]
+    restart: Restart,
 ) {
     let mut model = Model::leased();
     let not_ready = json!({"type": "Ready", "status": "False", "reason": "KubeletNotReady"});
@@ -89,7 +100,7 @@ fn lifecycle_taints_and_unknown_of_the_computing_cluster_stand_until_the_worker_
     model.pnode.as_mut().unwrap()["spec"]["taints"] = mirrored;
     model.settle();
     assert_eq!(model.taint("node.kubernetes.io/not-ready").as_deref(), Some("NoExecute"));
-    if restart == Some("before") {
+    if restart == Restart::BeforeItIsSaid {
         model.restart();
         assert_eq!(model.settle(), Vec::<String>::new());
     }
@@ -101,8 +112,15 @@ fn lifecycle_taints_and_unknown_of_the_computing_cluster_stand_until_the_worker_
     model.vnode.as_mut().unwrap()["spec"]["taints"] = json!([
         {"key": "kubeocean.io/vnode", "effect": "NoSchedule"}, {"key": "node.kubernetes.io/unreachable", "effect": "NoExecute"},
     ]);
-    if restart == Some("after") {
+    if matches!(restart, Restart::Afterwards | Restart::AfterwardsUndecided) {
         model.restart();
+    }
+    if restart == Restart::AfterwardsUndecided {
+        let decision = model.decision.take();
+        model.proxier = vec!["198.51.100.9".parse().unwrap()];
+        assert_eq!(model.settle(), ["patch conditions of vnode vnode-cls-a-n1"]);
+        model.decision = decision;
+        assert_eq!(model.settle(), ["update vnode vnode-cls-a-n1"]);
     }
     assert_eq!(model.settle(), Vec::<String>::new());
     model.pnode = Model::new().pnode;

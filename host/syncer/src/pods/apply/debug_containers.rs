@@ -40,12 +40,11 @@ impl PodSync {
         if self.features.is_off(Feature::DebugContainers) {
             return Ok(self.no_debug_containers(key));
         }
-        let whole = read_pod(&self.clusters.computing, key).await?;
-        let Some((whole, vpod)) = whole.and_then(|whole| Vpod::from_json(&whole).map(|vpod| (whole, vpod)))
-        else {
+        let Some(whole) = read_pod(&self.clusters.computing, key).await? else {
             self.store.vpod_gone(key, uid);
             return Ok(Step::Replan);
         };
+        let Some(vpod) = Vpod::from_json(&whole) else { return Ok(Step::Refused) };
         // Another pod of this name has nothing to do with this copy.
         if *vpod.uid != *uid {
             self.store.saw_vpod(vpod);

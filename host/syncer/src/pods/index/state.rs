@@ -43,6 +43,8 @@ pub(super) struct Index {
     pub(super) refused: Map<ObjectKey, ObjectKey>,
     /// Vpods that policies do not admit.
     pub(super) denied: HashSet<ObjectKey, RandomState>,
+    /// Vpods about which policies are being asked, and whether something changed meanwhile.
+    pub(super) asking: Map<ObjectKey, bool>,
     pub(super) gone_vpods: RecentUids,
     /// Vpods that somebody deleted by force, as long as a ppod names them.
     pub(super) forced_vpods: HashSet<Box<str>, RandomState>,

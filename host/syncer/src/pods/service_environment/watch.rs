@@ -226,12 +226,14 @@ impl ServiceStore {
                 Ok(Err(_)) | Err(_) => None,
             };
         let asked = Instant::now();
+        let mut state = self.state.lock();
+        // Somebody else may have been told meanwhile.
+        let known = state.resolved.get(&name).copied().filter(Resolved::may_be_used);
         let found = found.map(|address| Resolved { address, answered: asked, asked });
         let Some(resolved) = found.or(known.map(|known| Resolved { asked, ..known })) else {
             let problem = format!("has the host name {name:?}, which cannot be resolved");
             return Err(MissingService { namespace: service.0, name: service.1, problem });
         };
-        let mut state = self.state.lock();
         if state.resolved.len() > 8 {
             state.resolved.clear(); // two names are in use; the rest are former ones
         }

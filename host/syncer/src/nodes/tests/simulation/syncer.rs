@@ -139,7 +139,11 @@ impl Syncer {
                 list::<PolicyView>(&*self.policies, all);
                 self.feed();
             }
-            Kind::Binding => all.values().for_each(|binding| self.set_binding(binding)),
+            Kind::Binding => {
+                for binding in all.values() {
+                    self.set_binding(binding);
+                }
+            }
         }
         self.unlisted.retain(|other| *other != kind);
         if self.unlisted.is_empty() {
@@ -147,10 +151,12 @@ impl Syncer {
         }
     }
 
-    fn set_binding(&self, binding: &Value) {
+    fn set_binding(&mut self, binding: &Value) {
         let selector = &binding["nodeSelector"];
         let selector = (!selector.is_null()).then(|| read(selector));
         self.host.set_binding_selector(selector.as_ref());
+        self.policies.set_binding_selector(selector.as_ref());
+        self.hungry = true;
         self.store.set_binding(BindingView {
             name: "dc-east".into(),
             cluster_id: "cls-a".into(),
