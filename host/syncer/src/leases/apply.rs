@@ -102,7 +102,6 @@ impl LeaseKeeper {
         let wheel = Arc::new(Mutex::new(Wheel::default()));
         let mut workers = Workers::new(IN_FLIGHT);
         let mut pulse = tokio::time::interval(PULSE);
-        changes.tell();
         // A relist tells every vnode; the set is taken once, also while there is always a renewal due.
         let mut gathered = Some(Instant::now());
         loop {

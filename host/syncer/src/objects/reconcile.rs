@@ -17,6 +17,7 @@ use super::{
     plan::{Purpose, Verdict},
     refusal::is_of_worker,
 };
+use crate::pods::FAILED_UPDATE;
 use kubeocean_runtime::{
     error::ApplyError,
     events::{Event, EventRecorder, Regarding, Severity},
@@ -153,7 +154,7 @@ impl ObjectSync {
              server",
             error.reason()
         );
-        self.tell_users(object, "FailedUpdatePod", &why);
+        self.tell_users(object, FAILED_UPDATE, &why);
     }
 
     /// Who has no copy yet is told when none can be made.

@@ -20,8 +20,8 @@ use super::{
     view::Vpod,
 };
 
-/// Event reason of a change that does not reach the ppod.
-const FAILED_UPDATE: &str = "FailedUpdatePod";
+/// Event reason of a change that does not reach the ppod, of the pod itself or of what it uses.
+pub(crate) const FAILED_UPDATE: &str = "FailedUpdatePod";
 
 impl PodSync {
     /// One look at what changed. `expected` is what was brought down last.

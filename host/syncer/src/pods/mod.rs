@@ -40,3 +40,5 @@ pub mod watch;
 pub mod wording;
 pub(crate) mod words;
 pub mod workload;
+
+pub(crate) use follow::FAILED_UPDATE;
