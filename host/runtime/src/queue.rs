@@ -2,8 +2,9 @@
 //!
 //! There is one queue per concern. Its length is bounded by the number of live objects, because keys are
 //! deduplicated. Retries back off exponentially with jitter; a success resets them. While an API server fails, pauses stay
-//! short: that says nothing about the key, and when the server is back nobody tells. In a queue with flows, a flow that
-//! is full does not hold up the others.
+//! short: that says nothing about the key, and when the server is back nobody tells. In a queue with flows they take turns,
+//! and each has a share of the workers: requests that are under way together wait for each other in the API server, so a
+//! flow that may have them all slows down the others although it is not their turn.
 
 mod ready;
 
@@ -37,6 +38,11 @@ const SOON_MAX: Duration = Duration::from_secs(10);
 /// First delay of a key whose object changed meanwhile: its event is under way.
 const STALE_FIRST: Duration = Duration::from_millis(50);
 
+/// Part of the workers that one flow may have.
+const SHARE: usize = 12;
+/// Workers that a flow may have however few there are.
+const LEAST_SHARE: usize = 4;
+
 /// What became of one reconcile.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Outcome {
@@ -56,6 +62,7 @@ pub enum Outcome {
 #[derive(Debug)]
 pub struct Queue<K> {
     name: &'static str,
+    has_flows: bool,
     state: Mutex<State<K>>,
     wake: Notify,
     /// From the moment a key is ready until it is worked on.
@@ -80,6 +87,10 @@ struct State<K> {
     flow: fn(&K) -> u64,
     queued: HashSet<K>,
     running: HashSet<K>,
+    /// How many of them are of one flow.
+    running_of: HashMap<u64, usize>,
+    /// The most that may be.
+    share: usize,
     /// Added while running: run again right after.
     dirty: HashSet<K>,
     delayed: BTreeSet<(Instant, K)>,
@@ -96,6 +107,8 @@ impl<K> State<K> {
             flow,
             queued: HashSet::new(),
             running: HashSet::new(),
+            running_of: HashMap::new(),
+            share: usize::MAX,
             dirty: HashSet::new(),
             delayed: BTreeSet::new(),
             due: HashMap::new(),
@@ -108,13 +121,25 @@ impl<K> State<K> {
 impl<K: Clone + Eq + Hash + Ord + Debug + Send + 'static> Queue<K> {
     /// An empty queue whose keys come in the order in which they were added; `name` appears in logs.
     pub fn new(name: &'static str) -> Arc<Self> {
-        Self::with_flows(name, |_| 0)
+        Self::make(name, false, |_| 0)
     }
 
-    /// An empty queue in which the flows take turns, see [`flow_of`].
+    /// An empty queue in which the flows take turns, see [`flow_of`], and none has more than a share of the workers of
+    /// [`drive`].
     pub fn with_flows(name: &'static str, flow: fn(&K) -> u64) -> Arc<Self> {
+        Self::make(name, true, flow)
+    }
+
+    fn make(name: &'static str, has_flows: bool, flow: fn(&K) -> u64) -> Arc<Self> {
         let state = Mutex::new(State::new(flow));
-        Arc::new(Self { name, state, wake: Notify::new(), waits: Durations::default() })
+        Arc::new(Self { name, has_flows, state, wake: Notify::new(), waits: Durations::default() })
+    }
+
+    /// What each flow may have of so many workers.
+    fn share_out(&self, workers: usize) {
+        if self.has_flows {
+            self.state.lock().share = (workers / SHARE).max(LEAST_SHARE);
+        }
     }
 
     /// What is told of it.
@@ -200,7 +225,7 @@ impl<K: Clone + Eq + Hash + Ord + Debug + Send + 'static> Queue<K> {
     /// Ends the work on a key.
     pub fn done(&self, key: &K, outcome: Outcome) {
         let mut state = self.state.lock();
-        state.running.remove(key);
+        state.release(key);
         match outcome {
             Outcome::Done | Outcome::After(_) => {
                 state.failures.remove(key);
@@ -270,10 +295,28 @@ impl<K: Clone + Eq + Hash + Ord> State<K> {
     }
 
     fn take(&mut self) -> Option<(K, Instant)> {
-        let (key, since) = self.ready.pop()?;
+        let (running_of, share) = (&self.running_of, self.share);
+        let has_its_share = |flow| running_of.get(&flow).is_some_and(|running| *running >= share);
+        let (key, since) = self.ready.pop(has_its_share)?;
         self.queued.remove(&key);
+        *self.running_of.entry((self.flow)(&key)).or_insert(0) += 1;
         self.running.insert(key.clone());
         Some((key, since))
+    }
+
+    /// Nobody works on the key any more.
+    fn release(&mut self, key: &K) {
+        if !self.running.remove(key) {
+            return;
+        }
+        let flow = (self.flow)(key);
+        if let Some(running) = self.running_of.get_mut(&flow) {
+            *running -= 1;
+            if *running == 0 {
+                self.running_of.remove(&flow);
+            }
+        }
+        self.ready.wake(flow);
     }
 }
 
@@ -290,7 +333,7 @@ impl<K: Clone + Eq + Hash + Ord + Debug + Send + 'static> Drop for Claimed<'_, K
         }
         let mut state = self.queue.state.lock();
         for key in self.keys.drain(..) {
-            state.running.remove(&key);
+            state.release(&key);
             state.dirty.remove(&key);
             state.push(key);
         }
@@ -341,6 +384,7 @@ pub async fn drive<K, F, Fut>(
     F: Fn(K) -> Fut + Send + Sync + 'static,
     Fut: Future<Output = Outcome> + Send + 'static,
 {
+    queue.share_out(workers);
     let mut workers = Workers::new(workers);
     let mut pulse = tokio::time::interval(PULSE);
     loop {
@@ -391,6 +435,28 @@ mod tests {
         assert_eq!(queue.next().await, ("full", 0));
         assert_eq!(queue.next().await, ("other", 0));
         assert_eq!(queue.next().await, ("full", 1));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_flow_has_a_share_of_the_workers_and_leaves_the_others_free() {
+        let queue = Queue::with_flows("test", |(flow, _): &(&str, u32)| flow_of(flow));
+        queue.share_out(100);
+        queue.add_all((0..1000).map(|key| ("full", key)));
+        for key in 0..8 {
+            assert_eq!(queue.next().await, ("full", key));
+        }
+        let soon = Duration::from_secs(1);
+        assert!(tokio::time::timeout(soon, queue.next()).await.is_err(), "it has its share");
+        queue.add(("other", 0));
+        assert_eq!(queue.next().await, ("other", 0));
+        queue.done(&("other", 0), Outcome::Done);
+        assert!(tokio::time::timeout(soon, queue.next()).await.is_err(), "that was not one of its own");
+        queue.done(&("full", 3), Outcome::Done);
+        assert_eq!(queue.next().await, ("full", 8));
+        assert_eq!(queue.len(), 1000 - 1);
+        queue.share_out(3);
+        let few = queue.state.lock().share;
+        assert_eq!(few, 4, "no flow waits where there are few workers");
     }
 
     #[tokio::test(start_paused = true)]

@@ -30,6 +30,8 @@ const APPLY_PATCH: &str = "application/apply-patch+yaml";
 /// Fields that a server does not know it drops in any case. To warn of them, which nobody would read, it decodes each object
 /// that is written in a slower way.
 const UNKNOWN_FIELDS: &str = "fieldValidation=Ignore";
+/// An object of which only the metadata is sent.
+const METADATA: &str = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1";
 /// A list of which only the objects' metadata is sent.
 const METADATA_LIST: &str = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1";
 /// Objects asked for at a time where a list may be long.
@@ -57,6 +59,16 @@ pub struct DeleteOptions {
 pub async fn get_json(client: &Client, path: &str) -> Result<Option<Value>, ApplyError> {
     match send(client, Verb::Get, Method::GET, path, JSON, None).await {
         Ok(object) => Ok(Some(object)),
+        Err(ApplyError::NotFound { .. }) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// Reads the metadata of an object; `None` if there is none.
+pub async fn get_metadata(client: &Client, path: &str) -> Result<Option<ObjectMeta>, ApplyError> {
+    let request = Request::builder().method(Method::GET).uri(path).header(ACCEPT, METADATA);
+    match perform::<Item>(client, Verb::Get, path, request, Vec::new()).await {
+        Ok(object) => Ok(Some(object.metadata)),
         Err(ApplyError::NotFound { .. }) => Ok(None),
         Err(error) => Err(error),
     }
@@ -239,7 +251,27 @@ pub async fn delete_json(
     path: &str,
     options: &DeleteOptions,
 ) -> Result<Deletion, ApplyError> {
-    let answer = delete_as::<Kept>(client, path, options).await?;
+    delete(client, path, options, None).await
+}
+
+/// The same, if it is as it was in this version: whether it may go depended on what it says.
+pub async fn delete_unchanged(
+    client: &Client,
+    path: &str,
+    uid: &str,
+    version: &str,
+) -> Result<Deletion, ApplyError> {
+    let options = DeleteOptions { uid: Some(uid.to_owned()), grace_seconds: None };
+    delete(client, path, &options, Some(version)).await
+}
+
+async fn delete(
+    client: &Client,
+    path: &str,
+    options: &DeleteOptions,
+    version: Option<&str>,
+) -> Result<Deletion, ApplyError> {
+    let answer = delete_as::<Kept>(client, path, options, version).await?;
     let waits = answer.is_some_and(|object| object.metadata.is_kept(options.grace_seconds));
     Ok(if waits { Deletion::Started } else { Deletion::Gone })
 }
@@ -266,13 +298,13 @@ impl KeptMeta {
     }
 }
 
-/// The same; returns the object as it is now, if something keeps it for the time being.
+/// As [`delete_json`]; returns the object as it is now, if something keeps it for the time being.
 pub async fn delete_answered(
     client: &Client,
     path: &str,
     options: &DeleteOptions,
 ) -> Result<Option<Value>, ApplyError> {
-    let answer: Option<Value> = delete_as(client, path, options).await?;
+    let answer: Option<Value> = delete_as(client, path, options, None).await?;
     Ok(answer.filter(|object| object.pointer("/metadata/deletionTimestamp").is_some()))
 }
 
@@ -282,10 +314,14 @@ async fn delete_as<T: DeserializeOwned>(
     client: &Client,
     path: &str,
     options: &DeleteOptions,
+    version: Option<&str>,
 ) -> Result<Option<T>, ApplyError> {
     let mut body = json!({"apiVersion": "v1", "kind": "DeleteOptions"});
     if let Some(uid) = &options.uid {
-        body["preconditions"] = json!({"uid": uid});
+        body["preconditions"]["uid"] = uid.as_str().into();
+    }
+    if let Some(version) = version {
+        body["preconditions"]["resourceVersion"] = version.into();
     }
     if let Some(seconds) = options.grace_seconds {
         body["gracePeriodSeconds"] = seconds.into();

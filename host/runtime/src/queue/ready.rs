@@ -3,7 +3,7 @@
 //! A flow is what must not hold up others, such as a namespace: thousands of keys in one delay a key of another by as
 //! many turns as there are flows, not by thousands.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 
 use tokio::time::Instant;
 
@@ -11,13 +11,15 @@ use tokio::time::Instant;
 pub(super) struct Ready<K> {
     /// With the moment since when. None of them is empty.
     flows: HashMap<u64, VecDeque<(K, Instant)>>,
-    /// Each flow once.
+    /// Each flow once, but those that rest.
     turns: VecDeque<u64>,
+    /// Flows whose turn came while they had their share.
+    resting: HashSet<u64>,
 }
 
 impl<K> Default for Ready<K> {
     fn default() -> Self {
-        Self { flows: HashMap::new(), turns: VecDeque::new() }
+        Self { flows: HashMap::new(), turns: VecDeque::new(), resting: HashSet::new() }
     }
 }
 
@@ -31,9 +33,16 @@ impl<K> Ready<K> {
         keys.push_back((key, Instant::now()));
     }
 
-    /// The first key of the flow whose turn it is, and since when it is ready.
-    pub(super) fn pop(&mut self) -> Option<(K, Instant)> {
-        let flow = self.turns.pop_front()?;
+    /// The first key of the flow whose turn it is, and since when it is ready. A flow that has its share is passed over, and
+    /// rests until [`Ready::wake`].
+    pub(super) fn pop(&mut self, has_its_share: impl Fn(u64) -> bool) -> Option<(K, Instant)> {
+        let flow = loop {
+            let flow = self.turns.pop_front()?;
+            if !has_its_share(flow) {
+                break flow;
+            }
+            self.resting.insert(flow);
+        };
         let keys = self.flows.get_mut(&flow)?;
         let first = keys.pop_front();
         if keys.is_empty() {
@@ -44,6 +53,14 @@ impl<K> Ready<K> {
         first
     }
 
+    /// A key of this flow is no longer worked on.
+    pub(super) fn wake(&mut self, flow: u64) {
+        if self.resting.remove(&flow) {
+            self.turns.push_back(flow);
+        }
+    }
+
+    /// Whether no flow has a turn.
     pub(super) fn is_empty(&self) -> bool {
         self.turns.is_empty()
     }
@@ -59,13 +76,28 @@ mod tests {
         for key in 0..1000 {
             ready.push(1, key);
         }
-        assert_eq!(ready.pop().map(|(key, _)| key), Some(0));
+        assert_eq!(ready.pop(|_| false).map(|(key, _)| key), Some(0));
         ready.push(2, 2000);
         ready.push(3, 3000);
         ready.push(2, 2001);
-        let order: Vec<_> = std::iter::from_fn(|| ready.pop()).map(|(key, _)| key).collect();
+        let order: Vec<_> = std::iter::from_fn(|| ready.pop(|_| false)).map(|(key, _)| key).collect();
         assert_eq!(order[..6], [1, 2000, 3000, 2, 2001, 3]);
         assert!(order[6..].is_sorted() && order.len() == 1002);
         assert!(ready.is_empty() && ready.flows.is_empty());
+    }
+
+    #[test]
+    fn a_flow_with_its_share_rests_until_it_is_woken() {
+        let mut ready = Ready::default();
+        ready.push(1, "a");
+        ready.push(2, "b");
+        let pop = |ready: &mut Ready<_>| ready.pop(|flow| flow == 1).map(|(key, _)| key);
+        assert_eq!((pop(&mut ready), pop(&mut ready)), (Some("b"), None));
+        ready.push(1, "c");
+        assert!(ready.is_empty(), "it rests");
+        ready.wake(1);
+        ready.wake(1);
+        let rest: Vec<_> = std::iter::from_fn(|| ready.pop(|_| false)).map(|(key, _)| key).collect();
+        assert_eq!(rest, ["a", "c"]);
     }
 }
