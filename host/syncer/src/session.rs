@@ -252,8 +252,7 @@ impl Session<'_> {
             health: Arc::clone(&leader.health),
             clock: Arc::clone(&leader.clock),
         });
-        let wanted = leader.config.pod_events;
-        tasks.spawn("pod events", run_pod_events(reflecting, wanted, self.complete(), self.cancel.clone()));
+        tasks.spawn("pod events", run_pod_events(reflecting, self.complete(), self.cancel.clone()));
         let sync = Arc::new(PodSync {
             clusters: Arc::clone(&self.clusters),
             store: Arc::clone(&stores.pods),

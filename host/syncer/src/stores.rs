@@ -73,7 +73,8 @@ impl Stores {
     ) -> Self {
         let pods =
             PodStore::new(&identity.cluster_id, PodScope::of(binding, config, &identity.computing_uid));
-        let pod_events = EventStore::new(component(&binding.name), Arc::clone(&surroundings.clock));
+        let pod_events =
+            EventStore::new(component(&binding.name), config.pod_events, Arc::clone(&surroundings.clock));
         let objects = Arc::new(ObjectStore::new(Arc::clone(&surroundings.clock), &config.cluster_domain));
         objects.connect(Arc::clone(&pods) as Arc<dyn crate::objects::PodDirectory>);
         let places = ModulePlaces {

@@ -263,6 +263,15 @@ pub fn status_patch(
     status
 }
 
+/// Makes the patch of an [`Action::UpdateVnode`] one of the status alone, and returns what is to be remembered then: nothing
+/// of it is about labels and annotations, but no event about changed amounts follows.
+pub fn status_alone(patch: &mut Value, written: Written, before: Option<&Written>) -> Written {
+    for map in ["labels", "annotations"] {
+        patch["metadata"].as_object_mut().map(|metadata| metadata.remove(map));
+    }
+    Written { event_at: before.and_then(|before| before.event_at), ..written }
+}
+
 impl fmt::Display for Action {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

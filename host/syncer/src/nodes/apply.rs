@@ -13,20 +13,20 @@ use std::{
 
 use kube::Client;
 use kubeocean_api::{
-    keys::{annotation, finalizer, label, manager, namespace, syncer_manager},
+    keys::{annotation, finalizer, label, manager, namespace, syncer_manager, taint},
     name::fit_label_value,
 };
 use serde_json::{Value, json};
 
 use super::{
-    action::{Action, PodDeletion, Shown, VnodeEvent, status_patch},
+    action::{Action, PodDeletion, Shown, VnodeEvent, status_alone, status_patch},
     decide::NodeRuntime,
     index::Snapshot,
     metadata::ExpectedMetadata,
     snapshot::{available, base},
     store::{NodeCounters, NodeStore},
     undecided::lowered,
-    view::NodeView,
+    view::{NO_EXECUTE, NodeView, Taint},
 };
 use crate::policies::apply::Hold;
 use kubeocean_runtime::{
@@ -74,7 +74,7 @@ impl From<ApplyError> for Stop {
 
 /// Performs `actions`. Ok: everything urgent is done, with a delay if something is to be tried again. A pod that cannot be
 /// deleted holds up neither the others nor what follows; it is tried again afterwards. `decided_by`: the changes of
-/// policies that led to the plan; neither a pod nor the vnode is deleted once there are more.
+/// policies that led to the plan; once there are more, nothing of it is done that takes a pod or the vnode away.
 pub(super) async fn perform(
     runtime: &NodeRuntime,
     vnode: &str,
@@ -95,7 +95,7 @@ pub(super) async fn perform(
         let (notable, counter) = (is_notable(&action), counter(&runtime.store.counters, &action));
         let (deletes_pod, names_policy) = (matches!(action, Action::DeletePod { .. }), action.names_policy());
         let precedes_amounts = precedes_amounts(&action);
-        if (deletes_pod || matches!(action, Action::DeleteVnode { .. })) && outdated() {
+        if takes_away(&action) && outdated() {
             return Err(Outcome::Stale);
         }
         match one(runtime, vnode, snapshot, action, &mut version).await {
@@ -148,6 +148,17 @@ fn is_notable(action: &Action) -> bool {
         | Action::PatchStatus { .. }
         | Action::LabelWorkerNode { .. }
         | Action::Event(_) => false,
+    }
+}
+
+/// Whether the action deletes pods or the vnode, or has them deleted: a withdrawal begins, or pods are evicted.
+fn takes_away(action: &Action) -> bool {
+    let ends_lease = |it: &Taint| {
+        it.key == taint::VNODE_DELETING || (it.key == taint::OUT_OF_TIME_WINDOWS && it.effect == NO_EXECUTE)
+    };
+    match action {
+        Action::PatchVnode(changes) => changes.taints.iter().flatten().any(ends_lease),
+        action => matches!(action, Action::DeletePod { .. } | Action::DeleteVnode { .. }),
     }
 }
 
@@ -217,10 +228,9 @@ async fn one(
                 }
                 // Whatever is wrong with the metadata, no more is offered than others leave.
                 Err(refused @ ApplyError::Rejected { .. }) => {
-                    for map in ["labels", "annotations"] {
-                        patch["metadata"].as_object_mut().map(|metadata| metadata.remove(map));
-                    }
+                    let written = status_alone(&mut patch, written, snapshot.written.as_ref());
                     saw(runtime, merge_patch_as(computing, &path, &patch).await?);
+                    runtime.store.set_written(&name, written);
                     return Err(refused.into());
                 }
                 Err(error) => return Err(error.into()),

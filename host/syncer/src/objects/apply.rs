@@ -19,7 +19,7 @@ use super::{
     index::{ObjectStore, Refused, Side, Usage},
     kind::{ObjectKind, ObjectRef, copies_path},
     kinds::{Around, Change, Needs, Neighbour, Reach},
-    ownership::{OwnedCopy, Ownership, ownership},
+    ownership::{Marks, OwnedCopy, Ownership, has_to_look, ownership},
     plan::{Action, Purpose, Scope, Snapshot, Verdict, Wanted, choose_place, plan_object},
     pod_security,
     view::{Original, Revision, WorkerCopy, original_of},
@@ -28,7 +28,8 @@ use crate::pods::references::{Need, References};
 use kubeocean_runtime::{
     error::ApplyError,
     request::{
-        DeleteOptions, Deletion, PAGE, create_json, delete_json, get_json, list_metadata, merge_patch,
+        DeleteOptions, Deletion, PAGE, create_json, delete_json, delete_unchanged, get_json, list_metadata,
+        merge_patch,
     },
 };
 
@@ -212,10 +213,11 @@ impl ObjectStore {
                 Purpose::Release => self.unconverge(object),
             }
             let mut read_copy = self.has_copy(object);
+            let mut marks = Marks::default();
             let mut round = 0;
             loop {
                 round += 1;
-                match self.round(clusters, object, purpose, read_copy).await {
+                match self.round(clusters, object, purpose, read_copy, &mut marks).await {
                     Ok(Round::Settled(settled)) => return Ok(settled),
                     Ok(Round::CopyGone) if round < ROUNDS => read_copy = false,
                     Ok(Round::CopyGone) => return Ok(Settled::of(object, Verdict::Replacing)),
@@ -238,14 +240,18 @@ impl ObjectStore {
         object: &ObjectRef,
         purpose: Purpose,
         read_copy: bool,
+        marks: &mut Marks,
     ) -> Result<Round, ApplyError> {
         let path = object.path();
         let (original_json, mut found) =
             tokio::try_join!(get_json(&clusters.computing, &path), read_places(clusters, object, read_copy))?;
-        let original = original_json.as_ref().map(|json| Original::of(object.kind, json));
-        let nothing_to_copy = original.as_ref().is_none_or(|original| original.deleting);
-        if purpose == Purpose::Keep && nothing_to_copy && !read_copy {
-            // A pod may do without it. Nobody will find out by a write that somebody else has the place.
+        let mut original = original_json.as_ref().map(|json| Original::of(object.kind, json));
+        if let Some(original) = &mut original {
+            original.marks_are_new = marks.are_new(&clusters.scope, original);
+        }
+        // Of several places all were read.
+        let unread = !read_copy && found.len() == 1;
+        if unread && purpose == Purpose::Keep && has_to_look(&clusters.scope, original.as_ref()) {
             found = read_places(clusters, object, true).await?;
         }
         let copies: Vec<_> = found
@@ -496,9 +502,14 @@ async fn perform(clusters: &Clusters, snapshot: &Snapshot<'_>, action: &Action) 
             let stored = merge_patch(&clusters.worker, &at(copy), patch).await?;
             Ok(Done::Copy(Revision::of_json(&stored)))
         }
-        Action::DeleteCopy { copy } => {
-            let options = DeleteOptions { uid: Some(copy.uid().to_owned()), grace_seconds: None };
-            Ok(Done::Deletion(delete_json(&clusters.worker, &at(copy), &options).await?))
+        Action::DeleteCopy { copy, version } => {
+            let deletion = if let Some(version) = version {
+                delete_unchanged(&clusters.worker, &at(copy), copy.uid(), version).await?
+            } else {
+                let options = DeleteOptions { uid: Some(copy.uid().to_owned()), grace_seconds: None };
+                delete_json(&clusters.worker, &at(copy), &options).await?
+            };
+            Ok(Done::Deletion(deletion))
         }
     }
 }

@@ -18,6 +18,11 @@ pub trait PodDirectory: Send + Sync {
     fn users(&self, object: &ObjectRef, limit: usize) -> Vec<VpodIdentity>;
     /// Whether this binding knows a vpod of that name and UID that has not ended.
     fn runs(&self, pod: &ObjectKey, uid: &str) -> bool;
+    /// The same, and on a vnode of this binding. The name of a node does not tell: that of another binding may begin alike.
+    /// Whoever knows no vnodes takes it for one of ours.
+    fn serves(&self, pod: &ObjectKey, uid: &str) -> bool {
+        self.runs(pod, uid)
+    }
     /// Whether a ppod of exactly this vpod is known in the worker cluster.
     fn has_copy(&self, pod: &VpodIdentity) -> bool;
     /// Brings vpods back to their queue.
@@ -48,6 +53,11 @@ impl Pods {
     /// See [`PodDirectory::runs`].
     pub fn runs(&self, pod: &ObjectKey, uid: &str) -> bool {
         self.0.get().is_none_or(|pods| pods.runs(pod, uid))
+    }
+
+    /// See [`PodDirectory::serves`].
+    pub fn serves(&self, pod: &ObjectKey, uid: &str) -> bool {
+        self.0.get().is_none_or(|pods| pods.serves(pod, uid))
     }
 
     /// See [`PodDirectory::has_copy`].

@@ -1,6 +1,8 @@
 //! What is known of every object that is copied or shall be: the versions seen in both clusters, which pair of versions
 //! was found to be in order, what is missing and who waits for it. Metadata only; one lock, never held across an await.
 
+mod usage;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
@@ -11,6 +13,7 @@ use kubeocean_api::name::ObjectKey;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
+pub(super) use self::usage::Usage;
 use super::{
     directory::Pods,
     kind::{ObjectKind, ObjectRef},
@@ -18,10 +21,7 @@ use super::{
     view::Revision,
     waiting::Waiting,
 };
-use crate::pods::{
-    references::References, service_environment::ServiceStore, tokens::TokenStore,
-    vpod_identity::VpodIdentity,
-};
+use crate::pods::{references::References, service_environment::ServiceStore, tokens::TokenStore};
 use kubeocean_runtime::{
     clock::Clock,
     queue::{Queue, flow_of},
@@ -62,10 +62,9 @@ impl State {
         known.unwrap_or_else(|| object.copy_name())
     }
 
-    /// Says whether the object was missing.
-    fn not_missing(&mut self, object: &ObjectRef) -> bool {
-        self.waiting_for_missing.take(object);
-        self.missing.remove(object)
+    /// Says whether the object was missing, and which pods waited for it.
+    fn not_missing(&mut self, object: &ObjectRef) -> (bool, Vec<ObjectKey>) {
+        (self.missing.remove(object), self.waiting_for_missing.take(object))
     }
 }
 
@@ -112,17 +111,6 @@ impl Entry {
             && original.resource_version == *good_original
             && copy.resource_version == *good_copy
     }
-}
-
-/// Whether pods use an object.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Usage {
-    /// They do not.
-    Unused,
-    /// Another object that is used may need it, but was not read since the Syncer started.
-    Unknown,
-    /// They do.
-    Used,
 }
 
 /// In which cluster something was seen.
@@ -311,25 +299,33 @@ impl ObjectStore {
 
     /// The pair was found, or made, to be in order. Versions come from live reads and answers of writes.
     pub(super) fn converged(&self, object: &ObjectRef, place: &str, original: Revision, copy: Revision) {
-        let state = &mut *self.state.lock();
-        let entry = state.entries.entry(object.clone()).or_default();
-        if entry.place.as_deref() != Some(place) {
-            entry.place = Some(place.to_owned());
-        }
-        entry.converged = Some((original.resource_version.clone(), copy.resource_version.clone()));
-        for (slot, version) in [(&mut entry.original, original), (&mut entry.copy, copy)] {
-            if slot.as_ref().is_none_or(|known| version.is_current_beside(known)) {
-                *slot = Some(version);
+        let pods = {
+            let state = &mut *self.state.lock();
+            let entry = state.entries.entry(object.clone()).or_default();
+            if entry.place.as_deref() != Some(place) {
+                entry.place = Some(place.to_owned());
             }
-        }
-        entry.idle_since = None;
-        // Those that could not be copied without it.
-        let dependents = state.links.dependents(object);
-        let waiting = dependents.filter(|it| state.entries.get(*it).is_some_and(|entry| !entry.is_ready()));
-        self.queue.add_all(waiting.cloned());
-        if state.not_missing(object) {
-            self.missing_changed.notify_one();
-        }
+            entry.converged = Some((original.resource_version.clone(), copy.resource_version.clone()));
+            for (slot, version) in [(&mut entry.original, original), (&mut entry.copy, copy)] {
+                if slot.as_ref().is_none_or(|known| version.is_current_beside(known)) {
+                    *slot = Some(version);
+                }
+            }
+            entry.idle_since = None;
+            // Those that could not be copied without it.
+            let dependents = state.links.dependents(object);
+            let waiting =
+                dependents.filter(|it| state.entries.get(*it).is_some_and(|entry| !entry.is_ready()));
+            self.queue.add_all(waiting.cloned());
+            let (was_missing, mut pods) = state.not_missing(object);
+            if was_missing {
+                self.missing_changed.notify_one();
+            }
+            pods.extend(state.waiting_for_replacement.take(object));
+            pods
+        };
+        // The event that they wait for is outdated when it comes after this, and wakes nobody.
+        self.pods.wake(pods);
     }
 
     /// The original was read: whether it stands for files of whatever node its pod is on.
@@ -366,31 +362,6 @@ impl ObjectStore {
         self.state.lock().links.dependents(object).next().is_some()
     }
 
-    /// Whether pods use the object, by themselves or through others that need it.
-    pub(super) fn usage(&self, object: &ObjectRef) -> Usage {
-        if self.pods.uses(object) {
-            return Usage::Used;
-        }
-        let (dependents, unread) = {
-            let state = self.state.lock();
-            let dependents: Vec<ObjectRef> = state.links.dependents(object).cloned().collect();
-            (dependents, state.links.unread_that_may_need(object))
-        };
-        let known = dependents.iter().map(|it| self.usage(it));
-        let possible = unread.iter().map(|it| self.usage(it).min(Usage::Unknown));
-        known.chain(possible).max().unwrap_or(Usage::Unused)
-    }
-
-    /// The vpods that use the object, by themselves or through others, at most `limit`.
-    pub(super) fn users(&self, object: &ObjectRef, limit: usize) -> Vec<VpodIdentity> {
-        let mut users = self.pods.users(object, limit);
-        let dependents: Vec<ObjectRef> = self.state.lock().links.dependents(object).cloned().collect();
-        for dependent in dependents {
-            users.extend(self.users(&dependent, limit - users.len()));
-        }
-        users
-    }
-
     /// The worker does not give a volume more room.
     pub(super) fn growth_refused(&self, object: &ObjectRef, refused: Refused) {
         self.state.lock().refused_growth.insert(object.clone(), refused);
@@ -422,11 +393,13 @@ impl ObjectStore {
         }
     }
 
-    /// Nobody needs a missing object any more.
+    /// Nobody needs a missing object any more. A pod that waits for it all the same has come just now: it looks again.
     pub(super) fn not_missing(&self, object: &ObjectRef) {
-        if self.state.lock().not_missing(object) {
+        let (was_missing, pods) = self.state.lock().not_missing(object);
+        if was_missing {
             self.missing_changed.notify_one();
         }
+        self.pods.wake(pods);
     }
 
     /// Kinds and namespaces in which something is missing.

@@ -60,10 +60,35 @@ impl Links {
         self.needed_by.get(object).into_iter().flatten()
     }
 
-    /// Objects that were not read yet and may need this one.
-    pub(super) fn unread_that_may_need(&self, object: &ObjectRef) -> Vec<ObjectRef> {
-        let Some(kind) = object.kind.mapped().dependent() else { return Vec::new() };
-        self.unread.iter().filter(|it| it.kind == kind).cloned().collect()
+    /// The objects and all that need them, directly or through others.
+    pub(super) fn all_above(&self, objects: Vec<ObjectRef>) -> Vec<ObjectRef> {
+        let mut all = objects;
+        let mut next = 0;
+        while let Some(object) = all.get(next) {
+            let dependents: Vec<ObjectRef> = self.dependents(object).cloned().collect();
+            all.extend(dependents);
+            next += 1;
+        }
+        all
+    }
+
+    /// What may turn out to be above `above` as well: objects that were not read yet, and all above those. Whoever may need
+    /// one object of a kind may need any of it, so each kind is gone through once, however many objects wait to be read.
+    pub(super) fn all_that_may_be_above(&self, above: &[ObjectRef]) -> Vec<ObjectRef> {
+        let dependents_of = |objects: &[ObjectRef]| -> BTreeSet<ObjectKind> {
+            objects.iter().filter_map(|object| object.kind.mapped().dependent()).collect()
+        };
+        let mut all = Vec::new();
+        let (mut kinds, mut done) = (dependents_of(above), BTreeSet::new());
+        while let Some(kind) = kinds.pop_first() {
+            if done.insert(kind) {
+                let unread = self.unread.iter().filter(|object| object.kind == kind);
+                let found = self.all_above(unread.cloned().collect());
+                kinds.append(&mut dependents_of(&found));
+                all.extend(found);
+            }
+        }
+        all
     }
 
     /// The object and everything that is copied because of it.
@@ -100,18 +125,21 @@ mod tests {
         let mut links = Links::default();
         links.saw(&claim);
         links.saw(&keys);
-        assert_eq!(links.unread_that_may_need(&volume), std::slice::from_ref(&claim));
-        assert_eq!(links.unread_that_may_need(&keys), [], "no volume is waiting to be read");
+        let may_need =
+            |links: &Links, object: &ObjectRef| links.all_that_may_be_above(std::slice::from_ref(object));
+        assert_eq!(may_need(&links, &volume), std::slice::from_ref(&claim));
+        assert_eq!(may_need(&links, &keys), [], "no volume is waiting to be read");
 
         links.set(&claim, BTreeSet::from([volume.clone()]));
         let (added, removed) = links.set(&volume, BTreeSet::from([keys.clone()]));
         assert_eq!((added, removed), (BTreeSet::from([keys.clone()]), BTreeSet::new()));
-        assert_eq!(links.unread_that_may_need(&volume), []);
+        assert_eq!(may_need(&links, &volume), []);
         assert_eq!(links.all_behind(claim.clone()), [claim.clone(), volume.clone(), keys.clone()]);
+        assert_eq!(links.all_above(vec![keys.clone()]), [keys.clone(), volume.clone(), claim.clone()]);
         assert_eq!(links.dependents(&keys).collect::<Vec<_>>(), [&volume]);
 
         links.saw(&claim);
-        assert_eq!(links.unread_that_may_need(&volume), [], "it was read already");
+        assert_eq!(may_need(&links, &volume), [], "it was read already");
         assert_eq!(links.forget(&volume), BTreeSet::from([keys.clone()]));
         assert_eq!(links.dependents(&keys).count(), 0);
     }

@@ -83,11 +83,13 @@ pub(super) fn ownership(
 
 /// Whether an unstamped copy can only have been made for this vobj. The original Kubeocean writes neither stamp nor UID, but
 /// marks the vobj before it makes the copy: of another computing cluster's copy that happens to have the name, the vobj here
-/// has no marks. A tenant may forge them, so the copy must also be younger than the vobj, and of the same storage.
+/// has no marks, or none but ours of just now. A tenant may forge them, so the copy must also be younger than the vobj, and
+/// of the same storage.
 fn is_adoptable(scope: &Scope, object: &ObjectRef, original: &Original, copy: &WorkerCopy) -> bool {
     let older = original.created.zip(copy.created);
     let older = older.is_some_and(|(original, copy)| original.duration_since(copy) > CLOCKS_APART);
-    !older && is_held(scope, original) && object.kind.mapped().is_of(&original.bearing, &copy.content, scope)
+    let marked = is_held(scope, original) && !original.marks_are_new;
+    !older && marked && object.kind.mapped().is_of(&original.bearing, &copy.content, scope)
 }
 
 /// Whether the vobj carries anything of this binding.
@@ -95,6 +97,31 @@ pub(super) fn is_held(scope: &Scope, original: &Original) -> bool {
     original.finalizers.contains(&keys::object_finalizer(&scope.cluster_id))
         || original.labels.contains_key(&keys::synced_by(&scope.cluster_id))
         || original.annotations.contains_key(&keys::deleting(&scope.cluster_id))
+}
+
+/// Whether the place of the copy is read although nothing is known to be there. Without a vobj to copy no write tells that
+/// somebody else has the place. Without marks of ours the write would tell too late: they come first, and would then be the
+/// proof that an unstamped copy is ours.
+pub(super) fn has_to_look(scope: &Scope, original: Option<&Original>) -> bool {
+    original.is_none_or(|original| original.deleting || !is_held(scope, original))
+}
+
+/// What the looks at one vobj that follow each other, with writes of ours between them, tell of its marks.
+#[derive(Debug, Default)]
+pub(super) struct Marks {
+    /// UID of the vobj that had none.
+    missed: Option<String>,
+}
+
+impl Marks {
+    /// Whether those that it has now came after an earlier look.
+    pub(super) fn are_new(&mut self, scope: &Scope, original: &Original) -> bool {
+        if is_held(scope, original) {
+            return self.missed.as_ref() == Some(&original.uid);
+        }
+        self.missed = Some(original.uid.clone());
+        false
+    }
 }
 
 impl WorkerCopy {

@@ -72,6 +72,8 @@ pub enum Action {
     DeleteCopy {
         /// Which.
         copy: OwnedCopy,
+        /// Only this version, if another one may not go.
+        version: Option<String>,
     },
     /// Takes our name off a copy that other bindings use.
     LeaveCopy {
@@ -205,7 +207,10 @@ fn keep(scope: &Scope, snapshot: &Snapshot<'_>, original: &Original) -> Plan {
     let owned = match found {
         None => None,
         Some((_, Ownership::Foreign { owner })) => {
-            return Plan { actions: vec![], verdict: Verdict::Foreign { owner } };
+            // It came after we looked and before we could create. Our marks would be the proof next time.
+            let unclaim = original.marks_are_new.then(|| unclaim(scope, original)).flatten();
+            let actions = unclaim.map(|patch| Action::ReleaseOriginal { patch }).into_iter().collect();
+            return Plan { actions, verdict: Verdict::Foreign { owner } };
         }
         Some((copy, Ownership::Ours(owned))) => Some((copy, owned, true)),
         Some((copy, Ownership::Stale(owned))) => Some((copy, owned, false)),
@@ -215,7 +220,7 @@ fn keep(scope: &Scope, snapshot: &Snapshot<'_>, original: &Original) -> Plan {
         Wanted::Unbound => return Plan { actions: vec![], verdict: Verdict::Unbound },
         Wanted::Renewed => {
             let owned = owned.filter(|(copy, ..)| !copy.deleting);
-            let actions = owned.map(|(_, copy, _)| Action::DeleteCopy { copy });
+            let actions = owned.map(|(_, copy, _)| Action::DeleteCopy { copy, version: None });
             return Plan { actions: actions.into_iter().collect(), verdict: Verdict::Replacing };
         }
     }
@@ -230,7 +235,7 @@ fn keep(scope: &Scope, snapshot: &Snapshot<'_>, original: &Original) -> Plan {
     }
     let change = snapshot.change().filter(|_| current).unwrap_or(Change::Replace);
     if change == Change::Replace {
-        actions.push(Action::DeleteCopy { copy: owned });
+        actions.push(Action::DeleteCopy { copy: owned, version: None });
         return Plan { actions, verdict: Verdict::Replacing };
     }
     let patched = matches!(change, Change::Patch(_));
@@ -248,11 +253,12 @@ fn release(scope: &Scope, snapshot: &Snapshot<'_>, verdict: Verdict) -> Plan {
     {
         let mine = keys::synced_by(&scope.cluster_id);
         let users: Vec<&str> = copy.users().collect();
+        // With the version as precondition, both times: another binding may be about to join, and two that leave at the same
+        // time must not both see the other one's label, or nobody would take the copy along.
         if users.iter().all(|user| *user == mine) {
-            actions.push(Action::DeleteCopy { copy: owned });
+            let version = Some(copy.resource_version.clone());
+            actions.push(Action::DeleteCopy { copy: owned, version });
         } else if users.contains(&mine.as_str()) {
-            // With the version as precondition: two bindings that leave at the same time must not both see the other
-            // one's label, or nobody would take the copy along.
             let patch = json!({"metadata": {
                 "uid": copy.uid, "resourceVersion": copy.resource_version, "labels": {mine: null},
             }});

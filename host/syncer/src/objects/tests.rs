@@ -13,6 +13,7 @@ use super::{
     content::Content,
     kind::{ObjectKind, ObjectRef},
     kinds::{Around, Change, Needs},
+    ownership::{Marks, has_to_look},
     plan::{Action, Purpose, Scope, Snapshot, Verdict, Wanted, choose_place, plan_object},
     view::{Original, WorkerCopy},
 };
@@ -168,6 +169,35 @@ fn an_unstamped_copy_is_ours_only_if_the_object_has_our_marks(#[case] change: Va
     }
 }
 
+/// The original of another computing cluster was faster than the watch of copies, and than our creation.
+#[rstest]
+#[case::before_we_look(false)]
+#[case::between_our_look_and_our_creation(true)]
+fn marks_that_we_put_on_an_object_just_now_are_no_proof_and_do_not_stay(#[case] late: bool) {
+    let mut theirs = World::held(&east()).copy.unwrap();
+    let stamps = json!({(annotation::COMPUTING_CLUSTER_UID): null, (annotation::VIRTUAL_UID): null});
+    merge(&mut theirs, &json!({"metadata": {"annotations": stamps}}));
+
+    let mut world = World::new(ObjectKind::ConfigMap);
+    let mut marks = Marks::default();
+    let seen = |world: &World| Original::of(world.object.kind, world.original.as_ref().unwrap());
+    assert!(has_to_look(&east(), Some(&seen(&world))), "no index shows it");
+    assert!(!marks.are_new(&east(), &seen(&world)));
+    if late {
+        let claim = world.plan(&east(), Purpose::Keep).actions.remove(0);
+        world.perform(&east(), &claim);
+        assert!(!has_to_look(&east(), Some(&seen(&world))), "a write of ours will tell");
+        world.marks_are_new = marks.are_new(&east(), &seen(&world));
+    }
+    assert!(!Marks::default().are_new(&east(), &seen(&world)), "of older ones nobody says so");
+    world.copy = Some(theirs.clone());
+    let (verdict, writes) = world.run(&east(), Purpose::Keep);
+    assert!(matches!(verdict, Verdict::Foreign { .. }), "{verdict:?}");
+    assert_eq!((writes, &world.copy), (usize::from(late), &Some(theirs)));
+    let marked = world.original_meta().to_string().contains("east");
+    assert!(!marked, "{}", world.original_meta());
+}
+
 /// Whoever may write an object of the computing cluster can put our marks on it, but not make it older.
 #[rstest]
 #[case::made_before_its_copy("2026-01-01T10:00:00Z", true)]
@@ -218,6 +248,21 @@ fn bindings_that_share_a_copy_leave_it_to_the_last_one() {
     world.run(&west, Purpose::Release);
     assert_eq!(world.copy, None);
     assert_eq!(world.original_meta()["labels"], json!({"app": "web"}));
+}
+
+#[test]
+fn a_copy_that_another_binding_joins_before_it_is_deleted_is_left_to_that() {
+    let (east, west) = (east(), scope("west", "mount"));
+    let mut world = World::held(&east);
+    let plan = world.plan(&east, Purpose::Release);
+    let [Action::DeleteCopy { version: Some(version), .. }, ..] = &plan.actions[..] else {
+        panic!("{plan:#?}")
+    };
+    assert_eq!(world.copy_meta()["resourceVersion"], *version);
+    world.run(&west, Purpose::Keep);
+    assert_ne!(world.copy_meta()["resourceVersion"], *version, "so that the API server refuses it");
+    world.run(&east, Purpose::Release);
+    assert_eq!(world.run(&west, Purpose::Keep), (Verdict::Ready, 0));
 }
 
 #[test]

@@ -123,6 +123,8 @@ pub struct Original {
     pub created: Option<Timestamp>,
     /// What its kind needs to tell whether an unstamped copy is of it.
     pub bearing: Content,
+    /// Whether we have only just put our marks on it, so that they prove nothing of an unstamped copy (TD-1103).
+    pub marks_are_new: bool,
 }
 
 impl Original {
@@ -140,6 +142,7 @@ impl Original {
             finalizers: finalizers.filter_map(Value::as_str).map(str::to_owned).collect(),
             created: created(object),
             bearing: kind.mapped().bearing(object),
+            marks_are_new: false,
         }
     }
 }

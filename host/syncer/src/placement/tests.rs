@@ -1,15 +1,19 @@
 //! What the engine is told about pods and vnodes.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     sync::Arc,
     time::{Duration, Instant},
 };
 
 use jiff::tz::TimeZone;
-use kubeocean_engine::{BindingFacts, Engine, EngineConfig, Fit, Placement, PodFacts, PolicyHost, Stage};
+use kubeocean_api::keys::{annotation, label};
+use kubeocean_engine::{
+    BindingFacts, Engine, EngineConfig, Fit, Placement, PodFacts, PolicyHost, PolicySpec, Stage,
+};
 use kubeocean_runtime::clock::{Clock, SystemClock};
 use kubeocean_runtime::meta::PackedMeta;
+use rstest::rstest;
 use serde_json::json;
 
 use super::{
@@ -27,8 +31,23 @@ use crate::{
         admission::{Admission, Denial},
         index::PodStore,
         tests::builders,
+        view::Vpod,
     },
 };
+
+/// A desk of binding `b` with clusterID `c`, without policies, before its first lists.
+pub(crate) fn desk() -> (Arc<NodeStore>, Arc<PolicyHost>, Arc<PlaceDesk>) {
+    let engine = Engine::start(EngineConfig { threads: 1, ..EngineConfig::default() }).unwrap();
+    let identity =
+        Identity { binding: "b".into(), cluster_id: "c".into(), computing_uid: "computing".into() };
+    let nodes = NodeStore::new(identity, BindingView::default(), Arc::default());
+    let pods = PodStore::new("c", builders::scope());
+    let facts = BindingFacts { name: "b".into(), cluster_id: "c".into() };
+    let host = Arc::new(PolicyHost::new(&engine, facts, TimeZone::UTC, Box::new(|| {})));
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+    let desk = PlaceDesk::new(&nodes, &pods, &host, &clock);
+    (nodes, host, desk)
+}
 
 #[test]
 fn every_fact_of_a_pod_comes_from_its_metadata_and_spec() {
@@ -106,15 +125,7 @@ fn a_rejected_pod_is_asked_about_again_within_six_minutes() {
 /// Whoever asks too early must not take a vnode for a node of somebody else, where every pod may go.
 #[test]
 fn before_the_first_lists_a_scheduler_gets_no_answer() {
-    let engine = Engine::start(EngineConfig { threads: 1, ..EngineConfig::default() }).unwrap();
-    let identity =
-        Identity { binding: "b".into(), cluster_id: "c".into(), computing_uid: "computing".into() };
-    let nodes = NodeStore::new(identity, BindingView::default(), Arc::default());
-    let pods = PodStore::new("c", builders::scope());
-    let facts = BindingFacts { name: "b".into(), cluster_id: "c".into() };
-    let host = Arc::new(PolicyHost::new(&engine, facts, TimeZone::UTC, Box::new(|| {})));
-    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-    let desk = PlaceDesk::new(&nodes, &pods, &host, &clock);
+    let (nodes, _host, desk) = desk();
     let ask = || {
         let deadline = Instant::now() + Duration::from_secs(5);
         desk.place(Stage::Schedule, &Arc::new(PodFacts::default()), &["vnode-c-n".to_owned()], deadline)
@@ -124,4 +135,57 @@ fn before_the_first_lists_a_scheduler_gets_no_answer() {
     assert!(ask().is_some_and(|answer| answer.rows.is_empty()), "there is no such vnode");
     nodes.set_readiness(Readiness::Listing);
     assert_eq!(ask(), None, "the worker's credentials have changed");
+}
+
+/// Policy `p` with an entry whose module nobody has fetched yet.
+fn loading(on_error: &str) -> PolicySpec {
+    let entry = json!({
+        "name": "x", "module": {"configMap": {"name": "m"}, "digest": format!("sha256:{}", "0".repeat(64))},
+        "decisions": ["place"], "onError": on_error,
+    });
+    PolicySpec {
+        name: "p".into(),
+        uid: "u".into(),
+        created_unix: 1,
+        generation: 1,
+        spec: serde_json::from_value(json!({"cluster": "b", "policies": [entry]})).unwrap(),
+        modules: BTreeMap::new(),
+    }
+}
+
+/// PO-704, PO-803: a fresh leader gives its policies half a minute; then what their entries say of errors holds.
+#[rstest]
+#[case::ignored("Ignore", Admission::Granted)]
+#[case::denied("Deny", Admission::Denied(Denial {
+    code: "PoliciesLoading".into(),
+    message: "Loading (policy p/x)".into(),
+    retry: Some(Duration::from_secs(30)),
+}))]
+#[tokio::test(start_paused = true)]
+async fn a_pod_waits_while_the_policies_of_a_fresh_leader_load(
+    #[case] on_error: &str,
+    #[case] stands: Admission,
+) {
+    let (nodes, host, desk) = desk();
+    host.set_policies(vec![loading(on_error)]);
+    let vnode = json!({"metadata": {
+        "name": "vnode-c-n", "uid": "n", "resourceVersion": "1",
+        "labels": {
+            label::TYPE: "virtual-kubelet", label::CLUSTER_BINDING: "b", label::PHYSICAL_CLUSTER_ID: "c",
+        },
+        "annotations": {annotation::POLICIES_APPLIED: "p"},
+    }});
+    nodes.saw_vnode(serde_json::from_value(vnode).unwrap());
+    let vpod = Vpod::from_json(&json!({
+        "metadata": {"namespace": "shop", "name": "web-0", "uid": "v", "resourceVersion": "1"},
+        "spec": {"nodeName": "vnode-c-n"}, "status": {"phase": "Pending"},
+    }))
+    .unwrap();
+    assert_eq!(desk.admit(&vpod).await, Admission::Wait(None), "nobody knows when the lists are complete");
+    nodes.set_readiness(Readiness::Ready);
+    assert_eq!(desk.admit(&vpod).await, Admission::Wait(Some(Duration::from_secs(30))));
+    tokio::time::advance(Duration::from_secs(29)).await;
+    assert_eq!(desk.admit(&vpod).await, Admission::Wait(Some(Duration::from_secs(1))));
+    tokio::time::advance(Duration::from_secs(1)).await;
+    assert_eq!(desk.admit(&vpod).await, stands);
 }

@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 
 use super::{
     index::{EventStore, PodStories},
-    plan::{About, Reflection, Snapshot, plan},
+    plan::{About, Reflection, Snapshot, Write, plan},
     view::Seen,
 };
 use crate::{
@@ -67,17 +67,14 @@ impl PodEventSync {
             self.store.forget(pod);
             return Outcome::Done;
         }
-        if !plan.write.is_empty() {
-            self.store.spent(pod, plan.budget);
-        }
-        for (story, reflection) in plan.write {
+        for Write { story, reflection, budget } in plan.write {
             if self.features.is_off(Feature::PodEvents) {
                 return Outcome::Done;
             }
             match self.write(&reflection).await {
                 Ok(()) => {
                     let Reflection { count, first, last, .. } = reflection;
-                    self.store.told(pod, &story, Seen { count, first, last });
+                    self.store.told(pod, &story, Seen { count, first, last }, budget);
                 }
                 Err(error) => {
                     tracing::debug!(vpod = %reflection.vpod, error = error.chain(), "event not written");
@@ -125,11 +122,13 @@ impl PodEventSync {
                     vpod: owner.key,
                     uid: owner.uid,
                     vnode: vpod.node.to_string(),
+                    ending: vpod.deletion.is_some(),
                 }
             }
         };
         let messages = self.pods.scope().messages;
-        Snapshot { now: self.clock.now(), messages, about, since, stories, budget }
+        let wanted = self.store.wanted();
+        Snapshot { now: self.clock.now(), wanted, messages, about, since, stories, budget }
     }
 
     /// Creates the event, or brings the one that exists up to date. After a restart nobody knows which; the same content

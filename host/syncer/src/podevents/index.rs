@@ -14,6 +14,8 @@ use kubeocean_api::name::ObjectKey;
 use kubeocean_runtime::{clock::Clock, queue::Queue};
 use parking_lot::Mutex;
 
+use crate::config::PodEvents;
+
 use super::{
     plan::{Budget, Story, StoryId},
     shape::shape,
@@ -39,6 +41,7 @@ pub struct EventStore {
     clock: Arc<dyn Clock>,
     /// Whose events are not reflected: our own.
     component: String,
+    wanted: PodEvents,
 }
 
 #[derive(Debug, Default)]
@@ -94,8 +97,13 @@ pub struct PodStories {
 
 impl EventStore {
     /// Nothing known yet; `component` is how the Syncer signs its own events.
-    pub fn new(component: String, clock: Arc<dyn Clock>) -> Arc<Self> {
-        Arc::new(Self { state: Mutex::default(), queue: Queue::new("pod events"), clock, component })
+    pub fn new(component: String, wanted: PodEvents, clock: Arc<dyn Clock>) -> Arc<Self> {
+        Arc::new(Self { state: Mutex::default(), queue: Queue::new("pod events"), clock, component, wanted })
+    }
+
+    /// Which events vpods get.
+    pub fn wanted(&self) -> PodEvents {
+        self.wanted
     }
 
     /// Pods whose events need a look.
@@ -121,7 +129,8 @@ impl EventStore {
 
     /// An event was seen.
     pub(super) fn saw(&self, event: WorkerEvent) {
-        if event.pod_uid.is_empty() || *event.news.component == *self.component {
+        let News { component, .. } = &event.news;
+        if event.pod_uid.is_empty() || **component == *self.component || !event.news.is_wanted(self.wanted) {
             return;
         }
         let pod = self.state.lock().put(event, self.clock.now());
@@ -148,17 +157,12 @@ impl EventStore {
         }
     }
 
-    /// A pod's share was spent.
-    pub(super) fn spent(&self, pod: &str, budget: Budget) {
-        if let Some(news) = self.state.lock().pods.get_mut(pod) {
-            news.budget = budget;
-        }
-    }
-
-    /// Something was written.
-    pub(super) fn told(&self, pod: &str, story: &StoryId, seen: Seen) {
+    /// Something was written, and `budget` is left of the pod's share.
+    pub(super) fn told(&self, pod: &str, story: &StoryId, seen: Seen, budget: Budget) {
         let mut state = self.state.lock();
-        if let Some(kept) = state.pods.get_mut(pod).and_then(|news| news.stories.get_mut(story)) {
+        let Some(news) = state.pods.get_mut(pod) else { return };
+        news.budget = budget;
+        if let Some(kept) = news.stories.get_mut(story) {
             kept.told = Some(seen);
         }
     }

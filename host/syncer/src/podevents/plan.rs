@@ -13,7 +13,7 @@ use serde::Serialize;
 
 use super::view::{News, Seen};
 use crate::{
-    config::StatusMessages,
+    config::{PodEvents, StatusMessages},
     pods::{names::Names, wording::cut},
 };
 
@@ -86,6 +86,8 @@ pub enum About {
         uid: String,
         /// Its node.
         vnode: String,
+        /// Whether somebody deletes it.
+        ending: bool,
         /// What the worker's names are called.
         names: Names,
     },
@@ -96,6 +98,8 @@ pub enum About {
 pub struct Snapshot {
     /// Now.
     pub now: Timestamp,
+    /// Which events a vpod gets (`--pod-events`).
+    pub wanted: PodEvents,
     /// Whether the worker's words may be shown.
     pub messages: StatusMessages,
     /// The pod.
@@ -140,13 +144,22 @@ pub struct Reflection {
     pub known: bool,
 }
 
+/// An event to write.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Write {
+    /// The news it tells.
+    pub story: StoryId,
+    /// The event.
+    pub reflection: Reflection,
+    /// What is left of the pod's share after it.
+    pub budget: Budget,
+}
+
 /// What to do about one pod's events.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Plan {
-    /// What to write, with the news it tells.
-    pub write: Vec<(StoryId, Reflection)>,
-    /// What is left of the pod's share then.
-    pub budget: Budget,
+    /// What to write, one after the other.
+    pub write: Vec<Write>,
     /// When to look again.
     pub wake: Option<Timestamp>,
     /// Whether the pod's events concern nobody here.
@@ -155,26 +168,30 @@ pub struct Plan {
 
 /// See the module documentation.
 pub fn plan(snapshot: &Snapshot) -> Plan {
-    let nothing = Plan { budget: snapshot.budget, ..Plan::default() };
-    let (vpod, uid, vnode, names) = match &snapshot.about {
-        About::Foreign => return Plan { forget: true, ..nothing },
+    let (vpod, uid, vnode, ending, names) = match &snapshot.about {
+        About::Foreign => return Plan { forget: true, ..Plan::default() },
         About::Unknown => {
             let until = snapshot.since.saturating_add(WAIT_FOR_POD).unwrap_or(Timestamp::MAX);
             return if snapshot.now < until {
-                Plan { wake: snapshot.now.saturating_add(LOOK_AGAIN).ok(), ..nothing }
+                Plan { wake: snapshot.now.saturating_add(LOOK_AGAIN).ok(), ..Plan::default() }
             } else {
-                Plan { forget: true, ..nothing }
+                Plan { forget: true, ..Plan::default() }
             };
         }
-        About::Copy { vpod, uid, vnode, names } => (vpod, uid, vnode, names),
+        About::Copy { vpod, uid, vnode, ending, names } => (vpod, uid, vnode, *ending, names),
     };
-    let mut plan = nothing;
-    let mut news: Vec<&Story> =
-        snapshot.stories.iter().filter(|story| is_news(story, snapshot.now)).collect();
+    let mut plan = Plan::default();
+    let mut budget = snapshot.budget;
+    let silent = ending && snapshot.wanted == PodEvents::Warning;
+    let mut news: Vec<&Story> = snapshot
+        .stories
+        .iter()
+        .filter(|story| !(silent && story.news.is_of_an_end()) && is_news(story, snapshot.now))
+        .collect();
     news.sort_by_key(|story| story.seen.last);
     for story in news {
-        match plan.budget.take(snapshot.now) {
-            Ok(left) => plan.budget = left,
+        match budget.take(snapshot.now) {
+            Ok(left) => budget = left,
             Err(at) => {
                 plan.wake = Some(at);
                 break;
@@ -203,7 +220,7 @@ pub fn plan(snapshot: &Snapshot) -> Plan {
             last: story.seen.last,
             known: story.told.is_some(),
         };
-        plan.write.push((story.id.clone(), reflection));
+        plan.write.push(Write { story: story.id.clone(), reflection, budget });
     }
     plan
 }

@@ -9,11 +9,11 @@ use serde_json::{Value, json};
 
 use super::{
     index::EventStore,
-    plan::{About, BURST, INTERVAL, NEWS_FOR, Plan, Snapshot, WAIT_FOR_POD, plan},
+    plan::{About, BURST, INTERVAL, NEWS_FOR, Plan, Snapshot, WAIT_FOR_POD, Write, plan},
     view::{EventObject, Seen},
 };
 use crate::{
-    config::StatusMessages,
+    config::{PodEvents, StatusMessages},
     pods::{
         names::Names,
         view::{Ppod, Vpod},
@@ -43,7 +43,11 @@ fn after(seconds: i64) -> Timestamp {
 }
 
 fn store() -> Arc<EventStore> {
-    EventStore::new("kubeocean-syncer-east".to_owned(), Arc::new(Fixed(start())))
+    store_of(PodEvents::Warning)
+}
+
+fn store_of(wanted: PodEvents) -> Arc<EventStore> {
+    EventStore::new("kubeocean-syncer-east".to_owned(), wanted, Arc::new(Fixed(start())))
 }
 
 /// A kubelet's event about the pod.
@@ -100,6 +104,7 @@ fn copy_with(more: Vec<(String, String)>) -> About {
         vpod: ObjectKey::new("team-a", "web-0"),
         uid: "v-uid".to_owned(),
         vnode: "vnode-east-node-1".to_owned(),
+        ending: false,
         names: names(more),
     }
 }
@@ -108,6 +113,7 @@ fn snapshot(store: &EventStore, now: Timestamp, about: About) -> Snapshot {
     let news = store.stories(POD).expect("news of the pod");
     Snapshot {
         now,
+        wanted: store.wanted(),
         messages: StatusMessages::Full,
         about,
         since: news.since,
@@ -119,10 +125,9 @@ fn snapshot(store: &EventStore, now: Timestamp, about: About) -> Snapshot {
 /// Plans, and takes what is planned for written.
 fn act(store: &EventStore, now: Timestamp) -> Plan {
     let plan = plan(&snapshot(store, now, copy()));
-    store.spent(POD, plan.budget);
-    for (story, reflection) in &plan.write {
+    for Write { story, reflection, budget } in &plan.write {
         let (count, first, last) = (reflection.count, reflection.first, reflection.last);
-        store.told(POD, story, Seen { count, first, last });
+        store.told(POD, story, Seen { count, first, last }, *budget);
     }
     plan
 }
@@ -135,13 +140,13 @@ fn a_message_that_grows_by_long_names_is_still_one_the_api_server_takes() {
     let copy = phys_name(&claim, "team-a");
     see(&store, &event("e1", &format!("waiting for {copy}, {copy}, {copy}, {copy} and {copy}"), 1, after(5)));
     let mut about = copy_with(vec![(copy, claim.clone())]);
-    let told = plan(&snapshot(&store, after(6), about.clone())).write.remove(0).1.message;
+    let told = plan(&snapshot(&store, after(6), about.clone())).write.remove(0).reflection.message;
     assert!(told.starts_with(&format!("waiting for {claim}, {claim}")), "{told}");
     assert_eq!((told.len(), told.ends_with("...")), (MESSAGE_MAX_BYTES, true), "{told}");
     if let About::Copy { names, .. } = &mut about {
         *names = Names::default();
     }
-    let told = plan(&snapshot(&store, after(6), about)).write.remove(0).1.message;
+    let told = plan(&snapshot(&store, after(6), about)).write.remove(0).reflection.message;
     assert!(told.len() < MESSAGE_MAX_BYTES, "only translated is it too long: {told}");
 }
 
@@ -151,7 +156,7 @@ fn a_worker_event_becomes_one_of_the_vpod() {
     let ppod = phys_name("web-0", "team-a");
     see(&store, &event("e1", &format!("Back-off restarting main in pod {ppod}_{MOUNT}({POD})"), 3, after(5)));
     let plan = act(&store, after(6));
-    insta::assert_json_snapshot!(plan.write[0].1, @r#"
+    insta::assert_json_snapshot!(plan.write[0].reflection, @r#"
     {
       "name": "web-0-ae9ce14196c820871e72800f77527f3a",
       "vpod": "team-a/web-0",
@@ -191,10 +196,10 @@ fn an_event_of_the_new_recorder_counts_by_its_series() {
 fn the_same_news_with_other_numbers_is_one_event_that_adds_up() {
     let store = store();
     see(&store, &event("e1", "0/5 nodes are available", 2, after(1)));
-    let first = act(&store, after(1)).write.remove(0).1;
+    let first = act(&store, after(1)).write.remove(0).reflection;
     assert!(!first.known);
     see(&store, &event("e2", "0/6 nodes are available", 1, after(3)));
-    let second = act(&store, after(3)).write.remove(0).1;
+    let second = act(&store, after(3)).write.remove(0).reflection;
     assert_eq!((&second.name, second.count, second.known), (&first.name, 3, true));
     assert_eq!(second.message, "0/6 nodes are available");
     assert_eq!((second.first, second.last), (start(), after(3)));
@@ -202,16 +207,16 @@ fn the_same_news_with_other_numbers_is_one_event_that_adds_up() {
     store.lost("e1");
     assert_eq!(act(&store, after(4)).write, []);
     see(&store, &event("e2", "0/6 nodes are available", 2, after(5)));
-    assert_eq!(act(&store, after(5)).write[0].1.count, 4);
+    assert_eq!(act(&store, after(5)).write[0].reflection.count, 4);
     // Another thing is another event.
     see(&store, &event("e3", "disk is full", 1, after(6)));
-    assert_ne!(act(&store, after(6)).write[0].1.name, first.name);
+    assert_ne!(act(&store, after(6)).write[0].reflection.name, first.name);
 }
 
 #[test]
 fn a_start_tells_the_same_once_more_and_nothing_old() {
     let told = |store: &EventStore, now| -> Vec<_> {
-        act(store, now).write.into_iter().map(|(_, reflection)| reflection).collect()
+        act(store, now).write.into_iter().map(|write| write.reflection).collect()
     };
     let events =
         [event("e1", "disk is full", 7, after(1)), event("e2", "0/1 nodes are available", 1, after(100))];
@@ -239,7 +244,7 @@ fn the_order_of_a_list_does_not_change_the_words() {
         for event in events {
             see(&store, event);
         }
-        act(&store, after(2)).write.remove(0).1.message
+        act(&store, after(2)).write.remove(0).reflection.message
     };
     let once = words(&events);
     events.reverse();
@@ -271,7 +276,7 @@ fn a_pod_that_is_talked_about_much_is_told_little_and_in_the_end_everything() {
     assert!(written <= most, "{written} events within {said} s");
     let wake = act(&store, after(said)).wake.expect("the rest comes later");
     let rest = act(&store, wake);
-    assert_eq!(rest.write[0].1.count, said);
+    assert_eq!(rest.write[0].reflection.count, said);
     assert_eq!(rest.wake, None);
 }
 
@@ -325,12 +330,54 @@ fn our_own_events_and_those_about_nobody_are_not_heard() {
     assert!(store.stories(POD).is_none() && store.stories("").is_none() && store.queue().is_empty());
 }
 
+/// A kubelet says most of this as Normal.
+#[test]
+fn why_a_container_was_ended_is_told_but_not_to_who_deletes_it() {
+    let normal = |reason: &str| {
+        let mut said = event(reason, "Container main failed liveness probe, will be restarted", 1, after(1));
+        said["type"] = "Normal".into();
+        said["reason"] = reason.into();
+        said
+    };
+    let told = |wanted, ending| -> Vec<String> {
+        let store = store_of(wanted);
+        for reason in ["BackOff", "Killing", "SuccessfulAttachVolume"] {
+            see(&store, &normal(reason));
+        }
+        let mut about = copy();
+        if let About::Copy { ending: is_ending, .. } = &mut about {
+            *is_ending = ending;
+        }
+        let plan = plan(&snapshot(&store, after(2), about));
+        let mut reasons: Vec<_> = plan.write.into_iter().map(|write| write.reflection.reason).collect();
+        reasons.sort();
+        reasons
+    };
+    assert_eq!(told(PodEvents::Warning, false), ["BackOff", "Killing"]);
+    assert_eq!(told(PodEvents::Warning, true), ["BackOff"]);
+    assert_eq!(told(PodEvents::All, true), ["BackOff", "Killing", "SuccessfulAttachVolume"]);
+}
+
+/// A write that fails costs no share: after an outage everything is told.
+#[test]
+fn what_was_not_written_costs_nothing() {
+    let store = store();
+    for kind in 'a'..='e' {
+        see(&store, &event(&kind.to_string(), &kind.to_string(), 1, after(1)));
+    }
+    for _ in 0..10 {
+        assert_eq!(plan(&snapshot(&store, after(2), copy())).write.len(), 5);
+    }
+    assert_eq!(act(&store, after(3)).write.len(), 5);
+    assert_eq!(act(&store, after(4)).write, []);
+}
+
 #[test]
 fn words_that_must_not_be_seen_are_not_shown() {
     let store = store();
     see(&store, &event("e1", "the internal registry refuses", 1, start()));
     let snapshot = Snapshot { messages: StatusMessages::ReasonOnly, ..snapshot(&store, start(), copy()) };
-    let (_, reflection) = &plan(&snapshot).write[0];
+    let reflection = &plan(&snapshot).write[0].reflection;
     assert_eq!(reflection.reason, "BackOff");
     assert!(!reflection.message.contains("registry"), "{}", reflection.message);
 }

@@ -11,6 +11,13 @@ use kubeocean_runtime::{
 };
 use serde::Deserialize;
 
+use crate::config::PodEvents;
+
+/// Normal events that say why a pod does not run: a probe or an eviction ended a container, an image cannot be pulled yet.
+const TELL_WHY: [&str; 2] = [KILLING, "BackOff"];
+/// Also said of each container of a pod that somebody deletes, who knows why.
+const KILLING: &str = "Killing";
+
 /// Longest message that is kept and shown, in bytes.
 const MESSAGE_MAX_BYTES: usize = 1024;
 
@@ -56,6 +63,18 @@ pub struct News {
     pub component: Box<str>,
     /// Whether it is said on a node: then the vnode is named as its source.
     pub on_node: bool,
+}
+
+impl News {
+    /// Whether a vpod gets it.
+    pub(super) fn is_wanted(&self, wanted: PodEvents) -> bool {
+        wanted == PodEvents::All || self.severity == Severity::Warning || TELL_WHY.contains(&&*self.reason)
+    }
+
+    /// Whether it says of a pod that is being deleted what was to be expected.
+    pub(super) fn is_of_an_end(&self) -> bool {
+        self.severity == Severity::Normal && *self.reason == *KILLING
+    }
 }
 
 /// How often something was seen, and when.

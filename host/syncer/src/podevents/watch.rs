@@ -50,18 +50,17 @@ impl Said {
 
 /// Reflects events until `cancel`. Begins after `gate`, the first lists of pods and vnodes: before that every pod seems to
 /// be somebody else's.
-pub async fn run(
-    sync: Arc<PodEventSync>,
-    wanted: PodEvents,
-    gate: impl Future<Output = ()> + Send,
-    cancel: CancellationToken,
-) {
+pub async fn run(sync: Arc<PodEventSync>, gate: impl Future<Output = ()> + Send, cancel: CancellationToken) {
     tokio::select! {
         () = cancel.cancelled() => return,
         () = gate => {}
     }
-    let fields = match wanted {
-        PodEvents::Warning => "involvedObject.kind=Pod,type=Warning",
+    // What every pod causes is not sent at all. A selector cannot name all that is wanted, so the store chooses among the
+    // rest.
+    let fields = match sync.store.wanted() {
+        PodEvents::Warning => {
+            "involvedObject.kind=Pod,reason!=Scheduled,reason!=Pulling,reason!=Pulled,reason!=Created,reason!=Started"
+        }
         PodEvents::All => "involvedObject.kind=Pod",
     };
     let spec = WatchSpec {

@@ -7,3 +7,4 @@ mod metadata;
 mod plan;
 mod simulation;
 mod status;
+mod turns;

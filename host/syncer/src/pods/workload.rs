@@ -10,15 +10,15 @@ use std::{
 };
 
 use ahash::RandomState;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::Client;
 use kubeocean_api::name::{distinct_label_value, fit_label_value};
 use parking_lot::Mutex;
-use serde_json::Value;
 
 use super::view::{Owner, Vpod};
 use kubeocean_runtime::{
     error::ApplyError,
-    request::{get_json, paths},
+    request::{get_metadata, paths},
 };
 
 /// ReplicaSets whose Deployment is remembered.
@@ -91,9 +91,9 @@ impl Workloads {
         if let Some(workload) = self.known.lock().by_reference.get(&reference) {
             return Ok(workload.clone());
         }
-        let replica_set = get_json(computing, &paths::replica_set(namespace, &owner.name)).await?;
+        let replica_set = get_metadata(computing, &paths::replica_set(namespace, &owner.name)).await?;
         let workload = replica_set
-            .filter(|found| found["metadata"]["uid"] == *owner.uid)
+            .filter(|found| found.uid.as_deref() == Some(&*owner.uid))
             .and_then(|found| deployment(&found))
             .unwrap_or_else(|| plain(Some(owner)));
         self.known.lock().remember(reference, &workload);
@@ -115,10 +115,9 @@ impl Known {
 }
 
 /// The Deployment that owns a ReplicaSet.
-fn deployment(replica_set: &Value) -> Option<Workload> {
-    let owners = replica_set["metadata"]["ownerReferences"].as_array()?;
-    let owner = owners.iter().find(|owner| owner["kind"] == "Deployment")?;
-    Some(Workload { kind: "deployment".to_owned(), name: distinct_label_value(owner["name"].as_str()?) })
+fn deployment(replica_set: &ObjectMeta) -> Option<Workload> {
+    let owner = replica_set.owner_references.iter().flatten().find(|owner| owner.kind == "Deployment")?;
+    Some(Workload { kind: "deployment".to_owned(), name: distinct_label_value(&owner.name) })
 }
 
 fn plain(owner: Option<&Owner>) -> Workload {
@@ -133,15 +132,16 @@ fn plain(owner: Option<&Owner>) -> Workload {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 
     use super::*;
 
     #[test]
     fn a_replica_set_of_a_deployment_counts_as_the_deployment() {
-        let found = json!({"metadata": {"ownerReferences": [{"kind": "Deployment", "name": "web"}]}});
+        let owner = OwnerReference { kind: "Deployment".into(), name: "web".into(), ..Default::default() };
+        let found = ObjectMeta { owner_references: Some(vec![owner]), ..ObjectMeta::default() };
         assert_eq!(deployment(&found), Some(Workload { kind: "deployment".into(), name: "web".into() }));
-        assert_eq!(deployment(&json!({"metadata": {}})), None);
+        assert_eq!(deployment(&ObjectMeta::default()), None);
     }
 
     /// A tenant may write the UID of another's ReplicaSet, whose pods must not be called what he says, nor his as they are.

@@ -74,7 +74,7 @@ pub fn plan_status(
     } else {
         set_condition(&mut conditions, ready_condition(engine, &condition), now);
         let (reason, message) = if engine.pinned {
-            ("Pinned", "every module is named by its digest")
+            ("Pinned", "every module that does not come with the program is named by its digest")
         } else {
             ("NotPinned", "a module without a digest may change without notice")
         };

@@ -25,6 +25,8 @@ use super::{
 use crate::nodes::{index::Identity, plan::LabelOwner, store::PolicyUsage};
 use kubeocean_runtime::sink::Sink;
 
+mod conditions;
+
 fn at(second: i64) -> Timestamp {
     Timestamp::from_second(1_800_000_000 + second).unwrap()
 }

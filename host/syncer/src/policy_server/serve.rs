@@ -88,7 +88,7 @@ async fn place(State(server): State<Arc<PolicyServer>>, request: Request) -> Res
         Ok(question) => question,
         Err(error) => return (StatusCode::BAD_REQUEST, format!("{error}\n")).into_response(),
     };
-    let deadline = arrived + Duration::from_millis(question.timeout_milliseconds).min(LONGEST);
+    let deadline = deadline(arrived, &question);
     let asking = tokio::task::spawn_blocking(move || {
         answer(&desk, &question, deadline).map(|answer| serde_json::to_vec(&answer))
     });
@@ -103,6 +103,11 @@ async fn place(State(server): State<Arc<PolicyServer>>, request: Request) -> Res
         }
         Err(error) => failed(&error),
     }
+}
+
+/// When the answer to a question that came at `arrived` must be there.
+fn deadline(arrived: Instant, question: &Question) -> Instant {
+    arrived + Duration::from_millis(question.timeout_milliseconds).min(LONGEST)
 }
 
 async fn decisions(
@@ -125,3 +130,6 @@ async fn decisions(
     let body = Body::from_stream(futures::stream::iter(lines));
     ([(header::CONTENT_TYPE, "application/jsonl")], body).into_response()
 }
+
+#[cfg(test)]
+mod tests;

@@ -40,7 +40,8 @@ pub(crate) struct Door {
     writes: Mutex<Vec<String>>,
     /// Kinds of all writes, also those that do not count.
     made: parking_lot::Mutex<BTreeSet<String>>,
-    /// Objects that were read by name, and all writes, in order; a lost answer is told after its write.
+    /// Objects that were read by name, lists of a node's pods, and all writes, in order; a lost answer is told after its
+    /// write.
     told: parking_lot::Mutex<Vec<String>>,
     shut: watch::Sender<bool>,
     stop: CancellationToken,
@@ -101,7 +102,8 @@ impl Door {
         *self.shut.borrow()
     }
 
-    /// Reads of single objects, as `GET <path>`, and lost answers, as `lost <kind of write>`, in order.
+    /// Reads of single objects and of a node's pods, as `GET <path>`, the latter with the query, writes, as
+    /// `<method> <path>`, and lost answers, as `lost <kind of write>`, in order.
     pub(crate) fn told(&self) -> Vec<String> {
         self.told.lock().clone()
     }
@@ -125,8 +127,9 @@ async fn pass(State(way): State<Way>, request: Request) -> Response {
         if *door.shut.borrow() {
             std::future::pending::<()>().await;
         }
-        if request.uri().query().is_none() {
-            door.told.lock().push(format!("GET {}", request.uri().path()));
+        let of_a_node = |query: &str| query.starts_with("fieldSelector=spec.nodeName%3D");
+        if request.uri().query().is_none_or(of_a_node) {
+            door.told.lock().push(format!("GET {}", request.uri().path_and_query().unwrap()));
         }
         return way.forward(request).await;
     }

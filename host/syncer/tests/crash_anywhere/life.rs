@@ -41,6 +41,10 @@ pub(crate) trait Story: Deref<Target = Place> + Sized {
     async fn new(name: String) -> Self;
     /// Where [`whole`] keeps its run.
     fn whole() -> &'static OnceCell<Run>;
+    /// What is wrong with the writes of a Syncer that found what another one had written.
+    fn goes_on(_writes: &[Write]) -> Result<(), &'static str> {
+        Ok(())
+    }
     /// Whether writes of this kind are for the sake of the story.
     fn counts(kind: &str) -> bool {
         Self::KINDS.contains(&kind)
@@ -187,6 +191,7 @@ pub(crate) async fn run<S: Story>(story: &S, trouble: Trouble, expected: Option<
         let made = writes.iter().chain(&more).filter(|(other, _)| other == kind).count();
         assert_eq!(made, *times, "{kind} in {}: {writes:?}, then {more:?}", story.name);
     }
+    assert_eq!(S::goes_on(&more), Ok(()), "in {}: {writes:?}, then {more:?}", story.name);
     Run { writes, made: door.made(), died: door.is_shut(), told: door.told(), pictures }
 }
 

@@ -48,6 +48,21 @@ async fn the_stories_make_every_write_that_the_charts_permit() {
     rights::assert_used(runs.into_iter().flat_map(|run| run.made.iter().cloned()).collect()).await;
 }
 
+/// BU-901(g): that nobody knows of a pod on a vnode proves nothing.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_pods_of_a_vnode_are_listed_before_its_finalizer_goes() {
+    let told = &whole::<Lease>().await.told;
+    let delete = format!("DELETE {}", paths::node("vnode-"));
+    let deleted = told.iter().position(|it| it.starts_with(&delete)).unwrap();
+    let vnode = told[deleted].rsplit('/').next().unwrap();
+    let patch = format!("PATCH {}", paths::node(vnode));
+    // The finalizer is the last thing that changes.
+    let released = told.iter().rposition(|it| *it == patch).unwrap();
+    let list = format!("GET /api/v1/pods?fieldSelector=spec.nodeName%3D{vnode}&");
+    let listed = told.iter().rposition(|it| it.starts_with(&list)).unwrap();
+    assert!(deleted < listed && listed < released, "{:?}", &told[deleted..]);
+}
+
 /// Each kind of write is done once without an answer: the same end, and a vnode whose policy the write named is read before
 /// anything else is decided about it.
 #[tokio::test(flavor = "multi_thread")]

@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 use super::*;
 use crate::{
     nodes::{
+        action::NodeChanges,
         decide::{PodsOnVnode, WorkerSide},
         index::Identity,
         pace::Pace,
@@ -79,6 +80,11 @@ fn make() -> Action {
     Action::CreateVnode { name: VNODE.into(), body, written: Written::default() }
 }
 
+fn update() -> Action {
+    let patch = json!({"metadata": {}});
+    Action::UpdateVnode { name: VNODE.into(), patch, written: Written::default() }
+}
+
 fn policy(deleting: bool) -> PolicyView {
     let mut policy = json!({
         "metadata": {"name": "p", "uid": "u", "resourceVersion": "1"},
@@ -109,15 +115,10 @@ async fn nothing_is_built_from_a_policy_that_is_gone(#[case] known: Option<Polic
 #[tokio::test]
 async fn a_write_that_nobody_answered_is_not_counted_and_to_be_looked_up() {
     let (runtime, _) = runtime();
-    let update = Action::UpdateVnode {
-        name: VNODE.into(),
-        patch: json!({"metadata": {}}),
-        written: Written::default(),
-    };
     for (action, unsettled) in [
         (hold(), false),
         (Action::DeleteVnode { name: VNODE.into(), uid: "u".into() }, false),
-        (update, true),
+        (update(), true),
     ] {
         let (runtime, policies) = self::runtime();
         policies.apply(policy(false));
@@ -139,7 +140,7 @@ async fn a_write_that_nobody_answered_is_not_counted_and_to_be_looked_up() {
     assert!(runtime.store.is_unsettled(VNODE), "it could not be read either");
 }
 
-/// A policy that came back meanwhile may govern the node.
+/// A policy that came back meanwhile, also while the first writes of the plan were under way, may govern the node.
 #[tokio::test]
 async fn nothing_is_deleted_by_policies_that_are_no_longer_so() {
     let (runtime, policies) = runtime();
@@ -150,17 +151,38 @@ async fn nothing_is_deleted_by_policies_that_are_no_longer_so() {
             uid: "u".into(),
             why: PodDeletion::Drained,
         };
-        [vec![pod], vec![Action::DeleteVnode { name: VNODE.into(), uid: "u".into() }]]
+        let mark = |key: &str, effect: &str| {
+            let taints = Some(vec![Taint::new(key, Some("true"), effect)]);
+            Action::PatchVnode(NodeChanges { name: VNODE.into(), taints, ..NodeChanges::default() })
+        };
+        [
+            mark(taint::VNODE_DELETING, "NoSchedule"),
+            mark(taint::OUT_OF_TIME_WINDOWS, "NoExecute"),
+            pod,
+            Action::DeleteVnode { name: VNODE.into(), uid: "u".into() },
+        ]
     };
-    for actions in delete() {
-        let done = perform(&runtime, VNODE, &Snapshot::default(), actions, decided_by).await;
-        assert_eq!(done, Err(Outcome::Unanswered), "it was tried");
+    for (number, action) in delete().into_iter().enumerate() {
+        let done = perform(&runtime, VNODE, &Snapshot::default(), vec![action], decided_by).await;
+        assert_eq!(done, Err(Outcome::Unanswered), "{number} was tried");
     }
     policies.apply(policy(false));
-    for actions in delete() {
-        let done = perform(&runtime, VNODE, &Snapshot::default(), actions, decided_by).await;
-        assert_eq!(done, Err(Outcome::Stale));
+    for (number, action) in delete().into_iter().enumerate() {
+        let done = perform(&runtime, VNODE, &Snapshot::default(), vec![action], decided_by).await;
+        assert_eq!(done, Err(Outcome::Stale), "{number}");
     }
+}
+
+/// BU-906, BU-908: amounts are not kept up by what is refused before them, or together with them.
+#[rstest]
+#[case::the_policy_is_held(hold(), true)]
+#[case::taints_are_set(Action::PatchVnode(NodeChanges::default()), true)]
+#[case::all_else_is_written(update(), true)]
+#[case::nothing_is_published_yet(make(), false)]
+#[case::the_worker_node_is_labelled(Action::LabelWorkerNode { node: "n1".into(), policy: None }, false)]
+#[case::the_vnode_goes(Action::DeleteVnode { name: VNODE.into(), uid: "u".into() }, false)]
+fn after_the_refusal_of_which_writes_amounts_are_lowered(#[case] write: Action, #[case] lowered: bool) {
+    assert_eq!(precedes_amounts(&write), lowered);
 }
 
 /// New vnodes do not wait for labels (BU-408); alone, the write would have been tried, and failed.

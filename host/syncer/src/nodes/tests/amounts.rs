@@ -75,6 +75,16 @@ fn a_vnode_publishes_of_what_its_node_has(
     assert_eq!(published(&mut model, resource), [expected, expected]);
 }
 
+/// BU-501: so little some nodes report.
+#[test]
+fn of_a_node_without_allocatable_its_capacity_counts() {
+    let mut model = node(HUGE, "10Mi", 4 << 20);
+    let status = model.pnode.as_mut().unwrap()["status"].as_object_mut().unwrap();
+    let there = status.remove("allocatable").unwrap();
+    status.insert("capacity".into(), there);
+    assert_eq!(published(&mut model, HUGE), ["6Mi", "6Mi"]);
+}
+
 /// While nothing is decided (BU-906).
 #[rstest]
 #[case::part_of_a_page(HUGE, "10Mi", 1, "8Mi")]

@@ -260,6 +260,25 @@ fn small_grows_wait_and_shrinks_do_not() {
     assert_eq!(model.settle()[0], "update vnode vnode-cls-a-n1");
 }
 
+/// BU section 20: small is what is less than 1 % and also less than 100m or 64Mi.
+#[rstest]
+#[case::little_of_much("cpu", "4", 20, true)]
+#[case::more_than_a_hundredth("cpu", "4", 90, false)]
+#[case::less_than_a_hundredth_of_very_much("cpu", "20", 150, false)]
+#[case::little_memory("memory", "8Gi", 10 << 20, true)]
+#[case::much_memory("memory", "8Gi", 65 << 20, false)]
+#[case::counted_one_by_one("pods", "110", 1, false)]
+fn which_grows_wait(#[case] resource: &str, #[case] there: &str, #[case] grow: i64, #[case] waits: bool) {
+    let mut model = Model::new();
+    model.pnode.as_mut().unwrap()["status"]["allocatable"][resource] = there.into();
+    model.used.insert(resource.into(), grow);
+    model.settle();
+    model.now = 10;
+    model.used.clear();
+    let plan = model.plan();
+    assert_eq!((plan.actions.is_empty(), plan.next_wake), (waits, waits.then(|| at(30))));
+}
+
 #[test]
 fn a_clock_that_was_set_back_holds_no_small_grow_up() {
     let mut model = Model::new();

@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 
 use super::model::{Model, offer, pod, withhold};
 use crate::nodes::{
+    action::{Action, status_alone},
     decision::Reclaim,
     loss::WorkerLoss,
     metadata::ExpectedMetadata,
@@ -177,6 +178,34 @@ fn what_the_worker_node_tells_is_shown_once_in_every_state(
     assert!(model.vnode().ready() && model.written.as_ref().unwrap().ready);
 }
 
+/// BU section 10: metadata that is refused each time makes the status no news each time.
+#[test]
+fn what_is_shown_without_the_metadata_is_shown_once() {
+    let mut model = Model::leased();
+    model.pnode.as_mut().unwrap()["metadata"]["labels"]["zone"] = "z2".into();
+    ready(&mut model, "False");
+    model.update_status_alone();
+    assert_eq!(model.vnode().condition("Ready").unwrap().status, "False");
+    assert!(!model.written.as_ref().unwrap().ready, "the Lease pauses");
+    expire(&mut model);
+    model.update_status_alone();
+    assert_eq!(model.vnode().condition("Ready").unwrap().status, "Unknown", "it stands");
+    assert_eq!(model.vnode().label("zone"), Some("z1"));
+    assert_eq!(model.settle(), ["update vnode vnode-cls-a-n1"], "the metadata is still to be written");
+}
+
+/// PO-1503: what comes after a refused write is not done.
+#[test]
+fn an_event_that_was_not_sent_is_not_taken_for_one_that_was() {
+    let mut model = Model::leased();
+    model.now = 10;
+    model.used.insert("cpu".into(), 1000);
+    model.update_status_alone();
+    assert_eq!(published(&model.vnode()).amounts["cpu"], 3000);
+    model.used.insert("cpu".into(), 2000);
+    assert!(model.settle().contains(&"event LeaseChanged: leased amounts changed".to_owned()));
+}
+
 /// BU-906: as long as pods are left, somebody may want their logs.
 #[test]
 fn a_draining_vnode_follows_the_proxier() {
@@ -279,6 +308,17 @@ fn amounts_that_fell_are_lowered_before_pods_come(
 }
 
 impl Model {
+    /// Plans an update and applies what is left of it where its metadata is refused.
+    fn update_status_alone(&mut self) {
+        let is_update = |action: &Action| matches!(action, Action::UpdateVnode { .. });
+        let update = self.plan().actions.into_iter().find(is_update);
+        let Some(Action::UpdateVnode { name, mut patch, written }) = update else {
+            panic!("nothing to update")
+        };
+        let written = status_alone(&mut patch, written, self.written.as_ref());
+        self.apply(Action::UpdateVnode { name, patch, written });
+    }
+
     /// Plans and applies what a vnode that waits for its turn needs.
     fn wait(&mut self) -> Vec<String> {
         let actions = self.planned(plan_waiting);

@@ -17,6 +17,7 @@ mod clusters;
 mod directed;
 mod end;
 pub(super) mod oracle;
+mod promise;
 mod syncer;
 mod users;
 mod writes;
@@ -60,6 +61,8 @@ struct World {
     keys: UserKeys,
     /// Start of a reclaim, as the first write of it said, by vnode UID.
     since: BTreeMap<String, String>,
+    /// How pods are reclaimed when the policy is lost, as the last valid one said: see [`promise`].
+    announced: BTreeMap<String, Option<i64>>,
     /// Answers that are under way while nobody waits for them.
     late: Vec<(Kind, Value)>,
     began: Instant,
@@ -83,6 +86,7 @@ impl World {
             syncer: Syncer::new(per_minute),
             keys: UserKeys::new(),
             since: BTreeMap::new(),
+            announced: BTreeMap::new(),
             late: Vec::new(),
             began: Instant::now(),
             faults: true,

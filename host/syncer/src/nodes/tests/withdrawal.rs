@@ -4,8 +4,16 @@ use kubeocean_api::keys::{annotation, condition_type, label, taint};
 use rstest::rstest;
 use serde_json::{Value, json};
 
-use super::model::{Model, at, merge, pod};
+use super::model::{Model, at, held, merge, pod};
 use crate::nodes::{decision::Reclaim, withdraw::PodOnVnode};
+
+/// A vnode whose pods have a minute when its policy goes.
+fn promised() -> Model {
+    let mut model = Model::new();
+    model.decision.as_mut().unwrap().reclaim = Reclaim::Graceful(60);
+    model.settle();
+    model
+}
 
 #[rstest]
 #[case::policy_lost(|m: &mut Model| m.decision.as_mut().unwrap().governed_by = None, true)]
@@ -14,9 +22,7 @@ use crate::nodes::{decision::Reclaim, withdraw::PodOnVnode};
 #[case::binding_deleted(|m: &mut Model| m.binding.deleting = true, false)]
 #[case::leased(|_: &mut Model| {}, false)]
 fn only_the_beginning_of_a_lost_lease_is_paced(#[case] lose: impl Fn(&mut Model), #[case] paced: bool) {
-    let mut model = Model::new();
-    model.decision.as_mut().unwrap().reclaim = Reclaim::Graceful(60);
-    model.settle();
+    let mut model = promised();
     lose(&mut model);
     assert_eq!(model.plan().ends_lease, paced);
     model.settle_until_blocked();
@@ -27,9 +33,7 @@ fn only_the_beginning_of_a_lost_lease_is_paced(#[case] lose: impl Fn(&mut Model)
 
 /// A vnode whose policy went at second 0, with a minute for its pods.
 fn withdrawing() -> Model {
-    let mut model = Model::new();
-    model.decision.as_mut().unwrap().reclaim = Reclaim::Graceful(60);
-    model.settle();
+    let mut model = promised();
     model.decision.as_mut().unwrap().governed_by = None;
     model.settle();
     model
@@ -79,6 +83,40 @@ fn after_a_restart_a_withdrawal_begins_now_at_the_latest() {
     assert_eq!(model.plan().next_wake, Some(at(90)));
 }
 
+/// What this process remembers of a beginning is of the same clock.
+#[test]
+fn a_clock_that_is_put_right_puts_no_withdrawal_off() {
+    let mut model = promised();
+    model.now = 7200;
+    model.decision.as_mut().unwrap().governed_by = None;
+    model.settle();
+    assert_eq!(model.plan().next_wake, Some(at(7260)));
+    model.now = 0;
+    model.settle();
+    assert_eq!(model.plan().next_wake, Some(at(60)));
+}
+
+/// BU-907: what was announced is written by good decisions only.
+#[rstest]
+#[case::a_module_fails("ModuleFailed", false)]
+#[case::the_policy_is_invalid("PolicyInvalid", true)]
+fn an_error_takes_back_no_grace_that_was_announced(
+    #[case] code: &str,
+    #[case] withheld: bool,
+    #[values(false, true)] restarted: bool,
+) {
+    let mut model = promised();
+    model.decision = Some(held(code, withheld));
+    model.settle();
+    assert_eq!(model.vnode().annotation(annotation::RECLAIM), Some("graceful:60"));
+    if restarted {
+        model.restart();
+    }
+    model.decision.as_mut().unwrap().governed_by = None;
+    model.settle();
+    assert_eq!(model.plan().next_wake, Some(at(60)));
+}
+
 #[rstest]
 #[case::node_gone(|m: &mut Model| m.pnode = None, "NodeGone", 0)]
 #[case::node_terminating(|m: &mut Model| m.pnode.as_mut().unwrap()["metadata"]["deletionTimestamp"] = "2027-01-15T08:00:00Z".into(), "NodeGone", 0)]
@@ -89,12 +127,14 @@ fn after_a_restart_a_withdrawal_begins_now_at_the_latest() {
 #[case::not_selected(|m: &mut Model| m.decision.as_mut().unwrap().selected = false, "NotSelected", 60)]
 #[case::policy_lost(|m: &mut Model| m.decision.as_mut().unwrap().governed_by = None, "PolicyLost", 60)]
 fn a_withdrawal_drains_in_order(#[case] lose: impl Fn(&mut Model), #[case] reason: &str, #[case] grace: i64) {
-    let mut model = Model::new();
-    model.decision.as_mut().unwrap().reclaim = Reclaim::Graceful(60);
-    model.settle();
-    model.pods = vec![pod("normal"), PodOnVnode { daemonset: true, ..pod("daemon") }];
+    let mut model = promised();
+    model.pods = vec![
+        pod("normal"),
+        PodOnVnode { daemonset: true, ..pod("daemon") },
+        PodOnVnode { system: true, ..pod("system") },
+    ];
     lose(&mut model);
-    let lines = model.settle_until_blocked();
+    let mut lines = model.settle_until_blocked();
     let begun = lines.iter().position(|line| line.starts_with("patch taints, cordon, metadata")).unwrap();
     assert_eq!(model.taint(taint::VNODE_DELETING).as_deref(), Some("NoSchedule"));
     assert_eq!(model.vnode().annotation(annotation::POLICIES_APPLIED), Some(""));
@@ -103,10 +143,12 @@ fn a_withdrawal_drains_in_order(#[case] lose: impl Fn(&mut Model), #[case] reaso
         assert_eq!(model.vnode().condition(condition_type::DRAINING).unwrap().reason, reason);
         assert_eq!(model.plan().next_wake, Some(at(grace)));
         model.now = grace;
-        model.settle_until_blocked();
-    } else {
-        assert!(lines[begun..].contains(&"delete vnode vnode-cls-a-n1".to_owned()), "{lines:?}");
+        lines.extend(model.settle_until_blocked());
     }
+    let deleted = lines.iter().position(|line| line == "delete vnode vnode-cls-a-n1").unwrap();
+    let drained: Vec<&String> = lines.iter().filter(|line| line.starts_with("delete pod")).collect();
+    assert_eq!(drained, ["delete pod team/normal (Drained)", "delete pod team/system (Drained)"]);
+    assert!(begun < deleted && !lines[..deleted].contains(drained[0]), "{lines:?}");
     // The pod is terminating: it still blocks, the daemon is left alone.
     assert!(model.vnode().terminating());
     assert_eq!(model.vnode().condition(condition_type::DRAINING).unwrap().reason, reason);

@@ -1,3 +1,5 @@
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
 use super::*;
 use crate::config::CLUSTER_DOMAIN;
 use crate::objects::PodDirectory;
@@ -138,6 +140,35 @@ async fn pods_are_woken_by_what_they_wait_for_and_only_once() {
     assert_eq!(woken.0.lock().len(), 2);
 }
 
+/// The copy was made for another pod, or by the object's own turn in the queue, from what was read just then.
+#[test]
+fn pods_are_woken_when_the_copy_is_there_before_the_event_they_wait_for() {
+    let (store, woken) = store();
+    let [early, late] = ["early", "late"].map(|name| ObjectKey::new("team-a", name));
+    store.is_missing(&settings(), Some(&early));
+    store.converged(&settings(), "copy", at("v", 1), at("p1", 2));
+    assert_eq!(*woken.0.lock(), std::slice::from_ref(&early));
+    store.appeared(&settings());
+    store.converged(&settings(), "copy", at("v", 1), at("p1", 2));
+    assert_eq!(woken.0.lock().len(), 1, "once");
+
+    store.wait_for_replacement(&settings(), &late);
+    store.converged(&settings(), "copy", at("v", 3), at("p2", 4));
+    assert_eq!(*woken.0.lock(), [early, late]);
+    store.vanished(&settings(), Side::Copy, Some("p1"));
+    assert_eq!(woken.0.lock().len(), 2, "once");
+}
+
+#[test]
+fn a_pod_that_begins_to_wait_while_an_object_is_given_up_looks_again() {
+    let (store, woken) = store();
+    let pod = ObjectKey::new("team-a", "web");
+    store.is_missing(&settings(), Some(&pod));
+    store.not_missing(&settings());
+    assert_eq!(*woken.0.lock(), [pod]);
+    assert!(store.missing_places().is_empty());
+}
+
 #[tokio::test]
 async fn a_pod_that_is_gone_waits_for_nothing() {
     let (store, woken) = store();
@@ -209,4 +240,72 @@ async fn what_a_used_claim_needs_is_used_and_what_it_may_need_is_not_let_go() {
     store.needs(&claim, &[ObjectRef::volume("other")]);
     assert_eq!(usage(), [Usage::Used, Usage::Unused, Usage::Unused, Usage::Unused]);
     assert_eq!(queued(&store).await, 1, "the volume's time begins");
+}
+
+/// Pods use every claim, or nothing.
+#[derive(Default)]
+struct Counting {
+    use_claims: AtomicBool,
+    asked: AtomicUsize,
+}
+
+impl PodDirectory for Counting {
+    fn uses(&self, object: &ObjectRef) -> bool {
+        self.asked.fetch_add(1, Ordering::Relaxed);
+        object.kind == ObjectKind::PersistentVolumeClaim && self.use_claims.load(Ordering::Relaxed)
+    }
+    fn users(&self, _: &ObjectRef, _: usize) -> Vec<VpodIdentity> {
+        Vec::new()
+    }
+    fn runs(&self, _: &ObjectKey, _: &str) -> bool {
+        true
+    }
+    fn has_copy(&self, _: &VpodIdentity) -> bool {
+        true
+    }
+    fn wake(&self, _: Vec<ObjectKey>) {}
+}
+
+/// A Syncer has just started with thousands of volumes; each look is made on a thread that others need.
+#[test]
+fn who_may_need_an_object_is_asked_once_each_and_no_more_than_needed() {
+    const VOLUMES: usize = 300;
+    let (pods, keys) = (Arc::new(Counting::default()), ObjectRef::new(ObjectKind::Secret, "vault", "keys"));
+    let store = ObjectStore::new(Arc::new(SystemClock), CLUSTER_DOMAIN);
+    store.connect(pods.clone());
+    let claim = |number: usize| {
+        ObjectRef::new(ObjectKind::PersistentVolumeClaim, "team-a", &format!("data-{number}"))
+    };
+    let volume = |number: usize| ObjectRef::volume(&format!("pv-{number}"));
+    for number in 0..VOLUMES {
+        store.seen(&claim(number), Side::Original, at("c", 1));
+        store.seen(&volume(number), Side::Original, at("v", 1));
+    }
+    let look = || (store.usage(&keys), pods.asked.swap(0, Ordering::Relaxed));
+
+    let (usage, asked) = look();
+    assert_eq!(usage, Usage::Unused);
+    assert!(asked <= 2 * VOLUMES + 2, "asked {asked} times");
+    pods.use_claims.store(true, Ordering::Relaxed);
+    let (usage, asked) = look();
+    assert_eq!(usage, Usage::Unknown);
+    assert!(asked <= VOLUMES + 3, "asked {asked} times, the first claim is used");
+    store.needs(&volume(0), std::slice::from_ref(&keys));
+    store.needs(&claim(0), &[volume(0)]);
+    let (usage, asked) = look();
+    assert_eq!(usage, Usage::Used);
+    assert!(asked <= 4, "asked {asked} times, though it is known who needs it");
+}
+
+#[tokio::test]
+async fn a_namespace_full_of_objects_delays_one_of_another_by_one_turn() {
+    let (store, _) = store();
+    let object = |namespace: &str, number: u32| {
+        ObjectRef::new(ObjectKind::ConfigMap, namespace, &format!("settings-{number}"))
+    };
+    for object in (0..100).map(|number| object("team-a", number)).chain([object("team-b", 0)]) {
+        store.seen(&object, Side::Original, at("v", 1));
+    }
+    assert_eq!(store.queue.next().await, object("team-a", 0));
+    assert_eq!(store.queue.next().await, object("team-b", 0));
 }

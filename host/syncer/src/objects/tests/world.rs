@@ -25,6 +25,8 @@ pub(super) struct World {
     /// What its kind reads beside it: the volume of a claim, the copy of the claim of a volume.
     pub(super) neighbour: Option<Value>,
     pub(super) used_by_volume: bool,
+    /// Whether the marks on the original were put there just now.
+    pub(super) marks_are_new: bool,
     pub(super) clock: u32,
 }
 
@@ -91,6 +93,7 @@ impl World {
             copy: None,
             neighbour,
             used_by_volume: false,
+            marks_are_new: false,
             clock: 1,
         }
     }
@@ -108,7 +111,10 @@ impl World {
         look: impl FnOnce(&Snapshot<'_>) -> T,
     ) -> T {
         let kind = self.object.kind.mapped();
-        let original = self.original.as_ref().map(|json| Original::of(self.object.kind, json));
+        let mut original = self.original.as_ref().map(|json| Original::of(self.object.kind, json));
+        if let Some(original) = &mut original {
+            original.marks_are_new = self.marks_are_new;
+        }
         let here = |place: &String| {
             let copy = self.copy.as_ref().filter(|copy| copy["metadata"]["name"] == **place);
             (place.clone(), copy.map(|json| WorkerCopy::of(self.object.kind, json)))
@@ -186,8 +192,11 @@ impl World {
                 merge(copy, patch);
                 copy["metadata"]["resourceVersion"] = version.into();
             }
-            Action::DeleteCopy { copy } => {
-                assert_eq!(self.copy.as_ref().unwrap()["metadata"]["uid"], *copy.uid());
+            Action::DeleteCopy { copy, version } => {
+                assert_eq!(self.copy_meta()["uid"], *copy.uid());
+                if let Some(version) = version {
+                    assert_eq!(self.copy_meta()["resourceVersion"], *version);
+                }
                 self.copy = None;
             }
         }

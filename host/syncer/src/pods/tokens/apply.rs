@@ -120,7 +120,7 @@ impl TokenStore {
         if unstamped.is_empty() {
             return Ok(None);
         }
-        if self.pods.runs(&owner.key, &owner.uid) {
+        if self.pods.serves(&owner.key, &owner.uid) {
             self.adopt(owner);
             return Ok(None);
         }
@@ -189,13 +189,10 @@ impl TokenStore {
                 self.write(clusters, &vpod, volume).await?;
             }
         }
-        // What is not in the pod's volumes is not renewed; it goes with the pod.
+        // What is not in the pod's volumes is not renewed, however long it is due; it goes with the pod.
         let needed: Vec<&str> = volumes.iter().map(|volume| volume.secret.as_str()).collect();
         self.misses_only(owner, &needed);
-        Ok(match self.look(owner) {
-            Look::Due(at) => Some(at),
-            Look::Nothing | Look::Now => None,
-        })
+        Ok(self.next_renewal(owner, &needed))
     }
 
     async fn write(&self, clusters: &Clusters, vpod: &Value, volume: &TokenVolume) -> Result<(), TokenError> {
@@ -217,10 +214,11 @@ impl TokenStore {
                 .ok_or_else(|| TokenError::NoToken { service_account: service_account() })?;
             tokens.push((source.key.clone(), issued));
         }
+        let answered = self.clock.now();
         let manifest = plan::manifest(&clusters.scope, &owner, account, &volume.secret, &tokens);
         let stored = self.store(clusters, &owner, &volume.secret, &manifest).await?;
-        let Some(expires) = plan::earliest(&tokens) else { return Ok(()) };
-        let renew_at = plan::renew_at(&volume.secret, self.clock.now(), expires);
+        let Some(life) = plan::shortest_life(&tokens, answered) else { return Ok(()) };
+        let renew_at = plan::renew_at(&volume.secret, answered, life);
         self.written(TokenSecret::written(&stored, owner), renew_at);
         Ok(())
     }

@@ -18,6 +18,8 @@ pub type TokenOwner = VpodIdentity;
 /// After a restart the lifetime of a token is not known, only its end: it is renewed at least this long before, so that
 /// the kubelet has time to bring it into the container.
 const REFRESH_MARGIN: SignedDuration = SignedDuration::from_secs(120);
+/// Renewals of one Secret are at least this far apart, whatever the clocks say: each is a request to either cluster.
+const RENEWALS_APART: SignedDuration = SignedDuration::from_secs(30);
 /// Renewals of tokens that were issued together are spread over this many milliseconds.
 const JITTER_MILLIS: u64 = 10_000;
 
@@ -44,7 +46,10 @@ pub struct TokenSource {
 /// A token as issued.
 pub(super) struct Issued {
     pub(super) token: String,
+    /// By the API server's clock.
     pub(super) expires: Timestamp,
+    /// How long it is good for, if the answer says so.
+    pub(super) life: Option<SignedDuration>,
 }
 
 impl fmt::Debug for Issued {
@@ -111,15 +116,23 @@ pub(super) fn request_body(owner: &TokenOwner, source: &TokenSource) -> Value {
 /// The answer to a token request; `None` if it has no token or no end.
 pub(super) fn issued(answer: &Value) -> Option<Issued> {
     let status = answer.get("status")?;
+    let seconds = answer.pointer("/spec/expirationSeconds").and_then(Value::as_i64);
     Some(Issued {
         token: status.get("token")?.as_str()?.to_owned(),
         expires: parse_rfc3339(status.get("expirationTimestamp")?.as_str()?)?,
+        life: seconds.filter(|seconds| *seconds > 0).map(SignedDuration::from_secs),
     })
 }
 
 /// Earliest end of the tokens.
-pub(super) fn earliest(tokens: &[(String, Issued)]) -> Option<Timestamp> {
+fn earliest(tokens: &[(String, Issued)]) -> Option<Timestamp> {
     tokens.iter().map(|(_, token)| token.expires).min()
+}
+
+/// How long the first of the tokens to end is good for. Our clock is not that of the API server, which tells the end: it counts
+/// only where the answer tells no more than that.
+pub(super) fn shortest_life(tokens: &[(String, Issued)], now: Timestamp) -> Option<SignedDuration> {
+    tokens.iter().map(|(_, token)| token.life.unwrap_or_else(|| now.duration_until(token.expires))).min()
 }
 
 /// The Secret with a volume's tokens.
@@ -160,21 +173,31 @@ pub(super) fn manifest(
     })
 }
 
-/// When tokens that were just issued are renewed: after 80 % of their life, minus a spread that depends on the Secret.
-pub(super) fn renew_at(secret: &str, now: Timestamp, expires: Timestamp) -> Timestamp {
-    let life = now.duration_until(expires).max(SignedDuration::ZERO);
-    // A fifth of the life keeps the spread inside it, however short the life is.
-    let spread = jitter(secret).min(life / 20);
-    now.saturating_add(life / 5 * 4 - spread).unwrap_or(expires)
+/// When tokens that were issued at `now` are renewed: after 80 % of their life, minus a spread that depends on the Secret.
+pub(super) fn renew_at(secret: &str, now: Timestamp, life: SignedDuration) -> Timestamp {
+    most_of(secret, now, life).max(not_before(now))
 }
 
 /// When tokens found at the start are renewed: their lifetime is unknown, their end is not. Without an end they are
-/// renewed at once, which writes one.
+/// renewed at once, which writes one; so are those that have ended, also if only our clock says so.
 pub(super) fn renew_found_at(secret: &str, now: Timestamp, expires: Option<Timestamp>) -> Timestamp {
     let Some(expires) = expires else { return now };
-    let by_life = renew_at(secret, now, expires);
+    let by_life = most_of(secret, now, now.duration_until(expires));
     let by_margin = expires.saturating_sub(REFRESH_MARGIN).unwrap_or(expires);
     by_life.min(by_margin).max(now)
+}
+
+/// When tokens of a Secret that changed at `now` are renewed at the earliest.
+pub(super) fn not_before(now: Timestamp) -> Timestamp {
+    now.saturating_add(RENEWALS_APART).unwrap_or(Timestamp::MAX)
+}
+
+/// The moment when most of a life that begins at `now` is over.
+fn most_of(secret: &str, now: Timestamp, life: SignedDuration) -> Timestamp {
+    let life = life.max(SignedDuration::ZERO);
+    // A fifth of the life keeps the spread inside it, however short the life is.
+    let spread = jitter(secret).min(life / 20);
+    now.saturating_add(life / 5 * 4 - spread).unwrap_or(Timestamp::MAX)
 }
 
 /// Time from `now` to `at`, zero if it has passed.
@@ -261,6 +284,7 @@ mod tests {
         let token = |token: &str, expires: &str| Issued {
             token: token.to_owned(),
             expires: expires.parse().unwrap(),
+            life: None,
         };
         let tokens = [
             ("token".to_owned(), token("very-secret", "2026-01-01T02:00:00Z")),
@@ -270,12 +294,35 @@ mod tests {
         insta::assert_json_snapshot!(manifest(&scope, &owner, "runner", "name", &tokens));
     }
 
+    /// Our clock may be hours away from that of the API server.
+    #[test]
+    fn how_long_a_token_lives_is_what_its_answer_says_and_not_what_the_clocks_say() {
+        let answer = |spec: Value| {
+            let status = json!({"token": "t", "expirationTimestamp": "2026-01-01T01:00:00Z"});
+            let issued = issued(&json!({"spec": spec, "status": status})).unwrap();
+            [("token".to_owned(), issued)]
+        };
+        let seconds = SignedDuration::from_secs;
+        for (now, left) in [("2025-12-31T21:00:00Z", 14_400), ("2026-01-01T00:50:00Z", 600)] {
+            let now: Timestamp = now.parse().unwrap();
+            let told = answer(json!({"expirationSeconds": 600}));
+            assert_eq!(shortest_life(&told, now), Some(seconds(600)), "{now}");
+            assert_eq!(shortest_life(&answer(json!({})), now), Some(seconds(left)), "nothing else is known");
+        }
+        let late: Timestamp = "2026-01-01T05:00:00Z".parse().unwrap();
+        let told = answer(json!({"expirationSeconds": 600}));
+        let at = renew_at("a", late, shortest_life(&told, late).unwrap());
+        assert!(at >= late + seconds(450) && at <= late + seconds(480), "{at}");
+        let ended = shortest_life(&answer(json!({"expirationSeconds": 0})), late).unwrap();
+        assert_eq!(renew_at("a", late, ended), late + RENEWALS_APART, "it is not asked for again and again");
+    }
+
     proptest! {
         #[test]
         fn tokens_are_renewed_before_they_end(life in 600_i64..100_000, age in 0_i64..100_000, secret in "[a-z]{1,20}") {
             let start: Timestamp = "2026-01-01T00:00:00Z".parse().unwrap();
             let end = start + SignedDuration::from_secs(life);
-            let at = renew_at(&secret, start, end);
+            let at = renew_at(&secret, start, SignedDuration::from_secs(life));
             prop_assert!(start < at && at <= start + SignedDuration::from_secs(life) / 5 * 4);
             prop_assert!(at >= start + SignedDuration::from_secs(life) / 4 * 3);
             let now = start + SignedDuration::from_secs(age);

@@ -14,9 +14,13 @@ pub(super) fn rewrite(spec: &mut Value, identity: &VpodIdentity, services: &Serv
         spec.get(field).and_then(Value::as_str).filter(|text| !text.is_empty()).map(str::to_owned)
     };
     let account = text("serviceAccountName").unwrap_or_else(|| "default".to_owned());
-    let on_host = spec.get("hostNetwork").and_then(Value::as_bool).unwrap_or(false);
-    // On the host network the host's name is the right one.
-    let host_name = (!on_host).then(|| text("hostname").unwrap_or_else(|| identity.key.name.to_string()));
+    let is_set = |field: &str| spec.get(field).and_then(Value::as_bool).unwrap_or(false);
+    // On the host network the host's name is the right one, and a whole domain name is made by the worker's kubelet.
+    let named_there = is_set("hostNetwork") || is_set("setHostnameAsFQDN");
+    let host_name = (!named_there).then(|| {
+        let own = text("hostnameOverride").or_else(|| text("hostname"));
+        own.unwrap_or_else(|| identity.key.name.to_string())
+    });
     let forced = services.variables();
 
     for field in ["containers", "initContainers", "ephemeralContainers"] {

@@ -16,7 +16,7 @@ pub enum Scheduling {
 
 /// Fields that mean something to the computing cluster's scheduler or admission only, and would be refused, ignored or
 /// make the pod wait for ever in the worker.
-const DROPPED: [&str; 9] = [
+const DROPPED: [&str; 11] = [
     "nodeName",
     "affinity",
     "nodeSelector",
@@ -28,6 +28,9 @@ const DROPPED: [&str; 9] = [
     "overhead",
     "topologySpreadConstraints",
     "schedulingGates",
+    // Objects of the computing cluster that say which pods start together; its scheduler has waited for them.
+    "workloadRef",
+    "schedulingGroup",
 ];
 
 pub(super) fn rewrite(spec: &mut Map<String, Value>, ctx: &TransformContext<'_>) {

@@ -82,6 +82,7 @@ fn what_only_the_computing_cluster_understands_does_not_travel() {
     let spec = spec_of(json!({
         "preemptionPolicy": "Never", "priority": 7, "priorityClassName": "team", "overhead": {"cpu": "1"},
         "readinessGates": [{"conditionType": "x"}], "schedulingGates": [{"name": "g"}],
+        "workloadRef": {"name": "training", "podGroup": "workers"}, "schedulingGroup": {"podGroupName": "g"},
         "topologySpreadConstraints": [{"maxSkew": 1}], "schedulerName": "mine",
         "ephemeralContainers": [{"name": "debug"}], "serviceAccount": "runner",
         "automountServiceAccountToken": true, "enableServiceLinks": true,
@@ -93,6 +94,8 @@ fn what_only_the_computing_cluster_understands_does_not_travel() {
         "readinessGates",
         "schedulingGates",
         "topologySpreadConstraints",
+        "workloadRef",
+        "schedulingGroup",
         "schedulerName",
         "ephemeralContainers",
         "serviceAccount",
@@ -185,7 +188,11 @@ fn a_host_name_is_told_unless_the_user_or_the_host_says_it() {
     assert_eq!(variable(&spec_of(json!({"hostname": "given"})), "HOSTNAME")["value"], "given");
     let own = json!({"containers": [{"name": "app", "env": [{"name": "HOSTNAME", "value": "mine"}]}]});
     assert_eq!(variable(&spec_of(own), "HOSTNAME")["value"], "mine");
-    assert_eq!(*variable(&spec_of(json!({"hostNetwork": true})), "HOSTNAME"), Value::Null);
+    let overridden = json!({"hostname": "given", "hostnameOverride": "whatever.example"});
+    assert_eq!(variable(&spec_of(overridden), "HOSTNAME")["value"], "whatever.example");
+    for by_the_kubelet in ["hostNetwork", "setHostnameAsFQDN"] {
+        assert_eq!(*variable(&spec_of(json!({by_the_kubelet: true})), "HOSTNAME"), Value::Null);
+    }
 }
 
 #[test]

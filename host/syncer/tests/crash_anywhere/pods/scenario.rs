@@ -11,7 +11,10 @@ use serde_json::{Value, json};
 use tokio::sync::OnceCell;
 
 use super::picture::picture;
-use crate::life::{Place, Run, Story, delete, get};
+use crate::{
+    door::Write,
+    life::{Place, Run, Story, delete, get},
+};
 
 /// For a controller of the cluster.
 const DEADLINE: Duration = Duration::from_secs(30);
@@ -83,10 +86,18 @@ impl Story for Pods {
         Stage::Lost,
         Stage::Gone,
     ];
-    const ONCE: &'static [(&'static str, usize)] = &[("worker POST pods", 2)];
+    // The Secrets are the copy of the story's own, and that of the one token.
+    const ONCE: &'static [(&'static str, usize)] = &[("worker POST pods", 2), ("worker POST secrets", 2)];
 
     async fn new(name: String) -> Self {
         Self(Place::new(&name).await)
+    }
+
+    /// A token that was stored is used: one is asked for only to make its Secret, which comes after the copy of the other.
+    fn goes_on(writes: &[Write]) -> Result<(), &'static str> {
+        let made = |kind: &str| writes.iter().filter(|(other, _)| other == kind).count();
+        let tokens = made("computing POST serviceaccounts/token");
+        if tokens == made("worker POST secrets").min(1) { Ok(()) } else { Err("a stored token was not used") }
     }
 
     fn whole() -> &'static OnceCell<Run> {

@@ -249,7 +249,8 @@ impl World {
                 let mut body = body;
                 let uid = self.clusters.uid();
                 body["metadata"]["uid"] = uid.into();
-                self.clusters.put(Kind::Vnode, body);
+                let made = self.clusters.put(Kind::Vnode, body);
+                self.announce(&made, lease);
                 self.met.created += 1;
                 self.answer(key, Some(written), version)?;
             }
@@ -291,6 +292,7 @@ impl World {
                 }
                 let answer = self.clusters.patch(Kind::Vnode, key, &patch)?;
                 Self::check_amounts(&answer, lease);
+                self.announce(&answer, lease);
                 self.met.updated += 1;
                 self.answer(key, Some(written), version)?;
             }
@@ -459,24 +461,10 @@ impl World {
         lease.is_none() || !same || vnode.terminating()
     }
 
-    /// A withdrawal for a policy's or selector's sake waits for the grace that was announced (BU-907).
-    fn check_promise(&mut self, work: &Work, now: Timestamp) {
-        let (Some(vnode), Some(pnode)) = (&work.snapshot.vnode, &work.snapshot.pnode) else { return };
-        let replaced = vnode.annotation_or_label(annotation::PHYSICAL_NODE_UID) != Some(pnode.uid());
-        if replaced || oracle::must_go(&self.syncer.view(), pnode.name()) {
-            return;
-        }
-        let promised = vnode.annotation(annotation::RECLAIM).and_then(|text| text.strip_prefix("graceful:"));
-        let Some(promised) = promised.map(|seconds| seconds.parse::<i64>().unwrap()) else { return };
-        let since: Timestamp = vnode.annotation(annotation::DELETION_TAINT_TIME).unwrap().parse().unwrap();
-        let passed = now.duration_since(since).as_secs();
-        assert!(passed + 1 >= promised, "{} is deleted {passed} s after {since}", vnode.name());
-        self.met.waited += 1;
-    }
-
     /// What holds for a vnode after every write to it.
     fn check_vnode(&mut self, work: &Work, lease: Option<&Lease>, action: &str) {
         let Some(vnode) = self.clusters.get(Kind::Vnode, &work.key) else { return };
+        self.check_announced(vnode, action);
         let (metadata, uid) = (&vnode["metadata"], vnode["metadata"]["uid"].as_str().unwrap().to_owned());
         for key in self.keys.get(&uid).into_iter().flatten() {
             let kept = metadata["labels"][key] == "mine"

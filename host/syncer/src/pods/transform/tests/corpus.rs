@@ -41,7 +41,7 @@ fn pods_that_users_run() {
 }
 
 /// Members of a pod's spec that are not the vpod's on the ppod, by rules with tests of their own.
-const REWRITTEN: [&str; 18] = [
+const REWRITTEN: [&str; 20] = [
     "affinity",
     "automountServiceAccountToken",
     "dnsConfig",
@@ -57,9 +57,11 @@ const REWRITTEN: [&str; 18] = [
     "readinessGates",
     "schedulerName",
     "schedulingGates",
+    "schedulingGroup",
     "serviceAccount",
     "serviceAccountName",
     "topologySpreadConstraints",
+    "workloadRef",
 ];
 
 /// A spec without what the rules rewrite: names of objects, downward fields, tokens, and what is added.
@@ -89,7 +91,16 @@ fn untouched(spec: &Value, like: &Value) -> Value {
             strip_environment(container.as_object_mut().unwrap(), &like[list][at]);
         }
     }
-    for volume in spec.get_mut("volumes").and_then(Value::as_array_mut).into_iter().flatten() {
+    for (at, volume) in
+        spec.get_mut("volumes").and_then(Value::as_array_mut).into_iter().flatten().enumerate()
+    {
+        // The claim that was made for it stands in its place.
+        if like["volumes"][at].get("ephemeral").is_some_and(Value::is_object) {
+            volume
+                .as_object_mut()
+                .unwrap()
+                .retain(|member, _| member != "ephemeral" && member != "persistentVolumeClaim");
+        }
         strip_fields(&mut volume["downwardAPI"]);
         let sources = volume.pointer_mut("/projected/sources").and_then(Value::as_array_mut);
         for source in sources.into_iter().flatten() {
