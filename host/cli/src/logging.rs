@@ -5,6 +5,9 @@ use std::io::IsTerminal;
 use clap::{Args, ValueEnum};
 use tracing_subscriber::EnvFilter;
 
+/// The target of what modules of policies log.
+const GUESTS: &str = "kubeocean::policy";
+
 /// Flags that decide what is logged and how.
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Logging")]
@@ -50,7 +53,7 @@ pub(crate) fn start(flags: &LogFlags) -> anyhow::Result<()> {
         Ok(directives) if !directives.is_empty() => ("RUST_LOG", directives),
         _ => ("--log-level", flags.log_level.clone().unwrap_or_else(|| zap_level(flags).to_owned())),
     };
-    let filter = EnvFilter::try_new(&directives)
+    let filter = filter(&directives)
         .map_err(|error| anyhow::anyhow!("{source} {directives:?} is no level or filter: {error}"))?;
     let json = match (flags.log_format, flags.zap_encoder) {
         (Some(format), _) => format == Format::Json,
@@ -62,6 +65,15 @@ pub(crate) fn start(flags: &LogFlags) -> anyhow::Result<()> {
     started.map_err(|error| anyhow::anyhow!("cannot start logging: {error}"))
 }
 
+/// What modules of policies log at warnings and above, unless the directives speak of it: how much that is, is their authors'
+/// affair (PO-1504).
+fn filter(directives: &str) -> Result<EnvFilter, tracing_subscriber::filter::ParseError> {
+    if directives.contains(GUESTS) {
+        return EnvFilter::try_new(directives);
+    }
+    EnvFilter::try_new(format!("{directives},{GUESTS}=warn"))
+}
+
 fn zap_level(flags: &LogFlags) -> &'static str {
     match flags.zap_log_level.as_deref() {
         Some("debug" | "1") => "debug",
@@ -71,5 +83,63 @@ fn zap_level(flags: &LogFlags) -> &'static str {
         Some(verbosity) if verbosity.parse::<u32>().is_ok_and(|verbosity| verbosity > 1) => "trace",
         _ if flags.zap_devel => "debug",
         _ => "info",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Arc, Mutex};
+
+    use tracing_subscriber::fmt::MakeWriter;
+
+    use super::*;
+
+    #[derive(Clone, Default)]
+    struct Written(Arc<Mutex<Vec<u8>>>);
+
+    impl std::io::Write for Written {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.0.lock().unwrap().extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+
+    impl<'a> MakeWriter<'a> for Written {
+        type Writer = Self;
+        fn make_writer(&'a self) -> Self {
+            self.clone()
+        }
+    }
+
+    /// Which of some lines are logged with these directives.
+    fn logged(directives: &str) -> Vec<String> {
+        let written = Written::default();
+        let log = tracing_subscriber::fmt()
+            .with_env_filter(filter(directives).unwrap())
+            .with_writer(written.clone())
+            .without_time()
+            .with_level(false)
+            .with_target(false)
+            .with_ansi(false)
+            .finish();
+        tracing::subscriber::with_default(log, || {
+            tracing::info!("ours");
+            tracing::info!(target: "kubeocean::policy", "guest says");
+            tracing::warn!(target: "kubeocean::policy", "guest warns");
+        });
+        let bytes = written.0.lock().unwrap().clone();
+        String::from_utf8(bytes).unwrap().lines().map(|line| line.trim().to_owned()).collect()
+    }
+
+    #[test]
+    fn modules_of_policies_are_heard_from_warnings_on_unless_asked_for() {
+        assert_eq!(logged("info"), ["ours", "guest warns"]);
+        assert_eq!(logged("debug"), ["ours", "guest warns"]);
+        assert_eq!(logged("info,kubeocean::policy=info"), ["ours", "guest says", "guest warns"]);
+        assert_eq!(logged("kubeocean::policy=off"), Vec::<String>::new());
+        assert!(filter("loud=!").is_err());
     }
 }

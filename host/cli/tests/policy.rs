@@ -15,6 +15,7 @@ use binary::{file, json, said};
 use kubeocean_harness::author::{PolicyProject, example_module, lock_of_new, repository};
 use kubeocean_hostile_policies::{Guest, digest, guest};
 use rstest::rstest;
+use serde_json::Value;
 use tempfile::TempDir;
 
 fn module_file(directory: &TempDir, guest: &Guest) -> String {
@@ -246,6 +247,20 @@ async fn the_examples_load_are_pure_and_keep_their_promises(
         assert_eq!(code, 0, "{out}{error}");
         assert!(out.contains(shown) && out.contains("promises"), "{out}");
     }
+    attaches(name, &module);
+}
+
+/// The `rlp.yaml` of an example runs the module, and names all that it decides: an entry that does not counts as one that
+/// places while its module has never run.
+fn attaches(name: &str, module: &str) {
+    let rlp = repository().unwrap().join("examples/policies").join(name).join("rlp.yaml");
+    let (code, out, error) = said(&["policy", "check", module, "-f", rlp.to_str().unwrap()]);
+    assert_eq!(code, 0, "{out}{error}");
+    let policy: Value = serde_saphyr::from_str(&std::fs::read_to_string(&rlp).unwrap()).unwrap();
+    let entry = &policy["spec"]["policies"][0];
+    assert_eq!(entry["module"]["configMap"]["name"], name);
+    let (code, shown) = json(&["policy", "inspect", module, "-o", "json"]);
+    assert_eq!((code, &entry["decisions"]), (0, &shown["decisions"]));
 }
 
 #[rstest]
@@ -280,6 +295,7 @@ async fn the_examples_that_only_place_load_and_read_what_their_settings_name(
     assert_eq!((code, &shown["world"]), (0, &"place-policy".into()), "{shown:#}");
     let facts = shown["reads"]["facts"].as_array().unwrap();
     assert!(facts.iter().any(|read| read == fact), "{fact}: {shown:#}");
+    attaches(name, &module);
 }
 
 #[rstest]

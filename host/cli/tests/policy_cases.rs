@@ -150,6 +150,9 @@ async fn a_module_in_c_loads_is_pure_keeps_its_promises_and_passes_the_cases_of_
         assert_eq!(code, 0, "{out}{error}");
         assert!(out.contains("caps nvidia.com/gpu") && out.contains("promises"), "{out}");
     }
+    let rlp = repository().unwrap().join("examples/policies/night-gpu-c/rlp.yaml");
+    let (code, out, error) = said(&["policy", "check", &path, "-f", rlp.to_str().unwrap()]);
+    assert_eq!(code, 0, "{out}{error}");
     let refused = said(&["policy", "check", &path, "--settings", "{from: 24, until: 7, percent: 50}"]);
     assert!(refused.0 == 2 && refused.2.contains("SettingsInvalid"), "{refused:?}");
     for cases in ["night-gpu", "night-gpu-c"] {

@@ -1,22 +1,20 @@
 //! Progress of commands that take long: for a person at a terminal, and for nobody else.
 
 mod binary;
+mod history;
 
-use binary::{file, said, seen_on_a_terminal};
-use kubeocean_hostile_policies::place_guest;
+use binary::{drawn, file, said, seen_on_a_terminal};
+use history::{decision, rlp, week};
+use kubeocean_hostile_policies::{digest, guest, place_guest};
 use rstest::rstest;
+use serde_json::json;
 use tempfile::TempDir;
 
 const LIMITS: &str = "{limits: [{resource: cpu, percent: 50}]}";
 
 /// The percentages a bar with this verb showed, each once.
 fn shown(seen: &str, verb: &str) -> Vec<u8> {
-    let begin = format!("{verb} [");
-    let bars = seen.split(&begin).skip(1);
-    let percents = bars.filter_map(|bar| bar.split_once("] ")?.1.split_once('%')?.0.parse().ok());
-    let mut percents: Vec<u8> = percents.collect();
-    percents.dedup();
-    percents
+    drawn(seen, verb, '%').into_iter().filter_map(|percent| percent.parse().ok()).collect()
 }
 
 /// A module that only places, in a folder that lives as long as the test.
@@ -49,6 +47,51 @@ fn bench_counts_what_it_has_measured() {
         let seen = seen_on_a_terminal(&["policy", "bench", module, "--settings", LIMITS]);
         assert_eq!(shown(&seen, "compiling"), [0], "{seen}");
         assert_eq!(shown(&seen, "measuring"), percents, "{seen}");
+    }
+}
+
+#[test]
+fn simulate_and_diff_count_the_time_they_have_decided() {
+    let directory = tempfile::tempdir().unwrap();
+    let windows = json!({
+        "cluster": "gpu-binding", "timeZone": "Asia/Shanghai", "timeWindows": [{"start": "18:00", "end": "07:59"}]
+    });
+    let (snapshot, policy) = (week(&directory), rlp(&directory, "w.yaml", &windows));
+    // Both versions that are compared decide the whole week.
+    for (args, verb, bars) in [
+        (&["policy", "simulate", "-f", &policy, "--snapshot", &snapshot][..], "simulating", 1),
+        (&["policy", "diff", &policy, &policy, "--snapshot", &snapshot][..], "deciding", 2),
+    ] {
+        let percents = shown(&seen_on_a_terminal(args), verb);
+        let (begin, after) = percents.split_first().unwrap();
+        let parts: Vec<&[u8]> = after.split(|percent| percent == begin).collect();
+        assert_eq!((*begin, parts.len()), (0, bars), "{verb}: {percents:?}");
+        assert!(parts.iter().all(|part| part.is_sorted() && part.last() > Some(&30)), "{verb}: {percents:?}");
+        let (code, _, error) = said(args);
+        assert_eq!((code, error.as_str()), (0, ""), "{verb} into a pipe");
+    }
+}
+
+#[test]
+fn replay_and_diff_count_many_records_and_not_a_few() {
+    let directory = tempfile::tempdir().unwrap();
+    let module = guest().cap(7).bytes();
+    let ours = digest(&module);
+    let module = file(&directory, "m.wasm", &module);
+    let records = |name: &str, count: i64| {
+        let lines: String = (0..count).map(|created| decision(created, &ours)).collect();
+        file(&directory, name, lines.as_bytes())
+    };
+    let (few, many) = (records("few.jsonl", 49), records("many.jsonl", 100));
+    for (args, verb) in [
+        (&["policy", "replay", "--module", &module][..], "replaying"),
+        (&["policy", "diff", &module, &module, "--records"][..], "comparing"),
+    ] {
+        let percents = shown(&seen_on_a_terminal(&[args, &[&many]].concat()), verb);
+        assert!(percents.is_sorted() && percents.last() >= Some(&10), "{verb}: {percents:?}");
+        assert_eq!(seen_on_a_terminal(&[args, &[&few]].concat()), "", "{verb} a few");
+        let (code, _, error) = said(&[args, &[&many]].concat());
+        assert_eq!((code, error.as_str()), (0, ""), "{verb} into a pipe");
     }
 }
 

@@ -5,6 +5,7 @@
 #![expect(clippy::unwrap_used, reason = "a step that fails is a failed test")]
 
 mod binary;
+mod history;
 
 use std::{
     collections::BTreeMap,
@@ -13,6 +14,7 @@ use std::{
 };
 
 use binary::{file, json, said};
+use history::decision;
 use jiff::{Timestamp, tz::TimeZone};
 use kubeocean_engine::{
     BindingFacts, Engine, EngineConfig, ModuleFetch, NodeDecision, NodeFacts, PolicyHost, PolicySpec, Record,
@@ -210,18 +212,9 @@ fn two_modules_are_compared_over_records() {
         capped("(i64.const 7)"),
         capped("(i64.rem_s (call $number (local.get $args) (i32.const 0)) (i64.const 8))"),
     );
-    let record = |created: i64, digest: &str| {
-        value!({
-            "entry": "p/e", "digest": digest, "settings": "{}", "at": BEGIN, "utcOffsetSeconds": 0,
-            "facts": {"node.created": created}, "verdict": "offer", "reclaim": "keep", "caps": {"cpu": 7},
-            "validUntil": null, "reason": null,
-        })
-        .to_string()
-            + "\n"
-    };
     let ours = digest(&old);
-    let records: String = (0..16).map(|created| record(created, &ours)).collect();
-    let records = file(&directory, "r.jsonl", (records + &record(0, "sha256:other")).as_bytes());
+    let records: String = (0..16).map(|created| decision(created, &ours)).collect();
+    let records = file(&directory, "r.jsonl", (records + &decision(0, "sha256:other")).as_bytes());
     let (old, new) = (file(&directory, "old.wasm", &old), file(&directory, "new.wasm", &new));
     let diff = ["policy", "diff", &old, &new, "--records", &records];
     let (code, out, error) = said(&diff);

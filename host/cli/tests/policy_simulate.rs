@@ -1,49 +1,14 @@
 //! `kubeocean policy simulate` and `diff`: policies over recorded nodes, without any cluster.
 
-#![expect(clippy::unwrap_used, reason = "a step that fails is a failed test")]
-
 mod binary;
+mod history;
 
 use binary::{file, json, said};
+use history::{rlp, week};
 use kubeocean_harness::author::{example_module, scripted_module};
 use kubeocean_hostile_policies::guest;
-use serde_json::{Value, json as value};
+use serde_json::json as value;
 use tempfile::TempDir;
-
-/// Saturday, 2026-03-07, midnight in Shanghai.
-const BEGIN: i64 = 1_772_812_800;
-const HOUR: i64 = 3600;
-
-/// 64 nodes with 8 GPUs each, of which others use 2; on Monday noon 20 nodes are used up.
-fn week(directory: &TempDir) -> String {
-    let begin = jiff::Timestamp::from_second(BEGIN).unwrap();
-    let mut text = value!({
-        "kubeoceanSnapshot": 1, "binding": "gpu-binding", "clusterId": "c1", "at": begin, "hashed": false
-    })
-    .to_string()
-        + "\n";
-    for number in 0..64 {
-        let node = format!("node-{number}");
-        let facts = value!({
-            "nodeName": node, "labels": {"pool": "online"}, "allocatable": {"nvidia.com/gpu": 8, "cpu": 64000},
-            "used": {"nvidia.com/gpu": 2}, "leased": {"pods": 1}, "ready": true, "schedulable": true,
-        });
-        text += &(value!({"at": BEGIN, "node": node, "facts": facts}).to_string() + "\n");
-    }
-    for number in 0..20 {
-        let change = value!({
-            "at": BEGIN + 60 * HOUR, "node": format!("node-{number}"), "facts": {"used": {"nvidia.com/gpu": 8}}
-        });
-        text += &(change.to_string() + "\n");
-    }
-    text += &(value!({"at": BEGIN + 7 * 24 * HOUR, "end": true}).to_string() + "\n");
-    file(directory, "week.snap", text.as_bytes())
-}
-
-fn rlp(directory: &TempDir, name: &str, spec: &Value) -> String {
-    let policy = value!({"kind": "ResourceLeasingPolicy", "metadata": {"name": "night"}, "spec": spec});
-    file(directory, name, policy.to_string().as_bytes())
-}
 
 fn night(directory: &TempDir) -> String {
     let spec = value!({

@@ -2,10 +2,14 @@
 
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a step that fails is a failed test")]
 
+mod binary;
+
 use std::{os::unix::fs::PermissionsExt, path::PathBuf, process::Command};
 
+use binary::{drawn, seen_on_a_terminal};
 use kubeocean_engine::builtin;
 use kubeocean_harness::registry::{PASSWORD, Proxy, Registry, Tls, docker_config};
+use kubeocean_hostile_policies::guest;
 use kubeocean_registry::{Client, ClientConfig, DockerConfig, Labels, package};
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -96,6 +100,27 @@ async fn a_module_goes_to_a_registry_and_comes_back() {
         &["pull", &image, "--registry-ca", person.registry.authority().to_str().unwrap()],
     );
     assert!(code == 2 && error.contains("FetchForbidden"), "{code}: {error}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_transfer_of_more_than_a_mebibyte_shows_how_far_it_is() {
+    let Some(person) = Person::start().await else { return };
+    let ballast = format!("(data (i32.const 70000) \"{}\")", "x".repeat(1 << 20));
+    let large = guest().with("MEMORY", "(memory (export \"memory\") 32)").with("START", &ballast).bytes();
+    std::fs::write(person.path("large.wasm"), large).unwrap();
+    let path = |name: &str| person.path(name).to_str().unwrap().to_owned();
+    let (file, back, config) = (path("large.wasm"), path("back.wasm"), path(".docker/config.json"));
+    let authority = person.registry.authority();
+    let login = ["--registry-ca", authority.to_str().unwrap(), "--registry-config", &config];
+    let (large, small) = (person.image("large:1"), person.image("small:1"));
+    for (args, verb) in
+        [(["policy", "push", &file, &large], "pushing"), (["policy", "pull", &large, &back], "pulling")]
+    {
+        let seen = seen_on_a_terminal(&[&args[..], &login].concat());
+        assert!(drawn(&seen, verb, '/').len() > 1 && seen.contains("/1.0"), "{seen}");
+    }
+    let small = ["policy", "push", "builtin:cpu-percentage", &small];
+    assert_eq!(seen_on_a_terminal(&[&small[..], &login].concat()), "", "nobody wonders about a few bytes");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -80,9 +80,9 @@ impl Inner {
         enforce.extend(listed.iter().filter(|entry| entry.spec.enforcement == Enforcement::Enforce).cloned());
         let audit =
             listed.iter().filter(|entry| entry.spec.enforcement == Enforcement::Audit).cloned().collect();
-        let pinned = listed.iter().all(|entry| {
-            !matches!(&entry.spec.module, ModuleSource::Fetched { digest: None, must_pin: true })
-        });
+        let pinned = listed
+            .iter()
+            .all(|entry| !matches!(&entry.spec.module, ModuleSource::Fetched { digest: None, .. }));
         Policy {
             generation: spec.generation,
             zero_limits: validate::zero_limits(&spec.spec),

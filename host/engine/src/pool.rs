@@ -183,6 +183,31 @@ mod tests {
     }
 
     #[test]
+    fn a_full_queue_refuses_who_does_not_wait() {
+        let pool = Pool::start("test", 1, 1).unwrap();
+        let (sender, receiver) = std::sync::mpsc::channel();
+        let job = |name: &'static str| {
+            let sender = sender.clone();
+            move || sender.send(name).unwrap()
+        };
+        let (begun, begins) = std::sync::mpsc::channel();
+        let (release, held) = std::sync::mpsc::channel::<()>();
+        pool.submit(move || {
+            begun.send(()).unwrap();
+            held.recv().unwrap();
+        });
+        begins.recv().unwrap();
+        assert!(pool.try_submit(job("queued")), "the only thread is busy, and one job may wait");
+        assert!(!pool.try_submit(job("refused")));
+        assert_eq!(pool.depth(), 1);
+        release.send(()).unwrap();
+        assert_eq!(receiver.recv().unwrap(), "queued");
+        assert!(pool.try_submit(job("again")), "there is room again");
+        drop(pool);
+        assert_eq!(receiver.try_iter().collect::<Vec<_>>(), ["again"]);
+    }
+
+    #[test]
     fn a_later_job_runs_when_it_is_due_and_dies_with_the_pool() {
         let pool = Pool::start("test", 1, 1).unwrap();
         let (sender, receiver) = std::sync::mpsc::channel();

@@ -40,7 +40,7 @@ pub struct PolicyStatus {
     pub zone: String,
     /// One per item of `spec.policies`, in its order.
     pub entries: Vec<EntryStatus>,
-    /// Every entry is pinned by a digest (PO-706).
+    /// Every module that does not come with the program is named by its digest (PO-706).
     pub pinned: bool,
     /// An answer older than an hour stands for a new one (PO-804).
     pub stale: bool,

@@ -23,12 +23,24 @@ pub(crate) fn seen_on_a_terminal(args: &[&str]) -> String {
     let output = Command::new("script")
         .args(["--quiet", "--return", "--command", &format!("{} >/dev/null", words.join(" ")), "/dev/null"])
         .env("TERM", "xterm")
+        // A registry of a test is on this machine.
+        .env("NO_PROXY", "127.0.0.1")
         .stdin(Stdio::null())
         .output()
         .expect("script, of util-linux, which lends a terminal");
     let seen = String::from_utf8_lossy(&output.stdout).into_owned();
     assert!(output.status.success(), "{args:?}: {seen}");
     seen
+}
+
+/// What a bar with this verb showed before `unit`, each text once.
+pub(crate) fn drawn<'s>(seen: &'s str, verb: &str, unit: char) -> Vec<&'s str> {
+    let begin = format!("{verb} [");
+    let bars = seen.split(&begin).skip(1);
+    let mut texts: Vec<&str> =
+        bars.filter_map(|bar| Some(bar.split_once("] ")?.1.split_once(unit)?.0)).collect();
+    texts.dedup();
+    texts
 }
 
 /// Exit code, standard output and standard error.

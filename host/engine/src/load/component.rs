@@ -6,6 +6,7 @@ use wasmparser::{ComponentType, ComponentTypeDeclaration, InstanceTypeDeclaratio
 use wasmtime::component::Component;
 
 use super::error::{LoadCode, LoadError};
+use super::shape::{check_lease, check_place};
 use crate::wasm::bindings::{lease::LeasePolicyPre, place::PlacePolicyPre};
 use crate::wasm::unit::{Prepared, linker};
 
@@ -201,6 +202,12 @@ pub(crate) fn link(engine: &wasmtime::Engine, component: &Component) -> Result<P
     let wrong = |error: wasmtime::Error| LoadError::new(LoadCode::WrongWorld, &format!("{error:#}"));
     let worlds = worlds(engine, component)?;
     let pre = linker(engine).and_then(|linker| linker.instantiate_pre(component)).map_err(wrong)?;
+    if worlds.lease {
+        check_lease(&pre).map_err(wrong)?;
+    }
+    if worlds.place {
+        check_place(&pre).map_err(wrong)?;
+    }
     let lease = worlds.lease.then(|| LeasePolicyPre::new(pre.clone())).transpose().map_err(wrong)?;
     let place = worlds.place.then(|| PlacePolicyPre::new(pre)).transpose().map_err(wrong)?;
     Ok(Prepared { lease, place })

@@ -12,4 +12,5 @@ pub(crate) mod error;
 pub(crate) mod prepare;
 pub(crate) mod schema;
 pub(crate) mod settings;
+mod shape;
 pub(crate) mod trial;

@@ -214,3 +214,6 @@ fn note_differences(entry: &Entry, question: &Question, drafts: &[PlaceDraft], g
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

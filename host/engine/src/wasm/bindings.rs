@@ -21,7 +21,7 @@ pub(crate) mod place {
     });
 }
 
-pub(crate) use lease::exports::kubeocean::policy::lease as lease_abi;
+pub(crate) use lease::exports::kubeocean::policy::{lease as lease_abi, meta as lease_meta};
 pub(crate) use lease::kubeocean::policy::{host, types};
-pub(crate) use place::exports::kubeocean::policy::place as place_abi;
+pub(crate) use place::exports::kubeocean::policy::{meta as place_meta, place as place_abi};
 pub(crate) use place::kubeocean::policy::types as place_types;

@@ -27,7 +27,7 @@ fn beside_a_good_one(bytes: &Arc<[u8]>) -> Host {
     host
 }
 
-fn refused(bytes: &Arc<[u8]>, error: &str) {
+pub(crate) fn refused(bytes: &Arc<[u8]>, error: &str) {
     let host = beside_a_good_one(bytes);
     assert!(host.error("bad").starts_with(error), "expected {error}, got {}", host.error("bad"));
     assert_eq!(host.state("bad"), EntryState::Invalid);
@@ -81,13 +81,6 @@ fn the_plain_guest_is_a_policy() {
 )]
 #[case::four_gigabytes_at_start(guest().with("MEMORY", "(memory (export \"memory\") 65536)"), "CompileFailed")]
 #[case::a_second_memory_of_a_module(guest().with("START", "(memory $second 1)"), "CompileFailed")]
-#[case::relaxed_simd(
-    guest().with("LEASE", "(drop (i8x16.relaxed_swizzle (v128.const i64x2 0 0) (v128.const i64x2 0 0)))"),
-    "CompileFailed"
-)]
-#[case::atomics(guest().with("LEASE", "(atomic.fence)"), "CompileFailed")]
-#[case::shared_memory(guest().with("START", "(memory $shared 1 1 shared)"), "CompileFailed")]
-#[case::memory64(guest().with("START", "(memory $wide i64 1)"), "CompileFailed")]
 #[case::a_huge_string(
     guest().with("MEMORY", "(memory (export \"memory\") 256)").with("DESCRIBE", "(i32.store (i32.const 36) (i32.const 10485760))"),
     "DescribeFailed: Output"
@@ -156,7 +149,7 @@ fn what_is_no_policy_is_refused() {
     r#"(component (component $c) (instance $i (instantiate $c)) (export "kubeocean:policy/lease@2.0.0" (instance $i)))"#,
     "WrongWorld: export kubeocean:policy/lease@2.0.0 is not of a version"
 )]
-#[case::another_shape(
+#[case::an_empty_lease(
     r#"(component
         (core module $m (func (export "f") (result i32) (i32.const 0)))
         (core instance $i (instantiate $m))

@@ -1,10 +1,12 @@
 //! 200 generated legacy policies against the original's rules (acceptance check 2), written here a second time.
 
+use std::cmp::Ordering;
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
-use kubeocean_engine::{Reclaim, Verdict};
+use kubeocean_engine::{NodeDecision, NodeFacts, Reclaim, Verdict};
 use serde_json::{Value, json};
 
 use crate::support::*;
@@ -40,6 +42,73 @@ const INSTANTS: [&str; 10] = [
     "2026-03-07T07:01:00Z",
 ];
 
+/// Nodes by their labels: a number, a smaller one, a word, a number too large to be one, and none at all.
+const NODES: [(&str, &[(&str, &str)]); 5] = [
+    ("a", &[("pool", "online"), ("cores", "32")]),
+    ("b", &[("pool", "batch"), ("cores", "8")]),
+    ("c", &[("pool", "online"), ("cores", "many")]),
+    ("d", &[("cores", "99999999999999999999")]),
+    ("e", &[]),
+];
+/// Operators on labels with their values.
+const WELL_FORMED: [(&str, &[&str]); 10] = [
+    ("In", &["online"]),
+    ("In", &["batch", "32"]),
+    ("NotIn", &["online"]),
+    ("NotIn", &["8", "many"]),
+    ("Exists", &[]),
+    ("DoesNotExist", &[]),
+    ("Gt", &["8"]),
+    ("Gt", &["31"]),
+    ("Lt", &["8"]),
+    ("Lt", &["31"]),
+];
+/// The same, of terms that match nothing.
+const MALFORMED: [(&str, &[&str]); 7] = [
+    ("In", &[]),
+    ("NotIn", &[]),
+    ("Exists", &["online"]),
+    ("DoesNotExist", &["online"]),
+    ("Gt", &["few"]),
+    ("Lt", &["-1"]),
+    ("Lt", &["31", "32"]),
+];
+/// Fields with operators and values. Those that are no name with a list, or without one value, match nothing.
+const FIELDS: [(&str, &str, &[&str]); 6] = [
+    ("metadata.name", "In", &["a"]),
+    ("metadata.name", "In", &["b", "e"]),
+    ("metadata.name", "NotIn", &["a"]),
+    ("metadata.name", "NotIn", &["a", "b"]),
+    ("metadata.name", "Exists", &[]),
+    ("spec.unschedulable", "In", &["a"]),
+];
+
+fn nodes() -> Vec<Arc<NodeFacts>> {
+    let labelled = |(name, labels): (&str, &[(&str, &str)])| {
+        let labels = labels.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
+        Arc::new(NodeFacts { labels, ..node(name) })
+    };
+    NODES.map(labelled).into()
+}
+
+fn on_label(numbers: &mut Numbers) -> Value {
+    let key = numbers.pick(&["pool", "cores"]);
+    let malformed = numbers.next(5) == 0;
+    let (operator, values) = if malformed { numbers.pick(&MALFORMED) } else { numbers.pick(&WELL_FORMED) };
+    json!({"key": key, "operator": operator, "values": values})
+}
+
+fn on_field(numbers: &mut Numbers) -> Value {
+    let (key, operator, values) = numbers.pick(&FIELDS);
+    json!({"key": key, "operator": operator, "values": values})
+}
+
+fn term(numbers: &mut Numbers) -> Value {
+    let labels: Vec<Value> = (0..numbers.next(3)).map(|_| on_label(numbers)).collect();
+    let fields: Vec<Value> = (0..numbers.next(4) / 3).map(|_| on_field(numbers)).collect();
+    json!({"matchExpressions": labels, "matchFields": fields})
+}
+
 fn spec(numbers: &mut Numbers) -> Value {
     let mut spec = json!({"timeZone": "Europe/Rome"});
     let windows: Vec<Value> = (0..numbers.next(3))
@@ -64,11 +133,9 @@ fn spec(numbers: &mut Numbers) -> Value {
     spec["resourceLimits"] = limits.into();
     spec["forceReclaim"] = (numbers.next(2) == 0).into();
     spec["gracefulReclaimPeriodSeconds"] = numbers.pick(&[0, 600]).into();
-    if numbers.next(3) == 0 {
-        let operator = numbers.pick(&["In", "NotIn", "Exists", "DoesNotExist"]);
-        let values =
-            if operator.ends_with("In") { json!([numbers.pick(&["online", "batch"])]) } else { json!([]) };
-        spec["nodeSelector"] = json!({"nodeSelectorTerms": [{"matchExpressions": [{"key": "pool", "operator": operator, "values": values}]}]});
+    if numbers.next(3) != 0 {
+        let terms: Vec<Value> = (0..numbers.next(3)).map(|_| term(numbers)).collect();
+        spec["nodeSelector"] = json!({"nodeSelectorTerms": terms});
     }
     spec
 }
@@ -115,47 +182,80 @@ fn amounts(spec: &Value, free: &BTreeMap<String, i64>) -> BTreeMap<String, i64> 
     left
 }
 
-fn is_selected(spec: &Value) -> bool {
-    let requirement = &spec["nodeSelector"]["nodeSelectorTerms"][0]["matchExpressions"][0];
-    let has = requirement["values"][0] == "online";
-    match requirement["operator"].as_str() {
-        None | Some("Exists") => true,
-        Some("In") => has,
-        Some("NotIn") => !has,
-        Some(_) => false,
+fn list(value: &Value) -> &[Value] {
+    value.as_array().map(Vec::as_slice).unwrap_or_default()
+}
+
+/// Whether a requirement holds of what a node has; one that is malformed never does.
+fn holds(requirement: &Value, has: Option<&str>) -> bool {
+    let values: Vec<&str> =
+        list(&requirement["values"]).iter().map(|value| value.as_str().unwrap()).collect();
+    let is_named = has.is_some_and(|has| values.contains(&has));
+    // A sign is not in the syntax of labels.
+    let number = |text: &str| text.parse::<i64>().ok().filter(|number| *number >= 0);
+    let bound = if values.len() == 1 { number(values[0]) } else { None };
+    let compared = has.and_then(number).zip(bound).map(|(has, bound)| has.cmp(&bound));
+    match requirement["operator"].as_str().unwrap() {
+        "In" => is_named,
+        "NotIn" => !is_named && !values.is_empty(),
+        "Exists" => has.is_some() && values.is_empty(),
+        "DoesNotExist" => has.is_none() && values.is_empty(),
+        "Gt" => compared == Some(Ordering::Greater),
+        _ => compared == Some(Ordering::Less),
+    }
+}
+
+/// API section 3 in its plainest form.
+fn is_selected(spec: &Value, node: &NodeFacts) -> bool {
+    let is_met = |term: &Value| {
+        let labels = list(&term["matchExpressions"]).iter().map(|one| {
+            let key = one["key"].as_str().unwrap();
+            holds(one, node.labels.get(key).map(String::as_str))
+        });
+        let fields = list(&term["matchFields"]).iter().map(|one| {
+            let is_one = list(&one["values"]).len() == 1;
+            let fits = one["operator"] == "In" || (one["operator"] == "NotIn" && is_one);
+            one["key"] == "metadata.name" && fits && holds(one, Some(&node.node_name))
+        });
+        let all: Vec<bool> = labels.chain(fields).collect();
+        !all.is_empty() && all.iter().all(|one| *one)
+    };
+    let terms = list(&spec["nodeSelector"]["nodeSelectorTerms"]);
+    terms.is_empty() || terms.iter().any(is_met)
+}
+
+fn check(spec: &Value, now: Timestamp, node: &NodeFacts, decision: &NodeDecision) {
+    let context = format!("node {} at {now}: {spec}", node.node_name);
+    assert_eq!(decision.governed_by.is_some(), is_selected(spec, node), "{context}");
+    if decision.governed_by.is_none() {
+        return;
+    }
+    let free = node.allocatable.keys().map(|r| (r.clone(), node.available(r))).collect();
+    assert_eq!(decision.verdict == Verdict::Offer, is_open(spec, now), "{context}");
+    assert_eq!(decision.amounts, amounts(spec, &free), "{context}");
+    let force = spec["forceReclaim"] == true;
+    let grace = u32::try_from(spec["gracefulReclaimPeriodSeconds"].as_i64().unwrap()).unwrap();
+    let reclaim = match (force, grace) {
+        (false, _) => Reclaim::Keep,
+        (true, 0) => Reclaim::Force,
+        (true, n) => Reclaim::Graceful(n),
+    };
+    assert_eq!(decision.reclaim, reclaim, "{context}");
+    if let Some(until) = decision.valid_until {
+        let last = Timestamp::from_second(until - 1).unwrap();
+        assert_eq!(is_open(spec, last), is_open(spec, now), "{context}: promised until {until}");
     }
 }
 
 #[test]
 fn generated_legacy_policies_decide_as_the_original_documents() {
-    let mut numbers = Numbers(1);
-    for round in 0..200 {
+    let (mut numbers, nodes) = (Numbers(1), nodes());
+    for _ in 0..200 {
         let spec = spec(&mut numbers);
         let host = host(vec![policy(spec.clone())]);
-        let node = node("a");
-        let free: BTreeMap<String, i64> =
-            node.allocatable.keys().map(|r| (r.clone(), node.available(r))).collect();
-        for instant in INSTANTS {
-            let now = at(instant);
-            let decision = host.one(now, node.clone());
-            let context = format!("round {round} at {instant}: {spec}");
-            assert_eq!(decision.governed_by.is_some(), is_selected(&spec), "{context}");
-            if decision.governed_by.is_none() {
-                continue;
-            }
-            assert_eq!(decision.verdict == Verdict::Offer, is_open(&spec, now), "{context}");
-            assert_eq!(decision.amounts, amounts(&spec, &free), "{context}");
-            let force = spec["forceReclaim"] == true;
-            let grace = u32::try_from(spec["gracefulReclaimPeriodSeconds"].as_i64().unwrap()).unwrap();
-            let reclaim = match (force, grace) {
-                (false, _) => Reclaim::Keep,
-                (true, 0) => Reclaim::Force,
-                (true, n) => Reclaim::Graceful(n),
-            };
-            assert_eq!(decision.reclaim, reclaim, "{context}");
-            if let Some(until) = decision.valid_until {
-                let last = Timestamp::from_second(until - 1).unwrap();
-                assert_eq!(is_open(&spec, last), is_open(&spec, now), "{context}: promised until {until}");
+        for now in INSTANTS.map(at) {
+            for (node, decision) in nodes.iter().zip(host.host.decide(now, &nodes)) {
+                check(&spec, now, node, &decision);
             }
         }
     }

@@ -112,9 +112,27 @@ fn read_pair(folder: &Path) -> Result<Arc<CertifiedKey>, CertificateError> {
 
 #[cfg(test)]
 mod tests {
-    use rcgen::{CertificateParams, KeyPair};
+    use std::{
+        io::{BufRead, Write},
+        net::{Ipv4Addr, SocketAddr, TcpStream},
+        time::Duration,
+    };
+
+    use rcgen::{
+        BasicConstraints, CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa, KeyPair,
+    };
+    use rustls::{
+        ClientConfig, ClientConnection, StreamOwned,
+        pki_types::{PrivatePkcs8KeyDer, ServerName},
+    };
+    use tokio::net::TcpListener;
+    use tokio_util::sync::CancellationToken;
 
     use super::*;
+    use crate::extender::{
+        places::Places,
+        serve::{serve, tests::Nothing},
+    };
 
     fn write(folder: &Path, name: &str) {
         let key = KeyPair::generate().unwrap();
@@ -139,6 +157,82 @@ mod tests {
         assert_eq!(served.current().cert, one.cert, "the one before stays in use");
         fs::write(folder.join("tls.key"), two_key).unwrap();
         assert_ne!(served.current().cert, one.cert);
+        fs::remove_dir_all(&folder).unwrap();
+    }
+
+    type Authority = CertifiedIssuer<'static, KeyPair>;
+    type Pair = (CertificateDer<'static>, PrivateKeyDer<'static>);
+
+    fn authority() -> Authority {
+        let mut params = CertificateParams::default();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.distinguished_name.push(DnType::CommonName, "schedulers");
+        CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap()
+    }
+
+    fn caller(of: &Authority) -> Pair {
+        let (key, mut params) = (KeyPair::generate().unwrap(), CertificateParams::default());
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+        let certificate = params.signed_by(&key, of).unwrap().der().clone();
+        (certificate, PrivatePkcs8KeyDer::from(key.serialize_der()).into())
+    }
+
+    /// A caller that believes only these servers, and shows a certificate or none.
+    fn client(servers: &RootCertStore, shown: Option<Pair>) -> ClientConfig {
+        let builder = ClientConfig::builder_with_provider(Arc::clone(&PROVIDER))
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_root_certificates(servers.clone());
+        match shown {
+            Some((certificate, key)) => builder.with_client_auth_cert(vec![certificate], key).unwrap(),
+            None => builder.with_no_client_auth(),
+        }
+    }
+
+    /// The first line of an answer. With TLS 1.3 a caller hears only then that it is refused.
+    fn ask(address: SocketAddr, tls: ClientConfig) -> std::io::Result<String> {
+        let connection = ClientConnection::new(Arc::new(tls), ServerName::from(address.ip())).unwrap();
+        let mut stream = StreamOwned::new(connection, TcpStream::connect(address)?);
+        let body = r#"{"Pod": {}, "Nodes": null, "NodeNames": ["a"]}"#;
+        let length = body.len();
+        let head = "POST /scheduler/filter HTTP/1.1\r\nHost: extender\r\nConnection: close\r\n";
+        write!(stream, "{head}Content-Length: {length}\r\n\r\n{body}")?;
+        let mut line = String::new();
+        BufReader::new(stream).read_line(&mut line)?;
+        Ok(line)
+    }
+
+    #[tokio::test]
+    async fn only_who_shows_a_certificate_of_the_authority_is_answered() {
+        let folder = std::env::temp_dir().join(format!("kubeocean-extender-callers-{}", std::process::id()));
+        fs::create_dir_all(&folder).unwrap();
+        write(&folder, "127.0.0.1");
+        // Two authorities of one name.
+        let (ours, foreign, client_ca) = (authority(), authority(), folder.join("callers.crt"));
+        fs::write(&client_ca, ours.pem()).unwrap();
+        let files = CertificateFiles { folder: Some(folder.clone()), client_ca: Some(client_ca) };
+
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let tls = Arc::new(server_config(&files, address.ip()).unwrap());
+        let (places, cancel) = (Places::new(Arc::new(Nothing { leads: true })), CancellationToken::new());
+        let timeout = Duration::from_secs(10);
+        let serving = tokio::spawn(serve(listener, tls, Arc::new(places), timeout, cancel.clone()));
+
+        let mut servers = RootCertStore::empty();
+        servers.add(CertificateDer::from_pem_file(folder.join("tls.crt")).unwrap()).unwrap();
+        let call = |shown| {
+            let tls = client(&servers, shown);
+            tokio::task::spawn_blocking(move || ask(address, tls))
+        };
+        let answered = call(Some(caller(&ours))).await.unwrap();
+        assert_eq!(answered.unwrap(), "HTTP/1.1 200 OK\r\n");
+        for shown in [None, Some(caller(&foreign))] {
+            let refused = call(shown).await.unwrap();
+            assert!(refused.is_err(), "{refused:?}");
+        }
+        cancel.cancel();
+        serving.await.unwrap();
         fs::remove_dir_all(&folder).unwrap();
     }
 }

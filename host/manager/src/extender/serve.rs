@@ -91,10 +91,11 @@ impl Extender {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use axum::{body::Body, http::Request};
     use futures::future::BoxFuture;
     use kubeocean_api::place::{Answer, Question};
+    use rstest::rstest;
     use tower::ServiceExt;
 
     use super::*;
@@ -102,8 +103,8 @@ mod tests {
 
     /// Nothing is ours; or, elsewhere, nobody decides here.
     #[derive(Debug)]
-    struct Nothing {
-        leads: bool,
+    pub(in crate::extender) struct Nothing {
+        pub(in crate::extender) leads: bool,
     }
 
     impl Syncers for Nothing {
@@ -116,11 +117,51 @@ mod tests {
         }
     }
 
-    async fn post(leads: bool, path: &str, body: &str) -> StatusCode {
-        let places = Places::new(Arc::new(Nothing { leads }));
-        let router = router(Arc::new(places), Duration::from_secs(1));
+    /// A Syncer that never answers.
+    #[derive(Debug)]
+    struct Silent;
+
+    impl Syncers for Silent {
+        fn served(&self) -> Option<Vec<Served>> {
+            Some(vec![Served { binding: "b".to_owned(), cluster_id: "c".to_owned() }])
+        }
+
+        fn ask(&self, _: Served, _: Arc<Question>, _: Instant) -> BoxFuture<'static, Option<Answer>> {
+            Box::pin(std::future::pending())
+        }
+    }
+
+    /// What the scheduler's configuration says. The deadline is one of the machine's clock, which goes on while that of a
+    /// test stands still, so it is long.
+    const TIMEOUT: Duration = Duration::from_secs(1000);
+
+    async fn ask(syncers: impl Syncers, path: &str, body: &str) -> (StatusCode, String) {
+        let router = router(Arc::new(Places::new(Arc::new(syncers))), TIMEOUT);
         let request = Request::post(path).body(Body::from(body.to_owned())).unwrap();
-        router.oneshot(request).await.unwrap().status()
+        let answer = router.oneshot(request).await.unwrap();
+        let status = answer.status();
+        let body = axum::body::to_bytes(answer.into_body(), usize::MAX).await.unwrap();
+        (status, String::from_utf8(body.to_vec()).unwrap())
+    }
+
+    async fn post(leads: bool, path: &str, body: &str) -> StatusCode {
+        ask(Nothing { leads }, path, body).await.0
+    }
+
+    /// PO-605: four fifths of the scheduler's time; after all of it, it would have given up.
+    #[rstest]
+    #[case::filter("/scheduler/filter", "PolicyUnavailable")]
+    #[case::prioritize("/scheduler/prioritize", r#"[{"Host":"vnode-c-n","Score":0}]"#)]
+    #[tokio::test(start_paused = true)]
+    async fn a_silent_syncer_costs_four_fifths_of_the_time_a_scheduler_has(
+        #[case] path: &str,
+        #[case] expected: &str,
+    ) {
+        let begun = tokio::time::Instant::now();
+        let (status, body) = ask(Silent, path, r#"{"Pod": {}, "NodeNames": ["vnode-c-n"]}"#).await;
+        let took = begun.elapsed().as_secs();
+        assert!(status == StatusCode::OK && body.contains(expected), "{status} {body}");
+        assert!((800..810).contains(&took), "{took} s of {TIMEOUT:?}");
     }
 
     #[tokio::test]

@@ -25,6 +25,8 @@ pub struct Guest {
     leases: bool,
     /// Version of the interface it is made for; `None` is the one of the SDK.
     version: Option<String>,
+    /// Text of that interface; `None` is the one of the SDK.
+    interface: Option<String>,
     parts: Vec<(String, String)>,
 }
 
@@ -63,7 +65,18 @@ impl Guest {
     /// Makes it for another version of the interface, which says nothing new about what it uses.
     #[must_use]
     pub fn of_version(self, version: &str) -> Self {
-        Self { version: Some(version.to_owned()), ..self }
+        let interface = Some(WIT.replace(SDK_VERSION, &format!("@{version}")));
+        Self { version: Some(version.to_owned()), interface, ..self }
+    }
+
+    /// Makes it for an interface that says `to` where the SDK's says `from`. Its code stays the same.
+    ///
+    /// # Panics
+    /// The SDK's does not say so.
+    #[must_use]
+    pub fn of_shape(self, from: &str, to: &str) -> Self {
+        assert!(WIT.contains(from), "the interface does not say {from}");
+        Self { interface: Some(WIT.replace(from, to)), ..self }
     }
 
     /// The core module without the section that names its world.
@@ -106,7 +119,7 @@ impl Guest {
     /// As [`Self::core`].
     pub fn bytes(&self) -> Arc<[u8]> {
         let mut module = self.core();
-        let other = self.version.as_deref().map(worlds_of);
+        let other = self.interface.as_deref().map(worlds_of);
         let (resolve, worlds) = other.as_ref().unwrap_or_else(|| sdk_worlds());
         let world = match (self.place, self.leases) {
             (None, _) => &worlds.lease,
@@ -129,13 +142,12 @@ struct Worlds {
 
 fn sdk_worlds() -> &'static (wit_parser::Resolve, Worlds) {
     static WORLDS: OnceLock<(wit_parser::Resolve, Worlds)> = OnceLock::new();
-    WORLDS.get_or_init(|| worlds_of(SDK_VERSION.trim_start_matches('@')))
+    WORLDS.get_or_init(|| worlds_of(WIT))
 }
 
-fn worlds_of(version: &str) -> (wit_parser::Resolve, Worlds) {
+fn worlds_of(interface: &str) -> (wit_parser::Resolve, Worlds) {
     let mut resolve = wit_parser::Resolve::default();
-    let text = WIT.replace(SDK_VERSION, &format!("@{version}"));
-    let package = resolve.push_str("policy.wit", &text).expect("the interface parses");
+    let package = resolve.push_str("policy.wit", interface).expect("the interface parses");
     let world = |name| resolve.select_world(&[package], Some(name)).expect("the world is there");
     let worlds = Worlds { lease: world("lease-policy"), place: world("place-policy"), both: world("policy") };
     (resolve, worlds)

@@ -245,6 +245,18 @@ mod tests {
     }
 
     #[test]
+    fn a_module_that_looks_at_the_order_of_rows_is_found() {
+        // Loading asks about five nodes at most, so it cannot notice.
+        let first = "(call $cap_all (local.get $args) (i64.const 9)) \
+            (if (i32.gt_u (call $rows (local.get $args)) (i32.const 5)) \
+            (then (i64.store (i32.load (i32.const 284)) (i64.const 1))))";
+        let found = tried(&guest().with("LEASE", first).bytes(), &json!({})).unwrap_err();
+        assert_eq!(found.code, "NotPure");
+        let (order, caps) = ("asked in another order", r#"caps {"cpu": 1}, then {"cpu": 9}"#);
+        assert!(found.message.contains(order) && found.message.contains(caps), "{}", found.message);
+    }
+
+    #[test]
     fn a_module_that_looks_at_the_clock_and_promises_for_ever_is_found() {
         let hour = "(i64.div_s (i64.load offset=8 (local.get $args)) (i64.const 3600))";
         let found = tried(&capped_by(hour), &json!({})).unwrap_err();
