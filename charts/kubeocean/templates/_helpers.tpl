@@ -23,6 +23,12 @@
 {{- printf "%s-manager-extender" (include "kubeocean.fullname" . | trunc 46 | trimSuffix "-") -}}
 {{- end -}}
 
+{{/* Where a kube-scheduler asks: the address that is set, or else that of the Service. */}}
+{{- define "kubeocean.extenderURL" -}}
+{{- $service := printf "https://%s.%s.svc:8443/scheduler" (include "kubeocean.extenderService" .) (include "kubeocean.namespace" .) -}}
+{{- .Values.manager.schedulerExtender.urlPrefix | default $service -}}
+{{- end -}}
+
 {{/*
 Labels as YAML, one map, so that no key can appear twice. Input: dict "root" $ "component" "syncer" "extra" (dict).
 Later sources win: chart labels, component, extra.
