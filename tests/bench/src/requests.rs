@@ -36,6 +36,19 @@ impl RequestCount {
         }
     }
 
+    /// The most writes of one user about a single object of a kind; `kind` is as in a path, `nodes/status` for example.
+    pub fn most_writes_of_one(user: &str, kind: &str, events: &[AuditEvent]) -> u32 {
+        let (resource, subresource) = kind.split_once('/').unwrap_or((kind, ""));
+        let mut objects: BTreeMap<(&str, &str), u32> = BTreeMap::new();
+        for event in events.iter().filter(|event| event.user.username == user && event.is_write()) {
+            let object = &event.object_ref;
+            if (object.resource.as_str(), object.subresource.as_str()) == (resource, subresource) {
+                *objects.entry((object.namespace.as_str(), object.name.as_str())).or_default() += 1;
+            }
+        }
+        objects.into_values().max().unwrap_or_default()
+    }
+
     /// All of them.
     pub fn total(&self) -> u32 {
         self.0.values().sum()
@@ -86,6 +99,25 @@ mod tests {
         count.add("worker", "us", &events);
         assert_eq!(count.total(), 3);
         assert_eq!(count.lines(), [("worker: patch pods/status", 2), ("worker: create pods", 1)]);
+    }
+
+    #[test]
+    fn writes_about_one_object_are_told_from_those_about_others() {
+        let named = |name: &str, event: AuditEvent| AuditEvent {
+            object_ref: AuditObject { name: name.to_owned(), ..event.object_ref },
+            ..event
+        };
+        let events = [
+            named("a", event("us", "patch", "nodes", "status")),
+            named("b", event("us", "patch", "nodes", "status")),
+            named("b", event("us", "update", "nodes", "status")),
+            named("b", event("us", "patch", "nodes", "")),
+            named("b", event("us", "get", "nodes", "status")),
+            named("a", event("them", "patch", "nodes", "status")),
+        ];
+        assert_eq!(RequestCount::most_writes_of_one("us", "nodes/status", &events), 2);
+        assert_eq!(RequestCount::most_writes_of_one("us", "nodes", &events), 1);
+        assert_eq!(RequestCount::most_writes_of_one("us", "pods", &events), 0);
     }
 
     #[test]

@@ -5,19 +5,19 @@ use std::time::Duration;
 /// Sizes of one run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Scale {
-    /// Worker nodes, and so vnodes.
+    /// Worker nodes, and so vnodes. One of them has a kubelet of its own, see [`Scale::nodes_together`].
     pub nodes: u32,
     /// Pods of other tenants in the worker cluster.
     pub foreign: u32,
     /// Pods of the burst; 0 leaves out everything about pods of the computing cluster.
     pub pods: u32,
-    /// How long the idle Syncer is watched.
+    /// How long the idle Syncer is watched: long enough that what is written each minute is more than a heartbeat.
     pub idle: Duration,
 }
 
 impl Default for Scale {
     fn default() -> Self {
-        Self { nodes: 500, foreign: 3000, pods: 3000, idle: Duration::from_mins(1) }
+        Self { nodes: 500, foreign: 3000, pods: 3000, idle: Duration::from_secs(150) }
     }
 }
 
@@ -41,7 +41,7 @@ impl Scale {
             None => Ok(default),
         };
         let default = Self::default();
-        let nodes = number("KUBEOCEAN_BENCH_NODES", 1, default.nodes)?;
+        let nodes = number("KUBEOCEAN_BENCH_NODES", 2, default.nodes)?;
         let foreign = number("KUBEOCEAN_BENCH_FOREIGN", 0, default.foreign)?;
         let pods = number("KUBEOCEAN_BENCH_PODS", 0, default.pods)?;
         for pods in [foreign, pods] {
@@ -50,8 +50,14 @@ impl Scale {
                 return Err(format!("{pods} pods do not fit on {nodes} nodes with room for {most} each"));
             }
         }
-        let idle = number("KUBEOCEAN_BENCH_IDLE_SECONDS", 1, 60)?;
+        let idle = number("KUBEOCEAN_BENCH_IDLE_SECONDS", 1, 150)?;
         Ok(Self { nodes, foreign, pods, idle: Duration::from_secs(idle.into()) })
+    }
+
+    /// The nodes that share one kwok, which plays their kubelets one event after the other. The one that is left has a kwok
+    /// of its own, as each real node has a kubelet.
+    pub fn nodes_together(self) -> u32 {
+        self.nodes - 1
     }
 
     /// What fits on a node after the policy change, with room for the single pods.
@@ -92,7 +98,9 @@ mod tests {
     #[test]
     fn what_cannot_be_run_is_refused_by_name() {
         assert!(scale("none", "300").unwrap_err().contains("KUBEOCEAN_BENCH_NODES=none"));
-        assert!(scale("0", "300").unwrap_err().contains("KUBEOCEAN_BENCH_NODES=0"));
+        assert!(
+            scale("1", "30").unwrap_err().contains("KUBEOCEAN_BENCH_NODES=1: expected a number from 2 on")
+        );
         assert!(scale("2", "300").unwrap_err().contains("do not fit"));
     }
 }

@@ -36,6 +36,20 @@ pub enum Component {
     ControllerManager,
     Scheduler,
     Kwok,
+    /// See [`Kwoks::OneMoreApart`].
+    KwokApart,
+}
+
+/// Who plays the kubelets of fake nodes. Other nodes are left alone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kwoks {
+    /// Nobody: there are no fake nodes.
+    None,
+    /// One kwok, for the nodes of [`Cluster::create_nodes`].
+    One,
+    /// Another one beside it, for the node of [`Cluster::create_node_apart`]: one kwok serves all its nodes from one queue,
+    /// a real kubelet has its own pods only.
+    OneMoreApart,
 }
 
 /// What a cluster is to be.
@@ -43,8 +57,8 @@ pub enum Component {
 pub struct ClusterSpec {
     /// For messages and the directory.
     pub name: String,
-    /// Run kwok for nodes made by [`Cluster::create_nodes`]. Other nodes are left alone.
-    pub kwok: bool,
+    /// See [`Kwoks`].
+    pub kwok: Kwoks,
     /// The program that kwok's nodes connect forwarded ports to.
     pub port_forward: Vec<String>,
     /// See [`ClusterSpec::real_nodes`].
@@ -67,7 +81,7 @@ impl ClusterSpec {
     pub fn computing() -> Self {
         Self {
             name: "computing".to_owned(),
-            kwok: false,
+            kwok: Kwoks::None,
             port_forward: vec!["cat".to_owned()],
             real_nodes: false,
             audit: true,
@@ -80,7 +94,7 @@ impl ClusterSpec {
 
     /// A cluster with kwok.
     pub fn worker(name: impl Into<String>) -> Self {
-        Self { name: name.into(), kwok: true, ..Self::computing() }
+        Self { name: name.into(), kwok: Kwoks::One, ..Self::computing() }
     }
 
     /// The same on a network of its own instead of loopback, for [`Cluster::start_real_node`] and for clients in pods of
@@ -115,6 +129,7 @@ struct Ports {
     etcd: u16,
     apiserver: SocketAddr,
     kwok: u16,
+    kwok_apart: u16,
 }
 
 impl Cluster {
@@ -123,7 +138,11 @@ impl Cluster {
     }
 
     pub(crate) fn has_kwok(&self) -> bool {
-        self.spec.kwok
+        self.spec.kwok != Kwoks::None
+    }
+
+    pub(crate) fn has_kwok_apart(&self) -> bool {
+        self.spec.kwok == Kwoks::OneMoreApart
     }
 
     pub(crate) fn network(&self) -> &Result<Arc<Network>, WhyNot> {
@@ -152,6 +171,10 @@ impl Cluster {
     /// The port of the fake nodes' kubelet API on 127.0.0.1; meaningless without kwok.
     pub fn kubelet_port(&self) -> u16 {
         self.ports.kwok
+    }
+
+    pub(crate) fn kubelet_port_apart(&self) -> u16 {
+        self.ports.kwok_apart
     }
 
     /// Certificates, configuration and one log file per program.

@@ -70,6 +70,8 @@ pub struct Served {
     /// What a POST makes: the name of an object, or the whole body of what has none. Empty for other methods.
     pub made: String,
     pub watch: bool,
+    /// In which form the answer may be; empty if any will do.
+    pub accept: String,
     /// A rule had it.
     pub spoiled: bool,
 }
@@ -129,6 +131,11 @@ impl FaultProxy {
     /// Adds a rule. Of several that want the same request the first one has it.
     pub fn inject(&self, rule: Rule) {
         self.shared.rules.lock().push(Arc::new(Active::new(rule)));
+    }
+
+    /// The rules that have had no request so far.
+    pub fn unmet(&self) -> Vec<Rule> {
+        self.shared.rules.lock().iter().filter_map(|rule| rule.unmet()).cloned().collect()
     }
 
     /// Removes all rules. What they did to answers that are still under way ends as well.

@@ -48,7 +48,7 @@ pub mod wire;
 
 pub use audit::{AuditEvent, AuditMark};
 pub use binding::{Binding, BindingSpec};
-pub use cluster::{Cluster, ClusterSpec, Component};
+pub use cluster::{Cluster, ClusterSpec, Component, Kwoks};
 pub use faults::FaultProxy;
 pub use fleet::{Fleet, shared};
 pub use kubelet::{RealNode, WhyNot};

@@ -12,7 +12,7 @@ use kube::{Api, ResourceExt};
 use serde_json::json;
 
 use crate::cluster::Cluster;
-use crate::cluster::flags::KWOK_NODE;
+use crate::cluster::flags::{KWOK, KWOK_APART, KWOK_NODE};
 
 /// The label that all nodes of one [`Cluster::create_nodes`] call share: its value is the prefix.
 pub const NODE_SET: &str = "harness.test/node-set";
@@ -69,7 +69,7 @@ impl NodeShape {
     }
 
     /// The node as a kubelet would register it. The addresses are there from the start: kwok may not set them.
-    fn node(&self, name: &str, set: &str, kubelet_port: u16) -> Result<Node> {
+    fn node(&self, name: &str, set: &str, kwok: &Kwok) -> Result<Node> {
         let mut capacity = json!({
             "cpu": self.cpu,
             "memory": self.memory,
@@ -89,7 +89,7 @@ impl NodeShape {
         let node = json!({
             "apiVersion": "v1",
             "kind": "Node",
-            "metadata": {"name": name, "labels": labels, "annotations": {KWOK_NODE.0: KWOK_NODE.1}},
+            "metadata": {"name": name, "labels": labels, "annotations": {KWOK_NODE: kwok.nodes}},
             "status": {
                 "capacity": capacity,
                 "allocatable": capacity,
@@ -97,11 +97,18 @@ impl NodeShape {
                     {"type": "InternalIP", "address": "127.0.0.1"},
                     {"type": "Hostname", "address": name},
                 ],
-                "daemonEndpoints": {"kubeletEndpoint": {"Port": kubelet_port}},
+                "daemonEndpoints": {"kubeletEndpoint": {"Port": kwok.port}},
             },
         });
         serde_json::from_value(node).context("building a node")
     }
+}
+
+/// Which kwok a node is of.
+struct Kwok {
+    /// The value of the annotation by which it knows its nodes.
+    nodes: &'static str,
+    port: u16,
 }
 
 impl Cluster {
@@ -115,12 +122,38 @@ impl Cluster {
             bail!("the cluster {} runs no kwok, so its nodes would never be Ready", self.name());
         }
         let names: Vec<_> = (0..count).map(|index| format!("{prefix}-{index}")).collect();
+        self.create_nodes_of(&Kwok { nodes: KWOK, port: self.kubelet_port() }, prefix, &names, shape).await?;
+        Ok(names)
+    }
+
+    /// Creates the node `<prefix>-apart` of the same set, which has a kwok of its own, and waits until pods can be scheduled
+    /// on it. Returns its name.
+    ///
+    /// # Errors
+    /// As [`Cluster::create_nodes`]; the kwok is that of [`crate::Kwoks::OneMoreApart`].
+    pub async fn create_node_apart(&self, prefix: &str, shape: &NodeShape) -> Result<String> {
+        if !self.has_kwok_apart() {
+            bail!("the cluster {} runs no kwok apart, so its node would never be Ready", self.name());
+        }
+        let name = format!("{prefix}-apart");
+        let kwok = Kwok { nodes: KWOK_APART, port: self.kubelet_port_apart() };
+        self.create_nodes_of(&kwok, prefix, std::slice::from_ref(&name), shape).await?;
+        Ok(name)
+    }
+
+    async fn create_nodes_of(
+        &self,
+        kwok: &Kwok,
+        prefix: &str,
+        names: &[String],
+        shape: &NodeShape,
+    ) -> Result<()> {
         let nodes: Api<Node> = Api::all(self.client().await?);
-        stream::iter(&names)
+        stream::iter(names)
             .map(|name| {
                 let nodes = nodes.clone();
                 async move {
-                    let node = shape.node(name, prefix, self.kubelet_port())?;
+                    let node = shape.node(name, prefix, kwok)?;
                     nodes
                         .create(&PostParams::default(), &node)
                         .await
@@ -131,8 +164,7 @@ impl Cluster {
             .buffer_unordered(32)
             .try_collect::<()>()
             .await?;
-        self.nodes_ready(nodes, prefix, &names).await?;
-        Ok(names)
+        self.nodes_ready(nodes, prefix, names).await
     }
 
     async fn nodes_ready(&self, nodes: Api<Node>, set: &str, names: &[String]) -> Result<()> {

@@ -48,7 +48,7 @@ impl Run<'_> {
         stream::iter(0..count)
             .map(|index| {
                 let pods = pods.clone();
-                let node = format!("{NAME}-{}", index % self.scale.nodes);
+                let node = format!("{NAME}-{}", index % self.scale.nodes_together());
                 async move {
                     let pod = pod(&format!("service-{index}"), &node)?;
                     pods.create(&PostParams::default(), &pod).await.map(drop).context("creating a pod")

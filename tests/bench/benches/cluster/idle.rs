@@ -25,6 +25,8 @@ impl Run<'_> {
 
         let events = computing.audit_events_since(marks.0)?;
         let renewals = Renewals::of(&Self::computing_account(), &events);
+        let most_of_one =
+            RequestCount::most_writes_of_one(&Self::computing_account(), "nodes/status", &events);
         let mut writes = RequestCount::writes(&Self::computing_account(), "computing", &events);
         let events = worker.audit_events_since(marks.1)?;
         writes.merge(RequestCount::writes(&self.worker_account(), "worker", &events));
@@ -33,7 +35,7 @@ impl Run<'_> {
         }
 
         let nodes = f64::from(self.scale.nodes);
-        let heartbeats = nodes * ((seconds / HEARTBEAT_SECONDS).floor() + 1.0);
+        let heartbeats = (seconds / HEARTBEAT_SECONDS).floor() + 1.0;
         let lines = writes.lines();
         let of_vnodes =
             lines.iter().filter(|(line, _)| line.ends_with(" nodes/status")).map(|(_, count)| count);
@@ -45,8 +47,9 @@ impl Run<'_> {
                 f64::from(writes.total()),
                 "",
             )
-            .budget(heartbeats),
+            .budget(nodes * heartbeats),
             Figure::new("of them no heartbeat of a node", f64::from(other), "").budget(0.0),
+            Figure::new("most heartbeats of one vnode", f64::from(most_of_one), "").budget(heartbeats),
             Figure::new(
                 "renewals of a Lease a minute",
                 f64::from(renewals.total()) / nodes / seconds * 60.0,

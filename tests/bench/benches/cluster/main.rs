@@ -6,7 +6,7 @@
 //!
 //! `KUBEOCEAN_BENCH_NODES`, `KUBEOCEAN_BENCH_FOREIGN`, `KUBEOCEAN_BENCH_PODS` and `KUBEOCEAN_BENCH_IDLE_SECONDS` make
 //! another run, `KUBEOCEAN_BENCH_JSON` names a file for the figures, `KUBEOCEAN_BENCH_ALLOW` how many times the budget a
-//! figure may be before the run fails, `KUBEOCEAN_BIN` measures another program than this workspace's release build.
+//! figure may be before the run fails, `KUBEOCEAN_BENCH_SYNCER_FLAGS` flags for the Syncer, `KUBEOCEAN_BIN` measures another program than this workspace's release build.
 
 mod foreign;
 mod goal;
@@ -19,7 +19,7 @@ mod running;
 use anyhow::{Context, Result, anyhow};
 use kubeocean_bench::{Scale, check_allowed, table};
 use kubeocean_harness::program::kubeocean_binary;
-use kubeocean_harness::{BindingSpec, Fleet, NodeShape, Site};
+use kubeocean_harness::{BindingSpec, ClusterSpec, Fleet, Kwoks, NodeShape, Site};
 use serde_json::json;
 
 use run::Run;
@@ -27,6 +27,8 @@ use run::Run;
 /// Binding, policy and node set.
 const NAME: &str = "bench";
 const NODE_CPU: &str = "8";
+/// The label of the node whose kubelet serves no other node.
+const APART: &str = "bench.test/kubelet-apart";
 
 #[tokio::main]
 async fn main() -> Result<()> {
@@ -41,13 +43,13 @@ async fn main() -> Result<()> {
     eprintln!("measuring {} with {nodes} nodes, {foreign} pods of others, {pods} pods", binary.display());
 
     eprintln!("starting a computing and a worker cluster");
-    let fleet = Fleet::start(1).await?;
+    let worker = ClusterSpec { kwok: Kwoks::OneMoreApart, ..ClusterSpec::worker("worker") };
+    let fleet = Fleet::start_with(ClusterSpec::computing(), vec![worker]).await?;
     let site = Site::install(&fleet).await?;
     eprintln!("creating {} worker nodes", scale.nodes);
-    fleet
-        .worker()
-        .create_nodes(NAME, usize::try_from(scale.nodes)?, &NodeShape::new(NODE_CPU, "32Gi"))
-        .await?;
+    let shape = NodeShape::new(NODE_CPU, "32Gi");
+    fleet.worker().create_nodes(NAME, usize::try_from(scale.nodes_together())?, &shape).await?;
+    fleet.worker().create_node_apart(NAME, &shape.label(APART, "true").pods(1000)).await?;
     let binding = site.bind(BindingSpec::new(NAME)).await?;
 
     let mut run = Run::start(&binding, scale).await?;

@@ -11,8 +11,10 @@ use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Api, ResourceExt};
 use kubeocean_api::keys;
 use kubeocean_harness::wait::try_wait_until;
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::sync::mpsc;
+
+use crate::APART;
 
 /// Enough to keep an API server busy, few enough not to be what is measured.
 pub(crate) const CREATED_AT_A_TIME: usize = 16;
@@ -21,7 +23,20 @@ const ALL_GONE: Duration = Duration::from_mins(15);
 
 /// A pod of a user who knows the one taint of vnodes.
 fn pod(name: &str) -> Result<Pod> {
-    let pod = json!({
+    serde_json::from_value(pod_value(name)).context("building a pod")
+}
+
+/// The same for the node whose kubelet has no other: as on a real node, no queue of other nodes' pods is before it.
+fn pod_apart(name: &str) -> Result<Pod> {
+    let mut pod = pod_value(name);
+    pod["spec"]["nodeSelector"] = json!({APART: "true"});
+    // As many as a burst leaves time for.
+    pod["spec"]["containers"][0]["resources"]["requests"] = json!({"cpu": "1m", "memory": "1Mi"});
+    serde_json::from_value(pod).context("building a pod")
+}
+
+fn pod_value(name: &str) -> Value {
+    json!({
         "apiVersion": "v1",
         "kind": "Pod",
         "metadata": {"name": name},
@@ -35,8 +50,7 @@ fn pod(name: &str) -> Result<Pod> {
                 "resources": {"requests": {"cpu": "10m", "memory": "16Mi"}},
             }],
         },
-    });
-    serde_json::from_value(pod).context("building a pod")
+    })
 }
 
 pub(crate) fn is_running(pod: &Pod) -> bool {
@@ -81,7 +95,7 @@ pub(crate) async fn one_by_one(pods: &Api<Pod>, more: impl Fn(usize) -> bool) ->
     let mut times = Vec::new();
     while more(times.len()) {
         let name = format!("single-{}", times.len());
-        pods.create(&PostParams::default(), &pod(&name)?).await.context("creating a pod")?;
+        pods.create(&PostParams::default(), &pod_apart(&name)?).await.context("creating a pod")?;
         let time = tokio::time::timeout(ONE_POD, time_of(&name, &mut seen));
         times.push(time.await.with_context(|| format!("{name} was not Running after {ONE_POD:?}"))??);
     }

@@ -56,7 +56,9 @@ impl<'a> Run<'a> {
         let goal = Goal::start("vnodes Ready", nodes, scale.nodes, move |node| {
             is_ready(node) && cpu_millis(node) == Some(leased)
         });
-        let mut syncer = binding.syncer(&[]).await?;
+        let flags = std::env::var("KUBEOCEAN_BENCH_SYNCER_FLAGS").unwrap_or_default();
+        let flags: Vec<&str> = flags.split_whitespace().collect();
+        let mut syncer = binding.syncer(&flags).await?;
         let started = Instant::now();
         let ready = match goal.reached().await {
             Ok(ready) => ready,

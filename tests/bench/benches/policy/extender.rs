@@ -18,7 +18,7 @@ use kubeocean_api::{
 };
 use kubeocean_bench::Figure;
 use kubeocean_engine::{Engine, EngineConfig, NodeFacts, PlaceNode, PlaceRequest, PolicyHost, Stage};
-use kubeocean_hostile_policies::{Guest, place_guest};
+use kubeocean_hostile_policies::place_guest;
 use kubeocean_manager::extender::{
     certificate::{CertificateFiles, server_config},
     places::{Places, Served, Syncers},
@@ -28,7 +28,7 @@ use kubeocean_syncer::placement::{desk::PlaceRow, facts_of_pod};
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
-use crate::host::{NODES, as_asked_next, bound, placing_host};
+use crate::host::{NODES, Placing, as_asked_next, bound, placing_host};
 use crate::module::{at, nodes, now};
 
 const CLUSTER: &str = "c1";
@@ -133,7 +133,7 @@ async fn ask(host: PolicyHost, vnodes: &[(String, PlaceNode)], pods: usize) -> a
     Ok(times)
 }
 
-pub(crate) fn figures() -> anyhow::Result<Vec<Figure>> {
+pub(crate) fn figures(packing: &Placing) -> anyhow::Result<Vec<Figure>> {
     let engine = Engine::start(EngineConfig::default())?;
     let prefix = vnode_name_prefix(CLUSTER);
     let mut facts: Vec<NodeFacts> = nodes(NODES);
@@ -149,8 +149,8 @@ pub(crate) fn figures() -> anyhow::Result<Vec<Figure>> {
             (node.vnode_name.clone(), PlaceNode { facts: Arc::new(node), policy: Some(Arc::from("p")) })
         })
         .collect();
-    let three: Vec<Guest> = ['a', 'b', 'c'].map(place_guest).into();
-    let looping = place_guest('d').with("POISONED", "(call $forever)");
+    let three = vec![packing.clone(); 3];
+    let looping = (place_guest('d').with("POISONED", "(call $forever)").bytes(), json!({}));
     let runtime = tokio::runtime::Runtime::new()?;
     let quiet = runtime.block_on(ask(placing_host(&engine, &three)?, &vnodes, PODS))?;
     let four = [three, vec![looping]].concat();

@@ -15,8 +15,9 @@ fn main() -> anyhow::Result<()> {
     // Cargo passes --bench, and names of benches to whoever has several.
     let mut figures = author::figures()?;
     figures.extend(module::figures()?);
-    figures.extend(host::figures()?);
-    figures.extend(extender::figures()?);
+    let packing = host::packing()?;
+    figures.extend(host::figures(&packing)?);
+    figures.extend(extender::figures(&packing)?);
     println!("{}", table(&figures));
     if let Some(path) = std::env::var_os("KUBEOCEAN_BENCH_JSON") {
         std::fs::write(path, serde_json::to_vec_pretty(&figures)?)?;

@@ -9,7 +9,7 @@ use std::path::Path;
 use anyhow::{Context, Result};
 use serde_json::{Value, json};
 
-use super::{ClusterSpec, Component, Ports};
+use super::{ClusterSpec, Component, Kwoks, Ports};
 use crate::assets;
 
 pub(super) const ADMIN_KUBECONFIG: &str = "admin.kubeconfig";
@@ -20,7 +20,11 @@ const SCHEDULER_CONFIG: &str = "scheduler.json";
 const KWOK_CONFIG: &str = "kwok.yaml";
 
 /// The annotation by which kwok knows its nodes; others, vnodes and real ones, it leaves alone.
-pub(crate) const KWOK_NODE: (&str, &str) = ("kwok.x-k8s.io/node", "fake");
+pub(crate) const KWOK_NODE: &str = "kwok.x-k8s.io/node";
+/// Its value on the nodes of [`Component::Kwok`].
+pub(crate) const KWOK: &str = "fake";
+/// Its value on the nodes of [`Component::KwokApart`].
+pub(crate) const KWOK_APART: &str = "apart";
 
 /// Arguments of `component`, whose files are in `directory`.
 pub(super) fn args(
@@ -37,7 +41,8 @@ pub(super) fn args(
         Component::Scheduler => {
             vec![format!("--config={}", file(SCHEDULER_CONFIG)), "--secure-port=0".to_owned()]
         }
-        Component::Kwok => kwok(&file, ports),
+        Component::Kwok => kwok(&file, KWOK, ports.kwok),
+        Component::KwokApart => kwok(&file, KWOK_APART, ports.kwok_apart),
     };
     args.into_iter().map(OsString::from).collect()
 }
@@ -121,15 +126,15 @@ fn controller_manager(spec: &ClusterSpec, file: &dyn Fn(&str) -> String) -> Vec<
     args
 }
 
-fn kwok(file: &dyn Fn(&str) -> String, ports: Ports) -> Vec<String> {
+fn kwok(file: &dyn Fn(&str) -> String, nodes: &str, port: u16) -> Vec<String> {
     vec![
         format!("--kubeconfig={}", file(ADMIN_KUBECONFIG)),
         format!("--config={}", file(KWOK_CONFIG)),
         "--manage-all-nodes=false".to_owned(),
-        format!("--manage-nodes-with-annotation-selector={}={}", KWOK_NODE.0, KWOK_NODE.1),
-        format!("--server-address=127.0.0.1:{}", ports.kwok),
+        format!("--manage-nodes-with-annotation-selector={KWOK_NODE}={nodes}"),
+        format!("--server-address=127.0.0.1:{port}"),
         "--node-ip=127.0.0.1".to_owned(),
-        format!("--node-port={}", ports.kwok),
+        format!("--node-port={port}"),
         "--cidr=10.244.0.1/16".to_owned(),
     ]
 }
@@ -143,7 +148,7 @@ pub(super) fn write_files(spec: &ClusterSpec, directory: &Path) -> Result<()> {
     };
     write(AUDIT_POLICY, &audit_policy().to_string())?;
     write_scheduler_config(directory, &spec.scheduler_extenders)?;
-    if spec.kwok {
+    if spec.kwok != Kwoks::None {
         write(POD_LOG, "2026-01-02T03:04:05.000000000Z stdout F hello from a fake container\n")?;
         let log = directory.join(POD_LOG).display().to_string();
         let mut config = assets::kwok_stages()?;

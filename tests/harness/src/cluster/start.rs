@@ -32,7 +32,7 @@ impl Component {
             Self::ApiServer => Binary::KubeApiserver,
             Self::ControllerManager => Binary::KubeControllerManager,
             Self::Scheduler => Binary::KubeScheduler,
-            Self::Kwok => Binary::Kwok,
+            Self::Kwok | Self::KwokApart => Binary::Kwok,
         }
     }
 }
@@ -68,11 +68,16 @@ impl Cluster {
         cluster.explain(ready, &[Component::Etcd, Component::ApiServer])?;
         cluster.spawn(Component::ControllerManager)?;
         cluster.spawn(Component::Scheduler)?;
-        if cluster.spec.kwok {
+        if cluster.has_kwok() {
             cluster.spawn(Component::Kwok)?;
         }
+        if cluster.has_kwok_apart() {
+            cluster.spawn(Component::KwokApart)?;
+        }
         let ready = cluster.unless_one_ends(cluster.service_account_ready("default")).await;
-        cluster.explain(ready, &[Component::ControllerManager, Component::Scheduler, Component::Kwok])?;
+        let suspects =
+            [Component::ControllerManager, Component::Scheduler, Component::Kwok, Component::KwokApart];
+        cluster.explain(ready, &suspects)?;
         cluster.start_time = started.elapsed();
         Ok(cluster)
     }
@@ -91,7 +96,7 @@ impl Cluster {
             let address =
                 network.as_ref().map_or(IpAddr::V4(Ipv4Addr::LOCALHOST), |network| network.address());
             let pki = Pki::create(&directory, address)?;
-            let [etcd, kwok] = ports::free()?;
+            let [etcd, kwok, kwok_apart] = ports::free()?;
             let [apiserver] = ports::free_on(address)?;
             let apiserver = SocketAddr::new(address, apiserver);
             let server = format!("https://{apiserver}");
@@ -104,7 +109,7 @@ impl Cluster {
                 spec,
                 directory,
                 server,
-                ports: Ports { etcd, apiserver, kwok },
+                ports: Ports { etcd, apiserver, kwok, kwok_apart },
                 pki,
                 admin_kubeconfig,
                 processes: Mutex::new(BTreeMap::new()),
@@ -119,6 +124,7 @@ impl Cluster {
     fn spawn(&mut self, component: Component) -> Result<()> {
         let binary = component.binary();
         let name = binary.file_name();
+        let log = if component == Component::KwokApart { "kwok-apart" } else { name };
         let program: PathBuf = assets::find(binary)?.with_context(|| format!("{name} has disappeared"))?;
         let process = Process::spawn(ProcessSpec {
             name: name.to_owned(),
@@ -126,7 +132,7 @@ impl Cluster {
             args: flags::args(component, &self.spec, &self.directory, self.ports),
             // Less garbage collection: the machine has more memory than cores.
             env: vec![("GOGC".into(), "200".into())],
-            log: self.directory.join(format!("{name}.log")),
+            log: self.directory.join(format!("{log}.log")),
         })?;
         self.processes.get_mut().map_err(|_| anyhow!("poisoned"))?.insert(component, process);
         Ok(())

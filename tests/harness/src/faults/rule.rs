@@ -168,6 +168,11 @@ impl Active {
         number.is_multiple_of(self.rule.every) && number / self.rule.every <= self.rule.times
     }
 
+    /// The rule, as long as it has had no request.
+    pub(super) fn unmet(&self) -> Option<&Rule> {
+        (self.chosen.load(Ordering::Relaxed) < self.rule.every).then_some(&self.rule)
+    }
+
     pub(super) fn end(&self) {
         self.ended.store(true, Ordering::Relaxed);
     }
@@ -209,5 +214,13 @@ mod tests {
         let active = Active::new(rule);
         let taken: Vec<bool> = (0..6).map(|_| active.takes(&write)).collect();
         assert_eq!(taken, [false, true, false, true, false, false]);
+    }
+
+    #[test]
+    fn a_rule_is_met_by_the_first_request_that_fails() {
+        let write = parts(&Method::POST, "/api/v1/namespaces/n/pods");
+        let active = Active::new(Rule::new(Requests::writes(), Fault::LoseAnswer).every(2));
+        assert!(!active.takes(&write) && active.unmet().is_some());
+        assert!(active.takes(&write) && active.unmet().is_none());
     }
 }

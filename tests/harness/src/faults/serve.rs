@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use http::header::{CONNECTION, CONTENT_LENGTH, HOST, TRANSFER_ENCODING};
+use http::header::{ACCEPT, CONNECTION, CONTENT_LENGTH, HOST, TRANSFER_ENCODING};
 use http::{Method, Request, Response, Version};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
@@ -79,6 +79,7 @@ impl Connection {
             path: parts.uri.path().to_owned(),
             made: if parts.method == Method::POST { made(&body) } else { String::new() },
             watch: is_watch(&parts),
+            accept: accepted(&parts),
             spoiled: rule.is_some(),
         });
         if let Some(Fault::Refuse(refusal)) = rule.as_deref().map(Active::fault) {
@@ -111,6 +112,11 @@ fn made(body: &[u8]) -> String {
         Some(name) => name.to_owned(),
         None => String::from_utf8_lossy(body).into_owned(),
     }
+}
+
+fn accepted(request: &http::request::Parts) -> String {
+    let accept = request.headers.get(ACCEPT).and_then(|value| value.to_str().ok());
+    accept.unwrap_or_default().to_owned()
 }
 
 /// The same request for another connection, with the caller's credentials.
