@@ -2,54 +2,90 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-/// Every metric of a Syncer: MC-704, BU-1601, TD-1702 and PO-1501.
-pub const DOCUMENTED: &str = "
-    kubeocean_build_info gauge
-    kubeocean_policy_audit_differences counter
-    kubeocean_policy_available gauge
-    kubeocean_policy_call_duration_seconds histogram
-    kubeocean_policy_calls counter
-    kubeocean_policy_compile_cache counter
+/// Every metric of a Syncer: MC-704, BU-1601, TD-1702 and PO-1501. Name, kind, and the labels beside `clusterbinding`.
+const DOCUMENTED: &str = "
+    kubeocean_build_info gauge version commit
+    kubeocean_policy_audit_differences counter entry
+    kubeocean_policy_available gauge rlp resource
+    kubeocean_policy_call_duration_seconds histogram entry kind
+    kubeocean_policy_calls counter entry kind
+    kubeocean_policy_compile_cache counter result
     kubeocean_policy_compile_seconds histogram
-    kubeocean_policy_entry_state gauge
-    kubeocean_policy_faults counter
-    kubeocean_policy_impure counter
+    kubeocean_policy_entry_state gauge entry state
+    kubeocean_policy_faults counter entry fault
+    kubeocean_policy_impure counter entry
     kubeocean_policy_instances_in_use gauge
-    kubeocean_policy_load_failures counter
-    kubeocean_policy_log_dropped counter
-    kubeocean_policy_memo counter
-    kubeocean_policy_offered gauge
-    kubeocean_policy_overcommitted_nodes gauge
+    kubeocean_policy_load_failures counter entry step
+    kubeocean_policy_log_dropped counter entry
+    kubeocean_policy_memo counter entry result
+    kubeocean_policy_offered gauge rlp resource
+    kubeocean_policy_overcommitted_nodes gauge rlp
     kubeocean_policy_queue_depth gauge
-    kubeocean_policy_rows counter
-    kubeocean_policy_time_zone_info gauge
-    kubeocean_policy_withheld_nodes gauge
-    kubeocean_syncer_cluster_available_resource gauge
-    kubeocean_syncer_cluster_origin_resource gauge
-    kubeocean_syncer_cluster_physical_usage gauge
-    kubeocean_syncer_cluster_virtual_usage gauge
-    kubeocean_syncer_copied_objects gauge
+    kubeocean_policy_rows counter entry kind result
+    kubeocean_policy_time_zone_info gauge rlp zone
+    kubeocean_policy_withheld_nodes gauge rlp
+    kubeocean_syncer_cluster_available_resource gauge resource
+    kubeocean_syncer_cluster_origin_resource gauge resource
+    kubeocean_syncer_cluster_physical_usage gauge resource
+    kubeocean_syncer_cluster_virtual_usage gauge resource
+    kubeocean_syncer_copied_objects gauge kind
     kubeocean_syncer_create_pod counter
     kubeocean_syncer_create_pod_errors counter
     kubeocean_syncer_node_lease_late counter
-    kubeocean_syncer_physical_pod_total gauge
+    kubeocean_syncer_physical_pod_total gauge phase
     kubeocean_syncer_pod_created counter
     kubeocean_syncer_pod_created_failed counter
     kubeocean_syncer_pod_creation_seconds histogram
-    kubeocean_syncer_queue_depth gauge
-    kubeocean_syncer_queue_wait_seconds histogram
-    kubeocean_syncer_reclaim_pods counter
+    kubeocean_syncer_queue_depth gauge queue
+    kubeocean_syncer_queue_wait_seconds histogram queue
+    kubeocean_syncer_reclaim_pods counter mode
     kubeocean_syncer_token_expiry_seconds gauge
     kubeocean_syncer_usage_drift counter
-    kubeocean_syncer_virtual_pod_total gauge
-    kubeocean_syncer_vnode_available_resource gauge
-    kubeocean_syncer_vnode_origin_resource gauge
-    kubeocean_syncer_vnode_physical_usage gauge
+    kubeocean_syncer_virtual_pod_total gauge phase
+    kubeocean_syncer_vnode_available_resource gauge node resource
+    kubeocean_syncer_vnode_origin_resource gauge node resource
+    kubeocean_syncer_vnode_physical_usage gauge node resource
     kubeocean_syncer_vnode_total gauge
-    kubeocean_syncer_vnode_virtual_usage gauge
-    kubeocean_syncer_vnode_writes counter
+    kubeocean_syncer_vnode_virtual_usage gauge node resource
+    kubeocean_syncer_vnode_writes counter kind
     kubeocean_syncer_worker_watch_age_seconds gauge
 ";
+
+/// A metric as it is documented.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Documented {
+    /// Without the suffix of its kind.
+    pub name: &'static str,
+    /// `counter`, `gauge` or `histogram`.
+    pub kind: &'static str,
+    /// Without `le`.
+    pub labels: BTreeSet<&'static str>,
+}
+
+/// All metrics there are to be.
+pub fn documented() -> impl Iterator<Item = Documented> {
+    DOCUMENTED.lines().filter_map(|line| {
+        let mut words = line.split_whitespace();
+        let (name, kind) = (words.next()?, words.next()?);
+        Some(Documented { name, kind, labels: words.chain(["clusterbinding"]).collect() })
+    })
+}
+
+impl Documented {
+    /// Names of its samples, each with the labels of these.
+    pub fn samples(&self) -> Vec<(String, BTreeSet<&'static str>)> {
+        let suffixes: &[&str] = match self.kind {
+            "counter" => &["_total"],
+            "histogram" => &["_bucket", "_count", "_sum"],
+            _ => &[""],
+        };
+        let sample = |suffix: &&str| {
+            let bound = (*suffix == "_bucket").then_some("le");
+            (format!("{}{suffix}", self.name), self.labels.iter().copied().chain(bound).collect())
+        };
+        suffixes.iter().map(sample).collect()
+    }
+}
 
 /// Name and labels of one sample.
 type Series = (String, BTreeMap<String, String>);
@@ -94,6 +130,11 @@ impl Page {
     /// Names and kinds of all metrics.
     pub fn kinds(&self) -> &BTreeSet<(String, String)> {
         &self.kinds
+    }
+
+    /// Names of all samples, each with the names of its labels.
+    pub fn samples(&self) -> impl Iterator<Item = (&str, BTreeSet<&str>)> {
+        self.samples.keys().map(|(name, labels)| (name.as_str(), labels.keys().map(String::as_str).collect()))
     }
 
     /// Whether each series carries the label.

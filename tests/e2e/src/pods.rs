@@ -187,8 +187,8 @@ impl Stage {
         (Self::serve(binding, nodes, &[&address]).await, proxier)
     }
 
-    /// A binding with `nodes` new worker nodes that are leased whole.
-    pub(crate) async fn bind(spec: BindingSpec, nodes: usize) -> Binding<'static> {
+    /// A binding with `nodes` new worker nodes that are leased whole, for [`Stage::served_by`].
+    pub async fn bind(spec: BindingSpec, nodes: usize) -> Binding<'static> {
         let name = spec.name.clone();
         let binding = shared_site().await.bind(spec).await.expect("a binding");
         let shape = NodeShape::new("32", "128Gi");

@@ -1,6 +1,8 @@
-//! Whether a Syncer did only what the charts' roles allow, read from the audit logs of both clusters.
+//! Whether a Syncer did only what the charts' roles allow, read from the audit logs of both clusters; and Syncers that may do
+//! less.
 
-use kubeocean_harness::{AuditEvent, Binding, Cluster};
+use kubeocean_harness::site::SYSTEM_NAMESPACE;
+use kubeocean_harness::{AuditEvent, AuditMark, Binding, Cluster};
 use serde_json::{Value, json};
 
 use crate::pods::Objects;
@@ -20,6 +22,29 @@ pub fn requests(binding: &Binding<'_>) -> (Vec<AuditEvent>, Vec<AuditEvent>) {
         of(binding.computing(), "system:serviceaccount:kubeocean-system:kubeocean-syncer"),
         of(binding.worker(), &worker_account),
     )
+}
+
+/// What a binding's Syncer wrote since these marks, of the computing and of the worker cluster's log, without Leases.
+///
+/// # Panics
+/// There is no audit log.
+pub fn writes_since(binding: &Binding<'_>, computing: AuditMark, worker: AuditMark) -> Vec<String> {
+    let vnodes = format!("vnode-{}-", binding.cluster_id());
+    let ours = |event: &AuditEvent| {
+        let object = &event.object_ref;
+        event.user.username.ends_with("kubeocean-syncer")
+            && object.resource != "leases"
+            && (object.name.starts_with(&vnodes) || object.name == binding.name())
+    };
+    let since = |cluster: &Cluster, mark: AuditMark| cluster.audit_events_since(mark).expect("an audit log");
+    let account = format!("system:serviceaccount:{}:", binding.mount_namespace());
+    let computing = since(binding.computing(), computing).into_iter().filter(ours);
+    let worker = since(binding.worker(), worker).into_iter();
+    computing
+        .chain(worker.filter(|event| event.user.username.starts_with(&account)))
+        .filter(AuditEvent::is_write)
+        .map(|event| format!("{} {} {}", event.verb, event.uri, event.response_status.code))
+        .collect()
 }
 
 /// No request of the Syncer was forbidden or malformed, and each was allowed by a role of the charts.
@@ -83,85 +108,169 @@ fn assert_allowed<'a>(events: impl IntoIterator<Item = &'a AuditEvent>, more: &[
 
 const RBAC: &str = "/apis/rbac.authorization.k8s.io/v1";
 
-/// An account of the worker cluster that may do what a Syncer does, but for kinds of the cluster's role that are hidden
-/// from it.
+/// What a binding is told that it does without, for want of a right: events of the computing cluster.
+pub async fn features_off(computing: &Objects, binding: &str) -> Vec<Value> {
+    let of = format!("involvedObject.name%3D{binding},reason%3DFeatureDisabled");
+    computing.list(&format!("/api/v1/namespaces/default/events?fieldSelector={of}")).await
+}
+
+/// Takes a kind or a subresource, in the plural, out of the role that a binding's Syncer has in its mount namespace.
+///
+/// # Panics
+/// The role says nothing of it.
+pub async fn take_from_role(binding: &Binding<'_>, resource: &str) {
+    let worker = Objects::of(binding.worker()).await;
+    let role = format!("{RBAC}/namespaces/{}/roles/kubeocean-syncer", binding.mount_namespace());
+    let full = worker.get(&role).await.expect("the chart's role");
+    let mut rules = full["rules"].as_array().cloned().expect("rules");
+    for resources in rules.iter_mut().filter_map(|rule| rule["resources"].as_array_mut()) {
+        resources.retain(|one| one != resource);
+    }
+    // A rule about nothing is none.
+    rules.retain(|rule| rule["resources"] != json!([]));
+    assert_ne!(full["rules"], json!(rules));
+    worker.merge(&role, &json!({"rules": rules})).await;
+}
+
+/// An account of a cluster that may do what a Syncer does there, but for kinds of the cluster's role that are hidden from it.
 #[derive(Debug)]
 pub struct LimitedAccount {
     pub kubeconfig: String,
-    worker: Objects,
-    role: String,
+    /// As audit logs have it.
+    pub username: String,
+    cluster: Objects,
+    /// Of all that makes it.
+    name: String,
+    subjects: Value,
     all: Value,
 }
 
 impl LimitedAccount {
-    /// Nothing is hidden yet.
+    /// One of the worker cluster. Nothing is hidden yet.
     ///
     /// # Panics
-    /// The worker cluster refuses an object.
+    /// The cluster refuses an object.
     pub async fn new(binding: &Binding<'_>) -> Self {
-        let worker = Objects::of(binding.worker()).await;
         let mount = binding.mount_namespace();
-        let role =
-            worker.get(&format!("{RBAC}/clusterroles/kubeocean-syncer")).await.expect("the chart's role");
-        let all = role["rules"].clone();
-        let account = json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "limited"}});
-        worker.create(&format!("/api/v1/namespaces/{mount}/serviceaccounts"), &account).await;
-        let name = format!("limited-{mount}");
-        worker
-            .create(&format!("{RBAC}/clusterroles"), &json!({"metadata": {"name": name}, "rules": all}))
-            .await;
-        let subjects = json!([{"kind": "ServiceAccount", "name": "limited", "namespace": mount}]);
-        let bound = |kind: &str, role: &str| {
-            json!({
-                "metadata": {"name": name}, "subjects": subjects,
-                "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": kind, "name": role},
-            })
-        };
-        worker.create(&format!("{RBAC}/clusterrolebindings"), &bound("ClusterRole", &name)).await;
-        let of_mount = format!("{RBAC}/namespaces/{mount}/rolebindings");
-        worker.create(&of_mount, &bound("Role", "kubeocean-syncer")).await;
-        let kubeconfig = binding.worker().service_account_kubeconfig(mount, "limited").await;
-        let role = format!("{RBAC}/clusterroles/{name}");
-        Self { kubeconfig: kubeconfig.expect("a kubeconfig"), worker, role, all }
+        Self::like_the_syncer(binding.worker(), mount, format!("limited-{mount}"), &[mount]).await
     }
 
-    /// An account that never had the right. `hidden` is the kind, in the plural.
+    /// One of the worker cluster that never had the right. `hidden` is the kind, in the plural.
     ///
     /// # Panics
-    /// The worker cluster refuses an object.
+    /// The cluster refuses an object.
     pub async fn without(binding: &Binding<'_>, hidden: &str) -> Self {
         let account = Self::new(binding).await;
         account.hide(hidden).await;
         account
     }
 
+    /// One of the computing cluster. Nothing is hidden yet.
+    ///
+    /// # Panics
+    /// The cluster refuses an object.
+    pub async fn in_computing(binding: &Binding<'_>) -> Self {
+        let name = format!("limited-{}", binding.name());
+        let with_leases = [SYSTEM_NAMESPACE, "kube-node-lease"];
+        Self::like_the_syncer(binding.computing(), SYSTEM_NAMESPACE, name, &with_leases).await
+    }
+
+    /// An account in the namespace `home`, with the chart's roles of the cluster and of some namespaces.
+    async fn like_the_syncer(cluster: &Cluster, home: &str, name: String, namespaces: &[&str]) -> Self {
+        let objects = Objects::of(cluster).await;
+        let role = objects.get(&format!("{RBAC}/clusterroles/kubeocean-syncer")).await;
+        let all = role.expect("the chart's role")["rules"].clone();
+        let account = json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": name}});
+        objects.create(&format!("/api/v1/namespaces/{home}/serviceaccounts"), &account).await;
+        let role = json!({"metadata": {"name": name}, "rules": all});
+        objects.create(&format!("{RBAC}/clusterroles"), &role).await;
+        let kubeconfig = cluster.service_account_kubeconfig(home, &name).await.expect("a kubeconfig");
+        let username = format!("system:serviceaccount:{home}:{name}");
+        let subjects = json!([{"kind": "ServiceAccount", "name": name, "namespace": home}]);
+        let account = Self { kubeconfig, username, cluster: objects, name, subjects, all };
+        account.bind("clusterrolebindings", "ClusterRole", &account.name).await;
+        for namespace in namespaces {
+            account.bind(&format!("namespaces/{namespace}/rolebindings"), "Role", "kubeocean-syncer").await;
+        }
+        account
+    }
+
+    /// Gives it a role, by a binding in a collection.
+    async fn bind(&self, collection: &str, kind: &str, role: &str) {
+        let bound = json!({
+            "metadata": {"name": self.name}, "subjects": self.subjects,
+            "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": kind, "name": role},
+        });
+        self.cluster.create(&format!("{RBAC}/{collection}"), &bound).await;
+    }
+
     /// Takes the rule about a kind, in the plural, away.
     ///
     /// # Panics
-    /// The worker cluster refuses it.
+    /// The cluster refuses it.
     pub async fn hide(&self, kind: &str) {
-        let mut rules = self.all.as_array().cloned().expect("rules");
-        rules.retain(|rule| rule["resources"] != json!([kind]));
-        assert_ne!(self.all, json!(rules));
-        self.worker.merge(&self.role, &json!({"rules": rules})).await;
+        let kinds = json!([kind]);
+        self.keep(|rule| rule["resources"] != kinds).await;
+    }
+
+    /// Takes one verb of the rules about a kind, in the plural, away.
+    ///
+    /// # Panics
+    /// The cluster refuses it.
+    pub async fn hide_verb(&self, verb: &str, kind: &str) {
+        let kinds = json!([kind]);
+        let mut rules = self.all.clone();
+        let about = rules.as_array_mut().into_iter().flatten().filter(|rule| rule["resources"] == kinds);
+        for verbs in about.filter_map(|rule| rule["verbs"].as_array_mut()) {
+            verbs.retain(|one| one != verb);
+        }
+        assert_ne!(self.all, rules);
+        self.write(&rules).await;
+    }
+
+    /// The same as [`LimitedAccount::hide`], but for one namespace.
+    ///
+    /// # Panics
+    /// The cluster refuses it.
+    pub async fn hide_but_in(&self, kind: &str, namespace: &str) {
+        self.hide(kind).await;
+        let kinds = json!([kind]);
+        let rules: Vec<&Value> = self.rules().filter(|rule| rule["resources"] == kinds).collect();
+        let role = json!({"metadata": {"name": self.name}, "rules": rules});
+        self.cluster.create(&format!("{RBAC}/namespaces/{namespace}/roles"), &role).await;
+        self.bind(&format!("namespaces/{namespace}/rolebindings"), "Role", &self.name).await;
     }
 
     /// Takes the rules about an API group away.
     ///
     /// # Panics
-    /// The worker cluster refuses it.
+    /// The cluster refuses it.
     pub async fn hide_group(&self, group: &str) {
-        let mut rules = self.all.as_array().cloned().expect("rules");
-        rules.retain(|rule| rule["apiGroups"] != json!([group]));
-        assert_ne!(self.all, json!(rules));
-        self.worker.merge(&self.role, &json!({"rules": rules})).await;
+        let groups = json!([group]);
+        self.keep(|rule| rule["apiGroups"] != groups).await;
     }
 
-    /// Nothing is hidden any more.
+    /// Nothing is hidden any more, but from what [`LimitedAccount::hide_but_in`] left.
     ///
     /// # Panics
-    /// The worker cluster refuses it.
+    /// The cluster refuses it.
     pub async fn may_everything(&self) {
-        self.worker.merge(&self.role, &json!({"rules": self.all})).await;
+        self.write(&self.all).await;
+    }
+
+    fn rules(&self) -> impl Iterator<Item = &Value> {
+        self.all.as_array().into_iter().flatten()
+    }
+
+    /// Takes all rules of the cluster's role away but these.
+    async fn keep(&self, is_kept: impl Fn(&Value) -> bool) {
+        let rules: Vec<&Value> = self.rules().filter(|rule| is_kept(rule)).collect();
+        assert_ne!(self.all, json!(rules));
+        self.write(&json!(rules)).await;
+    }
+
+    async fn write(&self, rules: &Value) {
+        let role = format!("{RBAC}/clusterroles/{}", self.name);
+        self.cluster.merge(&role, &json!({"rules": rules})).await;
     }
 }

@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use futures::future::join_all;
 use k8s_openapi::api::core::v1::Node;
 use kube::api::DeleteParams;
 use kubeocean_api::keys::{condition_type, finalizer, label, taint};
@@ -9,10 +10,10 @@ use kubeocean_e2e::leasing::{
     DEADLINE, Leasing, amount, condition as node_condition, is_offered, is_ready, merge, percent, summary,
     taint_of,
 };
-use kubeocean_e2e::pods::{Objects, Stage, condition};
-use kubeocean_e2e::rights::{LimitedAccount, assert_rights, requests};
+use kubeocean_e2e::pods::{Objects, Stage, condition, text};
+use kubeocean_e2e::rights::{LimitedAccount, assert_rights, features_off, requests};
 use kubeocean_e2e::storm::pass;
-use kubeocean_harness::{AuditEvent, BindingSpec, NodeShape, Wire};
+use kubeocean_harness::{AuditEvent, BindingSpec, NodeShape, Wire, shared_site};
 use serde_json::{Value, json};
 
 fn tier(value: &str) -> Value {
@@ -53,15 +54,22 @@ async fn one_edit_may_change_the_selector_and_the_default_taint() {
 /// A minute without the list, the pause between two looks, and between two attempts of the watch.
 const NOTICED: Duration = Duration::from_mins(3);
 
-/// A kubeconfig is replaced by one that may not see pods: nothing of what is leased is certain any more.
+/// Together: each is missed only after a minute.
 #[tokio::test]
 async fn a_right_that_is_missing_is_told_and_granting_it_is_enough() {
-    let leasing = Leasing::start("binding-rights", 1, &NodeShape::new("8", "16Gi"), all_cpu()).await;
+    let rights =
+        [("rights-nodes", "nodes"), ("rights-pods", "pods"), ("rights-policies", "resourceleasingpolicies")];
+    join_all(rights.into_iter().map(|(name, kind)| a_right_is_missing(name, kind))).await;
+}
+
+/// A kubeconfig is replaced by one that may not see a kind: nothing of what is leased is certain any more.
+async fn a_right_is_missing(name: &str, kind: &str) {
+    let leasing = Leasing::start(name, 1, &NodeShape::new("8", "16Gi"), all_cpu()).await;
     let node = leasing.nodes[0].clone();
     leasing.one(&node, "an open vnode", is_offered).await;
-    let limited = LimitedAccount::without(&leasing.binding, "pods").await;
+    let limited = LimitedAccount::without(&leasing.binding, kind).await;
     leasing.binding.write_kubeconfig(&limited.kubeconfig).await.expect("the Secret");
-    no_pods_are_seen(&leasing).await;
+    none_are_seen(&leasing, kind).await;
     assert_eq!(leasing.syncer.health("/readyz").await.expect("an answer").0, 200);
 
     leasing.foreign_pod(&node, "6").await;
@@ -83,13 +91,15 @@ async fn reach(leasing: &Leasing, what: &str, wanted: (&str, &str)) -> Node {
         .await
 }
 
-/// Waits until the vnode says that the right to see pods is missing, and what would help.
-async fn no_pods_are_seen(leasing: &Leasing) {
-    let vnode = reach(leasing, "the watch of pods to be missed", ("False", "WatchFailed")).await;
+/// Waits until the vnode says that the right to see a kind is missing, and what would help.
+async fn none_are_seen(leasing: &Leasing, kind: &str) {
+    let missed = format!("the watch of {kind} to be missed");
+    let vnode = reach(leasing, &missed, ("False", "WatchFailed")).await;
     let conditions = vnode.status.and_then(|status| status.conditions).expect("conditions");
     let shown = conditions.iter().find(|one| one.type_ == condition_type::WORKER_REACHABLE).expect("ours");
     let message = shown.message.as_deref().unwrap_or_default();
-    assert!(message.contains("403 Forbidden") && message.contains("list and watch pods"), "{message}");
+    let needed = format!("list and watch {kind}");
+    assert!(message.contains("403 Forbidden") && message.contains(&needed), "{message}");
 }
 
 /// A right is taken away from an account that uses it. An API server asks for rights when a watch begins, so what is
@@ -108,7 +118,7 @@ async fn a_right_that_is_lost_while_it_is_used_is_told_when_its_watch_ends() {
         .until("a watch of pods by the new account", DEADLINE, async || {
             let events = worker.audit_events().expect("an audit log").into_iter();
             let mut watches = events.filter(|event| {
-                event.user.username.ends_with(":limited")
+                event.user.username == limited.username
                     && (event.verb.as_str(), event.object_ref.resource.as_str()) == ("watch", "pods")
             });
             watches.any(|event| event.object_ref.namespace.is_empty())
@@ -122,7 +132,7 @@ async fn a_right_that_is_lost_while_it_is_used_is_told_when_its_watch_ends() {
 
     assert!(wire.cut() > 0, "there were connections");
     let cut = Instant::now();
-    no_pods_are_seen(&leasing).await;
+    none_are_seen(&leasing, "pods").await;
     println!("a lost right was told {:?} after its watch ended", cut.elapsed());
     let recording = leasing.record().await;
     delete_foreign_pod(&leasing, &node).await;
@@ -138,6 +148,45 @@ async fn delete_foreign_pod(leasing: &Leasing, node: &str) {
     let worker = Objects::of(leasing.binding.worker()).await;
     let home = format!("{}-foreign", leasing.binding.name());
     worker.delete(&format!("/api/v1/namespaces/{home}/pods/online-{node}"), Some(0)).await;
+}
+
+/// BU-408: a role that lets nobody label worker nodes costs the label, and nothing else.
+#[tokio::test]
+async fn without_the_right_to_label_worker_nodes_they_are_leased_all_the_same() {
+    const NAME: &str = "binding-labels";
+    let binding = shared_site().await.bind(BindingSpec::new(NAME)).await.expect("a binding");
+    let limited = LimitedAccount::new(&binding).await;
+    limited.hide_verb("patch", "nodes").await;
+    binding.write_kubeconfig(&limited.kubeconfig).await.expect("the Secret");
+    let nodes = binding.worker().create_nodes(NAME, 2, &NodeShape::new("8", "16Gi")).await.expect("nodes");
+    binding.policy(NAME, all_cpu()).await.expect("a policy");
+    let started = Instant::now();
+    let mut syncer = binding.syncer(&[]).await.expect("a Syncer");
+    syncer.wait_ready().await;
+    let leasing = Leasing { binding, syncer, nodes, started };
+    leasing.all("two vnodes", DEADLINE, is_offered).await;
+
+    let computing = Objects::of(leasing.binding.computing()).await;
+    let told = async || {
+        let mut off = features_off(&computing, NAME).await;
+        off.retain(|event| text(&event["message"]).contains(label::POLICY_APPLIED));
+        off
+    };
+    leasing.until("the event", DEADLINE, async || !told().await.is_empty()).await;
+    // Each edit would be a reason to try again; the second one comes after what the first one led to.
+    for (share, cpu) in [(50, "4"), (25, "2")] {
+        leasing.edit(json!({"resourceLimits": [percent("cpu", share)]})).await;
+        leasing.all(&format!("cpu {cpu}"), DEADLINE, |vnode| amount(vnode, "cpu") == Some(cpu)).await;
+    }
+    let events = leasing.binding.worker().audit_events().expect("an audit log").into_iter();
+    let tried = events.filter(|event| {
+        event.user.username == limited.username
+            && (event.verb.as_str(), event.object_ref.resource.as_str()) == ("patch", "nodes")
+    });
+    // The first two may have been on their way together.
+    let tried: Vec<_> = tried.map(|event| (event.object_ref.name, event.response_status.code)).collect();
+    assert!((1..=2).contains(&tried.len()) && tried.iter().all(|(_, code)| *code == 403), "{tried:?}");
+    assert_eq!(told().await.len(), 1);
 }
 
 /// Nothing listens on the discard port of this machine.
@@ -199,6 +248,43 @@ async fn a_deletion_waits_for_the_worker_and_finds_what_lost_its_labels() {
     assert!((2..=4).contains(&looks), "all nodes were listed {looks} times");
     leasing.delete_policy("binding-end").await;
     leasing.until("the policy to go", DEADLINE, async || leasing.policy("binding-end").await.is_none()).await;
+    assert_rights(&leasing.binding);
+}
+
+/// The label on the worker node, and the finalizer on the policy.
+async fn marks(leasing: &Leasing) -> [bool; 2] {
+    let node = leasing.worker_nodes().await.get(&leasing.nodes[0]).await.expect("a worker node");
+    let policy = leasing.policy(leasing.binding.name()).await.expect("the policy");
+    [
+        node.metadata.labels.unwrap_or_default().contains_key(label::POLICY_APPLIED),
+        policy["metadata"]["finalizers"] == json!([finalizer::POLICY]),
+    ]
+}
+
+/// BU-1402: the API server lets nobody put a finalizer on what is being deleted.
+#[tokio::test]
+async fn a_deletion_is_carried_out_though_somebody_took_our_finalizer_off() {
+    const NAME: &str = "binding-unheld";
+    let mut leasing = Leasing::start(NAME, 1, &NodeShape::new("8", "16Gi"), all_cpu()).await;
+    let node = leasing.nodes[0].clone();
+    leasing.one(&node, "an open vnode", is_offered).await;
+    leasing.until("our marks", DEADLINE, async || marks(&leasing).await == [true, true]).await;
+    leasing.syncer.stop().await.expect("an end");
+    let bindings = leasing.bindings().await;
+    merge(&bindings, NAME, json!({"metadata": {"finalizers": ["e2e.test/keep"]}})).await;
+    bindings.delete(NAME, &DeleteParams::default()).await.expect("a binding being deleted");
+
+    leasing.syncer.restart().expect("a restart");
+    leasing.withdrawn(&node).await;
+    leasing
+        .until("our marks to go", DEADLINE, async || {
+            let left = marks(&leasing).await;
+            if left == [false, false] { Ok(()) } else { Err(left) }
+        })
+        .await;
+    let kept = bindings.get(NAME).await.expect("the binding");
+    assert_eq!(json!(kept.metadata.finalizers), json!(["e2e.test/keep"]));
+    merge(&bindings, NAME, json!({"metadata": {"finalizers": null}})).await;
     assert_rights(&leasing.binding);
 }
 

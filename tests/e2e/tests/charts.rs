@@ -11,7 +11,7 @@ use std::path::PathBuf;
 use std::process::{Command, Output};
 use std::sync::OnceLock;
 
-use kubeocean_e2e::exposition::DOCUMENTED;
+use kubeocean_e2e::{exposition::documented, promql::metrics_asked};
 use kubeocean_harness::assets::{self, Binary};
 use serde_json::Value;
 
@@ -308,6 +308,8 @@ fn schemas_reject_unknown_keys_and_accept_documented_ones() {
         (COMPUTING, "manger.enabled=false"),
         (COMPUTING, "manager.replica=1"),
         (COMPUTING, "manager.runtime=both"),
+        (COMPUTING, "manager.schedulerExtender.urlPrefix=http://manager.example:8443/scheduler"),
+        (COMPUTING, "manager.schedulerExtender.urlPrefix=https://manager.example:8443"),
         (WORKER, "permissions.nodes=true"),
         (WORKER, "serviceAccount.static=true"),
         (WORKER, "tenants[0].name=x"),
@@ -325,7 +327,29 @@ fn schemas_reject_unknown_keys_and_accept_documented_ones() {
     assert!(template(WORKER, &["--set", "namespace.create=true,rbac.create=true"]).is_ok());
 }
 
-/// PO-1501: each panel asks for metrics that a Syncer has, and each metric of policies has a panel.
+/// MC-828: the Manager's Service, or the address that whoever installs the chart names.
+#[test]
+fn the_schedulers_configuration_says_where_the_manager_is() {
+    let told = |more: &str| {
+        let set = format!("manager.schedulerExtender.enabled=true{more}");
+        let objects = render(COMPUTING, &["--set", &set]);
+        let map = of_kind(&objects, "ConfigMap").find(|map| map["data"]["kube-scheduler.yaml"].is_string());
+        let written = text(map.expect("a scheduler's configuration"), "/data/kube-scheduler.yaml");
+        let configuration: Value = serde_saphyr::from_str(written).expect("YAML");
+        let service = of_kind(&objects, "Service").next().expect("a Service");
+        let (name, namespace) = (text(service, "/metadata/name"), text(service, "/metadata/namespace"));
+        let port = &service["spec"]["ports"][0]["port"];
+        let of_service = format!("https://{name}.{namespace}.svc:{port}/scheduler");
+        (text(&configuration, "/extenders/0/urlPrefix").to_owned(), of_service)
+    };
+    let (prefix, of_service) = told("");
+    assert_eq!(prefix, of_service);
+    let outside = "https://[2001:db8::7]:8443/scheduler";
+    let (prefix, _) = told(&format!(",manager.schedulerExtender.urlPrefix={outside}"));
+    assert_eq!(prefix, outside);
+}
+
+/// PO-1501: each panel asks for metrics and labels that a Syncer has, and each metric of policies has a panel.
 #[test]
 fn the_dashboard_shows_all_metrics_of_policies_and_no_others() {
     let is_dashboard = |object: &&Value| text(object, "/metadata/labels/grafana_dashboard") == "1";
@@ -344,22 +368,12 @@ fn the_dashboard_shows_all_metrics_of_policies_and_no_others() {
         assert!(!found.is_empty() && !text(panel, "/description").is_empty(), "{}", panel["title"]);
         asked.extend(found);
     }
-    let documented: BTreeSet<&str> =
-        DOCUMENTED.lines().filter_map(|line| Some(line.trim().split_once(' ')?.0)).collect();
-    let named = |query: &str| -> Vec<String> {
-        let words = query.split(|letter: char| !(letter.is_ascii_alphanumeric() || letter == '_'));
-        words.filter(|word| word.starts_with("kubeocean_")).map(str::to_owned).collect()
-    };
     let mut shown = BTreeSet::new();
-    for name in asked.iter().flat_map(|query| named(query)) {
-        let family =
-            ["_bucket", "_sum", "_count", "_total"].iter().find_map(|suffix| name.strip_suffix(suffix));
-        let known =
-            [Some(name.as_str()), family].into_iter().flatten().find(|name| documented.contains(name));
-        assert!(known.is_some(), "no Syncer has {name}");
-        shown.extend(known.map(str::to_owned));
+    for query in asked {
+        shown.extend(metrics_asked(&query).unwrap_or_else(|wrong| panic!("{query}: {wrong}")));
     }
-    for name in documented.iter().filter(|name| name.starts_with("kubeocean_policy_")) {
-        assert!(shown.contains(*name), "no panel shows {name}");
-    }
+    let of_policies =
+        documented().map(|metric| metric.name).filter(|name| name.starts_with("kubeocean_policy_"));
+    let not_shown: Vec<&str> = of_policies.filter(|name| !shown.contains(name)).collect();
+    assert!(not_shown.is_empty(), "no panel shows {not_shown:?}");
 }

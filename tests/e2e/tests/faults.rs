@@ -1,14 +1,22 @@
 //! API servers, and ways to them, that fail while pods begin, change and end (see [`kubeocean_e2e::storm`]).
 //!
 //! Each test is one kind of trouble, first with the computing cluster's server, then with the worker's. Everything is whole
-//! again within [`RECOVERED`], 15 s, after the trouble ended.
+//! again within [`RECOVERED`], 15 s, after the trouble ended. What becomes of pods that wait for a node is in `scheduling`.
+
+#[path = "faults/content.rs"]
+mod content;
+#[path = "faults/scheduling.rs"]
+mod scheduling;
 
 use std::collections::{BTreeSet, HashMap};
 use std::time::{Duration, Instant};
 
+use futures::{StreamExt, stream};
 use http::Method;
-use kubeocean_api::keys::annotation;
+use kubeocean_api::keys::{annotation, label};
+use kubeocean_e2e::in_place::{report_resources, resize, set_image, wait_cpu};
 use kubeocean_e2e::pods::{Objects, Scene, text};
+use kubeocean_e2e::rights::features_off;
 use kubeocean_e2e::storm::{RECOVERED, Shelter, Side, assert_few, pass, storm};
 use kubeocean_harness::faults::{Fault, Refusal, Requests, Rule, Served};
 use kubeocean_harness::wait_until;
@@ -69,11 +77,39 @@ async fn conflicts() {
     }
 }
 
+/// Makes lists of ConfigMaps longer than a page in both clusters, and the Syncer watch both: that of the namespace in which
+/// something is missing, and that of the copies. None of the many is anything to it.
+async fn lengthen_lists(shelter: &Shelter) {
+    const MORE_THAN_A_PAGE: usize = 501;
+    let scene = shelter.stage.scene("gone-many").await;
+    let [originals, copies] = [scene.namespace.as_str(), shelter.stage.binding.mount_namespace()]
+        .map(|namespace| format!("/api/v1/namespaces/{namespace}/configmaps"));
+    stream::iter(0..MORE_THAN_A_PAGE)
+        .for_each_concurrent(32, async |number| {
+            let name = format!("one-of-many-{number}");
+            let managed = json!({label::MANAGED_BY: label::MANAGED_BY_VALUE});
+            let copy = json!({"metadata": {"name": name, "labels": managed}});
+            scene.computing.create(&originals, &json!({"metadata": {"name": name}})).await;
+            scene.worker.create(&copies, &copy).await;
+        })
+        .await;
+    let missing = json!({"volumes": [{"name": "v", "configMap": {"name": "missing"}}]});
+    scene.create_pod(&scene.pod("waits", missing)).await;
+    wait_until("what is missing to be watched", RECOVERED, async || {
+        let served = shelter.proxy(Side::Computing).served();
+        served.iter().any(|request| request.watch && request.path == originals)
+    })
+    .await;
+}
+
 #[tokio::test]
 async fn versions_that_are_gone() {
     let shelter = Shelter::start("gone").await;
+    lengthen_lists(&shelter).await;
     for side in SIDES {
         let gone = vec![
+            // What is listed anew at once, and takes more than a page.
+            Rule::new(Requests::watches().about("/configmaps?"), Fault::ExpireWatch),
             Rule::new(Requests::watches(), Fault::Refuse(Refusal::Gone)).every(2),
             Rule::new(Requests::watches(), Fault::ExpireWatch),
             Rule::new(Requests::reads().about("continue="), Fault::Refuse(Refusal::Gone)),
@@ -90,7 +126,7 @@ async fn a_server_that_is_too_busy() {
         let busy = each(Requests::all(), Fault::Refuse(Refusal::TooManyRequests(2)));
         let asked = shelter.weather("busy", side, busy, SECONDS).await;
         assert_patient(&asked, Duration::from_secs(2));
-        // Of what is made in the computing cluster, events, nothing is tried twice.
+        // In the computing cluster nothing is made but events, most of which are not tried twice.
         if side == Side::Worker {
             assert_tried_again(&asked, Duration::from_secs(2));
         }
@@ -222,30 +258,10 @@ async fn watches_have_a_connection_of_their_own() {
     }
 }
 
-/// Runs a pod that can be resized: API servers do that only where a kubelet says what containers have.
+/// Runs a pod that can be resized.
 async fn run_resizable(scene: &Scene<'_>, name: &str) {
-    let (_, ppod) = scene.run_pod(name, json!({})).await;
-    let mut statuses = ppod["status"]["containerStatuses"].clone();
-    statuses[0]["resources"] = ppod["spec"]["containers"][0]["resources"].clone();
-    let has = json!({"status": {"containerStatuses": statuses}});
-    scene.worker.merge(&format!("{}/status", scene.ppod(name)), &has).await;
-    let shown = |pod: &Value| pod["status"]["containerStatuses"][0]["resources"].is_object().then_some(());
-    scene.computing.wait("what the container has", &scene.vpod(name), shown).await;
-}
-
-async fn resize(scene: &Scene<'_>, name: &str) {
-    let mut containers =
-        scene.computing.get(&scene.vpod(name)).await.expect("the pod")["spec"]["containers"].clone();
-    containers[0]["resources"]["requests"]["cpu"] = json!("20m");
-    let more = json!({"spec": {"containers": containers}});
-    scene.computing.merge(&format!("{}/resize", scene.vpod(name)), &more).await;
-}
-
-/// Waits until the copy has what [`resize`] asks for.
-async fn wait_resized(scene: &Scene<'_>, name: &str) {
-    let resized =
-        |pod: &Value| (pod["spec"]["containers"][0]["resources"]["requests"]["cpu"] == "20m").then_some(());
-    scene.worker.wait("the change to go down", &scene.ppod(name), resized).await;
+    scene.run_pod(name, json!({})).await;
+    report_resources(scene, name).await;
 }
 
 /// A 404 on the subresource is also what an API server of before 1.33 says, which resizes nothing.
@@ -259,7 +275,7 @@ async fn a_copy_that_vanishes_while_it_is_resized_turns_nothing_off() {
     // The Syncer reads the copy before it resizes it: it is there in the answer, and gone when that arrives.
     let reads = Requests::reads().about(&scene.ppod("vanishes"));
     shelter.proxy(Side::Worker).inject(Rule::new(reads, Fault::Slow(Duration::from_secs(2))));
-    resize(&scene, "vanishes").await;
+    resize(&scene, "vanishes", "20m").await;
     let read = || shelter.proxy(Side::Worker).served().iter().any(|request| request.spoiled);
     wait_until("the copy to be read", RECOVERED, async || read()).await;
     pass(Duration::from_secs(1)).await;
@@ -273,10 +289,31 @@ async fn a_copy_that_vanishes_while_it_is_resized_turns_nothing_off() {
     scene.computing.wait("the end of the pod", &scene.vpod("vanishes"), lost).await;
     shelter.proxy(Side::Worker).heal();
 
-    resize(&scene, "stays").await;
-    wait_resized(&scene, "stays").await;
-    let path = "/api/v1/namespaces/default/events?fieldSelector=involvedObject.name%3Dresize-gone,reason%3DFeatureDisabled";
-    assert_eq!(scene.computing.list(path).await, Vec::<Value>::new());
+    resize(&scene, "stays", "20m").await;
+    wait_cpu(&scene, "stays", "20m").await;
+    assert_eq!(features_off(&scene.computing, "resize-gone").await, Vec::<Value>::new());
+}
+
+/// The same 404 about a copy that lives (TD-808).
+#[tokio::test]
+async fn a_worker_that_resizes_nothing_is_asked_once_and_the_rest_goes_on() {
+    let shelter = Shelter::start("old-worker").await;
+    let scene = shelter.stage.scene("old-worker").await;
+    let unserved = Rule::new(Requests::writes().about("/resize"), Fault::Refuse(Refusal::NoServer));
+    shelter.proxy(Side::Worker).inject(unserved);
+    for name in ["first", "second"] {
+        run_resizable(&scene, name).await;
+        resize(&scene, name, "20m").await;
+        assert!(scene.wait_event(name, "FeatureDisabled").await.contains("pods/resize"));
+    }
+    set_image(&scene, "first", "example.test/image:2").await;
+    let copy = scene.worker.get(&scene.ppod("first")).await.expect("the copy");
+    assert_eq!(copy["spec"]["containers"][0]["resources"]["requests"]["cpu"], "10m");
+    let asked = shelter.proxy(Side::Worker).served();
+    let asked: Vec<_> = asked.iter().filter(|request| request.path.ends_with("/resize")).collect();
+    assert_eq!(asked.len(), 1, "{asked:#?}");
+    let told = features_off(&scene.computing, "old-worker").await;
+    assert_eq!(told.len(), 1, "{told:#?}");
 }
 
 /// TD section 8: what comes up does not wait for what goes down.
@@ -287,7 +324,7 @@ async fn a_change_that_fails_for_long_keeps_no_status_back() {
     run_resizable(&scene, "resized").await;
     let fails = Rule::new(Requests::writes().about("/resize"), Fault::Refuse(Refusal::InternalError));
     shelter.proxy(Side::Worker).inject(fails);
-    resize(&scene, "resized").await;
+    resize(&scene, "resized", "20m").await;
     wait_until("the change to fail", RECOVERED, async || {
         shelter.proxy(Side::Worker).served().iter().any(|request| request.spoiled)
     })
@@ -297,5 +334,5 @@ async fn a_change_that_fails_for_long_keeps_no_status_back() {
     let told = |pod: &Value| (pod["status"]["message"] == "the worker says so").then_some(());
     scene.computing.wait("the status to come up", &scene.vpod("resized"), told).await;
     shelter.proxy(Side::Worker).heal();
-    wait_resized(&scene, "resized").await;
+    wait_cpu(&scene, "resized", "20m").await;
 }

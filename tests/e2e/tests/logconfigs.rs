@@ -8,7 +8,8 @@ use kubeocean_api::keys::{annotation, label, object_finalizer, synced_by};
 use kubeocean_e2e::logconfigs::{API, all, original, path, serve, stdout};
 use kubeocean_e2e::pods::{DEADLINE, Objects, Stage, text};
 use kubeocean_e2e::rights::{LimitedAccount, assert_rights, requests};
-use kubeocean_harness::{Binding, BindingSpec, Cluster, shared_site, wait_until};
+use kubeocean_e2e::veto::Veto;
+use kubeocean_harness::{Binding, BindingSpec, shared_site, wait_until};
 use serde_json::{Value, json};
 use tokio::sync::OnceCell;
 
@@ -71,35 +72,6 @@ async fn wait_event(computing: &Objects, object: &str, reason: &str, says: &str)
         let messages: Vec<String> =
             computing.list(&events).await.iter().map(|event| text(&event["message"]).to_owned()).collect();
         if messages.iter().any(|message| message.contains(says)) { Ok(()) } else { Err(messages) }
-    })
-    .await;
-}
-
-/// From now on the cluster accepts no LogConfig whose name begins like this.
-async fn refuse_in(cluster: &Cluster, prefix: &str) {
-    let metadata = json!({"name": "refused-logconfigs"});
-    let rules = json!([{
-        "apiGroups": ["cls.cloud.tencent.com"], "apiVersions": ["v1"], "operations": ["CREATE"],
-        "resources": ["logconfigs"],
-    }]);
-    let policy = json!({
-        "apiVersion": "admissionregistration.k8s.io/v1", "kind": "ValidatingAdmissionPolicy", "metadata": metadata,
-        "spec": {
-            "matchConstraints": {"resourceRules": rules},
-            "validations": [{
-                "expression": format!("!object.metadata.name.startsWith('{prefix}')"), "reason": "Forbidden",
-            }],
-        },
-    });
-    let binding = json!({
-        "apiVersion": "admissionregistration.k8s.io/v1", "kind": "ValidatingAdmissionPolicyBinding",
-        "metadata": metadata, "spec": {"policyName": "refused-logconfigs", "validationActions": ["Deny"]},
-    });
-    cluster.apply_objects(vec![policy, binding]).await.expect("a policy");
-    let (objects, probe) = (Objects::of(cluster).await, original(&format!("{prefix}probe"), &stdout("a")));
-    wait_until("the policy to be in force", DEADLINE, async || {
-        let answer = objects.attempt(Method::POST, &format!("{}?dryRun=All", all()), &probe).await;
-        answer.is_err().then_some(()).ok_or("not refused")
     })
     .await;
 }
@@ -190,7 +162,17 @@ async fn logs_of_ppods_are_collected_as_the_logconfig_of_their_pods_says() {
     assert_eq!(worker.get(&path("taken-99341d")).await.expect("theirs"), theirs);
 
     // A copy that the worker does not accept holds up no other, but its original.
-    refuse_in(stage.binding.worker(), "partly-g0-").await;
+    let veto = Veto {
+        cluster: stage.binding.worker(),
+        name: "refused-logconfigs",
+        operation: "CREATE",
+        of: ["cls.cloud.tencent.com", "v1", "logconfigs"],
+        condition: "object.metadata.name.startsWith('partly-g0-')",
+        allowed: "false",
+        reason: "Forbidden",
+    };
+    let (dry, probe) = (format!("{}?dryRun=All", all()), original("partly-g0-probe", &stdout("a")));
+    veto.begin(async || worker.attempt(Method::POST, &dry, &probe).await).await;
     let workloads = json!([
         {"kind": "deployment", "name": "a", "namespace": "team-a"},
         {"kind": "deployment", "name": "b", "namespace": "team-b"},

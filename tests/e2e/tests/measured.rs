@@ -65,10 +65,9 @@ async fn measure(worker: &Objects, node: &str, seconds_ago: i64, cpu: &str) {
     }
 }
 
-/// The example policy as the only entry.
-async fn tidal(leasing: &Leasing, settings: Value) -> Value {
-    let module = example_module("tidal-usage").await.unwrap();
-    let reference = publish(leasing.binding.worker(), leasing.binding.name(), &module).await;
+/// The example policy as the only entry; `module` is its module.
+async fn tidal(leasing: &Leasing, module: &[u8], settings: Value) -> Value {
+    let reference = publish(leasing.binding.worker(), leasing.binding.name(), module).await;
     json!({"policies": [{"name": "tidal", "module": reference, "settings": settings}]})
 }
 
@@ -98,9 +97,41 @@ async fn explained(leasing: &Leasing, node: &str, cpu: i64) {
     assert_eq!(told["decision"]["amounts"]["cpu"], 18_000 - cpu, "{told:#}");
 }
 
+/// What a person records of a node is what is measured, and a simulation of the policy leases as much as the vnode publishes:
+/// 12 cores and 60Gi.
+async fn recorded(leasing: &Leasing, node: &str, module: &[u8], policy: &Value) {
+    let directory = tempfile::tempdir().unwrap();
+    let path = |name: &str| directory.path().join(name).to_str().unwrap().to_owned();
+    let [snapshot, rlp, wasm] = ["now.snap", "rlp.yaml", "tidal_usage.wasm"].map(path);
+    let [worker, computing] = [leasing.binding.worker(), leasing.binding.computing()]
+        .map(|cluster| cluster.kubeconfig_path().to_str().unwrap().to_owned());
+    let name = leasing.binding.name();
+    let clusters = ["--kubeconfig", &worker, "--computing-kubeconfig", &computing, "--binding", name];
+    let record = ["policy", "snapshot", "-o", &snapshot, "--output", "json"];
+    let report: Value = serde_json::from_str(&printed(&[&record[..], &clusters].concat()).await).unwrap();
+    assert!(report["measured"].as_u64() >= Some(1), "{report:#}");
+    let text = std::fs::read_to_string(&snapshot).unwrap();
+    let mut lines = text.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+    let line = lines.find(|line| line["node"] == node).unwrap();
+    assert_eq!(line["facts"]["usage"], json!({"cpu": 6000, "memory": 30_u64 << 30}), "{line:#}");
+
+    let mut whole = json!({"kind": "ResourceLeasingPolicy", "metadata": {"name": name}, "spec": policy});
+    whole["spec"]["cluster"] = name.into();
+    std::fs::write(&rlp, whole.to_string()).unwrap();
+    std::fs::write(&wasm, module).unwrap();
+    let module = format!("tidal={wasm}");
+    let simulate = ["policy", "simulate", "-f", &rlp, "--snapshot", &snapshot];
+    let how = ["--module", &module, "--for", "1h", "-ojson"];
+    let simulated: Value = serde_json::from_str(&printed(&[&simulate[..], &how].concat()).await).unwrap();
+    let decided = &simulated["atEnd"][node];
+    let amounts = (&decided["amounts"]["cpu"], &decided["amounts"]["memory"]);
+    assert_eq!(amounts, (&json!(12_000), &json!(60_u64 << 30)), "{decided:#}");
+}
+
 #[tokio::test]
 async fn what_is_used_of_a_node_counts_while_a_policy_reads_it() {
     let worker = served().await;
+    let module = example_module("tidal-usage").await.unwrap();
     let shape = NodeShape::new("20", "100Gi");
     let leasing = Leasing::start("measured", 1, &shape, json!({})).await;
     let node = leasing.nodes[0].clone();
@@ -112,17 +143,20 @@ async fn what_is_used_of_a_node_counts_while_a_policy_reads_it() {
     assert_eq!(asked(&leasing), 0, "no policy reads it");
 
     let recording = leasing.record().await;
-    leasing.edit(tidal(&leasing, json!({})).await).await;
+    let policy = tidal(&leasing, &module, json!({})).await;
+    leasing.edit(policy.clone()).await;
     let vnode = has("what 6 used cores and 2 in reserve leave", "12").await;
     assert_eq!(amount(&vnode, "memory"), Some("60Gi"));
     let states = recording.states();
     let cpu: Vec<_> = states.iter().filter_map(|vnode| amount(vnode, "cpu")).collect();
     assert!(cpu.iter().all(|cpu| ["20", "12"].contains(cpu)), "nothing in between: {cpu:?}");
+    recorded(&leasing, &node, &module, &policy).await;
     measure(&worker, &node, 30, "10").await;
     has("the mean of 6 and 10", "10").await;
     explained(&leasing, &node, 10_000).await;
 
-    leasing.edit(tidal(&leasing, json!({"headroomPercent": 20, "busyAbove": {"cpu": "7"}})).await).await;
+    let busy = json!({"headroomPercent": 20, "busyAbove": {"cpu": "7"}});
+    leasing.edit(tidal(&leasing, &module, busy).await).await;
     has("a larger reserve", "8").await;
     let home = "measured-users";
     leasing.binding.computing().create_namespace(home).await.unwrap();
@@ -160,10 +194,11 @@ async fn what_is_used_of_a_node_counts_while_a_policy_reads_it() {
 #[tokio::test]
 async fn without_the_right_nothing_is_measured_and_that_is_told_once() {
     let worker = served().await;
+    let module = example_module("tidal-usage").await.unwrap();
     let leasing = Leasing::start("unmeasured", 1, &NodeShape::new("20", "100Gi"), json!({})).await;
     let node = leasing.nodes[0].clone();
     measure(&worker, &node, 60, "6").await;
-    leasing.edit(tidal(&leasing, json!({})).await).await;
+    leasing.edit(tidal(&leasing, &module, json!({})).await).await;
     leasing.one(&node, "what is measured to count", |v| amount(v, "cpu") == Some("12")).await;
 
     let limited = LimitedAccount::new(&leasing.binding).await;

@@ -1,7 +1,7 @@
 //! What a live Syncer's metrics say, compared with what the clusters hold (BU section 16): all of them, with their labels
 //! and units, gone with what they are about, and none of a standby.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use k8s_openapi::api::core::v1::Node;
 use kube::{Api, api::DeleteParams};
@@ -10,13 +10,15 @@ use kubeocean_api::{
     quantity::Rounding,
     resource::to_base_units,
 };
-use kubeocean_e2e::exposition::{DOCUMENTED, Page};
+use kubeocean_e2e::exposition::{Page, documented};
 use kubeocean_e2e::pods::{DEADLINE, Scene, Stage, condition};
 use kubeocean_e2e::rights::assert_rights;
 use kubeocean_harness::{BindingSpec, Program, wait_until};
 use serde_json::{Value, json};
 
 const BINDING: &str = "metrics";
+/// What the token of the pod is good for.
+const TOKEN_SECONDS: u32 = 3600;
 
 async fn scrape(syncer: &Program) -> Page {
     Page::parse(&syncer.metrics().await.expect("a page of metrics"))
@@ -65,6 +67,18 @@ async fn pod_of_another_binding(scene: &Scene<'_>) {
     scene.computing.merge(&format!("{}/status", scene.vpod("elsewhere")), &running).await;
 }
 
+/// A pod with a ConfigMap and a token; returns it as it runs.
+async fn pod_with_objects(scene: &Scene<'_>, name: &str) -> Value {
+    scene.create_object("configmaps", "settings", json!({"data": {"a": "1"}})).await;
+    let token = json!({"serviceAccountToken": {"path": "token", "expirationSeconds": TOKEN_SECONDS}});
+    let volumes = json!([
+        {"name": "settings", "configMap": {"name": "settings"}},
+        {"name": "identity", "projected": {"sources": [token]}},
+    ]);
+    let (vpod, _) = scene.run_pod(name, json!({"volumes": volumes})).await;
+    vpod
+}
+
 fn published(vnode: &Value, resource: &str) -> i64 {
     let written = vnode["status"]["allocatable"][resource].as_str().expect("a published amount");
     to_base_units(resource, written, Rounding::Down).expect("an amount")
@@ -83,7 +97,7 @@ async fn a_live_scrape_tells_what_the_clusters_hold() {
     let [first, second] = [0, 1].map(|index| format!("vnode-{BINDING}-{BINDING}-{index}"));
     foreign_pod(&stage, "metrics-0").await;
     pod_of_another_binding(&scene).await;
-    let (vpod, _) = scene.run_pod("batch", json!({})).await;
+    let vpod = pod_with_objects(&scene, "batch").await;
 
     let used = |node: &str| (vpod["spec"]["nodeName"] == node).then_some(10.0);
     let page = wait_values(
@@ -118,7 +132,8 @@ async fn a_live_scrape_tells_what_the_clusters_hold() {
             ("syncer_reclaim_pods_total", &[("mode", "reclaimed")], 0.0),
             ("syncer_reclaim_pods_total", &[("mode", "drained")], 0.0),
             ("syncer_pod_creation_seconds_count", &[], 1.0),
-            ("syncer_copied_objects", &[("kind", "ConfigMap")], 0.0),
+            ("syncer_copied_objects", &[("kind", "ConfigMap")], 1.0),
+            ("syncer_copied_objects", &[("kind", "Secret")], 0.0),
             ("syncer_queue_depth", &[("queue", "pods")], 0.0),
             ("syncer_node_lease_late_total", &[], 0.0),
             ("syncer_usage_drift_total", &[], 0.0),
@@ -130,12 +145,13 @@ async fn a_live_scrape_tells_what_the_clusters_hold() {
         ],
     )
     .await;
-    let expected: BTreeSet<_> = DOCUMENTED
-        .lines()
-        .filter_map(|line| line.trim().split_once(' '))
-        .map(|(name, kind)| (name.to_owned(), kind.to_owned()))
-        .collect();
+    let expected: BTreeSet<_> =
+        documented().map(|metric| (metric.name.to_owned(), metric.kind.to_owned())).collect();
     assert_eq!(page.kinds(), &expected);
+    let expected: BTreeMap<_, _> = documented().flat_map(|metric| metric.samples()).collect();
+    for (name, labels) in page.samples() {
+        assert_eq!(Some(&labels), expected.get(name), "{name}");
+    }
     assert!(page.all_have("clusterbinding"));
     assert_eq!(page.values_of("clusterbinding"), [BINDING.to_owned()].into());
     assert_eq!(page.values_of("node"), [first.clone(), second.clone()].into());
@@ -165,14 +181,41 @@ async fn a_live_scrape_tells_what_the_clusters_hold() {
         assert_eq!(condition(&vnode, condition_type::WORKER_REACHABLE)["status"], "True");
     }
     assert!(of("syncer_worker_watch_age_seconds", &[]).is_some_and(|age| age < 60.0));
+    let left = of("syncer_token_expiry_seconds", &[]);
+    assert!(left.is_some_and(|left| 0.0 < left && left <= f64::from(TOKEN_SECONDS)), "{left:?}");
+    let waits = of("syncer_queue_wait_seconds_count", &[("queue", "pods")]);
+    assert!(waits.is_some_and(|waits| waits > 0.0), "{waits:?}");
     let text = stage.syncer.metrics().await.expect("a page of metrics");
     assert!(text.contains("kubeocean_build_info{clusterbinding=\"metrics\",version=\""), "{text}");
     standby.wait_ready().await;
     assert_eq!(standby.metrics().await.expect("a page"), "# EOF\n", "a standby tells nothing");
 
+    what_cannot_be_created_is_counted(&stage, &scene).await;
     what_is_gone_is_told_no_more(&stage, &scene, &first).await;
     assert_eq!(standby.metrics().await.expect("a page"), "# EOF\n");
     assert_rights(&stage.binding);
+}
+
+/// Each attempt at a copy is, and each that fails.
+async fn what_cannot_be_created_is_counted(stage: &Stage, scene: &Scene<'_>) {
+    let missing = json!({"volumes": [{"name": "settings", "configMap": {"name": "missing"}}]});
+    scene.create_pod(&scene.pod("waits", missing)).await;
+    wait_until("a failed attempt to be counted", DEADLINE, async || {
+        let page = scrape(&stage.syncer).await;
+        let [attempts, errors] = ["create_pod_total", "create_pod_errors_total"].map(|name| {
+            page.value(&format!("kubeocean_syncer_{name}"), &[("clusterbinding", BINDING)])
+                .unwrap_or_default()
+        });
+        if errors >= 1.0 && attempts > errors { Ok(()) } else { Err((attempts, errors)) }
+    })
+    .await;
+    wait_values(
+        &stage.syncer,
+        "the pod to wait",
+        &[("syncer_pod_created_total", &[], 1.0), ("syncer_virtual_pod_total", &[("phase", "Pending")], 1.0)],
+    )
+    .await;
+    scene.computing.delete(&scene.vpod("waits"), Some(0)).await;
 }
 
 /// A lost copy is counted once; a withdrawn vnode takes its series along.

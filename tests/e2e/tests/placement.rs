@@ -11,6 +11,7 @@ use jiff::Timestamp;
 use kube::Config;
 use kubeocean_api::keys::{annotation, condition_type, label, namespace, taint};
 use kubeocean_api::place::{AUDIENCE, Endpoint, syncer_lease};
+use kubeocean_e2e::exposition::Page;
 use kubeocean_e2e::modules::publish;
 use kubeocean_e2e::pods::{DEADLINE, Objects, Stage, condition, pod_path, text};
 use kubeocean_e2e::rights::{assert_manager_rights, assert_rights};
@@ -187,34 +188,27 @@ async fn extending_manager(site: &Site<'_>, args: &[&str]) -> Program {
     let flag = format!("--scheduler-extender-bind-address={address}");
     let mut manager = site.manager(&[&[flag.as_str()], args].concat()).await.unwrap();
     manager.wait_ready().await;
-    let mut extender = charted_extender().await;
-    extender["urlPrefix"] = format!("https://{address}/scheduler").into();
+    let mut extender = charted_extender(&format!("https://{address}/scheduler")).await;
     // The scheduler's own scores shall not decide.
     extender["weight"] = 100.into();
     site.computing().restart_scheduler_with(&[extender]).await.unwrap();
     manager
 }
 
-/// The extender as the chart writes it into the configuration of a scheduler.
-async fn charted_extender() -> Value {
-    let values = json!({"manager": {"schedulerExtender": {"enabled": true}}});
+/// The extender at an address, as the chart writes it into the configuration of a scheduler.
+async fn charted_extender(prefix: &str) -> Value {
+    let values = json!({"manager": {"schedulerExtender": {"enabled": true, "urlPrefix": prefix}}});
     let objects = helm_template(Chart::Kubeocean, "kubeocean", "kubeocean-system", &values).await.unwrap();
     let objects: Vec<Value> = serde_saphyr::from_multiple(&objects).unwrap();
-    let named = |kind: &str, name: &str| {
-        let is = |object: &&Value| object["kind"] == kind && object["metadata"]["name"] == name;
-        objects.iter().find(is).unwrap()
+    let is_ours = |object: &&Value| {
+        object["kind"] == "ConfigMap" && object["metadata"]["name"] == "kubeocean-scheduler-extender"
     };
-    let text = text(&named("ConfigMap", "kubeocean-scheduler-extender")["data"]["kube-scheduler.yaml"]);
+    let text = text(&objects.iter().find(is_ours).unwrap()["data"]["kube-scheduler.yaml"]);
     let configuration: Value = serde_saphyr::from_str(text).unwrap();
     let extenders = configuration["extenders"].as_array().unwrap();
     assert_eq!(extenders.len(), 1, "{text}");
-    let extender = &extenders[0];
-    let service = named("Service", "kubeocean-manager-extender");
-    let port = &service["spec"]["ports"][0]["port"];
-    let namespace = service["metadata"]["namespace"].as_str().unwrap();
-    let prefix = format!("https://kubeocean-manager-extender.{namespace}.svc:{port}/scheduler");
-    assert_eq!(extender["urlPrefix"], prefix);
-    extender.clone()
+    assert_eq!(extenders[0]["urlPrefix"], prefix);
+    extenders[0].clone()
 }
 
 /// Waits until pods may go to a vnode that says what the answer about it is.
@@ -299,6 +293,15 @@ async fn a_real_scheduler_keeps_away_from_rejected_vnodes_and_prefers_good_ones(
     let said = scheduler_says(&computing, "rejected", "Hostile").await;
     assert!(said.contains("Hostile: on purpose (policy ext/where)"), "{said}");
     println!("the scheduler says: {said}");
+    // By which a person sees that it asks: a row for each vnode and pod, where its copy alone would be one.
+    let page = Page::parse(&manager.metrics().await.unwrap());
+    let rows = |result| {
+        let labels =
+            [("clusterbinding", "ext"), ("entry", "ext/where"), ("kind", "place"), ("result", result)];
+        page.value("kubeocean_policy_rows_total", &labels)
+    };
+    let asked: f64 = ["accept", "reject"].into_iter().filter_map(rows).sum();
+    assert!(asked >= 15.0, "{asked} rows for five pods and three vnodes");
 
     // Without the extender the scheduler goes on: it is ignorable.
     drop(manager);
@@ -408,7 +411,7 @@ async fn a_manager_asks_the_syncer_of_another_process_and_takes_its_place_when_i
         let (code, said) = ask(&site, &next, Some(managers), &vnodes).await;
         let rows = said["rows"].as_array().map_or(0, Vec::len);
         assert!(
-            code != 200 || rows == 2 && said["onError"] == "Deny",
+            code == 503 || code == 200 && rows == 2 && said["onError"] == "Deny",
             "it does not know yet, and says {said}"
         );
         if said["rows"][0]["code"] == "Hostile" { Ok(()) } else { Err(format!("{code} {said}")) }

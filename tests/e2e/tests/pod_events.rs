@@ -4,62 +4,18 @@
 
 use std::time::Duration;
 
-use k8s_openapi::api::core::v1::Event;
-use kube::Api;
-use kube::api::PostParams;
+use http::Method;
 use kubeocean_api::keys::{annotation, label};
+use kubeocean_e2e::pod_events::{events, said_of, say, wait_told};
 use kubeocean_e2e::pods::{DEADLINE, Objects, Scene, Stage, text};
-use kubeocean_e2e::rights::{assert_rights, requests};
+use kubeocean_e2e::rights::{assert_rights, features_off, requests, take_from_role};
 use kubeocean_e2e::storm::pass;
+use kubeocean_e2e::veto::Veto;
 use kubeocean_harness::{AuditEvent, BindingSpec, wait_until};
 use serde_json::{Value, json};
 
 /// So long an event waits for the pod it is about (TD-1704).
 const UNKNOWN: Duration = Duration::from_secs(10);
-
-/// A kubelet's event about a pod of the worker cluster.
-fn said_of(ppod: &Value, reason: &str, message: &str) -> Value {
-    let metadata = &ppod["metadata"];
-    let now = text(&ppod["status"]["startTime"]);
-    json!({
-        "apiVersion": "v1", "kind": "Event",
-        "metadata": {"generateName": "said-", "namespace": metadata["namespace"]},
-        "involvedObject": {
-            "apiVersion": "v1", "kind": "Pod", "namespace": metadata["namespace"], "name": metadata["name"],
-            "uid": metadata["uid"], "fieldPath": "spec.containers{main}",
-        },
-        "type": "Warning", "reason": reason, "message": message, "count": 1,
-        "firstTimestamp": now, "lastTimestamp": now,
-        "source": {"component": "kubelet", "host": ppod["spec"]["nodeName"]},
-    })
-}
-
-/// Stores an event in the worker cluster and returns its path.
-async fn say(worker: &Objects, event: &Value) -> String {
-    let collection = format!("/api/v1/namespaces/{}/events", text(&event["metadata"]["namespace"]));
-    let stored = worker.create(&collection, event).await;
-    format!("{collection}/{}", text(&stored["metadata"]["name"]))
-}
-
-/// The events of a pod that carry one of these reasons.
-async fn events(scene: &Scene<'_>, pod: &str, reasons: &[&str]) -> Vec<Value> {
-    let path =
-        format!("/api/v1/namespaces/{}/events?fieldSelector=involvedObject.name%3D{pod}", scene.namespace);
-    let mut all = scene.computing.list(&path).await;
-    all.retain(|event| reasons.contains(&text(&event["reason"])));
-    all
-}
-
-/// Waits until a pod has this one event of a reason, as often as said.
-async fn wait_told(scene: &Scene<'_>, pod: &str, reason: &str, count: i64) -> Value {
-    wait_until(&format!("{count} times {reason} on {pod}"), DEADLINE, async || {
-        match events(scene, pod, &[reason]).await.as_slice() {
-            [event] if event["count"] == count => Ok(event.clone()),
-            other => Err(json!(other).to_string()),
-        }
-    })
-    .await
-}
 
 #[tokio::test]
 async fn what_the_worker_says_about_a_copy_is_read_on_its_pod() {
@@ -229,39 +185,22 @@ async fn what_is_no_trouble_appears_when_asked_for() {
 
 /// From now on admission refuses events of a namespace, as a quota or a webhook would.
 async fn refuse_events(stage: &Stage, namespace: &str) {
-    let name = format!("refuses-{namespace}");
-    let group = "admissionregistration.k8s.io/v1";
-    let rule =
-        json!({"apiGroups": [""], "apiVersions": ["v1"], "operations": ["CREATE"], "resources": ["events"]});
-    let expression = format!("object.metadata.namespace != '{namespace}'");
-    let policy = json!({
-        "apiVersion": group, "kind": "ValidatingAdmissionPolicy", "metadata": {"name": name},
-        "spec": {
-            "matchConstraints": {"resourceRules": [rule]},
-            "validations": [{"expression": expression, "reason": "Forbidden"}],
-        },
-    });
-    let binding = json!({
-        "apiVersion": group, "kind": "ValidatingAdmissionPolicyBinding", "metadata": {"name": name},
-        "spec": {"policyName": name, "validationActions": ["Deny"]},
-    });
-    stage.binding.computing().apply_objects(vec![policy, binding]).await.expect("an admission policy");
-    let events: Api<Event> =
-        Api::namespaced(stage.binding.computing().client().await.expect("a client"), namespace);
+    let cluster = stage.binding.computing();
+    let veto = Veto {
+        cluster,
+        name: &format!("refuses-{namespace}"),
+        operation: "CREATE",
+        of: ["", "v1", "events"],
+        condition: &format!("object.metadata.namespace == '{namespace}'"),
+        allowed: "false",
+        reason: "Forbidden",
+    };
+    let computing = Objects::of(cluster).await;
+    let dry = format!("/api/v1/namespaces/{namespace}/events?dryRun=All");
     let event = json!({
         "metadata": {"name": "probe"}, "involvedObject": {"namespace": namespace}, "reason": "Probe", "type": "Normal",
     });
-    let event: Event = serde_json::from_value(event).expect("an event");
-    let dry = PostParams { dry_run: true, ..PostParams::default() };
-    wait_until("events to be refused", DEADLINE, async || {
-        let answer = events.create(&dry, &event).await;
-        if matches!(&answer, Err(kube::Error::Api(status)) if status.code == 403) {
-            Ok(())
-        } else {
-            Err(format!("{answer:?}"))
-        }
-    })
-    .await;
+    veto.begin(async || computing.attempt(Method::POST, &dry, &event).await).await;
 }
 
 /// What admission refuses looks like a missing right, and turns off nothing.
@@ -299,31 +238,19 @@ async fn a_namespace_that_takes_no_events_silences_no_other() {
     .await;
     other.create_pod(&other.pod("waits", waits)).await;
     assert!(other.wait_event("waits", "FailedCreatePod").await.contains("missing"));
-    let path = "/api/v1/namespaces/default/events?fieldSelector=involvedObject.name%3Dsaid-full-up,reason%3DFeatureDisabled";
-    assert_eq!(full.computing.list(path).await, Vec::<Value>::new());
+    assert_eq!(features_off(&full.computing, "said-full-up").await, Vec::<Value>::new());
 }
 
 #[tokio::test]
 async fn a_worker_that_hides_its_events_turns_this_off_and_nothing_else() {
     let mut stage = Stage::start(BindingSpec::new("said-not"), 1).await;
     stage.syncer.stop().await.expect("an end");
-    let worker = Objects::of(stage.binding.worker()).await;
-    let mount = stage.binding.mount_namespace();
-    let role = format!("/apis/rbac.authorization.k8s.io/v1/namespaces/{mount}/roles/kubeocean-syncer");
-    let full = worker.get(&role).await.expect("the chart's role");
-    let mut rules = full["rules"].as_array().cloned().expect("rules");
-    rules.retain(|rule| rule["resources"] != json!(["events"]));
-    assert_ne!(full["rules"], json!(rules));
-    worker.merge(&role, &json!({"rules": rules})).await;
+    take_from_role(&stage.binding, "events").await;
     stage.syncer.restart().expect("a Syncer");
     stage.syncer.wait_ready().await;
     let scene = stage.scene("said-not-users").await;
 
-    let path = format!(
-        "/api/v1/namespaces/default/events?fieldSelector=involvedObject.name%3D{},reason%3DFeatureDisabled",
-        stage.binding.name()
-    );
-    let told = async || scene.computing.list(&path).await;
+    let told = async || features_off(&scene.computing, stage.binding.name()).await;
     wait_until("the event on the binding", DEADLINE, async || match told().await.as_slice() {
         [event] if text(&event["message"]).contains("events") => Ok(()),
         other => Err(json!(other).to_string()),

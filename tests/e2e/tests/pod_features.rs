@@ -7,8 +7,10 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use kubeocean_api::keys::{annotation, condition_type, label};
 use kubeocean_api::name::token_secret_name;
+use kubeocean_e2e::debug::{debug, debug_containers};
+use kubeocean_e2e::in_place::{changed, report_resources, resize, set_image, wait_cpu};
 use kubeocean_e2e::pods::{DEADLINE, Objects, Scene, Stage, condition, core_path, text};
-use kubeocean_e2e::rights::{assert_rights, requests};
+use kubeocean_e2e::rights::{assert_rights, features_off, requests, take_from_role};
 use kubeocean_e2e::volumes::{CLAIMS, create_claim, create_volume};
 use kubeocean_harness::{AuditMark, BindingSpec, wait_until};
 use serde_json::{Value, json};
@@ -19,11 +21,6 @@ async fn stage() -> &'static Stage {
     STAGE.get_or_init(|| Stage::start(BindingSpec::new("features"), 2)).await
 }
 
-/// The debug containers of a pod.
-fn debug_containers(pod: &Value) -> Vec<Value> {
-    pod["spec"]["ephemeralContainers"].as_array().cloned().unwrap_or_default()
-}
-
 fn names(containers: &[Value]) -> Vec<&str> {
     containers.iter().map(|container| text(&container["name"])).collect()
 }
@@ -31,15 +28,6 @@ fn names(containers: &[Value]) -> Vec<&str> {
 fn variable<'a>(container: &'a Value, name: &str) -> &'a Value {
     let env = container["env"].as_array().expect("variables");
     env.iter().find(|variable| variable["name"] == name).unwrap_or(&Value::Null)
-}
-
-/// Adds a debug container to a pod of either cluster, as `kubectl debug` does.
-async fn debug(objects: &kubeocean_e2e::pods::Objects, path: &str, container: Value) {
-    let mut all = debug_containers(&objects.get(path).await.expect("the pod"));
-    all.push(container);
-    objects
-        .merge(&format!("{path}/ephemeralcontainers"), &json!({"spec": {"ephemeralContainers": all}}))
-        .await;
 }
 
 #[tokio::test]
@@ -283,41 +271,6 @@ async fn a_pod_with_a_volume_that_is_not_mapped_is_refused_whole() {
     assert_rights(&stage.binding);
 }
 
-/// The first container of a pod, changed by `change`, in a patch of the pod.
-fn changed(pod: &Value, change: impl FnOnce(&mut Value)) -> Value {
-    let mut containers = pod["spec"]["containers"].clone();
-    change(&mut containers[0]);
-    json!({"spec": {"containers": containers}})
-}
-
-/// Has the copy's kubelet report what its container has, as kubelets do that can resize; API servers ask for it.
-async fn report_resources(scene: &Scene<'_>, name: &str) {
-    let copy = scene.worker.get(&scene.ppod(name)).await.expect("the copy");
-    let mut statuses = copy["status"]["containerStatuses"].clone();
-    statuses[0]["resources"] = copy["spec"]["containers"][0]["resources"].clone();
-    let status = json!({"status": {"containerStatuses": statuses}});
-    scene.worker.merge(&format!("{}/status", scene.ppod(name)), &status).await;
-    let shown = |pod: &Value| (!pod["status"]["containerStatuses"][0]["resources"].is_null()).then_some(());
-    scene.computing.wait("the container's resources", &scene.vpod(name), shown).await;
-}
-
-/// Resizes a pod, as `kubectl patch --subresource resize` does.
-async fn set_cpu(scene: &Scene<'_>, name: &str, cpu: &str) {
-    report_resources(scene, name).await;
-    let path = scene.vpod(name);
-    let pod = scene.computing.get(&path).await.expect("the pod");
-    let patch = changed(&pod, |main| main["resources"]["requests"]["cpu"] = json!(cpu));
-    scene.computing.merge(&format!("{path}/resize"), &patch).await;
-}
-
-async fn set_image(scene: &Scene<'_>, name: &str, image: &str) {
-    let path = scene.vpod(name);
-    let pod = scene.computing.get(&path).await.expect("the pod");
-    scene.computing.merge(&path, &changed(&pod, |main| main["image"] = json!(image))).await;
-    let arrived = |pod: &Value| (pod["spec"]["containers"][0]["image"] == image).then_some(());
-    scene.worker.wait("the image", &scene.ppod(name), arrived).await;
-}
-
 #[tokio::test]
 async fn a_running_pod_is_changed_in_place() {
     let stage = stage().await;
@@ -335,11 +288,9 @@ async fn a_running_pod_is_changed_in_place() {
         (all.contains(&extra) && all.len() > before["spec"]["tolerations"].as_array()?.len()).then_some(())
     };
     scene.worker.wait("the toleration", &copy, tolerates).await;
-    set_cpu(&scene, "grows", "70m").await;
-    let resized = |pod: &Value| {
-        (pod["spec"]["containers"][0]["resources"]["requests"]["cpu"] == "70m").then(|| pod.clone())
-    };
-    let after = scene.worker.wait("the resources", &copy, resized).await;
+    report_resources(&scene, "grows").await;
+    resize(&scene, "grows", "70m").await;
+    let after = wait_cpu(&scene, "grows", "70m").await;
     assert_eq!(after["metadata"]["uid"], before["metadata"]["uid"]);
     assert_eq!(after["spec"]["containers"][0]["image"], "example.test/image:2");
 
@@ -371,33 +322,24 @@ async fn a_running_pod_is_changed_in_place() {
 async fn without_the_right_to_resize_everything_else_goes_on() {
     let stage = Stage::start(BindingSpec::new("no-resize"), 1).await;
     let scene = stage.scene("no-resize-users").await;
-    let mount = stage.binding.mount_namespace();
-    let role = format!("/apis/rbac.authorization.k8s.io/v1/namespaces/{mount}/roles/kubeocean-syncer");
-    let full = scene.worker.get(&role).await.expect("the chart's role");
-    let mut rules = full["rules"].as_array().cloned().expect("rules");
-    for rule in &mut rules {
-        if let Some(resources) = rule["resources"].as_array_mut() {
-            resources.retain(|resource| resource != "pods/resize");
-        }
-    }
-    assert_ne!(full["rules"], json!(rules));
-    scene.worker.merge(&role, &json!({"rules": rules})).await;
+    take_from_role(&stage.binding, "pods/resize").await;
 
     scene.run_pod("grows", json!({})).await;
-    set_cpu(&scene, "grows", "70m").await;
+    report_resources(&scene, "grows").await;
+    resize(&scene, "grows", "70m").await;
     assert!(scene.wait_event("grows", "FeatureDisabled").await.contains("pods/resize"));
     set_image(&scene, "grows", "example.test/image:2").await;
     let copy = scene.worker.get(&scene.ppod("grows")).await.expect("the copy");
     assert_eq!(copy["spec"]["containers"][0]["resources"]["requests"]["cpu"], "10m");
     // Another one that wants it: told on the pod, and nothing is asked again.
     scene.run_pod("wants-too", json!({})).await;
-    set_cpu(&scene, "wants-too", "70m").await;
+    report_resources(&scene, "wants-too").await;
+    resize(&scene, "wants-too", "70m").await;
     scene.wait_event("wants-too", "FeatureDisabled").await;
     let (_, worker) = requests(&stage.binding);
     let asked = worker.iter().filter(|event| event.object_ref.subresource == "resize").count();
     assert_eq!(asked, 1);
-    let of_binding = "/api/v1/namespaces/default/events?fieldSelector=involvedObject.name%3Dno-resize";
-    let told = scene.computing.list(&format!("{of_binding},reason%3DFeatureDisabled")).await;
+    let told = features_off(&scene.computing, "no-resize").await;
     assert_eq!(told.len(), 1, "{told:#?}");
     let log = stage.syncer.log();
     assert!(!log.contains("does not settle"), "{log}");

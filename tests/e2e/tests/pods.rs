@@ -101,6 +101,9 @@ async fn a_copy_is_what_the_specification_says() {
     let class = format!("/apis/scheduling.k8s.io/v1/priorityclasses/{DEFAULT_PRIORITY_CLASS}");
     let class = scene.worker.get(&class).await.expect("the default class");
     assert_eq!(class["value"], DEFAULT_PRIORITY);
+    assert_eq!(class["preemptionPolicy"], "PreemptLowerPriority");
+    assert_eq!(class["metadata"]["labels"][label::MANAGED_BY], label::MANAGED_BY_VALUE);
+    assert!(!text(&class["description"]).is_empty(), "{class:#}");
 
     check_identity(&scene, &vpod, &ppod).await;
     check_environment(&scene, spec);

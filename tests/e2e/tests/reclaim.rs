@@ -169,12 +169,16 @@ async fn a_withdrawal_drains_is_called_off_and_ends() {
     held_first(&leasing, &vnode);
 
     // The policy goes at once, its node waits for the grace period it promised.
+    let deleted = Instant::now();
     leasing.delete_policy("reclaim-drain").await;
     let draining =
         |vnode: &Node| condition(vnode, condition_type::DRAINING).map(|(_, reason)| reason.to_owned());
     let shown = leasing
         .one(&node, "a draining vnode", |vnode| draining(vnode).as_deref() == Some("PolicyLost"))
         .await;
+    let took = deleted.elapsed();
+    println!("a vnode with pods was tainted {took:?} after its policy was deleted (bound 2 s)");
+    assert!(took < generous(Duration::from_secs(2)), "{took:?}");
     assert_eq!(effect(&shown, taint::VNODE_DELETING), Some("NoSchedule"));
     assert_eq!(shown.spec.as_ref().unwrap().unschedulable, Some(true));
     leasing

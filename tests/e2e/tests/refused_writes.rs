@@ -2,8 +2,6 @@
 //!
 //! A program of its own: others assert that nothing is refused to a Syncer.
 
-#![expect(clippy::unwrap_used, reason = "a step that fails is a failed test")]
-
 use std::time::Instant;
 
 use http::Method;
@@ -12,64 +10,21 @@ use kube::api::{Patch, PatchParams};
 use kube::{Api, ResourceExt};
 use kubeocean_api::keys::{annotation, label, namespace, taint};
 use kubeocean_api::{GROUP, VERSION};
+use kubeocean_e2e::in_place::{change_image, wait_image};
 use kubeocean_e2e::leasing::{
     DEADLINE, Leasing, amount, condition, is_offered, is_ready, merge, percent, taint_of,
 };
 use kubeocean_e2e::pods::{Objects, Stage};
+use kubeocean_e2e::rights::features_off;
 use kubeocean_e2e::users::told;
-use kubeocean_harness::{AuditEvent, BindingSpec, Cluster, NodeShape, shared_site, wait_until};
+use kubeocean_e2e::veto::{Veto, WORDS};
+use kubeocean_harness::{AuditEvent, BindingSpec, Cluster, NodeShape, shared_site};
 use serde_json::{Value, json};
 
-/// Admission that refuses changes of nodes or policies, as a webhook would.
-struct Freeze<'a> {
-    cluster: &'a Cluster,
-    name: &'a str,
-    /// API group and version, and the resource.
-    of: [&'a str; 3],
-    /// Which changes it looks at, as a CEL expression.
-    condition: &'a str,
-    /// Which of these it lets pass.
-    allowed: &'a str,
-    /// `Forbidden` is a 403, `Invalid` a 422.
-    reason: &'a str,
-}
-
-impl<'a> Freeze<'a> {
-    /// All changes of a node but for its status.
-    fn of_nodes(cluster: &'a Cluster, name: &'a str, condition: &'a str) -> Self {
-        Self { cluster, name, of: ["", "v1", "nodes"], condition, allowed: "false", reason: "Forbidden" }
-    }
-
-    /// Begins, and waits until what is tried is refused.
-    async fn begin<T>(&self, mut try_change: impl AsyncFnMut() -> kube::Result<T>) {
-        let Self { cluster, name, of: [group, version, resource], .. } = self;
-        let rule = json!({
-            "apiGroups": [group], "apiVersions": [version], "operations": ["UPDATE"], "resources": [resource],
-        });
-        let policy = json!({
-            "apiVersion": "admissionregistration.k8s.io/v1", "kind": "ValidatingAdmissionPolicy",
-            "metadata": {"name": name},
-            "spec": {
-                "matchConstraints": {"resourceRules": [rule]},
-                "matchConditions": [{"name": "one", "expression": self.condition}],
-                "validations": [{
-                    "expression": self.allowed, "message": "change freeze", "reason": self.reason,
-                }],
-            },
-        });
-        let binding = json!({
-            "apiVersion": "admissionregistration.k8s.io/v1", "kind": "ValidatingAdmissionPolicyBinding",
-            "metadata": {"name": name},
-            "spec": {"policyName": name, "validationActions": ["Deny"]},
-        });
-        cluster.apply_objects(vec![policy, binding]).await.unwrap();
-        wait_until("changes to be refused", DEADLINE, async || try_change().await.is_err()).await;
-    }
-
-    async fn end(&self) {
-        let binding = format!("validatingadmissionpolicybinding/{}", self.name);
-        self.cluster.kubectl_text(&["delete", &binding]).await.unwrap();
-    }
+/// All changes of a node but for its status.
+fn freeze_of_nodes<'a>(cluster: &'a Cluster, name: &'a str, condition: &'a str) -> Veto<'a> {
+    let of = ["", "v1", "nodes"];
+    Veto { cluster, name, operation: "UPDATE", of, condition, allowed: "false", reason: "Forbidden" }
 }
 
 fn dry_run() -> PatchParams {
@@ -96,12 +51,12 @@ async fn a_refused_change_does_not_keep_amounts_up() {
     leasing.one(&node, "an open vnode", is_offered).await;
     let (computing, vnode) = (leasing.binding.computing(), leasing.vnode_name(&node));
     let this = format!("object.metadata.name == '{vnode}'");
-    let freeze = Freeze::of_nodes(computing, "vnode-refusal", &this);
+    let freeze = freeze_of_nodes(computing, "vnode-refusal", &this);
     let vnodes = leasing.virtual_nodes().await;
     freeze.begin(async || try_change(&vnodes, &vnode).await).await;
     // A taint that cannot be shown comes before each of the amounts that follow.
     merge(&leasing.worker_nodes().await, &node, json!({"spec": {"unschedulable": true}})).await;
-    leasing.syncer.wait_log("change freeze", DEADLINE).await;
+    leasing.syncer.wait_log(WORDS, DEADLINE).await;
     leasing.foreign_pod(&node, "3").await;
     let vnode =
         leasing.one(&node, "what the foreign pod leaves", |vnode| amount(vnode, "cpu") == Some("5")).await;
@@ -124,9 +79,10 @@ async fn a_refused_change_of_the_policy_does_not_keep_amounts_up() {
         |vnode: &Node| vnode.annotations().get(annotation::POLICIES_APPLIED).cloned().unwrap_or_default();
 
     let this = format!("object.metadata.name == '{NEXT}'");
-    let freeze = Freeze {
+    let freeze = Veto {
         cluster: leasing.binding.worker(),
         name: "policy-refusal",
+        operation: "UPDATE",
         of: [GROUP, VERSION, "resourceleasingpolicies"],
         condition: &this,
         allowed: "false",
@@ -137,7 +93,7 @@ async fn a_refused_change_of_the_policy_does_not_keep_amounts_up() {
     let change = json!({"metadata": {"annotations": {"example.com/tried": "yes"}}});
     freeze.begin(async || policies.patch(NEXT, &dry_run(), &Patch::Merge(&change)).await).await;
     leasing.delete_policy("policy-refusal").await;
-    leasing.syncer.wait_log("change freeze", DEADLINE).await;
+    leasing.syncer.wait_log(WORDS, DEADLINE).await;
     leasing.foreign_pod(&node, "3").await;
     let vnode =
         leasing.one(&node, "what the foreign pod leaves", |vnode| amount(vnode, "cpu") == Some("5")).await;
@@ -155,9 +111,10 @@ async fn refused_metadata_does_not_keep_the_status_back() {
     leasing.one(&node, "an open vnode", |vnode| is_offered(vnode) && is_ready(vnode)).await;
     let vnode = leasing.vnode_name(&node);
     let this = format!("object.metadata.name == '{vnode}'");
-    let freeze = Freeze {
+    let freeze = Veto {
         cluster: leasing.binding.computing(),
         name: "metadata-refusal",
+        operation: "UPDATE",
         of: ["", "v1", "nodes/status"],
         condition: &this,
         allowed: "object.metadata.labels == oldObject.metadata.labels",
@@ -173,7 +130,7 @@ async fn refused_metadata_does_not_keep_the_status_back() {
         "annotations": {"kwok.x-k8s.io/node": null}, "labels": {"example.com/colour": "red"},
     }});
     merge(&workers, &node, colour).await;
-    leasing.syncer.wait_log("change freeze", DEADLINE).await;
+    leasing.syncer.wait_log(WORDS, DEADLINE).await;
     let ready = json!({"type": "Ready", "status": "False", "reason": "Test", "message": "told by the test"});
     let patch = json!({"status": {"conditions": [ready]}});
     workers.patch_status(&node, &PatchParams::default(), &Patch::Strategic(&patch)).await.unwrap();
@@ -193,9 +150,10 @@ async fn refused_metadata_of_a_pod_does_not_keep_its_status_back() {
     let scene = stage.scene(NAME).await;
     scene.run_pod("told", json!({})).await;
     let this = format!("object.metadata.namespace == '{NAME}'");
-    let freeze = Freeze {
+    let freeze = Veto {
         cluster: stage.binding.computing(),
         name: NAME,
+        operation: "UPDATE",
         of: ["", "v1", "pods/status"],
         condition: &this,
         allowed: "!has(object.metadata.labels) || !('example.com/colour' in object.metadata.labels)",
@@ -217,6 +175,39 @@ async fn refused_metadata_of_a_pod_does_not_keep_its_status_back() {
     scene.computing.wait("the label", &scene.vpod("told"), coloured).await;
 }
 
+/// TD-808: what the worker's admission refuses is told on the pod, and tried again.
+#[tokio::test]
+async fn a_refused_change_of_a_running_pod_is_told_and_made_later() {
+    const NAME: &str = "pod-change-refusal";
+    const IMAGE: &str = "example.test/image:2";
+    let stage = Stage::start(BindingSpec::new(NAME), 1).await;
+    let scene = stage.scene(NAME).await;
+    let (_, before) = scene.run_pod("web", json!({})).await;
+    let (worker, copy) = (stage.binding.worker(), scene.copy_name("web"));
+    let this = format!("object.metadata.name == '{copy}'");
+    let freeze = Veto {
+        cluster: worker,
+        name: NAME,
+        operation: "UPDATE",
+        of: ["", "v1", "pods"],
+        condition: &this,
+        allowed: "object.spec.containers[0].image == oldObject.spec.containers[0].image",
+        reason: "Forbidden",
+    };
+    let copies: Api<Pod> = Api::namespaced(worker.client().await.unwrap(), stage.binding.mount_namespace());
+    let change = json!({"spec": {"containers": [{"name": "main", "image": "example.test/tried"}]}});
+    freeze.begin(async || copies.patch(&copy, &dry_run(), &Patch::Strategic(&change)).await).await;
+
+    change_image(&scene, "web", IMAGE).await;
+    let message = scene.wait_event("web", "FailedUpdatePod").await;
+    assert!(message.starts_with("the change of the pod was not accepted"), "{message}");
+    assert!(!message.contains(WORDS), "the worker's words are for those who run it: {message}");
+    let refused = scene.worker.get(&scene.ppod("web")).await.unwrap();
+    assert_eq!(refused["spec"]["containers"], before["spec"]["containers"]);
+    freeze.end().await;
+    wait_image(&scene, "web", IMAGE).await;
+}
+
 /// BU-408: what admission refuses for one node looks like a missing right, and is none.
 #[tokio::test]
 async fn a_node_whose_label_is_refused_keeps_no_other_from_its_own() {
@@ -229,7 +220,7 @@ async fn a_node_whose_label_is_refused_keeps_no_other_from_its_own() {
     let as_syncer: Api<Node> =
         Api::all(worker.service_account_client(mount, "kubeocean-syncer").await.unwrap());
     let this = format!("object.metadata.name == '{frozen}' && request.userInfo.username == '{account}'");
-    let freeze = Freeze::of_nodes(worker, NAME, &this);
+    let freeze = freeze_of_nodes(worker, NAME, &this);
     freeze.begin(async || try_change(&as_syncer, &frozen).await).await;
     try_change(&as_syncer, &other).await.unwrap();
 
@@ -275,10 +266,7 @@ async fn a_node_whose_label_is_refused_keeps_no_other_from_its_own() {
     // Once it may, the node gets its own without anything else that happens.
     freeze.end().await;
     labelled(&frozen).await;
-    let path = format!(
-        "/api/v1/namespaces/default/events?fieldSelector=involvedObject.name%3D{NAME},reason%3DFeatureDisabled"
-    );
-    let disabled = Objects::of(leasing.binding.computing()).await.list(&path).await;
+    let disabled = features_off(&Objects::of(leasing.binding.computing()).await, NAME).await;
     assert_eq!(disabled, Vec::<Value>::new());
 }
 

@@ -1,6 +1,6 @@
 //! How the Syncer starts and ends: what is wrong is said with its remedy, mending it is enough, a standby takes over.
 
-use std::process::{Command, Output};
+use std::process::{Command, ExitStatus, Output};
 use std::time::{Duration, Instant};
 
 use kubeocean_api::{
@@ -11,7 +11,8 @@ use kubeocean_e2e::pods::Objects;
 use kubeocean_harness::program::kubeocean_binary;
 use kubeocean_harness::site::SYSTEM_NAMESPACE;
 use kubeocean_harness::{
-    Binding, BindingSpec, Cluster, NodeShape, Program, ProgramSpec, shared, shared_site, wait_until,
+    AuditEvent, Binding, BindingSpec, Cluster, NodeShape, Program, ProgramSpec, shared, shared_site,
+    wait_until,
 };
 use serde_json::json;
 
@@ -65,6 +66,14 @@ async fn wait_told(computing: &Objects, binding: &Binding<'_>, syncer: &mut Prog
     syncer.wait_log(text, DEADLINE).await;
     assert!(syncer.process().exited().expect("a process").is_none(), "the Syncer stays alive");
     assert_eq!(syncer.health("/healthz").await.expect("an answer").0, 200);
+}
+
+/// Waits until the Syncer ends by itself.
+async fn ended(syncer: &mut Program) -> ExitStatus {
+    wait_until("the Syncer to end", DEADLINE, async || {
+        syncer.process().exited().map_err(|error| error.to_string())?.ok_or_else(|| "it runs".to_owned())
+    })
+    .await
 }
 
 #[tokio::test]
@@ -238,6 +247,48 @@ async fn a_standby_says_who_leads_and_takes_over() {
     wait_vnode(&computing, &c).await;
 }
 
+/// BU-104: whoever has the Lease now must not meet another one that acts.
+#[tokio::test]
+async fn a_leader_whose_lease_was_taken_ends_and_leaves_everything_to_the_other() {
+    const NAME: &str = "usurped";
+    let binding = bind(NAME).await;
+    let computing = Objects::of(binding.computing()).await;
+    let spec = ProgramSpec::syncer(NAME).args(&["--leader-elect=true"]);
+    let mut leader = Program::start(binding.computing(), spec).await.expect("a Syncer");
+    let served = node(&binding, "usurped-a").await;
+    wait_vnode(&computing, &served).await;
+
+    let lease =
+        format!("/apis/coordination.k8s.io/v1/namespaces/{SYSTEM_NAMESPACE}/leases/kubeocean-syncer-{NAME}");
+    // It need not be renewed while this test runs.
+    let taken = json!({"spec": {"holderIdentity": "another", "leaseDurationSeconds": 3600}});
+    computing.merge(&lease, &taken).await;
+    let since = Instant::now();
+    let status = ended(&mut leader).await;
+    let end = jiff::Timestamp::now();
+    println!("the leader ended {:?} after its Lease was taken", since.elapsed());
+    assert_eq!(status.code(), Some(1));
+    assert!(leader.log().contains("leadership lost"), "{}", leader.log());
+
+    let next = node(&binding, "usurped-b").await;
+    let account = format!("system:serviceaccount:{}:kubeocean-syncer", binding.mount_namespace());
+    let acts = |event: &AuditEvent| {
+        let user = &event.user.username;
+        let own =
+            *user == account || user.ends_with(":kubeocean-syncer") && event.object_ref.name.contains(NAME);
+        let at: jiff::Timestamp = event.request_received_timestamp.parse().expect("a time");
+        own && event.is_write() && at > end
+    };
+    for cluster in [binding.computing(), binding.worker()] {
+        let events = cluster.audit_events().expect("an audit log");
+        let late: Vec<_> = events.into_iter().filter(acts).map(|event| event.uri).collect();
+        assert!(late.is_empty(), "{late:#?}");
+    }
+    assert_eq!(computing.get(&next).await, None, "nobody acts");
+    let held = computing.get(&lease).await.expect("the Lease");
+    assert_eq!(held["spec"]["holderIdentity"], "another");
+}
+
 #[tokio::test]
 async fn requests_are_as_slow_as_the_flags_ask_for() {
     const NODES: usize = 24;
@@ -278,11 +329,7 @@ async fn a_port_in_use_ends_the_start_and_is_named() {
     let address = taken.local_addr().expect("an address").to_string();
     for flag in ["--metrics-bind-address", "--health-probe-bind-address"] {
         let mut syncer = binding.syncer(&[&format!("{flag}={address}")]).await.expect("a Syncer");
-        let status = wait_until("the Syncer to end", DEADLINE, async || {
-            syncer.process().exited().map_err(|error| error.to_string())?.ok_or_else(|| "it runs".to_owned())
-        })
-        .await;
-        assert_eq!(status.code(), Some(1), "{flag}");
+        assert_eq!(ended(&mut syncer).await.code(), Some(1), "{flag}");
         let log = syncer.log();
         assert!(log.contains(&address) && log.contains(flag), "{log}");
     }

@@ -16,7 +16,7 @@ use kubeocean_e2e::modules::publish;
 use kubeocean_e2e::pods::{Objects, condition, pod_path};
 use kubeocean_e2e::rights::assert_rights;
 use kubeocean_harness::author::example_module;
-use kubeocean_harness::{BindingSpec, Cluster, ClusterSpec, Fleet, NodeShape, Site, shared_site};
+use kubeocean_harness::{BindingSpec, Cluster, ClusterSpec, Fleet, Kwoks, NodeShape, Site, shared_site};
 use kubeocean_hostile_policies::place_guest;
 use serde_json::{Value, json};
 
@@ -502,7 +502,7 @@ async fn decisions_of_a_syncer_in_a_pod_come_through_a_forwarded_port() {
     let target = directory.path().join("target");
     let connects = format!("exec 3<>/dev/tcp/$(cat {}); cat <&3 & exec cat >&3", target.display());
     let port_forward = ["bash", "-c", &connects].map(str::to_owned).into();
-    let computing = ClusterSpec { kwok: true, port_forward, ..ClusterSpec::computing() };
+    let computing = ClusterSpec { kwok: Kwoks::One, port_forward, ..ClusterSpec::computing() };
     let fleet = Fleet::start_with(computing, vec![ClusterSpec::worker("worker-1")]).await.unwrap();
     let site = Site::install(&fleet).await.unwrap();
     let binding = site.bind(BindingSpec::new("in-a-pod")).await.unwrap();

@@ -97,9 +97,14 @@ async fn write_vnode(computing: &Objects, node: &Value) -> Value {
     stored
 }
 
-/// The Secret with the token of a pod as the original made it, without a stamp; returns its path.
-async fn write_token(binding: &Binding<'_>, worker: &Objects, pod: &str, uid: &str) -> String {
-    let (mount, name) = (binding.mount_namespace(), token_secret_name(pod, TOKEN_VOLUME, uid, HOME));
+/// Names of the Secrets with tokens of a pod, as the original knows them: its volume's, and the one it had before (TD-302).
+fn token_names(pod: &str, uid: &str) -> [String; 2] {
+    [token_secret_name(pod, TOKEN_VOLUME, uid, HOME), phys_name(&format!("{pod}-{uid}"), HOME)]
+}
+
+/// A Secret with a token of a pod as the original made it, without a stamp; returns its path.
+async fn write_token(binding: &Binding<'_>, worker: &Objects, name: &str, pod: &str, uid: &str) -> String {
+    let mount = binding.mount_namespace();
     let secret = json!({
         "apiVersion": "v1", "kind": "Secret", "type": "Opaque", "stringData": {"token": "of the original"},
         "metadata": {
@@ -112,7 +117,7 @@ async fn write_token(binding: &Binding<'_>, worker: &Objects, pod: &str, uid: &s
         },
     });
     worker.create(&format!("/api/v1/namespaces/{mount}/secrets"), &secret).await;
-    core_path(mount, "secrets", &name)
+    core_path(mount, "secrets", name)
 }
 
 /// A running pod with a token, and its copy, as the original left them: mapped, not stamped.
@@ -146,10 +151,11 @@ async fn write_pod(
     });
     let vpod = computing.create(&format!("/api/v1/namespaces/{HOME}/pods"), &vpod).await;
     let uid = text(&vpod["metadata"]["uid"]);
-    write_token(binding, worker, "batch", uid).await;
-    let token = json!({"secret": {
-        "name": token_secret_name("batch", TOKEN_VOLUME, uid, HOME), "items": [{"key": "token", "path": "token"}],
-    }});
+    let tokens = token_names("batch", uid);
+    for name in &tokens {
+        write_token(binding, worker, name, "batch", uid).await;
+    }
+    let token = json!({"secret": {"name": tokens[0], "items": [{"key": "token", "path": "token"}]}});
     let expected = json!({"labels": {"app": "batch"}});
     let ppod = json!({
         "apiVersion": "v1", "kind": "Pod",
@@ -216,7 +222,9 @@ async fn what_the_original_left_is_taken_over_in_place() {
     let vnode = text(&left["metadata"]["name"]).to_owned();
     let (vpod, ppod) = write_pod(&binding, &computing, &worker, &vnode, &nodes[0]).await;
     // It may be that of a pod of another computing cluster, which is about to be created.
-    let others = write_token(&binding, &worker, "unknown", "00000000-0000-0000-0000-000000000000").await;
+    let unknown = "00000000-0000-0000-0000-000000000000";
+    let [others, _] = token_names("unknown", unknown);
+    let others = write_token(&binding, &worker, &others, "unknown", unknown).await;
     let others_before = worker.get(&others).await;
     let marks = [binding.computing(), binding.worker()].map(|cluster| cluster.audit_mark().expect("a mark"));
 
@@ -249,6 +257,8 @@ async fn what_the_original_left_is_taken_over_in_place() {
     }
     let now = computing.get(&path).await.expect("the vnode");
     assert_eq!(now["metadata"]["uid"], left["metadata"]["uid"]);
+    check_end_of_tokens(leasing.binding.mount_namespace(), &computing, &worker, &vpod).await;
+    assert_eq!(worker.get(&others).await, others_before);
     assert_rights(&leasing.binding);
 }
 
@@ -302,7 +312,7 @@ async fn check_pod(leasing: &Leasing, computing: &Objects, worker: &Objects, vpo
 
 /// The Secret with its token is the same, stamped, and the token is renewed before it ends.
 async fn check_token(mount: &str, worker: &Objects, vpod: &Value) {
-    let name = token_secret_name("batch", TOKEN_VOLUME, text(&vpod["metadata"]["uid"]), HOME);
+    let [name, _] = token_names("batch", text(&vpod["metadata"]["uid"]));
     let renewed = |secret: &Value| {
         let metadata = &secret["metadata"];
         let stamped = metadata["labels"][label::CLUSTER_BINDING] == NAME
@@ -311,6 +321,21 @@ async fn check_token(mount: &str, worker: &Objects, vpod: &Value) {
         (stamped && ends && secret["data"]["token"] != STANDARD.encode("of the original")).then_some(())
     };
     worker.wait("the token to be renewed", &core_path(mount, "secrets", &name), renewed).await;
+}
+
+/// Both Secrets are there as long as their pod, whatever the name, and no longer (TD-901).
+async fn check_end_of_tokens(mount: &str, computing: &Objects, worker: &Objects, vpod: &Value) {
+    let pod = pod_path(HOME, "batch");
+    let secrets = token_names("batch", text(&vpod["metadata"]["uid"]));
+    let secrets = secrets.map(|name| core_path(mount, "secrets", &name));
+    for secret in &secrets {
+        assert!(worker.get(secret).await.is_some(), "{secret} went before its pod");
+    }
+    computing.delete(&pod, Some(1)).await;
+    computing.wait_gone(&pod).await;
+    for secret in &secrets {
+        worker.wait_gone(secret).await;
+    }
 }
 
 async fn check_lease(computing: &Objects, vnode: &str, left: &Value) {

@@ -15,6 +15,7 @@ use kubeocean_e2e::leasing::{
 };
 use kubeocean_e2e::rights::assert_rights;
 use kubeocean_e2e::users::Users;
+use kubeocean_e2e::veto::Veto;
 use kubeocean_harness::{BindingSpec, NodeShape};
 use serde_json::{Value, json};
 
@@ -82,7 +83,17 @@ async fn the_last_pod_decides(leasing: &Leasing) {
     let users = Users::of(leasing).await;
     users.run("a-stubborn", &name, &[]).await;
     users.run("batch", &name, &[]).await;
-    protect(leasing, &users, "a-stubborn").await;
+    let protection = Veto {
+        cluster: leasing.binding.computing(),
+        name: "withdraw-protects",
+        operation: "DELETE",
+        of: ["", "v1", "pods"],
+        condition: "oldObject.metadata.name == 'a-stubborn'",
+        allowed: "false",
+        reason: "Invalid",
+    };
+    let dry = DeleteParams::default().dry_run();
+    protection.begin(async || users.pods.delete("a-stubborn", &dry).await).await;
     let client = leasing.binding.computing().client().await.unwrap();
     let daemons: Api<DaemonSet> = Api::namespaced(client, &users.home);
     let everywhere = json!({
@@ -124,7 +135,7 @@ async fn the_last_pod_decides(leasing: &Leasing) {
     // One that cannot be deleted holds up no other, and goes as soon as it can.
     asked_to_go(leasing, &users, "batch").await;
     assert!(users.pods.get("a-stubborn").await.unwrap().metadata.deletion_timestamp.is_none());
-    leasing.binding.computing().kubectl_text(&["delete", PROTECTION]).await.unwrap();
+    protection.end().await;
     asked_to_go(leasing, &users, "a-stubborn").await;
 
     // The worker's control plane ends pods of a node that is gone, a minute later; this is the same.
@@ -146,32 +157,6 @@ async fn the_last_pod_decides(leasing: &Leasing) {
     leasing.withdrawn(&node).await;
     let daemon = daemons.get("agent").await.unwrap();
     println!("the DaemonSet when the vnode was gone: {:?}", daemon.status);
-}
-
-const PROTECTION: &str = "validatingadmissionpolicybinding/withdraw-protects";
-
-/// Lets the API server refuse the deletion of a pod, and waits until it does.
-async fn protect(leasing: &Leasing, users: &Users<'_>, pod: &str) {
-    let policy = json!({
-        "apiVersion": "admissionregistration.k8s.io/v1", "kind": "ValidatingAdmissionPolicy",
-        "metadata": {"name": "withdraw-protects"},
-        "spec": {
-            "matchConstraints": {"resourceRules": [
-                {"apiGroups": [""], "apiVersions": ["v1"], "operations": ["DELETE"], "resources": ["pods"]},
-            ]},
-            "validations": [{"expression": format!("oldObject.metadata.name != '{pod}'")}],
-        },
-    });
-    let binding = json!({
-        "apiVersion": "admissionregistration.k8s.io/v1", "kind": "ValidatingAdmissionPolicyBinding",
-        "metadata": {"name": "withdraw-protects"},
-        "spec": {"policyName": "withdraw-protects", "validationActions": ["Deny"]},
-    });
-    leasing.binding.computing().apply_objects(vec![policy, binding]).await.unwrap();
-    let dry = DeleteParams::default().dry_run();
-    leasing
-        .until("the pod to be protected", DEADLINE, async || users.pods.delete(pod, &dry).await.is_err())
-        .await;
 }
 
 async fn asked_to_go(leasing: &Leasing, users: &Users<'_>, pod: &str) {
