@@ -39,7 +39,7 @@ pub(crate) struct Size {
     #[arg(long, default_value_t = 3000)]
     pub(crate) pods: u32,
     /// How long the idle Syncer is watched
-    #[arg(long, default_value_t = 60, value_name = "SECONDS")]
+    #[arg(long, default_value_t = 150, value_name = "SECONDS")]
     pub(crate) idle: u32,
 }
 
