@@ -9,6 +9,8 @@ use http::{
 use http_body_util::{BodyExt, Full, combinators::UnsyncBoxBody};
 use hyper::body::Bytes;
 
+use crate::stream::slots::Limit;
+
 /// Error of a response body; it ends the connection without the mark of a complete body.
 pub(crate) type BodyError = Box<dyn std::error::Error + Send + Sync>;
 /// Body of every response.
@@ -54,8 +56,13 @@ impl Refusal {
     }
 
     /// A stream limit is reached (PX-1306).
-    pub(crate) fn too_many_streams() -> Self {
-        Self::new(StatusCode::TOO_MANY_REQUESTS, "too many open streams")
+    pub(crate) fn too_many_streams(reached: Limit) -> Self {
+        let text = match reached {
+            Limit::Process => "too many open streams",
+            Limit::Namespace => "too many open streams to pods of this namespace",
+            Limit::Pod => "too many open streams to this pod",
+        };
+        Self::new(StatusCode::TOO_MANY_REQUESTS, text)
     }
 
     /// The process ends (PX-1202).
@@ -133,7 +140,7 @@ mod tests {
             (wrong_method.status().as_u16(), wrong_method.headers()[ALLOW].to_str().unwrap()),
             (405, "GET, POST")
         );
-        let busy = Answer::from(Refusal::too_many_streams());
+        let busy = Answer::from(Refusal::too_many_streams(Limit::Pod));
         assert_eq!((busy.status().as_u16(), busy.headers()[RETRY_AFTER].to_str().unwrap()), (429, "1"));
         assert_eq!(busy.headers()[CONTENT_TYPE], "text/plain; charset=utf-8");
     }

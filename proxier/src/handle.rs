@@ -3,19 +3,18 @@
 
 use std::sync::Arc;
 
-use http::{Method, Request, StatusCode, header::CONTENT_TYPE};
-use http_body_util::BodyExt;
+use http::{Method, Request, StatusCode};
 use hyper::body::Incoming;
-use kube::client::Body;
 use serde_json::json;
 
 use crate::{
-    answer::{Answer, BodyError, Refusal, empty, json as json_answer, text},
+    answer::{Answer, Refusal, json as json_answer, text},
     authn::User,
     authz::{METHODS, attributes},
     listen::connection::{Caller, Door},
     logs::{self, Ends, options::LogOptions},
     path::NormalPath,
+    pods,
     proxier::Shared,
     readiness::{Audience, words},
     resolve::{self, PodView},
@@ -77,7 +76,6 @@ async fn answer(
     }
     let user = shared.authn.user(&caller.certificates, request.headers()).await;
     let user = user.ok_or_else(Refusal::unauthorized)?;
-    caller.known();
     seen.user.clone_from(&user.name);
     let path = path.map_err(|_| Refusal::new(StatusCode::BAD_REQUEST, "invalid path"))?;
     let asked = attributes(request.method(), &path).ok_or_else(|| Refusal::method(METHODS))?;
@@ -89,6 +87,8 @@ async fn answer(
         vnode.binding.name().clone_into(&mut seen.binding);
     }
     shared.authz.check(&user, asked, &name).await?;
+    // Not before: every pod of the cluster has a token that authenticates.
+    caller.known();
 
     if route == Route::Unknown {
         return Err(Refusal::unknown_path());
@@ -107,7 +107,7 @@ async fn answer(
                 return Err(Refusal::new(StatusCode::NOT_FOUND, USE_NODE_PORT));
             };
             match route {
-                Route::Pods => pods(shared, &name).await,
+                Route::Pods => pods::answer(shared, caller, &name).await,
                 Route::Root => Ok(root(port)),
                 _ => Err(Refusal::new(StatusCode::NOT_FOUND, NO_METRICS)),
             }
@@ -186,7 +186,7 @@ async fn pod(
         container: route.container.clone().unwrap_or_default(),
         uid: vpod.uid().to_owned(),
     };
-    let slot = shared.slots.open(facts).ok_or_else(Refusal::too_many_streams)?;
+    let slot = shared.slots.open(facts).map_err(Refusal::too_many_streams)?;
     let (cut, stop) = (vnode.cut.clone(), shared.stop.clone());
     match work {
         Work::Logs(options) => {
@@ -228,29 +228,6 @@ fn root(port: u16) -> Answer {
         ],
         "status": "running",
     }))
-}
-
-/// The pods bound to a vnode, as the computing cluster lists them, streamed through.
-async fn pods(shared: &Shared, vnode: &str) -> Result<Answer, Refusal> {
-    let path = format!("/api/v1/pods?fieldSelector=spec.nodeName%3D{vnode}");
-    let failed = |error: String| {
-        tracing::warn!(error, "the pods of a virtual node cannot be listed");
-        Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, "the pods could not be listed")
-    };
-    let request = Request::get(path).body(Body::empty()).map_err(|error| failed(error.to_string()))?;
-    let sending = tokio::time::timeout(std::time::Duration::from_secs(30), shared.computing.send(request));
-    let response = match sending.await {
-        Ok(Ok(response)) if response.status() == StatusCode::OK => response,
-        Ok(Ok(response)) => return Err(failed(format!("status {}", response.status()))),
-        Ok(Err(error)) => return Err(failed(error.to_string())),
-        Err(_) => return Err(failed("no answer in time".to_owned())),
-    };
-    let (parts, body) = response.into_parts();
-    let mut answer = empty(StatusCode::OK).map(|_| body.map_err(BodyError::from).boxed_unsync());
-    if let Some(kind) = parts.headers.get(CONTENT_TYPE) {
-        answer.headers_mut().insert(CONTENT_TYPE, kind.clone());
-    }
-    Ok(answer)
 }
 
 #[cfg(test)]

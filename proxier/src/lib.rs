@@ -32,6 +32,7 @@ mod listen;
 mod logs;
 mod metrics;
 mod path;
+mod pods;
 mod proxier;
 mod readiness;
 mod resolve;

@@ -33,6 +33,7 @@ use crate::{
         socket::bind,
     },
     metrics::ProxierMetrics,
+    pods::Lists,
     readiness::NotReady,
     stream::slots::Slots,
     vnodes::Vnodes,
@@ -78,6 +79,7 @@ pub(crate) struct Shared {
     pub(crate) tls: TlsAcceptor,
     pub(crate) events: EventRecorder,
     pub(crate) gate: Gate,
+    pub(crate) lists: Lists,
     /// `/readyz` says no from now on.
     pub(crate) draining: CancellationToken,
     /// Nothing new is taken from now on.
@@ -152,6 +154,7 @@ impl Proxier {
             tls: TlsAcceptor::from(Arc::new(tls)),
             events,
             gate: Gate::default(),
+            lists: Lists::default(),
             draining: CancellationToken::new(),
             refusing: CancellationToken::new(),
             stop,

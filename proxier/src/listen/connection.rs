@@ -120,7 +120,10 @@ async fn serve(shared: &Arc<Shared>, tcp: TcpStream, door: Door, place: Place) {
     if let Err(error) = tune(&tcp) {
         tracing::debug!(%error, "a connection's options could not be set");
     }
-    let tls = match tokio::time::timeout(HANDSHAKE, shared.tls.accept(tcp)).await {
+    let turned_out = place.turned_out().clone();
+    let shaking = tokio::time::timeout(HANDSHAKE, shared.tls.accept(tcp));
+    let Some(shaken) = turned_out.run_until_cancelled(shaking).await else { return };
+    let tls = match shaken {
         Ok(Ok(tls)) => tls,
         Ok(Err(error)) => {
             tracing::debug!(%error, ?door, "a handshake failed");
@@ -137,6 +140,7 @@ async fn serve(shared: &Arc<Shared>, tcp: TcpStream, door: Door, place: Place) {
     let ended = tokio::select! {
         ended = converse(tls, answer, &cut, &shared.refusing) => ended,
         () = shared.stop.cancelled() => return,
+        () = turned_out.cancelled() => return,
     };
     if let Err(error) = ended {
         tracing::debug!(%error, ?door, "a connection ended early");

@@ -1,9 +1,18 @@
 //! How many connections callers may have (PX-1302): of all, and of those whose caller did not prove yet who it is.
 //!
-//! Strangers have few places, so that they take neither the memory nor the places of running streams. A connection that
-//! is beyond a limit is accepted and waits: a listener without callers holds nothing.
+//! Strangers have few places, so that they take neither the memory nor the places of running streams. When theirs are taken
+//! the one that has been a stranger for longest is turned out: an honest caller is known within moments, and who only holds
+//! a place must not keep others out. Beyond the limit of all, a connection is accepted and waits: a listener without callers
+//! holds nothing.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 use parking_lot::Mutex;
 use tokio::{
@@ -23,7 +32,15 @@ const BREATH: Duration = Duration::from_millis(100);
 #[derive(Debug)]
 pub(crate) struct Gate {
     all: Arc<Semaphore>,
-    strangers: Arc<Semaphore>,
+    strangers: Arc<Strangers>,
+    most_strangers: usize,
+}
+
+/// The connections whose caller is not known, the oldest first.
+#[derive(Debug, Default)]
+struct Strangers {
+    next: AtomicU64,
+    waiting: Mutex<BTreeMap<u64, CancellationToken>>,
 }
 
 impl Default for Gate {
@@ -36,26 +53,48 @@ impl Default for Gate {
 #[derive(Debug)]
 pub(crate) struct Place {
     _one_of_all: OwnedSemaphorePermit,
-    stranger: Mutex<Option<OwnedSemaphorePermit>>,
+    strangers: Arc<Strangers>,
+    number: u64,
+    turned_out: CancellationToken,
 }
 
 impl Place {
     /// The caller proved who it is: the place among strangers is free again.
     pub(crate) fn known(&self) {
-        self.stranger.lock().take();
+        self.strangers.waiting.lock().remove(&self.number);
+    }
+
+    /// Is cancelled when the place is needed for another stranger.
+    pub(crate) fn turned_out(&self) -> &CancellationToken {
+        &self.turned_out
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.known();
     }
 }
 
 impl Gate {
     fn of(all: usize, strangers: usize) -> Self {
-        Self { all: Arc::new(Semaphore::new(all)), strangers: Arc::new(Semaphore::new(strangers)) }
+        Self { all: Arc::new(Semaphore::new(all)), strangers: Arc::default(), most_strangers: strangers }
     }
 
     /// Waits for a place. `None` never happens: nobody closes the gate.
     async fn enter(&self) -> Option<Place> {
-        let stranger = Arc::clone(&self.strangers).acquire_owned().await.ok()?;
         let one_of_all = Arc::clone(&self.all).acquire_owned().await.ok()?;
-        Some(Place { _one_of_all: one_of_all, stranger: Mutex::new(Some(stranger)) })
+        let (number, turned_out) =
+            (self.strangers.next.fetch_add(1, Ordering::Relaxed), CancellationToken::new());
+        let mut waiting = self.strangers.waiting.lock();
+        while waiting.len() >= self.most_strangers
+            && let Some((_, oldest)) = waiting.pop_first()
+        {
+            oldest.cancel();
+        }
+        waiting.insert(number, turned_out.clone());
+        drop(waiting);
+        Some(Place { _one_of_all: one_of_all, strangers: Arc::clone(&self.strangers), number, turned_out })
     }
 
     /// Accepts connections until `cancel`, and hands each over with its place.
@@ -143,15 +182,24 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn strangers_have_few_places_and_leave_theirs_when_they_are_known() {
-        let (addresses, mut taken, _tasks) = listeners(Gate::of(8, 1), 1).await;
-        let _callers = (
-            TcpStream::connect(addresses[0]).await.unwrap(),
-            TcpStream::connect(addresses[0]).await.unwrap(),
-        );
-        let first = next(&mut taken).await.unwrap();
-        assert!(is_shut(&mut taken).await);
-        first.1.known();
-        assert!(next(&mut taken).await.is_some(), "the first one is open still");
+    async fn of_too_many_strangers_the_oldest_is_turned_out_and_nobody_who_is_known() {
+        let (addresses, mut taken, _tasks) = listeners(Gate::of(8, 2), 1).await;
+        let mut callers = Vec::new();
+        let mut places = Vec::new();
+        for caller in 0..5 {
+            callers.push(TcpStream::connect(addresses[0]).await.unwrap());
+            let (_, place) = next(&mut taken).await.expect("nobody waits for strangers");
+            if caller == 0 {
+                place.known();
+            }
+            places.push(place);
+        }
+        let turned_out: Vec<_> = places.iter().map(|place| place.turned_out().is_cancelled()).collect();
+        assert_eq!(turned_out, [false, true, true, false, false]);
+        // Who goes by itself leaves room too.
+        drop(places.pop());
+        callers.push(TcpStream::connect(addresses[0]).await.unwrap());
+        let _last = next(&mut taken).await.unwrap();
+        assert!(!places[3].turned_out().is_cancelled());
     }
 }

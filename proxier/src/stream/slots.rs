@@ -1,4 +1,4 @@
-//! How many streams are open, of the process and of each pod (PX-1306), and what each was (PX-1308, PX-1309).
+//! How many streams are open, of the process, of each namespace and of each pod (PX-1306), and what each was (PX-1308, PX-1309).
 
 use std::{
     collections::HashMap,
@@ -14,14 +14,32 @@ use tokio::sync::watch;
 
 use crate::metrics::{ProxierMetrics, Service, StreamEnd};
 
+/// Part of all streams that pods of one namespace may have.
+const NAMESPACE_PART: usize = 4;
+
 /// The open streams.
 #[derive(Debug)]
 pub(crate) struct Slots {
     max: usize,
+    max_per_namespace: usize,
     max_per_pod: usize,
-    by_pod: Mutex<HashMap<String, usize>>,
+    counts: Mutex<Counts>,
     open: watch::Sender<usize>,
     metrics: Arc<ProxierMetrics>,
+}
+
+#[derive(Debug, Default)]
+struct Counts {
+    by_namespace: HashMap<String, usize>,
+    by_pod: HashMap<String, usize>,
+}
+
+/// Which limit is reached.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Limit {
+    Process,
+    Namespace,
+    Pod,
 }
 
 /// What a stream is, for the line that is written at its end.
@@ -52,22 +70,36 @@ pub(crate) struct Slot {
 
 impl Slots {
     pub(crate) fn new(max: usize, max_per_pod: usize, metrics: Arc<ProxierMetrics>) -> Self {
-        Self { max, max_per_pod, by_pod: Mutex::default(), open: watch::Sender::new(0), metrics }
+        Self {
+            max,
+            // One tenant's streams leave room for those of others, and a pod can always have its own.
+            max_per_namespace: (max / NAMESPACE_PART).max(max_per_pod),
+            max_per_pod,
+            counts: Mutex::default(),
+            open: watch::Sender::new(0),
+            metrics,
+        }
     }
 
-    /// Opens a stream; `None` if a limit is reached.
-    pub(crate) fn open(self: &Arc<Self>, facts: StreamFacts) -> Option<Slot> {
-        let mut by_pod = self.by_pod.lock();
-        let of_pod = by_pod.get(&facts.uid).copied().unwrap_or_default();
-        let all = *self.open.borrow();
-        if all >= self.max || of_pod >= self.max_per_pod {
-            return None;
+    /// Opens a stream, unless a limit is reached.
+    pub(crate) fn open(self: &Arc<Self>, facts: StreamFacts) -> Result<Slot, Limit> {
+        let mut counts = self.counts.lock();
+        if *self.open.borrow() >= self.max {
+            return Err(Limit::Process);
         }
-        by_pod.insert(facts.uid.clone(), of_pod + 1);
+        let of = |counts: &HashMap<String, usize>, key: &str| counts.get(key).copied().unwrap_or_default();
+        if of(&counts.by_pod, &facts.uid) >= self.max_per_pod {
+            return Err(Limit::Pod);
+        }
+        if of(&counts.by_namespace, &facts.namespace) >= self.max_per_namespace {
+            return Err(Limit::Namespace);
+        }
+        *counts.by_pod.entry(facts.uid.clone()).or_default() += 1;
+        *counts.by_namespace.entry(facts.namespace.clone()).or_default() += 1;
         self.open.send_modify(|open| *open += 1);
-        drop(by_pod);
+        drop(counts);
         let service = self.metrics.stream_began(&facts.binding, facts.kind);
-        Some(Slot {
+        Ok(Slot {
             slots: Arc::clone(self),
             service,
             facts,
@@ -101,13 +133,9 @@ impl Slot {
 impl Drop for Slot {
     fn drop(&mut self) {
         {
-            let mut by_pod = self.slots.by_pod.lock();
-            if let Some(count) = by_pod.get_mut(&self.facts.uid) {
-                *count -= 1;
-                if *count == 0 {
-                    by_pod.remove(&self.facts.uid);
-                }
-            }
+            let mut counts = self.slots.counts.lock();
+            less(&mut counts.by_pod, &self.facts.uid);
+            less(&mut counts.by_namespace, &self.facts.namespace);
             self.slots.open.send_modify(|open| *open -= 1);
         }
         let facts = &self.facts;
@@ -134,6 +162,15 @@ impl Drop for Slot {
     }
 }
 
+fn less(counts: &mut HashMap<String, usize>, key: &str) {
+    if let Some(count) = counts.get_mut(key) {
+        *count -= 1;
+        if *count == 0 {
+            counts.remove(key);
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -155,15 +192,29 @@ mod tests {
     async fn limits_hold_and_ended_streams_make_room() {
         let slots = Arc::new(Slots::new(3, 2, Arc::new(ProxierMetrics::new())));
         let (first, second) = (slots.open(facts("a")), slots.open(facts("a")));
-        assert!(first.is_some() && second.is_some());
-        assert!(slots.open(facts("a")).is_none(), "two of one pod");
-        let other = slots.open(facts("b"));
-        assert!(other.is_some());
-        assert!(slots.open(facts("c")).is_none(), "three of all");
+        assert!(first.is_ok() && second.is_ok());
+        assert_eq!(slots.open(facts("a")).unwrap_err(), Limit::Pod);
+        let other = slots.open(StreamFacts { namespace: "other".to_owned(), ..facts("b") });
+        assert!(other.is_ok());
+        assert_eq!(slots.open(facts("c")).unwrap_err(), Limit::Process);
         drop(first);
-        assert!(slots.open(facts("a")).is_some());
+        assert!(slots.open(facts("a")).is_ok());
         drop((second, other));
         slots.none_open().await;
-        assert!(slots.by_pod.lock().is_empty(), "nothing is kept of what is gone");
+        let counts = slots.counts.lock();
+        assert!(
+            counts.by_pod.is_empty() && counts.by_namespace.is_empty(),
+            "nothing is kept of what is gone"
+        );
+    }
+
+    #[test]
+    fn one_namespace_leaves_room_for_others() {
+        let slots = Arc::new(Slots::new(16, 2, Arc::new(ProxierMetrics::new())));
+        let open: Vec<_> = ["a", "a", "b", "b"].map(|pod| slots.open(facts(pod)).unwrap()).into();
+        assert_eq!(slots.open(facts("c")).unwrap_err(), Limit::Namespace);
+        assert!(slots.open(StreamFacts { namespace: "other".to_owned(), ..facts("d") }).is_ok());
+        drop(open);
+        assert!(slots.open(facts("c")).is_ok());
     }
 }

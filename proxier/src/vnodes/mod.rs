@@ -102,9 +102,11 @@ impl Vnodes {
         self.replan(&by_name);
     }
 
-    fn remove(&self, name: &str, uid: &str) {
+    /// Another binding may have told of the same vnode meanwhile: then it is that one's.
+    fn remove(&self, binding: &Arc<BindingPart>, name: &str, uid: &str) {
         let mut by_name = self.by_name.lock();
-        if by_name.get(name).is_none_or(|vnode| vnode.uid != uid) {
+        let is_it = |vnode: &Arc<Vnode>| vnode.uid == uid && Arc::ptr_eq(&vnode.binding, binding);
+        if !by_name.get(name).is_some_and(is_it) {
             return;
         }
         if let Some(gone) = by_name.remove(name) {
@@ -199,5 +201,20 @@ mod tests {
         assert!(!gone.cut.is_cancelled());
         gone.cut.cancelled().await;
         assert!(!kept.cut.is_cancelled(), "a changed port cuts no stream");
+    }
+
+    /// Two watches tell in no order.
+    #[tokio::test(start_paused = true)]
+    async fn a_vnode_that_changes_its_binding_is_not_lost_with_the_news_of_the_former_one() {
+        let vnodes = Vnodes::new(10250);
+        let (a, b) = (Arc::new(BindingPart::new("a")), Arc::new(BindingPart::new("b")));
+        let vnode = of(&a, "moves", 20001);
+        let uid = vnode.uid.clone();
+        vnodes.set(vnode);
+        vnodes.set(of(&b, "moves", 20001));
+        vnodes.remove(&a, "moves", &uid);
+        assert!(Arc::ptr_eq(&vnodes.named("moves").unwrap().binding, &b));
+        vnodes.remove(&b, "moves", &uid);
+        assert!(vnodes.named("moves").is_none() && vnodes.ports().is_empty());
     }
 }

@@ -83,7 +83,8 @@ impl Sink<NodeView> for VnodeSink {
     }
     fn delete(&self, node: NodeView) {
         let meta = node.metadata;
-        self.vnodes.remove(meta.name.as_deref().unwrap_or_default(), meta.uid.as_deref().unwrap_or_default());
+        let (name, uid) = (meta.name.as_deref().unwrap_or_default(), meta.uid.as_deref().unwrap_or_default());
+        self.vnodes.remove(&self.binding, name, uid);
     }
     fn reset(&self, all: Vec<NodeView>) {
         self.vnodes.reset(&self.binding, all.into_iter().map(|node| self.vnode(node)).collect());
