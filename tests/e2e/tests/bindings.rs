@@ -251,43 +251,6 @@ async fn a_deletion_waits_for_the_worker_and_finds_what_lost_its_labels() {
     assert_rights(&leasing.binding);
 }
 
-/// The label on the worker node, and the finalizer on the policy.
-async fn marks(leasing: &Leasing) -> [bool; 2] {
-    let node = leasing.worker_nodes().await.get(&leasing.nodes[0]).await.expect("a worker node");
-    let policy = leasing.policy(leasing.binding.name()).await.expect("the policy");
-    [
-        node.metadata.labels.unwrap_or_default().contains_key(label::POLICY_APPLIED),
-        policy["metadata"]["finalizers"] == json!([finalizer::POLICY]),
-    ]
-}
-
-/// BU-1402: the API server lets nobody put a finalizer on what is being deleted.
-#[tokio::test]
-async fn a_deletion_is_carried_out_though_somebody_took_our_finalizer_off() {
-    const NAME: &str = "binding-unheld";
-    let mut leasing = Leasing::start(NAME, 1, &NodeShape::new("8", "16Gi"), all_cpu()).await;
-    let node = leasing.nodes[0].clone();
-    leasing.one(&node, "an open vnode", is_offered).await;
-    leasing.until("our marks", DEADLINE, async || marks(&leasing).await == [true, true]).await;
-    leasing.syncer.stop().await.expect("an end");
-    let bindings = leasing.bindings().await;
-    merge(&bindings, NAME, json!({"metadata": {"finalizers": ["e2e.test/keep"]}})).await;
-    bindings.delete(NAME, &DeleteParams::default()).await.expect("a binding being deleted");
-
-    leasing.syncer.restart().expect("a restart");
-    leasing.withdrawn(&node).await;
-    leasing
-        .until("our marks to go", DEADLINE, async || {
-            let left = marks(&leasing).await;
-            if left == [false, false] { Ok(()) } else { Err(left) }
-        })
-        .await;
-    let kept = bindings.get(NAME).await.expect("the binding");
-    assert_eq!(json!(kept.metadata.finalizers), json!(["e2e.test/keep"]));
-    merge(&bindings, NAME, json!({"metadata": {"finalizers": null}})).await;
-    assert_rights(&leasing.binding);
-}
-
 /// After so long without news the next look is at least 8 s away: looks are 1, 2, 4, 8 and 16 s apart, less a tenth.
 const IDLE: Duration = Duration::from_secs(20);
 /// Sooner than that look; the work itself takes two seconds.

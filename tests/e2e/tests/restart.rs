@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use k8s_openapi::api::core::v1::Node;
 use kube::ResourceExt;
-use kubeocean_api::keys::{label, taint};
+use kube::api::DeleteParams;
+use kubeocean_api::keys::{finalizer, label, taint};
 use kubeocean_api::{GROUP, VERSION};
 use kubeocean_e2e::leasing::{DEADLINE, Leasing, amount, is_offered, merge, percent, summary, taint_of};
 use kubeocean_e2e::pods::Objects;
@@ -32,7 +33,7 @@ async fn waits_for(leasing: &mut Leasing, proxy: &FaultProxy, kind: &str) {
     // A watch begins when its list is complete.
     let listed = |path: &str| proxy.served().iter().any(|request| request.watch && request.path == path);
 
-    leasing.syncer.kill();
+    leasing.syncer.stop().await.expect("an end");
     let list = Requests::reads().about(&format!("{late}?"));
     proxy.inject(Rule::new(list, Fault::Slow(LATE)));
     proxy.forget();
@@ -115,5 +116,43 @@ async fn a_vnode_without_our_labels_and_finalizer_is_adopted() {
     let path = format!("/api/v1/namespaces/default/events?fieldSelector={of}");
     let conflicts = Objects::of(leasing.binding.computing()).await.list(&path).await;
     assert_eq!(conflicts, Vec::<Value>::new());
+    assert_rights(&leasing.binding);
+}
+
+/// The label on the worker node, and the finalizer on the policy.
+async fn marks(leasing: &Leasing) -> [bool; 2] {
+    let node = leasing.worker_nodes().await.get(&leasing.nodes[0]).await.expect("a worker node");
+    let policy = leasing.policy(leasing.binding.name()).await.expect("the policy");
+    [
+        node.metadata.labels.unwrap_or_default().contains_key(label::POLICY_APPLIED),
+        policy["metadata"]["finalizers"] == json!([finalizer::POLICY]),
+    ]
+}
+
+/// BU-1402: the API server lets nobody put a finalizer on what is being deleted.
+#[tokio::test]
+async fn a_deletion_is_carried_out_though_somebody_took_our_finalizer_off() {
+    const NAME: &str = "restart-unheld";
+    let lease = json!({"resourceLimits": [percent("cpu", 100)]});
+    let mut leasing = Leasing::start(NAME, 1, &NodeShape::new("8", "16Gi"), lease).await;
+    let node = leasing.nodes[0].clone();
+    leasing.one(&node, "an open vnode", is_offered).await;
+    leasing.until("our marks", DEADLINE, async || marks(&leasing).await == [true, true]).await;
+    leasing.syncer.stop().await.expect("an end");
+    let bindings = leasing.bindings().await;
+    merge(&bindings, NAME, json!({"metadata": {"finalizers": ["e2e.test/keep"]}})).await;
+    bindings.delete(NAME, &DeleteParams::default()).await.expect("a binding being deleted");
+
+    leasing.syncer.restart().expect("a restart");
+    leasing.withdrawn(&node).await;
+    leasing
+        .until("our marks to go", DEADLINE, async || {
+            let left = marks(&leasing).await;
+            if left == [false, false] { Ok(()) } else { Err(left) }
+        })
+        .await;
+    let kept = bindings.get(NAME).await.expect("the binding");
+    assert_eq!(json!(kept.metadata.finalizers), json!(["e2e.test/keep"]));
+    merge(&bindings, NAME, json!({"metadata": {"finalizers": null}})).await;
     assert_rights(&leasing.binding);
 }
