@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use http::{
     HeaderValue, Response, StatusCode,
-    header::{ALLOW, CONTENT_TYPE, RETRY_AFTER, X_CONTENT_TYPE_OPTIONS},
+    header::{ALLOW, CONNECTION, CONTENT_TYPE, RETRY_AFTER, X_CONTENT_TYPE_OPTIONS},
 };
 use http_body_util::{BodyExt, Full, combinators::UnsyncBoxBody};
 use hyper::body::Bytes;
@@ -94,8 +94,15 @@ impl From<Refusal> for Answer {
         if let Some(protocols) = refusal.protocols {
             headers.insert(ACCEPTED_PROTOCOLS, protocols);
         }
-        answer
+        if refusal.code == StatusCode::UNAUTHORIZED { last(answer) } else { answer }
     }
+}
+
+/// Ends the connection with this answer. Who proves nothing would keep a place among strangers with one question after the
+/// other (PX-1302).
+pub(crate) fn last(mut answer: Answer) -> Answer {
+    answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+    answer
 }
 
 /// A text answer.
@@ -143,5 +150,21 @@ mod tests {
         let busy = Answer::from(Refusal::too_many_streams(Limit::Pod));
         assert_eq!((busy.status().as_u16(), busy.headers()[RETRY_AFTER].to_str().unwrap()), (429, "1"));
         assert_eq!(busy.headers()[CONTENT_TYPE], "text/plain; charset=utf-8");
+        assert!(!busy.headers().contains_key(CONNECTION), "who is known may ask again");
+        assert_eq!(Answer::from(Refusal::unauthorized()).headers()[CONNECTION], "close");
+    }
+
+    #[test]
+    fn a_stream_that_is_refused_is_told_which_limit_it_met() {
+        let text = |limit| Refusal::too_many_streams(limit).text;
+        let texts = [Limit::Process, Limit::Namespace, Limit::Pod].map(text);
+        assert_eq!(
+            texts,
+            [
+                "too many open streams",
+                "too many open streams to pods of this namespace",
+                "too many open streams to this pod"
+            ]
+        );
     }
 }

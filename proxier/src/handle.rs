@@ -8,7 +8,7 @@ use hyper::body::Incoming;
 use serde_json::json;
 
 use crate::{
-    answer::{Answer, Refusal, json as json_answer, text},
+    answer::{Answer, Refusal, json as json_answer, last, text},
     authn::User,
     authz::{METHODS, attributes},
     listen::connection::{Caller, Door},
@@ -52,9 +52,9 @@ pub(crate) async fn handle(shared: Arc<Shared>, caller: Arc<Caller>, request: Re
 }
 
 /// Whether a request is worth a line. Probes every few seconds are not, a stream has a line of its own when it ends, and
-/// whoever proves nothing could fill the log: the counter tells that there are such.
+/// whoever proves nothing or may nothing could fill the log: the counter tells that there are such.
 fn is_news(route: &str, code: u16) -> bool {
-    route != "health" && !matches!(code, 101 | 200 | 401)
+    route != "health" && !matches!(code, 101 | 200 | 401 | 403)
 }
 
 async fn answer(
@@ -69,8 +69,8 @@ async fn answer(
     // Kubelet probes cannot authenticate (PX-412).
     if caller.door == Door::Shared && request.method() == Method::GET {
         match route {
-            Route::Live => return Ok(text(StatusCode::OK, "ok")),
-            Route::Ready => return Ok(readiness(shared, Audience::Anybody)),
+            Route::Live => return Ok(last(text(StatusCode::OK, "ok"))),
+            Route::Ready => return Ok(last(readiness(shared, Audience::Anybody))),
             _ => {}
         }
     }
@@ -236,7 +236,8 @@ mod tests {
 
     #[test]
     fn nobody_fills_the_log() {
-        assert!(!is_news("logs", 401) && !is_news("health", 503) && !is_news("exec", 101));
-        assert!(is_news("logs", 403) && is_news("exec", 404) && is_news("logs", 429));
+        assert!(!is_news("logs", 401) && !is_news("logs", 403));
+        assert!(!is_news("health", 503) && !is_news("exec", 101));
+        assert!(is_news("exec", 404) && is_news("logs", 429) && is_news("logs", 500));
     }
 }

@@ -13,10 +13,10 @@ use http_body_util::{BodyExt, Limited, StreamBody};
 use hyper::body::Bytes;
 use kube::client::Body;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio_util::sync::CancellationToken;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
-    answer::{Answer, BodyError, Refusal, empty},
+    answer::{Answer, AnswerBody, BodyError, Refusal, empty},
     listen::connection::{Caller, CutGuard},
     proxier::Shared,
 };
@@ -77,9 +77,24 @@ pub(crate) async fn answer(shared: &Shared, caller: &Caller, vnode: &str) -> Res
         Ok(read) => read.map_err(failed)?,
         Err(_) => return Err(failed("no answer in time".to_owned())),
     };
+    let body = sending(list, place, &shared.tasks, |cut| caller.ends_with(cut));
+    let mut answer = empty(StatusCode::OK).map(|_| body);
+    if let Some(kind) = kind {
+        answer.headers_mut().insert(CONTENT_TYPE, kind);
+    }
+    Ok(answer)
+}
+
+/// The list, piece by piece. `guard` gets what cuts the connection of a reader that does not take all of them in time.
+pub(crate) fn sending(
+    list: Bytes,
+    place: OwnedSemaphorePermit,
+    tasks: &TaskTracker,
+    guard: impl FnOnce(CancellationToken) -> CutGuard,
+) -> AnswerBody {
     let (cut, sent) = (CancellationToken::new(), CancellationToken::new());
-    let held = Held { _place: place, _guard: caller.ends_with(cut.clone()), sent: sent.clone() };
-    shared.tasks.spawn(async move {
+    let held = Held { _place: place, _guard: guard(cut.clone()), sent: sent.clone() };
+    tasks.spawn(async move {
         if tokio::time::timeout(PATIENCE, sent.cancelled()).await.is_err() {
             cut.cancel();
         }
@@ -88,15 +103,14 @@ pub(crate) async fn answer(shared: &Shared, caller: &Caller, vnode: &str) -> Res
         let _held = &held;
         Ok::<_, BodyError>(Frame::data(piece))
     });
-    let mut answer = empty(StatusCode::OK).map(|_| StreamBody::new(sending).boxed_unsync());
-    if let Some(kind) = kind {
-        answer.headers_mut().insert(CONTENT_TYPE, kind);
-    }
-    Ok(answer)
+    StreamBody::new(sending).boxed_unsync()
 }
 
+/// Copies: the last pieces may wait in a connection after the place was given back, and must not keep the list.
 fn pieces(list: Bytes) -> impl Iterator<Item = Bytes> {
-    (0..list.len()).step_by(PIECE).map(move |at| list.slice(at..list.len().min(at + PIECE)))
+    (0..list.len())
+        .step_by(PIECE)
+        .map(move |at| Bytes::copy_from_slice(&list[at..list.len().min(at + PIECE)]))
 }
 
 #[cfg(test)]
@@ -111,5 +125,13 @@ mod tests {
             assert_eq!(sent.concat(), list);
             assert!(sent.iter().all(|piece| piece.len() <= PIECE));
         }
+    }
+
+    #[test]
+    fn a_piece_that_waits_in_a_connection_does_not_keep_the_list() {
+        let list = Bytes::from(vec![b'x'; 3 * PIECE]);
+        let waiting: Vec<Bytes> = pieces(list.clone()).collect();
+        assert_eq!(waiting.len(), 3);
+        assert!(list.is_unique());
     }
 }

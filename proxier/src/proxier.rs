@@ -282,3 +282,6 @@ async fn warn_of_insecurity(shared: Arc<Shared>, cancel: CancellationToken) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

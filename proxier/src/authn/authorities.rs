@@ -120,6 +120,14 @@ impl CurrentAuthorities {
     }
 }
 
+#[cfg(test)]
+impl CurrentAuthorities {
+    /// As if the cluster had published these.
+    pub(crate) fn trust(&self, pem: String) {
+        self.set(|sources| sources.cluster = Some(pem));
+    }
+}
+
 impl Sink<Published> for CurrentAuthorities {
     fn apply(&self, object: Published) {
         self.publish(Some(object));

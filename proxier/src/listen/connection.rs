@@ -44,7 +44,7 @@ pub(crate) struct Caller {
 }
 
 impl Caller {
-    /// It proved who it is.
+    /// It proved that it may do what it asks.
     pub(crate) fn known(&self) {
         self.place.known();
     }

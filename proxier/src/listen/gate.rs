@@ -1,4 +1,4 @@
-//! How many connections callers may have (PX-1302): of all, and of those whose caller did not prove yet who it is.
+//! How many connections callers may have (PX-1302): of all, and of those whose caller did not prove yet that it may ask.
 //!
 //! Strangers have few places, so that they take neither the memory nor the places of running streams. When theirs are taken
 //! the one that has been a stranger for longest is turned out: an honest caller is known within moments, and who only holds
@@ -59,7 +59,7 @@ pub(crate) struct Place {
 }
 
 impl Place {
-    /// The caller proved who it is: the place among strangers is free again.
+    /// The caller proved that it may ask: the place among strangers is free again.
     pub(crate) fn known(&self) {
         self.strangers.waiting.lock().remove(&self.number);
     }
@@ -77,7 +77,7 @@ impl Drop for Place {
 }
 
 impl Gate {
-    fn of(all: usize, strangers: usize) -> Self {
+    pub(crate) fn of(all: usize, strangers: usize) -> Self {
         Self { all: Arc::new(Semaphore::new(all)), strangers: Arc::default(), most_strangers: strangers }
     }
 

@@ -162,12 +162,18 @@ async fn logs_of_ppods_are_collected_as_the_logconfig_of_their_pods_says() {
     assert_eq!(worker.get(&path("taken-99341d")).await.expect("theirs"), theirs);
 
     // A copy that the worker does not accept holds up no other, but its original.
+    // Other Syncers of this program see the same LogConfig, and assert that nothing is refused to them.
+    let account = format!("system:serviceaccount:{}:", stage.binding.mount_namespace());
+    let condition = format!(
+        "object.metadata.name == 'partly-g0-probe' || object.metadata.name.startsWith('partly-g0-') \
+         && request.userInfo.username.startsWith('{account}')"
+    );
     let veto = Veto {
         cluster: stage.binding.worker(),
         name: "refused-logconfigs",
         operation: "CREATE",
         of: ["cls.cloud.tencent.com", "v1", "logconfigs"],
-        condition: "object.metadata.name.startsWith('partly-g0-')",
+        condition: &condition,
         allowed: "false",
         reason: "Forbidden",
     };

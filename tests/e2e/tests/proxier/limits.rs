@@ -49,7 +49,7 @@ async fn streams_beyond_the_limit_of_a_pod_are_refused_until_one_ends() {
     let address = SocketAddr::new(proxier.ip(), port_of(&scene, &vpod).await);
     let node = Kubelet::at(address, Some(&apiserver(&scene))).await.expect("a caller");
     let full = "/containerLogs/limits/full/main";
-    assert_eq!(node.get(full).await, (429, "too many open streams".to_owned()));
+    assert_eq!(node.get(full).await, (429, "too many open streams to this pod".to_owned()));
     assert_eq!(node.get("/containerLogs/limits/other/main").await.0, 200, "others are not concerned");
     let refused = kubectl(&scene, &["exec", "full", "--", "echo", "x"]).await;
     assert!(refused.is_err(), "commands are streams too: {refused:?}");
