@@ -26,15 +26,20 @@ fn all() -> u8 {
 
 impl BinPacking {
     /// How full the node would be with the pod, in percent, on average over the resources that it has.
-    fn fill(&self, pod: Pod<'_>, node: Node<'_>) -> Option<i128> {
+    fn fill(&self, pod: Pod<'_>, node: Node<'_>) -> Option<i64> {
         let shares = self.resources.iter().filter_map(|resource| {
-            let all = i128::from(node.allocatable(resource));
-            let taken = all - i128::from(node.available(resource)) + i128::from(pod.request(resource));
-            (all > 0).then(|| (taken * 100 / all).clamp(0, 100))
+            let all = node.allocatable(resource);
+            let taken = all.saturating_sub(node.available(resource)).saturating_add(pod.request(resource));
+            (all > 0).then(|| percent(taken.clamp(0, all), all))
         });
         let (sum, count) = shares.fold((0, 0), |(sum, count), share| (sum + share, count + 1));
         (count > 0).then(|| sum / count)
     }
+}
+
+/// A part of a whole. In 64 bits, which a module divides in one instruction: this is computed for each node and resource.
+fn percent(part: i64, whole: i64) -> i64 {
+    if part <= i64::MAX / 100 { part * 100 / whole } else { part / (whole / 100) }
 }
 
 impl PlacePolicy for BinPacking {
@@ -78,6 +83,12 @@ mod tests {
         let answer = placed(r#"{"resources": ["cpu"], "upToPercent": 80}"#, "8");
         assert_eq!((answer.accepted, answer.score), (true, None));
         assert_eq!(placed(r#"{"resources": ["nvidia.com/gpu"]}"#, "0").score, None, "no node has it");
+    }
+
+    #[test]
+    fn no_amount_is_too_large() {
+        assert_eq!(percent(i64::MAX / 2, i64::MAX), 50);
+        assert_eq!((percent(i64::MAX, i64::MAX), percent(0, 1)), (100, 0));
     }
 
     #[test]
