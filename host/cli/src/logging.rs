@@ -65,10 +65,11 @@ pub(crate) fn start(flags: &LogFlags) -> anyhow::Result<()> {
     started.map_err(|error| anyhow::anyhow!("cannot start logging: {error}"))
 }
 
-/// What modules of policies log at warnings and above, unless the directives speak of it: how much that is, is their authors'
-/// affair (PO-1504).
+/// Of what modules of policies log, warnings and above, unless the directives speak of it or ask for less: how much they say
+/// is their authors' affair (PO-1504).
 fn filter(directives: &str) -> Result<EnvFilter, tracing_subscriber::filter::ParseError> {
-    if directives.contains(GUESTS) {
+    let is_quiet = |one: &str| ["off", "error"].iter().any(|level| one.trim().eq_ignore_ascii_case(level));
+    if directives.contains(GUESTS) || directives.split(',').any(is_quiet) {
         return EnvFilter::try_new(directives);
     }
     EnvFilter::try_new(format!("{directives},{GUESTS}=warn"))
@@ -139,7 +140,9 @@ mod tests {
         assert_eq!(logged("info"), ["ours", "guest warns"]);
         assert_eq!(logged("debug"), ["ours", "guest warns"]);
         assert_eq!(logged("info,kubeocean::policy=info"), ["ours", "guest says", "guest warns"]);
-        assert_eq!(logged("kubeocean::policy=off"), Vec::<String>::new());
+        for nothing in ["kubeocean::policy=off", "off", "ERROR"] {
+            assert_eq!(logged(nothing), Vec::<String>::new(), "{nothing}");
+        }
         assert!(filter("loud=!").is_err());
     }
 }
