@@ -3,7 +3,7 @@
 use std::io::IsTerminal;
 
 use clap::{Args, ValueEnum};
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::{EnvFilter, filter::LevelFilter};
 
 /// The target of what modules of policies log.
 const GUESTS: &str = "kubeocean::policy";
@@ -69,8 +69,10 @@ pub(crate) fn start(flags: &LogFlags) -> anyhow::Result<()> {
 /// is their authors' affair (PO-1504).
 fn filter(directives: &str) -> Result<EnvFilter, tracing_subscriber::filter::ParseError> {
     let is_quiet = |one: &str| ["off", "error"].iter().any(|level| one.trim().eq_ignore_ascii_case(level));
-    if directives.contains(GUESTS) || directives.split(',').any(is_quiet) {
-        return EnvFilter::try_new(directives);
+    let plain = EnvFilter::try_new(directives)?;
+    let is_less = plain.max_level_hint().is_some_and(|most| most < LevelFilter::WARN);
+    if is_less || directives.contains(GUESTS) || directives.split(',').any(is_quiet) {
+        return Ok(plain);
     }
     EnvFilter::try_new(format!("{directives},{GUESTS}=warn"))
 }
@@ -140,7 +142,7 @@ mod tests {
         assert_eq!(logged("info"), ["ours", "guest warns"]);
         assert_eq!(logged("debug"), ["ours", "guest warns"]);
         assert_eq!(logged("info,kubeocean::policy=info"), ["ours", "guest says", "guest warns"]);
-        for nothing in ["kubeocean::policy=off", "off", "ERROR"] {
+        for nothing in ["kubeocean::policy=off", "off", "ERROR", "1", ""] {
             assert_eq!(logged(nothing), Vec::<String>::new(), "{nothing}");
         }
         assert!(filter("loud=!").is_err());

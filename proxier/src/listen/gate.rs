@@ -1,8 +1,8 @@
 //! How many connections callers may have (PX-1302): of all, and of those whose caller did not prove yet that it may ask.
 //!
 //! Strangers have few places, so that they take neither the memory nor the places of running streams. When theirs are taken
-//! the one that has been a stranger for longest is turned out: an honest caller is known within moments, and who only holds
-//! a place must not keep others out. Beyond the limit of all, a connection is accepted and waits: a listener without callers
+//! the one that has been a stranger for longest is turned out, if it had time to become known: who only holds a place must
+//! not keep others out, and a burst of honest callers waits for its turn. Beyond the limit of all, a connection is accepted and waits: a listener without callers
 //! holds nothing.
 
 use std::{
@@ -17,7 +17,8 @@ use std::{
 use parking_lot::Mutex;
 use tokio::{
     net::{TcpListener, TcpStream},
-    sync::{OwnedSemaphorePermit, Semaphore},
+    sync::{Notify, OwnedSemaphorePermit, Semaphore},
+    time::Instant,
 };
 use tokio_util::sync::CancellationToken;
 
@@ -25,6 +26,8 @@ use tokio_util::sync::CancellationToken;
 const CONNECTIONS: usize = 4096;
 /// Most of them whose caller is not known. Each may hold a request head of 128 KiB.
 const STRANGERS: usize = 256;
+/// How long a stranger may take to become known before it can be turned out.
+const GRACE: Duration = Duration::from_secs(1);
 /// Pause after the system refused to accept, for want of file descriptors mostly.
 const BREATH: Duration = Duration::from_millis(100);
 
@@ -40,7 +43,9 @@ pub(crate) struct Gate {
 #[derive(Debug, Default)]
 struct Strangers {
     next: AtomicU64,
-    waiting: Mutex<BTreeMap<u64, CancellationToken>>,
+    waiting: Mutex<BTreeMap<u64, (Instant, CancellationToken)>>,
+    /// Told when one left.
+    left: Notify,
 }
 
 impl Default for Gate {
@@ -61,7 +66,9 @@ pub(crate) struct Place {
 impl Place {
     /// The caller proved that it may ask: the place among strangers is free again.
     pub(crate) fn known(&self) {
-        self.strangers.waiting.lock().remove(&self.number);
+        if self.strangers.waiting.lock().remove(&self.number).is_some() {
+            self.strangers.left.notify_one();
+        }
     }
 
     /// Is cancelled when the place is needed for another stranger.
@@ -76,6 +83,25 @@ impl Drop for Place {
     }
 }
 
+impl Strangers {
+    /// Takes one more in and says its number, if there is room or can be made; else says the age of the oldest.
+    fn admit(&self, turned_out: &CancellationToken, most: usize) -> Result<u64, Duration> {
+        let mut waiting = self.waiting.lock();
+        while waiting.len() >= most
+            && let Some(oldest) = waiting.first_entry()
+        {
+            let age = oldest.get().0.elapsed();
+            if age < GRACE {
+                return Err(age);
+            }
+            oldest.remove().1.cancel();
+        }
+        let number = self.next.fetch_add(1, Ordering::Relaxed);
+        waiting.insert(number, (Instant::now(), turned_out.clone()));
+        Ok(number)
+    }
+}
+
 impl Gate {
     pub(crate) fn of(all: usize, strangers: usize) -> Self {
         Self { all: Arc::new(Semaphore::new(all)), strangers: Arc::default(), most_strangers: strangers }
@@ -84,16 +110,18 @@ impl Gate {
     /// Waits for a place. `None` never happens: nobody closes the gate.
     async fn enter(&self) -> Option<Place> {
         let one_of_all = Arc::clone(&self.all).acquire_owned().await.ok()?;
-        let (number, turned_out) =
-            (self.strangers.next.fetch_add(1, Ordering::Relaxed), CancellationToken::new());
-        let mut waiting = self.strangers.waiting.lock();
-        while waiting.len() >= self.most_strangers
-            && let Some((_, oldest)) = waiting.pop_first()
-        {
-            oldest.cancel();
-        }
-        waiting.insert(number, turned_out.clone());
-        drop(waiting);
+        let turned_out = CancellationToken::new();
+        let number = loop {
+            match self.strangers.admit(&turned_out, self.most_strangers) {
+                Ok(number) => break number,
+                Err(age) => {
+                    tokio::select! {
+                        () = tokio::time::sleep(GRACE.saturating_sub(age)) => {}
+                        () = self.strangers.left.notified() => {}
+                    }
+                }
+            }
+        };
         Some(Place { _one_of_all: one_of_all, strangers: Arc::clone(&self.strangers), number, turned_out })
     }
 

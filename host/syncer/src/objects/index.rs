@@ -138,6 +138,12 @@ impl Entry {
     }
 }
 
+/// Objects of one namespace share a flow. Volumes have no namespace, and are of many tenants.
+fn flow(object: &ObjectRef) -> u64 {
+    let key = &object.key;
+    flow_of(if key.namespace.is_empty() { &key.name } else { &key.namespace })
+}
+
 impl ObjectStore {
     /// An empty store. `cluster_domain` is the computing cluster's, as in the names of its Services.
     pub fn new(clock: Arc<dyn Clock>, cluster_domain: &str) -> Self {
@@ -147,7 +153,7 @@ impl ObjectStore {
             services: Arc::new(ServiceStore::new(pods.clone(), cluster_domain)),
             pods,
             clock,
-            queue: Queue::with_flows("objects", |object: &ObjectRef| flow_of(&object.key.namespace)),
+            queue: Queue::with_flows("objects", flow),
             missing_changed: Notify::new(),
             state: Mutex::default(),
         }

@@ -309,3 +309,12 @@ async fn a_namespace_full_of_objects_delays_one_of_another_by_one_turn() {
     assert_eq!(store.queue.next().await, object("team-a", 0));
     assert_eq!(store.queue.next().await, object("team-b", 0));
 }
+
+/// They are of many tenants, although none of them says so.
+#[test]
+fn volumes_do_not_wait_for_each_other() {
+    let volume = |name: &str| flow(&ObjectRef::new(ObjectKind::PersistentVolume, "", name));
+    assert_ne!(volume("pv-1"), volume("pv-2"));
+    let settings = |name: &str| flow(&ObjectRef::new(ObjectKind::ConfigMap, "team-a", name));
+    assert_eq!(settings("one"), settings("two"));
+}
