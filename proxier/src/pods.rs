@@ -13,7 +13,10 @@ use http_body_util::{BodyExt, Limited, StreamBody};
 use hyper::body::Bytes;
 use kube::client::Body;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tokio_util::{
+    sync::{CancellationToken, DropGuard},
+    task::TaskTracker,
+};
 
 use crate::{
     answer::{Answer, AnswerBody, BodyError, Refusal, empty},
@@ -45,13 +48,7 @@ struct Held {
     _place: OwnedSemaphorePermit,
     _guard: CutGuard,
     /// Ends the wait for slow readers.
-    sent: CancellationToken,
-}
-
-impl Drop for Held {
-    fn drop(&mut self) {
-        self.sent.cancel();
-    }
+    _sent: DropGuard,
 }
 
 /// Answers with the pods of a vnode.
@@ -93,7 +90,7 @@ pub(crate) fn sending(
     guard: impl FnOnce(CancellationToken) -> CutGuard,
 ) -> AnswerBody {
     let (cut, sent) = (CancellationToken::new(), CancellationToken::new());
-    let held = Held { _place: place, _guard: guard(cut.clone()), sent: sent.clone() };
+    let held = Held { _place: place, _guard: guard(cut.clone()), _sent: sent.clone().drop_guard() };
     tasks.spawn(async move {
         if tokio::time::timeout(PATIENCE, sent.cancelled()).await.is_err() {
             cut.cancel();

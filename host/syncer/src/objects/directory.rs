@@ -78,3 +78,27 @@ impl fmt::Debug for Pods {
         f.debug_struct("Pods").field("connected", &self.0.get().is_some()).finish()
     }
 }
+
+/// A directory for tests of whatever wakes pods: all are used and running, and it remembers who was woken.
+#[cfg(test)]
+#[derive(Default)]
+pub(crate) struct Woken(pub(crate) parking_lot::Mutex<Vec<ObjectKey>>);
+
+#[cfg(test)]
+impl PodDirectory for Woken {
+    fn uses(&self, _: &ObjectRef) -> bool {
+        true
+    }
+    fn users(&self, _: &ObjectRef, _: usize) -> Vec<VpodIdentity> {
+        Vec::new()
+    }
+    fn runs(&self, _: &ObjectKey, _: &str) -> bool {
+        true
+    }
+    fn has_copy(&self, _: &VpodIdentity) -> bool {
+        true
+    }
+    fn wake(&self, pods: Vec<ObjectKey>) {
+        self.0.lock().extend(pods);
+    }
+}

@@ -34,6 +34,8 @@ pub(crate) use content::difference;
 pub(crate) use refusal::is_of_worker;
 
 pub use apply::{Clusters, EnsureError, Leftovers};
+#[cfg(test)]
+pub(crate) use directory::Woken;
 pub use directory::{PodDirectory, Pods};
 pub use index::ObjectStore;
 pub use kind::{ObjectKind, ObjectRef};

@@ -2,30 +2,9 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use super::*;
 use crate::config::CLUSTER_DOMAIN;
-use crate::objects::PodDirectory;
+use crate::objects::{PodDirectory, Woken};
 use crate::pods::vpod_identity::VpodIdentity;
 use kubeocean_runtime::clock::SystemClock;
-
-#[derive(Default)]
-struct Woken(Mutex<Vec<ObjectKey>>);
-
-impl PodDirectory for Woken {
-    fn uses(&self, _: &ObjectRef) -> bool {
-        true
-    }
-    fn users(&self, _: &ObjectRef, _: usize) -> Vec<crate::pods::vpod_identity::VpodIdentity> {
-        Vec::new()
-    }
-    fn runs(&self, _: &ObjectKey, _: &str) -> bool {
-        true
-    }
-    fn has_copy(&self, _: &crate::pods::vpod_identity::VpodIdentity) -> bool {
-        true
-    }
-    fn wake(&self, pods: Vec<ObjectKey>) {
-        self.0.lock().extend(pods);
-    }
-}
 
 fn store() -> (ObjectStore, Arc<Woken>) {
     let store = ObjectStore::new(Arc::new(SystemClock), CLUSTER_DOMAIN);

@@ -2,27 +2,7 @@ use serde_json::json;
 
 use super::*;
 use crate::config::CLUSTER_DOMAIN;
-use crate::objects::{ObjectRef, PodDirectory};
-
-#[derive(Default)]
-struct Woken(Mutex<Vec<ObjectKey>>);
-impl PodDirectory for Woken {
-    fn uses(&self, _: &ObjectRef) -> bool {
-        true
-    }
-    fn users(&self, _: &ObjectRef, _: usize) -> Vec<crate::pods::vpod_identity::VpodIdentity> {
-        Vec::new()
-    }
-    fn runs(&self, _: &ObjectKey, _: &str) -> bool {
-        true
-    }
-    fn has_copy(&self, _: &crate::pods::vpod_identity::VpodIdentity) -> bool {
-        true
-    }
-    fn wake(&self, pods: Vec<ObjectKey>) {
-        self.0.lock().extend(pods);
-    }
-}
+use crate::objects::Woken;
 
 #[expect(clippy::needless_pass_by_value, reason = "callers write JSON in place")]
 fn service(ingress: serde_json::Value) -> ServiceView {
