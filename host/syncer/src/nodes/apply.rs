@@ -41,6 +41,8 @@ use kubeocean_runtime::{
 
 /// How soon a write that is not urgent, such as the worker node's label, is tried again.
 const SOFT_RETRY: Duration = Duration::from_secs(30);
+/// How soon the label is judged anew if the worker node changed meanwhile: its watch tells by then.
+const LABEL_ANEW: Duration = Duration::from_secs(1);
 /// While so many nodes are looked at, new vnodes do not wait for the labels of the ones before them.
 const MANY: usize = 64;
 /// How long a label waits then, and how much longer for each node that is before it: they must not come back together.
@@ -255,8 +257,8 @@ async fn one(
             {
                 return Ok(Done::After(wait));
             }
-            if !set_label(runtime, &node, policy.as_deref()).await {
-                return Ok(Done::After(SOFT_RETRY));
+            if let Some(wait) = set_label(runtime, &node, snapshot.pnode.as_deref(), policy.as_deref()).await {
+                return Ok(Done::After(wait));
             }
         }
         Action::DeletePod { key, uid, why } => {
@@ -420,21 +422,28 @@ async fn may_label(worker: &Client) -> bool {
     is_permitted(worker, &right).await.unwrap_or(true)
 }
 
-/// Sets or removes `policy-applied`. It is information for people: a failure delays nothing, and where the role does not
-/// allow it, the feature is off.
-async fn set_label(runtime: &NodeRuntime, node: &str, policy: Option<&str>) -> bool {
-    let Some(worker) = &runtime.worker else { return false };
+/// Sets or removes `policy-applied` of the worker node as it was `judged`: another binding may have labelled it since.
+/// It is information for people: a failure delays nothing, and where the role does not allow it, the feature is off.
+/// Returns when to try again.
+async fn set_label(
+    runtime: &NodeRuntime,
+    node: &str,
+    judged: Option<&NodeView>,
+    policy: Option<&str>,
+) -> Option<Duration> {
+    let Some(worker) = &runtime.worker else { return Some(SOFT_RETRY) };
     if worker.labels_off.load(Ordering::Relaxed) {
-        return true;
+        return None;
     }
     let identity = runtime.store.identity();
-    match label_worker_node(&worker.client, &identity.cluster_id, node, policy).await {
+    match label_worker_node(&worker.client, &identity.cluster_id, node, judged, policy).await {
         Ok(answer) => {
             if let Some(node) = answer {
                 runtime.store.saw_worker_node(node);
             }
-            true
+            None
         }
+        Err(ApplyError::Conflict { .. }) => Some(LABEL_ANEW),
         Err(error @ ApplyError::Forbidden { .. }) if !may_label(&worker.client).await => {
             if !worker.labels_off.swap(true, Ordering::Relaxed) {
                 let text = error.chain();
@@ -446,24 +455,30 @@ async fn set_label(runtime: &NodeRuntime, node: &str, policy: Option<&str>) -> b
                     message: format!("worker nodes do not get the label {}: {text}", label::POLICY_APPLIED),
                 });
             }
-            true
+            None
         }
         Err(error) => {
             tracing::warn!(node, error = error.chain(), "label of the worker node not written");
-            false
+            Some(SOFT_RETRY)
         }
     }
 }
 
-/// The only write on worker nodes. Returns the node, or nothing if there is none.
-pub(super) async fn label_worker_node(
+/// The only write on worker nodes; a node that is no longer as it was `judged` is left alone. Returns the node, or nothing
+/// if there is none.
+async fn label_worker_node(
     worker: &Client,
     cluster_id: &str,
     node: &str,
+    judged: Option<&NodeView>,
     policy: Option<&str>,
 ) -> Result<Option<NodeView>, ApplyError> {
     let path = format!("{}?fieldManager={}", paths::node(node), syncer_manager(cluster_id));
-    let change = json!({"metadata": {"labels": {label::POLICY_APPLIED: policy}}});
+    let mut change = json!({"metadata": {"labels": {label::POLICY_APPLIED: policy}}});
+    if let Some(judged) = judged {
+        change["metadata"]["uid"] = judged.uid().into();
+        change["metadata"]["resourceVersion"] = judged.resource_version().into();
+    }
     match merge_patch_as(worker, &path, &change).await {
         Ok(answer) => Ok(Some(answer)),
         Err(ApplyError::NotFound { .. }) => Ok(None),
@@ -543,7 +558,7 @@ pub async fn remove_labels(
 ) -> usize {
     let mut failed = 0;
     for node in store.labelled_nodes(ours) {
-        if let Err(error) = label_worker_node(worker, &store.identity().cluster_id, &node, None).await {
+        if let Err(error) = label_worker_node(worker, &store.identity().cluster_id, &node, None, None).await {
             tracing::warn!(node, error = error.chain(), "label of the worker node not removed");
             failed += 1;
         }

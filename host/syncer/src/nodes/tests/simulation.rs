@@ -187,7 +187,7 @@ impl World {
                     }
                     match self.perform(&work, lease.as_ref(), action, &mut version) {
                         Ok(true) => {}
-                        Ok(false) => soft = Some(Duration::from_secs(30)),
+                        Ok(false) => soft = Some(Duration::from_secs(1)),
                         Err(outcome) => {
                             failed = Some(outcome);
                             break;

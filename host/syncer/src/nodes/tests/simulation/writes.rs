@@ -144,7 +144,7 @@ impl World {
         Some(lease)
     }
 
-    /// One write. Ok(false): not done, not urgent.
+    /// One write. Ok(false): not done, it is judged anew a second later.
     pub(super) fn perform(
         &mut self,
         work: &Work,
@@ -153,6 +153,7 @@ impl World {
         version: &mut Option<String>,
     ) -> Result<bool, Outcome> {
         let names_policy = action.names_policy();
+        let labels = matches!(action, Action::LabelWorkerNode { .. });
         if self.faults && self.random.once_in(20) {
             self.met.conflicts += 1;
             if self.random.once_in(2) {
@@ -170,6 +171,7 @@ impl World {
         self.check_vnode(work, lease, &text);
         match done {
             Ok(()) => {}
+            Err(Refusal::Conflict) if labels => return Ok(false),
             Err(Refusal::Conflict) => {
                 self.met.conflicts += 1;
                 self.syncer.store.conflicted(work.snapshot.vnode.as_deref());
@@ -309,9 +311,14 @@ impl World {
                 self.answer(key, written, version)?;
             }
             Action::LabelWorkerNode { node, policy } => {
-                let patch = json!({"metadata": {"labels": {label::POLICY_APPLIED: policy}}});
+                let judged = work.snapshot.pnode.as_deref();
+                let patch = json!({"metadata": {
+                    "uid": judged.map(NodeView::uid), "resourceVersion": judged.map(NodeView::resource_version),
+                    "labels": {label::POLICY_APPLIED: policy},
+                }});
                 // A node that is gone needs no label.
-                let _ = self.clusters.patch(Kind::Pnode, &node, &patch);
+                let done = self.clusters.patch(Kind::Pnode, &node, &patch);
+                done.map(drop).or_else(|refusal| if refusal == Refusal::NotFound { Ok(()) } else { Err(refusal) })?;
             }
             Action::DeletePod { key: pod, uid, why } => self.delete_pod(work, lease, &pod.name, &uid, why)?,
             Action::DeleteVnode { name, uid } => {
