@@ -3,7 +3,7 @@
 //! policy itself allocates.
 
 use crate::bindings::types as wire;
-use crate::columns;
+use crate::columns::Family;
 use crate::lease::{CapName, Lease, LeasePolicy, Until, Verdict};
 use crate::log::report_panics;
 use crate::needs::Needs;
@@ -116,7 +116,7 @@ impl<P: LeasePolicy> LeaseEvaluator<P> {
     reason = "PO-303: an undeclared cap traps; check and the trial call find it before use"
 )]
 fn cap_column(needs: &Needs, resource: &str) -> usize {
-    match columns::find(&needs.caps, "", resource) {
+    match needs.caps.find(Family::Other, resource) {
         Some(column) => column,
         None => panic!("cap \"{resource}\" is not declared in needs()"),
     }

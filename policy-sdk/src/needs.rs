@@ -3,6 +3,7 @@
 //! no list holds a name twice.
 
 use crate::bindings::types as wire;
+use crate::columns::{Columns, Family};
 
 /// Column of a text fact, for policies that look it up once instead of by name per node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,19 +24,11 @@ pub struct CapColumn(pub(crate) usize);
 /// module. Limits of the host: 64 facts per list, 32 caps.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Needs {
-    pub(crate) texts: Vec<String>,
-    pub(crate) numbers: Vec<String>,
-    pub(crate) pod_texts: Vec<String>,
-    pub(crate) pod_numbers: Vec<String>,
-    pub(crate) caps: Vec<String>,
-}
-
-/// Appends `name` unless it is there; answers its column.
-fn intern(list: &mut Vec<String>, name: String) -> usize {
-    list.iter().position(|known| *known == name).unwrap_or_else(|| {
-        list.push(name);
-        list.len() - 1
-    })
+    pub(crate) texts: Columns,
+    pub(crate) numbers: Columns,
+    pub(crate) pod_texts: Columns,
+    pub(crate) pod_numbers: Columns,
+    pub(crate) caps: Columns,
 }
 
 impl Needs {
@@ -47,19 +40,19 @@ impl Needs {
     /// Node label `key`.
     #[must_use]
     pub fn label(self, key: &str) -> Self {
-        self.text(format!("label/{key}"))
+        self.text(Family::Label.fact(key))
     }
 
     /// Node annotation `key`.
     #[must_use]
     pub fn annotation(self, key: &str) -> Self {
-        self.text(format!("annotation/{key}"))
+        self.text(Family::Annotation.fact(key))
     }
 
     /// Node taint `key`; the value reads `value:Effect`, several joined with `,`.
     #[must_use]
     pub fn taint(self, key: &str) -> Self {
-        self.text(format!("taint/{key}"))
+        self.text(Family::Taint.fact(key))
     }
 
     /// Any other text fact of the node, such as `node.name` or `cluster.id`.
@@ -72,38 +65,38 @@ impl Needs {
     /// Allocatable amount of `resource`: millicores for `cpu`, whole units otherwise.
     #[must_use]
     pub fn allocatable(self, resource: &str) -> Self {
-        self.number(format!("allocatable/{resource}"))
+        self.number(Family::Allocatable.fact(resource))
     }
 
     /// Allocatable minus what others request. Prefer it to [`Needs::proposed`]: caps computed from it do not depend
     /// on the order of the policies.
     #[must_use]
     pub fn available(self, resource: &str) -> Self {
-        self.number(format!("available/{resource}"))
+        self.number(Family::Available.fact(resource))
     }
 
     /// What the earlier policies of the same list left of `resource`.
     #[must_use]
     pub fn proposed(self, resource: &str) -> Self {
-        self.number(format!("proposed/{resource}"))
+        self.number(Family::Proposed.fact(resource))
     }
 
     /// Requests of pods that are not Kubeocean's.
     #[must_use]
     pub fn used(self, resource: &str) -> Self {
-        self.number(format!("used/{resource}"))
+        self.number(Family::Used.fact(resource))
     }
 
     /// Requests of Kubeocean's own pods.
     #[must_use]
     pub fn leased(self, resource: &str) -> Self {
-        self.number(format!("leased/{resource}"))
+        self.number(Family::Leased.fact(resource))
     }
 
     /// Measured usage (mean of 5 minutes); absent without metrics.
     #[must_use]
     pub fn usage(self, resource: &str) -> Self {
-        self.number(format!("usage/{resource}"))
+        self.number(Family::Usage.fact(resource))
     }
 
     /// Any other number fact of the node, such as `node.created`.
@@ -123,63 +116,63 @@ impl Needs {
     /// Pod label `key` (placement only).
     #[must_use]
     pub fn pod_label(self, key: &str) -> Self {
-        self.pod_text(format!("label/{key}"))
+        self.pod_text(Family::Label.fact(key))
     }
 
     /// Pod annotation `key` (placement only).
     #[must_use]
     pub fn pod_annotation(self, key: &str) -> Self {
-        self.pod_text(format!("annotation/{key}"))
+        self.pod_text(Family::Annotation.fact(key))
     }
 
     /// Any other text fact of the pod, such as `pod.namespace` (placement only).
     #[must_use]
     pub fn pod_text(mut self, fact: impl Into<String>) -> Self {
-        intern(&mut self.pod_texts, fact.into());
+        self.pod_texts.intern(fact.into());
         self
     }
 
     /// What the pod requests of `resource` (placement only).
     #[must_use]
     pub fn pod_request(self, resource: &str) -> Self {
-        self.pod_number(format!("request/{resource}"))
+        self.pod_number(Family::Request.fact(resource))
     }
 
     /// The pod's limit of `resource`; absent without one (placement only).
     #[must_use]
     pub fn pod_limit(self, resource: &str) -> Self {
-        self.pod_number(format!("limit/{resource}"))
+        self.pod_number(Family::Limit.fact(resource))
     }
 
     /// Any other number fact of the pod, such as `pod.priority` (placement only).
     #[must_use]
     pub fn pod_number(mut self, fact: impl Into<String>) -> Self {
-        intern(&mut self.pod_numbers, fact.into());
+        self.pod_numbers.intern(fact.into());
         self
     }
 
     /// Declares a text fact of the node and answers its column, for [`crate::Node::text_at`].
     pub fn add_text(&mut self, fact: impl Into<String>) -> TextColumn {
-        TextColumn(intern(&mut self.texts, fact.into()))
+        TextColumn(self.texts.intern(fact.into()))
     }
 
     /// Declares a number fact of the node and answers its column, for [`crate::Node::number_at`].
     pub fn add_number(&mut self, fact: impl Into<String>) -> NumberColumn {
-        NumberColumn(intern(&mut self.numbers, fact.into()))
+        NumberColumn(self.numbers.intern(fact.into()))
     }
 
     /// Declares a cap and answers its column, for [`crate::Lease::cap`].
     pub fn add_cap(&mut self, resource: impl Into<String>) -> CapColumn {
-        CapColumn(intern(&mut self.caps, resource.into()))
+        CapColumn(self.caps.intern(resource.into()))
     }
 
     pub(crate) fn to_wire(&self) -> wire::Needs {
         wire::Needs {
-            texts: self.texts.clone(),
-            numbers: self.numbers.clone(),
-            pod_texts: self.pod_texts.clone(),
-            pod_numbers: self.pod_numbers.clone(),
-            caps: self.caps.clone(),
+            texts: self.texts.names().to_vec(),
+            numbers: self.numbers.names().to_vec(),
+            pod_texts: self.pod_texts.names().to_vec(),
+            pod_numbers: self.pod_numbers.names().to_vec(),
+            caps: self.caps.names().to_vec(),
         }
     }
 }

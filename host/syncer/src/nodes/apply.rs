@@ -257,7 +257,8 @@ async fn one(
             {
                 return Ok(Done::After(wait));
             }
-            if let Some(wait) = set_label(runtime, &node, snapshot.pnode.as_deref(), policy.as_deref()).await {
+            if let Some(wait) = set_label(runtime, &node, snapshot.pnode.as_deref(), policy.as_deref()).await
+            {
                 return Ok(Done::After(wait));
             }
         }

@@ -19,7 +19,7 @@ use super::{
     index::{ObjectStore, Refused, Side, Usage},
     kind::{ObjectKind, ObjectRef, copies_path},
     kinds::{Around, Change, Needs, Neighbour, Reach},
-    ownership::{Marks, OwnedCopy, Ownership, has_to_look, ownership},
+    ownership::{OwnedCopy, Ownership, has_to_look, ownership},
     plan::{Action, Purpose, Scope, Snapshot, Verdict, Wanted, choose_place, plan_object},
     pod_security,
     view::{Original, Revision, WorkerCopy, original_of},
@@ -213,11 +213,10 @@ impl ObjectStore {
                 Purpose::Release => self.unconverge(object),
             }
             let mut read_copy = self.has_copy(object);
-            let mut marks = Marks::default();
             let mut round = 0;
             loop {
                 round += 1;
-                match self.round(clusters, object, purpose, read_copy, &mut marks).await {
+                match self.round(clusters, object, purpose, read_copy).await {
                     Ok(Round::Settled(settled)) => return Ok(settled),
                     Ok(Round::CopyGone) if round < ROUNDS => read_copy = false,
                     Ok(Round::CopyGone) => return Ok(Settled::of(object, Verdict::Replacing)),
@@ -240,14 +239,13 @@ impl ObjectStore {
         object: &ObjectRef,
         purpose: Purpose,
         read_copy: bool,
-        marks: &mut Marks,
     ) -> Result<Round, ApplyError> {
         let path = object.path();
         let (original_json, mut found) =
             tokio::try_join!(get_json(&clusters.computing, &path), read_places(clusters, object, read_copy))?;
         let mut original = original_json.as_ref().map(|json| Original::of(object.kind, json));
         if let Some(original) = &mut original {
-            original.marks_are_new = marks.are_new(&clusters.scope, original);
+            original.marks_are_new = self.marks_are_new(object, &clusters.scope, original);
         }
         // Of several places all were read.
         let unread = !read_copy && found.len() == 1;

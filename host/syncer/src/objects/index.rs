@@ -18,7 +18,9 @@ use super::{
     directory::Pods,
     kind::{ObjectKind, ObjectRef},
     links::Links,
-    view::Revision,
+    ownership::Marks,
+    plan::Scope,
+    view::{Original, Revision},
     waiting::Waiting,
 };
 use crate::pods::{references::References, service_environment::ServiceStore, tokens::TokenStore};
@@ -87,6 +89,8 @@ struct Entry {
     place: Option<String>,
     /// The original stands for files of whatever node its pod is on.
     of_a_node: bool,
+    /// What the looks since the copy was last in order tell of the original's marks.
+    marks: Marks,
     idle_since: Option<Timestamp>,
     /// Serialises the work on one object, so that a hundred pods that share it cause one write.
     lock: Arc<tokio::sync::Mutex<()>>,
@@ -286,6 +290,12 @@ impl ObjectStore {
         self.state.lock().entries.get(object).is_some_and(|entry| entry.copy.is_some())
     }
 
+    /// Whether the marks that the original has now came after an earlier look, with no copy in order since: a look, or one
+    /// before it that ended with a refused copy, may have put them on it.
+    pub(super) fn marks_are_new(&self, object: &ObjectRef, scope: &Scope, original: &Original) -> bool {
+        self.state.lock().entries.entry(object.clone()).or_default().marks.are_new(scope, original)
+    }
+
     /// Whether anything is known of the object.
     pub(super) fn is_known(&self, object: &ObjectRef) -> bool {
         let state = self.state.lock();
@@ -312,6 +322,7 @@ impl ObjectStore {
                 entry.place = Some(place.to_owned());
             }
             entry.converged = Some((original.resource_version.clone(), copy.resource_version.clone()));
+            entry.marks = Marks::default();
             for (slot, version) in [(&mut entry.original, original), (&mut entry.copy, copy)] {
                 if slot.as_ref().is_none_or(|known| version.is_current_beside(known)) {
                     *slot = Some(version);

@@ -106,7 +106,7 @@ pub(super) fn has_to_look(scope: &Scope, original: Option<&Original>) -> bool {
     original.is_none_or(|original| original.deleting || !is_held(scope, original))
 }
 
-/// What the looks at one vobj that follow each other, with writes of ours between them, tell of its marks.
+/// What the looks at one vobj since its copy was last in order, with writes of ours between them, tell of its marks.
 #[derive(Debug, Default)]
 pub(super) struct Marks {
     /// UID of the vobj that had none.

@@ -1,5 +1,8 @@
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
+use kubeocean_api::keys;
+use serde_json::json;
+
 use super::*;
 use crate::config::CLUSTER_DOMAIN;
 use crate::objects::{PodDirectory, Woken};
@@ -66,6 +69,33 @@ async fn the_end_of_a_predecessor_is_not_the_end_of_the_copy() {
     store.vanished(&settings(), Side::Copy, Some("p2"));
     assert!(!store.is_ready(&settings()));
     assert_eq!(queued(&store).await, 1);
+}
+
+/// A claim whose copy was refused stays; at the next try it must not be the proof that somebody's copy is ours.
+#[test]
+fn marks_are_new_until_a_copy_is_in_order() {
+    let (store, _) = store();
+    let scope = Scope {
+        binding: "dc-east".into(),
+        cluster_id: "east".into(),
+        computing_uid: "computing".into(),
+        mount_namespace: "mount".into(),
+    };
+    let original = |uid: &str, held: bool| {
+        let finalizers: Vec<String> = held.then(|| keys::object_finalizer("east")).into_iter().collect();
+        let metadata = json!({"uid": uid, "resourceVersion": "1", "finalizers": finalizers});
+        Original::of(ObjectKind::ConfigMap, &json!({"metadata": metadata}))
+    };
+    let are_new = |uid, held| store.marks_are_new(&settings(), &scope, &original(uid, held));
+    assert!(!are_new("v1", true), "nobody saw it without");
+    assert!(!are_new("v1", false));
+    assert!(are_new("v1", true));
+    store.seen(&settings(), Side::Original, at("v1", 2));
+    store.vanished(&settings(), Side::Copy, None);
+    assert!(are_new("v1", true), "another try");
+    assert!(!are_new("v2", true), "another original");
+    store.converged(&settings(), "copy", at("v1", 2), at("p", 3));
+    assert!(!are_new("v1", true));
 }
 
 #[tokio::test]

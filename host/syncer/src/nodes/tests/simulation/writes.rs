@@ -318,7 +318,8 @@ impl World {
                 }});
                 // A node that is gone needs no label.
                 let done = self.clusters.patch(Kind::Pnode, &node, &patch);
-                done.map(drop).or_else(|refusal| if refusal == Refusal::NotFound { Ok(()) } else { Err(refusal) })?;
+                done.map(drop)
+                    .or_else(|refusal| if refusal == Refusal::NotFound { Ok(()) } else { Err(refusal) })?;
             }
             Action::DeletePod { key: pod, uid, why } => self.delete_pod(work, lease, &pod.name, &uid, why)?,
             Action::DeleteVnode { name, uid } => {
