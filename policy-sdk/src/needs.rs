@@ -168,11 +168,11 @@ impl Needs {
 
     pub(crate) fn to_wire(&self) -> wire::Needs {
         wire::Needs {
-            texts: self.texts.names().to_vec(),
-            numbers: self.numbers.names().to_vec(),
-            pod_texts: self.pod_texts.names().to_vec(),
-            pod_numbers: self.pod_numbers.names().to_vec(),
-            caps: self.caps.names().to_vec(),
+            texts: self.texts.names(),
+            numbers: self.numbers.names(),
+            pod_texts: self.pod_texts.names(),
+            pod_numbers: self.pod_numbers.names(),
+            caps: self.caps.names(),
         }
     }
 }

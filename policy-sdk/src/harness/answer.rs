@@ -70,7 +70,7 @@ pub(super) fn leases(needs: &Needs, table: &LeaseTable<LeaseRow>, moment: &Momen
         let valid = row.valid_until.is_none_or(|instant| instant > moment.unix_seconds());
         assert!(valid, "valid-until of row {index} is not after now");
         let cells = &table.caps[index * width..][..width];
-        let caps = needs.caps.names().iter().cloned().zip(cells.iter().copied()).filter(|(_, cap)| *cap >= 0);
+        let caps = needs.caps.names().into_iter().zip(cells.iter().copied()).filter(|(_, cap)| *cap >= 0);
         LeaseAnswer {
             verdict: row.verdict,
             reclaim: row.reclaim,

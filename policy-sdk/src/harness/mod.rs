@@ -132,7 +132,7 @@ impl<P: LeasePolicy> Harness<P> {
     pub fn lease_all(&self) -> Result<Vec<LeaseAnswer>, String> {
         let evaluator = LeaseEvaluator::<P>::create(&self.settings)?;
         let needs = evaluator.needs();
-        let frame = frame_of(&self.rows(), needs.texts.names(), needs.numbers.names());
+        let frame = frame_of(&self.rows(), &needs.texts.names(), &needs.numbers.names());
         let table = evaluator.lease(self.moment.now(), &frame, |row| row)?;
         Ok(answer::leases(needs, &table, &self.moment))
     }
@@ -170,9 +170,9 @@ impl<P: PlacePolicy> Harness<P> {
     pub fn place_all(&self, stage: Stage) -> Result<Vec<PlaceAnswer>, String> {
         let evaluator = PlaceEvaluator::<P>::create(&self.settings)?;
         let needs = evaluator.needs();
-        let nodes = frame_of(&self.rows(), needs.texts.names(), needs.numbers.names());
+        let nodes = frame_of(&self.rows(), &needs.texts.names(), &needs.numbers.names());
         let pod =
-            frame_of(std::slice::from_ref(&self.pod), needs.pod_texts.names(), needs.pod_numbers.names());
+            frame_of(std::slice::from_ref(&self.pod), &needs.pod_texts.names(), &needs.pod_numbers.names());
         let table = evaluator.place(stage, self.moment.now(), &pod, &nodes, |row| row)?;
         Ok(answer::places(&table))
     }
