@@ -78,13 +78,10 @@ pub(crate) fn evaluate(
             work.changed = true;
         }
     }
-    let answers = match question.stage {
+    match question.stage {
         Stage::Schedule => ask(slot, running, now, question, &rows, work),
         Stage::Admit => remembered(slot, running, now, question, &rows, work),
-    };
-    slot.counters.place.rows(answers.iter().flatten().map(|answer| answer.fit));
-    add(&slot.counters.place.errors, answers.iter().filter(|answer| answer.is_err()).count());
-    answers
+    }
 }
 
 /// What the entry sees of a question. Facts for an admission are made for it alone, so that nothing of them is known.
@@ -167,6 +164,7 @@ fn remembered(
     answers.into_iter().map(|answer| answer.unwrap_or_else(|| Err(too_late()))).collect()
 }
 
+/// Asks the module, and counts what it says.
 fn ask(
     slot: &Slot,
     running: &Arc<Running>,
@@ -175,13 +173,16 @@ fn ask(
     rows: &PlaceRows,
     work: &mut Work,
 ) -> Vec<PlaceOutcome> {
-    if rows.len() <= PLACE_ROWS {
-        return batch(slot, running, now, question, rows, work);
-    }
-    let all: Vec<usize> = (0..rows.len()).collect();
-    all.chunks(PLACE_ROWS)
-        .flat_map(|part| batch(slot, running, now, question, &rows.only(part.iter().copied()), work))
-        .collect()
+    let answers = if rows.len() <= PLACE_ROWS {
+        batch(slot, running, now, question, rows, work)
+    } else {
+        let all: Vec<usize> = (0..rows.len()).collect();
+        let parts = all.chunks(PLACE_ROWS).map(|part| rows.only(part.iter().copied()));
+        parts.flat_map(|part| batch(slot, running, now, question, &part, work)).collect()
+    };
+    slot.counters.place.rows(answers.iter().flatten().map(|answer| answer.fit));
+    add(&slot.counters.place.errors, answers.iter().filter(|answer| answer.is_err()).count());
+    answers
 }
 
 /// One call for all rows; after a fault row by row in fresh instances, until three faults have occurred (PO-801).

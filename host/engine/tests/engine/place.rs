@@ -296,7 +296,9 @@ fn an_admission_is_remembered_and_a_schedule_is_not() {
     assert_eq!(calls(), 7);
     ask(&host, 120, Stage::Admit, &long);
     assert_eq!(calls(), 8, "a later is no promise either");
-    assert_eq!(host.numbers("p/a").counters.impure, 0, "placement promises nothing");
+    let counters = host.numbers("p/a").counters;
+    assert_eq!(counters.evaluations(), 8, "remembered answers are none of the module's (PO-1501)");
+    assert_eq!(counters.impure, 0, "placement promises nothing");
 }
 
 #[test]
