@@ -65,6 +65,9 @@ fn pool() -> PoolingAllocationConfig {
         .max_core_instances_per_component(small(CORE_INSTANCES))
         .max_memories_per_component(small(MEMORIES))
         .max_tables_per_component(small(TABLES))
+        // The module may have them as it likes.
+        .max_memories_per_module(small(MEMORIES))
+        .max_tables_per_module(small(TABLES))
         .table_elements(TABLE_ELEMENTS)
         .max_memory_size(MAX_MEMORY_BYTES)
         .linear_memory_keep_resident(KEEP_RESIDENT_BYTES)

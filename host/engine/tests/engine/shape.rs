@@ -41,3 +41,18 @@ fn a_component_has_only_so_many_of_a_kind(#[case] part: &str, #[case] most: usiz
     let more = most + 1;
     refused(&component(more), &format!("CompileFailed: The component transitively contains {more} {kind}"));
 }
+
+/// The same of one core module, in which compilers of other languages may keep them all.
+#[rstest]
+#[case::memories("(memory 1)", 2)]
+#[case::tables("(table 1 funcref)", 4)]
+fn one_core_module_may_have_them_all(#[case] part: &str, #[case] most: usize) {
+    let component = |count: usize| -> Arc<[u8]> {
+        let parts = part.repeat(count);
+        wat::parse_str(format!("(component (core module $m {parts}) (core instance (instantiate $m)))"))
+            .unwrap()
+            .into()
+    };
+    refused(&component(most), "WrongWorld: export kubeocean:policy/meta is missing");
+    refused(&component(most + 1), "CompileFailed");
+}
