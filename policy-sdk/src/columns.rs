@@ -80,16 +80,17 @@ impl Mark {
     #[inline]
     fn new(family: Family, key: &str) -> Self {
         let bytes = key.as_bytes();
-        let (start, end) = if let (Some(start), Some(end)) = (bytes.first_chunk(), bytes.last_chunk()) {
-            (u64::from_le_bytes(*start), u64::from_le_bytes(*end))
-        } else if let (Some(start), Some(end)) = (bytes.first_chunk(), bytes.last_chunk()) {
-            (u32::from_le_bytes(*start).into(), u32::from_le_bytes(*end).into())
-        } else {
-            // At most three bytes: the first, the last, and the one between them.
-            let middle = bytes.get(1).copied().unwrap_or_default();
-            let ends = [bytes.first(), bytes.last()].map(|byte| byte.copied().unwrap_or_default());
-            (ends[0].into(), u16::from_le_bytes([middle, ends[1]]).into())
-        };
+        let (start, end) =
+            if let (Some(start), Some(end)) = (bytes.first_chunk::<8>(), bytes.last_chunk::<8>()) {
+                (u64::from_le_bytes(*start), u64::from_le_bytes(*end))
+            } else if let (Some(start), Some(end)) = (bytes.first_chunk::<4>(), bytes.last_chunk::<4>()) {
+                (u32::from_le_bytes(*start).into(), u32::from_le_bytes(*end).into())
+            } else {
+                // At most three bytes: the first, the last, and the one between them.
+                let middle = bytes.get(1).copied().unwrap_or_default();
+                let ends = [bytes.first(), bytes.last()].map(|byte| byte.copied().unwrap_or_default());
+                (ends[0].into(), u16::from_le_bytes([middle, ends[1]]).into())
+            };
         Self { shape: bytes.len() << 4 | family as usize, start, end }
     }
 }

@@ -69,6 +69,20 @@ pub(crate) struct Artifact {
 pub(crate) struct Connection {
     pub(crate) client: Client,
     pub(crate) credentials: Option<Credentials>,
+    /// Why there are none, if so.
+    without: Option<String>,
+}
+
+impl Connection {
+    /// What a failed transfer means; where credentials may have been missing, with the reason why there are none.
+    pub(crate) fn failure(&self, error: &RegistryError) -> Failure {
+        match (error, &self.without) {
+            (RegistryError::Forbidden { .. }, Some(why)) => {
+                Failure::unusable(format!("FetchForbidden: {error} ({why})"))
+            }
+            _ => failure(error),
+        }
+    }
 }
 
 impl Login {
@@ -80,20 +94,27 @@ impl Login {
     /// Connects to nothing yet.
     pub(crate) fn connection(&self, image: &Reference) -> Result<Connection, Failure> {
         let client = Client::new(&self.config()?).context("registries cannot be reached").or_unusable()?;
-        let credentials = self.credentials()?.of(image).cloned();
-        Ok(Connection { client, credentials })
-    }
-
-    fn credentials(&self) -> Result<DockerConfig, Failure> {
-        let path = match &self.registry_config {
-            Some(path) => path.clone(),
-            None => match default_config().filter(|path| path.exists()) {
-                Some(path) => path,
-                None => return Ok(DockerConfig::default()),
-            },
+        let path = self.registry_config.clone().or_else(default_config);
+        let config = match &path {
+            Some(path) if self.registry_config.is_some() || path.exists() => {
+                Some(read_config(path).or_unusable()?)
+            }
+            _ => None,
         };
-        read_config(&path).or_unusable()
+        let credentials = config.as_ref().and_then(|config| config.of(image)).cloned();
+        let without = credentials.is_none().then(|| why_none(path.as_deref(), config.as_ref(), image));
+        Ok(Connection { client, credentials, without })
     }
+}
+
+/// Why there are no credentials for an image, and what to do about it.
+fn why_none(path: Option<&Path>, config: Option<&DockerConfig>, image: &Reference) -> String {
+    let why = match (path, config) {
+        (Some(path), Some(config)) => format!("{} {}", path.display(), config.why_none(image)),
+        (Some(path), None) => format!("there is no {}", path.display()),
+        (None, _) => "there is no home folder with a file of credentials".to_owned(),
+    };
+    format!("{why}; give --registry-config a file with name and password")
 }
 
 fn read_config(path: &Path) -> anyhow::Result<DockerConfig> {
@@ -115,7 +136,7 @@ pub(crate) fn image(text: &str) -> Result<Reference, String> {
 }
 
 /// A registry that gives no answer is not the same as one that refuses.
-pub(crate) fn failure(error: &RegistryError) -> Failure {
+fn failure(error: &RegistryError) -> Failure {
     let text = error.to_string();
     match error {
         RegistryError::Unreachable { .. } => Failure::unreachable(text),
@@ -151,7 +172,7 @@ pub(crate) async fn pull(
     let pulled =
         connection.client.pull(image, credentials, demands, signatures, None, Some(bar.progress())).await;
     bar.end();
-    pulled.map_err(|error| failure(&error))
+    pulled.map_err(|error| connection.failure(&error))
 }
 
 /// A progress bar on standard error, if that is a terminal and the transfer is long.
@@ -201,5 +222,24 @@ mod tests {
     fn an_image_may_be_written_as_an_address() {
         assert_eq!(image("oci://r.example/p:1"), image("r.example/p:1"));
         assert!(image("p:1").unwrap_err().contains("registry's host"));
+    }
+
+    #[test]
+    fn who_has_no_credentials_is_told_which_file_was_looked_at_and_what_to_do() {
+        let image = "r.example/p:1".parse().unwrap();
+        let config = DockerConfig::parse(br#"{"credHelpers": {"r.example": "ecr-login"}}"#).unwrap();
+        let path = Some(Path::new("/home/a/.docker/config.json"));
+        let way = "give --registry-config a file with name and password";
+        for (path, config, why) in [
+            (None, None, "there is no home folder with a file of credentials"),
+            (path, None, "there is no /home/a/.docker/config.json"),
+            (
+                path,
+                Some(&config),
+                "/home/a/.docker/config.json leaves r.example to the credential helper \"ecr-login\", which is not run",
+            ),
+        ] {
+            assert_eq!(why_none(path, config, &image), format!("{why}; {way}"));
+        }
     }
 }

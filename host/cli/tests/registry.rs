@@ -100,6 +100,15 @@ async fn a_module_goes_to_a_registry_and_comes_back() {
         &["pull", &image, "--registry-ca", person.registry.authority().to_str().unwrap()],
     );
     assert!(code == 2 && error.contains("FetchForbidden"), "{code}: {error}");
+    assert!(error.contains("there is no /nowhere/config.json; give --registry-config"), "{error}");
+    let helped = json!({"auths": {person.registry.host(): {}}, "credsStore": "desktop"});
+    std::fs::write(person.path("helped.json"), helped.to_string()).unwrap();
+    for args in [&["pull", &image, "spare.wasm"][..], &["push", "builtin:cpu-percentage", &image]] {
+        let (code, _, error) = person.said(&[args, &["--registry-config", "helped.json"]].concat());
+        assert!(code == 2 && error.contains("FetchForbidden"), "{code}: {error}");
+        let leaves = format!("helped.json leaves {} to the credential helper", person.registry.host());
+        assert!(error.contains(&leaves) && error.contains("give --registry-config"), "{error}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -146,6 +155,9 @@ async fn a_signature_is_made_and_checked_with_a_pair_of_keys() {
     person.does(&["sign", &image, "--key", "release.key"]);
     let (code, out, _) = verify("release.pem");
     assert!(code == 0 && out.contains("signed by  release.pem"), "{code}: {out}");
+    assert!(out.contains("module     cpu-percentage "), "{out}");
+    person.does(&["sign", &image, "--key", "release.key"]);
+    assert_eq!(inspected(&[]), json!({"matching": 1, "others": 0}), "a key signs once");
     assert_eq!(verify("second.pem").0, 1);
     person.does(&["push", "builtin:cpu-percentage", &image, "--key", "second.key"]);
     assert_eq!((verify("release.pem").0, verify("second.pem").0), (0, 0), "one does not replace the other");
@@ -185,8 +197,13 @@ async fn an_artifact_that_claims_to_be_another_module_is_refused() {
     let config = DockerConfig::parse(config.as_bytes()).unwrap();
     let image = person.image("half:1").parse().unwrap();
     client.push(&image, config.of(&image), module.into(), &packed, None).await.unwrap();
-    let (code, _, error) = person.said(&["pull", &person.image("half:1")]);
-    assert!(code == 2 && error.contains("claims the name \"night-gpu\""), "{code}: {error}");
+    let image = person.image("half:1");
+    person.said_with(&[], &["keygen", "release"]);
+    person.does(&["sign", &image, "--key", "release.key"]);
+    for args in [&["pull", &image][..], &["verify", &image, "--key", "release.pem"]] {
+        let (code, _, error) = person.said(args);
+        assert!(code == 2 && error.contains("claims the name \"night-gpu\""), "{code}: {error}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

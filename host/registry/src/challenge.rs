@@ -2,6 +2,9 @@
 //!
 //! Pure.
 
+/// Longest header that is looked at, in bytes. Reading one takes time by the square of its length.
+const MAX_HEADER_BYTES: usize = 8 << 10;
+
 /// How to authenticate.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Challenge {
@@ -18,8 +21,11 @@ pub(crate) enum Challenge {
     },
 }
 
-/// The first challenge of a header that we can meet.
+/// The first challenge of a header that we can meet. A header of unusual length has none.
 pub(crate) fn parse(header: &str) -> Option<Challenge> {
+    if header.len() > MAX_HEADER_BYTES {
+        return None;
+    }
     let mut rest = header.trim_start();
     while !rest.is_empty() {
         let end = rest.find([' ', ',']).unwrap_or(rest.len());
@@ -106,5 +112,13 @@ mod tests {
     #[case("=,=\",", None)]
     fn what_is_wanted(#[case] header: &str, #[case] expected: Option<Challenge>) {
         assert_eq!(parse(header), expected);
+    }
+
+    #[test]
+    fn a_header_of_unusual_length_is_not_looked_at() {
+        let header =
+            |bytes: usize| format!("Basic realm=\"{}\"", "x".repeat(bytes - "Basic realm=\"\"".len()));
+        assert_eq!(parse(&header(MAX_HEADER_BYTES)), Some(Challenge::Basic));
+        assert_eq!(parse(&header(MAX_HEADER_BYTES + 1)), None);
     }
 }

@@ -196,6 +196,17 @@ impl Session<'_> {
         self.parse(&format!("{scheme}://{host}{location}"))
     }
 
+    /// Where an upload goes on, by the registry's answer: with TLS anywhere, without it only where it began. What is sent
+    /// there are bytes; credentials stay with the registry.
+    pub(crate) fn upload_address(&self, begun: &Uri, location: &str) -> Result<Uri, RegistryError> {
+        let url = self.resolve(begun, location)?;
+        self.check(&url, Some(begun))?;
+        if url.scheme_str() != Some("https") && !self.is_registry(&url) {
+            return Err(self.without_tls(&url));
+        }
+        Ok(url)
+    }
+
     fn parse(&self, text: &str) -> Result<Uri, RegistryError> {
         let message = || format!("{text:?} is no address");
         let url: Uri = text.parse().map_err(|_| self.answer(message()))?;
@@ -219,17 +230,23 @@ impl Session<'_> {
         let allowed = url.scheme_str() == Some("http")
             && self.client.is_insecure(&authority(url))
             && before.is_none_or(|before| before.scheme_str() == Some("http"));
-        if secure || allowed {
-            return Ok(());
-        }
+        if secure || allowed { Ok(()) } else { Err(self.without_tls(url)) }
+    }
+
+    fn without_tls(&self, url: &Uri) -> RegistryError {
         let (scheme, host) = (url.scheme_str().unwrap_or_default(), authority(url));
         let message = format!("refused to go to {scheme}://{host} without TLS");
-        Err(RegistryError::Insecure { what: self.what(), message })
+        RegistryError::Insecure { what: self.what(), message }
     }
 
     /// The registry itself, to which credentials may go.
-    fn is_registry(&self, url: &Uri) -> bool {
-        authority(url).eq_ignore_ascii_case(self.reference.api_host())
+    pub(crate) fn is_registry(&self, url: &Uri) -> bool {
+        self.url("").is_ok_and(|registry| place(&registry) == place(url))
+    }
+
+    /// What to do about it is known to whoever reads the credentials.
+    fn none_known(&self) -> String {
+        format!("no credentials are known for {}", self.reference.registry())
     }
 
     /// Sends a request; authenticates once when asked to, follows redirects of reads. Any status but 401 and a redirect
@@ -288,9 +305,7 @@ impl Session<'_> {
                 return Err(forbidden("the registry wants an unknown kind of credentials".to_owned()));
             }
             (Some(Challenge::Basic), None) => {
-                return Err(forbidden(
-                    "the registry wants credentials, and none are known for it".to_owned(),
-                ));
+                return Err(forbidden(format!("the registry wants credentials, and {}", self.none_known())));
             }
             (Some(Challenge::Basic), Some(credentials)) => credentials.basic(),
             (Some(Challenge::Bearer { realm, service, scope }), _) => {
@@ -346,6 +361,10 @@ impl Session<'_> {
         let message = if said.is_empty() { status.to_string() } else { format!("{status}: {said}") };
         match status {
             StatusCode::NOT_FOUND => RegistryError::NotFound { what: self.what() },
+            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN if self.credentials.is_none() => {
+                let message = format!("{message}; {}", self.none_known());
+                RegistryError::Forbidden { what: self.what(), message }
+            }
             StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => {
                 RegistryError::Forbidden { what: self.what(), message }
             }
@@ -401,6 +420,20 @@ fn authority(url: &Uri) -> String {
     url.authority().map(ToString::to_string).unwrap_or_default()
 }
 
+/// The same in one spelling: in lower case, and without the port that is meant when none is written.
+fn place(url: &Uri) -> String {
+    let usual = match url.scheme_str() {
+        Some("https") => Some(443),
+        Some("http") => Some(80),
+        _ => None,
+    };
+    let host = url.host().unwrap_or_default().to_ascii_lowercase();
+    match url.port_u16().filter(|port| Some(*port) != usual) {
+        Some(port) => format!("{host}:{port}"),
+        None => host,
+    }
+}
+
 /// A body in chunks, each told before it is handed over.
 fn body(bytes: &Bytes, progress: Option<Progress>) -> Body {
     let (total, bytes) = (bytes.len(), bytes.clone());
@@ -413,4 +446,63 @@ fn body(bytes: &Bytes, progress: Option<Progress>) -> Body {
         Ok::<_, Infallible>(Frame::data(bytes.slice(start..end)))
     });
     StreamBody::new(frames).boxed_unsync()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rstest::rstest;
+
+    /// Of a client that may talk to hosts under `.test` without TLS.
+    fn with_session<T>(image: &str, look: impl FnOnce(&Session<'_>) -> T) -> T {
+        let insecure_hosts = ["r.test", "r.test:80", "r.test:5000", "other.test"].map(str::to_owned).to_vec();
+        let client = Client::new(&ClientConfig { insecure_hosts, authorities: None }).unwrap();
+        look(&client.session(&image.parse().unwrap(), None))
+    }
+
+    #[rstest]
+    #[case::as_written("r.example/p", "https://r.example/v2/", true)]
+    #[case::usual_port("r.example/p", "https://r.example:443/v2/", true)]
+    #[case::other_case("r.example/p", "https://R.Example:443/v2/", true)]
+    #[case::of_docker_hub("docker.io/p", "https://registry-1.docker.io:443/v2/", true)]
+    #[case::an_address("[::1]/p", "https://[::1]:443/v2/", true)]
+    #[case::without_tls("r.test/p", "http://r.test:80/v2/", true)]
+    #[case::the_port_written_out("r.test:80/p", "http://r.test/v2/", true)]
+    #[case::other_port("r.example/p", "https://r.example:5000/v2/", false)]
+    #[case::port_of_another_scheme("r.example/p", "https://r.example:80/v2/", false)]
+    #[case::usual_for_another_scheme("r.test:5000/p", "http://r.test:443/v2/", false)]
+    #[case::below("r.example/p", "https://a.r.example/v2/", false)]
+    fn the_registry_by_another_spelling(#[case] image: &str, #[case] url: &str, #[case] expected: bool) {
+        let url: Uri = url.parse().unwrap();
+        assert_eq!(with_session(image, |session| session.is_registry(&url)), expected);
+    }
+
+    #[rstest]
+    #[case::a_path("r.example/p", "/v2/p/blobs/uploads/1", Ok("https://r.example/v2/p/blobs/uploads/1"))]
+    #[case::the_registry("r.example/p", "https://r.example/1", Ok("https://r.example/1"))]
+    #[case::storage_with_tls("r.example/p", "https://s.example/1", Ok("https://s.example/1"))]
+    #[case::tls_is_left("r.example/p", "http://r.example/1", Err("http://r.example"))]
+    #[case::tls_is_left_for_a_host_that_needs_none("r.example/p", "http://r.test/1", Err("http://r.test"))]
+    #[case::no_tls_as_before("r.test/p", "http://r.test:80/1", Ok("http://r.test:80/1"))]
+    #[case::tls_is_taken_up("r.test/p", "https://s.example/1", Ok("https://s.example/1"))]
+    #[case::another_host_without_tls("r.test/p", "http://other.test/1", Err("http://other.test"))]
+    #[case::another_port_without_tls("r.test/p", "http://r.test:5000/1", Err("http://r.test:5000"))]
+    fn an_upload_goes_on_where_nobody_listens(
+        #[case] image: &str,
+        #[case] location: &str,
+        #[case] expected: Result<&str, &str>,
+    ) {
+        let got = with_session(image, |session| {
+            let begun = session.url("blobs/uploads/").unwrap();
+            session.upload_address(&begun, location)
+        });
+        match expected {
+            Ok(address) => assert_eq!(got.unwrap().to_string(), address),
+            Err(host) => {
+                let message = format!("refused to go to {host} without TLS");
+                let what = image.parse::<Reference>().unwrap().to_string();
+                assert_eq!(got.unwrap_err(), RegistryError::Insecure { what, message });
+            }
+        }
+    }
 }

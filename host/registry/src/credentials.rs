@@ -43,16 +43,26 @@ pub enum CredentialError {
     Entry(String),
 }
 
-/// All credentials of a file or Secret.
+/// All credentials of a file or Secret. What other programs keep for it is only named: none of them is run.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct DockerConfig {
     auths: Vec<(String, Credentials)>,
+    /// Places of which there is an identity token instead of a password.
+    tokens: Vec<String>,
+    /// Credential helpers of single registries.
+    helpers: BTreeMap<String, String>,
+    /// The helper of all others.
+    store: Option<String>,
 }
 
 #[derive(Deserialize)]
 struct File {
     #[serde(default)]
     auths: BTreeMap<String, Auth>,
+    #[serde(default, rename = "credHelpers")]
+    helpers: Option<BTreeMap<String, String>>,
+    #[serde(default, rename = "credsStore")]
+    store: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -64,15 +74,19 @@ struct Auth {
     username: String,
     #[serde(default)]
     password: String,
+    /// For a token service of another kind; `joined` has no password then.
+    #[serde(default, rename = "identitytoken")]
+    token: Option<String>,
 }
 
 impl DockerConfig {
     /// From the JSON text of `~/.docker/config.json` or of key `.dockerconfigjson`. Entries without a password are left
-    /// out: a credential helper keeps theirs.
+    /// out: a credential helper keeps theirs, or they have a token.
     pub fn parse(json: &[u8]) -> Result<Self, CredentialError> {
         let file: File = serde_json::from_slice(json).map_err(|_| CredentialError::Malformed)?;
-        let mut auths = Vec::new();
+        let (mut auths, mut tokens) = (Vec::new(), Vec::new());
         for (place, auth) in file.auths {
+            let has_token = auth.token.is_some_and(|token| !token.is_empty());
             let pair = if auth.joined.is_empty() {
                 Some((auth.username, auth.password))
                     .filter(|(name, password)| !(name.is_empty() && password.is_empty()))
@@ -84,11 +98,16 @@ impl DockerConfig {
                 });
                 Some(pair.ok_or_else(|| CredentialError::Entry(place.clone()))?)
             };
-            if let Some((username, password)) = pair {
-                auths.push((place, Credentials { username, password }));
+            match pair {
+                Some((username, password)) if !(has_token && password.is_empty()) => {
+                    auths.push((place, Credentials { username, password }));
+                }
+                _ if has_token => tokens.push(place),
+                _ => {}
             }
         }
-        Ok(Self { auths })
+        let store = file.store.filter(|store| !store.is_empty());
+        Ok(Self { auths, tokens, helpers: file.helpers.unwrap_or_default(), store })
     }
 
     /// The credentials for an artifact.
@@ -100,14 +119,33 @@ impl DockerConfig {
         });
         fitting.max_by_key(|(length, _)| *length).map(|(_, credentials)| credentials)
     }
+
+    /// Why [`DockerConfig::of`] finds nothing for an artifact, as what is said about the file or Secret.
+    pub fn why_none(&self, reference: &Reference) -> String {
+        let host = reference.registry();
+        let fits = |place: &str| host_fits(split(place).0, host);
+        let mut helpers = self.helpers.iter();
+        let helper = helpers.find(|(place, _)| fits(place)).map(|(_, helper)| helper);
+        let token = self.tokens.iter().any(|place| fits(place));
+        match helper.or_else(|| self.store.as_ref().filter(|_| !token)) {
+            Some(helper) => format!("leaves {host} to the credential helper {helper:?}, which is not run"),
+            None if token => {
+                format!("has an identity token for {host} and no password, and such tokens are not used")
+            }
+            None => format!("has no entry for {host}"),
+        }
+    }
 }
 
-/// Host and path of a key, which may be an address. `https://index.docker.io/v1/` is Docker's name of its own registry.
+/// Host and path of a key, which may be an address. `https://index.docker.io/v1/` is Docker's name of its own registry,
+/// and `registry-1.docker.io` where that has its API.
 fn split(place: &str) -> (&str, &str) {
     let place = place.strip_prefix("https://").or_else(|| place.strip_prefix("http://")).unwrap_or(place);
     let (host, path) = place.split_once('/').unwrap_or((place, ""));
     let path = path.trim_matches('/');
-    let host = if host == "index.docker.io" { "docker.io" } else { host };
+    let of_docker_hub =
+        ["index.docker.io", "registry-1.docker.io"].iter().any(|name| host.eq_ignore_ascii_case(name));
+    let host = if of_docker_hub { "docker.io" } else { host };
     (host, if matches!(path, "v1" | "v2") { "" } else { path })
 }
 
@@ -182,6 +220,54 @@ mod tests {
         let config = config();
         let found = config.of(&image.parse().unwrap());
         assert_eq!(found.map(|credentials| credentials.username.as_str()), expected);
+    }
+
+    #[rstest]
+    #[case("https://index.docker.io/v1/")]
+    #[case("index.docker.io")]
+    #[case("https://registry-1.docker.io/v2/")]
+    #[case("Registry-1.Docker.io")]
+    #[case("docker.io")]
+    fn docker_hub_by_each_of_its_names(#[case] place: &str) {
+        let text = serde_json::json!({"auths": {place: {"username": "hub", "password": "x"}}});
+        let config = DockerConfig::parse(text.to_string().as_bytes()).unwrap();
+        for image in ["docker.io/team/p", "index.docker.io/team/p", "registry-1.docker.io/team/p"] {
+            assert_eq!(config.of(&image.parse().unwrap()).unwrap().username, "hub", "{image}");
+        }
+    }
+
+    #[rstest]
+    #[case::no_entry("{}", "has no entry for r.example")]
+    #[case::nulls(r#"{"credsStore": null, "credHelpers": null}"#, "has no entry for r.example")]
+    #[case::all_in_a_helper(
+        r#"{"auths": {"r.example": {}}, "credsStore": "desktop"}"#,
+        "leaves r.example to the credential helper \"desktop\", which is not run"
+    )]
+    #[case::its_own_helper(
+        r#"{"credHelpers": {"R.example:443": "gcloud"}, "credsStore": "desktop"}"#,
+        "leaves r.example to the credential helper \"gcloud\", which is not run"
+    )]
+    #[case::the_helper_of_another(
+        r#"{"credHelpers": {"x.example": "gcloud"}}"#,
+        "has no entry for r.example"
+    )]
+    #[case::a_token(
+        r#"{"auths": {"https://r.example": {"auth": "MDAwMDo=", "identitytoken": "hunter2"}}}"#,
+        "has an identity token for r.example and no password, and such tokens are not used"
+    )]
+    fn why_there_are_no_credentials(#[case] text: &str, #[case] expected: &str) {
+        let config = DockerConfig::parse(text.as_bytes()).unwrap();
+        let image = "r.example/p".parse().unwrap();
+        assert_eq!(config.of(&image), None);
+        assert_eq!(config.why_none(&image), expected);
+        assert!(!format!("{config:?}").contains("hunter2"));
+    }
+
+    #[test]
+    fn a_password_beside_a_token_is_used() {
+        let text = r#"{"auths": {"r.example": {"username": "u", "password": "p", "identitytoken": "t"}}}"#;
+        let config = DockerConfig::parse(text.as_bytes()).unwrap();
+        assert_eq!(config.of(&"r.example/p".parse().unwrap()).unwrap().password, "p");
     }
 
     #[test]

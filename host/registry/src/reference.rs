@@ -167,6 +167,13 @@ pub(crate) fn canonical_prefix(text: &str) -> Result<String, ReferenceError> {
     }
 }
 
+/// The repository that is meant if a prefix names an image of Docker Hub and not a team's: `docker.io/p` is
+/// `docker.io/library/p` as well.
+pub(crate) fn official_of(prefix: &str) -> Option<String> {
+    let (registry, name) = prefix.split_once('/')?;
+    (registry == DOCKER_HUB && !name.contains('/')).then(|| format!("{DOCKER_HUB}/library/{name}"))
+}
+
 /// The one spelling of a registry's host and port.
 fn registry_of(host: &str) -> Result<String, ReferenceError> {
     if !(host.contains(['.', ':']) || host == "localhost") {

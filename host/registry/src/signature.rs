@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use crate::{
     artifact::{Descriptor, MANIFEST, Manifest, canonical},
     digest::Digest,
+    keys::VerifyingKey,
     reference::Reference,
 };
 
@@ -26,6 +27,8 @@ const TYPE: &str = "cosign container image signature";
 pub(crate) const MAX_SIGNATURES: usize = 32;
 /// Largest signed text in bytes. Ours have 250.
 pub(crate) const MAX_PAYLOAD_BYTES: u64 = 64 << 10;
+/// Largest manifest of signatures in bytes. One signature of ours has 300, one of cosign with a certificate 8 KiB.
+pub(crate) const MAX_SIGNATURE_MANIFEST_BYTES: u64 = 512 << 10;
 
 /// A text and a signature over it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -87,12 +90,23 @@ pub(crate) fn signature_layers(manifest: &Manifest) -> Vec<SignatureLayer> {
         .collect()
 }
 
-/// Config and manifest of the artifact under the tag, with one signature more than `known` has.
+/// Whether readers of a manifest of signatures find one by this key over this text.
+pub(crate) fn is_signed(known: &Manifest, payload: &[u8], key: &VerifyingKey) -> bool {
+    let digest = Digest::of(payload);
+    let mut layers = signature_layers(known).into_iter();
+    layers.any(|layer| layer.payload == digest && key.verify(payload, &layer.signature))
+}
+
+/// Config and manifest of the artifact under the tag, with one signature more than `known` has. The new one comes first:
+/// readers stop at [`MAX_SIGNATURES`]. What others wrote into the manifest stays.
 pub(crate) fn with_signature(known: Option<Manifest>, signed: &SignedPayload) -> (Vec<u8>, Manifest) {
     let mut layer = Descriptor::of(PAYLOAD, &signed.payload);
     layer.annotations.insert(SIGNATURE.to_owned(), STANDARD.encode(&signed.signature));
-    let mut layers = known.map(|known| known.layers).unwrap_or_default();
-    layers.push(layer);
+    let (mut layers, artifact_type, subject, annotations) = match known {
+        Some(known) => (known.layers, known.artifact_type, known.subject, known.annotations),
+        None => Default::default(),
+    };
+    layers.insert(0, layer);
     let digests: Vec<&str> = layers.iter().map(|layer| layer.digest.as_str()).collect();
     let config = canonical(&json!({
         "architecture": "",
@@ -104,11 +118,11 @@ pub(crate) fn with_signature(known: Option<Manifest>, signed: &SignedPayload) ->
     let manifest = Manifest {
         schema_version: 2,
         media_type: MANIFEST.to_owned(),
-        artifact_type: None,
+        artifact_type,
         config: Descriptor::of(IMAGE_CONFIG, &config),
         layers,
-        subject: None,
-        annotations: std::collections::BTreeMap::new(),
+        subject,
+        annotations,
     };
     (config, manifest)
 }
@@ -116,6 +130,7 @@ pub(crate) fn with_signature(known: Option<Manifest>, signed: &SignedPayload) ->
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::keys::{Algorithm, SigningKey};
     use rstest::rstest;
 
     fn reference() -> Reference {
@@ -161,14 +176,52 @@ mod tests {
         }
     }
 
+    fn signed(text: &str) -> SignedPayload {
+        SignedPayload { payload: text.into(), signature: text.as_bytes().to_vec() }
+    }
+
+    /// Whoever reads only so many reads the newest.
     #[test]
-    fn signatures_are_added_to_those_that_are_there() {
-        let signed = |text: &str| SignedPayload { payload: text.into(), signature: text.as_bytes().to_vec() };
+    fn a_signature_is_put_before_those_that_are_there() {
         let (_, one) = with_signature(None, &signed("a"));
         let (_, two) = with_signature(Some(one), &signed("b"));
-        let layers = signature_layers(&two);
-        assert_eq!(layers.len(), 2);
-        assert_eq!(layers[1], SignatureLayer { payload: Digest::of(b"b"), signature: b"b".to_vec() });
+        let of = |text: &[u8]| SignatureLayer { payload: Digest::of(text), signature: text.to_vec() };
+        assert_eq!(signature_layers(&two), [of(b"b"), of(b"a")]);
+    }
+
+    #[test]
+    fn what_others_wrote_into_the_manifest_stays() {
+        let (_, mut theirs) = with_signature(None, &signed("a"));
+        theirs.artifact_type = Some(SIGNATURE_ARTIFACT.to_owned());
+        theirs.subject = Some(Descriptor::of(MANIFEST, b"subject"));
+        theirs.annotations.insert("owner".into(), "release team".into());
+        theirs.layers[0].annotations.insert("dev.sigstore.cosign/bundle".into(), "{}".into());
+        let (config, both) = with_signature(Some(theirs.clone()), &signed("b"));
+        assert_eq!(both.config, Descriptor::of(IMAGE_CONFIG, &config));
+        assert_eq!(both.layers[1], theirs.layers[0]);
+        let (layers, config) = (both.layers.clone(), both.config.clone());
+        assert_eq!(both, Manifest { config, layers, ..theirs });
+    }
+
+    #[rstest]
+    #[case::random_signatures(Algorithm::P256)]
+    #[case::the_same_each_time(Algorithm::Ed25519)]
+    fn a_key_that_has_signed_a_text_need_not_sign_it_again(#[case] algorithm: Algorithm) {
+        let new_key = || SigningKey::generate(algorithm).unwrap().0;
+        let (key, other) = (new_key(), new_key());
+        let by = |key: &SigningKey| {
+            let payload = b"text".to_vec();
+            SignedPayload { signature: key.sign(&payload).unwrap(), payload }
+        };
+        let (_, manifest) = with_signature(None, &by(&other));
+        assert!(!is_signed(&manifest, b"text", &key.public()));
+        let (_, mut manifest) = with_signature(Some(manifest), &by(&key));
+        assert!(is_signed(&manifest, b"text", &key.public()));
+        assert!(!is_signed(&manifest, b"another text", &key.public()));
+        // What nobody looks at any more does not count.
+        let others = manifest.layers[1].clone();
+        manifest.layers.splice(0..0, vec![others; MAX_SIGNATURES]);
+        assert!(!is_signed(&manifest, b"text", &key.public()));
     }
 
     #[test]

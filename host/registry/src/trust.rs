@@ -6,7 +6,7 @@ use serde::Deserialize;
 
 use crate::{
     keys::{KeyError, VerifyingKey},
-    reference::{Reference, canonical_prefix},
+    reference::{Reference, canonical_prefix, official_of},
 };
 
 /// Most rules and most keys of one rule.
@@ -83,10 +83,18 @@ pub struct TrustRule {
 }
 
 impl TrustRule {
-    fn applies_to(&self, name: &str) -> bool {
+    /// How much of a name the prefix fits, if it does. Of two that fit as much, the one that is spelled like the name fits
+    /// better.
+    fn fit(&self, name: &str) -> Option<(usize, bool)> {
+        let fits = |prefix: &str| {
+            prefix.is_empty()
+                || name.strip_prefix(prefix).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+        };
         let prefix = self.prefix.trim_end_matches('/');
-        prefix.is_empty()
-            || name.strip_prefix(prefix).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+        if fits(prefix) {
+            return Some((prefix.len(), true));
+        }
+        official_of(prefix).filter(|official| fits(official)).map(|official| (official.len(), false))
     }
 }
 
@@ -154,8 +162,8 @@ impl Trust {
     /// The rule for an artifact: the one with the longest prefix.
     pub fn rule(&self, reference: &Reference) -> Option<&TrustRule> {
         let name = reference.name();
-        let fitting = self.rules.iter().filter(|rule| rule.applies_to(&name));
-        fitting.max_by_key(|rule| rule.prefix.len())
+        let fitting = self.rules.iter().filter_map(|rule| Some((rule.fit(&name)?, rule)));
+        fitting.max_by_key(|(fit, _)| *fit).map(|(_, rule)| rule)
     }
 }
 
@@ -193,6 +201,29 @@ mod tests {
         let reference: Reference = image.parse().unwrap();
         assert_eq!(trust.rule(&reference).map(|rule| rule.prefix.as_str()), prefix);
         assert_eq!(Trust::default().rule(&reference), None);
+    }
+
+    /// `docker.io/p` names an image, or a team with images.
+    #[rstest]
+    #[case::the_image(&["docker.io/p"], "docker.io/p:1", Some("docker.io/p"))]
+    #[case::the_image_written_out(&["index.docker.io/p"], "docker.io/library/p:1", Some("docker.io/p"))]
+    #[case::the_teams(&["docker.io/p"], "docker.io/p/x:1", Some("docker.io/p"))]
+    #[case::another_image(&["docker.io/p"], "docker.io/pp:1", None)]
+    #[case::another_team(&["docker.io/p"], "docker.io/q/p:1", None)]
+    #[case::another_registry(&["r.example/p"], "r.example/library/p:1", None)]
+    #[case::longer_than_all_images(&["docker.io/library", "docker.io/p"], "docker.io/p:1", Some("docker.io/p"))]
+    #[case::written_out(&["docker.io/library/p", "docker.io/p"], "docker.io/p:1", Some("docker.io/library/p"))]
+    #[case::in_any_order(&["docker.io/p", "docker.io/library/p"], "docker.io/p:1", Some("docker.io/library/p"))]
+    fn a_prefix_fits_an_image_of_docker_hub_by_both_names(
+        #[case] prefixes: &[&str],
+        #[case] image: &str,
+        #[case] expected: Option<&str>,
+    ) {
+        let rules: Vec<String> =
+            prefixes.iter().map(|prefix| format!("{{prefix: {prefix}, keys: [a.pem]}}")).collect();
+        let trust = parsed(&format!("rules: [{}]", rules.join(", "))).unwrap();
+        let rule = trust.rule(&image.parse().unwrap());
+        assert_eq!(rule.map(|rule| rule.prefix.as_str()), expected);
     }
 
     #[test]

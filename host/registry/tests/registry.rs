@@ -7,7 +7,7 @@ use std::sync::{
     atomic::{AtomicU64, Ordering},
 };
 
-use kubeocean_harness::registry::{Front, PASSWORD, Registry, Tls, Trick, USER, docker_config};
+use kubeocean_harness::registry::{Answer, Front, PASSWORD, Registry, Tls, Trick, USER, docker_config};
 use kubeocean_registry::{
     Algorithm, Bundle, Client, ClientConfig, Credentials, Demands, Digest, DockerConfig, Labels, Package,
     Progress, Reference, RegistryError, Signatures, SignedPayload, SigningKey, Trust, TrustRule, accept,
@@ -61,6 +61,11 @@ fn image(host: &str, name: &str) -> Reference {
     format!("{host}/policies/{name}:1").parse().unwrap()
 }
 
+/// What an error says where nobody gave credentials.
+fn none_known(image: &Reference) -> String {
+    format!("no credentials are known for {}", image.registry())
+}
+
 #[tokio::test]
 async fn what_is_pushed_is_pulled_byte_for_byte_and_the_same_each_time() {
     let Some(scene) = Scene::start().await else { return };
@@ -105,6 +110,7 @@ async fn who_has_no_password_or_no_authority_gets_nothing() {
         let refused = scene.client.find(&image, credentials.as_ref()).await.unwrap_err();
         assert!(matches!(refused, RegistryError::Forbidden { .. }), "{refused}");
         assert!(!refused.to_string().contains("guess"));
+        assert_eq!(refused.to_string().contains(&none_known(&image)), credentials.is_none(), "{refused}");
     }
     let config = docker_config(&[&scene.registry.host()], PASSWORD);
     let config = DockerConfig::parse(config.to_string().as_bytes()).unwrap();
@@ -138,6 +144,7 @@ async fn a_token_is_fetched_for_each_purpose_where_the_registry_wants_one() {
     for credentials in [None, Some(Credentials { password: "guess".into(), ..robot() })] {
         let refused = client.find(&image, credentials.as_ref()).await.unwrap_err();
         assert!(matches!(refused, RegistryError::Forbidden { .. }), "{refused}");
+        assert_eq!(refused.to_string().contains(&none_known(&image)), credentials.is_none(), "{refused}");
     }
 }
 
@@ -237,6 +244,38 @@ async fn a_redirect_keeps_tls_and_leaves_the_password_behind() {
     assert!(circle.to_string().contains("redirects"), "{circle}");
 }
 
+/// What is pushed goes where the registry says, but not where anybody could read or change it on the way.
+#[tokio::test]
+async fn an_upload_keeps_tls_and_leaves_the_password_behind() {
+    let Some(scene) = Scene::start().await else { return };
+    let (front, storage) = (scene.registry.front().await, scene.registry.front().await);
+    let (image, module) = (image(&front.host(), "p"), module(100));
+    let packed = package(&module, &Labels::default());
+    // Even a host that may be talked to without TLS is no way out of TLS.
+    let authorities = Some(std::fs::read(scene.registry.authority()).unwrap());
+    let insecure_hosts = vec![storage.host()];
+    let client = Client::new(&ClientConfig { insecure_hosts, authorities }).unwrap();
+    let push = async || client.push(&image, Some(&robot()), module.clone().into(), &packed, None).await;
+    let goes_on_at = |address: String| {
+        front.answer("POST /v2/policies/p/blobs/uploads/", Answer::of(202).header("Location", address));
+    };
+    for host in [storage.host(), front.host()] {
+        goes_on_at(format!("http://{host}/upload"));
+        let refused = push().await.unwrap_err();
+        assert!(matches!(refused, RegistryError::Insecure { .. }), "{refused}");
+    }
+    assert_eq!(storage.seen(), [], "nobody went there");
+
+    storage.answer("PUT /upload", Answer::of(507));
+    goes_on_at(format!("https://{}/upload?id=1", storage.host()));
+    push().await.unwrap_err();
+    let there = storage.seen();
+    let line =
+        format!("PUT /upload?id=1&digest={}", Digest::of(&packed.config).to_string().replace(':', "%3A"));
+    assert_eq!(there.iter().map(|seen| seen.line.as_str()).collect::<Vec<_>>(), [line]);
+    assert!(there.iter().all(|seen| !seen.authorized), "{there:?}");
+}
+
 #[tokio::test]
 async fn signatures_are_added_and_found() {
     let Some(scene) = Scene::start().await else { return };
@@ -247,8 +286,9 @@ async fn signatures_are_added_and_found() {
         assert_eq!(scene.pull(&image).await.unwrap().signatures.len(), count);
         let payload = payload(&image, packed.manifest_digest);
         let signature = key.sign(&payload).unwrap();
-        let signed = SignedPayload { payload, signature };
-        scene.client.add_signature(&image, Some(&robot()), packed.manifest_digest, &signed).await.unwrap();
+        let (signed, manifest) = (SignedPayload { payload, signature }, packed.manifest_digest);
+        let public = key.public();
+        scene.client.add_signature(&image, Some(&robot()), manifest, &signed, &public).await.unwrap();
     }
     let bundle = scene.pull(&image).await.unwrap();
     for key in &keys {

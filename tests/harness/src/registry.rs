@@ -18,7 +18,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 
-pub use front::{Front, Seen, Trick};
+pub use front::{Answer, Front, Seen, Trick};
 pub use proxy::Proxy;
 
 use tokens::Tokens;

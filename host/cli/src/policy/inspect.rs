@@ -153,7 +153,7 @@ fn text(report: &Report) -> String {
     let mut rows = vec![row("digest", outline.digest.clone())];
     rows.extend(report.signatures.as_ref().map(|signed| row("signatures", told(signed))));
     rows.extend([
-        row("size", module::size(outline.size_bytes)),
+        row("size", module::size_for_a_syncer(outline.size_bytes)),
         row("world", format!("kubeocean:policy/{}", report.world)),
         row("decides", outline.decisions.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")),
     ]);

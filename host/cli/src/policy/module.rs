@@ -3,8 +3,11 @@
 use std::{path::Path, sync::Arc};
 
 use anyhow::Context;
-use kubeocean_engine::{BUILTINS, Engine, EngineConfig, LoadError, MAX_MODULE_BYTES, ModuleLimits, builtin};
-use kubeocean_registry::{Reference, Signatures};
+use kubeocean_engine::{
+    BUILTINS, DEFAULT_MAX_MODULE_BYTES, Engine, EngineConfig, LoadError, MAX_MODULE_BYTES, ModuleClaims,
+    ModuleLimits, ModuleOutline, builtin,
+};
+use kubeocean_registry::{Accepted, Reference, Signatures};
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -91,6 +94,17 @@ pub(super) fn engine() -> Result<Engine, Failure> {
     Engine::start(config).context("cannot start the policy engine").or_unusable()
 }
 
+/// What an accepted artifact is. One that claims to be another module is refused, as by a Syncer (PO-1202).
+pub(super) fn outline(image: &Reference, accepted: &Accepted) -> Result<ModuleOutline, Failure> {
+    let outline =
+        engine()?.outline(&accepted.module, ModuleLimits::GREATEST).map_err(|error| load_failure(&error))?;
+    let claims = ModuleClaims { name: accepted.title.clone(), version: accepted.version.clone() };
+    claims
+        .check(&outline.name, &outline.version)
+        .map_err(|text| Failure::unusable(format!("{image}: {text}")))?;
+    Ok(outline)
+}
+
 /// A module that does not load is nothing to work with.
 pub(super) fn load_failure(error: &LoadError) -> Failure {
     Failure::unusable(error.to_string())
@@ -99,6 +113,15 @@ pub(super) fn load_failure(error: &LoadError) -> Failure {
 /// `71 KiB`.
 pub(super) fn size(bytes: usize) -> String {
     if bytes < 1024 { format!("{bytes} B") } else { format!("{} KiB", bytes.div_ceil(1024)) }
+}
+
+/// The same, with what a Syncer has against it.
+pub(super) fn size_for_a_syncer(bytes: usize) -> String {
+    let (size, usual) = (size(bytes), size(DEFAULT_MAX_MODULE_BYTES));
+    if bytes <= DEFAULT_MAX_MODULE_BYTES {
+        return size;
+    }
+    format!("{size}, more than {usual}: a Syncer takes it only with --policy-max-module-size")
 }
 
 #[cfg(test)]
@@ -128,5 +151,12 @@ mod tests {
     #[test]
     fn sizes_are_rounded_up() {
         assert_eq!((size(1023).as_str(), size(1025).as_str()), ("1023 B", "2 KiB"));
+    }
+
+    #[test]
+    fn a_size_that_a_syncer_does_not_take_says_so() {
+        assert_eq!(size_for_a_syncer(8 << 20), "8192 KiB");
+        let large = "8193 KiB, more than 8192 KiB: a Syncer takes it only with --policy-max-module-size";
+        assert_eq!(size_for_a_syncer((8 << 20) + 1), large);
     }
 }

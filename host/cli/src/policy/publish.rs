@@ -7,7 +7,7 @@ use kubeocean_registry::{Digest, Reference, SignedPayload, SigningKey, payload};
 
 use crate::{
     failure::{Failure, OrFailure},
-    registry::{self, Connection},
+    registry::Connection,
 };
 
 /// A private key in a file.
@@ -17,7 +17,7 @@ pub(super) fn read_key(path: &Path) -> Result<SigningKey, Failure> {
     SigningKey::from_pem(&pem).with_context(cannot).or_unusable()
 }
 
-/// Signs a manifest and puts the signature beside it.
+/// Signs a manifest and puts the signature beside it, unless one by this key is there.
 pub(super) async fn sign(
     connection: &Connection,
     image: &Reference,
@@ -27,7 +27,7 @@ pub(super) async fn sign(
     let payload = payload(image, manifest);
     let signature = key.sign(&payload).context("cannot sign").or_unusable()?;
     let signed = SignedPayload { payload, signature };
-    let added =
-        connection.client.add_signature(image, connection.credentials.as_ref(), manifest, &signed).await;
-    added.map_err(|error| registry::failure(&error))
+    let (client, credentials) = (&connection.client, connection.credentials.as_ref());
+    let added = client.add_signature(image, credentials, manifest, &signed, &key.public()).await;
+    added.map_err(|error| connection.failure(&error))
 }

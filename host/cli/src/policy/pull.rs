@@ -4,7 +4,6 @@ use std::path::PathBuf;
 
 use anyhow::Context;
 use clap::Args as ClapArgs;
-use kubeocean_engine::{ModuleClaims, ModuleLimits};
 use kubeocean_registry::{Demands, Digest, Signatures, Trust, accept};
 use serde::Serialize;
 
@@ -51,13 +50,7 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     let demands = Demands { digest: args.digest, max_bytes: registry::max_bytes() };
     let accepted = accept(image, &bundle, &Trust::default(), demands)
         .map_err(|refusal| Failure::unusable(format!("{image}: {refusal}")))?;
-    let outline = module::engine()?
-        .outline(&accepted.module, ModuleLimits::GREATEST)
-        .map_err(|error| module::load_failure(&error))?;
-    let claims = ModuleClaims { name: accepted.title, version: accepted.version };
-    claims
-        .check(&outline.name, &outline.version)
-        .map_err(|text| Failure::unusable(format!("{image}: {text}")))?;
+    let outline = module::outline(image, &accepted)?;
     let file = args.file.clone().unwrap_or_else(|| file_of(&outline.name));
     std::fs::write(&file, &accepted.module)
         .with_context(|| format!("cannot write {}", file.display()))

@@ -15,7 +15,7 @@ use crate::{
     cluster::block_on,
     failure::Failure,
     output::{Format, pairs},
-    registry::{Bar, Login, failure, image},
+    registry::{Bar, Login, image},
 };
 
 /// What goes where.
@@ -81,7 +81,7 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
         let pushed =
             connection.client.push(&args.image, credentials, module, &packed, Some(bar.progress())).await;
         bar.end();
-        pushed.map_err(|error| failure(&error))?;
+        pushed.map_err(|error| connection.failure(&error))?;
         match &key {
             Some(key) => sign(&connection, &args.image, packed.manifest_digest, key).await,
             None => Ok(()),

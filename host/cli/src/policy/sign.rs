@@ -6,12 +6,7 @@ use clap::Args as ClapArgs;
 use serde::Serialize;
 
 use super::publish;
-use crate::{
-    cluster::block_on,
-    failure::Failure,
-    output::Format,
-    registry::{Artifact, failure},
-};
+use crate::{cluster::block_on, failure::Failure, output::Format, registry::Artifact};
 
 /// What with which key.
 #[derive(Debug, ClapArgs)]
@@ -19,8 +14,8 @@ use crate::{
   kubeocean policy keygen release
   kubeocean policy sign registry.example.com/policies/night-gpu:1.2.0 --key release.key
 
-What is signed is the manifest the tag names now; give a digest to be sure which one that is. cosign verify --key
-release.pem --insecure-ignore-tlog accepts the signature.")]
+What is signed is the manifest the tag names now; give a digest to be sure which one that is. A key that has signed it already
+does not sign it again. cosign verify --key release.pem --insecure-ignore-tlog accepts the signature.")]
 pub(crate) struct Args {
     #[command(flatten)]
     artifact: Artifact,
@@ -45,7 +40,7 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     let manifest = block_on(async {
         let connection = login.connection(image)?;
         let found = connection.client.find(image, connection.credentials.as_ref()).await;
-        let found = found.map_err(|error| failure(&error))?;
+        let found = found.map_err(|error| connection.failure(&error))?;
         publish::sign(&connection, image, found.digest, &key).await?;
         Ok(found.digest)
     })?;

@@ -4,11 +4,13 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use clap::Args as ClapArgs;
+use kubeocean_engine::ModuleOutline;
 use kubeocean_registry::{
-    Accepted, Demands, Refusal, Signatures, Trust, TrustRule, VerifyingKey, accept, read_trust,
+    Accepted, Demands, Reference, Refusal, Signatures, Trust, TrustRule, VerifyingKey, accept, read_trust,
 };
 use serde::Serialize;
 
+use super::module;
 use crate::{
     cluster::block_on,
     failure::{Failure, OrFailure},
@@ -22,8 +24,9 @@ use crate::{
   kubeocean policy verify registry.example.com/policies/night-gpu:1.2.0 --key release.pem
   kubeocean policy verify registry.example.com/policies/night-gpu:1.2.0 --trust-dir /etc/kubeocean/trust
 
-Exit code 1: no signature holds. With --trust-dir a module that no rule is for is accepted as it is, as by a
-Syncer, unless trust.yaml says `others: refuse`.")]
+Exit code 1: no signature holds. Exit code 2: it is no policy, or claims to be another one. With --trust-dir a module that no
+rule is for is accepted as it is, as by a Syncer, unless trust.yaml says `others: refuse`. Settings are not looked at: `policy
+check` tries them.")]
 pub(crate) struct Args {
     #[command(flatten)]
     artifact: Artifact,
@@ -43,7 +46,10 @@ pub(crate) struct Args {
 struct Report {
     image: String,
     manifest_digest: String,
+    module: String,
+    version: String,
     digest: String,
+    size_bytes: usize,
     /// File of the key, or nothing where no rule asks for one.
     signed_by: Option<String>,
 }
@@ -59,7 +65,8 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
         Refusal::Signature(text) => rejected(text),
         other => Failure::unusable(format!("{image}: {other}")),
     })?;
-    let report = report(args, accepted);
+    let outline = module::outline(image, &accepted)?;
+    let report = report(image, accepted, outline);
     args.output.show(&report, text)
 }
 
@@ -86,11 +93,14 @@ pub(super) fn rules(folder: &Path) -> Result<Trust, Failure> {
     read_trust(folder).with_context(|| format!("cannot use {}", folder.display())).or_unusable()
 }
 
-fn report(args: &Args, accepted: Accepted) -> Report {
+fn report(image: &Reference, accepted: Accepted, outline: ModuleOutline) -> Report {
     Report {
-        image: args.artifact.image.to_string(),
+        image: image.to_string(),
         manifest_digest: accepted.manifest_digest.to_string(),
+        module: outline.name,
+        version: outline.version,
         digest: accepted.module_digest.to_string(),
+        size_bytes: outline.size_bytes,
         signed_by: accepted.signed_by,
     }
 }
@@ -100,6 +110,33 @@ fn text(report: &Report) -> String {
     pairs(&[
         ("accepted", format!("{}@{}", report.image, report.manifest_digest)),
         ("signed by", by),
+        ("module", format!("{} {}", report.module, report.version)),
         ("digest", report.digest.clone()),
+        ("size", module::size_for_a_syncer(report.size_bytes)),
     ])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_accepted_module_in_text() {
+        let report = Report {
+            image: "registry.example.com/policies/night-gpu:1.2.0".into(),
+            manifest_digest: "sha256:51d0".into(),
+            module: "night-gpu".into(),
+            version: "1.2.0".into(),
+            digest: "sha256:9f2c".into(),
+            size_bytes: 9 << 20,
+            signed_by: Some("release.pem".into()),
+        };
+        insta::assert_snapshot!(text(&report), @r"
+        accepted   registry.example.com/policies/night-gpu:1.2.0@sha256:51d0
+        signed by  release.pem
+        module     night-gpu 1.2.0
+        digest     sha256:9f2c
+        size       9216 KiB, more than 8192 KiB: a Syncer takes it only with --policy-max-module-size
+        ");
+    }
 }

@@ -1,6 +1,7 @@
 //! A TLS server before a registry that passes requests on, writes down what it saw, and spoils answers when told to.
 //!
-//! Each connection carries one request, so what is spoiled is exactly one answer.
+//! Each connection carries one request, so what is spoiled is exactly one answer. Blobs are spoiled by a [`Trick`], any other
+//! request by an [`Answer`] instead of the registry's.
 
 use std::net::Ipv4Addr;
 use std::path::Path;
@@ -30,6 +31,44 @@ pub enum Trick {
     Endless,
 }
 
+/// An answer that the registry would not give.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Answer {
+    /// The status code.
+    pub status: u16,
+    /// Headers beside those of the connection and the length.
+    pub headers: Vec<(&'static str, String)>,
+    /// The body.
+    pub body: Vec<u8>,
+}
+
+impl Answer {
+    /// One without a body.
+    pub fn of(status: u16) -> Self {
+        Self { status, headers: Vec::new(), body: Vec::new() }
+    }
+
+    /// The same with a header.
+    #[must_use]
+    pub fn header(mut self, name: &'static str, value: impl Into<String>) -> Self {
+        self.headers.push((name, value.into()));
+        self
+    }
+
+    /// The same with a body.
+    #[must_use]
+    pub fn body(self, body: impl Into<Vec<u8>>) -> Self {
+        Self { body: body.into(), ..self }
+    }
+
+    fn head(&self) -> String {
+        let start = format!("HTTP/1.1 {} Spoiled\r\nConnection: close\r\n", self.status);
+        let head =
+            self.headers.iter().fold(start, |head, (name, value)| head + *name + ": " + value + "\r\n");
+        head + &format!("Content-Length: {}\r\n\r\n", self.body.len())
+    }
+}
+
 /// A request as it came.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Seen {
@@ -42,6 +81,8 @@ pub struct Seen {
 #[derive(Debug, Default)]
 struct State {
     trick: Trick,
+    /// By a part of the request's line; the last that fits counts.
+    answers: Vec<(String, Answer)>,
     seen: Vec<Seen>,
 }
 
@@ -91,6 +132,14 @@ impl Front {
         self.state.lock().expect("the state").trick = trick;
     }
 
+    /// From now on requests with this part in method and path get this answer instead of the registry's.
+    ///
+    /// # Panics
+    /// As [`Front::trick`].
+    pub fn answer(&self, part: impl Into<String>, answer: Answer) {
+        self.state.lock().expect("the state").answers.push((part.into(), answer));
+    }
+
     /// Requests since the last call.
     ///
     /// # Panics
@@ -130,12 +179,21 @@ async fn serve(
     let mut words = head.split(' ');
     let (method, path) = (words.next().unwrap_or_default(), words.next().unwrap_or_default().to_owned());
     let is_blob = method == "GET" && path.contains("/blobs/");
-    let trick = {
+    let (trick, answer) = {
         let mut state = state.lock().ok().context("a panic elsewhere")?;
         let authorized = head.to_ascii_lowercase().contains("\r\nauthorization:");
-        state.seen.push(Seen { line: format!("{method} {path}"), authorized });
-        if is_blob { state.trick.clone() } else { Trick::None }
+        let line = format!("{method} {path}");
+        let mut answers = state.answers.iter().rev();
+        let answer = answers.find(|(part, _)| line.contains(part)).map(|(_, answer)| answer.clone());
+        state.seen.push(Seen { line, authorized });
+        (if is_blob { state.trick.clone() } else { Trick::None }, answer)
     };
+    if let Some(answer) = answer {
+        stream.write_all(answer.head().as_bytes()).await?;
+        stream.write_all(&answer.body).await?;
+        stream.shutdown().await?;
+        return Ok(());
+    }
     match trick {
         Trick::Redirect(to) => {
             let answer = format!(
