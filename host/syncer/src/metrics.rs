@@ -96,6 +96,7 @@ impl SyncerMetrics {
     pub(crate) fn follow(&self, stores: &Arc<Stores>) {
         *self.stores.stores.lock() = Arc::downgrade(stores);
         self.policies.follow(&stores.host);
+        self.policies.follow_store(&stores.policies);
     }
 
     /// The text exposition format.

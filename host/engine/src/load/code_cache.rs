@@ -27,7 +27,7 @@ impl CodeCache {
     /// Uses the first of these folders that can be used; without one nothing is kept.
     pub(crate) fn open(folders: &[PathBuf], engine: &wasmtime::Engine) -> Option<Self> {
         let folder = folders.iter().find_map(|folder| {
-            let opened = PrivateFolder::open(folder);
+            let opened = PrivateFolder::open_trusted(folder);
             if let Err(error) = &opened {
                 let cause = std::error::Error::source(error).map(ToString::to_string);
                 tracing::warn!(%error, cause, "compiled policy modules are not kept there");
@@ -109,18 +109,38 @@ mod tests {
         assert_eq!(open(false).get(module), None);
     }
 
+    fn with_mode(path: &std::path::Path, mode: u32) {
+        use std::os::unix::fs::PermissionsExt;
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
+    }
+
     #[test]
     fn the_first_folder_that_is_private_is_used() {
-        use std::os::unix::fs::PermissionsExt;
         let home = tempfile::tempdir().unwrap();
-        let (open, own) = (home.path().join("open"), home.path().join("own"));
-        std::fs::create_dir(&open).unwrap();
-        std::fs::set_permissions(&open, std::fs::Permissions::from_mode(0o755)).unwrap();
+        let [elsewhere, link, own] = ["elsewhere", "link", "own"].map(|name| home.path().join(name));
+        std::fs::create_dir(&elsewhere).unwrap();
+        std::os::unix::fs::symlink(&elsewhere, &link).unwrap();
         let engine = start(false, false).unwrap();
-        let cache = CodeCache::open(&[open.clone(), own.clone()], &engine).unwrap();
+        let cache = CodeCache::open(&[link, own.clone()], &engine).unwrap();
         cache.put(Digest::of(b"m"), b"code");
-        assert!(std::fs::read_dir(open).unwrap().next().is_none());
+        assert!(std::fs::read_dir(elsewhere).unwrap().next().is_none());
         assert!(std::fs::read_dir(own).unwrap().next().is_some());
         assert!(CodeCache::open(&[], &engine).is_none());
+    }
+
+    /// A kubelet lets the group of a volume write. Code is run as it is.
+    #[test]
+    fn code_that_others_could_write_is_not_used() {
+        let home = tempfile::tempdir().unwrap();
+        let folder = home.path().join("code");
+        let (engine, module) = (start(false, false).unwrap(), Digest::of(b"m"));
+        let open = || CodeCache::open(std::slice::from_ref(&folder), &engine).unwrap();
+        open().put(module, b"code");
+        with_mode(&open().folder.path(&open().name(module)), 0o660);
+        assert_eq!(open().get(module), None, "the file was open to others");
+        open().put(module, b"code");
+        assert!(open().get(module).is_some());
+        with_mode(&folder, 0o2770);
+        assert!(!open().has(module), "the folder was");
     }
 }

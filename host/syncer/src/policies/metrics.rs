@@ -17,6 +17,8 @@ use prometheus_client::{
     metrics::{MetricType, counter::ConstCounter, gauge::ConstGauge},
 };
 
+use super::store::PolicyStore;
+
 /// Kinds of decisions.
 const LEASE: &str = "lease";
 const PLACE: &str = "place";
@@ -98,17 +100,23 @@ type Plain = (&'static str, &'static str, fn(&EntryCounters) -> u64);
 pub struct PolicyMetrics {
     binding: String,
     host: Mutex<Weak<PolicyHost>>,
+    store: Mutex<Weak<PolicyStore>>,
 }
 
 impl PolicyMetrics {
     /// Nothing until [`PolicyMetrics::follow`].
     pub fn new(binding: &str) -> Self {
-        Self { binding: binding.to_owned(), host: Mutex::new(Weak::new()) }
+        Self { binding: binding.to_owned(), host: Mutex::new(Weak::new()), store: Mutex::new(Weak::new()) }
     }
 
     /// Tells of this host from now on, as long as it exists.
     pub fn follow(&self, host: &Arc<PolicyHost>) {
         *self.host.lock() = Arc::downgrade(host);
+    }
+
+    /// Also tells which modules that run could not be looked up, of which the host knows nothing.
+    pub fn follow_store(&self, store: &Arc<PolicyStore>) {
+        *self.store.lock() = Arc::downgrade(store);
     }
 
     fn encode_all(
@@ -287,7 +295,11 @@ fn has_placed(n: &EntryCounters) -> bool {
 impl Collector for PolicyMetrics {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
         let Some(host) = self.host.lock().upgrade() else { return Ok(()) };
-        self.encode_all(&mut encoder, &host.metrics(), &host.engine_numbers())
+        let mut entries = host.metrics();
+        if let Some(store) = self.store.lock().upgrade() {
+            store.count_failed_look_ups(&mut entries);
+        }
+        self.encode_all(&mut encoder, &entries, &host.engine_numbers())
     }
 }
 

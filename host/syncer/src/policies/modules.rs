@@ -9,7 +9,7 @@ use kubeocean_api::{
     keys::{label, namespace},
     policy::{ModuleRef, OciModule, PolicyEntry},
 };
-use kubeocean_engine::{LoadCode, ModuleFetch, module_digest};
+use kubeocean_engine::{LoadCode, LoadError, ModuleFetch, module_digest};
 use kubeocean_registry::{Digest, Reference};
 use serde_json::Value;
 
@@ -89,6 +89,22 @@ impl ModulePlaces {
             return Err(refused(LoadCode::FetchForbidden, message));
         }
         Ok(place.clone())
+    }
+}
+
+/// What a read gave.
+#[derive(Clone, Debug)]
+pub struct Fetched {
+    /// The module, or why there is none.
+    pub module: ModuleFetch,
+    /// Why the module is only what was there before.
+    pub stale: Option<LoadError>,
+}
+
+impl From<ModuleFetch> for Fetched {
+    /// The latest word.
+    fn from(module: ModuleFetch) -> Self {
+        Self { module, stale: None }
     }
 }
 
@@ -196,21 +212,20 @@ pub fn from_config_map(config_map: Option<&Value>, key: &ConfigMapKey) -> Module
 
 /// What holds after a fetch. A failed one does not take away bytes that are exactly what the policy names, and an outage
 /// of a registry takes nothing away (PO-705).
-pub fn keep_good(
-    key: &ModuleKey,
-    known: Option<&ModuleFetch>,
-    new: ModuleFetch,
-    digests: &[String],
-) -> ModuleFetch {
-    let (Some(ModuleFetch::Ready(module)), ModuleFetch::Failed { code, .. }) = (known, &new) else {
-        return new;
+pub fn keep_good(key: &ModuleKey, known: Option<&ModuleFetch>, new: Fetched, digests: &[String]) -> Fetched {
+    let Some(ModuleFetch::Ready(module)) = known else { return new };
+    let failure = match (&new.module, &new.stale) {
+        (ModuleFetch::Failed { code, message }, _) => LoadError::new(*code, message),
+        // A disk that was full has an older one.
+        (ModuleFetch::Ready(_), Some(failure)) => failure.clone(),
+        (ModuleFetch::Ready(_) | ModuleFetch::Pending | ModuleFetch::Refused { .. }, _) => return new,
     };
     let keep = match key {
         ModuleKey::ConfigMap(_) => digests.contains(&module_digest(&module.bytes)),
-        ModuleKey::Oci(_) => code.is_fetch(),
+        ModuleKey::Oci(_) => failure.code.is_fetch(),
         ModuleKey::File(_) => false,
     };
-    if keep { ModuleFetch::Ready(module.clone()) } else { new }
+    if keep { Fetched { module: ModuleFetch::Ready(module.clone()), stale: Some(failure) } } else { new }
 }
 
 #[cfg(test)]
@@ -304,7 +319,7 @@ mod tests {
         let ready = ModuleFetch::Ready(Arc::clone(&bytes).into());
         let config_map = ModuleKey::ConfigMap(key());
         let kept = |known: Option<&ModuleFetch>, digests: &[String]| {
-            code(&keep_good(&config_map, known, failed(LoadCode::ModuleNotFound, ""), digests))
+            code(&keep_good(&config_map, known, failed(LoadCode::ModuleNotFound, "").into(), digests).module)
         };
         assert_eq!(kept(Some(&ready), &[module_digest(&bytes)]), None);
         assert_eq!(kept(Some(&ready), &[]), Some(LoadCode::ModuleNotFound));
@@ -316,11 +331,33 @@ mod tests {
         let image = "r.io/p:1".parse().unwrap();
         let oci = ModuleKey::Oci(OciKey { image, pull_secret: None, digest: None });
         let ready = ModuleFetch::Ready(FetchedModule::from(Arc::<[u8]>::from(&b"\0asm"[..])));
-        let kept = |key: &ModuleKey, new| code(&keep_good(key, Some(&ready), failed(new, ""), &[]));
+        let kept = |key: &ModuleKey, new| {
+            let fetched = keep_good(key, Some(&ready), failed(new, "why").into(), &[]);
+            let told = fetched.stale.map(|failure| (failure.code, failure.message));
+            let expected = matches!(fetched.module, ModuleFetch::Ready(_)).then(|| (new, "why".to_owned()));
+            assert_eq!(told, expected, "what is kept is known to be old");
+            code(&fetched.module)
+        };
         assert_eq!(kept(&oci, LoadCode::FetchFailed), None);
         assert_eq!(kept(&oci, LoadCode::FetchForbidden), None);
         assert_eq!(kept(&oci, LoadCode::SignatureRejected), Some(LoadCode::SignatureRejected));
         let file = ModuleKey::File("p".into());
         assert_eq!(kept(&file, LoadCode::ModuleNotFound), Some(LoadCode::ModuleNotFound));
+    }
+
+    #[test]
+    fn what_the_disk_has_does_not_replace_what_memory_has() {
+        let image = "r.io/p:1".parse().unwrap();
+        let oci = ModuleKey::Oci(OciKey { image, pull_secret: None, digest: None });
+        let of = |bytes: &'static [u8]| ModuleFetch::Ready(Arc::<[u8]>::from(bytes).into());
+        let bytes = |stale: Option<LoadError>| {
+            let new = Fetched { module: of(b"old"), stale };
+            match keep_good(&oci, Some(&of(b"new")), new, &[]).module {
+                ModuleFetch::Ready(module) => module.bytes,
+                other => panic!("{other:?}"),
+            }
+        };
+        assert_eq!(*bytes(Some(LoadError::new(LoadCode::FetchFailed, "down"))), *b"new");
+        assert_eq!(*bytes(None), *b"old", "the registry says so");
     }
 }

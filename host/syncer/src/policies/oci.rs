@@ -3,19 +3,19 @@
 //! Reads and keeps; what may be loaded says `kubeocean_registry::accept` alone, about what was fetched and about what the
 //! disk kept. [`code_of`] and [`after`] say what a failure is called and when to ask again.
 
-use std::{sync::Arc, time::Duration};
+use std::{os::unix::fs::PermissionsExt as _, path::Path, sync::Arc, time::Duration};
 
 use kube::Client;
-use kubeocean_engine::{FetchedModule, LoadCode, ModuleClaims, ModuleFetch};
+use kubeocean_engine::{FetchedModule, LoadCode, LoadError, ModuleClaims, ModuleFetch};
 use kubeocean_registry::{
-    Accepted, Bundle, BundleCache, Demands, DockerConfig, Refusal, RegistryError, Signatures, Trust, accept,
-    read_trust,
+    Accepted, ArtifactError, Bundle, BundleCache, Demands, Digest, DockerConfig, Refusal, RegistryError,
+    Signatures, Trust, accept, read_trust,
 };
 use serde_json::Value;
 use tokio::sync::OnceCell;
 
-use super::modules::{OciKey, SecretKey, failed, is_users_copy};
-use crate::config::PolicySources;
+use super::modules::{Fetched, OciKey, SecretKey, failed, is_users_copy};
+use crate::{config::PolicySources, nodes::index::Identity};
 use kubeocean_runtime::{
     error::ApplyError,
     queue::Outcome,
@@ -24,6 +24,8 @@ use kubeocean_runtime::{
 
 /// How often a tag without a digest is looked up (PO-706).
 const RESOLVE: Duration = Duration::from_mins(5);
+/// How often what is pinned and there is marked as used: on disk goes first what was not used for longest.
+pub(super) const MARK_USED: Duration = Duration::from_hours(1);
 /// Type and key of a pull secret.
 const SECRET_TYPE: &str = "kubernetes.io/dockerconfigjson";
 const SECRET_KEY: &str = ".dockerconfigjson";
@@ -36,8 +38,18 @@ pub(super) struct Registries {
     worker: Client,
     settings: PolicySources,
     max_module_bytes: u64,
+    /// Whose policies name the modules: what a tag led to is kept for nobody else.
+    owner: String,
     client: OnceCell<kubeocean_registry::Client>,
-    cache: OnceCell<Option<Arc<BundleCache>>>,
+    disk: OnceCell<Option<Disk>>,
+}
+
+/// Where modules are kept.
+#[derive(Clone, Debug)]
+struct Disk {
+    cache: Arc<BundleCache>,
+    /// Others could write there.
+    exposed: bool,
 }
 
 impl std::fmt::Debug for Registries {
@@ -48,47 +60,99 @@ impl std::fmt::Debug for Registries {
 
 impl Registries {
     pub(super) fn new(worker: Client, settings: PolicySources, max_module_bytes: usize) -> Self {
-        let max_module_bytes = u64::try_from(max_module_bytes).unwrap_or(u64::MAX);
-        Self { worker, settings, max_module_bytes, client: OnceCell::new(), cache: OnceCell::new() }
-    }
-
-    pub(super) async fn read(&self, key: &OciKey) -> (ModuleFetch, Outcome) {
-        let result = self.obtain(key).await;
-        let outcome = after(key, result.as_ref().map_err(|(code, _)| *code));
-        match result {
-            Ok((accepted, Freshness::Current)) => (ready(accepted), outcome),
-            Ok((accepted, Freshness::Kept)) => (ready(accepted), Outcome::Retry),
-            Err((code, message)) => (failed(code, message), outcome),
+        Self {
+            worker,
+            settings,
+            max_module_bytes: u64::try_from(max_module_bytes).unwrap_or(u64::MAX),
+            owner: String::new(),
+            client: OnceCell::new(),
+            disk: OnceCell::new(),
         }
     }
 
-    async fn obtain(&self, key: &OciKey) -> Result<(Accepted, Freshness), Failure> {
-        let trust = self.trust().await?;
-        trust.permits(&key.image).map_err(|message| (LoadCode::SignatureRejected, message))?;
-        let demands = Demands { digest: key.digest, max_bytes: self.max_module_bytes };
-        let kept = self.kept(key).await;
-        let good = kept.as_ref().and_then(|bundle| accept(&key.image, bundle, &trust, demands).ok());
-        if let Some(accepted) = good.as_ref().filter(|_| key.digest.is_some()) {
-            return Ok((accepted.clone(), Freshness::Current));
-        }
-        match self.pull(key, &trust, demands, kept.as_ref()).await {
-            Ok(bundle) => {
-                let accepted =
-                    accept(&key.image, &bundle, &trust, demands).map_err(|refusal| of_refusal(&refusal))?;
-                if kept.as_ref() != Some(&bundle) {
-                    self.keep(key, bundle).await;
-                }
-                Ok((accepted, Freshness::Current))
+    /// The same for the policies of one binding.
+    pub(super) fn for_binding(self, identity: &Identity) -> Self {
+        Self { owner: format!("{} of {}", identity.binding, identity.computing_uid), ..self }
+    }
+
+    pub(super) async fn read(&self, key: &OciKey) -> (Fetched, Outcome) {
+        match self.obtain(key).await {
+            Ok((accepted, None)) => (ready(accepted).into(), after(key)),
+            Ok((accepted, Some((code, message)))) => {
+                let stale = Some(LoadError::new(code, &message));
+                (Fetched { module: ready(accepted), stale }, Outcome::Retry)
             }
+            Err((code, message)) => (failed(code, message).into(), Outcome::Retry),
+        }
+    }
+
+    /// What the disk has; no registry is asked.
+    pub(super) async fn at_hand(&self, key: &OciKey) -> Option<ModuleFetch> {
+        let trust = self.trust_in(key).await.ok()?;
+        let bundle = self.kept(key).await?;
+        self.usable(key, &bundle, &trust).map(ready)
+    }
+
+    /// What the registry has now, whatever the disk has.
+    pub(super) async fn read_anew(&self, key: &OciKey) -> Option<ModuleFetch> {
+        let read = async {
+            let trust = self.trust_in(key).await?;
+            let kept = self.kept(key).await;
+            self.look_up(key, &trust, kept.as_ref()).await
+        };
+        match read.await {
+            Ok(accepted) => Some(ready(accepted)),
+            Err((code, message)) => {
+                tracing::debug!(image = %key.image, %code, message, "a policy module was not read again");
+                None
+            }
+        }
+    }
+
+    /// The disk goes on keeping it.
+    pub(super) async fn mark_used(&self, key: &OciKey) {
+        drop(self.kept(key).await);
+    }
+
+    /// A module, and why it is only what the registry had before.
+    async fn obtain(&self, key: &OciKey) -> Result<(Accepted, Option<Failure>), Failure> {
+        let trust = self.trust_in(key).await?;
+        let kept = self.kept(key).await;
+        let good = kept.as_ref().and_then(|bundle| self.usable(key, bundle, &trust));
+        if let Some(accepted) = good.as_ref().filter(|_| key.digest.is_some()) {
+            return Ok((accepted.clone(), None));
+        }
+        match self.look_up(key, &trust, kept.as_ref()).await {
+            Ok(accepted) => Ok((accepted, None)),
             // A registry that is down takes nothing away (PO-804).
-            Err((code, message)) => match good.filter(|_| code.is_fetch()) {
-                Some(accepted) => {
-                    tracing::warn!(image = %key.image, %code, message, "a policy module could not be looked up");
-                    Ok((accepted, Freshness::Kept))
-                }
-                None => Err((code, message)),
+            Err(failure) => match good.filter(|_| failure.0.is_fetch()) {
+                Some(accepted) => Ok((accepted, Some(failure))),
+                None => Err(failure),
             },
         }
+    }
+
+    async fn look_up(&self, key: &OciKey, trust: &Trust, kept: Option<&Bundle>) -> Result<Accepted, Failure> {
+        let demands = self.demands(key);
+        let bundle = self.pull(key, trust, demands, kept).await?;
+        let accepted = accept(&key.image, &bundle, trust, demands).map_err(|refusal| of_refusal(&refusal))?;
+        if kept != Some(&bundle) {
+            self.keep(key, bundle).await;
+        }
+        Ok(accepted)
+    }
+
+    fn demands(&self, key: &OciKey) -> Demands {
+        Demands { digest: key.digest, max_bytes: self.max_module_bytes }
+    }
+
+    /// What was kept, if it may be loaded.
+    fn usable(&self, key: &OciKey, kept: &Bundle, trust: &Trust) -> Option<Accepted> {
+        let accepted = accept(&key.image, kept, trust, self.demands(key)).ok()?;
+        let pinned = key.digest.is_some() || key.image.digest().is_some();
+        // Where others could write, their word alone would say what the tag led to.
+        let exposed = self.disk.get().and_then(Option::as_ref).is_some_and(|disk| disk.exposed);
+        (pinned || accepted.signed_by.is_some() || !exposed).then_some(accepted)
     }
 
     async fn pull(
@@ -110,7 +174,15 @@ impl Registries {
         let credentials = config.as_ref().and_then(|config| config.of(&key.image));
         let signatures = if trust.rule(&key.image).is_some() { Signatures::Fetch } else { Signatures::Skip };
         let pulled = client.pull(&key.image, credentials, demands, signatures, known, None).await;
-        pulled.map_err(|error| (code_of(&error), error.to_string()))
+        pulled.map_err(|error| {
+            let mut text = error.to_string();
+            // The registry says only that it wants some; whose are missing is seen here.
+            if let (RegistryError::Forbidden { .. }, Some(config), None) = (&error, &config, credentials) {
+                let secret = key.pull_secret.as_ref().map(ToString::to_string).unwrap_or_default();
+                text = format!("{text}; {secret} {}", config.why_none(&key.image));
+            }
+            (code_of(&error, self.max_module_bytes), text)
+        })
     }
 
     async fn pull_secret(&self, key: &SecretKey) -> Result<DockerConfig, Failure> {
@@ -122,6 +194,13 @@ impl Registries {
         from_pull_secret(secret.as_ref(), key).map_err(|message| (LoadCode::FetchForbidden, message))
     }
 
+    /// The rules, if they permit to ask for this module at all.
+    async fn trust_in(&self, key: &OciKey) -> Result<Trust, Failure> {
+        let trust = self.trust().await?;
+        trust.permits(&key.image).map_err(|message| (LoadCode::SignatureRejected, message))?;
+        Ok(trust)
+    }
+
     /// Rules that cannot be read trust nothing.
     async fn trust(&self) -> Result<Trust, Failure> {
         let Some(folder) = self.settings.trust_folder.clone() else { return Ok(Trust::default()) };
@@ -130,47 +209,62 @@ impl Registries {
         read.map_err(|error| failed(error.to_string()))?.map_err(|error| failed(error.to_string()))
     }
 
-    async fn cache(&self) -> Option<Arc<BundleCache>> {
+    async fn disk(&self) -> Option<Disk> {
         let open = async || {
             let folders = self.settings.cache_folders.clone();
             let opened = tokio::task::spawn_blocking(move || {
-                let mut usable = folders.iter().filter_map(|folder| match BundleCache::open(folder) {
-                    Ok(cache) => Some(Arc::new(cache)),
-                    Err(error) => {
-                        let cause = std::error::Error::source(&error).map(ToString::to_string);
-                        tracing::warn!(%error, cause, "policy modules are not kept there");
-                        None
+                let mut usable = folders.iter().filter_map(|folder| {
+                    let exposed = is_exposed(folder);
+                    match BundleCache::open(folder) {
+                        Ok(cache) => Some(Disk { cache: Arc::new(cache), exposed }),
+                        Err(error) => {
+                            let cause = std::error::Error::source(&error).map(ToString::to_string);
+                            tracing::warn!(%error, cause, "policy modules are not kept there");
+                            None
+                        }
                     }
                 });
                 usable.next()
             });
             opened.await.ok().flatten()
         };
-        self.cache.get_or_init(open).await.clone()
+        self.disk.get_or_init(open).await.clone()
     }
 
     async fn kept(&self, key: &OciKey) -> Option<Bundle> {
-        let cache = self.cache().await?;
-        let key = key.clone();
-        tokio::task::spawn_blocking(move || cache.get(&key.image, key.digest)).await.ok().flatten()
+        let Disk { cache, .. } = self.disk().await?;
+        let (image, place) = (key.image.clone(), self.place(key));
+        tokio::task::spawn_blocking(move || cache.get(&image, Some(place))).await.ok().flatten()
     }
 
-    async fn keep(&self, key: &OciKey, bundle: Bundle) {
-        let Some(cache) = self.cache().await else { return };
-        let key = key.clone();
-        let kept = tokio::task::spawn_blocking(move || cache.put(&key.image, key.digest, &bundle)).await;
+    pub(super) async fn keep(&self, key: &OciKey, bundle: Bundle) {
+        let Some(Disk { cache, .. }) = self.disk().await else { return };
+        let (image, place) = (key.image.clone(), self.place(key));
+        let kept = tokio::task::spawn_blocking(move || cache.put(&image, Some(place), &bundle)).await;
         if let Ok(Err(error)) = kept {
             tracing::warn!(%error, "a policy module was not kept on disk");
         }
     }
+
+    /// Under what a module of an image is kept. Whoever knows its digest may have it. What a tag led to is for those alone
+    /// who were shown it: the registry may refuse it to another binding, or with another pull secret.
+    fn place(&self, key: &OciKey) -> Digest {
+        key.digest.unwrap_or_else(|| {
+            let secret = key.pull_secret.as_ref().map(ToString::to_string).unwrap_or_default();
+            Digest::of(format!("tag for {} by {secret}", self.owner).as_bytes())
+        })
+    }
 }
 
-/// Whether a module is what the registry has now.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Freshness {
-    Current,
-    /// The registry does not answer; this is what it had.
-    Kept,
+/// Whether others may write to a folder or to a file in it. Asked before the folder is closed to them; their files tell it
+/// later, too.
+fn is_exposed(folder: &Path) -> bool {
+    let may_write = |meta: &std::fs::Metadata| meta.permissions().mode() & 0o022 != 0;
+    if std::fs::symlink_metadata(folder).is_ok_and(|meta| may_write(&meta)) {
+        return true;
+    }
+    let Ok(files) = std::fs::read_dir(folder) else { return false };
+    files.flatten().any(|file| file.metadata().is_ok_and(|meta| may_write(&meta)))
 }
 
 fn ready(accepted: Accepted) -> ModuleFetch {
@@ -181,13 +275,9 @@ fn ready(accepted: Accepted) -> ModuleFetch {
     })
 }
 
-/// When to ask again: never for what is pinned and there, regularly for a tag, with backoff after a failure.
-fn after<T>(key: &OciKey, result: Result<T, LoadCode>) -> Outcome {
-    match (result, key.digest) {
-        (Ok(_), Some(_)) => Outcome::Done,
-        (Ok(_), None) => Outcome::After(RESOLVE),
-        (Err(_), _) => Outcome::Retry,
-    }
+/// When to look again at a module that is there. One that is pinned is only marked.
+fn after(key: &OciKey) -> Outcome {
+    Outcome::After(if key.digest.is_some() { MARK_USED } else { RESOLVE })
 }
 
 /// The credentials in a pull secret. The text names no part of its content.
@@ -206,18 +296,30 @@ fn from_pull_secret(secret: Option<&Value>, key: &SecretKey) -> Result<DockerCon
     DockerConfig::parse(&json).map_err(|error| format!("{key}: {error}"))
 }
 
-/// The code of a failed transfer (PO-703).
-fn code_of(error: &RegistryError) -> LoadCode {
+/// The code of a failed transfer (PO-703). Pages in place of a manifest, and bytes that changed on the way, are an outage:
+/// they say nothing about the module.
+fn code_of(error: &RegistryError, max_module_bytes: u64) -> LoadCode {
     match error {
         RegistryError::NotFound { .. } => LoadCode::ModuleNotFound,
         RegistryError::Forbidden { .. } => LoadCode::FetchForbidden,
-        RegistryError::Unreachable { .. } | RegistryError::Answer { .. } | RegistryError::Insecure { .. } => {
+        RegistryError::Unreachable { .. }
+        | RegistryError::Answer { .. }
+        | RegistryError::Insecure { .. }
+        | RegistryError::Corrupt { .. } => LoadCode::FetchFailed,
+        // Only the module has this limit.
+        RegistryError::TooLarge { limit_bytes, .. } if *limit_bytes != max_module_bytes => {
             LoadCode::FetchFailed
         }
         RegistryError::TooLarge { .. } => LoadCode::TooLarge,
-        RegistryError::Corrupt { .. } | RegistryError::OtherModule { .. } => LoadCode::DigestMismatch,
+        RegistryError::OtherModule { .. } => LoadCode::DigestMismatch,
+        RegistryError::NotAPolicy { message, .. } if is_of_no_manifest(message) => LoadCode::FetchFailed,
         RegistryError::NotAPolicy { .. } => LoadCode::NotAPolicy,
     }
+}
+
+/// Whether a text says that something is no manifest at all, and not that of something else.
+fn is_of_no_manifest(message: &str) -> bool {
+    message.starts_with(&ArtifactError::Unreadable(String::new()).to_string())
 }
 
 /// The code of a refusal (PO-703).
@@ -268,11 +370,123 @@ mod tests {
 
     #[test]
     fn what_is_pinned_and_there_is_not_asked_for_again() {
-        let digest = Some(kubeocean_registry::Digest::of(b""));
-        let tag = OciKey { image: "r.io/p:1".parse().unwrap(), pull_secret: None, digest: None };
+        let tag = key("1");
+        let pinned = OciKey { digest: Some(Digest::of(b"")), ..tag.clone() };
+        assert_eq!(after(&pinned), Outcome::After(MARK_USED));
+        assert_eq!(after(&tag), Outcome::After(RESOLVE));
+    }
+
+    const LIMIT: u64 = 8 << 20;
+
+    fn what() -> String {
+        "r.io/p:1".to_owned()
+    }
+
+    /// Only of what the registry says about the module itself nothing is left of what was kept (PO-804).
+    #[rstest]
+    #[case::damaged(RegistryError::Corrupt { what: what(), got: Digest::of(b"") }, LoadCode::FetchFailed)]
+    #[case::long_page(RegistryError::TooLarge { what: what(), limit_bytes: 1 << 20 }, LoadCode::FetchFailed)]
+    #[case::large(RegistryError::TooLarge { what: what(), limit_bytes: LIMIT }, LoadCode::TooLarge)]
+    #[case::other_module(RegistryError::OtherModule { what: what(), got: Digest::of(b"") }, LoadCode::DigestMismatch)]
+    fn what_a_failed_transfer_is_called(#[case] error: RegistryError, #[case] expected: LoadCode) {
+        assert_eq!(code_of(&error, LIMIT), expected);
+    }
+
+    #[rstest]
+    #[case::page("<html>Back at noon</html>", LoadCode::FetchFailed)]
+    #[case::nothing("", LoadCode::FetchFailed)]
+    #[case::of_something_else(r#"{"error": "back at noon"}"#, LoadCode::FetchFailed)]
+    #[case::index(r#"{"schemaVersion": 2, "manifests": []}"#, LoadCode::NotAPolicy)]
+    fn what_stands_for_a_manifest(#[case] body: &str, #[case] expected: LoadCode) {
+        let error = kubeocean_registry::parse_manifest(body.as_bytes()).unwrap_err();
+        let error = RegistryError::NotAPolicy { what: what(), message: error.to_string() };
+        assert_eq!(code_of(&error, LIMIT), expected);
+    }
+
+    fn key(tag: &str) -> OciKey {
+        OciKey { image: format!("r.io/p:{tag}").parse().unwrap(), pull_secret: None, digest: None }
+    }
+
+    /// A binding whose modules are kept in a folder.
+    fn registries(folder: &Path, binding: &str) -> Registries {
+        let provider = rustls::crypto::ring::default_provider();
+        // Another test may have done it.
+        let _ = provider.install_default();
+        let worker = Client::try_from(kube::Config::new("http://127.0.0.1:9".parse().unwrap())).unwrap();
+        let settings = PolicySources { cache_folders: vec![folder.to_owned()], ..PolicySources::default() };
+        let identity =
+            Identity { binding: binding.into(), cluster_id: "c1".into(), computing_uid: "u".into() };
+        Registries::new(worker, settings, 1 << 20).for_binding(&identity)
+    }
+
+    fn bundle() -> Bundle {
+        let module = b"\0asm\x0d\0\x01\0";
+        let packed = kubeocean_registry::package(module, &kubeocean_registry::Labels::default());
+        Bundle { manifest: packed.manifest, module: Arc::from(&module[..]), signatures: Vec::new() }
+    }
+
+    /// An empty folder, removed in the end.
+    struct Folder(std::path::PathBuf);
+
+    impl Folder {
+        fn new(name: &str) -> Self {
+            let path = std::env::temp_dir().join(format!("kubeocean-oci-{name}-{}", std::process::id()));
+            // One may be left from another process.
+            let _ = std::fs::remove_dir_all(&path);
+            Self(path)
+        }
+    }
+
+    impl Drop for Folder {
+        fn drop(&mut self) {
+            let _ = std::fs::remove_dir_all(&self.0);
+        }
+    }
+
+    /// Else whoever may not read a private module would run it, because somebody else may.
+    #[tokio::test]
+    async fn what_a_tag_led_to_is_kept_for_those_who_were_shown_it() {
+        let folder = Folder::new("owners");
+        let ours = registries(&folder.0, "ours");
+        let shown = OciKey { pull_secret: Some(secret()), ..key("1") };
+        ours.keep(&shown, bundle()).await;
+        assert!(ours.at_hand(&shown).await.is_some());
+        assert!(registries(&folder.0, "ours").at_hand(&shown).await.is_some(), "after a restart");
+        assert!(ours.at_hand(&key("1")).await.is_none(), "without the secret");
+        let other = SecretKey { name: "t".into(), ..secret() };
+        let by_other = OciKey { pull_secret: Some(other), ..shown.clone() };
+        assert!(ours.at_hand(&by_other).await.is_none(), "with another secret");
+        assert!(registries(&folder.0, "theirs").at_hand(&shown).await.is_none(), "another binding");
+        // A digest is known to those only who know the module.
+        let pinned = OciKey { digest: Some(Digest::of(&bundle().module)), ..shown };
+        ours.keep(&pinned, bundle()).await;
+        let theirs = OciKey { pull_secret: None, ..pinned };
+        assert!(registries(&folder.0, "theirs").at_hand(&theirs).await.is_some());
+    }
+
+    /// A kubelet lets the group of a volume write to what is there.
+    #[tokio::test]
+    async fn where_others_could_write_only_what_proves_itself_is_used() {
+        let folder = Folder::new("exposed");
+        let (tag, digest) = (key("1"), Some(Digest::of(&bundle().module)));
         let pinned = OciKey { digest, ..tag.clone() };
-        assert_eq!(after(&pinned, Ok(())), Outcome::Done);
-        assert_eq!(after(&tag, Ok(())), Outcome::After(RESOLVE));
-        assert_eq!(after::<()>(&pinned, Err(LoadCode::SignatureRejected)), Outcome::Retry);
+        let first = registries(&folder.0, "b");
+        for key in [&tag, &pinned] {
+            first.keep(key, bundle()).await;
+            assert!(first.at_hand(key).await.is_some());
+        }
+        let with_mode = |path: &Path, mode| {
+            std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
+        };
+        with_mode(&folder.0, 0o2770);
+        for file in std::fs::read_dir(&folder.0).unwrap() {
+            with_mode(&file.unwrap().path(), 0o660);
+        }
+        // The first one closes the folder; what was written there stays.
+        for start in ["a first", "a second"] {
+            let next = registries(&folder.0, "b");
+            assert!(next.at_hand(&pinned).await.is_some(), "{start}");
+            assert!(next.at_hand(&tag).await.is_none(), "{start}");
+        }
     }
 }

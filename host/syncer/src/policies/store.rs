@@ -14,19 +14,25 @@ use std::{
 use jiff::Timestamp;
 use kubeocean_api::{NodeSelector, name::fit_label_value};
 use kubeocean_engine::{
-    LoadCode, LoadError, MAX_ENTRIES, MAX_EVALUATORS, ModuleFetch, PolicySpec, PolicyStatus,
+    EntryMetrics, LoadCode, LoadError, MAX_ENTRIES, MAX_EVALUATORS, ModuleClaims, ModuleFetch, PolicySpec,
+    PolicyStatus,
 };
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 use super::{
+    apply::speaks_of,
     finalizer,
-    modules::{ModuleKey, ModulePlaces, OciKey, Source, keep_good, source},
+    modules::{Fetched, ModuleKey, ModulePlaces, OciKey, Source, keep_good, source},
     view::PolicyView,
 };
 use crate::nodes::{index::Identity, plan::LabelOwner, vnode::GoverningPolicy};
 use crate::tombstones::{Tombstones, Versioned};
-use kubeocean_runtime::{queue::Queue, sink::Sink};
+use kubeocean_runtime::{
+    clock::{Clock as _, SystemClock},
+    queue::Queue,
+    sink::Sink,
+};
 
 /// See the module documentation.
 #[derive(Debug)]
@@ -37,7 +43,7 @@ pub struct PolicyStore {
     pub(super) queue: Arc<Queue<Arc<str>>>,
     /// Notified when the engine's list changed.
     pub(super) engine_input: Notify,
-    /// Notified when the set of wanted modules changed.
+    /// Notified when [`Self::wanted`] or [`Self::mislabelled`] changed.
     pub(super) wanted_modules: Notify,
     /// Notified when [`Self::resolution`] may have changed.
     pub(crate) resolved: Notify,
@@ -54,12 +60,36 @@ struct State {
     /// Policies that named our binding while we looked, or that a vnode of ours names.
     were_ours: BTreeSet<String>,
     modules: BTreeMap<ModuleKey, ModuleFetch>,
+    look_ups: BTreeMap<ModuleKey, FailedLookUps>,
+    mislabelled: BTreeSet<ModuleKey>,
     engine: HashMap<String, PolicyStatus>,
     written: HashMap<String, Timestamp>,
     /// Policies that went.
     left: Tombstones,
     /// Of the binding.
     binding_selector: Option<NodeSelector>,
+}
+
+/// That a module which is there could not be looked up. What it said before goes on deciding, so the engine does not know.
+#[derive(Debug, Default)]
+struct FailedLookUps {
+    /// As long as it lasts.
+    failure: Option<LoadError>,
+    /// The last one, also when it is over.
+    last: Option<(String, Timestamp)>,
+    /// Changes of what fails, by step.
+    counts: BTreeMap<LoadCode, u64>,
+}
+
+impl FailedLookUps {
+    fn note(&mut self, key: &ModuleKey, failure: Option<LoadError>) {
+        if let Some(new) = failure.as_ref().filter(|new| self.failure.as_ref() != Some(*new)) {
+            tracing::warn!(?key, failure = %new, "a policy module could not be looked up; the known one goes on");
+            self.last = Some((new.to_string(), SystemClock.now()));
+            *self.counts.entry(new.code).or_default() += 1;
+        }
+        self.failure = failure;
+    }
 }
 
 /// Summary of all policies of a binding for its condition `PoliciesResolved` (API-802).
@@ -201,7 +231,10 @@ impl PolicyStore {
     /// Modules that policies of ours name and that are fetched, with the digests they are pinned to. Those of entries that
     /// the engine refuses as too many are left out: nobody runs them, and their bytes would fill memory.
     pub fn wanted(&self) -> BTreeMap<ModuleKey, Vec<String>> {
-        let state = self.state.lock();
+        self.wanted_in(&self.state.lock())
+    }
+
+    fn wanted_in(&self, state: &State) -> BTreeMap<ModuleKey, Vec<String>> {
         let mut wanted: BTreeMap<ModuleKey, Vec<String>> = BTreeMap::new();
         let ours = state.policies.values().filter(|policy| self.is_ours(policy) && !policy.deleting());
         let mut ours: Vec<&Arc<PolicyView>> = ours.collect();
@@ -216,12 +249,24 @@ impl PolicyStore {
         wanted
     }
 
-    /// The result of a fetch.
-    pub fn fetched(&self, key: &ModuleKey, fetch: ModuleFetch) {
-        let digests = self.wanted().remove(key).unwrap_or_default();
+    /// The entries of a policy whose modules are fetched.
+    fn keys_of(&self, policy: &PolicyView) -> Vec<(String, ModuleKey)> {
+        let keys = policy.spec.spec.policies.iter().filter_map(|entry| match source(entry, &self.places) {
+            Source::Fetched(key) => Some((entry.name.clone(), key)),
+            Source::Builtin | Source::Refused(_) => None,
+        });
+        keys.collect()
+    }
+
+    /// The result of a fetch. One that came too late is nobody's: it would stay for ever.
+    pub fn fetched(&self, key: &ModuleKey, fetched: impl Into<Fetched>) {
         let mut state = self.state.lock();
-        let fetch = keep_good(key, state.modules.get(key), fetch, &digests);
-        let fetch = shared(fetch, &state.modules);
+        let Some(digests) = self.wanted_in(&state).remove(key) else { return };
+        let Fetched { module, stale } = keep_good(key, state.modules.get(key), fetched.into(), &digests);
+        if stale.is_some() || state.look_ups.contains_key(key) {
+            state.look_ups.entry(key.clone()).or_default().note(key, stale);
+        }
+        let fetch = shared(module, &state.modules);
         let same = match (state.modules.get(key), &fetch) {
             (Some(ModuleFetch::Ready(old)), ModuleFetch::Ready(new)) => old == new,
             (
@@ -251,16 +296,96 @@ impl PolicyStore {
         self.engine_input.notify_one();
     }
 
-    /// A module of a registry that its policy pins is there: nothing the registry says later is about it (PO-705).
+    /// A module of a registry that its policy pins is there: nothing the registry says later is about it (PO-705), but for
+    /// its labels.
     pub(super) fn has_pinned(&self, key: &ModuleKey) -> bool {
         let pinned = matches!(key, ModuleKey::Oci(OciKey { digest: Some(_), .. }));
         pinned && matches!(self.state.lock().modules.get(key), Some(ModuleFetch::Ready(_)))
     }
 
+    /// Nothing is known of a module yet.
+    pub(super) fn lacks(&self, key: &ModuleKey) -> bool {
+        !self.state.lock().modules.contains_key(key)
+    }
+
+    /// Pinned modules of registries that the engine refused for what they say of themselves, although it may be their
+    /// labels that are wrong. Whoever pushed them can mend those: the digest is that of the module alone.
+    pub(super) fn mislabelled(&self) -> BTreeSet<ModuleKey> {
+        self.state.lock().mislabelled.clone()
+    }
+
+    pub(super) fn is_mislabelled(&self, key: &ModuleKey) -> bool {
+        self.state.lock().mislabelled.contains(key)
+    }
+
+    fn mislabelled_in(&self, state: &State) -> BTreeSet<ModuleKey> {
+        // Labels that the policy names by their own digest stay what they are.
+        let may_be_mended = |key: &ModuleKey| match key {
+            ModuleKey::Oci(oci) => oci.digest.is_some() && oci.image.digest().is_none(),
+            ModuleKey::ConfigMap(_) | ModuleKey::File(_) => false,
+        };
+        let has_labels = |key: &ModuleKey| match state.modules.get(key) {
+            Some(ModuleFetch::Ready(module)) => module.claims != ModuleClaims::default(),
+            _ => false,
+        };
+        let mut found = BTreeSet::new();
+        for policy in state.policies.values() {
+            let status = state.engine.get(policy.name()).filter(|status| speaks_of(status, policy));
+            for entry in status.into_iter().flat_map(|status| &status.entries) {
+                let refused = entry
+                    .failure
+                    .as_ref()
+                    .is_some_and(|failure| failure.code == LoadCode::DescribeFailed && !failure.passing);
+                if refused {
+                    let of_entry = self.keys_of(policy).into_iter().filter(|(name, _)| *name == entry.name);
+                    found.extend(
+                        of_entry.map(|(_, key)| key).filter(|key| may_be_mended(key) && has_labels(key)),
+                    );
+                }
+            }
+        }
+        found
+    }
+
     /// Forgets modules nobody names.
     pub(super) fn forget_modules(&self) {
-        let wanted = self.wanted();
-        self.state.lock().modules.retain(|key, _| wanted.contains_key(key));
+        let mut state = self.state.lock();
+        let wanted = self.wanted_in(&state);
+        state.modules.retain(|key, _| wanted.contains_key(key));
+        state.look_ups.retain(|key, _| wanted.contains_key(key));
+    }
+
+    /// Adds to a status that what runs could not be looked up. What does not run has a reason of its own.
+    fn add_failed_look_ups(&self, state: &State, status: &mut PolicyStatus) {
+        let Some(policy) = state.policies.get(&status.name).filter(|policy| speaks_of(status, policy)) else {
+            return;
+        };
+        for (name, key) in self.keys_of(policy) {
+            let Some((text, at)) = state.look_ups.get(&key).and_then(|of| of.last.as_ref()) else { continue };
+            let runs =
+                status.entries.iter_mut().filter(|entry| entry.name == name && entry.failure.is_none());
+            for entry in runs {
+                if entry.last_error.as_ref().is_none_or(|(_, known)| known < at) {
+                    entry.last_error = Some((text.clone(), *at));
+                }
+            }
+        }
+    }
+
+    /// Adds look-ups that failed to what the engine counts (PO-1501).
+    pub(super) fn count_failed_look_ups(&self, entries: &mut [EntryMetrics]) {
+        let state = self.state.lock();
+        for policy in state.policies.values() {
+            for (name, key) in self.keys_of(policy) {
+                let Some(look_ups) = state.look_ups.get(&key) else { continue };
+                let label = format!("{}/{name}", policy.name());
+                for entry in entries.iter_mut().filter(|entry| entry.entry == label) {
+                    for (code, count) in &look_ups.counts {
+                        *entry.counters.load_failures.entry(*code).or_default() += count;
+                    }
+                }
+            }
+        }
     }
 
     /// What the engine says; policies that changed are looked at.
@@ -271,7 +396,8 @@ impl PolicyStore {
         let mut state = self.state.lock();
         let mut changed = Vec::new();
         let mut fresh = HashMap::new();
-        for status in statuses {
+        for mut status in statuses {
+            self.add_failed_look_ups(&state, &mut status);
             let before = state.engine.remove(&status.name);
             if before.as_ref() != Some(&status) {
                 changed.push((before, status.clone()));
@@ -279,7 +405,13 @@ impl PolicyStore {
             fresh.insert(status.name.clone(), status);
         }
         state.engine = fresh;
+        let mislabelled = self.mislabelled_in(&state);
+        let news = mislabelled != state.mislabelled;
+        state.mislabelled = mislabelled;
         drop(state);
+        if news {
+            self.wanted_modules.notify_one();
+        }
         self.resolved.notify_one();
         self.queue.add_all(changed.iter().map(|(_, status)| Arc::from(status.name.as_str())));
         changed

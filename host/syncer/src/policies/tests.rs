@@ -8,7 +8,8 @@ use kubeocean_api::{
     keys::{annotation, finalizer as keys},
 };
 use kubeocean_engine::{
-    Enforcement, EntryCounters, EntryState, EntryStatus, LoadCode, LoadError, ModuleFetch, PolicyStatus,
+    Enforcement, EntryCounters, EntryMetrics, EntryState, EntryStatus, LoadCode, LoadError, ModuleFetch,
+    PolicyStatus,
 };
 use rstest::rstest;
 use serde_json::{Value, json};
@@ -16,7 +17,7 @@ use serde_json::{Value, json};
 use super::{
     apply::speaks_of,
     finalizer::{FinalizerChange, hold, release},
-    modules::{ModuleKey, ModulePlaces},
+    modules::{Fetched, ModuleKey, ModulePlaces},
     news::{News, news},
     status::plan_status,
     store::PolicyStore,
@@ -438,6 +439,72 @@ fn the_same_bytes_under_two_names_are_kept_once() {
         other => panic!("{name}: {other:?}"),
     };
     assert!(Arc::ptr_eq(&bytes("a"), &bytes("b")));
+}
+
+/// A policy with the entry `half`, whose module is a tag.
+fn with_tag(version: &str) -> PolicyView {
+    let metadata = json!({"name": "p", "uid": "u", "resourceVersion": version, "generation": 2});
+    let entry = json!({"name": "half", "module": {"oci": {"image": "r.io/p:1"}}});
+    let spec = json!({"cluster": us().binding, "policies": [entry]});
+    serde_json::from_value(json!({"metadata": metadata, "spec": spec})).unwrap()
+}
+
+fn ready() -> ModuleFetch {
+    ModuleFetch::Ready(Arc::<[u8]>::from(*b"module").into())
+}
+
+#[test]
+fn a_module_that_comes_too_late_is_not_remembered() {
+    let store = store();
+    store.apply(with_tag("1"));
+    let key = store.wanted().into_keys().next().unwrap();
+    store.delete(with_tag("2"));
+    store.fetched(&key, ready());
+    store.apply(with_tag("3"));
+    assert!(matches!(store.engine_list()[0].modules["half"], ModuleFetch::Pending));
+}
+
+/// An expired pull secret or a deleted tag would show with the next restart only.
+#[test]
+fn a_tag_that_cannot_be_looked_up_shows_while_its_module_runs() {
+    let store = store();
+    store.apply(with_tag("1"));
+    let key = store.wanted().into_keys().next().unwrap();
+    let fails = |code, text: &str| {
+        store.fetched(&key, ModuleFetch::Failed { code, message: text.to_owned() });
+    };
+    let shown = |entry: EntryStatus| {
+        let state = entry.state;
+        store.set_engine_status(vec![with(entry)]);
+        let entry = store.engine_status("p").unwrap().entries.remove(0);
+        assert_eq!(entry.state, state);
+        entry.last_error.map(|(text, _)| text)
+    };
+    let counted = || {
+        let (entry, counters) = ("p/half".to_owned(), EntryCounters::default());
+        let mut entries = [EntryMetrics { entry, state: EntryState::Active, counters }];
+        store.count_failed_look_ups(&mut entries);
+        entries[0].counters.load_failures.clone().into_iter().collect::<Vec<_>>()
+    };
+    let active = || entry(EntryState::Active);
+    store.fetched(&key, ready());
+    assert_eq!((shown(active()), counted()), (None, Vec::new()));
+    fails(LoadCode::FetchForbidden, "401");
+    fails(LoadCode::FetchForbidden, "401");
+    assert!(matches!(store.engine_list()[0].modules["half"], ModuleFetch::Ready(_)));
+    let expired = Some("FetchForbidden: 401".to_owned());
+    assert_eq!((shown(active()), counted()), (expired, vec![(LoadCode::FetchForbidden, 1)]));
+    // The same of a module from the disk.
+    let failure = LoadError::new(LoadCode::ModuleNotFound, "no tag");
+    store.fetched(&key, Fetched { module: ready(), stale: Some(failure) });
+    let deleted = Some("ModuleNotFound: no tag".to_owned());
+    assert_eq!(shown(active()), deleted);
+    store.fetched(&key, ready());
+    assert_eq!(shown(active()), deleted, "a last error stays, as others do");
+    fails(LoadCode::ModuleNotFound, "no tag");
+    assert_eq!(counted(), [(LoadCode::ModuleNotFound, 2), (LoadCode::FetchForbidden, 1)]);
+    let own = failing(EntryState::Degraded, LoadCode::DescribeFailed, "x");
+    assert_eq!(shown(own), Some("DescribeFailed: x".to_owned()), "what does not run says why");
 }
 
 /// A node's withdrawal, or an eviction, that was decided before must not be carried out any more.
