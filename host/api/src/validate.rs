@@ -22,7 +22,8 @@ pub const MAX_SELECTOR_FACTS: usize = 64;
 pub const MAX_NAME: usize = 63;
 
 /// The first problem of a binding that is created or whose spec changes: what definition and admission policy refuse
-/// (API-903, API-905). Stored objects may have such problems and are judged by [`binding`] alone.
+/// (API-903, API-905). A stored object may have such problems: the Manager refuses one that no Syncer has served yet, and
+/// judges others by [`binding`] alone.
 pub fn new_binding(name: &str, spec: &ClusterBindingSpec) -> Result<(), String> {
     short_name(name)?;
     binding(spec)?;

@@ -259,19 +259,27 @@ fn service(
     computing: kube::Client,
     surroundings: Surroundings,
 ) -> Service {
+    let election = settings.election.as_ref().map(|election| election_of(election, &identity));
     Service {
         config: Arc::new(SyncerConfig { binding_name: identity.binding, ..settings.syncer.clone() }),
-        // The name that a Syncer started as a Deployment uses, so that the two never act together (MC-131).
-        election: settings.election.clone().map(|election| ElectionConfig {
-            lease: syncer_lease(&identity.cluster_id),
-            // A task has no policy server; what a process wrote that led before is outdated.
-            annotations: BTreeMap::from([(annotation::POLICY_ENDPOINT, None)]),
-            ..election
-        }),
+        election,
         standby: Standby::NotReady,
         computing,
         engine: settings.engine.clone(),
         surroundings,
+    }
+}
+
+/// The election of one binding's Syncer.
+fn election_of(all: &ElectionConfig, identity: &Identity) -> ElectionConfig {
+    ElectionConfig {
+        // The name that a Syncer started as a Deployment uses, so that the two never act together (MC-131).
+        lease: syncer_lease(&identity.cluster_id),
+        // Two bindings of this process may have one clusterID for a moment: the second must find the Lease taken.
+        identity: format!("{}_{}", all.identity, identity.uid),
+        // A task has no policy server; what a process wrote that led before is outdated.
+        annotations: BTreeMap::from([(annotation::POLICY_ENDPOINT, None)]),
+        ..all.clone()
     }
 }
 
@@ -380,5 +388,36 @@ impl Components for Handle {
         self.0.tracker.close();
         let all = Arc::clone(&self.0);
         async move { all.tracker.wait().await }.boxed()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn two_bindings_with_one_cluster_id_compete_for_one_lease() {
+        let all = ElectionConfig {
+            namespace: "ns".to_owned(),
+            lease: "kubeocean-syncer".to_owned(),
+            identity: "host_1".to_owned(),
+            lease_duration: Duration::from_secs(15),
+            renew_deadline: Duration::from_secs(10),
+            retry_period: Duration::from_secs(2),
+            annotations: BTreeMap::new(),
+        };
+        let of = |uid: &str| {
+            let identity = Identity {
+                binding: format!("binding-{uid}"),
+                uid: uid.to_owned(),
+                cluster_id: "c".to_owned(),
+                mount_namespace: "m".to_owned(),
+            };
+            election_of(&all, &identity)
+        };
+        let (one, two) = (of("one"), of("two"));
+        assert_eq!((one.lease.as_str(), two.lease.as_str()), ("kubeocean-syncer-c", "kubeocean-syncer-c"));
+        assert_ne!(one.identity, two.identity);
+        assert_eq!(one.identity, of("one").identity);
     }
 }

@@ -5,10 +5,11 @@ use std::{path::PathBuf, sync::Arc, time::Duration};
 use clap::{Args as ClapArgs, ValueEnum};
 use kubeocean_manager::{
     components::Components,
-    config::ManagerConfig,
+    config::{ENDS_WITHIN, ManagerConfig},
     extender::{
         apart::SyncersApart,
         certificate::{CertificateFiles, server_config},
+        known::KnownBindings,
         places::Places,
         serve::serve as serve_extender,
     },
@@ -73,6 +74,11 @@ pub(crate) struct Args {
     log: logging::LogFlags,
 }
 
+/// What is left of the end after the Manager's own; then the process ends, whatever hangs.
+const LAST: Duration = Duration::from_secs(10);
+/// Shorter ones are mistakes: no Syncer answers in them.
+const LEAST_EXTENDER_TIMEOUT: Duration = Duration::from_millis(100);
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Runtime {
     Deployment,
@@ -106,7 +112,7 @@ async fn serve(args: &Args) -> anyhow::Result<()> {
     if !program.leader_elect {
         tracing::info!("leader election is off: no other Manager or Syncer may run beside this one");
     }
-    let config = ManagerConfig {
+    let mut config = ManagerConfig {
         system_namespace: program.system_namespace.clone(),
         kubeconfig_namespaces: args
             .kubeconfig_namespaces
@@ -115,7 +121,12 @@ async fn serve(args: &Args) -> anyhow::Result<()> {
             .cloned()
             .collect(),
         allow_unsafe_kubeconfig: args.syncer.allow_unsafe_kubeconfig,
-        worker_probe_interval: non_zero(args.worker_probe_interval)?,
+        worker_probe_interval: at_least(
+            Duration::from_secs(1),
+            args.worker_probe_interval,
+            "--worker-probe-interval",
+        )?,
+        ends_within: ENDS_WITHIN,
     };
     // The name of the binding is filled in for each.
     let mut syncer = args.syncer.config("", &program.system_namespace)?;
@@ -132,6 +143,8 @@ async fn serve(args: &Args) -> anyhow::Result<()> {
         ready_with_bindings: false,
     };
     let serving = args.serving.config(&server, surroundings)?;
+    // Users' streams may go on for as long as somebody said.
+    config.ends_within = ENDS_WITHIN.saturating_add(serving.drain_delay).saturating_add(serving.stream_grace);
     let (proxier, proxier_events) = Proxier::start(serving, shared.clone())?;
     let components = InProcess::new(Settings {
         engine: start_engine(&syncer)?,
@@ -150,10 +163,11 @@ async fn serve(args: &Args) -> anyhow::Result<()> {
         Arc::new(move |text| components.metrics(text))
     };
     let apart = SyncersApart::new(for_extender, program.lease_namespace());
-    let syncers = AllSyncers::new(&components, apart);
+    let known = KnownBindings::default();
+    let syncers = AllSyncers::new(&components, known.clone(), apart);
     let extending = extender(args, Places::new(syncers), cancel.clone()).await?;
     let components: Arc<dyn Components> = Arc::new(Handle(components));
-    let surroundings = ProcessConfig { election, listeners };
+    let surroundings = ProcessConfig { election, listeners, known };
     let ended = kubeocean_manager::process::run(
         config,
         surroundings,
@@ -163,8 +177,18 @@ async fn serve(args: &Args) -> anyhow::Result<()> {
     )
     .await;
     cancel.cancel();
+    end_soon();
     extending.await?;
     ended.map_err(Into::into)
+}
+
+/// Ends the process if nothing else does: what is dropped at the end may wait for a thread that hangs.
+fn end_soon() {
+    std::thread::spawn(|| {
+        std::thread::sleep(LAST);
+        tracing::error!("something still hangs, stopping at once");
+        std::process::exit(1);
+    });
 }
 
 /// Opens the scheduler extender, if it is on.
@@ -174,16 +198,67 @@ async fn extender(args: &Args, places: Places, cancel: CancellationToken) -> any
     let Some(listener) = listen(address, "the scheduler extender", flag).await? else {
         return Ok(tokio::spawn(async {}));
     };
+    let timeout = args.scheduler_extender_timeout;
+    let timeout = at_least(LEAST_EXTENDER_TIMEOUT, timeout, "--scheduler-extender-timeout")?;
     let path = |text: &str| (!text.is_empty()).then(|| PathBuf::from(text));
     let files = CertificateFiles {
         folder: path(&args.scheduler_extender_cert_dir),
         client_ca: path(&args.scheduler_extender_client_ca_file),
     };
     let tls = Arc::new(server_config(&files, listener.local_addr()?.ip())?);
-    Ok(tokio::spawn(serve_extender(listener, tls, Arc::new(places), args.scheduler_extender_timeout, cancel)))
+    Ok(tokio::spawn(serve_extender(listener, tls, Arc::new(places), timeout, cancel)))
 }
 
-fn non_zero(interval: Duration) -> anyhow::Result<Duration> {
-    anyhow::ensure!(interval >= Duration::from_secs(1), "--worker-probe-interval must be at least 1s");
-    Ok(interval)
+fn at_least(least: Duration, given: Duration, flag: &str) -> anyhow::Result<Duration> {
+    anyhow::ensure!(given >= least, "{flag} must be at least {least:?}");
+    Ok(given)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Instant;
+
+    use clap::Parser;
+    use futures::future::BoxFuture;
+    use kubeocean_api::place::{Answer, Question};
+    use kubeocean_manager::extender::places::{Served, Syncers};
+
+    use super::*;
+
+    #[derive(Debug, Parser)]
+    struct Program {
+        #[command(flatten)]
+        args: Args,
+    }
+
+    /// Nobody is asked.
+    #[derive(Debug)]
+    struct Nobody;
+
+    impl Syncers for Nobody {
+        fn served(&self) -> Option<Vec<Served>> {
+            None
+        }
+
+        fn ask(&self, _: Served, _: Arc<Question>, _: Instant) -> BoxFuture<'static, Option<Answer>> {
+            Box::pin(async { None })
+        }
+    }
+
+    #[tokio::test]
+    async fn a_timeout_in_which_no_syncer_can_answer_is_refused() {
+        let open = async |timeout: &str| {
+            let bind = "--scheduler-extender-bind-address=127.0.0.1:0";
+            let timeout = format!("--scheduler-extender-timeout={timeout}");
+            let args = Program::try_parse_from(["manager", bind, timeout.as_str()]).unwrap().args;
+            let cancel = CancellationToken::new();
+            cancel.cancel();
+            extender(&args, Places::new(Arc::new(Nobody)), cancel).await.map(drop)
+        };
+        for short in ["0", "1ms", "99ms"] {
+            let refused = open(short).await.unwrap_err().to_string();
+            assert_eq!(refused, "--scheduler-extender-timeout must be at least 100ms");
+        }
+        open("100ms").await.unwrap();
+    }
 }

@@ -5,6 +5,9 @@ use std::time::Duration;
 use kubeocean_api::keys::namespace;
 use kubeocean_runtime::binding::KubeconfigRules;
 
+/// Enough for requests that are under way, and for a Lease that is released.
+pub const ENDS_WITHIN: Duration = Duration::from_secs(20);
+
 /// Everything the Manager can be told.
 #[derive(Debug, Clone)]
 pub struct ManagerConfig {
@@ -16,6 +19,8 @@ pub struct ManagerConfig {
     pub allow_unsafe_kubeconfig: bool,
     /// How often a worker is asked, give or take a tenth.
     pub worker_probe_interval: Duration,
+    /// How long the end of everything may take; what hangs longer ends with the process.
+    pub ends_within: Duration,
 }
 
 impl Default for ManagerConfig {
@@ -25,6 +30,7 @@ impl Default for ManagerConfig {
             kubeconfig_namespaces: Vec::new(),
             allow_unsafe_kubeconfig: false,
             worker_probe_interval: Duration::from_mins(1),
+            ends_within: ENDS_WITHIN,
         }
     }
 }

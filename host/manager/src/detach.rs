@@ -2,7 +2,8 @@
 //!
 //! In: a binding whose Syncer has been stopped. Out: what stays behind in the worker. Its vnodes' pods end as Failed, the
 //! vnodes go with their CSINodes and Leases, and what was copied is let go. Each step looks at what is there, so that a
-//! run that was cut off is finished by the next.
+//! run that was cut off is finished by the next. What somebody else changes meanwhile is changed again at once: the next
+//! run would not count what this one did.
 
 use std::fmt;
 
@@ -15,14 +16,20 @@ use kubeocean_api::{
 use kubeocean_runtime::{
     binding::Binding,
     error::ApplyError,
-    request::{DeleteOptions, PAGE, delete_json, get_json, list_metadata, merge_patch, paths},
+    request::{
+        DeleteOptions, PAGE, create_json, delete_json, get_metadata, list_metadata, merge_patch_only, paths,
+    },
 };
 use serde_json::{Map, Value, json};
+
+use crate::bindings::action::Reach;
 
 /// Reason of a pod whose worker was given up.
 const DETACHED: &str = "WorkerDetached";
 /// So many of the objects that stay in the worker are named.
 const NAMED: usize = 10;
+/// Attempts to change an object that others change, too.
+const ATTEMPTS: usize = 8;
 /// Collections of what may have copies in the worker.
 const COPIED: [&str; 5] = [
     "/api/v1/configmaps",
@@ -60,8 +67,22 @@ impl fmt::Display for Leftovers {
     }
 }
 
+/// Whether the role allows it, by the right that is used last: the chart grants all of them or none.
+pub async fn may_detach(computing: &Client) -> Result<bool, ApplyError> {
+    let review = json!({
+        "apiVersion": "authorization.k8s.io/v1",
+        "kind": "SelfSubjectAccessReview",
+        "spec": {"resourceAttributes": {
+            "group": "coordination.k8s.io", "resource": "leases", "verb": "delete",
+            "namespace": namespace::NODE_LEASE,
+        }},
+    });
+    let answer = create_json(computing, paths::ACCESS_REVIEWS, &review).await?;
+    Ok(answer.pointer("/status/allowed") == Some(&Value::Bool(true)))
+}
+
 /// Does it. The binding itself is left to the caller.
-pub async fn detach(computing: &Client, binding: &Binding) -> Result<Leftovers, ApplyError> {
+pub async fn detach(computing: &Client, binding: &Binding, reach: Reach) -> Result<Leftovers, ApplyError> {
     let Binding { name, cluster_id, .. } = binding;
     let mut left = Leftovers {
         mount_namespace: binding.spec.mount_namespace.clone(),
@@ -70,12 +91,7 @@ pub async fn detach(computing: &Client, binding: &Binding) -> Result<Leftovers, 
     };
     let selector = format!("labelSelector={}", vnode::selector(name));
     let nodes = list_metadata(computing, &paths::nodes(), PAGE).await?;
-    let ours = |node: &ObjectMeta| {
-        let of_cluster = label_of(node, label::PHYSICAL_CLUSTER_ID).is_none_or(|of| of == cluster_id);
-        vnode::is_left(node, name, cluster_id)
-            || (vnode::is_marked(|key| label_of(node, key), name) && of_cluster)
-    };
-    for vnode in nodes.iter().filter(|node| ours(node)) {
+    for vnode in nodes.iter().filter(|node| is_ours(node, binding, reach)) {
         end_pods(computing, text(vnode.name.as_ref()), &mut left).await?;
         end_vnode(computing, vnode).await?;
     }
@@ -84,10 +100,21 @@ pub async fn detach(computing: &Client, binding: &Binding) -> Result<Leftovers, 
     {
         delete(computing, &paths::csi_node(text(copy.name.as_ref())), copy.uid.as_ref(), None).await?;
     }
-    for collection in COPIED {
-        release(computing, collection, cluster_id, &mut left).await?;
+    // What is marked with a clusterID is its owner's.
+    if reach == Reach::ClusterId {
+        for collection in COPIED {
+            release(computing, collection, cluster_id, &mut left).await?;
+        }
     }
     Ok(left)
+}
+
+/// Whether a node is a vnode to take away. One without labels is whose its name says: the owner's of the clusterID.
+fn is_ours(node: &ObjectMeta, binding: &Binding, reach: Reach) -> bool {
+    let Binding { name, cluster_id, .. } = binding;
+    let of_cluster = label_of(node, label::PHYSICAL_CLUSTER_ID).is_none_or(|of| of == cluster_id);
+    let marked = vnode::is_marked(|key| label_of(node, key), name) && of_cluster;
+    marked || (reach == Reach::ClusterId && vnode::is_left(node, name, cluster_id))
 }
 
 fn text(value: Option<&String>) -> &str {
@@ -104,12 +131,58 @@ async fn delete(
     delete_json(computing, path, &options).await.map(drop)
 }
 
-/// Whether a change to an object that may have gone meanwhile is done.
-fn done(answer: Result<Value, ApplyError>) -> Result<(), ApplyError> {
-    match answer {
-        Ok(_) | Err(ApplyError::NotFound { .. }) => Ok(()),
-        Err(error) => Err(error),
+/// An object that is changed, as it is now.
+trait Changing {
+    /// Changes it as it was in `seen`.
+    fn change(&mut self, seen: &ObjectMeta) -> impl Future<Output = Result<(), ApplyError>> + Send;
+    /// What is there now under its name.
+    fn look(&mut self) -> impl Future<Output = Result<Option<ObjectMeta>, ApplyError>> + Send;
+}
+
+/// Changes an object until nobody else was faster. One that has gone, also if another has its name, needs no change.
+async fn change(first: &ObjectMeta, object: &mut impl Changing) -> Result<(), ApplyError> {
+    let mut seen = first.clone();
+    for _ in 1..ATTEMPTS {
+        match object.change(&seen).await {
+            Err(ApplyError::Conflict { .. }) => {}
+            Err(ApplyError::NotFound { .. }) => return Ok(()),
+            done => return done,
+        }
+        match object.look().await? {
+            Some(now) if now.uid == first.uid => seen = now,
+            _ => return Ok(()),
+        }
     }
+    object.change(&seen).await
+}
+
+/// A change by patches, each made from what was seen last.
+struct Patching<'a> {
+    computing: &'a Client,
+    path: String,
+    /// Lists it alone, where the role does not allow to read it.
+    list: Option<String>,
+    patch: &'a (dyn Fn(&ObjectMeta) -> Value + Send + Sync),
+}
+
+impl Changing for Patching<'_> {
+    async fn change(&mut self, seen: &ObjectMeta) -> Result<(), ApplyError> {
+        let path = format!("{}?fieldManager={}", self.path, manager::MANAGER);
+        let patch = (self.patch)(seen);
+        merge_patch_only(self.computing, &path, &patch).await
+    }
+
+    async fn look(&mut self) -> Result<Option<ObjectMeta>, ApplyError> {
+        match &self.list {
+            Some(list) => Ok(list_metadata(self.computing, list, PAGE).await?.pop()),
+            None => get_metadata(self.computing, &self.path).await,
+        }
+    }
+}
+
+/// The list of one object, by its collection and name.
+fn list_of(collection: &str, name: &str) -> String {
+    format!("{collection}?fieldSelector=metadata.name%3D{name}")
 }
 
 /// Nobody runs them any more, and no kubelet would end them: they fail, so that their owners see it, and go at once.
@@ -118,12 +191,15 @@ async fn end_pods(computing: &Client, vnode: &str, left: &mut Leftovers) -> Resu
     let unfinished = format!("{on_vnode},status.phase!%3DSucceeded,status.phase!%3DFailed");
     for pod in list_metadata(computing, &unfinished, PAGE).await? {
         let (home, name) = (text(pod.namespace.as_ref()), text(pod.name.as_ref()));
-        let status = json!({
-            "metadata": {"uid": pod.uid},
-            "status": {"phase": "Failed", "reason": DETACHED, "message": "its worker cluster was given up"},
-        });
-        let path = format!("{}?fieldManager={}", paths::pod_status(home, name), manager::MANAGER);
-        done(merge_patch(computing, &path, &status).await)?;
+        let status = |pod: &ObjectMeta| {
+            json!({
+                "metadata": {"uid": pod.uid},
+                "status": {"phase": "Failed", "reason": DETACHED, "message": "its worker cluster was given up"},
+            })
+        };
+        let path = paths::pod_status(home, name);
+        let list = Some(list_of(&paths::pods(home), name));
+        change(&pod, &mut Patching { computing, path, list, patch: &status }).await?;
     }
     for pod in list_metadata(computing, &on_vnode, PAGE).await? {
         let (home, name) = (text(pod.namespace.as_ref()), text(pod.name.as_ref()));
@@ -138,16 +214,16 @@ async fn end_vnode(computing: &Client, vnode: &ObjectMeta) -> Result<(), ApplyEr
     let name = text(vnode.name.as_ref());
     tracing::info!(vnode = name, "removing a vnode without its worker");
     delete(computing, &paths::node(name), vnode.uid.as_ref(), None).await?;
-    let live = get_json(computing, &paths::node(name)).await?;
-    if let Some(live) =
-        live.filter(|live| live.pointer("/metadata/uid").and_then(Value::as_str) == vnode.uid.as_deref())
-    {
-        let held = live.pointer("/metadata/finalizers").and_then(Value::as_array).into_iter().flatten();
-        let kept: Vec<&Value> = held.filter(|one| *one != finalizer::VNODE).collect();
-        let version = live.pointer("/metadata/resourceVersion");
-        let change = json!({"metadata": {"uid": vnode.uid, "resourceVersion": version, "finalizers": kept}});
-        let path = format!("{}?fieldManager={}", paths::node(name), manager::MANAGER);
-        done(merge_patch(computing, &path, &change).await)?;
+    let live = get_metadata(computing, &paths::node(name)).await?;
+    if let Some(live) = live.filter(|live| live.uid == vnode.uid) {
+        let without = |node: &ObjectMeta| {
+            let held = node.finalizers.iter().flatten();
+            let kept: Vec<&String> = held.filter(|one| *one != finalizer::VNODE).collect();
+            let version = &node.resource_version;
+            json!({"metadata": {"uid": node.uid, "resourceVersion": version, "finalizers": kept}})
+        };
+        let path = paths::node(name);
+        change(&live, &mut Patching { computing, path, list: None, patch: &without }).await?;
     }
     delete(computing, &paths::lease(namespace::NODE_LEASE, name), None, None).await
 }
@@ -168,14 +244,15 @@ async fn release(
     let (api, plural) = collection.rsplit_once('/').unwrap_or_default();
     for original in originals {
         let name = text(original.name.as_ref());
-        let path = match &original.namespace {
-            Some(home) => format!("{api}/namespaces/{home}/{plural}/{name}"),
-            None => format!("{collection}/{name}"),
+        let home = match &original.namespace {
+            Some(home) => format!("{api}/namespaces/{home}/{plural}"),
+            None => collection.to_owned(),
         };
         let copy = original.annotations.as_ref().and_then(|all| all.get(annotation::PHYSICAL_NAME));
         left.objects.push(format!("{plural}/{}", copy.map_or(name, String::as_str)));
-        let path = format!("{path}?fieldManager={}", manager::MANAGER);
-        done(merge_patch(computing, &path, &released(&original, cluster_id)).await)?;
+        let (path, list) = (format!("{home}/{name}"), Some(list_of(&home, name)));
+        let patch = |now: &ObjectMeta| released(now, cluster_id);
+        change(&original, &mut Patching { computing, path, list, patch: &patch }).await?;
     }
     Ok(())
 }
@@ -201,6 +278,8 @@ fn released(original: &ObjectMeta, cluster_id: &str) -> Value {
 
 #[cfg(test)]
 mod tests {
+    use kubeocean_runtime::error::Verb;
+
     use super::*;
 
     fn original(finalizers: &[&str]) -> ObjectMeta {
@@ -217,6 +296,71 @@ mod tests {
         assert_eq!(shared["metadata"]["finalizers"], json!(["kubeocean.io/finalizer-b"]));
         assert_eq!(shared["metadata"]["labels"], json!({"kubeocean.io/synced-by-a": null}));
         assert_eq!(shared["metadata"]["annotations"], json!({"kubeocean.io/deleting-a": null}));
+    }
+
+    /// An object that others change a few times, and that may be made anew meanwhile.
+    struct Busy {
+        conflicts: usize,
+        uid: &'static str,
+        /// The versions that changes were made from.
+        from: Vec<String>,
+    }
+
+    impl Changing for Busy {
+        async fn change(&mut self, seen: &ObjectMeta) -> Result<(), ApplyError> {
+            self.from.push(seen.resource_version.clone().unwrap_or_default());
+            if self.from.len() <= self.conflicts {
+                return Err(ApplyError::Conflict { verb: Verb::Patch, object: "nodes/a".to_owned() });
+            }
+            Ok(())
+        }
+
+        async fn look(&mut self) -> Result<Option<ObjectMeta>, ApplyError> {
+            let version = self.from.len().to_string();
+            let uid = Some(self.uid.to_owned());
+            Ok(Some(ObjectMeta { uid, resource_version: Some(version), ..ObjectMeta::default() }))
+        }
+    }
+
+    #[tokio::test]
+    async fn what_others_change_is_changed_again_at_once() {
+        let changed = async |conflicts: usize, uid: &'static str| {
+            let first = json!({"uid": "u", "resourceVersion": "0"});
+            let first: ObjectMeta = serde_json::from_value(first).unwrap();
+            let mut object = Busy { conflicts, uid, from: Vec::new() };
+            (change(&first, &mut object).await.is_ok(), object.from.join(" "))
+        };
+        assert_eq!(changed(0, "u").await, (true, "0".to_owned()));
+        assert_eq!(changed(2, "u").await, (true, "0 1 2".to_owned()));
+        assert_eq!(changed(2, "another").await, (true, "0".to_owned()), "it has gone");
+        let (done, from) = changed(usize::MAX, "u").await;
+        assert!(!done && from.split(' ').count() == ATTEMPTS, "{from}");
+    }
+
+    #[test]
+    fn who_lost_the_cluster_id_takes_away_only_what_has_its_own_label() {
+        let binding = |name: &str| Binding {
+            name: name.to_owned(),
+            cluster_id: "cls-a".to_owned(),
+            ..Binding::default()
+        };
+        let node = |labels: Value| -> ObjectMeta {
+            serde_json::from_value(json!({
+                "name": "vnode-cls-a-n1", "uid": "u", "finalizers": [finalizer::VNODE], "labels": labels,
+                "annotations": {annotation::PHYSICAL_NODE_NAME: "n1"},
+            }))
+            .unwrap()
+        };
+        let of = |name: &str| {
+            node(json!({label::MANAGED_BY: label::MANAGED_BY_VALUE, label::CLUSTER_BINDING: name}))
+        };
+        let ours = |node: &ObjectMeta| {
+            [Reach::ClusterId, Reach::OwnVnodes].map(|reach| is_ours(node, &binding("loser"), reach))
+        };
+        assert_eq!(ours(&of("loser")), [true, true]);
+        assert_eq!(ours(&of("owner")), [false, false]);
+        // One that lost its labels may be the owner's.
+        assert_eq!(ours(&node(json!({}))), [true, false]);
     }
 
     #[test]

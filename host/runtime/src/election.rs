@@ -24,7 +24,8 @@ pub struct ElectionConfig {
     pub namespace: String,
     /// Name of the Lease.
     pub lease: String,
-    /// `<hostname>_<uuid>` of this process.
+    /// `<hostname>_<uuid>` of this process. A Lease whose holder has it counts as ours, so that two participants of one
+    /// process that could meet at a Lease need different ones.
     pub identity: String,
     /// How long others wait after the last renewal.
     pub lease_duration: Duration,

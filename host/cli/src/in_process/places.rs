@@ -4,6 +4,7 @@
 //! A binding whose Syncer decides nowhere, because it is starting, is silent.
 
 use std::{
+    collections::BTreeMap,
     sync::{Arc, Weak},
     time::Instant,
 };
@@ -12,6 +13,7 @@ use futures::{FutureExt, future::BoxFuture};
 use kubeocean_api::place::{Answer, Question};
 use kubeocean_manager::extender::{
     apart::SyncersApart,
+    known::KnownBindings,
     places::{Served, Syncers},
 };
 use kubeocean_syncer::{placement::desk::PlaceDesk, policy_server::answer};
@@ -22,12 +24,13 @@ use super::InProcess;
 #[derive(Debug)]
 pub(crate) struct AllSyncers {
     all: Weak<InProcess>,
+    known: KnownBindings,
     apart: Arc<SyncersApart>,
 }
 
 impl AllSyncers {
-    pub(crate) fn new(all: &Arc<InProcess>, apart: SyncersApart) -> Arc<Self> {
-        Arc::new(Self { all: Arc::downgrade(all), apart: Arc::new(apart) })
+    pub(crate) fn new(all: &Arc<InProcess>, known: KnownBindings, apart: SyncersApart) -> Arc<Self> {
+        Arc::new(Self { all: Arc::downgrade(all), known, apart: Arc::new(apart) })
     }
 
     /// Who decides for a binding, if it does so here.
@@ -41,13 +44,17 @@ impl AllSyncers {
 impl Syncers for AllSyncers {
     fn served(&self) -> Option<Vec<Served>> {
         let all = self.all.upgrade()?;
-        all.told.get()?;
+        let known = self.known.served()?;
         let serving = all.serving.lock();
-        let served = serving.iter().map(|(binding, one)| Served {
+        let running = serving.iter().map(|(binding, one)| Served {
             binding: binding.clone(),
             cluster_id: one.identity.cluster_id.clone(),
         });
-        Some(served.collect())
+        Some(with_running(known, running))
+    }
+
+    fn uid(&self, binding: &str) -> Option<String> {
+        self.known.uid(binding)
     }
 
     fn ask(
@@ -64,6 +71,32 @@ impl Syncers for AllSyncers {
     }
 }
 
+/// Whoever may have vnodes; those of a running one are named after the clusterID it was started with.
+fn with_running(known: Vec<Served>, running: impl Iterator<Item = Served>) -> Vec<Served> {
+    let mut all: BTreeMap<String, Served> = BTreeMap::new();
+    for one in known.into_iter().chain(running) {
+        all.insert(one.binding.clone(), one);
+    }
+    all.into_values().collect()
+}
+
 async fn here(desk: Arc<PlaceDesk>, question: Arc<Question>, deadline: Instant) -> Option<Answer> {
     tokio::task::spawn_blocking(move || answer(&desk, &question, deadline)).await.ok().flatten()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_binding_whose_syncer_does_not_run_is_asked_about_too() {
+        let served = |binding: &str, cluster_id: &str| Served {
+            binding: binding.to_owned(),
+            cluster_id: cluster_id.to_owned(),
+        };
+        let known = vec![served("starting", "a"), served("changed", "c")];
+        let running = vec![served("changed", "b"), served("new", "d")];
+        let all = with_running(known, running.into_iter());
+        assert_eq!(all, [served("changed", "b"), served("new", "d"), served("starting", "a")]);
+    }
 }

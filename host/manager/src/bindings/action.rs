@@ -27,9 +27,18 @@ pub enum Action {
     Stop(Component),
     /// Do the computing cluster's half of the cleanup without the worker, take the Syncer's finalizer off, and tell what is
     /// left.
-    Detach,
+    Detach(Reach),
     /// Tell the binding's owner.
     Tell(News),
+}
+
+/// What of a binding is cleaned up without its worker.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reach {
+    /// Whatever is under its clusterID.
+    ClusterId,
+    /// Vnodes that its labels are on, and nothing else: the clusterID is another binding's.
+    OwnVnodes,
 }
 
 /// An event on a binding (MC-204).

@@ -22,11 +22,17 @@ use kubeocean_runtime::{
 use serde_json::{Value, json};
 
 use super::{
-    action::{Action, News},
+    action::{Action, News, Plan},
+    deletion::wants_detach,
     index::Index,
     plan::{plan_absent, plan_binding},
 };
-use crate::{components::Components, detach::detach, metrics::ManagerMetrics, worker::attend::Attendants};
+use crate::{
+    components::Components,
+    detach::{detach, may_detach},
+    metrics::ManagerMetrics,
+    worker::attend::Attendants,
+};
 
 /// What reconciling needs.
 pub struct Reconciler {
@@ -59,13 +65,19 @@ impl std::fmt::Debug for Reconciler {
     }
 }
 
+/// Whether the rest of a plan is carried out although an action failed: a status that cannot be written, whatever is in
+/// it, must not hold up the end of a binding. An outdated one says that the rest is outdated, too.
+fn goes_on(binding: &Binding, says: bool, error: &ApplyError) -> bool {
+    binding.deleting && says && !matches!(error, ApplyError::Conflict { .. })
+}
+
 impl Reconciler {
     /// Brings one binding to what its snapshot asks for.
     pub async fn reconcile(&self, name: &str) -> Outcome {
         let started = Instant::now();
         let running = self.components.look(name);
         let snapshot = self.index.snapshot(name, running.clone(), self.clock.now());
-        let Some(snapshot) = snapshot else {
+        let Some(mut snapshot) = snapshot else {
             for action in plan_absent(&running) {
                 // There is no binding to write to, so nothing of this can fail.
                 let _ = self.perform(&Binding { name: name.to_owned(), ..Binding::default() }, action).await;
@@ -73,11 +85,24 @@ impl Reconciler {
             self.metrics.forget(name);
             return Outcome::Done;
         };
-        let plan = plan_binding(&snapshot);
         let mut result = Ok(());
+        if wants_detach(&snapshot) {
+            match may_detach(&self.computing).await {
+                Ok(permitted) => snapshot.detach_forbidden = !permitted,
+                Err(error) => result = Err(error),
+            }
+        }
+        let plan = if result.is_ok() { plan_binding(&snapshot) } else { Plan::default() };
+        let binding = &snapshot.managed.binding;
         for action in plan.actions {
-            result = self.perform(&snapshot.managed.binding, action).await;
-            if result.is_err() {
+            let says = matches!(action, Action::WriteStatus(_));
+            let Err(error) = self.perform(binding, action).await else { continue };
+            let on = goes_on(binding, says, &error);
+            if on {
+                tracing::warn!(binding = name, error = error.chain(), "status not written, going on");
+            }
+            result = Err(error);
+            if !on {
                 break;
             }
         }
@@ -113,9 +138,9 @@ impl Reconciler {
                 tracing::info!(binding = binding.name, %component, "stopping component");
                 self.components.stop(&binding.name, component).await;
             }
-            Action::Detach => {
-                tracing::warn!(binding = binding.name, "detaching a worker by force");
-                let left = detach(&self.computing, binding).await?;
+            Action::Detach(reach) => {
+                tracing::warn!(binding = binding.name, ?reach, "detaching a worker by force");
+                let left = detach(&self.computing, binding, reach).await?;
                 self.finalizer(binding, BINDING_SYNCER, Finalizer::Absent).await?;
                 let (severity, reason) = (Severity::Warning, "ForcedDetach");
                 self.tell(binding, News { severity, reason, message: left.to_string() });
@@ -176,5 +201,29 @@ impl Reconciler {
             reason: news.reason,
             message: news.message,
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use kubeocean_runtime::error::Verb;
+
+    use super::*;
+
+    #[test]
+    fn only_a_status_may_fail_and_only_of_a_binding_that_is_deleted() {
+        let of = |deleting| Binding { deleting, ..Binding::default() };
+        let object = || "clusterbindings/b/status".to_owned();
+        let refused = ApplyError::Rejected {
+            verb: Verb::Patch,
+            object: object(),
+            fields: Vec::new(),
+            message: "etcd: request is too large".to_owned(),
+        };
+        let outdated = ApplyError::Conflict { verb: Verb::Patch, object: object() };
+        assert!(goes_on(&of(true), true, &refused));
+        assert!(!goes_on(&of(false), true, &refused), "of another one the next step may depend on it");
+        assert!(!goes_on(&of(true), false, &refused), "a step");
+        assert!(!goes_on(&of(true), true, &outdated), "another binding has the name");
     }
 }

@@ -160,7 +160,13 @@ fn spec(snapshot: &Snapshot) -> Verdict {
             format!("clusterID {id} is already used by ClusterBinding {owner}, cannot be used by {name}");
         return wrong("ClusterIDConflict", message);
     }
-    if let Err(problem) = validate::binding(spec) {
+    // What was served already goes on as it is.
+    let problem = if snapshot.managed.binding.has_finalizer {
+        validate::binding(spec)
+    } else {
+        validate::new_binding(name, spec)
+    };
+    if let Err(problem) = problem {
         return wrong("FieldMissing", problem);
     }
     if let Some(serves) = serves.filter(|one| one.mount_namespace != spec.mount_namespace) {

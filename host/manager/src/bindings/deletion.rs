@@ -7,10 +7,13 @@
 use std::time::Duration;
 
 use jiff::SignedDuration;
-use kubeocean_api::{condition::binding_type::TERMINATING, keys::annotation};
+use kubeocean_api::{
+    condition::binding_type::TERMINATING,
+    keys::{annotation, namespace},
+};
 
 use super::{
-    action::{Action, Plan},
+    action::{Action, Plan, Reach},
     conditions::{Is, Verdict, Verdicts, status},
     plan::{attend, normal, say, since, stale, start},
     snapshot::Snapshot,
@@ -20,12 +23,14 @@ use crate::components::{Component, State};
 /// After this long without a worker the condition says what can be done.
 const HINT_AFTER: SignedDuration = SignedDuration::from_mins(10);
 
+/// How often a right that is missing is asked for again: nobody tells when it is granted.
+const ASK_AGAIN: Duration = Duration::from_mins(1);
+
 /// The plan.
 pub(super) fn plan_deletion(snapshot: &Snapshot) -> Plan {
     let binding = &snapshot.managed.binding;
     let verdicts = Verdicts::of(snapshot);
-    // Who lost the clusterID has nothing under it.
-    if binding.has_finalizer && binding.force_detach && snapshot.owner.is_none() {
+    if wants_detach(snapshot) {
         return detach(snapshot, &verdicts);
     }
     if binding.has_finalizer {
@@ -48,13 +53,42 @@ pub(super) fn plan_deletion(snapshot: &Snapshot) -> Plan {
     Plan { actions, again: None }
 }
 
+/// Whether somebody gave the worker up, and something of the binding may be left.
+pub(super) fn wants_detach(snapshot: &Snapshot) -> bool {
+    let binding = &snapshot.managed.binding;
+    binding.deleting && binding.has_finalizer && binding.force_detach
+}
+
 /// The Syncer ends, so that nothing of it is written later, and its share is done without the worker.
 fn detach(snapshot: &Snapshot, verdicts: &Verdicts) -> Plan {
-    let message = "the worker was given up: what the computing cluster has of it is being removed";
-    let terminating = Verdict::new(TERMINATING, Is::True, "ForcedDetach", message);
-    let mut actions = say(snapshot, status(snapshot, verdicts, Some(terminating)).0, verdicts);
+    let say_that = |message: String| {
+        let terminating = Verdict::new(TERMINATING, Is::True, "ForcedDetach", message);
+        say(snapshot, status(snapshot, verdicts, Some(terminating)).0, verdicts)
+    };
+    if snapshot.detach_forbidden {
+        let leases = namespace::NODE_LEASE;
+        let message = format!(
+            "the worker was given up, but nothing is removed: this Manager may not delete leases in namespace {leases}, \
+             so it would stop half way; the chart's value manager.forcedDetach.enabled=true grants that and the rest"
+        );
+        return Plan { actions: say_that(message), again: Some(ASK_AGAIN) };
+    }
+    let (reach, message) = match &snapshot.owner {
+        None => {
+            let message = "the worker was given up: what the computing cluster has of it is being removed";
+            (Reach::ClusterId, message.to_owned())
+        }
+        Some(owner) => {
+            let message = format!(
+                "the worker was given up: the virtual nodes of this binding are being removed, and nothing else, \
+                 because the clusterID belongs to ClusterBinding {owner}"
+            );
+            (Reach::OwnVnodes, message)
+        }
+    };
+    let mut actions = say_that(message);
     actions.extend(stop(snapshot));
-    actions.extend([Action::Leave, Action::Detach]);
+    actions.extend([Action::Leave, Action::Detach(reach)]);
     Plan { actions, again: None }
 }
 
@@ -86,8 +120,11 @@ fn wait_for_syncer(snapshot: &Snapshot, verdicts: &Verdicts) -> Plan {
 fn terminating(snapshot: &Snapshot, verdicts: &Verdicts) -> (Verdict, Option<Duration>) {
     let mut again = None;
     let (reason, text) = if let Some(owner) = &snapshot.owner {
-        let text =
-            format!("the clusterID belongs to ClusterBinding {owner}, so nothing is cleaned up under it");
+        let key = annotation::FORCE_DETACH;
+        let text = format!(
+            "the clusterID belongs to ClusterBinding {owner}, so nothing is cleaned up under it; annotation \
+             {key}: \"true\" removes the virtual nodes of this binding and lets it go"
+        );
         ("WaitingForSyncer", text)
     } else if verdicts.worker_usable() || snapshot.report.is_none() {
         let text =

@@ -11,7 +11,7 @@ use super::{
     snapshot::Snapshot,
     view::{ManagedBinding, Target},
 };
-use crate::{components::Running, worker::report::Report};
+use crate::{components::Running, extender::places::Served, worker::report::Report};
 
 /// The store. One writer per kind: the watch of bindings, and each binding's attendant.
 #[derive(Debug)]
@@ -66,8 +66,33 @@ impl Index {
             report: report.map(|(_, report)| report.clone()),
             managed,
             running,
+            detach_forbidden: false,
             now,
         })
+    }
+
+    /// The owners of clusterIDs that a Syncer has served: they may have vnodes.
+    pub(crate) fn served(&self) -> Vec<Served> {
+        let state = self.state.lock();
+        let mut owners: BTreeMap<&str, &ManagedBinding> = BTreeMap::new();
+        for one in state.bindings.values().filter(|one| one.binding.has_finalizer) {
+            let owner = owners.entry(&one.binding.cluster_id).or_insert(one);
+            if rank(one) < rank(owner) {
+                *owner = one;
+            }
+        }
+        let owners = owners.into_iter().filter(|(cluster_id, _)| !cluster_id.is_empty());
+        owners
+            .map(|(cluster_id, owner)| Served {
+                binding: owner.binding.name.clone(),
+                cluster_id: cluster_id.to_owned(),
+            })
+            .collect()
+    }
+
+    /// UID of a binding.
+    pub(crate) fn uid(&self, name: &str) -> Option<String> {
+        self.state.lock().bindings.get(name).map(|one| one.binding.uid.clone())
     }
 
     /// Takes what an attendant found. A report about what the binding named earlier is not used.
@@ -109,16 +134,21 @@ impl Index {
     }
 }
 
+/// Of several bindings with one clusterID the least owns it: one that was served, which must not lose to one that was
+/// not; else the older; with the same age the one whose name comes first.
+fn rank(one: &ManagedBinding) -> (bool, Timestamp, &str) {
+    (!one.binding.has_finalizer, one.created, one.binding.name.as_str())
+}
+
 impl State {
-    /// The older binding with the same clusterID; with the same age the one whose name comes first (API-108).
+    /// Another binding that owns the clusterID (API-108).
     fn owner(&self, managed: &ManagedBinding) -> Option<String> {
         let cluster_id = &managed.binding.cluster_id;
         if cluster_id.is_empty() {
             return None;
         }
-        let rank = |one: &ManagedBinding| (one.created, one.binding.name.clone());
         let same = self.bindings.values().filter(|other| other.binding.cluster_id == *cluster_id);
-        let first = same.min_by_key(|other| rank(other))?;
+        let first = same.min_by(|one, other| rank(one).cmp(&rank(other)))?;
         (first.binding.name != managed.binding.name).then(|| first.binding.name.clone())
     }
 

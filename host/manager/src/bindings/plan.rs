@@ -3,7 +3,8 @@
 //! Order (MC-201): our finalizer first, so that nothing is started for a binding that can vanish; then what is said of it;
 //! its components last, when its spec is valid, its clusterID its own, and its worker usable. A binding that was served
 //! before (the Syncer's finalizer is on it) is served again at once, whatever its worker does: vnodes stay Ready while a
-//! worker is out of reach. Nothing is ever stopped because of a worker.
+//! worker is out of reach. Nothing is ever stopped because of a worker; what runs for a binding that turns out not to own
+//! its clusterID is.
 
 use std::time::Duration;
 
@@ -49,13 +50,17 @@ pub fn plan_absent(running: &crate::components::Running) -> Vec<Action> {
     actions
 }
 
-/// What still runs for an earlier binding of the same name ends first.
+/// What still runs for an earlier binding of the same name, or under a clusterID that another binding owns, ends first.
 pub(super) fn stale(snapshot: &Snapshot) -> Vec<Action> {
-    match &snapshot.running.identity {
-        Some(identity) if identity.uid != snapshot.managed.binding.uid => {
-            vec![Action::Stop(Component::Syncer), Action::Stop(Component::Proxier)]
-        }
-        _ => Vec::new(),
+    let binding = &snapshot.managed.binding;
+    let stale = |identity: &Identity| {
+        let lost = snapshot.owner.is_some() && identity.cluster_id == binding.cluster_id;
+        lost || identity.uid != binding.uid
+    };
+    if snapshot.running.identity.as_ref().is_some_and(stale) {
+        vec![Action::Stop(Component::Syncer), Action::Stop(Component::Proxier)]
+    } else {
+        Vec::new()
     }
 }
 

@@ -15,7 +15,10 @@ use kubeocean_runtime::sink::Sink;
 use rstest::rstest;
 
 use super::{
-    action::Action, index::Index, plan::plan_absent, plan::plan_binding, snapshot::Snapshot,
+    action::Action,
+    index::Index,
+    plan::{plan_absent, plan_binding},
+    snapshot::Snapshot,
     view::ManagedBinding,
 };
 use crate::{
@@ -79,6 +82,8 @@ struct Model {
     owner: Option<String>,
     report: Option<Report>,
     running: Running,
+    /// The role forbids a forced detach.
+    detach_forbidden: bool,
     /// What the Syncer becomes when it is started.
     syncer: State,
     now: i64,
@@ -92,6 +97,7 @@ impl Model {
             owner: None,
             report: None,
             running: Running::default(),
+            detach_forbidden: false,
             syncer: State::Available,
             now: 1,
             log: Vec::new(),
@@ -124,8 +130,22 @@ impl Model {
             owner: self.owner.clone(),
             report: self.report.clone(),
             running: self.running.clone(),
+            detach_forbidden: self.detach_forbidden,
             now: at(self.now),
         }
+    }
+
+    /// Deletes the binding and gives its worker up.
+    fn give_up(&mut self) {
+        self.object.metadata.deletion_timestamp = Some(k8s_time(3));
+        self.object.metadata.annotations =
+            Some([("kubeocean.io/force-detach".to_owned(), "true".to_owned())].into());
+    }
+
+    /// What was done, without what was said.
+    fn done(&self) -> Vec<&String> {
+        let said = |it: &&String| !it.starts_with("event") && !it.starts_with("status");
+        self.log.iter().filter(said).collect()
     }
 
     /// Carries out plans until there is nothing to do.
@@ -156,7 +176,7 @@ impl Model {
             }
             Action::Stop(Component::Syncer) => self.running.syncer = State::Stopped,
             Action::Stop(Component::Proxier) => self.running = Running::default(),
-            Action::Detach => self.finalizers().retain(|one| one != finalizer::BINDING_SYNCER),
+            Action::Detach(_) => self.finalizers().retain(|one| one != finalizer::BINDING_SYNCER),
             Action::Tell(_) => {}
         }
         let line = match action {
@@ -429,9 +449,26 @@ fn a_forced_detach_ends_the_syncer_first_and_needs_no_worker() {
     model.log.clear();
     model.settle();
     assert_eq!(model.says(TERMINATING), "True/ForcedDetach");
-    let done: Vec<&String> =
-        model.log.iter().filter(|it| !it.starts_with("event") && !it.starts_with("status")).collect();
-    assert_eq!(done, ["stop syncer", "stop proxier", "Detach", "RemoveFinalizer"]);
+    assert_eq!(model.done(), ["stop syncer", "stop proxier", "Detach(ClusterId)", "RemoveFinalizer"]);
+    assert!(model.finalizers().is_empty());
+}
+
+#[test]
+fn a_forced_detach_that_the_role_forbids_is_not_begun_and_says_what_is_missing() {
+    let mut model = Model::ready();
+    model.report = Some(down());
+    model.give_up();
+    model.detach_forbidden = true;
+    model.settle();
+    assert_eq!(model.says(TERMINATING), "True/ForcedDetach");
+    let message = model.message(TERMINATING);
+    let named = ["delete leases", "kube-node-lease", "manager.forcedDetach.enabled=true"];
+    assert!(named.iter().all(|part| message.contains(part)), "{message}");
+    assert_eq!(model.done(), [] as [&str; 0]);
+    assert_eq!(model.running.syncer, State::Available);
+    assert!(plan_binding(&model.snapshot()).again.is_some(), "the right may be granted");
+    model.detach_forbidden = false;
+    model.settle();
     assert!(model.finalizers().is_empty());
 }
 
@@ -440,10 +477,30 @@ fn who_lost_the_cluster_id_detaches_nothing_of_its_owner() {
     let mut model = Model::ready();
     model.owner = Some("older".to_owned());
     model.object.metadata.deletion_timestamp = Some(k8s_time(3));
-    model.object.metadata.annotations =
-        Some([("kubeocean.io/force-detach".to_owned(), "true".to_owned())].into());
     model.settle();
-    assert!(!model.log.contains(&"Detach".to_owned()), "{:?}", model.log);
+    assert_eq!(model.done(), ["stop syncer", "stop proxier"], "it cleans up nothing of its owner's");
+    let message = model.message(TERMINATING);
+    let named = ["belongs to ClusterBinding older", "force-detach"];
+    assert!(named.iter().all(|part| message.contains(part)), "{message}");
+    model.log.clear();
+    model.give_up();
+    model.settle();
+    assert_eq!(model.says(TERMINATING), "True/ForcedDetach");
+    assert_eq!(model.done(), ["Detach(OwnVnodes)", "RemoveFinalizer"]);
+    assert!(model.finalizers().is_empty());
+}
+
+#[test]
+fn what_runs_for_who_turns_out_not_to_own_its_cluster_id_is_stopped() {
+    let mut model = Model::new(&good("c"));
+    model.report = Some(valid());
+    model.settle();
+    assert_eq!(model.running.syncer, State::Available);
+    model.log.clear();
+    model.owner = Some("a".to_owned());
+    model.settle();
+    assert_eq!(model.done(), ["stop syncer", "stop proxier"]);
+    assert_eq!(model.says(SPEC_VALID), "False/ClusterIDConflict");
 }
 
 #[test]
@@ -496,6 +553,37 @@ fn the_older_binding_owns_a_cluster_id_and_of_equals_the_first_name() {
     index.delete(object("also-old", 0, &good("c")));
     assert_eq!(owner("old"), None);
     assert_eq!(owner("young").as_deref(), Some("old"));
+}
+
+#[test]
+fn who_was_served_stays_the_owner_of_its_cluster_id() {
+    let index = Index::new();
+    let mut served = object("young", 10, &good("c"));
+    served.metadata.finalizers = Some(vec![finalizer::BINDING_SYNCER.to_owned()]);
+    index.reset(vec![served, object("old", 0, &good("c"))]);
+    let owner = |name: &str| index.snapshot(name, Running::default(), at(20)).expect("a binding").owner;
+    assert_eq!(owner("young"), None);
+    assert_eq!(owner("old").as_deref(), Some("young"));
+    // Both were: the older.
+    let mut old = object("old", 0, &good("c"));
+    old.metadata.finalizers = Some(vec![finalizer::BINDING_SYNCER.to_owned()]);
+    index.apply(old);
+    assert_eq!(owner("young").as_deref(), Some("old"));
+    assert_eq!(owner("old"), None);
+}
+
+#[test]
+fn a_mount_namespace_that_is_no_name_is_refused_until_something_was_served() {
+    let bad = good("c").replace("mountNamespace: m", "mountNamespace: '../secrets'");
+    let mut model = Model::new(&bad);
+    model.report = Some(valid());
+    model.settle();
+    assert_eq!(model.says(SPEC_VALID), "False/FieldMissing");
+    assert_eq!(model.message(READY), "mountNamespace \"../secrets\" must be a DNS-1123 label");
+    assert_eq!(model.running, Running::default());
+    model.finalizers().push(finalizer::BINDING_SYNCER.to_owned());
+    model.settle();
+    assert_eq!(model.says(SPEC_VALID), "True/Valid", "a stored one goes on");
 }
 
 #[test]

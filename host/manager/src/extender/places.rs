@@ -80,8 +80,13 @@ pub struct Served {
 
 /// The Syncers, wherever they run.
 pub trait Syncers: Send + Sync + Debug + 'static {
-    /// Who can be asked; `None`: this process does not lead, and nobody knows here.
+    /// Who has a say; `None`: nobody knows here, because this process does not lead, or has not seen all bindings.
     fn served(&self) -> Option<Vec<Served>>;
+
+    /// UID of a binding, where it is known: what one said is not believed of another of its name.
+    fn uid(&self, _binding: &str) -> Option<String> {
+        None
+    }
 
     /// Asks one; `None`: it is silent.
     fn ask(
@@ -96,8 +101,8 @@ pub trait Syncers: Send + Sync + Debug + 'static {
 #[derive(Debug)]
 pub struct Places {
     syncers: Arc<dyn Syncers>,
-    /// What each binding said last about not being asked.
-    on_error: Mutex<BTreeMap<String, OnError>>,
+    /// What each binding said last about not being asked, with its UID.
+    on_error: Mutex<BTreeMap<String, (Option<String>, OnError)>>,
 }
 
 impl Places {
@@ -110,7 +115,9 @@ impl Places {
     /// decides here.
     pub async fn ask(&self, pod: Value, nodes: &[String], deadline: Instant) -> Option<Vec<Place>> {
         let pod = Arc::new(pod);
-        let asking = self.syncers.served()?.into_iter().filter_map(|served| {
+        let served = self.syncers.served()?;
+        self.forget_all_but(&served);
+        let asking = served.into_iter().filter_map(|served| {
             let prefix = vnode_name_prefix(&served.cluster_id);
             let names: Vec<String> = nodes.iter().filter(|name| name.starts_with(&prefix)).cloned().collect();
             (!names.is_empty()).then(|| self.ask_one(served, &pod, names, deadline))
@@ -123,6 +130,14 @@ impl Places {
         Some(places.into_values().collect())
     }
 
+    fn forget_all_but(&self, served: &[Served]) {
+        let mut known = self.on_error.lock();
+        if known.len() > served.len() {
+            let names: BTreeSet<&str> = served.iter().map(|one| one.binding.as_str()).collect();
+            known.retain(|binding, _| names.contains(binding.as_str()));
+        }
+    }
+
     async fn ask_one(&self, served: Served, pod: &Arc<Value>, names: Vec<String>, deadline: Instant) -> Said {
         let left = deadline.saturating_duration_since(Instant::now());
         let question = Arc::new(Question {
@@ -132,15 +147,17 @@ impl Places {
             timeout_milliseconds: u64::try_from(left.as_millis()).unwrap_or(u64::MAX),
         });
         let binding = served.binding.clone();
+        let uid = self.syncers.uid(&binding);
         let asking = self.syncers.ask(served, question, deadline);
         if let Ok(Some(answer)) = tokio::time::timeout_at(deadline.into(), asking).await {
-            self.on_error.lock().insert(binding, answer.on_error);
+            self.on_error.lock().insert(binding, (uid, answer.on_error));
             let asked: BTreeSet<&String> = names.iter().collect();
             let rows = answer.rows.into_iter().filter(|row| asked.contains(&row.node));
             return Said { answered: true, places: rows.map(Place::from).collect() };
         }
-        let stands = self.on_error.lock().get(&binding).copied().unwrap_or(OnError::Deny);
-        if stands == OnError::Ignore {
+        let said = self.on_error.lock().get(&binding).cloned();
+        let stands = said.filter(|(of, _)| *of == uid).map(|(_, on_error)| on_error);
+        if stands == Some(OnError::Ignore) {
             return Said { answered: false, places: Vec::new() };
         }
         let why = format!("PolicyUnavailable: the policies of binding {binding} cannot be asked");
@@ -157,7 +174,10 @@ struct Said {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
+    use std::{
+        sync::atomic::{AtomicBool, AtomicU32, Ordering},
+        time::Duration,
+    };
 
     use futures::FutureExt;
 
@@ -170,6 +190,10 @@ mod tests {
         answer: Mutex<Vec<(&'static str, OnError)>>,
         /// These never come to an end.
         hang: bool,
+        /// Bindings made anew get another UID.
+        generation: AtomicU32,
+        /// The first is all there is.
+        alone: AtomicBool,
     }
 
     const LONG: &str = "a-cluster-with-a-very-long-name";
@@ -180,7 +204,12 @@ mod tests {
                 binding: binding.to_owned(),
                 cluster_id: format!("{LONG}-{last}"),
             };
-            Some(vec![served("one", 1), served("two", 2)])
+            let count = if self.alone.load(Ordering::Relaxed) { 1 } else { 2 };
+            Some(vec![served("one", 1), served("two", 2)].into_iter().take(count).collect())
+        }
+
+        fn uid(&self, binding: &str) -> Option<String> {
+            Some(format!("{binding}-{}", self.generation.load(Ordering::Relaxed)))
         }
 
         fn ask(
@@ -248,6 +277,24 @@ mod tests {
         assert_eq!(ask(&places, &names).await, [None, None, Some(rejected())]);
         two.answer.lock().clear();
         assert_eq!(ask(&places, &names).await, [None, None, None]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_a_binding_said_is_forgotten_with_it() {
+        let two = Arc::new(Two::default());
+        let (places, names) = (Places::new(Arc::clone(&two) as Arc<dyn Syncers>), names());
+        two.answer.lock().extend([("one", OnError::Ignore), ("two", OnError::Ignore)]);
+        ask(&places, &names).await;
+        two.answer.lock().clear();
+        assert_eq!(ask(&places, &names).await, [None, None, None]);
+        // Others of these names have said nothing yet.
+        two.generation.store(1, Ordering::Relaxed);
+        let said = ask(&places, &names).await;
+        let later = |said: &Option<(Fit, String)>| matches!(said, Some((Fit::Later, _)));
+        assert!(said[0].is_none() && later(&said[1]) && later(&said[2]), "{said:?}");
+        two.alone.store(true, Ordering::Relaxed);
+        ask(&places, &names).await;
+        assert_eq!(places.on_error.lock().keys().collect::<Vec<_>>(), ["one"]);
     }
 
     /// One Syncer of two. The other is honest and says nothing.

@@ -7,7 +7,8 @@ use std::{
 
 use axum::{
     Router,
-    extract::{DefaultBodyLimit, State},
+    body::Bytes,
+    extract::{DefaultBodyLimit, FromRequest, Request, State},
     http::{StatusCode, header},
     response::{IntoResponse, Response},
     routing::post,
@@ -52,15 +53,15 @@ fn router(places: Arc<Places>, timeout: Duration) -> Router {
         .with_state(Extender { places, within: timeout.mul_f64(0.8) })
 }
 
-async fn on_filter(State(extender): State<Extender>, body: axum::body::Bytes) -> Response {
-    match extender.ask(&body).await {
+async fn on_filter(State(extender): State<Extender>, question: Request) -> Response {
+    match extender.ask(question).await {
         Ok((nodes, places)) => json(&filter(&nodes, places)),
         Err(refused) => refused,
     }
 }
 
-async fn on_prioritize(State(extender): State<Extender>, body: axum::body::Bytes) -> Response {
-    match extender.ask(&body).await {
+async fn on_prioritize(State(extender): State<Extender>, question: Request) -> Response {
+    match extender.ask(question).await {
         Ok((nodes, places)) => json(&prioritize(&nodes, &places)),
         Err(refused) => refused,
     }
@@ -74,19 +75,25 @@ fn json(answer: &impl Serialize) -> Response {
 }
 
 impl Extender {
-    async fn ask(&self, body: &[u8]) -> Result<(Vec<String>, Vec<Place>), Response> {
+    /// All within the time there is, which begins with the question and not with its end.
+    async fn ask(&self, question: Request) -> Result<(Vec<String>, Vec<Place>), Response> {
         let deadline = Instant::now() + self.within;
+        let Ok(body) = tokio::time::timeout(self.within, Bytes::from_request(question, &())).await else {
+            return Err((StatusCode::REQUEST_TIMEOUT, "the question is too slow").into_response());
+        };
+        let body = body.map_err(IntoResponse::into_response)?;
         let refuse = |why: String| (StatusCode::BAD_REQUEST, why).into_response();
-        let asked: Asked = serde_json::from_slice(body).map_err(|error| refuse(error.to_string()))?;
+        let asked: Asked = serde_json::from_slice(&body).map_err(|error| refuse(error.to_string()))?;
         let Some(names) = asked.node_names else {
             return Err(refuse(
                 "NodeNames is missing: set nodeCacheCapable: true for this extender".to_owned(),
             ));
         };
-        match self.places.ask(asked.pod, &names, deadline).await {
-            Some(places) => Ok((names, places)),
-            None => Err((StatusCode::SERVICE_UNAVAILABLE, "another replica leads").into_response()),
-        }
+        let places = self.places.ask(asked.pod, &names, deadline).await.ok_or_else(|| {
+            let why = "another replica leads, or this one has not seen all bindings yet";
+            (StatusCode::SERVICE_UNAVAILABLE, why).into_response()
+        })?;
+        Ok((names, places))
     }
 }
 
@@ -161,6 +168,18 @@ pub(super) mod tests {
         let (status, body) = ask(Silent, path, r#"{"Pod": {}, "NodeNames": ["vnode-c-n"]}"#).await;
         let took = begun.elapsed().as_secs();
         assert!(status == StatusCode::OK && body.contains(expected), "{status} {body}");
+        assert!((800..810).contains(&took), "{took} s of {TIMEOUT:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_question_that_never_ends_costs_no_more_time_than_an_answer() {
+        let router = router(Arc::new(Places::new(Arc::new(Nothing { leads: true }))), TIMEOUT);
+        let body = Body::from_stream(futures::stream::pending::<Result<Bytes, std::io::Error>>());
+        let question = Request::post("/scheduler/filter").body(body).unwrap();
+        let begun = tokio::time::Instant::now();
+        let answer = router.oneshot(question).await.unwrap();
+        let took = begun.elapsed().as_secs();
+        assert_eq!(answer.status(), StatusCode::REQUEST_TIMEOUT);
         assert!((800..810).contains(&took), "{took} s of {TIMEOUT:?}");
     }
 

@@ -2,8 +2,10 @@
 
 use std::{error::Error, io, time::Duration};
 
-use http::{Method, Request, header::CONTENT_TYPE};
-use kube::Client;
+use axum::body::to_bytes;
+use http::{Method, Request, Response, StatusCode, header::CONTENT_TYPE};
+use kube::{Client, client::Body};
+use kubeocean_runtime::request::paths;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -11,6 +13,10 @@ use super::rights::{Lacking, Rule, Scope, lacking};
 
 /// Longest wait for one answer.
 const TIMEOUT: Duration = Duration::from_secs(5);
+/// Largest answer. A worker is not one of us: it may send without end.
+const ANSWER_BYTES: usize = 4 << 20;
+/// Longest version that is believed to be one; it becomes part of a binding's status.
+const VERSION_CHARACTERS: usize = 64;
 /// A namespace nobody has a role in, so that what is allowed there is allowed everywhere. It need not exist.
 const NOBODYS_NAMESPACE: &str = "kubeocean-no-such-namespace";
 
@@ -53,7 +59,7 @@ enum Trouble {
 
 async fn questions(client: &Client, mount_namespace: &str) -> Result<Answer, Trouble> {
     let version = match get(client, "/version").await? {
-        Found::Yes(version) => version["gitVersion"].as_str().unwrap_or_default().to_owned(),
+        Found::Yes(version) => short(version["gitVersion"].as_str().unwrap_or_default()),
         Found::No | Found::Forbidden => String::new(),
     };
     let everywhere = rules(client, NOBODYS_NAMESPACE).await?;
@@ -67,7 +73,7 @@ async fn questions(client: &Client, mount_namespace: &str) -> Result<Answer, Tro
         }
     }
     let mut absent = Vec::new();
-    if matches!(get(client, &format!("/api/v1/namespaces/{mount_namespace}")).await?, Found::No) {
+    if matches!(get(client, &paths::namespace(mount_namespace)).await?, Found::No) {
         absent.push(format!("namespace {mount_namespace} does not exist in the worker cluster"));
     }
     let policies = format!("/apis/{}/{}", kubeocean_api::GROUP, kubeocean_api::VERSION);
@@ -75,6 +81,10 @@ async fn questions(client: &Client, mount_namespace: &str) -> Result<Answer, Tro
         absent.push("the worker cluster has no ResourceLeasingPolicy; install the worker chart".to_owned());
     }
     Ok(Answer::Accepted { version, lacking: missing, absent })
+}
+
+fn short(version: &str) -> String {
+    version.chars().take(VERSION_CHARACTERS).collect()
 }
 
 enum Found {
@@ -136,37 +146,54 @@ async fn send(client: &Client, method: Method, path: &str, body: &Value) -> Resu
         .method(method)
         .uri(path)
         .header(CONTENT_TYPE, "application/json")
-        .body(body)
+        .body(Body::from(body))
         .map_err(|_| Trouble::Silent("ConnectivityFailed", "the request cannot be formed".to_owned()))?;
-    match tokio::time::timeout(TIMEOUT, client.request::<Value>(request)).await {
-        Ok(Ok(value)) => Ok(Found::Yes(value)),
-        Ok(Err(kube::Error::Api(status))) => match status.code {
-            401 => Err(Trouble::Unauthorized),
-            403 => Ok(Found::Forbidden),
-            404 => Ok(Found::No),
-            code => Err(Trouble::Silent("ConnectivityFailed", format!("it answered with status {code}"))),
-        },
-        Ok(Err(error)) => {
-            let (reason, detail) = classify(&error);
-            Err(Trouble::Silent(reason, detail))
-        }
+    match tokio::time::timeout(TIMEOUT, answer(client, request)).await {
+        Ok(found) => found,
         Err(_) => Err(Trouble::Silent("Timeout", format!("no answer within {} s", TIMEOUT.as_secs()))),
     }
 }
 
+async fn answer(client: &Client, request: Request<Body>) -> Result<Found, Trouble> {
+    let answer = client.send(request).await;
+    read(answer.map_err(|error| silent(&error, "the connection failed"))?).await
+}
+
+async fn read(answer: Response<Body>) -> Result<Found, Trouble> {
+    let failed = |detail: String| Err(Trouble::Silent("ConnectivityFailed", detail));
+    match answer.status() {
+        status if status.is_success() => {}
+        StatusCode::UNAUTHORIZED => return Err(Trouble::Unauthorized),
+        StatusCode::FORBIDDEN => return Ok(Found::Forbidden),
+        StatusCode::NOT_FOUND => return Ok(Found::No),
+        other => return failed(format!("it answered with status {}", other.as_u16())),
+    }
+    let body = to_bytes(axum::body::Body::new(answer.into_body()), ANSWER_BYTES).await;
+    let body = body.map_err(|error| silent(&error, "its answer broke off, or is larger than 4 MiB"))?;
+    match serde_json::from_slice(&body) {
+        Ok(value) => Ok(Found::Yes(value)),
+        Err(_) => failed("its answer is no JSON".to_owned()),
+    }
+}
+
+fn silent(error: &(dyn Error + 'static), otherwise: &str) -> Trouble {
+    let (reason, detail) = classify(error).unwrap_or_else(|| ("ConnectivityFailed", otherwise.to_owned()));
+    Trouble::Silent(reason, detail)
+}
+
 /// The reason of API-802 for an error of the connection, by its type.
-fn classify(error: &kube::Error) -> (&'static str, String) {
-    let mut cause: Option<&(dyn Error + 'static)> = Some(error);
+fn classify(error: &(dyn Error + 'static)) -> Option<(&'static str, String)> {
+    let mut cause = Some(error);
     while let Some(error) = cause {
         if let Some(reason) = error.downcast_ref::<io::Error>().and_then(classify_io) {
-            return reason;
+            return Some(reason);
         }
         if let Some(tls) = error.downcast_ref::<rustls::Error>() {
-            return ("TLSFailed", tls.to_string());
+            return Some(("TLSFailed", tls.to_string()));
         }
         cause = error.source();
     }
-    ("ConnectivityFailed", "the connection failed".to_owned())
+    None
 }
 
 /// What an io::Error wraps is not among its sources, and may wrap again.
@@ -200,12 +227,30 @@ mod tests {
 
     #[test]
     fn errors_inside_errors_are_found() {
+        let reason = |error: &kube::Error| classify(error).map(|(reason, _)| reason);
         let tls = rustls::Error::InvalidCertificate(rustls::CertificateError::UnknownIssuer);
         let wrapped = io::Error::other(io::Error::new(io::ErrorKind::InvalidData, tls));
-        let error = kube::Error::Service(Box::new(wrapped));
-        assert_eq!(classify(&error).0, "TLSFailed");
+        assert_eq!(reason(&kube::Error::Service(Box::new(wrapped))), Some("TLSFailed"));
         let refused = io::Error::from(io::ErrorKind::ConnectionRefused);
-        assert_eq!(classify(&kube::Error::Service(Box::new(io::Error::other(refused)))).0, "Refused");
-        assert_eq!(classify(&kube::Error::LinesCodecMaxLineLengthExceeded).0, "ConnectivityFailed");
+        assert_eq!(reason(&kube::Error::Service(Box::new(io::Error::other(refused)))), Some("Refused"));
+        assert_eq!(reason(&kube::Error::LinesCodecMaxLineLengthExceeded), None);
+    }
+
+    #[tokio::test]
+    async fn an_answer_without_end_is_none_and_a_version_is_short() {
+        let said = |status: u16, body: String| {
+            read(Response::builder().status(status).body(Body::from(body.into_bytes())).unwrap())
+        };
+        let version = |length: usize| json!({"gitVersion": "v".repeat(length)}).to_string();
+        let Ok(Found::Yes(small)) = said(200, version(1000)).await else { panic!("it is an answer") };
+        assert_eq!(short(small["gitVersion"].as_str().unwrap()).len(), VERSION_CHARACTERS);
+        assert_eq!(short("v1.34.2"), "v1.34.2");
+        let large = said(200, version(ANSWER_BYTES)).await;
+        let Err(Trouble::Silent(reason, detail)) = large else { panic!("it is too large") };
+        assert_eq!(reason, "ConnectivityFailed");
+        assert!(detail.contains(&format!("larger than {} MiB", ANSWER_BYTES >> 20)), "{detail}");
+        assert!(matches!(said(404, String::new()).await, Ok(Found::No)));
+        assert!(matches!(said(401, version(ANSWER_BYTES)).await, Err(Trouble::Unauthorized)));
+        assert!(matches!(said(200, "?".to_owned()).await, Err(Trouble::Silent(..))));
     }
 }

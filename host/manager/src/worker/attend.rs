@@ -103,9 +103,11 @@ impl Attendants {
 
     /// Ends the attendant of a binding.
     pub fn leave(&self, binding: &str) {
-        if let Some((_, cancel)) = self.working.lock().remove(binding) {
+        let mut working = self.working.lock();
+        if let Some((_, cancel)) = working.remove(binding) {
             cancel.cancel();
         }
+        drop(working);
         self.metrics.forget_worker(binding);
     }
 
@@ -135,6 +137,21 @@ enum Unread {
 struct Silent {
     failures: u32,
     past: Past,
+}
+
+/// What was found, and how long the worker took if it was asked.
+struct Found {
+    report: Report,
+    took: Option<Duration>,
+}
+
+impl Found {
+    /// The worker was not asked.
+    fn unusable(credentials: Credentials) -> Self {
+        let report =
+            Report { credentials, connection: None, version: None, expires_at: None, insecure: false };
+        Self { report, took: None }
+    }
 }
 
 /// A worker that can be asked, as long as its Secret stays the same.
@@ -172,16 +189,19 @@ impl Attendant {
         loop {
             let state = match access {
                 SecretAccess::Denied => Err(self.denied()),
-                SecretAccess::Watch | SecretAccess::Read => match self.secret(watched.as_mut()).await {
-                    Ok(state) => Ok(state),
-                    Err(Unread::Forbidden(credentials)) => Err(credentials),
-                    Err(Unread::NoAnswer) => {
-                        tokio::select! {
-                            () = self.cancel.cancelled() => return,
-                            () = tokio::time::sleep(READ_AGAIN) => continue,
+                SecretAccess::Watch | SecretAccess::Read => {
+                    match self.cancel.run_until_cancelled(self.secret(watched.as_mut())).await {
+                        None => return,
+                        Some(Ok(state)) => Ok(state),
+                        Some(Err(Unread::Forbidden(credentials))) => Err(credentials),
+                        Some(Err(Unread::NoAnswer)) => {
+                            tokio::select! {
+                                () = self.cancel.cancelled() => return,
+                                () = tokio::time::sleep(READ_AGAIN) => continue,
+                            }
                         }
                     }
-                },
+                }
             };
             if state.as_ref().ok() != Some(&used) {
                 // What the worker did with another kubeconfig says nothing about this one.
@@ -192,26 +212,42 @@ impl Attendant {
                 worker = None;
                 silent.failures = 0;
             }
-            let report = match state {
-                Err(credentials) => unusable(credentials),
-                Ok(state) => self.ask(&state, &mut worker, &mut silent).await,
+            let found = match state {
+                Err(credentials) => Found::unusable(credentials),
+                Ok(state) => {
+                    let asking = self.ask(&state, &mut worker, &mut silent);
+                    let Some(found) = self.cancel.run_until_cancelled(asking).await else { return };
+                    found
+                }
             };
-            if self.cancel.is_cancelled() {
-                return;
-            }
-            if report.connection == Some(Connection::Up) {
+            if found.report.connection == Some(Connection::Up) {
                 silent = Silent { failures: 0, past: Past::Connected };
             }
             let pause = self.pause(silent, round);
             round += 1;
-            all.metrics.set_worker(&self.target.binding, &report);
-            all.index.set_report(&self.target, report);
+            self.tell(found);
             tokio::select! {
                 () = self.cancel.cancelled() => return,
                 () = changed(watched.as_mut()) => {}
                 () = tokio::time::sleep(pause) => {}
             }
         }
+    }
+
+    /// Hands over what was found, unless nobody wants to know any more.
+    fn tell(&self, found: Found) {
+        let all = &self.all;
+        // Whoever ends this attendant forgets the worker after that, and not in between.
+        let working = all.working.lock();
+        if self.cancel.is_cancelled() {
+            return;
+        }
+        if let Some(took) = found.took {
+            all.metrics.probed(&self.target.binding, took);
+        }
+        all.metrics.set_worker(&self.target.binding, &found.report);
+        drop(working);
+        all.index.set_report(&self.target, found.report);
     }
 
     /// When to ask again without being told.
@@ -266,17 +302,17 @@ impl Attendant {
         }
     }
 
-    async fn ask(&self, state: &SecretState, worker: &mut Option<Worker>, silent: &mut Silent) -> Report {
+    async fn ask(&self, state: &SecretState, worker: &mut Option<Worker>, silent: &mut Silent) -> Found {
         if worker.is_none() {
             match self.connect(state).await {
                 Ok(made) => *worker = Some(made),
-                Err(credentials) => return unusable(credentials),
+                Err(credentials) => return Found::unusable(credentials),
             }
         }
-        let Some(worker) = worker else { return unusable(Credentials::Unproven) };
+        let Some(worker) = worker else { return Found::unusable(Credentials::Unproven) };
         let started = Instant::now();
         let answer = ask(&worker.client, &self.target.mount_namespace).await;
-        self.all.metrics.probed(&self.target.binding, started.elapsed());
+        let took = Some(started.elapsed());
         let now = self.all.clock.now();
         let mut report = Report {
             credentials: Credentials::Unproven,
@@ -318,7 +354,7 @@ impl Attendant {
                 };
             }
         }
-        report
+        Found { report, took }
     }
 
     fn unauthorized(&self, life: Option<Life>, now: Timestamp) -> Credentials {
@@ -374,10 +410,6 @@ async fn changed(watched: Option<&mut watch::Receiver<SecretState>>) {
     std::future::pending::<()>().await;
 }
 
-fn unusable(credentials: Credentials) -> Report {
-    Report { credentials, connection: None, version: None, expires_at: None, insecure: false }
-}
-
 fn valid(worker: &Worker, optional: &str, now: Timestamp) -> Credentials {
     let mut notes = Vec::new();
     let mut reason = "KubeconfigValid";
@@ -401,5 +433,71 @@ fn reason(error: &KubeconfigError) -> &'static str {
         KubeconfigError::KeyMissing(_) | KubeconfigError::Empty(_) => "KeyMissing",
         KubeconfigError::Invalid { .. } => "KubeconfigInvalid",
         KubeconfigError::Unsafe { .. } => "KubeconfigUnsafe",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use kubeocean_api::binding::SecretRef;
+    use kubeocean_runtime::clock::SystemClock;
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    fn client(server: &http::Uri) -> Client {
+        kubeocean_runtime::client::client(kube::Config::new(server.clone()), None).unwrap()
+    }
+
+    fn attendant(metrics: &Arc<ManagerMetrics>) -> Attendant {
+        // Nothing listens on the discard port of this machine.
+        let nobody = client(&http::Uri::from_static("http://127.0.0.1:9"));
+        let target = Target {
+            binding: "b".to_owned(),
+            uid: "u".to_owned(),
+            secret: SecretRef { name: "s".to_owned(), namespace: "n".to_owned() },
+            mount_namespace: "m".to_owned(),
+        };
+        let cancel = CancellationToken::new();
+        let around = (Index::new(), Arc::new(SystemClock) as Arc<dyn Clock>, Arc::clone(metrics));
+        let all = Attendants::new(
+            ManagerConfig::default(),
+            nobody,
+            around,
+            FirstFailure::default(),
+            cancel.child_token(),
+        );
+        all.working.lock().insert(target.binding.clone(), (target.clone(), cancel.clone()));
+        Attendant { all, target, cancel }
+    }
+
+    #[tokio::test]
+    async fn nobody_waits_for_a_worker_that_is_not_wanted_any_more() {
+        let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let server: http::Uri = format!("http://{}", silent.local_addr().unwrap()).parse().unwrap();
+        let worker = Worker { client: client(&server), server, life: None, insecure: false };
+        let attendant = attendant(&Arc::default());
+        let (mut worker, mut failures) = (Some(worker), Silent { failures: 0, past: Past::Unknown });
+        let asking = attendant.ask(&SecretState::Unknown, &mut worker, &mut failures);
+        // It takes the connection, and stays silent.
+        let (asked, taken) = tokio::join!(attendant.cancel.run_until_cancelled(asking), async {
+            let taken = silent.accept().await.unwrap();
+            attendant.all.leave("b");
+            taken
+        });
+        assert!(asked.is_none());
+        drop(taken);
+    }
+
+    #[tokio::test]
+    async fn a_binding_that_is_left_has_no_series_whatever_its_worker_answers_then() {
+        let metrics = Arc::<ManagerMetrics>::default();
+        let attendant = attendant(&metrics);
+        let took = Some(Duration::from_millis(3));
+        let found = || Found { took, ..Found::unusable(Credentials::Unproven) };
+        attendant.tell(found());
+        assert!(metrics.encode().contains("worker_probe_duration_seconds{clusterbinding=\"b\"}"));
+        attendant.all.leave("b");
+        attendant.tell(found());
+        assert!(!metrics.encode().contains("clusterbinding="), "{}", metrics.encode());
     }
 }

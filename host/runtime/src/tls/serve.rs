@@ -5,10 +5,12 @@ use std::{sync::Arc, time::Duration};
 use axum::Router;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::{net::TcpListener, task::JoinSet};
+use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
+
+use crate::server::accept;
 
 /// Time a caller has for its handshake.
 const HANDSHAKE: Duration = Duration::from_secs(10);
@@ -25,22 +27,9 @@ pub async fn serve(
     cancel: CancellationToken,
 ) {
     let acceptor = TlsAcceptor::from(tls);
-    let mut connections = JoinSet::new();
-    loop {
-        let stream = tokio::select! {
-            () = cancel.cancelled() => return,
-            Some(_) = connections.join_next() => continue,
-            accepted = listener.accept() => match accepted {
-                Ok((stream, _)) => stream,
-                Err(error) => {
-                    tracing::warn!(%error, "{purpose} cannot accept a connection");
-                    tokio::time::sleep(Duration::from_millis(100)).await;
-                    continue;
-                }
-            },
-        };
+    let serve_one = |stream: TcpStream| {
         let (acceptor, router) = (acceptor.clone(), router.clone());
-        connections.spawn(async move {
+        async move {
             // Answers are small and somebody waits for them.
             let _ = stream.set_nodelay(true);
             let Ok(Ok(stream)) = tokio::time::timeout(HANDSHAKE, acceptor.accept(stream)).await else {
@@ -54,6 +43,9 @@ pub async fn serve(
             if let Err(error) = serving.await {
                 tracing::debug!(%error, "a connection of {purpose} ended");
             }
-        });
-    }
+        }
+    };
+    let left = accept(listener, purpose, &cancel, serve_one).await;
+    // Connections end with their tasks.
+    drop(left);
 }
