@@ -429,6 +429,15 @@ async fn a_registry_that_answers_wrongly_is_asked_again() {
             entry(policy, "half")["lastError"].as_str().is_some_and(|error| error.contains("without TLS"))
         })
         .await;
+    // A page of maintenance in place of the module says nothing about it.
+    front.trick(Trick::Instead(b"<html>Back at noon</html>".to_vec()));
+    look_again(leasing.binding.worker(), "reg-front", &front.host(), "page").await;
+    let policy = leasing
+        .policy_until("reg-front", "the page to be no module", |policy| {
+            entry(policy, "half")["lastError"].as_str().is_some_and(|error| error.contains("the content is"))
+        })
+        .await;
+    assert_eq!((entry_state(&policy, "half"), entry_error(&policy, "half")), ("Loading", "FetchFailed"));
     front.trick(Trick::None);
     runs(&leasing, &digest).await;
 }

@@ -1,5 +1,5 @@
 //! What somebody can do with the credentials of a Syncer, beyond what its role says: the admission policies of the worker's
-//! chart, and of the computing cluster's for nodes.
+//! chart, and of the computing cluster's for nodes and pods.
 //!
 //! In: a binding without a program; its account, used by hand. Out: what the API server refuses, and that it permits what a
 //! Syncer needs.
@@ -7,9 +7,11 @@
 #![expect(clippy::needless_pass_by_value, reason = "callers write JSON in place")]
 
 use http::Method;
-use kubeocean_api::keys::{DEFAULT_PRIORITY, DEFAULT_PRIORITY_CLASS, annotation, finalizer, label};
+use kubeocean_api::keys::{
+    DEFAULT_PRIORITY, DEFAULT_PRIORITY_CLASS, annotation, finalizer, label, namespace,
+};
 use kubeocean_e2e::logconfigs;
-use kubeocean_e2e::pods::{DEADLINE, Objects};
+use kubeocean_e2e::pods::{DEADLINE, Objects, pod_path};
 use kubeocean_e2e::volumes::{MODES, VOLUMES, volume_path};
 use kubeocean_harness::chart::{Chart, helm_template};
 use kubeocean_harness::site::{MOUNT_NAMESPACE, SYNCER_ACCOUNT, SYSTEM_NAMESPACE};
@@ -416,4 +418,97 @@ async fn it_writes_no_node_but_vnodes() {
     for path in [real, csi, given] {
         owner.delete(&path, None).await;
     }
+}
+
+/// In the computing cluster: whoever makes pods that run, or changes what runs, is whoever these pods are.
+#[tokio::test]
+async fn it_makes_no_pod_that_runs_and_changes_none() {
+    const HOME: &str = "thief-pods";
+    const MANAGER_ACCOUNT: &str = "kubeocean-manager";
+    let computing = shared_site().await.computing();
+    let owner = Objects::of(computing).await;
+    for name in [HOME, namespace::FAKE] {
+        computing.create_namespace(name).await.expect("a namespace");
+    }
+    let [homes, fakes] = [HOME, namespace::FAKE].map(|home| format!("/api/v1/namespaces/{home}/pods"));
+    let (running, reservation) = (pod_path(HOME, "running"), pod_path(namespace::FAKE, "thief-own"));
+    // The site is shared: what an earlier run left goes first.
+    for path in [&running, &reservation] {
+        owner.delete(path, Some(0)).await;
+        owner.wait_gone(path).await;
+    }
+    let pod = |name: &str, more: Value| {
+        let mut spec = json!({
+            "containers": [{"name": "c", "image": "theirs:1"}],
+            "automountServiceAccountToken": false, "terminationGracePeriodSeconds": 0,
+        });
+        for (field, value) in more.as_object().into_iter().flatten() {
+            spec[field] = value.clone();
+        }
+        json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name}, "spec": spec})
+    };
+    // No scheduler puts it on the vnode of another test.
+    owner.create(&homes, &pod("running", json!({"schedulerName": "nobody"}))).await;
+    let runs = json!({"status": {"phase": "Running"}});
+    owner.merge(&format!("{running}/status"), &runs).await;
+    let before = owner.get(&running).await.expect("the pod");
+
+    let image = json!({"spec": {"containers": [{"name": "c", "image": "thief:1"}]}});
+    let labelled = json!({"metadata": {"labels": {"app": "theirs"}}});
+    let ended = json!({"spec": {"activeDeadlineSeconds": 1}});
+    let on_vnode = json!({"nodeName": "vnode-thief-pods", "tolerations": [{"operator": "Exists"}]});
+    let on_real = json!({"nodeName": "real", "tolerations": [{"operator": "Exists"}]});
+    let host = json!({"nodeName": "real", "hostPID": true, "hostNetwork": true});
+    for account in [SYNCER_ACCOUNT, MANAGER_ACCOUNT] {
+        let kubeconfig = computing.service_account_kubeconfig(SYSTEM_NAMESPACE, account).await;
+        let thief = Thief(Objects::with(&kubeconfig.expect("a kubeconfig")).await);
+        let dry = format!("{homes}?dryRun=All");
+        wait_until("the admission policies to be in force", DEADLINE, async || {
+            let made = thief.0.attempt(Method::POST, &dry, &pod("dry", json!({}))).await;
+            made.is_err().then_some(()).ok_or("not refused")
+        })
+        .await;
+        let why = "only in namespace kubeocean-fake";
+        for more in [&json!({}), &on_vnode, &on_real, &host] {
+            thief.refused(Method::POST, &homes, &pod("thief-made", more.clone()), why).await;
+        }
+        for patch in [&image, &labelled, &ended] {
+            thief.refused(Method::PATCH, &running, patch, why).await;
+        }
+        // The role has no right to the subresources that change what runs, or where.
+        let binding = json!({
+            "apiVersion": "v1", "kind": "Binding", "metadata": {"name": "running"},
+            "target": {"apiVersion": "v1", "kind": "Node", "name": "real"},
+        });
+        thief.refused(Method::POST, &format!("{running}/binding"), &binding, "cannot create").await;
+        let debug = json!({"spec": {"ephemeralContainers": [{"name": "d", "image": "thief:1"}]}});
+        thief.refused(Method::PATCH, &format!("{running}/ephemeralcontainers"), &debug, "cannot patch").await;
+        // Where reservations are, nothing may run either.
+        let why = "bound to a node whose name starts with vnode-";
+        for more in [&json!({}), &on_real, &host] {
+            thief.refused(Method::POST, &fakes, &pod("thief-made", more.clone()), why).await;
+        }
+
+        // What a Syncer does with a reservation, and with a vpod.
+        let mut own = pod("thief-own", on_vnode.clone());
+        own["metadata"]["labels"] =
+            json!({label::HOSTPORT_FAKE_POD: "true", label::MANAGED_BY: label::MANAGED_BY_VALUE});
+        thief.permitted(Method::POST, &fakes, &own).await;
+        let adopted = json!({"metadata": {"labels": {label::CLUSTER_BINDING: "thief-pods"}}});
+        thief.permitted(Method::PATCH, &reservation, &adopted).await;
+        let scheduled = json!({"status": {"conditions": [{"type": "PodScheduled", "status": "True"}]}});
+        thief.permitted(Method::PATCH, &format!("{reservation}/status"), &scheduled).await;
+        thief.permitted(Method::DELETE, &reservation, &Value::Null).await;
+        let mapped = json!({
+            "metadata": {"annotations": {annotation::PHYSICAL_POD_NAME: account}},
+            "status": {"message": "as the copy says"},
+        });
+        thief.permitted(Method::PATCH, &format!("{running}/status"), &mapped).await;
+    }
+    let after = owner.get(&running).await.expect("the pod is still there");
+    assert_eq!(
+        (&after["spec"], &after["metadata"]["labels"]),
+        (&before["spec"], &before["metadata"]["labels"])
+    );
+    owner.delete(&running, Some(0)).await;
 }
