@@ -116,10 +116,18 @@ impl Columns {
         self.0.len()
     }
 
-    /// Appends `name` unless it is there; answers its column.
+    /// Appends the fact `name` unless it is there; answers its column.
     pub(crate) fn intern(&mut self, name: String) -> usize {
         let (family, key) = Family::split(name.strip_prefix('?').unwrap_or(&name));
-        let mark = Mark::new(family, key);
+        self.add(Mark::new(family, key), name)
+    }
+
+    /// The same for a resource, whose name has no family, whatever it begins with.
+    pub(crate) fn intern_resource(&mut self, name: String) -> usize {
+        self.add(Mark::new(Family::Other, &name), name)
+    }
+
+    fn add(&mut self, mark: Mark, name: String) -> usize {
         let known = self.0.iter().position(|(known, text)| known.is(&mark) && *text == name);
         known.unwrap_or_else(|| {
             self.0.push((mark, name));
@@ -203,6 +211,14 @@ mod tests {
                 assert_eq!(columns.require_fact(name), column, "{name}");
             }
         }
+    }
+
+    #[test]
+    fn a_resource_may_be_named_like_a_fact() {
+        let mut caps = Columns::default();
+        let names = ["cpu", "usage/x", "limit/a-resource-with-a-long-name"];
+        assert_eq!(names.map(|name| caps.intern_resource(name.to_owned())), [0, 1, 2]);
+        assert_eq!(names.map(|name| caps.find(Family::Other, name)), [Some(0), Some(1), Some(2)]);
     }
 
     #[test]

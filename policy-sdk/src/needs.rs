@@ -163,7 +163,7 @@ impl Needs {
 
     /// Declares a cap and answers its column, for [`crate::Lease::cap`].
     pub fn add_cap(&mut self, resource: impl Into<String>) -> CapColumn {
-        CapColumn(self.caps.intern(resource.into()))
+        CapColumn(self.caps.intern_resource(resource.into()))
     }
 
     pub(crate) fn to_wire(&self) -> wire::Needs {

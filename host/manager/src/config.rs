@@ -5,8 +5,8 @@ use std::time::Duration;
 use kubeocean_api::keys::namespace;
 use kubeocean_runtime::binding::KubeconfigRules;
 
-/// Enough for requests that are under way, and for a Lease that is released.
-pub const ENDS_WITHIN: Duration = Duration::from_secs(20);
+/// Enough for requests that are under way, which may take 30 s, and for a Lease that is released.
+pub const ENDS_WITHIN: Duration = Duration::from_secs(35);
 
 /// Everything the Manager can be told.
 #[derive(Debug, Clone)]

@@ -7,6 +7,7 @@
 #![forbid(unsafe_code)]
 
 use std::{
+    ffi::OsStr,
     fs,
     hash::{BuildHasher as _, Hasher as _, RandomState},
     io::{ErrorKind, Read as _, Write as _},
@@ -43,12 +44,26 @@ pub enum FolderError {
         /// Its mode.
         mode: u32,
     },
+    /// It is open to others and has something else in it, so it is for something else, too.
+    #[error("{} is open to others (mode {mode:o}) and holds {other:?}; give it mode 700, or name another folder", path.display())]
+    Shared {
+        /// The folder.
+        path: PathBuf,
+        /// Its mode.
+        mode: u32,
+        /// A name in it.
+        other: String,
+    },
 }
 
+/// Whether a file of this name is one that the folder is for. No other is ever removed.
+pub type Names = fn(&str) -> bool;
+
 /// See the module documentation. Cheap to clone.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct PrivateFolder {
     path: PathBuf,
+    names: Names,
     /// What is read is believed as it is.
     trusted: bool,
 }
@@ -62,31 +77,38 @@ impl PrivateFolder {
     /// stay.
     ///
     /// # Errors
-    /// It cannot be made, or it is a link, somebody else's, or cannot be closed to others.
-    pub fn open(path: &Path) -> Result<Self, FolderError> {
-        Self::opened(path, false)
+    /// It cannot be made, or it is a link, somebody else's, cannot be closed to others, or would have to be closed although
+    /// it holds files of other `names`.
+    pub fn open(path: &Path, names: Names) -> Result<Self, FolderError> {
+        Self::opened(path, names, false)
     }
 
     /// The same for files that are believed as they are: what others could have put there goes.
     ///
     /// # Errors
     /// As of [`PrivateFolder::open`], or something cannot be removed.
-    pub fn open_trusted(path: &Path) -> Result<Self, FolderError> {
-        Self::opened(path, true)
+    pub fn open_trusted(path: &Path, names: Names) -> Result<Self, FolderError> {
+        Self::opened(path, names, true)
     }
 
-    fn opened(path: &Path, trusted: bool) -> Result<Self, FolderError> {
+    fn opened(path: &Path, names: Names, trusted: bool) -> Result<Self, FolderError> {
         let failed = |source| FolderError::Io { path: path.to_owned(), source };
         fs::DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(failed)?;
         let meta = fs::symlink_metadata(path).map_err(failed)?;
         let (owner, found) = (meta.uid(), meta.permissions().mode() & 0o7777);
         let is_ours = meta.is_dir() && owner == user();
         let is_closed = |mode: u32| mode & !SET_GROUP == 0o700;
+        let folder = Self { path: path.to_owned(), names, trusted };
+        if is_ours
+            && !is_closed(found)
+            && let Some(other) = folder.other().map_err(failed)?
+        {
+            return Err(FolderError::Shared { path: path.to_owned(), mode: found, other });
+        }
         let mode = if is_ours && !is_closed(found) { close(path).map_err(failed)? } else { found };
         if !(is_ours && is_closed(mode)) {
             return Err(FolderError::NotPrivate { path: path.to_owned(), owner, mode });
         }
-        let folder = Self { path: path.to_owned(), trusted };
         if trusted && found & OTHERS_WRITE != 0 {
             folder.keep_below(0).map_err(failed)?;
         }
@@ -168,10 +190,29 @@ impl PrivateFolder {
         evict(self.files()?, bytes)
     }
 
+    /// Whether the folder is for a file of this name, or one that a write left.
+    fn is_for(&self, name: &OsStr) -> bool {
+        name.to_str().is_some_and(|name| (self.names)(name) || is_temporary(name))
+    }
+
+    /// Something in it that it is not for.
+    fn other(&self) -> std::io::Result<Option<String>> {
+        for entry in fs::read_dir(&self.path)? {
+            let name = entry?.file_name();
+            if !self.is_for(&name) {
+                return Ok(Some(name.to_string_lossy().into_owned()));
+            }
+        }
+        Ok(None)
+    }
+
     fn files(&self) -> std::io::Result<Vec<Kept>> {
         let mut files = Vec::new();
         for entry in fs::read_dir(&self.path)? {
             let entry = entry?;
+            if !self.is_for(&entry.file_name()) {
+                continue;
+            }
             let Some(meta) = unless_gone(entry.metadata())? else { continue };
             if !meta.is_dir() {
                 files.push((meta.modified()?, meta.len(), entry.path()));
@@ -222,6 +263,12 @@ fn temporary_name() -> String {
     format!(".{}-{random:016x}", std::process::id())
 }
 
+fn is_temporary(name: &str) -> bool {
+    let parts = name.strip_prefix('.').and_then(|name| name.split_once('-'));
+    let is_hex = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_hexdigit());
+    parts.is_some_and(|(process, random)| is_hex(process) && is_hex(random))
+}
+
 fn user() -> u32 {
     rustix::process::geteuid().as_raw()
 }
@@ -237,13 +284,15 @@ mod tests {
 
     use super::*;
 
+    const ANY: Names = |name| name != "other";
+
     fn mode(path: &Path, mode: u32) {
         fs::set_permissions(path, fs::Permissions::from_mode(mode)).expect("a mode");
     }
 
     fn folder() -> (tempfile::TempDir, PrivateFolder) {
         let home = tempfile::tempdir().expect("a directory");
-        let folder = PrivateFolder::open(&home.path().join("a/b")).expect("a folder");
+        let folder = PrivateFolder::open(&home.path().join("a/b"), ANY).expect("a folder");
         (home, folder)
     }
 
@@ -259,19 +308,25 @@ mod tests {
         // A kubelet with fsGroup makes the third of the second.
         for found in [0o755, 0o2700, 0o2770, 0o1777] {
             mode(&path, found);
-            PrivateFolder::open(&path).unwrap_or_else(|error| panic!("{found:o}: {error}"));
+            PrivateFolder::open(&path, ANY).unwrap_or_else(|error| panic!("{found:o}: {error}"));
             assert_eq!(mode_of(&path), 0o700, "{found:o}");
         }
         let link = home.path().join("link");
         std::os::unix::fs::symlink(&path, &link).expect("a link");
-        let refused = PrivateFolder::open(&link);
+        let refused = PrivateFolder::open(&link, ANY);
         assert!(
             matches!(refused, Err(FolderError::NotPrivate { .. })),
             "a link may point elsewhere tomorrow"
         );
+        fs::write(path.join("other"), b"").expect("a file");
+        PrivateFolder::open(&path, ANY).expect("it is closed");
+        mode(&path, 0o755);
+        let shared = PrivateFolder::open(&path, ANY);
+        assert!(matches!(&shared, Err(FolderError::Shared { other, .. }) if other == "other"), "{shared:?}");
+        assert_eq!(mode_of(&path), 0o755, "it is for something else, too");
         let file = home.path().join("file");
         fs::write(&file, b"").expect("a file");
-        assert!(matches!(PrivateFolder::open(&file), Err(FolderError::Io { .. })));
+        assert!(matches!(PrivateFolder::open(&file, ANY), Err(FolderError::Io { .. })));
     }
 
     #[test]
@@ -281,7 +336,7 @@ mod tests {
         fs::create_dir(folder.path("folder")).expect("a folder");
         for (found, stays) in [(0o2700, true), (0o755, true), (0o2770, false)] {
             mode(&folder.path, found);
-            let trusted = PrivateFolder::open_trusted(&folder.path).expect("a folder");
+            let trusted = PrivateFolder::open_trusted(&folder.path, ANY).expect("a folder");
             assert_eq!(trusted.read("x", 10).is_some(), stays, "{found:o}");
             assert_eq!(mode_of(&folder.path), 0o700, "{found:o}");
         }
@@ -290,7 +345,7 @@ mod tests {
     #[test]
     fn files_that_others_may_write_are_nothing() {
         let (home, folder) = folder();
-        let trusted = PrivateFolder::open_trusted(&folder.path).expect("a folder");
+        let trusted = PrivateFolder::open_trusted(&folder.path, ANY).expect("a folder");
         assert_eq!(folder.read("x", 10), None);
         folder.write("x", b"one").expect("a file");
         folder.write("x", b"two").expect("a file");
@@ -379,11 +434,12 @@ mod tests {
     #[test]
     fn what_was_not_used_for_longest_goes_first() {
         let (_home, folder) = folder();
-        fill(&folder, &["old", "older", "oldest"]);
+        fill(&folder, &["old", "older", "oldest", "other"]);
         assert!(folder.read("oldest", 100).is_some(), "and it was used now");
         folder.keep_below(250).expect("room");
         let there = |name: &str| folder.path(name).exists();
         assert_eq!((there("old"), there("older"), there("oldest")), (true, false, true));
+        assert!(there("other"), "it is none of ours, and does not count");
         folder.remove("old").expect("no file");
         assert!(!there("old"));
     }

@@ -24,6 +24,8 @@ pub struct Bundle {
     pub module: Arc<[u8]>,
     /// What is signed about the manifest, checked by nobody so far.
     pub signatures: Vec<SignedPayload>,
+    /// Why there may be more signatures than these.
+    pub incomplete: Option<String>,
 }
 
 /// A module that may be loaded.
@@ -63,6 +65,9 @@ pub enum Refusal {
     /// No signature of a key that the rules name.
     #[error("{0}")]
     Signature(String),
+    /// The same, of those that could be looked up.
+    #[error("not all signatures could be looked up: {0}")]
+    Incomplete(String),
     /// It is no policy.
     #[error("{0}")]
     NotAPolicy(String),
@@ -100,7 +105,10 @@ pub fn accept(
     if reference.digest().is_some_and(|wanted| wanted != manifest_digest) {
         return Err(Refusal::OtherModule { got: manifest_digest });
     }
-    let signed_by = signed_by(reference, manifest_digest, &bundle.signatures, trust)?;
+    let signed_by = signed_by(reference, manifest_digest, &bundle.signatures, trust).map_err(|refusal| {
+        // In an outage nobody says that the missing one is not there.
+        bundle.incomplete.clone().map_or(refusal, Refusal::Incomplete)
+    })?;
     if !is_component(&bundle.module) {
         return Err(Refusal::NotAPolicy("the layer is no WebAssembly component".to_owned()));
     }
@@ -182,7 +190,12 @@ mod tests {
 
     fn bundle(module: &[u8]) -> Bundle {
         let packed = package(module, &Labels { title: "p".into(), version: "1".into(), ..Labels::default() });
-        Bundle { manifest: packed.manifest, module: Arc::from(module), signatures: Vec::new() }
+        Bundle {
+            manifest: packed.manifest,
+            module: Arc::from(module),
+            signatures: Vec::new(),
+            incomplete: None,
+        }
     }
 
     fn signed(mut bundle: Bundle, key: &SigningKey, name: &Reference) -> Bundle {

@@ -36,7 +36,7 @@ struct Record {
 impl BundleCache {
     /// Makes the folder if it is missing, with mode 700.
     pub fn open(folder: &Path) -> Result<Self, FolderError> {
-        Ok(Self { folder: PrivateFolder::open(folder)? })
+        Ok(Self { folder: PrivateFolder::open(folder, is_kept)? })
     }
 
     /// What was kept for an artifact and a pin. Anything odd is nothing.
@@ -56,6 +56,7 @@ impl BundleCache {
             manifest: decoded(&record.manifest)?,
             module: module.into(),
             signatures: signatures.collect::<Option<_>>()?,
+            incomplete: None,
         })
     }
 
@@ -79,6 +80,11 @@ impl BundleCache {
     }
 }
 
+fn is_kept(name: &str) -> bool {
+    let digest = name.strip_suffix(".wasm").or_else(|| name.strip_suffix(".json"));
+    digest.is_some_and(|digest| digest.len() == 64 && digest.bytes().all(|byte| byte.is_ascii_hexdigit()))
+}
+
 fn module_name(digest: Digest) -> String {
     format!("{}.wasm", digest.hex())
 }
@@ -95,7 +101,7 @@ mod tests {
 
     fn bundle() -> Bundle {
         let signatures = vec![SignedPayload { payload: b"p".to_vec(), signature: b"s".to_vec() }];
-        Bundle { manifest: b"{}".to_vec(), module: Arc::from(&b"\0asm"[..]), signatures }
+        Bundle { manifest: b"{}".to_vec(), module: Arc::from(&b"\0asm"[..]), signatures, incomplete: None }
     }
 
     fn reference() -> Reference {
@@ -112,6 +118,10 @@ mod tests {
         assert_eq!(cache.get(&reference(), pin), Some(bundle()));
         assert_eq!(cache.get(&reference(), None), None);
         assert_eq!(cache.get(&reference().with_tag("2"), pin), None);
+        for name in [module_name(Digest::of(b"m")), record_name(&reference(), pin)] {
+            assert!(is_kept(&name), "{name}");
+        }
+        assert!(!is_kept("night-gpu.wasm") && !is_kept("package.json"), "a folder of modules is no cache");
         let again = BundleCache::open(&home.path().join("a/b")).unwrap();
         assert_eq!(again.get(&reference(), pin), Some(bundle()));
     }

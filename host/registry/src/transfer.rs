@@ -90,15 +90,15 @@ impl Client {
                 Some(known) => Arc::clone(&known.module),
                 None => session.blob(artifact.module_digest, limit, progress).await?.into(),
             };
-            let signatures = match signatures {
+            let (signatures, incomplete) = match signatures {
                 Signatures::Fetch => {
                     let known = known.filter(|known| known.manifest == manifest);
                     let known = known.map(|known| known.signatures.as_slice()).unwrap_or_default();
                     session.signatures(digest, known).await?
                 }
-                Signatures::Skip => Vec::new(),
+                Signatures::Skip => (Vec::new(), None),
             };
-            Ok(Bundle { manifest, module, signatures })
+            Ok(Bundle { manifest, module, signatures, incomplete })
         };
         let late = || RegistryError::Unreachable {
             what: reference.to_string(),
@@ -114,7 +114,8 @@ impl Client {
         credentials: Option<&Credentials>,
         manifest: Digest,
     ) -> Result<Vec<SignedPayload>, RegistryError> {
-        self.session(reference, credentials).signatures(manifest, &[]).await
+        let found = self.session(reference, credentials).signatures(manifest, &[]).await;
+        found.map(|(signatures, _)| signatures)
     }
 }
 
@@ -182,12 +183,13 @@ impl Session<'_> {
 
     /// Under the tag of signatures, and of all referrers, each read as it comes. What is missing or malformed is left out.
     /// Why anything else cannot be read is the failure if nothing is found: it must not look like a missing signature. If
-    /// something is found, `known` stands in for the rest, which was signed about the same manifest before.
+    /// something is found, it is told beside that, and `known` stands in for the rest, which was signed about the same
+    /// manifest before.
     async fn signatures(
         &mut self,
         manifest: Digest,
         known: &[SignedPayload],
-    ) -> Result<Vec<SignedPayload>, RegistryError> {
+    ) -> Result<(Vec<SignedPayload>, Option<String>), RegistryError> {
         let mut finds = Finds::default();
         self.signatures_of(&signature_tag(manifest), &mut finds).await?;
         if !finds.are_enough() {
@@ -203,9 +205,11 @@ impl Session<'_> {
             }
         }
         let Finds { mut signatures, failure } = finds;
+        let mut incomplete = None;
         match failure {
             Some(failure) if signatures.is_empty() => return Err(failure),
             Some(failure) => {
+                incomplete = Some(failure.to_string());
                 tracing::warn!(error = %failure, "not all signatures of a policy module could be looked up");
                 let more: Vec<_> =
                     known.iter().filter(|known| !signatures.contains(known)).cloned().collect();
@@ -214,7 +218,7 @@ impl Session<'_> {
             }
             None => {}
         }
-        Ok(signatures)
+        Ok((signatures, incomplete))
     }
 
     /// The signatures that the manifest under a tag or digest names. That one of them cannot be had because of an outage

@@ -74,7 +74,11 @@ fn signed() -> (Reference, Bundle, Trust) {
         keys: vec![("k".into(), key().public())],
         required: true,
     };
-    (reference, Bundle { manifest, module: Arc::from(MODULE), signatures }, Trust::new(vec![rule]))
+    (
+        reference,
+        Bundle { manifest, module: Arc::from(MODULE), signatures, incomplete: None },
+        Trust::new(vec![rule]),
+    )
 }
 
 proptest! {
@@ -110,6 +114,7 @@ proptest! {
                 payload: damaged(&whole.signatures[0].payload, &of_payload),
                 signature: damaged(&whole.signatures[0].signature, &of_signature),
             }],
+            incomplete: None,
         };
         let same = bundle == whole;
         prop_assert_eq!(accept(&reference, &bundle, &trust, demands).is_ok(), same);

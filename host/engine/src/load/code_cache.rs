@@ -27,7 +27,7 @@ impl CodeCache {
     /// Uses the first of these folders that can be used; without one nothing is kept.
     pub(crate) fn open(folders: &[PathBuf], engine: &wasmtime::Engine) -> Option<Self> {
         let folder = folders.iter().find_map(|folder| {
-            let opened = PrivateFolder::open_trusted(folder);
+            let opened = PrivateFolder::open_trusted(folder, is_kept);
             if let Err(error) = &opened {
                 let cause = std::error::Error::source(error).map(ToString::to_string);
                 tracing::warn!(%error, cause, "compiled policy modules are not kept there");
@@ -64,6 +64,12 @@ impl CodeCache {
     fn name(&self, module: Digest) -> String {
         format!("{}-{}.cwasm", module.hex(), self.fingerprint)
     }
+}
+
+fn is_kept(name: &str) -> bool {
+    let name = name.strip_suffix(".cwasm").and_then(|name| name.split_once('-'));
+    let is_hex = |text: &str| text.bytes().all(|byte| byte.is_ascii_hexdigit());
+    name.is_some_and(|(module, fingerprint)| module.len() == 64 && is_hex(module) && is_hex(fingerprint))
 }
 
 fn fingerprint(engine: &wasmtime::Engine) -> String {
@@ -105,6 +111,8 @@ mod tests {
         assert_eq!(open(false).get(module).as_deref(), Some(&b"code"[..]));
         assert_eq!(open(true).get(module), None, "that code would not count fuel");
         assert_eq!(open(false).get(Digest::of(b"n")), None);
+        let cache = open(false);
+        assert!(is_kept(&cache.name(module)) && !is_kept("main.rs"), "{}", cache.name(module));
         open(false).forget(module);
         assert_eq!(open(false).get(module), None);
     }

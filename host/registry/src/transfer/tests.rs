@@ -186,8 +186,15 @@ async fn in_an_outage_the_signatures_that_were_known_count() {
     let whole = pull(None).await;
     assert_eq!(whole.signatures, [signed("a"), signed("b")]);
     scene.lists(Answer::of(503));
-    assert_eq!(pull(None).await.signatures, [signed("a")]);
-    assert_eq!(pull(Some(&whole)).await, whole);
+    let part = pull(None).await;
+    assert_eq!(part.signatures, [signed("a")]);
+    let with_known = pull(Some(&whole)).await;
+    assert_eq!(with_known.signatures, whole.signatures);
+    // Whoever finds the wanted signature among them may use it; whoever does not learns no more than that.
+    for bundle in [&part, &with_known] {
+        assert!(bundle.incomplete.as_ref().is_some_and(|why| why.contains("503")), "{:?}", bundle.incomplete);
+    }
+    assert_eq!(whole.incomplete, None);
     let of_another = Bundle { manifest: b"{}".to_vec(), ..whole.clone() };
     assert_eq!(pull(Some(&of_another)).await.signatures, [signed("a")]);
     scene.lists(Answer::of(404));

@@ -281,7 +281,11 @@ impl Fetching {
             () = tokio::time::sleep(PATIENCE) => {}
         }
         if self.store.lacks(key) {
-            self.take_from_disk(key, oci).await;
+            // Both go on: what one waits for the other may hold.
+            tokio::select! {
+                outcome = &mut read => return outcome,
+                _ = self.take_from_disk(key, oci) => {}
+            }
         }
         read.await
     }
@@ -465,7 +469,12 @@ mod tests {
     fn bundle(title: &str) -> Bundle {
         let module = b"\0asm\x0d\0\x01\0";
         let packed = package(module, &Labels { title: title.into(), ..Labels::default() });
-        Bundle { manifest: packed.manifest, module: Arc::from(&module[..]), signatures: Vec::new() }
+        Bundle {
+            manifest: packed.manifest,
+            module: Arc::from(&module[..]),
+            signatures: Vec::new(),
+            incomplete: None,
+        }
     }
 
     /// Of one test; removed in the end.

@@ -216,7 +216,13 @@ impl Registries {
                 let mut usable = folders.iter().filter_map(|folder| {
                     let exposed = is_exposed(folder);
                     match BundleCache::open(folder) {
-                        Ok(cache) => Some(Disk { cache: Arc::new(cache), exposed }),
+                        Ok(cache) => {
+                            if exposed {
+                                let folder = folder.display();
+                                tracing::warn!(%folder, "others could write here: unsigned modules by tag are not taken from it");
+                            }
+                            Some(Disk { cache: Arc::new(cache), exposed })
+                        }
                         Err(error) => {
                             let cause = std::error::Error::source(&error).map(ToString::to_string);
                             tracing::warn!(%error, cause, "policy modules are not kept there");
@@ -328,6 +334,7 @@ fn of_refusal(refusal: &Refusal) -> Failure {
         Refusal::TooLarge { .. } => LoadCode::TooLarge,
         Refusal::OtherModule { .. } => LoadCode::DigestMismatch,
         Refusal::Signature(_) => LoadCode::SignatureRejected,
+        Refusal::Incomplete(_) => LoadCode::FetchFailed,
         Refusal::NotAPolicy(_) => LoadCode::NotAPolicy,
     };
     (code, refusal.to_string())
@@ -422,7 +429,12 @@ mod tests {
     fn bundle() -> Bundle {
         let module = b"\0asm\x0d\0\x01\0";
         let packed = kubeocean_registry::package(module, &kubeocean_registry::Labels::default());
-        Bundle { manifest: packed.manifest, module: Arc::from(&module[..]), signatures: Vec::new() }
+        Bundle {
+            manifest: packed.manifest,
+            module: Arc::from(&module[..]),
+            signatures: Vec::new(),
+            incomplete: None,
+        }
     }
 
     /// An empty folder, removed in the end.
