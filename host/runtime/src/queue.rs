@@ -123,7 +123,7 @@ impl<K: Clone + Eq + Hash + Ord + Debug + Send + 'static> Queue<K> {
     }
 
     /// An empty queue in which the flows take turns, see [`flow_of`], and none has more than a share of the workers of
-    /// [`drive`].
+    /// [`drive()`].
     pub fn with_flows(name: &'static str, flow: fn(&K) -> u64) -> Arc<Self> {
         Self::make(name, true, flow)
     }
