@@ -40,6 +40,13 @@ fn the_plain_guest_is_a_policy() {
     assert_eq!(host.numbers("p/bad").counters.errors, 0);
 }
 
+/// Policy spec section 8: two memories a component, and nothing says in how many modules of it.
+#[test]
+fn a_second_memory_within_the_limit_is_no_harm() {
+    let host = beside_a_good_one(&guest().with("START", "(memory $second 1)").bytes());
+    assert_eq!(host.state("bad"), EntryState::Active, "{}", host.error("bad"));
+}
+
 #[rstest]
 #[case::describe_loops(guest().with("DESCRIBE", "(call $forever)"), "DescribeFailed: Timeout")]
 #[case::describe_traps(guest().with("DESCRIBE", "(unreachable)"), "DescribeFailed: Trap")]
@@ -80,7 +87,10 @@ fn the_plain_guest_is_a_policy() {
     guest().with("MEMORY", "(memory (export \"memory\") 1000)"), "DescribeFailed: Memory"
 )]
 #[case::four_gigabytes_at_start(guest().with("MEMORY", "(memory (export \"memory\") 65536)"), "CompileFailed")]
-#[case::a_second_memory_of_a_module(guest().with("START", "(memory $second 1)"), "CompileFailed")]
+#[case::a_third_memory_of_a_module(guest().with("START", "(memory $second 1) (memory $third 1)"), "CompileFailed")]
+#[case::two_memories_that_are_too_much_together(
+    guest().with("MEMORY", "(memory (export \"memory\") 300)").with("START", "(memory $second 300)"), "DescribeFailed: Memory"
+)]
 #[case::a_huge_string(
     guest().with("MEMORY", "(memory (export \"memory\") 256)").with("DESCRIBE", "(i32.store (i32.const 36) (i32.const 10485760))"),
     "DescribeFailed: Output"
