@@ -265,8 +265,12 @@ fn temporary_name() -> String {
 
 fn is_temporary(name: &str) -> bool {
     let parts = name.strip_prefix('.').and_then(|name| name.split_once('-'));
-    let is_hex = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_hexdigit());
     parts.is_some_and(|(process, random)| is_hex(process) && is_hex(random))
+}
+
+/// Whether a part of a name has hexadecimal digits and nothing else, as digests and fingerprints do.
+pub fn is_hex(text: &str) -> bool {
+    !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_hexdigit())
 }
 
 fn user() -> u32 {

@@ -6,7 +6,7 @@
 use std::path::Path;
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
-use kubeocean_private_folder::{FolderError, PrivateFolder};
+use kubeocean_private_folder::{FolderError, PrivateFolder, is_hex};
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -82,7 +82,7 @@ impl BundleCache {
 
 fn is_kept(name: &str) -> bool {
     let digest = name.strip_suffix(".wasm").or_else(|| name.strip_suffix(".json"));
-    digest.is_some_and(|digest| digest.len() == 64 && digest.bytes().all(|byte| byte.is_ascii_hexdigit()))
+    digest.is_some_and(|digest| digest.len() == 64 && is_hex(digest))
 }
 
 fn module_name(digest: Digest) -> String {

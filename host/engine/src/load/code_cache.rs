@@ -7,7 +7,7 @@
 use std::hash::{Hash, Hasher};
 use std::path::PathBuf;
 
-use kubeocean_private_folder::PrivateFolder;
+use kubeocean_private_folder::{PrivateFolder, is_hex};
 use sha2::{Digest as _, Sha256};
 
 use super::cache::Digest;
@@ -68,7 +68,6 @@ impl CodeCache {
 
 fn is_kept(name: &str) -> bool {
     let name = name.strip_suffix(".cwasm").and_then(|name| name.split_once('-'));
-    let is_hex = |text: &str| text.bytes().all(|byte| byte.is_ascii_hexdigit());
     name.is_some_and(|(module, fingerprint)| module.len() == 64 && is_hex(module) && is_hex(fingerprint))
 }
 

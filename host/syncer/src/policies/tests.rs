@@ -37,7 +37,8 @@ fn policy(spec: &Value) -> PolicyView {
     serde_json::from_value(json!({"metadata": metadata, "spec": spec})).unwrap()
 }
 
-fn engine(active: bool) -> PolicyStatus {
+/// What the engine says of the policy [`policy`].
+pub(super) fn engine(active: bool) -> PolicyStatus {
     PolicyStatus {
         name: "p".into(),
         uid: "u".into(),
@@ -50,6 +51,24 @@ fn engine(active: bool) -> PolicyStatus {
         entries: Vec::new(),
         pinned: true,
         stale: false,
+    }
+}
+
+/// An entry of which nothing is known but its state.
+pub(super) fn bare_entry(name: &str, state: EntryState) -> EntryStatus {
+    EntryStatus {
+        name: name.into(),
+        state,
+        module: None,
+        version: None,
+        digest: None,
+        desired_digest: None,
+        decisions: Vec::new(),
+        enforcement: Enforcement::Enforce,
+        failure: None,
+        last_error: None,
+        audit: None,
+        counters: EntryCounters::default(),
     }
 }
 
@@ -116,18 +135,8 @@ fn numbers_wait_and_states_do_not() {
 fn counters_that_begin_anew_after_a_restart_are_no_news() {
     let counted = |offered| PolicyStatus {
         entries: vec![EntryStatus {
-            name: "e".into(),
-            state: EntryState::Active,
-            module: None,
-            version: None,
-            digest: None,
-            desired_digest: None,
-            decisions: Vec::new(),
-            enforcement: Enforcement::Enforce,
-            failure: None,
-            last_error: None,
-            audit: None,
             counters: EntryCounters { offered, ..EntryCounters::default() },
+            ..bare_entry("e", EntryState::Active)
         }],
         ..engine(true)
     };
@@ -240,18 +249,10 @@ fn zero_limits_are_news_once_per_generation() {
 
 fn entry(state: EntryState) -> EntryStatus {
     EntryStatus {
-        name: "half".into(),
-        state,
         module: Some("cpu-percentage".into()),
         version: Some("0.2.0".into()),
         digest: Some("sha256:1".into()),
-        desired_digest: None,
-        decisions: Vec::new(),
-        enforcement: Enforcement::Enforce,
-        failure: None,
-        last_error: None,
-        audit: None,
-        counters: EntryCounters::default(),
+        ..bare_entry("half", state)
     }
 }
 
