@@ -110,10 +110,10 @@ pub(crate) struct SyncerFlags {
     /// Nodes, their CSINodes and their port reservations worked on at a time, each
     #[arg(long, default_value_t = 50)]
     node_workers: usize,
-    /// Pods worked on at a time; of one namespace a twelfth of them
+    /// Pods worked on at a time; of one namespace a fiftieth of them. More helps where the worker cluster is far
     #[arg(long, default_value_t = 100)]
     pod_workers: usize,
-    /// Copied ConfigMaps, Secrets and volumes worked on at a time; of one namespace a twelfth of them
+    /// Copied ConfigMaps, Secrets and volumes worked on at a time; of one namespace a fiftieth of them, and two at least
     #[arg(long, default_value_t = 50)]
     object_workers: usize,
     /// Requests per second to the computing cluster, Leases apart; 0 is unlimited

@@ -26,10 +26,11 @@ use self::ready::Ready;
 pub use self::{drive::drive, pauses::backoff};
 use crate::durations::{DurationNumbers, Durations};
 
-/// Part of the workers that one flow may have.
-const SHARE: usize = 12;
-/// Workers that a flow may have however few there are.
-const LEAST_SHARE: usize = 4;
+/// Part of the workers that one flow may have. Few requests at a time keep an API server as busy as many do, and what
+/// others ask waits behind fewer.
+const SHARE: usize = 50;
+/// Workers that a flow may have however few there are: one key that waits must not hold up all others.
+const LEAST_SHARE: usize = 2;
 /// All that works for a flow hangs if none of it gets done in this time: requests end sooner.
 const FLOW_LIMIT: Duration = Duration::from_mins(5);
 
