@@ -26,8 +26,8 @@ use self::ready::Ready;
 pub use self::{drive::drive, pauses::backoff};
 use crate::durations::{DurationNumbers, Durations};
 
-/// Part of the workers that one flow may have. Few requests at a time keep an API server as busy as many do, and what
-/// others ask waits behind fewer.
+/// Part of the workers that one flow may have. Few requests at a time keep an API server that is near as busy as many do,
+/// and what others ask waits behind fewer.
 const SHARE: usize = 50;
 /// Workers that a flow may have however few there are: one key that waits must not hold up all others.
 const LEAST_SHARE: usize = 2;
