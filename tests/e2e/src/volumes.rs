@@ -50,18 +50,37 @@ pub async fn create_volume(computing: &Objects, name: &str, spec: Value) {
     computing.wait("the binder to see the volume", &volume_path(name), is_seen).await;
 }
 
-/// Creates a claim for one volume; `spec` has more fields.
+/// Creates a claim for a volume that is there and waits until the two are bound: a scheduler that meets the pod of a claim
+/// in the moment of its binding may refuse it, and tries again minutes later. `spec` has more fields.
+///
+/// # Panics
+/// It is refused, or not bound.
+pub async fn create_claim(computing: &Objects, namespace: &str, name: &str, volume: &str, spec: Value) {
+    let path = create_unbound_claim(computing, namespace, name, volume, spec).await;
+    let is_bound = |claim: &Value| (claim["status"]["phase"] == "Bound").then_some(());
+    computing.wait("the claim to be bound", &path, is_bound).await;
+}
+
+/// Creates a claim for a volume that may come later; returns its path. `spec` has more fields.
 ///
 /// # Panics
 /// It is refused.
-pub async fn create_claim(computing: &Objects, namespace: &str, name: &str, volume: &str, spec: Value) {
+pub async fn create_unbound_claim(
+    computing: &Objects,
+    namespace: &str,
+    name: &str,
+    volume: &str,
+    spec: Value,
+) -> String {
     let base = json!({
         "accessModes": MODES, "storageClassName": "", "volumeName": volume,
         "resources": {"requests": {"storage": "1Gi"}},
     });
     let metadata = json!({"name": name, "namespace": namespace});
     let claim = object("PersistentVolumeClaim", &metadata, &base, &spec);
-    computing.create(&format!("/api/v1/namespaces/{namespace}/{CLAIMS}"), &claim).await;
+    let claims = format!("/api/v1/namespaces/{namespace}/{CLAIMS}");
+    computing.create(&claims, &claim).await;
+    format!("{claims}/{name}")
 }
 
 /// Spec of a pod that uses a claim.

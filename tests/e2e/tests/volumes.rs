@@ -7,7 +7,9 @@ use kubeocean_api::keys::{annotation, label, object_finalizer, synced_by};
 use kubeocean_api::name::phys_name;
 use kubeocean_e2e::pods::{Objects, Scene, Stage, condition, text};
 use kubeocean_e2e::rights::{LimitedAccount, assert_rights};
-use kubeocean_e2e::volumes::{CLAIMS, MODES, create_claim, create_volume, user_of, volume_copy, volume_path};
+use kubeocean_e2e::volumes::{
+    CLAIMS, MODES, create_claim, create_unbound_claim, create_volume, user_of, volume_copy, volume_path,
+};
 use kubeocean_harness::{AuditEvent, BindingSpec};
 use serde_json::{Value, json};
 
@@ -218,7 +220,7 @@ async fn copies_of_the_original_are_taken_over_in_place() {
 async fn a_pod_waits_until_its_claim_is_bound() {
     let stage = Stage::start(BindingSpec::new("vol-late"), 1).await;
     let scene = stage.scene("vol-late").await;
-    create_claim(&scene.computing, &scene.namespace, "data", "vol-late", json!({})).await;
+    create_unbound_claim(&scene.computing, &scene.namespace, "data", "vol-late", json!({})).await;
     // The scheduler would wait as well.
     let vnodes = stage.wait_vnodes().await;
     let mut spec = user_of("data");

@@ -118,6 +118,8 @@ fn controller_manager(spec: &ClusterSpec, file: &dyn Fn(&str) -> String) -> Vec<
         format!("--cluster-signing-cert-file={}", file("ca.crt")),
         format!("--cluster-signing-key-file={}", file("ca.key")),
         format!("--node-monitor-grace-period={}s", spec.node_monitor_grace.as_secs()),
+        // Whoever binds a claim while its volume is being marked loses, and tries again in the next round only.
+        "--pvclaimbinder-sync-period=1s".to_owned(),
         "--kube-api-qps=1000".to_owned(),
         "--kube-api-burst=2000".to_owned(),
         "--v=1".to_owned(),
