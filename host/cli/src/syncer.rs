@@ -110,10 +110,10 @@ pub(crate) struct SyncerFlags {
     /// Nodes, their CSINodes and their port reservations worked on at a time, each
     #[arg(long, default_value_t = 50)]
     node_workers: usize,
-    /// Pods worked on at a time; of one namespace a fiftieth of them, and two at least. More helps where the worker cluster is far
+    /// Pods worked on at a time; of one namespace a fiftieth of them, and an eighth where servers are far or busy
     #[arg(long, default_value_t = 100)]
     pod_workers: usize,
-    /// Copied ConfigMaps, Secrets and volumes worked on at a time; of one namespace a fiftieth of them, and two at least
+    /// Copied ConfigMaps, Secrets and volumes worked on at a time; of one namespace as of pods
     #[arg(long, default_value_t = 50)]
     object_workers: usize,
     /// Requests per second to the computing cluster, Leases apart; 0 is unlimited

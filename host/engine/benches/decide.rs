@@ -200,7 +200,7 @@ fn place(c: &mut Criterion) {
                 nodes: candidates.clone(),
                 deadline: std::time::Instant::now() + std::time::Duration::from_secs(10),
             };
-            host.place(now(), &request)
+            host.place(now(), request)
         };
         assert!(ask().iter().all(|placement| placement.fit == Fit::Accept), "every entry answers");
         group.bench_function(BenchmarkId::new("entries", entries), |b| b.iter(|| black_box(ask())));

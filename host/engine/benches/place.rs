@@ -88,7 +88,7 @@ fn main() {
                 let started = Instant::now();
                 let deadline = started + DEADLINE;
                 let request = PlaceRequest { stage: Stage::Schedule, pod: Arc::clone(&pod), nodes, deadline };
-                let answers = host.place(Timestamp::now(), &request);
+                let answers = host.place(Timestamp::now(), request);
                 let took = started.elapsed();
                 let rejected = answers.iter().filter(|answer| answer.fit == Fit::Reject).count();
                 assert_eq!(

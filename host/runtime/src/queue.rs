@@ -4,11 +4,13 @@
 //! deduplicated. Retries back off exponentially with jitter; a success resets them. While an API server fails, pauses stay
 //! short: that says nothing about the key, and when the server is back nobody tells. In a queue with flows they take turns,
 //! and each has a share of the workers: requests that are under way together wait for each other in the API server, so a
-//! flow that may have them all slows down the others although it is not their turn.
+//! flow that may have them all slows down the others although it is not their turn. Whoever works on a key for long waits for
+//! something else, a server that is far or asked to wait, and leaves its place in the share to the next key (`share`).
 
 mod drive;
 mod pauses;
 mod ready;
+mod share;
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, HashSet},
@@ -22,17 +24,12 @@ use parking_lot::Mutex;
 use tokio::{sync::Notify, time::Instant};
 
 pub(crate) use self::pauses::spread;
-use self::ready::Ready;
 pub use self::{drive::drive, pauses::backoff};
+use self::{
+    ready::Ready,
+    share::{Running, Share},
+};
 use crate::durations::{DurationNumbers, Durations};
-
-/// Part of the workers that one flow may have. Few requests at a time keep an API server that is near as busy as many do,
-/// and what others ask waits behind fewer.
-const SHARE: usize = 50;
-/// Workers that a flow may have however few there are: one key that waits must not hold up all others.
-const LEAST_SHARE: usize = 2;
-/// All that works for a flow hangs if none of it gets done in this time: requests end sooner.
-const FLOW_LIMIT: Duration = Duration::from_mins(5);
 
 /// What became of one reconcile.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -77,11 +74,11 @@ struct State<K> {
     /// The flow of a key.
     flow: fn(&K) -> u64,
     queued: HashSet<K>,
-    running: HashSet<K>,
+    /// With the moment when work on them began.
+    running: HashMap<K, Instant>,
     /// Those of each flow.
     running_of: HashMap<u64, Running>,
-    /// The most that may be.
-    share: usize,
+    share: Share,
     /// Added while running: run again right after.
     dirty: HashSet<K>,
     delayed: BTreeSet<(Instant, K)>,
@@ -91,23 +88,15 @@ struct State<K> {
     stales: BTreeMap<K, u32>,
 }
 
-/// What of one flow is worked on.
-#[derive(Debug)]
-struct Running {
-    keys: usize,
-    /// When work on a key began or ended last.
-    moved: Instant,
-}
-
 impl<K> State<K> {
     fn new(flow: fn(&K) -> u64) -> Self {
         Self {
             ready: Ready::default(),
             flow,
             queued: HashSet::new(),
-            running: HashSet::new(),
+            running: HashMap::new(),
             running_of: HashMap::new(),
-            share: usize::MAX,
+            share: Share::ALL,
             dirty: HashSet::new(),
             delayed: BTreeSet::new(),
             due: HashMap::new(),
@@ -137,15 +126,14 @@ impl<K: Clone + Eq + Hash + Ord + Debug + Send + 'static> Queue<K> {
     /// What each flow may have of so many workers.
     fn share_out(&self, workers: usize) {
         if self.has_flows {
-            self.state.lock().share = (workers / SHARE).max(LEAST_SHARE);
+            self.state.lock().share = Share::of(workers);
         }
     }
 
     /// Whether a flow has all it may have, and nothing of that gets done.
     fn is_stuck(&self) -> bool {
         let state = self.state.lock();
-        let stuck = |flow: &Running| flow.keys >= state.share && flow.moved.elapsed() >= FLOW_LIMIT;
-        state.running_of.values().any(stuck)
+        state.running_of.values().any(|flow| flow.is_stuck(state.share))
     }
 
     /// What is told of it.
@@ -192,15 +180,16 @@ impl<K: Clone + Eq + Hash + Ord + Debug + Send + 'static> Queue<K> {
         loop {
             let due = {
                 let mut state = self.state.lock();
-                state.promote(Instant::now());
-                if let Some((key, since)) = state.take() {
+                let now = Instant::now();
+                state.promote(now);
+                if let Some((key, since)) = state.take(now) {
                     self.waits.observe(since.elapsed());
                     if !state.ready.is_empty() {
                         self.wake.notify_one();
                     }
                     return key;
                 }
-                state.delayed.first().map(|(at, _)| *at)
+                state.next_change()
             };
             match due {
                 Some(at) => {
@@ -265,7 +254,7 @@ impl<K: Clone + Eq + Hash + Ord + Debug + Send + 'static> Queue<K> {
 
 impl<K: Clone + Eq + Hash + Ord> State<K> {
     fn push(&mut self, key: K) {
-        if self.running.contains(&key) {
+        if self.running.contains_key(&key) {
             self.dirty.insert(key);
         } else if self.queued.insert(key.clone()) {
             self.ready.push((self.flow)(&key), key);
@@ -295,31 +284,34 @@ impl<K: Clone + Eq + Hash + Ord> State<K> {
         }
     }
 
-    fn take(&mut self) -> Option<(K, Instant)> {
+    fn take(&mut self, now: Instant) -> Option<(K, Instant)> {
         let (running_of, share) = (&self.running_of, self.share);
-        let has_its_share = |flow| running_of.get(&flow).is_some_and(|running| running.keys >= share);
+        let has_its_share =
+            |flow| running_of.get(&flow).is_some_and(|running| running.has_its_share(share, now));
+        self.ready.wake_unless(has_its_share);
         let (key, since) = self.ready.pop(has_its_share)?;
         self.queued.remove(&key);
-        let now = Instant::now();
-        let running = self.running_of.entry((self.flow)(&key)).or_insert(Running { keys: 0, moved: now });
-        *running = Running { keys: running.keys + 1, moved: now };
-        self.running.insert(key.clone());
+        self.running_of.entry((self.flow)(&key)).or_insert_with(|| Running::new(now)).begin(now);
+        self.running.insert(key.clone(), now);
         Some((key, since))
+    }
+
+    /// When a key may be taken although nothing happens until then: its delay is over, or its flow no longer has its share.
+    fn next_change(&self) -> Option<Instant> {
+        let due = self.delayed.first().map(|(at, _)| *at);
+        let flows = self.ready.resting().filter_map(|flow| self.running_of.get(&flow)?.frees(self.share));
+        due.into_iter().chain(flows).min()
     }
 
     /// Nobody works on the key any more.
     fn release(&mut self, key: &K) {
-        if !self.running.remove(key) {
-            return;
-        }
+        let Some(begun) = self.running.remove(key) else { return };
         let flow = (self.flow)(key);
-        if let Some(running) = self.running_of.get_mut(&flow) {
-            *running = Running { keys: running.keys - 1, moved: Instant::now() };
-            if running.keys == 0 {
-                self.running_of.remove(&flow);
-            }
+        if let Some(running) = self.running_of.get_mut(&flow)
+            && running.end(begun)
+        {
+            self.running_of.remove(&flow);
         }
-        self.ready.wake(flow);
     }
 }
 

@@ -81,7 +81,7 @@ fn run(bytes: &[u8]) {
     let asked = nodes.len();
     let deadline = Instant::now() + Duration::from_mins(1);
     let request = PlaceRequest { stage: question.stage, pod: Arc::new(pod), nodes, deadline };
-    let placements = host().place(Timestamp::UNIX_EPOCH, &request);
+    let placements = host().place(Timestamp::UNIX_EPOCH, request);
     // The module accepts nodes without an amount that says otherwise, whatever the pod is.
     assert_eq!(placements.len(), asked);
     for placement in placements {

@@ -215,7 +215,7 @@ impl Setup {
                 let nodes = vec![PlaceNode { facts: Arc::clone(&node.facts), policy: governed }];
                 let deadline = Instant::now() + PLACING;
                 let request = PlaceRequest { stage: case.stage, pod: Arc::clone(pod), nodes, deadline };
-                host.host.place(now, &request).pop()
+                host.host.place(now, request).pop()
             });
             if left > 0 && ran_out_of_time(&explanation, placement.as_ref()) {
                 continue;

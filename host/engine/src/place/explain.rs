@@ -1,7 +1,5 @@
 //! What each entry says about one pod on one vnode, for `kubeocean policy explain --pod`.
 
-use std::sync::Arc;
-
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
@@ -10,8 +8,8 @@ use crate::host::PolicyHost;
 use crate::pipeline::Entry;
 use crate::place::answer::Fit;
 use crate::place::compose::{PlaceDraft, Placement};
-use crate::place::evaluate::PlaceOutcome;
-use crate::place::host::PlaceRequest;
+use crate::place::evaluate::{PlaceOutcome, Question};
+use crate::place::host::{PlaceNode, PlaceRequest};
 
 /// What one entry said.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -53,16 +51,18 @@ impl PlaceStep {
 
 impl PolicyHost {
     /// As [`PolicyHost::place`] for the first candidate, with what each entry said.
-    pub fn explain_place(&self, now: Timestamp, request: &PlaceRequest) -> (Placement, Vec<PlaceStep>) {
+    pub fn explain_place(&self, now: Timestamp, request: PlaceRequest) -> (Placement, Vec<PlaceStep>) {
         let mut steps = Vec::new();
         let pipelines = self.inner.pipelines.load_full();
-        let Some(node) = request.nodes.first() else { return (Placement::default(), steps) };
-        let governing = |name: &str| node.policy.as_deref() == Some(name);
-        let Some(policy) = pipelines.policies.iter().find(|policy| governing(&policy.name)) else {
+        let PlaceRequest { stage, pod, nodes, deadline } = request;
+        let Some(PlaceNode { facts, policy: Some(governing) }) = nodes.into_iter().next() else {
             return (Placement::default(), steps);
         };
-        let nodes = vec![Arc::clone(&node.facts)];
-        let placement = self.place_by(policy, now, request, nodes, Some(&mut steps)).pop();
+        let Some(policy) = pipelines.policies.iter().find(|policy| *policy.name == *governing) else {
+            return (Placement::default(), steps);
+        };
+        let question = Question { stage, pod, nodes: vec![facts], deadline };
+        let placement = self.place_by(policy, now, question, Some(&mut steps)).pop();
         (placement.unwrap_or_default(), steps)
     }
 }

@@ -46,29 +46,15 @@ pub struct PlaceRequest {
 
 impl PolicyHost {
     /// Asks every entry that places. Blocks until all have answered, at most until the deadline. Never fails.
-    pub fn place(&self, now: Timestamp, request: &PlaceRequest) -> Vec<Placement> {
-        let mut placements = vec![Placement::default(); request.nodes.len()];
-        let mut by_policy: BTreeMap<&str, Vec<usize>> = BTreeMap::new();
-        let mut rest = request.nodes.as_slice();
-        let mut first = 0;
-        while let Some(node) = rest.first() {
-            // Candidates of one policy mostly come one after the other.
-            let (run, others) = rest.split_at(rest.iter().take_while(|n| n.policy == node.policy).count());
-            if let Some(policy) = &node.policy {
-                by_policy.entry(policy).or_default().extend(first..first + run.len());
-            }
-            (rest, first) = (others, first + run.len());
-        }
+    pub fn place(&self, now: Timestamp, request: PlaceRequest) -> Vec<Placement> {
+        let PlaceRequest { stage, pod, nodes, deadline } = request;
+        let mut placements = vec![Placement::default(); nodes.len()];
         let pipelines = self.inner.pipelines.load_full();
+        let mut governed = by_policy(nodes);
         for policy in &pipelines.policies {
-            let Some(places) = by_policy.remove(policy.name.as_str()) else { continue };
-            let nodes: Vec<Arc<NodeFacts>> = places
-                .iter()
-                .filter_map(|index| request.nodes.get(*index))
-                .map(|n| Arc::clone(&n.facts))
-                .collect();
-            for (index, placement) in places.into_iter().zip(self.place_by(policy, now, request, nodes, None))
-            {
+            let Some(Governed { places, nodes }) = governed.remove(policy.name.as_str()) else { continue };
+            let question = Question { stage, pod: Arc::clone(&pod), nodes, deadline };
+            for (index, placement) in places.into_iter().zip(self.place_by(policy, now, question, None)) {
                 if let Some(place) = placements.get_mut(index) {
                     *place = placement;
                 }
@@ -100,8 +86,7 @@ impl PolicyHost {
         &self,
         policy: &Arc<Policy>,
         now: Timestamp,
-        request: &PlaceRequest,
-        nodes: Vec<Arc<NodeFacts>>,
+        question: Question,
         mut trace: Option<&mut Vec<PlaceStep>>,
     ) -> Vec<Placement> {
         let entries: Vec<(&Entry, bool)> = policy
@@ -111,13 +96,8 @@ impl PolicyHost {
             .chain(policy.audit.iter().map(|entry| (entry, true)))
             .filter(|(entry, _)| places(entry))
             .collect();
-        let mut drafts = vec![PlaceDraft::default(); nodes.len()];
-        let question = Arc::new(Question {
-            stage: request.stage,
-            pod: Arc::clone(&request.pod),
-            nodes,
-            deadline: request.deadline,
-        });
+        let mut drafts = vec![PlaceDraft::default(); question.nodes.len()];
+        let question = Arc::new(question);
         let mut outcomes = self.ask_side_by_side(policy, now, &question, &entries);
         for (place, (entry, audit)) in entries.iter().enumerate() {
             let given = outcomes.remove(&place);
@@ -128,7 +108,7 @@ impl PolicyHost {
                 for (draft, outcome) in drafts.iter_mut().zip(&given) {
                     match outcome {
                         Ok(answer) => draft.answer(&entry.slot.label, entry.spec.weight, answer),
-                        Err(why) => draft.no_answer(&entry.slot.label, request.stage, entry.on_error(), why),
+                        Err(why) => draft.no_answer(&entry.slot.label, question.stage, entry.on_error(), why),
                     }
                 }
             }
@@ -180,6 +160,37 @@ impl PolicyHost {
             outcomes.insert(place, given);
         }
     }
+}
+
+/// Candidates of one policy, and their places in the request.
+#[derive(Default)]
+struct Governed {
+    places: Vec<usize>,
+    nodes: Vec<Arc<NodeFacts>>,
+}
+
+impl Governed {
+    fn push(&mut self, place: usize, node: Arc<NodeFacts>) {
+        self.places.push(place);
+        self.nodes.push(node);
+    }
+}
+
+/// Candidates by the policy that governs them. Facts are moved: counting one more reference to each of thousands is an
+/// access to memory far apart.
+fn by_policy(nodes: Vec<PlaceNode>) -> BTreeMap<Arc<str>, Governed> {
+    let mut groups: BTreeMap<Arc<str>, Governed> = BTreeMap::new();
+    let mut nodes = nodes.into_iter().enumerate().peekable();
+    while let Some((place, node)) = nodes.next() {
+        let Some(policy) = node.policy else { continue };
+        // Candidates of one policy mostly come one after the other.
+        let governed = groups.entry(Arc::clone(&policy)).or_default();
+        governed.push(place, node.facts);
+        while let Some((place, node)) = nodes.next_if(|(_, node)| node.policy.as_ref() == Some(&policy)) {
+            governed.push(place, node.facts);
+        }
+    }
+    groups
 }
 
 /// Whether an entry has a say about placement. One that never ran may have: its `onError` must hold at every stage.

@@ -181,7 +181,7 @@ fn places(modules: &BTreeMap<&str, Arc<[u8]>>) -> String {
         let pod = PodFacts { name: "web".into(), namespace: "shop".into(), ..PodFacts::default() };
         let deadline = Instant::now() + Duration::from_secs(20);
         let request = PlaceRequest { stage, pod: Arc::new(pod), nodes: vnodes.clone(), deadline };
-        host.host.place(at("2026-03-29T00:30:00Z"), &request);
+        host.host.place(at("2026-03-29T00:30:00Z"), request);
     }
     let decisions = host.host.decisions(None);
     decisions.iter().map(|decision| serde_json::to_string(decision).unwrap() + "\n").collect()

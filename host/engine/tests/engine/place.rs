@@ -50,12 +50,12 @@ fn pod_named(namespace: &str, name: &str, priority: i64) -> Arc<PodFacts> {
 fn ask_about(host: &Host, at: i64, stage: Stage, pod: &Arc<PodFacts>, nodes: &[PlaceNode]) -> Vec<Placement> {
     let deadline = Instant::now() + PATIENCE;
     let request = PlaceRequest { stage, pod: Arc::clone(pod), nodes: nodes.to_vec(), deadline };
-    host.host.place(seconds(at), &request)
+    host.host.place(seconds(at), request)
 }
 
 fn ask_within(host: &Host, at: i64, stage: Stage, nodes: &[PlaceNode], time: Duration) -> Vec<Placement> {
     let request = PlaceRequest { stage, pod: pod(0), nodes: nodes.to_vec(), deadline: Instant::now() + time };
-    host.host.place(seconds(at), &request)
+    host.host.place(seconds(at), request)
 }
 
 fn ask(host: &Host, at: i64, stage: Stage, nodes: &[PlaceNode]) -> Vec<Placement> {
@@ -134,7 +134,7 @@ fn stage_and_pod_reach_the_module() {
         nodes: nodes.to_vec(),
         deadline: Instant::now() + PATIENCE,
     };
-    assert_eq!(host.host.place(noon(), &request)[0].fit, Fit::Reject);
+    assert_eq!(host.host.place(noon(), request)[0].fit, Fit::Reject);
 }
 
 /// A scheduler asks about thousands of nodes, and is told the text for each.
@@ -528,8 +528,8 @@ fn an_explanation_of_a_place_says_what_each_entry_says() {
         nodes: vec![node.clone()],
         deadline: Instant::now() + PATIENCE,
     };
-    let (placement, steps) = host.host.explain_place(noon(), &request);
-    assert_eq!(placement, host.host.place(noon(), &request)[0]);
+    let (placement, steps) = host.host.explain_place(noon(), request.clone());
+    assert_eq!(placement, host.host.place(noon(), request.clone())[0]);
     assert_eq!(placement.fit, Fit::Later(30), "what stands for the entry that fails");
     let told: Vec<_> = steps.iter().map(|s| (s.entry.as_str(), s.audit, s.fit, s.score, s.so_far)).collect();
     assert_eq!(
@@ -542,5 +542,5 @@ fn an_explanation_of_a_place_says_what_each_entry_says() {
     );
     assert!(steps[1].error.as_ref().unwrap().starts_with("Trap"), "{steps:?}");
     let free = PlaceRequest { nodes: vec![PlaceNode { policy: None, ..node }], ..request };
-    assert_eq!(host.host.explain_place(noon(), &free), (Placement::default(), Vec::new()));
+    assert_eq!(host.host.explain_place(noon(), free), (Placement::default(), Vec::new()));
 }

@@ -3,7 +3,7 @@
 //! A flow is what must not hold up others, such as a namespace: thousands of keys in one delay a key of another by as
 //! many turns as there are flows, not by thousands.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{HashMap, VecDeque};
 
 use tokio::time::Instant;
 
@@ -13,13 +13,13 @@ pub(super) struct Ready<K> {
     flows: HashMap<u64, VecDeque<(K, Instant)>>,
     /// Each flow once, but those that rest.
     turns: VecDeque<u64>,
-    /// Flows whose turn came while they had their share.
-    resting: HashSet<u64>,
+    /// Flows whose turn came while they had their share, in this order. There are no more of them than workers.
+    resting: Vec<u64>,
 }
 
 impl<K> Default for Ready<K> {
     fn default() -> Self {
-        Self { flows: HashMap::new(), turns: VecDeque::new(), resting: HashSet::new() }
+        Self { flows: HashMap::new(), turns: VecDeque::new(), resting: Vec::new() }
     }
 }
 
@@ -34,14 +34,14 @@ impl<K> Ready<K> {
     }
 
     /// The first key of the flow whose turn it is, and since when it is ready. A flow that has its share is passed over, and
-    /// rests until [`Ready::wake`].
+    /// rests until [`Ready::wake_unless`].
     pub(super) fn pop(&mut self, has_its_share: impl Fn(u64) -> bool) -> Option<(K, Instant)> {
         let flow = loop {
             let flow = self.turns.pop_front()?;
             if !has_its_share(flow) {
                 break flow;
             }
-            self.resting.insert(flow);
+            self.resting.push(flow);
         };
         let keys = self.flows.get_mut(&flow)?;
         let first = keys.pop_front();
@@ -53,11 +53,21 @@ impl<K> Ready<K> {
         first
     }
 
-    /// A key of this flow is no longer worked on.
-    pub(super) fn wake(&mut self, flow: u64) {
-        if self.resting.remove(&flow) {
-            self.turns.push_back(flow);
-        }
+    /// Gives flows that rest a turn, but those that still have their share.
+    pub(super) fn wake_unless(&mut self, has_its_share: impl Fn(u64) -> bool) {
+        let turns = &mut self.turns;
+        self.resting.retain(|flow| {
+            let rests = has_its_share(*flow);
+            if !rests {
+                turns.push_back(*flow);
+            }
+            rests
+        });
+    }
+
+    /// Flows that rest.
+    pub(super) fn resting(&self) -> impl Iterator<Item = u64> {
+        self.resting.iter().copied()
     }
 
     /// Whether no flow has a turn.
@@ -95,8 +105,10 @@ mod tests {
         assert_eq!((pop(&mut ready), pop(&mut ready)), (Some("b"), None));
         ready.push(1, "c");
         assert!(ready.is_empty(), "it rests");
-        ready.wake(1);
-        ready.wake(1);
+        ready.wake_unless(|flow| flow == 1);
+        assert!(ready.is_empty() && ready.resting().eq([1]));
+        ready.wake_unless(|_| false);
+        ready.wake_unless(|_| false);
         let rest: Vec<_> = std::iter::from_fn(|| ready.pop(|_| false)).map(|(key, _)| key).collect();
         assert_eq!(rest, ["a", "c"]);
     }

@@ -38,7 +38,7 @@ async fn a_flow_has_a_share_of_the_workers_and_leaves_the_others_free() {
     for key in 0..2 {
         assert_eq!(queue.next().await, ("full", key));
     }
-    let soon = Duration::from_secs(1);
+    let soon = Duration::from_millis(100);
     assert!(tokio::time::timeout(soon, queue.next()).await.is_err(), "it has its share");
     queue.add(("other", 0));
     assert_eq!(queue.next().await, ("other", 0));
@@ -47,10 +47,25 @@ async fn a_flow_has_a_share_of_the_workers_and_leaves_the_others_free() {
     queue.done(&("full", 1), Outcome::Done);
     assert_eq!(queue.next().await, ("full", 2));
     assert_eq!(queue.len(), 1000 - 1);
-    queue.share_out(200);
-    assert_eq!(queue.state.lock().share, 4);
-    queue.share_out(3);
-    assert_eq!(queue.state.lock().share, 2, "one key that waits does not hold up its flow");
+}
+
+/// A server that says when it may be asked again, or is far, holds up keys, but not those behind them.
+#[tokio::test(start_paused = true)]
+async fn keys_that_wait_for_long_do_not_hold_up_their_flow() {
+    let queue = Queue::with_flows("test", |(flow, _): &(&str, u32)| flow_of(flow));
+    queue.share_out(100);
+    queue.add_all((0..1000).map(|key| ("full", key)));
+    let start = Instant::now();
+    let mut taken = Vec::new();
+    while let Ok(key) = tokio::time::timeout(Duration::from_secs(1), queue.next()).await {
+        taken.push((key.1, start.elapsed().as_millis()));
+    }
+    let expected: Vec<_> = (0..12).map(|key| (key, u128::from(key / 2) * 250)).collect();
+    assert_eq!(taken, expected, "two more each quarter of a second, and no more than an eighth of all");
+    queue.add(("other", 0));
+    assert_eq!(queue.next().await, ("other", 0));
+    queue.done(&("full", 7), Outcome::Done);
+    assert_eq!(queue.next().await, ("full", 12));
 }
 
 #[tokio::test(start_paused = true)]

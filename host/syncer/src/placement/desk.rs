@@ -154,7 +154,7 @@ impl PlaceDesk {
             deadline: Instant::now() + ADMISSION_WAIT,
         };
         let (host, now) = (Arc::clone(&self.host), self.clock.now());
-        let asking = tokio::task::spawn_blocking(move || host.place(now, &request).pop());
+        let asking = tokio::task::spawn_blocking(move || host.place(now, request).pop());
         match asking.await {
             Ok(Some(placement)) => admission(placement, &vpod.uid),
             Ok(None) | Err(_) => Admission::Wait(Some(Duration::from_secs(1))),
@@ -192,7 +192,7 @@ impl PlaceDesk {
             .map(|((name, facts), policy)| (name, PlaceNode { facts, policy }))
             .unzip();
         let request = PlaceRequest { stage, pod: Arc::clone(pod), nodes, deadline };
-        let placements = self.host.place(self.clock.now(), &request);
+        let placements = self.host.place(self.clock.now(), request);
         let rows = names
             .into_iter()
             .zip(placements)

@@ -63,8 +63,7 @@ impl Syncers for OneSyncer {
         };
         let asking = tokio::task::spawn_blocking(move || {
             let pod = Arc::new(facts_of_pod(&question.pod));
-            let placements =
-                host.place(now(), &PlaceRequest { stage: Stage::Schedule, pod, nodes, deadline });
+            let placements = host.place(now(), PlaceRequest { stage: Stage::Schedule, pod, nodes, deadline });
             let rows = question.nodes.iter().cloned().zip(placements);
             let rows = rows.map(|(node, placement)| Row::from(PlaceRow { node, placement })).collect();
             Answer { on_error: OnError::Deny, rows }

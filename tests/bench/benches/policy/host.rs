@@ -258,7 +258,7 @@ fn place(engine: &Engine, nodes: &[Arc<NodeFacts>], packing: &Placing) -> anyhow
                 deadline: begun + std::time::Duration::from_secs(5),
             };
             let begun = Instant::now();
-            let placements = host.place(now(), &request);
+            let placements = host.place(now(), request);
             times.push(begun.elapsed().as_secs_f64() * 1e3);
             anyhow::ensure!(placements.iter().all(|one| one.fit == Fit::Accept), "an entry gave no answer");
         }

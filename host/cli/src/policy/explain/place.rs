@@ -115,7 +115,7 @@ impl Evaluation<'_> {
                 node.policy = governed_by.as_deref().map(Arc::from);
             }
             request.deadline = Instant::now() + PATIENCE;
-            let (placement, steps) = local.host.explain_place(at, &request);
+            let (placement, steps) = local.host.explain_place(at, request);
             (governed_by, placement, steps, local.not_running(at))
         });
         let (governed_by, placement, steps, not_running) =

@@ -64,7 +64,7 @@ fn where_the_queue_is_full_on_error_stands_at_once() {
             nodes: POLICIES.map(node).into(),
             deadline: Instant::now() + PATIENCE,
         };
-        host.place(Timestamp::UNIX_EPOCH, &request)
+        host.place(Timestamp::UNIX_EPOCH, request)
     };
     let fits = || ask().iter().map(|answer| answer.fit).collect::<Vec<_>>();
     assert_eq!(fits(), [Fit::Accept; 3], "from now on they are known to answer in time");
