@@ -83,9 +83,26 @@ struct State<K> {
     dirty: HashSet<K>,
     delayed: BTreeSet<(Instant, K)>,
     due: HashMap<K, Instant>,
-    failures: BTreeMap<K, u32>,
+    failures: BTreeMap<K, Failures>,
     /// Times a key was outdated in a row.
     stales: BTreeMap<K, u32>,
+}
+
+/// Failures of a key in a row, all of them by the same fault.
+#[derive(Debug, Default, Clone, Copy)]
+struct Failures {
+    times: u32,
+    /// The API server's, not the key's.
+    unanswered: bool,
+}
+
+impl Failures {
+    /// One more. How long a server was away says nothing about a key to which it says no when it is back, such as one whose
+    /// rules of access are not loaded yet.
+    fn add(&mut self, unanswered: bool) {
+        let before = if self.unanswered == unanswered { self.times } else { 0 };
+        *self = Self { times: before.saturating_add(1), unanswered };
+    }
 }
 
 impl<K> State<K> {
@@ -227,18 +244,21 @@ impl<K: Clone + Eq + Hash + Ord + Debug + Send + 'static> Queue<K> {
                 state.stales.remove(key);
             }
             Outcome::Stale => *state.stales.entry(key.clone()).or_insert(0) += 1,
-            Outcome::Retry | Outcome::Unanswered => *state.failures.entry(key.clone()).or_insert(0) += 1,
+            Outcome::Retry | Outcome::Unanswered => {
+                state.failures.entry(key.clone()).or_default().add(outcome == Outcome::Unanswered);
+            }
         }
         if state.dirty.remove(key) {
             state.push(key.clone());
         } else {
-            let failed = |counted: &BTreeMap<K, u32>| counted.get(key).copied().unwrap_or(1);
+            let failed = state.failures.get(key).map_or(1, |failures| failures.times);
+            let outdated = state.stales.get(key).copied().unwrap_or(1);
             let delay = match outcome {
                 Outcome::Done => None,
                 Outcome::After(delay) => Some(delay),
-                Outcome::Stale => Some(pauses::outdated(failed(&state.stales), key)),
-                Outcome::Retry => Some(pauses::failed(failed(&state.failures), key)),
-                Outcome::Unanswered => Some(pauses::unanswered(failed(&state.failures), key)),
+                Outcome::Stale => Some(pauses::outdated(outdated, key)),
+                Outcome::Retry => Some(pauses::failed(failed, key)),
+                Outcome::Unanswered => Some(pauses::unanswered(failed, key)),
             };
             if let Some(delay) = delay {
                 if matches!(outcome, Outcome::Retry | Outcome::Unanswered) {

@@ -130,6 +130,27 @@ async fn a_key_comes_back_soon_after_a_server_that_failed_for_long() {
     assert!(longest > SOON_MAX / 2 && longest <= SOON_MAX, "{longest:?}");
 }
 
+/// An API server that has just started says no to whom it does not know yet.
+#[tokio::test(start_paused = true)]
+async fn a_key_that_is_refused_after_an_outage_is_tried_again_soon_and_then_less_often() {
+    let queue = Queue::new("test");
+    queue.add("a");
+    for _ in 0..20 {
+        queue.next().await;
+        queue.done(&"a", Outcome::Unanswered);
+    }
+    queue.next().await;
+    let mut waits = Vec::new();
+    for _ in 0..5 {
+        queue.done(&"a", Outcome::Retry);
+        let start = Instant::now();
+        queue.next().await;
+        waits.push(start.elapsed());
+    }
+    assert!(waits[0] <= BACKOFF_FIRST, "{waits:?}");
+    assert!(waits.windows(2).all(|pair| pair[1] > pair[0]) && waits[4] > 10 * BACKOFF_FIRST, "{waits:?}");
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_batch_takes_what_arrives_while_it_lingers() {
     let queue = Queue::new("test");
