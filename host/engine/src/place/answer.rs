@@ -93,15 +93,33 @@ pub(crate) fn check_output(
         .map(|reason| check_reason(&reason.code, &reason.message))
         .collect::<Result<_, _>>()?;
     let mut answers: Vec<Arc<PlaceAnswer>> = Vec::with_capacity(rows);
+    let mut given = Given::default();
     for row in &output.rows {
-        let answer = check_row(row, &reasons, now_unix)?;
-        // Neighbours often get the same answer.
-        match answers.last() {
-            Some(last) if **last == answer => answers.push(Arc::clone(last)),
-            _ => answers.push(Arc::new(answer)),
-        }
+        answers.push(given.share(check_row(row, &reasons, now_unix)?));
     }
     Ok(answers)
+}
+
+/// The last answer with each score. Of thousands of candidates many get the same one, which then is one allocation.
+struct Given([Option<Arc<PlaceAnswer>>; 128]);
+
+impl Default for Given {
+    fn default() -> Self {
+        Self([const { None }; 128])
+    }
+}
+
+impl Given {
+    fn share(&mut self, answer: PlaceAnswer) -> Arc<PlaceAnswer> {
+        // Scores end at 100.
+        let Some(place) = self.0.get_mut(usize::from(answer.score.unwrap_or(127))) else {
+            return Arc::new(answer);
+        };
+        match place {
+            Some(last) if **last == answer => Arc::clone(last),
+            _ => Arc::clone(place.insert(Arc::new(answer))),
+        }
+    }
 }
 
 fn check_row(
@@ -158,6 +176,30 @@ mod tests {
         let later = check(Said::Later(5), None, Some(0)).unwrap();
         assert_eq!((later.fit, later.valid_until), (Fit::Later(5), Some(1005)));
         assert_eq!(later.reason.unwrap().message, "a b", "one line");
+    }
+
+    #[test]
+    fn equal_answers_are_one_and_others_are_not() {
+        let row = |score| place_abi::PlaceRow { fit: place_abi::Fit::Accept, score, reason: None };
+        let scores = [Some(0), Some(100), None, Some(0), None];
+        let output = place_abi::PlaceOutput { rows: scores.map(row).into(), reasons: vec![] };
+        let answers = check_output(&output, scores.len(), 0).unwrap();
+        assert!(answers.iter().map(|answer| answer.score).eq(scores));
+        assert!(Arc::ptr_eq(&answers[0], &answers[3]) && Arc::ptr_eq(&answers[2], &answers[4]));
+        let mut given = Given::default();
+        let later = |seconds| {
+            let reason = Some(check_reason("Full", "").unwrap());
+            PlaceAnswer {
+                fit: Fit::Later(seconds),
+                score: None,
+                reason,
+                valid_until: Some(i64::from(seconds)),
+            }
+        };
+        assert_eq!(
+            [later(1), later(2), later(1)].map(|answer| given.share(answer).fit),
+            [1, 2, 1].map(Fit::Later)
+        );
     }
 
     #[test]

@@ -462,6 +462,27 @@ fn an_answer_does_not_depend_on_earlier_units() {
     }
 }
 
+/// PO-901, PO-903: pages that stay mapped between two instances are empty again, near the start of a memory and far from it.
+#[test]
+fn an_instance_finds_nothing_in_its_memory_that_another_wrote() {
+    const PLACES: [u32; 4] = [60_000, 500_000, 700_000, 2_000_000];
+    let sum = PLACES.map(|at| format!("(i64.load (i32.const {at}))"));
+    let sum = sum.into_iter().reduce(|sum, next| format!("(i64.add {sum} {next})")).unwrap();
+    let leave = PLACES.map(|at| format!("(i64.store (i32.const {at}) (i64.const 1000))")).concat();
+    // From half a megabyte to two and a half. The cap is one, and what was found.
+    let code = format!(
+        "(drop (memory.grow (i32.const 32)))
+        (call $cap_all (local.get $args) (i64.add (i64.const 1) {sum}))
+        {leave}"
+    );
+    let host = host(vec![policy(json!({})).guest("leaves", &guest().with("LEASE", &code))]);
+    for i in 0..20 {
+        let mut node = node("a");
+        node.created_unix = i;
+        assert_eq!(cpu(&host.one(noon(), node)), 1);
+    }
+}
+
 #[test]
 fn a_broken_promise_is_noticed_at_the_refresh_and_lasts_ten_minutes() {
     // The cap is the current hour, and no valid-until is given.
