@@ -200,7 +200,8 @@ async fn an_artifact_that_claims_to_be_another_module_is_refused() {
     let image = person.image("half:1");
     person.said_with(&[], &["keygen", "release"]);
     person.does(&["sign", &image, "--key", "release.key"]);
-    for args in [&["pull", &image][..], &["verify", &image, "--key", "release.pem"]] {
+    let named = format!("oci://{image}");
+    for args in [&["pull", &image][..], &["verify", &image, "--key", "release.pem"], &["check", &named]] {
         let (code, _, error) = person.said(args);
         assert!(code == 2 && error.contains("claims the name \"night-gpu\""), "{code}: {error}");
     }

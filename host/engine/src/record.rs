@@ -17,6 +17,8 @@ use crate::wasm::bindings::types::{Now, OffsetChange};
 
 /// Answers kept of each kind of decision.
 pub(crate) const KEPT: usize = 1000;
+/// Bytes of rows kept of each kind of decision. A module may ask for long annotations, and people write them anew all the time.
+pub(crate) const KEPT_BYTES: usize = 4 << 20;
 
 /// One guest answer about one row.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -118,6 +120,8 @@ struct Kept {
 struct Ring {
     kept: VecDeque<Kept>,
     names: Names,
+    /// Of the rows.
+    bytes: usize,
 }
 
 /// Ring of the last answers of one host.
@@ -137,9 +141,11 @@ impl Recorder {
         answer: &Arc<Answer>,
     ) {
         let mut ring = self.ring.lock();
-        let Ring { kept, names } = &mut *ring;
-        if kept.len() >= KEPT {
-            kept.pop_front();
+        let Ring { kept, names, bytes } = &mut *ring;
+        *bytes += key.len();
+        while kept.len() >= KEPT || *bytes > KEPT_BYTES {
+            let Some(oldest) = kept.pop_front() else { break };
+            *bytes -= oldest.key.len();
         }
         let mut set = NodeSet::default();
         nodes.for_each(|node| names.insert(node, &mut set));
@@ -159,7 +165,7 @@ impl Recorder {
     /// A node gets an answer that was given about another one of the same row.
     pub(crate) fn shares(&self, running: &Arc<Running>, key: &[u8], node: &str) {
         let mut ring = self.ring.lock();
-        let Ring { kept, names } = &mut *ring;
+        let Ring { kept, names, .. } = &mut *ring;
         let mut latest = kept.iter_mut().rev();
         if let Some(kept) = latest.find(|kept| Arc::ptr_eq(&kept.running, running) && *kept.key == *key) {
             names.insert(node, &mut kept.nodes);

@@ -7,7 +7,7 @@ use kubeocean_engine::{
     BUILTINS, DEFAULT_MAX_MODULE_BYTES, Engine, EngineConfig, LoadError, MAX_MODULE_BYTES, ModuleClaims,
     ModuleLimits, ModuleOutline, builtin,
 };
-use kubeocean_registry::{Accepted, Reference, Signatures};
+use kubeocean_registry::{Accepted, Bundle, Demands, Reference, Signatures, Trust, accept};
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -20,11 +20,12 @@ use crate::{
 /// What `MODULE` means in help texts.
 pub(super) const MODULE_HELP: &str = "The module: the path of a wasm file, builtin:NAME, or oci://IMAGE";
 
-/// The bytes of a module, by path, `builtin:NAME` or `oci://IMAGE`.
+/// The bytes of a module, by path, `builtin:NAME` or `oci://IMAGE`. Of an artifact what a Syncer would take, whoever signed
+/// it.
 pub(super) fn read(module: &str, login: &Login) -> Result<Arc<[u8]>, Failure> {
     if let Some(image) = image_of(module)? {
-        let pulled = block_on(registry::pull(login, &image, None, Signatures::Skip));
-        return pulled.map(|bundle| bundle.module);
+        let bundle = block_on(registry::pull(login, &image, None, Signatures::Skip))?;
+        return of_artifact(&image, &bundle);
     }
     if let Some(name) = module.strip_prefix("builtin:") {
         let known = BUILTINS.map(|(name, _)| name).join(", ");
@@ -98,11 +99,26 @@ pub(super) fn engine() -> Result<Engine, Failure> {
 pub(super) fn outline(image: &Reference, accepted: &Accepted) -> Result<ModuleOutline, Failure> {
     let outline =
         engine()?.outline(&accepted.module, ModuleLimits::GREATEST).map_err(|error| load_failure(&error))?;
+    is_as_claimed(image, accepted, &outline)?;
+    Ok(outline)
+}
+
+/// The module of an artifact. One that does not load is for its caller to tell about.
+fn of_artifact(image: &Reference, bundle: &Bundle) -> Result<Arc<[u8]>, Failure> {
+    let demands = Demands { digest: None, max_bytes: registry::max_bytes() };
+    let accepted = accept(image, bundle, &Trust::default(), demands)
+        .map_err(|refusal| Failure::unusable(format!("{image}: {refusal}")))?;
+    if let Ok(outline) = engine()?.outline(&accepted.module, ModuleLimits::GREATEST) {
+        is_as_claimed(image, &accepted, &outline)?;
+    }
+    Ok(accepted.module)
+}
+
+fn is_as_claimed(image: &Reference, accepted: &Accepted, outline: &ModuleOutline) -> Result<(), Failure> {
     let claims = ModuleClaims { name: accepted.title.clone(), version: accepted.version.clone() };
     claims
         .check(&outline.name, &outline.version)
-        .map_err(|text| Failure::unusable(format!("{image}: {text}")))?;
-    Ok(outline)
+        .map_err(|text| Failure::unusable(format!("{image}: {text}")))
 }
 
 /// A module that does not load is nothing to work with.

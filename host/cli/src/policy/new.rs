@@ -81,7 +81,7 @@ fn next_steps(folder: &Path, name: &str, own_sdk: bool) -> String {
         String::new()
     } else {
         format!(
-            "The project builds with kubeocean-policy-sdk {} from crates.io; --sdk DIR takes the one of a checkout instead.\n",
+            "The project names kubeocean-policy-sdk {} of crates.io; until that is published, --sdk DIR takes the one of a checkout.\n",
             env!("CARGO_PKG_VERSION")
         )
     };
@@ -311,7 +311,7 @@ mod tests {
     #[test]
     fn whoever_names_no_sdk_is_told_which_one_it_is() {
         let told = next_steps(Path::new("night-gpu"), "night-gpu", false);
-        let wanted = format!("kubeocean-policy-sdk {} from crates.io", env!("CARGO_PKG_VERSION"));
+        let wanted = format!("kubeocean-policy-sdk {} of crates.io", env!("CARGO_PKG_VERSION"));
         assert!(told.contains(&wanted) && told.contains("--sdk DIR"), "{told}");
         assert!(files("night-gpu", Kind::Lease, &released_sdk())[0].1.contains(env!("CARGO_PKG_VERSION")));
         assert!(!next_steps(Path::new("night-gpu"), "night-gpu", true).contains("sdk"));

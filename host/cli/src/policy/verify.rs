@@ -63,6 +63,8 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     let demands = Demands { digest: None, max_bytes: registry::max_bytes() };
     let accepted = accept(image, &bundle, &trust, demands).map_err(|refusal| match refusal {
         Refusal::Signature(text) => rejected(text),
+        // The registry gave no answer about some of them.
+        other @ Refusal::Incomplete(_) => Failure::unreachable(format!("{image}: {other}")),
         other => Failure::unusable(format!("{image}: {other}")),
     })?;
     let outline = module::outline(image, &accepted)?;

@@ -122,14 +122,17 @@ pub(crate) fn evaluate(
     if !missing.keys.is_empty() {
         let answers = batch(slot, running, now, &missing.keys, work);
         let mut memo = running.memo.lock();
-        for (((key, promised), waiting), outcome) in
-            missing.keys.into_iter().zip(missing.promised).zip(missing.waiting).zip(answers)
-        {
+        let broken = missing.promised.iter().zip(&answers).filter(|(promised, outcome)| {
+            let both = promised.as_ref().zip(outcome.as_ref().ok());
+            both.is_some_and(|(before, answer)| !before.same_decision(answer))
+        });
+        let broken = broken.count();
+        if broken > 0 {
+            broken_promises(slot, &mut memo, now, broken, work);
+        }
+        for ((key, waiting), outcome) in missing.keys.into_iter().zip(missing.waiting).zip(answers) {
             let outcome = match outcome {
                 Ok(answer) => {
-                    if promised.is_some_and(|before| !before.same_decision(&answer)) {
-                        broken_promise(slot, &mut memo, now, work);
-                    }
                     slot.counters.row(answer.verdict);
                     let nodes = waiting.iter().filter_map(|index| asks.get(*index));
                     let nodes = nodes.map(|ask| ask.node.node_name.as_str());
@@ -245,11 +248,11 @@ fn learn(slot: &Slot, now: &Instant, asks: &[Ask<'_>], outcomes: &[Option<Outcom
     }
 }
 
-/// Rows are asked more often from now on, so every node has to hear when.
-fn broken_promise(slot: &Slot, memo: &mut Memo<Answer>, now: &Instant, work: &mut Work) {
+/// Rows are asked twice as often from now on, however many changed at once, so every node has to hear when.
+fn broken_promises(slot: &Slot, memo: &mut Memo<Answer>, now: &Instant, rows: usize, work: &mut Work) {
     memo.distrust();
     work.changed = true;
-    add(&slot.counters.impure, 1);
+    add(&slot.counters.impure, rows);
     let text = "NotPure: an answer changed before its valid-until";
     slot.note_error(text.to_owned(), now.at);
     tracing::warn!(entry = &*slot.label, refresh_seconds = memo.refresh_seconds(), "{text}");

@@ -205,7 +205,11 @@ impl Slot {
                 self.place_audit.lock().clear();
             }
             Err(error) => {
-                *state.failures.entry(error.code).or_default() += 1;
+                let again =
+                    state.attempts > 0 && state.failure.as_ref().is_some_and(|last| last.code == error.code);
+                if !again {
+                    *state.failures.entry(error.code).or_default() += 1;
+                }
                 state.last_error = Some((error.to_string(), now));
                 if !error.passing {
                     state.failure = Some(error);

@@ -54,7 +54,7 @@ impl Schema {
             return Err(refuse("is neither an object nor a boolean"));
         }
         check_shape(&source).map_err(|text| refuse(&text))?;
-        check_references(&source, true).map_err(|text| refuse(&text))?;
+        check_references(&source, &source).map_err(|text| refuse(&text))?;
         let mut written = Vec::new();
         patterns_in(&source, &mut written);
         let share = PATTERN_BYTES.min(PATTERNS_BYTES / written.len().max(1));
@@ -102,15 +102,23 @@ fn dotted(pointer: &str) -> String {
     })
 }
 
-/// Only references by pointer into this document are accepted.
-fn check_references(value: &Value, is_root: bool) -> Result<(), String> {
+/// Only references by pointer to what is in this document are accepted, and as [`Walk`] finds it: the validator also reads
+/// pointers in other ways (`%24defs`, `01`), and what the walk does not find it does not count.
+fn check_references(value: &Value, root: &Value) -> Result<(), String> {
+    let is_root = std::ptr::eq(value, root);
     match value {
-        Value::Array(items) => items.iter().try_for_each(|item| check_references(item, false)),
+        Value::Array(items) => items.iter().try_for_each(|item| check_references(item, root)),
         Value::Object(map) => {
             for (key, item) in map {
                 match (key.as_str(), item) {
                     ("$ref", Value::String(target)) if target != "#" && !target.starts_with("#/") => {
                         return Err(format!("reference {target:?} leaves the document"));
+                    }
+                    ("$ref", Value::String(target)) if target.contains('%') => {
+                        return Err(format!("reference {target:?} has a %: write the name as it is"));
+                    }
+                    ("$ref", Value::String(target)) if referenced(root, target).is_none() => {
+                        return Err(format!("reference {target:?} leads to nothing in the document"));
                     }
                     ("$dynamicRef" | "$recursiveRef" | "$anchor" | "$dynamicAnchor", Value::String(_)) => {
                         return Err(format!("{key} is not supported"));
@@ -118,13 +126,18 @@ fn check_references(value: &Value, is_root: bool) -> Result<(), String> {
                     ("$id" | "$schema", Value::String(_)) if !is_root => {
                         return Err(format!("{key} is only supported at the top"));
                     }
-                    _ => check_references(item, false)?,
+                    _ => check_references(item, root)?,
                 }
             }
             Ok(())
         }
         _ => Ok(()),
     }
+}
+
+/// What a reference leads to.
+fn referenced<'s>(root: &'s Value, target: &str) -> Option<&'s Value> {
+    target.strip_prefix('#').and_then(|pointer| root.pointer(pointer))
 }
 
 /// Counts what validation would do, an upper bound of it.
@@ -218,10 +231,9 @@ impl<'s> Walk<'s> {
     ) -> Result<(), &'static str> {
         match keyword {
             "$ref" => {
-                let target = argument.as_str().and_then(|target| target.strip_prefix('#'));
-                if let Some(target) = target.and_then(|pointer| self.root.pointer(pointer)) {
-                    self.step(target, value, in_place + 1)?;
-                }
+                let Some(target) = argument.as_str() else { return Ok(()) };
+                let target = referenced(self.root, target).ok_or("a reference leads to nothing")?;
+                self.step(target, value, in_place + 1)?;
             }
             "allOf" | "anyOf" | "oneOf" => {
                 // Of every branch that does not fit an error is kept, with a copy of the value.
@@ -394,6 +406,10 @@ mod tests {
             json!({"$dynamicRef": "#a"}),
             json!({"properties": {"a": {"$id": "https://example.com/x"}}}),
             json!({"$ref": "#/$defs/missing"}),
+            // As only the validator would find it.
+            json!({"$ref": "#/%24defs/a", "$defs": {"a": {}}}),
+            json!({"$ref": "#/allOf/00", "allOf": [{}]}),
+            json!({"$ref": "#/allOf/+0", "allOf": [{}]}),
             json!({"type": "colour"}),
             json!(3),
         ] {
@@ -441,13 +457,15 @@ mod tests {
     #[test]
     fn bombs_are_refused_in_bounded_time() {
         refused("a loop", &json!({"$ref": "#"}), &json!({}));
-        let mut defs = serde_json::Map::new();
-        for i in 0..30 {
-            let next = json!({"$ref": format!("#/$defs/d{}", i + 1)});
-            defs.insert(format!("d{i}"), json!({"allOf": [next, next]}));
+        for (what, place) in [("doubling", "#/$defs"), ("doubling, written in another way", "#/%24defs")] {
+            let mut defs = serde_json::Map::new();
+            for i in 0..30 {
+                let next = json!({"$ref": format!("{place}/d{}", i + 1)});
+                defs.insert(format!("d{i}"), json!({"allOf": [next, next]}));
+            }
+            defs.insert("d30".into(), json!({"type": "object"}));
+            refused(what, &json!({"$ref": "#/$defs/d0", "$defs": defs}), &json!({}));
         }
-        defs.insert("d30".into(), json!({"type": "object"}));
-        refused("doubling", &json!({"$ref": "#/$defs/d0", "$defs": defs}), &json!({}));
         let text = format!("{}b", "a".repeat(60_000));
         refused("a slow pattern", &json!({"properties": {"a": {"pattern": "(a+)+$"}}}), &json!({"a": text}));
         let patterns = |pattern: &str, count| -> Value {

@@ -25,6 +25,10 @@ use crate::place::needs::PlaceRows;
 use crate::wasm::bindings::types;
 use crate::wasm::place_unit::PlaceUnit;
 
+/// Longest row of which an answer is remembered: there is one for each pod that waits, and users write annotations as long as
+/// they like. The module is asked again about longer ones.
+const REMEMBERED_ROW_BYTES: usize = 8 << 10;
+
 /// One pod and its candidates.
 pub(crate) struct Question {
     pub(crate) stage: Stage,
@@ -154,7 +158,10 @@ fn remembered(
             if let Ok(answer) = &outcome {
                 let until = answer.valid_until.map_or(minute, |until| until.min(minute));
                 let kept = PlaceAnswer { valid_until: Some(until), ..PlaceAnswer::clone(answer) };
-                memo.store(&rows.key(row), &kept, now.unix(), rows.len());
+                let key = rows.key(row);
+                if key.len() <= REMEMBERED_ROW_BYTES {
+                    memo.store(&key, &kept, now.unix(), rows.len());
+                }
             }
             if let Some(place) = answers.get_mut(row) {
                 *place = Some(outcome);

@@ -62,7 +62,7 @@ impl PolicyHost {
             return (Placement::default(), steps);
         };
         let question = Question { stage, pod, nodes: vec![facts], deadline };
-        let placement = self.place_by(policy, now, question, Some(&mut steps)).pop();
+        let placement = self.ask(policy, now, question).placements(Some(&mut steps)).pop();
         (placement.unwrap_or_default(), steps)
     }
 }

@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::mpsc::channel;
+use std::sync::mpsc::{Receiver, channel};
 
 use jiff::Timestamp;
 
@@ -45,16 +45,21 @@ pub struct PlaceRequest {
 }
 
 impl PolicyHost {
-    /// Asks every entry that places. Blocks until all have answered, at most until the deadline. Never fails.
+    /// Asks every entry that places, those of all policies side by side. Blocks until all have answered, at most until the
+    /// deadline. Never fails.
     pub fn place(&self, now: Timestamp, request: PlaceRequest) -> Vec<Placement> {
         let PlaceRequest { stage, pod, nodes, deadline } = request;
         let mut placements = vec![Placement::default(); nodes.len()];
         let pipelines = self.inner.pipelines.load_full();
         let mut governed = by_policy(nodes);
+        let mut asked = Vec::new();
         for policy in &pipelines.policies {
             let Some(Governed { places, nodes }) = governed.remove(policy.name.as_str()) else { continue };
             let question = Question { stage, pod: Arc::clone(&pod), nodes, deadline };
-            for (index, placement) in places.into_iter().zip(self.place_by(policy, now, question, None)) {
+            asked.push((places, self.ask(policy, now, question)));
+        }
+        for (places, asked) in asked {
+            for (index, placement) in places.into_iter().zip(asked.placements(None)) {
                 if let Some(place) = placements.get_mut(index) {
                     *place = placement;
                 }
@@ -81,59 +86,18 @@ impl PolicyHost {
         }
     }
 
-    /// `trace` collects what the entries say about the first candidate.
-    pub(crate) fn place_by(
-        &self,
-        policy: &Arc<Policy>,
-        now: Timestamp,
-        question: Question,
-        mut trace: Option<&mut Vec<PlaceStep>>,
-    ) -> Vec<Placement> {
-        let entries: Vec<(&Entry, bool)> = policy
-            .enforce
-            .iter()
-            .map(|entry| (entry, false))
-            .chain(policy.audit.iter().map(|entry| (entry, true)))
-            .filter(|(entry, _)| places(entry))
-            .collect();
-        let mut drafts = vec![PlaceDraft::default(); question.nodes.len()];
+    /// Asks the entries of one policy; nobody waits yet.
+    pub(crate) fn ask<'p>(&self, policy: &'p Arc<Policy>, now: Timestamp, question: Question) -> Asked<'p> {
+        let entries = policy.enforce.iter().map(|entry| (entry, false));
+        let audits = policy.audit.iter().map(|entry| (entry, true));
+        let entries: Vec<(&Entry, bool)> = entries.chain(audits).filter(|(entry, _)| places(entry)).collect();
         let question = Arc::new(question);
-        let mut outcomes = self.ask_side_by_side(policy, now, &question, &entries);
-        for (place, (entry, audit)) in entries.iter().enumerate() {
-            let given = outcomes.remove(&place);
-            let given = given.unwrap_or_else(|| drafts.iter().map(|_| Err(late(policy))).collect());
-            if *audit {
-                note_differences(entry, &question, &drafts, &given);
-            } else {
-                for (draft, outcome) in drafts.iter_mut().zip(&given) {
-                    match outcome {
-                        Ok(answer) => draft.answer(&entry.slot.label, entry.spec.weight, answer),
-                        Err(why) => draft.no_answer(&entry.slot.label, question.stage, entry.on_error(), why),
-                    }
-                }
-            }
-            if let (Some(steps), Some(draft), Some(outcome)) = (&mut trace, drafts.first(), given.first()) {
-                steps.push(PlaceStep::new(entry, *audit, outcome, draft));
-            }
-        }
-        drafts.into_iter().map(PlaceDraft::finish).collect()
-    }
-
-    /// Outcomes by the entry's place; an entry that is late, or found no room in the queue, is missing.
-    fn ask_side_by_side(
-        &self,
-        policy: &Arc<Policy>,
-        now: Timestamp,
-        question: &Arc<Question>,
-        entries: &[(&Entry, bool)],
-    ) -> BTreeMap<usize, Vec<PlaceOutcome>> {
         let at = Instant { at: now, civil: civil_now(now, &policy.zone) };
-        let (sender, receiver) = channel();
-        let mut outcomes = BTreeMap::new();
+        let (sender, answers) = channel();
         // An invalid policy runs no module (PO-526); what its entries would have said stands as for any failure.
         for (place, (entry, _)) in entries.iter().enumerate().filter(|_| policy.invalid.is_none()) {
             let (slot, facts) = (Arc::clone(&entry.slot), Arc::clone(&policy.facts));
-            let (question, sender, host) = (Arc::clone(question), sender.clone(), Arc::clone(&self.inner));
+            let (question, sender, host) = (Arc::clone(&question), sender.clone(), Arc::clone(&self.inner));
             let lane =
                 if entry.may_take_long(Decision::Place, at.unix()) { Lane::Apart } else { Lane::Common };
             let job = move || {
@@ -153,10 +117,55 @@ impl PolicyHost {
             };
             pool.try_submit(job);
         }
-        drop(sender);
+        Asked { policy, question, entries, answers }
+    }
+}
+
+/// A question whose entries have been asked.
+pub(crate) struct Asked<'p> {
+    policy: &'p Arc<Policy>,
+    question: Arc<Question>,
+    /// With whether it only reports, those that decide first.
+    entries: Vec<(&'p Entry, bool)>,
+    /// With the entry's place.
+    answers: Receiver<(usize, Vec<PlaceOutcome>)>,
+}
+
+impl Asked<'_> {
+    /// What holds for each candidate. Waits for the answers until the deadline; `trace` collects what the entries say about
+    /// the first candidate.
+    pub(crate) fn placements(self, mut trace: Option<&mut Vec<PlaceStep>>) -> Vec<Placement> {
+        let mut drafts = vec![PlaceDraft::default(); self.question.nodes.len()];
+        let mut outcomes = self.outcomes();
+        for (place, (entry, audit)) in self.entries.iter().enumerate() {
+            let given = outcomes.remove(&place);
+            let given = given.unwrap_or_else(|| drafts.iter().map(|_| Err(late(self.policy))).collect());
+            if *audit {
+                note_differences(entry, &self.question, &drafts, &given);
+            } else {
+                for (draft, outcome) in drafts.iter_mut().zip(&given) {
+                    match outcome {
+                        Ok(answer) => draft.answer(&entry.slot.label, entry.spec.weight, answer),
+                        Err(why) => {
+                            draft.no_answer(&entry.slot.label, self.question.stage, entry.on_error(), why);
+                        }
+                    }
+                }
+            }
+            if let (Some(steps), Some(draft), Some(outcome)) = (&mut trace, drafts.first(), given.first()) {
+                steps.push(PlaceStep::new(entry, *audit, outcome, draft));
+            }
+        }
+        drafts.into_iter().map(PlaceDraft::finish).collect()
+    }
+
+    /// Outcomes by the entry's place; an entry that is late, or found no room in the queue, is missing. What has come is taken
+    /// even after the deadline.
+    fn outcomes(&self) -> BTreeMap<usize, Vec<PlaceOutcome>> {
+        let mut outcomes = BTreeMap::new();
         loop {
-            let left = question.deadline.saturating_duration_since(crate::clock::stopwatch());
-            let Ok((place, given)) = receiver.recv_timeout(left) else { return outcomes };
+            let left = self.question.deadline.saturating_duration_since(crate::clock::stopwatch());
+            let Ok((place, given)) = self.answers.recv_timeout(left) else { return outcomes };
             outcomes.insert(place, given);
         }
     }

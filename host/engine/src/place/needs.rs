@@ -154,6 +154,11 @@ impl PlaceRows {
         Self { pod, ends: vec![node.len()], nodes: node, of: vec![0] }
     }
 
+    /// Size of all rows.
+    pub(crate) fn bytes(&self) -> usize {
+        self.pod.len() + self.nodes.len()
+    }
+
     /// Which candidate a row is about.
     pub(crate) fn candidate(&self, row: usize) -> Option<usize> {
         self.of.get(row).copied()

@@ -1,7 +1,7 @@
 //! The last answers about places, with everything needed to ask again (PO-1007).
 //!
 //! Kept as the rows of whole questions, so that a question about thousands of vnodes costs one copy; made readable when
-//! somebody reads them.
+//! somebody reads them. Invariant: bounded in answers and in bytes, whatever annotations people write on pods and nodes.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -19,10 +19,9 @@ use crate::frame::{readable, readable_cells, recorded, recorded_cells};
 use crate::module::{CallFailed, Module};
 use crate::place::answer::{PlaceAnswer, Stage};
 use crate::place::evaluate::{Question, run};
-use crate::place::facts::PodFacts;
 use crate::place::module::PlaceRowAnswer;
 use crate::place::needs::PlaceRows;
-use crate::record::{KEPT, RecordedOffset};
+use crate::record::{KEPT, KEPT_BYTES, RecordedOffset};
 use crate::replay::ReplayError;
 use crate::wasm::bindings::types::Now;
 
@@ -63,13 +62,39 @@ struct Kept {
     entry: Arc<str>,
     running: Arc<Running>,
     stage: Stage,
-    pod: Arc<PodFacts>,
-    nodes: Vec<Arc<NodeFacts>>,
+    /// `<namespace>/<name>`.
+    pod: String,
+    nodes: Names,
     now: Now,
     rows: PlaceRows,
     answers: Vec<Arc<PlaceAnswer>>,
     /// Rows before this one are too old to be told.
     first: usize,
+}
+
+/// The names of nodes and of their vnodes, in turn.
+#[derive(Debug, Default)]
+struct Names {
+    text: String,
+    ends: Vec<usize>,
+}
+
+impl Names {
+    fn push(&mut self, node: &NodeFacts) {
+        for name in [&node.node_name, &node.vnode_name] {
+            self.text.push_str(name);
+            self.ends.push(self.text.len());
+        }
+    }
+
+    /// Node and vnode.
+    fn pairs(&self) -> impl Iterator<Item = (&str, &str)> {
+        let name = |place: usize| {
+            let start = place.checked_sub(1).and_then(|before| self.ends.get(before)).copied().unwrap_or(0);
+            self.ends.get(place).and_then(|end| self.text.get(start..*end)).unwrap_or_default()
+        };
+        (0..self.ends.len() / 2).map(move |pair| (name(2 * pair), name(2 * pair + 1)))
+    }
 }
 
 /// Ring of the last answers of one host.
@@ -82,6 +107,7 @@ pub(crate) struct PlaceRecorder {
 struct Ring {
     questions: VecDeque<Kept>,
     answers: usize,
+    bytes: usize,
 }
 
 impl PlaceRecorder {
@@ -95,33 +121,23 @@ impl PlaceRecorder {
         answers: &[Arc<PlaceAnswer>],
     ) {
         let last: Vec<usize> = (rows.len().saturating_sub(KEPT)..rows.len()).collect();
-        let node = |row: &usize| question.nodes.get(rows.candidate(*row)?).cloned();
+        let mut nodes = Names::default();
+        for row in &last {
+            let node = rows.candidate(*row).and_then(|candidate| question.nodes.get(candidate));
+            nodes.push(node.map_or(&NodeFacts::default(), AsRef::as_ref));
+        }
         let kept = Kept {
             entry: Arc::clone(&slot.label),
             running: Arc::clone(running),
             stage: question.stage,
-            pod: Arc::clone(&question.pod),
-            nodes: last.iter().filter_map(node).collect(),
+            pod: format!("{}/{}", question.pod.namespace, question.pod.name),
+            nodes,
             now: now.civil,
             answers: last.iter().filter_map(|row| answers.get(*row).cloned()).collect(),
             rows: rows.only(last.iter().copied()),
             first: 0,
         };
-        let mut ring = self.ring.lock();
-        ring.answers += kept.answers.len();
-        ring.questions.push_back(kept);
-        while ring.answers > KEPT {
-            let over = ring.answers - KEPT;
-            let Some(oldest) = ring.questions.front_mut() else { break };
-            let told = oldest.answers.len() - oldest.first;
-            if told <= over {
-                ring.questions.pop_front();
-                ring.answers -= told;
-            } else {
-                oldest.first += over;
-                ring.answers -= over;
-            }
-        }
+        self.ring.lock().push(kept);
     }
 
     /// What was answered about a worker node or vnode, or about all; oldest first.
@@ -131,26 +147,52 @@ impl PlaceRecorder {
     }
 }
 
+impl Ring {
+    fn push(&mut self, kept: Kept) {
+        self.answers += kept.answers.len();
+        self.bytes += kept.bytes();
+        self.questions.push_back(kept);
+        while self.answers > KEPT || self.bytes > KEPT_BYTES {
+            let over = self.answers.saturating_sub(KEPT);
+            let Some(oldest) = self.questions.front_mut() else { break };
+            let told = oldest.answers.len() - oldest.first;
+            if told <= over || self.bytes > KEPT_BYTES {
+                self.bytes -= oldest.bytes();
+                self.answers -= told;
+                self.questions.pop_front();
+            } else {
+                oldest.first += over;
+                self.answers -= over;
+            }
+        }
+    }
+}
+
 impl Kept {
+    fn bytes(&self) -> usize {
+        self.rows.bytes() + self.nodes.text.len()
+    }
+
     fn readable<'k>(&'k self, node: Option<&'k str>) -> impl Iterator<Item = PlaceRecord> + 'k {
         let needs = &self.running.place_needs;
-        let about = move |facts: &NodeFacts| {
-            node.is_none_or(|node| node == facts.node_name || node == facts.vnode_name)
-        };
-        let rows = self.nodes.iter().zip(&self.answers).enumerate().skip(self.first);
-        rows.filter(move |(_, (node, _))| about(node)).map(move |(row, (node, answer))| PlaceRecord {
-            entry: self.entry.to_string(),
-            digest: self.running.digest.to_string(),
-            settings: self.running.settings.to_string(),
-            stage: self.stage,
-            pod: format!("{}/{}", self.pod.namespace, self.pod.name),
-            vnode: node.vnode_name.clone(),
-            at: self.now.unix_seconds,
-            utc_offset_seconds: self.now.utc_offset_seconds,
-            next_offset: self.now.next_offset.map(RecordedOffset::from),
-            pod_facts: readable_cells(&needs.pod_names, needs.pod_texts.len(), self.rows.pod()),
-            facts: readable(&needs.node, self.rows.node(row)),
-            answer: PlaceRowAnswer::from(&**answer),
+        let about =
+            move |(name, vnode): (&str, &str)| node.is_none_or(|wanted| wanted == name || wanted == vnode);
+        let rows = self.nodes.pairs().zip(&self.answers).enumerate().skip(self.first);
+        rows.filter(move |(_, (names, _))| about(*names)).map(move |(row, ((_, vnode), answer))| {
+            PlaceRecord {
+                entry: self.entry.to_string(),
+                digest: self.running.digest.to_string(),
+                settings: self.running.settings.to_string(),
+                stage: self.stage,
+                pod: self.pod.clone(),
+                vnode: vnode.to_owned(),
+                at: self.now.unix_seconds,
+                utc_offset_seconds: self.now.utc_offset_seconds,
+                next_offset: self.now.next_offset.map(RecordedOffset::from),
+                pod_facts: readable_cells(&needs.pod_names, needs.pod_texts.len(), self.rows.pod()),
+                facts: readable(&needs.node, self.rows.node(row)),
+                answer: PlaceRowAnswer::from(&**answer),
+            }
         })
     }
 }

@@ -404,6 +404,21 @@ fn host_of_half() -> Host {
     host(vec![policy(half())])
 }
 
+/// Labels and annotations of a node are written by others, as long as they like and as often.
+#[test]
+fn records_are_bounded_in_bytes() {
+    let pools = json!({"key": "pool", "operator": "In", "values": ["a"]});
+    let spec = json!({"nodeSelector": {"nodeSelectorTerms": [{"matchExpressions": [pools]}]}});
+    let host = host(vec![policy(spec)]);
+    for number in 0..50 {
+        let mut node = node("a");
+        node.labels.insert("pool".to_owned(), format!("{number}{}", "x".repeat(256 << 10)));
+        host.one(noon(), node);
+    }
+    let told = host.host.decisions(None).len();
+    assert!((10..=16).contains(&told), "{told} answers about 256 KiB each are kept");
+}
+
 #[test]
 fn explain_tells_every_step_and_records_can_be_read() {
     let host = host(vec![

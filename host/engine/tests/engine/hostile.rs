@@ -502,6 +502,24 @@ fn a_broken_promise_is_noticed_at_the_refresh_and_lasts_ten_minutes() {
     assert_eq!(host.numbers("p/liar").counters.calls, 3, "asked twice as often from now on");
 }
 
+/// PO-1006: a refresh is one occasion, however many nodes it is about.
+#[test]
+fn promises_that_break_together_halve_the_refresh_once() {
+    let code =
+        "(call $cap_all (local.get $args) (i64.div_s (i64.load offset=8 (local.get $args)) (i64.const 600)))";
+    let host = host(vec![policy(json!({})).guest("liar", &guest().with("LEASE", code))]);
+    let nodes: Vec<_> = (0..4)
+        .map(|i| {
+            std::sync::Arc::new(kubeocean_engine::NodeFacts { created_unix: i, ..node(&format!("n{i}")) })
+        })
+        .collect();
+    host.host.decide(seconds(0), &nodes);
+    let wakes: Vec<_> =
+        host.host.decide(seconds(600), &nodes).iter().map(|decision| decision.wake_at.unwrap()).collect();
+    assert_eq!(wakes, [seconds(900); 4].map(|at| at.as_second()));
+    assert_eq!(host.numbers("p/liar").counters.impure, 4);
+}
+
 #[test]
 fn too_large_settings_and_failed_fetches_are_named() {
     let bytes = guest().bytes();

@@ -328,6 +328,50 @@ fn a_looping_entry_costs_its_time_limit_and_soon_nothing_and_nobody_waits_beyond
     assert_eq!(host.state("loops"), EntryState::Active, "a good probe");
 }
 
+/// An owner's module takes no time of those of other owners, whoever is asked first.
+#[test]
+fn a_looping_entry_of_one_policy_takes_nothing_of_another() {
+    let forever = place_guest('z').with("POISONED", "(call $forever)").bytes();
+    let limits = json!({"limits": {"timeoutMilliseconds": 1000}});
+    for [loops, good] in [[0, 1], [1, 0]] {
+        let looping =
+            policy(json!({"cluster": "b"})).named("loops", loops).module("z", &forever, limits.clone());
+        let host = host(vec![
+            looping,
+            policy(json!({"cluster": "b"})).named("good", good).module(
+                "a",
+                &place_guest('a').bytes(),
+                json!({}),
+            ),
+        ]);
+        let of = |policy: &str, node: PlaceNode| PlaceNode { policy: Some(policy.into()), ..node };
+        let nodes = [of("loops", vnode("n", &[('z', 666, 0)])), of("good", vnode("m", &[('a', 0, 11)]))];
+        let answers = ask_within(&host, 0, Stage::Schedule, &nodes, Duration::from_millis(400));
+        assert_eq!((answers[0].fit, answers[1].fit, answers[1].score), (Fit::Reject, Fit::Accept, 10));
+    }
+}
+
+/// A tenant writes annotations and labels as long as it likes, and as many pods as it may.
+#[test]
+fn what_is_kept_of_questions_is_bounded_in_bytes() {
+    const LONG: usize = 256 << 10;
+    let host = host(vec![placing(&[('a', json!({}))])]);
+    let mut node = vnode("n", &[('a', 0, 0)]);
+    let facts =
+        NodeFacts { labels: [("pool".to_owned(), "x".repeat(LONG))].into(), ..NodeFacts::clone(&node.facts) };
+    node.facts = Arc::new(facts);
+    let calls = || host.numbers("p/a").counters.place.calls;
+    for number in 0..50 {
+        let pod = pod_named("shop", &format!("web-{number}"), number);
+        ask_about(&host, 0, Stage::Admit, &pod, std::slice::from_ref(&node));
+    }
+    let told = host.host.decisions(None).len();
+    assert!((10..=16).contains(&told), "{told} answers about 256 KiB each are kept");
+    assert_eq!(calls(), 50);
+    ask_about(&host, 0, Stage::Admit, &pod_named("shop", "web-0", 0), &[node]);
+    assert_eq!(calls(), 51, "so long a question is not remembered");
+}
+
 /// Whoever may write a pod may write one on which a module fails.
 #[test]
 fn a_pod_on_which_a_module_traps_takes_the_module_from_nobody_else() {
