@@ -61,6 +61,11 @@ pub(crate) async fn run(
                 cancel.cancelled().await;
                 return;
             }
+            Ok(Progress::Waiting { .. }) | Err(_) if is_out_of_reach(leader) => {
+                if wait_for_worker(leader) {
+                    idle = 1;
+                }
+            }
             Ok(Progress::Waiting { reason, message }) => {
                 if tell(leader, reason, message) {
                     idle = 1;
@@ -81,14 +86,19 @@ pub(crate) async fn run(
     }
 }
 
-/// While there is no connection to the worker cluster, the deletion waits for one, and says so.
-pub(crate) fn wait_for_worker(leader: &Leader) {
+/// The worker has been silent for a minute.
+fn is_out_of_reach(leader: &Leader) -> bool {
+    leader.stores.nodes.surroundings().loss.is_some()
+}
+
+/// While there is no connection to the worker cluster, the deletion waits for one, and says so. Returns whether that is news.
+pub(crate) fn wait_for_worker(leader: &Leader) -> bool {
     if !leader.binding.borrow().deleting {
-        return;
+        return false;
     }
     let vnodes = leader.stores.nodes.vnode_names().len();
     let message = format!("no connection to the worker cluster, {vnodes} virtual nodes left");
-    tell(leader, "WorkerLeftovers", message);
+    tell(leader, "WorkerLeftovers", message)
 }
 
 /// Shows how far the deletion has come; says whether it is news.

@@ -559,8 +559,11 @@ pub async fn remove_labels(
 ) -> usize {
     let mut failed = 0;
     for node in store.labelled_nodes(ours) {
-        if let Err(error) = label_worker_node(worker, &store.identity().cluster_id, &node, None, None).await {
-            tracing::warn!(node, error = error.chain(), "label of the worker node not removed");
+        // As it was judged: the label that another binding has set meanwhile is that one's.
+        let unlabelled =
+            label_worker_node(worker, &store.identity().cluster_id, node.name(), Some(&node), None).await;
+        if let Err(error) = unlabelled {
+            tracing::warn!(node = node.name(), error = error.chain(), "label of the worker node not removed");
             failed += 1;
         }
     }

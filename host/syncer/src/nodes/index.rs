@@ -267,12 +267,11 @@ impl Index {
     }
 
     /// Worker nodes whose label `policy-applied` has a value that `wanted` accepts, sorted.
-    pub fn labelled(&self, wanted: &dyn Fn(&str) -> bool) -> Vec<String> {
-        let labelled = |node: &NodeView| node.label(label::POLICY_APPLIED).is_some_and(wanted);
-        let mut names: Vec<String> =
-            self.pnodes.values().filter(|node| labelled(node)).map(|node| node.name().to_owned()).collect();
-        names.sort();
-        names
+    pub fn labelled(&self, wanted: &dyn Fn(&str) -> bool) -> Vec<Arc<NodeView>> {
+        let labelled = |node: &&Arc<NodeView>| node.label(label::POLICY_APPLIED).is_some_and(wanted);
+        let mut nodes: Vec<_> = self.pnodes.values().filter(labelled).cloned().collect();
+        nodes.sort_by(|a, b| a.name().cmp(b.name()));
+        nodes
     }
 
     /// Every vnode that exists or may come to exist.

@@ -208,7 +208,11 @@ fn plan_lease(input: &NodeInput<'_>, decision: &Decision) -> NodePlan {
         let actions = unlabel_worker_node(input).into_iter().collect();
         return NodePlan { actions, next_wake: wake, ..NodePlan::default() };
     }
-    let reclaiming = reclaiming(decision, &Observed::of(input.vnode, &input.terms, input.now), input.now);
+    let observed = Observed::of(input.vnode, &input.terms, input.now);
+    let mut reclaiming = reclaiming(decision, &observed, input.now);
+    if input.loss.is_some() {
+        reclaiming = reclaiming.suspended();
+    }
     if let Some(until) = rests_until(input, &reclaiming) {
         return NodePlan {
             actions: mirror(input),

@@ -31,6 +31,8 @@ pub enum LeaseState {
     },
     /// Closed, pods are being evicted.
     Closed,
+    /// Closed, and pods stay as long as the worker is out of reach.
+    Suspended,
 }
 
 impl fmt::Display for LeaseState {
@@ -41,6 +43,7 @@ impl fmt::Display for LeaseState {
             Self::Withheld => f.write_str("withheld"),
             Self::Closing { until } => write!(f, "closing, pods are evicted at {}", rfc3339(*until)),
             Self::Closed => f.write_str("closed, pods are evicted"),
+            Self::Suspended => f.write_str("closed, pods are evicted when the worker answers"),
         }
     }
 }
@@ -54,6 +57,19 @@ pub struct Reclaiming {
     pub taint: Option<Taint>,
     /// Start of a forced reclaim; kept on the vnode while it is under way.
     pub since: Option<Timestamp>,
+}
+
+impl Reclaiming {
+    /// The same while the worker is out of reach: nothing is evicted by what its owner cannot change meanwhile, and no copy
+    /// would end of it. The countdown goes on.
+    #[must_use]
+    pub fn suspended(mut self) -> Self {
+        if self.state == LeaseState::Closed {
+            self.state = LeaseState::Suspended;
+            self.taint = self.taint.map(|taint| Taint { effect: NO_SCHEDULE.into(), ..taint });
+        }
+        self
+    }
 }
 
 /// What the vnode tells about a reclaim.

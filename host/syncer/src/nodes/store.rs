@@ -363,7 +363,7 @@ impl NodeStore {
     }
 
     /// Worker nodes whose label names one of `policies` (for the deletion of a binding).
-    pub fn labelled_nodes(&self, policies: &dyn Fn(&str) -> bool) -> Vec<String> {
+    pub fn labelled_nodes(&self, policies: &dyn Fn(&str) -> bool) -> Vec<Arc<NodeView>> {
         let state = self.state.lock();
         state.index.labelled(policies)
     }

@@ -512,6 +512,9 @@ impl PolicyStore {
             }
             if policy.spec.spec.cluster == self.identity.binding {
                 state.were_ours.insert(name.clone());
+            } else if !policy.has_finalizer() {
+                // Whoever holds it from now on is another.
+                state.were_ours.remove(&name);
             }
             let relevant = before.as_ref().is_none_or(|before| concerns_engine(before, &policy));
             state.policies.insert(name.clone(), Arc::new(policy));

@@ -600,3 +600,24 @@ fn a_policy_that_moves_to_another_binding_is_released_by_us() {
     assert!(store.was_ours(&moved));
     assert!(store.engine_list().is_empty());
 }
+
+/// The original says on no policy who holds it.
+#[test]
+fn a_policy_that_was_released_is_ours_no_more_whoever_holds_it_then() {
+    let store = store();
+    let mut policy = named("p", "dc-east", None);
+    let mut changes = |policy: &mut PolicyView, version: &str| {
+        policy.metadata.resource_version = Some(version.to_owned());
+        store.saw(policy.clone());
+        store.was_ours(policy)
+    };
+    assert!(changes(&mut policy, "1"));
+    policy.spec.spec.cluster = "dc-west".into();
+    assert!(changes(&mut policy, "2"), "it has our finalizer");
+    let finalizers = policy.metadata.finalizers.replace(vec!["other".into()]);
+    assert!(!changes(&mut policy, "3"));
+    policy.metadata.finalizers = finalizers;
+    assert!(!changes(&mut policy, "4"), "that is the finalizer of another binding");
+    policy.spec.spec.cluster = "dc-east".into();
+    assert!(changes(&mut policy, "5"));
+}

@@ -9,6 +9,7 @@ use super::model::{Model, at, held, merge, offer, pod, withhold};
 use crate::nodes::{
     action::{Action, PodDeletion},
     decision::Reclaim,
+    loss::WorkerLoss,
     withdraw::PodOnVnode,
 };
 
@@ -45,6 +46,42 @@ fn graceful_reclaim_waits_then_evicts_and_reopens() {
     model.settle();
     assert_eq!(model.taint(taint::OUT_OF_TIME_WINDOWS), None);
     assert_eq!(model.vnode().annotation(annotation::RECLAIM_SINCE), None);
+}
+
+/// Acceptance check 15: nothing is evicted by a decision whose facts and policy nobody can change while the worker is silent, and
+/// none of it would free the node. The countdown goes on.
+#[test]
+fn a_silent_worker_suspends_the_eviction_and_not_the_countdown() {
+    let mut model = Model::leased();
+    model.pods = vec![pod("normal")];
+    model.decision = Some(withhold(Reclaim::Graceful(60)));
+    model.settle();
+    model.loss = Some(WorkerLoss::Silent);
+    model.settle();
+    for (now, restart) in [(60, false), (4000, false), (4001, true)] {
+        model.now = now;
+        if restart {
+            model.restart();
+        }
+        let deletes =
+            |action: &Action| matches!(action, Action::DeletePod { .. } | Action::DeleteVnode { .. });
+        assert!(!model.plan().actions.iter().any(deletes), "after {now} s");
+        model.settle();
+        assert_eq!(model.taint(taint::OUT_OF_TIME_WINDOWS).as_deref(), Some("NoSchedule"), "after {now} s");
+        assert_eq!(model.plan().next_wake, None, "the worker's return wakes it");
+    }
+    model.loss = None;
+    let deletes = |action: &Action| matches!(action, Action::DeletePod { why: PodDeletion::Reclaimed, .. });
+    assert!(model.plan().actions.iter().any(deletes), "its time is over");
+    model.settle();
+    assert_eq!(model.taint(taint::OUT_OF_TIME_WINDOWS).as_deref(), Some("NoExecute"));
+    model.loss = Some(WorkerLoss::Silent);
+    model.settle();
+    assert_eq!(
+        model.taint(taint::OUT_OF_TIME_WINDOWS).as_deref(),
+        Some("NoSchedule"),
+        "an eviction that had begun"
+    );
 }
 
 /// What this process remembers of a start is of the same clock.
