@@ -219,6 +219,8 @@ async fn a_withdrawal_drains_is_called_off_and_ends() {
     leasing.binding.worker().create_nodes("reclaim-drain", 1, &shape).await.unwrap();
     let third = leasing.one(&node, "a vnode of the new node", is_offered).await;
     assert_ne!(third.uid(), second.uid());
+    let made_anew = workers.get(&node).await.unwrap().uid();
+    assert_eq!(third.labels().get(label::PHYSICAL_NODE_UID), made_anew.as_ref());
 
     // It becomes a vnode of somebody else: it is leased no more, and loses our mark.
     merge(&workers, &node, json!({"metadata": {"labels": {label::TYPE: "virtual-kubelet"}}})).await;

@@ -152,6 +152,9 @@ async fn the_last_pod_decides(leasing: &Leasing) {
             if drained == Some(2.0) { Ok(()) } else { Err(drained) }
         })
         .await;
+    leasing
+        .one(&node, "the vnode to wait for its last pod", |vnode| vnode.metadata.deletion_timestamp.is_some())
+        .await;
     let free = json!({"metadata": {"finalizers": null}});
     users.pods.patch("batch", &PatchParams::default(), &Patch::Merge(&free)).await.unwrap();
     leasing.withdrawn(&node).await;

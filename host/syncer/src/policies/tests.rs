@@ -606,7 +606,7 @@ fn a_policy_that_moves_to_another_binding_is_released_by_us() {
 fn a_policy_that_was_released_is_ours_no_more_whoever_holds_it_then() {
     let store = store();
     let mut policy = named("p", "dc-east", None);
-    let mut changes = |policy: &mut PolicyView, version: &str| {
+    let changes = |policy: &mut PolicyView, version: &str| {
         policy.metadata.resource_version = Some(version.to_owned());
         store.saw(policy.clone());
         store.was_ours(policy)
