@@ -516,7 +516,7 @@ fn promises_that_break_together_halve_the_refresh_once() {
     host.host.decide(seconds(0), &nodes);
     let wakes: Vec<_> =
         host.host.decide(seconds(600), &nodes).iter().map(|decision| decision.wake_at.unwrap()).collect();
-    assert_eq!(wakes, [seconds(900); 4].map(|at| at.as_second()));
+    assert_eq!(wakes, [900; 4].map(|second| seconds(second).as_second()));
     assert_eq!(host.numbers("p/liar").counters.impure, 4);
 }
 
